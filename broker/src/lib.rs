@@ -1,0 +1,13 @@
+//! The embedded MQTT broker: owns the protocol, keeps nothing for good.
+//!
+//! ```text
+//! socket ─▶ listener ─▶ session ─▶ Admission (the gateway) ─▶ Receipt ─▶ PUBACK / PUBREC
+//!                          ▲                                     │
+//!                          └──── live fan-out (embedded) ◀───────┘ after the receipt
+//! ```
+
+mod admission;
+mod publish;
+
+pub use admission::{Admission, Admitted, Receipt, Verdict};
+pub use publish::{Properties, Protocol, Publish, Publisher, QoS};

@@ -1,0 +1,72 @@
+//! A PUBLISH as received: plain data, validated by the protocol's rules only.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+
+/// Who published: one per connection, shared by all its publishes.
+#[derive(Debug)]
+pub struct Publisher {
+    /// The client identifier, as sent or as assigned.
+    pub client_id: Arc<str>,
+    /// The user name of CONNECT, if any. Authenticated only once authentication is on.
+    pub username: Option<Arc<str>>,
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// The protocol of the connection.
+    pub protocol: Protocol,
+}
+
+/// The protocol version a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MQTT 3.1.1, protocol level 4.
+    V4,
+    /// MQTT 5.0, protocol level 5.
+    V5,
+}
+
+/// Delivery guarantee of one publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum QoS {
+    /// At most once: no acknowledgement.
+    AtMostOnce = 0,
+    /// At least once: PUBACK.
+    AtLeastOnce = 1,
+    /// Exactly once: PUBREC, PUBREL, PUBCOMP.
+    ExactlyOnce = 2,
+}
+
+/// One PUBLISH. Cheap to clone: everything large is shared.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The topic, valid UTF-8 without wildcards; aliases are resolved.
+    pub topic: Arc<str>,
+    /// The application message, untouched.
+    pub payload: Bytes,
+    /// The sender's QoS.
+    pub qos: QoS,
+    /// The RETAIN flag as sent.
+    pub retain: bool,
+    /// The DUP flag as sent. Proves nothing by itself.
+    pub dup: bool,
+    /// MQTT 5 properties that travel with the message; `None` when there were none.
+    pub properties: Option<Arc<Properties>>,
+}
+
+/// The MQTT 5 properties of a PUBLISH that belong to the message (section 3.3.2.3).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// The payload is declared to be UTF-8 text.
+    pub payload_is_utf8: Option<bool>,
+    /// Lifetime in seconds.
+    pub message_expiry_secs: Option<u32>,
+    /// MIME type of the payload.
+    pub content_type: Option<Arc<str>>,
+    /// Topic for a response.
+    pub response_topic: Option<Arc<str>>,
+    /// Opaque data for matching a response to its request.
+    pub correlation_data: Option<Bytes>,
+    /// Name and value pairs, in the order sent; names may repeat.
+    pub user: Vec<(Arc<str>, Arc<str>)>,
+}

@@ -1,0 +1,188 @@
+//! The canonical event: plain data, no I/O, no clock.
+//!
+//! One device message becomes one or more [`Event`]s. Each carries the
+//! `CloudEvents` 1.0 context attributes, a handful of extensions, and its
+//! measurements. In the store an event is CBOR ([`Event::to_cbor`]); towards
+//! destinations it is `CloudEvents` JSON ([`json`]).
+
+mod cbor;
+pub mod json;
+mod value;
+
+use std::{fmt, sync::Arc};
+
+pub use cbor::Error as CborError;
+pub use value::Value;
+
+/// Milliseconds, microseconds and nanoseconds are all of one unit here:
+/// nanoseconds since 1970-01-01T00:00:00Z, from 1677 to 2262.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From nanoseconds since the Unix epoch.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// From milliseconds since the Unix epoch; saturates.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis.saturating_mul(1_000_000))
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// Milliseconds since the Unix epoch, rounded down.
+    pub const fn as_millis(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+}
+
+/// The idempotency key: 128 bits that are equal exactly when two events are the
+/// same event, whatever gateway they came through. `CloudEvents` says that equal
+/// `source` and `id` mean the same event; the key is the hash of those two.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub [u8; 16]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// What an event's identity was taken from, in the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdSource {
+    /// An MQTT 5 user property or a `CloudEvents` id.
+    Explicit,
+    /// A configured field of the payload.
+    Field,
+    /// The protocol's own identity.
+    Protocol,
+    /// Device, boot id and sequence number.
+    Sequence,
+    /// The content, where the device's own clock tells readings apart.
+    Content,
+    /// Nothing: a random id, and no deduplication.
+    None,
+}
+
+impl IdSource {
+    /// Every source, in the order of preference.
+    pub const ALL: [Self; 6] = [
+        Self::Explicit,
+        Self::Field,
+        Self::Protocol,
+        Self::Sequence,
+        Self::Content,
+        Self::None,
+    ];
+
+    /// The word used in events, metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Explicit => "explicit",
+            Self::Field => "field",
+            Self::Protocol => "protocol",
+            Self::Sequence => "sequence",
+            Self::Content => "content",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Whose clock an event's time is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimeSource {
+    /// The device said so, and it is plausible.
+    Device,
+    /// The gateway's clock at receipt.
+    Received,
+}
+
+impl TimeSource {
+    /// The word used in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Received => "received",
+        }
+    }
+}
+
+/// One normalised reading, or several taken at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Hash of `source` and `id`; see [`Key`].
+    pub key: Key,
+    /// `id` where the device gave one; without it the id is the key in hex.
+    pub id: Option<Arc<str>>,
+    /// What the identity was taken from.
+    pub id_source: IdSource,
+    /// `type`, for example `iot.telemetry.v1`.
+    pub kind: Arc<str>,
+    /// Who measured. Also `subject`, and the last part of `source`.
+    pub device: Arc<str>,
+    /// Where. The first part of `source` where there is one.
+    pub site: Option<Arc<str>>,
+    /// When it was measured.
+    pub time: Timestamp,
+    /// Whose clock `time` is from.
+    pub time_source: TimeSource,
+    /// When the gateway received it.
+    pub received: Timestamp,
+    /// The device's own counter.
+    pub sequence: Option<u64>,
+    /// What keeps its order at a destination; the device where `None`.
+    pub partition_key: Option<Arc<str>>,
+    /// The MQTT topic it came on.
+    pub topic: Arc<str>,
+    /// W3C trace context, passed on untouched.
+    pub traceparent: Option<Arc<str>>,
+    /// What was measured.
+    pub measurements: Vec<Measurement>,
+    /// Words that describe the event: static tags, topic captures.
+    pub tags: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// One value with its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Name, nested names joined with dots.
+    pub name: Arc<str>,
+    /// The value as measured.
+    pub value: Value,
+    /// UCUM or `SenML` unit.
+    pub unit: Option<Arc<str>>,
+    /// The value is not to be trusted (not a number, out of range).
+    pub bad: bool,
+    /// When, where this differs from the event's time.
+    pub time: Option<Timestamp>,
+}
+
+impl Event {
+    /// `source`: the device, not the gateway, so that the same event through
+    /// two gateways is the same event.
+    pub fn source(&self) -> String {
+        source(self.site.as_deref(), &self.device)
+    }
+
+    /// What keeps its order at a destination.
+    pub fn partition_key(&self) -> &Arc<str> {
+        self.partition_key.as_ref().unwrap_or(&self.device)
+    }
+}
+
+/// The `CloudEvents` `source` of a device.
+pub fn source(site: Option<&str>, device: &str) -> String {
+    site.map_or_else(|| format!("/{device}"), |site| format!("/{site}/{device}"))
+}

@@ -1,0 +1,72 @@
+//! What a destination is to the forwarding engine: a batch in, an outcome per record out.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use super::batch::Batch;
+
+/// What a destination takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Records in a batch, at most.
+    pub batch_records: usize,
+    /// Bytes of stored records in a batch, about.
+    pub batch_bytes: usize,
+    /// How long a batch may wait to fill. Zero sends what there is.
+    pub linger: Duration,
+    /// Batches in flight, at most. Above one only where the destination keeps
+    /// the order in which batches were started.
+    pub in_flight: usize,
+}
+
+/// What became of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Kept there. A duplicate that the destination refused counts too.
+    Acknowledged,
+    /// Too much at the moment: slow down, try again, never an attempt.
+    Throttled {
+        /// How long the destination asked us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// Failed for now: try again with back-off.
+    Transient(String),
+    /// This record will never be taken: dead letter.
+    Permanent(String),
+}
+
+/// Why a whole batch got no outcomes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The destination is away or did not answer; nothing is known of any
+    /// record. The same batch goes again, and the cursor stands still.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+        /// How long the destination asked us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// Nothing will work until a person changes something: stop this
+    /// destination, loudly; others go on.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// One outcome per record of the batch, in order.
+pub type Outcomes = Result<Vec<Outcome>, Error>;
+
+/// A place that events go to.
+pub trait Destination: Send + Sync + 'static {
+    /// What it takes at once.
+    fn limits(&self) -> Limits;
+
+    /// Sends a batch. Called in journal order; with `in_flight` above one a
+    /// later batch may be started before an earlier one has ended. Dropping
+    /// the future abandons the batch, which will be sent again.
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>>;
+
+    /// Flushes and closes; called once, at an orderly shutdown, when nothing is in flight.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}

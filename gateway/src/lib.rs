@@ -1,0 +1,13 @@
+//! An edge telemetry gateway. Data enters at one end and leaves at the other:
+//!
+//! ```text
+//! device ─MQTT─▶ broker ─▶ ingest ─▶ normalise ─▶ dedup key ─▶ store ─▶ forward ─▶ destinations
+//!                  ◀── PUBACK, only after commit ───────────────┘
+//! ```
+
+pub mod backoff;
+pub mod clock;
+pub mod event;
+pub mod forward;
+pub mod record;
+pub mod store;

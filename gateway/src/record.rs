@@ -1,0 +1,70 @@
+//! What is on disk: an event that was committed and has a position.
+
+use bytes::Bytes;
+
+use crate::event::{self, Event, Key, Timestamp};
+
+/// The place of a record in this gateway's journal. Positions only grow, also
+/// across restarts, and are never given twice; 0 is before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(pub u64);
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A destination's number in this journal: its bit in every route mask.
+/// Given to a name once and kept for as long as the journal knows the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationId(pub u8);
+
+/// The most destinations that one journal can know at a time.
+pub const DESTINATIONS_MAX: usize = 63;
+
+/// Which destinations a record is for, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Routes(pub u64);
+
+impl Routes {
+    /// To nobody.
+    pub const NONE: Self = Self(0);
+
+    /// These and `destination`.
+    #[must_use]
+    pub const fn with(self, destination: DestinationId) -> Self {
+        Self(self.0 | 1 << destination.0)
+    }
+
+    /// Whether `destination` is among them.
+    pub const fn contains(self, destination: DestinationId) -> bool {
+        self.0 >> destination.0 & 1 == 1
+    }
+}
+
+/// A committed event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the journal.
+    pub position: Position,
+    /// Its idempotency key.
+    pub key: Key,
+    /// When the gateway received it.
+    pub received: Timestamp,
+    /// Who gets it.
+    pub routes: Routes,
+    /// The event as [`Event::to_cbor`] wrote it.
+    pub body: Bytes,
+}
+
+impl Record {
+    /// The event itself.
+    ///
+    /// # Errors
+    /// When the body was written by a later version, or is damaged in a way that
+    /// its checksum did not show.
+    pub fn event(&self) -> Result<Event, event::CborError> {
+        Event::from_cbor(&self.body)
+    }
+}
