@@ -5,6 +5,7 @@
     reason = "a command line talks to people"
 )]
 
+mod bench;
 mod tally;
 mod test;
 mod tools;
@@ -23,11 +24,14 @@ use clap::Parser;
 enum Command {
     /// Get what the tests need, then run every test of the workspace
     Test(test::Args),
+    /// Measure the whole line against Mosquitto on the same machine
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Test(args) => test::run(&args),
+        Command::Bench(bench) => bench.run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

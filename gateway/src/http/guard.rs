@@ -1,0 +1,72 @@
+//! Keeps web pages of other origins out. A page may make a browser send requests
+//! to loopback, and may point a name of its own at 127.0.0.1 (DNS rebinding).
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::{Request, State},
+    http::{Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::error::Problem;
+
+/// How strict to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Guard {
+    /// The operator opened the port to others, who know the box by other names.
+    pub(super) any_host: bool,
+}
+
+/// Refuses a request that a foreign page could have caused.
+pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if !guard.any_host && !header(header::HOST).is_some_and(is_loopback) {
+        return Problem::new(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or a loopback address")
+            .into_response();
+    }
+    // A page cannot send this content type to another origin without the
+    // server's consent (CORS), which is never given.
+    let json = header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads && !json {
+        return Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "requests that change something need content-type: application/json",
+        )
+        .into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a Host header names this machine's loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_let_in() {
+        let check = |host: &str, expect: bool| assert_eq!(is_loopback(host), expect, "{host:?}");
+        check("localhost:8080", true);
+        check("LOCALHOST", true);
+        check("127.0.0.1:8080", true);
+        check("127.1.2.3", true);
+        check("[::1]:8080", true);
+        check("evil.example:8080", false);
+        check("localhost.evil.example", false);
+        check("127.0.0.1.evil.example", false);
+        check("192.0.2.1:8080", false);
+        check("[", false);
+        check("", false);
+    }
+}

@@ -1,0 +1,20 @@
+//! Is it alive, and do events get on their way?
+
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+
+use super::Context;
+use crate::status::Readiness;
+
+/// 200 as long as the process answers: restarting it would not help against
+/// anything that [`readyz`] complains about.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when every destination with a backlog makes progress and devices are not
+/// pushed back, else 503 with the reasons. A connection by itself is no progress.
+pub(super) async fn readyz(State(context): State<Context>) -> impl IntoResponse {
+    let readiness: Readiness = context.observer.readiness();
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness))
+}

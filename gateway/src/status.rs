@@ -1,0 +1,246 @@
+//! What the gateway says of itself: one snapshot for the API, the page, the CLI
+//! and readiness. Plain data; [`Sampler`] turns counts into rates and forecasts.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{event::Timestamp, store};
+
+/// The whole account. Field names are the API.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The gateway's version.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime_secs: u64,
+    /// Whether events get on their way; see [`Readiness`].
+    pub ready: bool,
+    /// What was taken from devices: `accepted = stored + duplicate + quarantined`.
+    pub ledger: Ledger,
+    /// The journal.
+    pub store: Journal,
+    /// Each destination: `routed = delivered + backlog + expired + evicted + damaged + dead`.
+    pub destinations: Vec<Destination>,
+    /// The broker's counters.
+    pub broker: penstock_broker::Metrics,
+}
+
+/// What was taken from devices, since the journal was begun.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ledger {
+    /// Everything acknowledged.
+    pub accepted: u64,
+    /// Of that: events stored.
+    pub stored: u64,
+    /// Of that: second copies, not stored again.
+    pub duplicate: u64,
+    /// Of that: messages that could not be decoded.
+    pub quarantined: u64,
+    /// Turned away because the journal was full; not accepted.
+    pub refused_full: u64,
+    /// Accepted in each second, lately.
+    pub accepted_per_sec: f64,
+}
+
+/// The journal's size and wear.
+#[derive(Debug, Clone, Serialize)]
+pub struct Journal {
+    /// The last committed position.
+    pub committed: u64,
+    /// Events in the journal.
+    pub buffered: u64,
+    /// Database and write-ahead log.
+    pub file_bytes: u64,
+    /// The most they may take.
+    pub max_bytes: u64,
+    /// Whether devices are being pushed back.
+    pub full: bool,
+    /// Seconds until the journal is full if things go on as they do; `null` if it does not grow.
+    pub time_to_full_secs: Option<u64>,
+    /// Bytes written since the start.
+    pub written_bytes: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Idempotency keys remembered.
+    pub dedup_keys: u64,
+    /// Memory that they take.
+    pub dedup_bytes: u64,
+    /// Messages in quarantine.
+    pub in_quarantine: u64,
+    /// Damaged journals that were set aside.
+    pub set_aside: Vec<String>,
+}
+
+/// Where a destination stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct Destination {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether the configuration names it. If not, its backlog is kept for its return.
+    pub configured: bool,
+    /// `idle`, `delivering`, `retrying`, `throttled`, `stopped` or `unconfigured`.
+    pub state: &'static str,
+    /// The last failure, while it lasts.
+    pub error: Option<String>,
+    /// Everything up to this position is settled.
+    pub cursor: u64,
+    /// Events for it, ever.
+    pub routed: u64,
+    /// Of those: delivered.
+    pub delivered: u64,
+    /// Of those: expired by age before they could be delivered.
+    pub expired: u64,
+    /// Of those: evicted for room.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file.
+    pub damaged: u64,
+    /// Of those: dead letters.
+    pub dead: u64,
+    /// Of those: still to be delivered.
+    pub backlog: u64,
+    /// Part of the backlog: waiting for another attempt.
+    pub retrying: u64,
+    /// Seconds since the oldest of the backlog was received.
+    pub oldest_undelivered_age_secs: Option<u64>,
+    /// Seconds until the backlog is gone if things go on as they do; `null` if it does not shrink.
+    pub time_to_drain_secs: Option<u64>,
+    /// Delivered in each second, lately.
+    pub delivered_per_sec: f64,
+}
+
+/// Whether events get on their way, and if not, why.
+#[derive(Debug, Clone, Serialize)]
+pub struct Readiness {
+    /// Whether all is well.
+    pub ready: bool,
+    /// What is not.
+    pub reasons: Vec<String>,
+}
+
+/// A backlog that nothing was taken from for this long means not ready.
+const PROGRESS_MAX: Duration = Duration::from_secs(30);
+/// Rates look back this far.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Samples kept: one each second.
+const SAMPLES_MAX: usize = 16;
+
+/// Turns the store's counts into rates and forecasts. Fed about once a second.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    samples: VecDeque<(Instant, store::Status)>,
+    /// For each destination: how many were settled, and when that last changed.
+    progress: Vec<(Arc<str>, u64, Instant)>,
+}
+
+impl Sampler {
+    /// Takes in the counts of `now`.
+    pub fn sample(&mut self, now: Instant, status: store::Status) {
+        for destination in &status.destinations {
+            let settled = destination.routed - destination.backlog;
+            match self.progress.iter_mut().find(|(name, ..)| *name == destination.name) {
+                Some((_, before, at)) => {
+                    // With nothing to do, nothing can be late.
+                    if *before != settled || destination.backlog == 0 {
+                        (*before, *at) = (settled, now);
+                    }
+                }
+                None => self.progress.push((destination.name.clone(), settled, now)),
+            }
+        }
+        self.samples.push_back((now, status));
+        while self.samples.len() > SAMPLES_MAX
+            || self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW * 2)
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Growth per second of a count within the window.
+    fn rate(&self, count: impl Fn(&store::Status) -> u64) -> f64 {
+        let Some((end, last)) = self.samples.back() else { return 0.0 };
+        let first = self.samples.iter().find(|(at, _)| end.duration_since(*at) <= WINDOW);
+        let Some((start, first)) = first else { return 0.0 };
+        let secs = end.duration_since(*start).as_secs_f64();
+        if secs < 0.5 { 0.0 } else { (float(count(last)) - float(count(first))) / secs }
+    }
+
+    /// Accepted in each second, lately.
+    pub fn accepted_per_sec(&self) -> f64 {
+        self.rate(|status| status.accepted)
+    }
+
+    /// Delivered to `name` in each second, lately.
+    pub fn delivered_per_sec(&self, name: &str) -> f64 {
+        self.rate(|status| of(status, name).map_or(0, |d| d.delivered))
+    }
+
+    /// Seconds until the journal is full.
+    pub fn time_to_full_secs(&self) -> Option<u64> {
+        let (_, last) = self.samples.back()?;
+        forecast(
+            float(last.max_bytes.saturating_sub(last.file_bytes)),
+            self.rate(|status| status.file_bytes),
+        )
+    }
+
+    /// Seconds until the backlog of `name` is gone.
+    pub fn time_to_drain_secs(&self, name: &str) -> Option<u64> {
+        let (_, last) = self.samples.back()?;
+        let backlog = of(last, name)?.backlog;
+        if backlog == 0 {
+            return Some(0);
+        }
+        forecast(float(backlog), -self.rate(|status| of(status, name).map_or(0, |d| d.backlog)))
+    }
+
+    /// Whether every configured destination with a backlog makes progress.
+    pub fn readiness(&self, now: Instant) -> Readiness {
+        let mut reasons = Vec::new();
+        match self.samples.back() {
+            None => reasons.push("the gateway is starting".to_owned()),
+            Some((_, status)) => {
+                if status.full {
+                    reasons.push("the journal is full, devices are pushed back".to_owned());
+                }
+                reasons.extend(status.destinations.iter().filter_map(|d| self.stuck(now, d)));
+            }
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+
+    fn stuck(&self, now: Instant, destination: &store::DestinationStatus) -> Option<String> {
+        let (_, _, since) = self.progress.iter().find(|(name, ..)| *name == destination.name)?;
+        let stuck = now.duration_since(*since);
+        (destination.configured && destination.backlog > 0 && stuck > PROGRESS_MAX).then(|| {
+            format!(
+                "nothing was delivered to {} for {} s, {} events wait",
+                destination.name,
+                stuck.as_secs(),
+                destination.backlog
+            )
+        })
+    }
+}
+
+fn of<'a>(status: &'a store::Status, name: &str) -> Option<&'a store::DestinationStatus> {
+    status.destinations.iter().find(|d| &*d.name == name)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+const fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// Whole seconds until `amount` is used up at `per_sec`; `None` where it is not being used up.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded above, positive")]
+fn forecast(amount: f64, per_sec: f64) -> Option<u64> {
+    const YEAR_SECS: f64 = 31_536_000.0;
+    (per_sec > 0.0 && amount / per_sec < YEAR_SECS).then(|| (amount / per_sec).ceil() as u64)
+}
+
+/// Whole seconds from `then` to `now`.
+pub fn age_secs(now: Timestamp, then: Timestamp) -> u64 {
+    u64::try_from(now.as_millis().saturating_sub(then.as_millis()) / 1000).unwrap_or(0)
+}

@@ -1,0 +1,87 @@
+//! Named tasks, and what the end of each means. No task is detached.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// What it means when a task ends before the shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEnd {
+    /// A promise can no longer be kept: the gateway stops and exits non-zero.
+    StopGateway,
+    /// Others go on; the end is logged as an error.
+    Log,
+}
+
+/// How a task ended.
+pub type Result = std::result::Result<(), anyhow::Error>;
+
+/// The gateway's tasks.
+#[derive(Debug)]
+pub struct Tasks {
+    set: JoinSet<(&'static str, Result)>,
+    shutdown: CancellationToken,
+    fatal: (mpsc::Sender<Arc<str>>, mpsc::Receiver<Arc<str>>),
+}
+
+impl Tasks {
+    /// No tasks yet; `shutdown` is cancelled when one fails that may not.
+    pub fn new(shutdown: CancellationToken) -> Self {
+        // One reason is enough; later ones are only logged.
+        Self { set: JoinSet::new(), shutdown, fatal: mpsc::channel(1) }
+    }
+
+    /// Starts a task.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        on_end: OnEnd,
+        task: impl Future<Output = Result> + Send + 'static,
+    ) {
+        let shutdown = self.shutdown.clone();
+        let fatal = self.fatal.0.clone();
+        self.set.spawn(async move {
+            // A task of its own, so that a panic ends up here as an error.
+            let ended = match tokio::spawn(task).await {
+                Ok(ended) => ended,
+                Err(panic) => Err(anyhow::anyhow!("{panic}")),
+            };
+            let early = !shutdown.is_cancelled();
+            match (&ended, on_end) {
+                (Ok(()), _) if !early => {}
+                (_, OnEnd::StopGateway) => {
+                    let reason = match &ended {
+                        Ok(()) => format!("{name} ended by itself"),
+                        Err(error) => format!("{name} failed: {error:#}"),
+                    };
+                    tracing::error!(task = name, "{reason}; shutting down");
+                    if fatal.try_send(reason.into()).is_err() {
+                        tracing::debug!(task = name, "another task failed first");
+                    }
+                    shutdown.cancel();
+                }
+                (Ok(()), OnEnd::Log) => tracing::error!(task = name, "ended by itself"),
+                (Err(error), OnEnd::Log) => tracing::error!(task = name, "failed: {error:#}"),
+            }
+            (name, ended)
+        });
+    }
+
+    /// Waits for every task to end.
+    ///
+    /// # Errors
+    /// The reason of the first failure that stopped the gateway.
+    pub async fn join(&mut self) -> Result {
+        while let Some(ended) = self.set.join_next().await {
+            match ended {
+                Ok((name, _)) => tracing::debug!(task = name, "ended"),
+                Err(error) => tracing::error!(%error, "a task's supervisor failed"),
+            }
+        }
+        match self.fatal.1.try_recv() {
+            Ok(reason) => Err(anyhow::anyhow!("{reason}")),
+            Err(_) => Ok(()),
+        }
+    }
+}

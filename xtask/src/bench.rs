@@ -1,0 +1,384 @@
+//! `cargo xtask bench`: how fast, against Mosquitto on the same machine in the
+//! same run. Machines are noisy and drift, so both take turns and the ratio of
+//! the medians is what counts.
+
+mod load;
+mod server;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+
+use load::{Measured, Shape};
+use server::Server;
+
+/// Measure the whole line against Mosquitto.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Seconds that each measurement takes.
+    #[arg(long, default_value_t = 8)]
+    secs: u64,
+    /// How often both brokers take their turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only these parts: throughput, nats, latency, drain, memory, store.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+const FILE: &str = "[[destination]]\nname = \"events\"\ntype = \"file\"\nfiles_max = 2\n";
+
+fn shape(secs: u64, rate: Option<u32>) -> Shape {
+    Shape {
+        connections: 50,
+        window: 100,
+        payload_bytes: 200,
+        rate,
+        measured: Duration::from_secs(secs),
+        warm_up: Duration::from_secs(2),
+    }
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        let penstock = build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let all = self.only.is_empty();
+            let part = |name: &str| all || self.only.iter().any(|only| only == name);
+            if part("throughput") {
+                self.throughput(&penstock).await?;
+            }
+            if part("nats") {
+                self.nats(&penstock).await?;
+            }
+            if part("latency") {
+                self.latency(&penstock).await?;
+            }
+            if part("drain") {
+                self.drain(&penstock).await?;
+            }
+            if part("memory") {
+                memory(&penstock).await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        if self.only.is_empty() || self.only.iter().any(|only| only == "store") {
+            println!("\n## Store writer alone");
+            let status = Command::new(env!("CARGO"))
+                .args([
+                    "bench",
+                    "--quiet",
+                    "--package",
+                    "penstock",
+                    "--bench",
+                    "store",
+                ])
+                .status()?;
+            ensure!(status.success(), "the store bench failed");
+        }
+        Ok(())
+    }
+
+    /// QoS 1, durable, deduplicated, normalised, forwarded to a file.
+    async fn throughput(&self, penstock: &Path) -> Result<()> {
+        println!("\n## QoS 1 acknowledged per second (50 connections, window 100, 200 B)");
+        let (mut theirs, mut ours, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let mosquitto = Server::mosquitto()?;
+            theirs.push(
+                load::run(mosquitto.mqtt, shape(self.secs, None))
+                    .await?
+                    .acked_per_sec,
+            );
+            drop(mosquitto);
+            let gateway = Server::penstock(penstock, FILE)?;
+            let measured = load::run(gateway.mqtt, shape(self.secs, None)).await?;
+            ours.push(measured.acked_per_sec);
+            delivered.push(whole(&gateway, &measured).await?);
+        }
+        row("Mosquitto, from memory", &theirs, &theirs);
+        row("Penstock, on disk, acknowledged", &ours, &theirs);
+        row(
+            "Penstock, delivered to a file in the same time",
+            &delivered,
+            &theirs,
+        );
+        Ok(())
+    }
+
+    /// The same, forwarded to JetStream.
+    async fn nats(&self, penstock: &Path) -> Result<()> {
+        let Some(nats) = nats_path() else {
+            println!(
+                "\nSKIPPED: NATS, no nats-server (run `cargo xtask test` once, or set PENSTOCK_NATS_SERVER)"
+            );
+            return Ok(());
+        };
+        println!("\n## The same with NATS JetStream on the same two cores");
+        let (mut ours, mut delivered) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let stream = Server::nats(&nats, server::free_port()?)?;
+            let gateway = Server::penstock(penstock, &nats_destination(&stream))?;
+            let measured = load::run(gateway.mqtt, shape(self.secs, None)).await?;
+            ours.push(measured.acked_per_sec);
+            delivered.push(whole(&gateway, &measured).await?);
+        }
+        row("acknowledged", &ours, &ours);
+        row("delivered, until nothing was left", &delivered, &ours);
+        Ok(())
+    }
+
+    /// Acknowledgement latency at a modest pace.
+    async fn latency(&self, penstock: &Path) -> Result<()> {
+        println!("\n## Acknowledgement latency at 5,000 msg/s, microseconds");
+        for _ in 0..self.rounds {
+            let mosquitto = Server::mosquitto()?;
+            print_latency(
+                "Mosquitto",
+                &load::run(mosquitto.mqtt, shape(self.secs, Some(5000))).await?,
+            );
+            drop(mosquitto);
+            let gateway = Server::penstock(penstock, FILE)?;
+            print_latency(
+                "Penstock",
+                &load::run(gateway.mqtt, shape(self.secs, Some(5000))).await?,
+            );
+        }
+        Ok(())
+    }
+
+    /// How fast a backlog goes once its destination is back, while ingest goes on.
+    async fn drain(&self, penstock: &Path) -> Result<()> {
+        const RATE: u32 = 10_000;
+        let Some(nats) = nats_path() else {
+            println!("\nSKIPPED: drain, no nats-server");
+            return Ok(());
+        };
+        println!("\n## Drain after an outage, while {RATE} msg/s come in");
+        let port = server::free_port()?;
+        let stream = Server::nats(&nats, port)?;
+        let gateway = Server::penstock(penstock, &nats_destination(&stream))?;
+        load::run(gateway.mqtt, shape(1, Some(1000))).await?;
+        drop(stream);
+        let paced = shape(4 * self.secs, Some(RATE));
+        load::run(gateway.mqtt, paced).await?;
+        let stream = Server::nats(&nats, port)?;
+        let load = tokio::spawn(load::run(gateway.mqtt, paced));
+        let first = wait_for(&gateway, |d| {
+            number(d, "backlog") == 0 || number(d, "delivered_per_sec") > 0
+        })
+        .await?;
+        let (start, backlog, delivered) = (
+            Instant::now(),
+            number(&first, "backlog"),
+            number(&first, "delivered"),
+        );
+        let last = wait_for(&gateway, |d| number(d, "backlog") < 1000).await?;
+        let secs = start.elapsed().as_secs_f64();
+        let drained = per_sec(number(&last, "delivered") - delivered, secs);
+        println!(
+            "backlog {backlog} gone in {secs:.1} s: {drained:.0}/s delivered, {:.1}x the ingest rate; {:.1} MB resident",
+            drained / f64::from(RATE),
+            mega(gateway.rss_bytes()?)
+        );
+        load.await??;
+        drop(stream);
+        Ok(())
+    }
+}
+
+/// Resident memory: at rest, with idle connections, under load.
+async fn memory(penstock: &Path) -> Result<()> {
+    println!("\n## Resident memory, MB");
+    let gateway = Server::penstock(penstock, FILE)?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    println!(
+        "idle                          {:>8.1}",
+        mega(gateway.rss_bytes()?)
+    );
+    let idle = load::idle(gateway.mqtt, 1000).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "1,000 idle connections        {:>8.1}",
+        mega(gateway.rss_bytes()?)
+    );
+    drop(idle);
+    load::run(gateway.mqtt, shape(10, Some(5000))).await?;
+    println!(
+        "after 10 s of 5,000 msg/s     {:>8.1}",
+        mega(gateway.rss_bytes()?)
+    );
+    load::run(gateway.mqtt, shape(10, None)).await?;
+    println!(
+        "after 10 s as fast as it goes {:>8.1}",
+        mega(gateway.rss_bytes()?)
+    );
+    let status = gateway.status()?;
+    let store = &status["store"];
+    println!(
+        "of that, remembered keys      {:>8.1}  ({} keys)",
+        mega(number(store, "dedup_bytes")),
+        number(store, "dedup_keys")
+    );
+    println!(
+        "written to disk per event     {:>8.0}  bytes",
+        per_sec(
+            number(store, "written_bytes"),
+            number(&status["ledger"], "stored").max(1) as f64
+        )
+    );
+    Ok(())
+}
+
+/// Waits until everything acknowledged was delivered; how fast that was over all.
+async fn whole(gateway: &Server, measured: &Measured) -> Result<f64> {
+    let left = number(&destination(&gateway.status()?)?, "backlog");
+    let start = Instant::now();
+    let done = wait_for(gateway, |d| number(d, "backlog") == 0).await?;
+    let status = gateway.status()?;
+    ensure!(
+        number(&status["ledger"], "accepted") == measured.acked
+            && number(&done, "delivered") == measured.acked,
+        "{} acknowledged, but the ledger says {status}",
+        measured.acked
+    );
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a rate needs no more than 53 bits"
+    )]
+    let secs = measured.acked as f64 / measured.acked_per_sec;
+    println!(
+        "  {left} left at the end of the load, delivered {:.2} s later",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(per_sec(
+        measured.acked,
+        secs + start.elapsed().as_secs_f64(),
+    ))
+}
+
+async fn wait_for(
+    gateway: &Server,
+    done: impl Fn(&serde_json::Value) -> bool,
+) -> Result<serde_json::Value> {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    loop {
+        let destination = destination(&gateway.status()?)?;
+        if done(&destination) {
+            return Ok(destination);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "gave up waiting: {destination}\n{}",
+            gateway.log()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn destination(status: &serde_json::Value) -> Result<serde_json::Value> {
+    status["destinations"]
+        .get(0)
+        .cloned()
+        .context("a destination in the status")
+}
+
+fn nats_destination(stream: &Server) -> String {
+    format!(
+        "[[destination]]\nname = \"stream\"\ntype = \"nats\"\nservers = [\"nats://{}\"]\n\
+         stream = \"BENCH\"\nsubject = \"bench.{{device}}\"\ncreate_stream = true\n",
+        stream.mqtt
+    )
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts, for people"
+)]
+fn number(object: &serde_json::Value, name: &str) -> u64 {
+    object[name].as_f64().unwrap_or_default() as u64
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a rate needs no more than 53 bits"
+)]
+fn per_sec(count: u64, secs: f64) -> f64 {
+    count as f64 / secs
+}
+
+#[expect(clippy::cast_precision_loss, reason = "megabytes, for people")]
+fn mega(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn row(what: &str, figures: &[f64], against: &[f64]) {
+    let each: Vec<String> = figures
+        .iter()
+        .map(|figure| format!("{figure:.0}"))
+        .collect();
+    println!(
+        "{what:<48} median {:>9.0}   ratio {:.2}   [{}]",
+        median(figures),
+        median(figures) / median(against),
+        each.join(" ")
+    );
+}
+
+fn print_latency(what: &str, measured: &Measured) {
+    let at = |percent| measured.latency_us.value_at_quantile(percent / 100.0);
+    println!(
+        "{what:<12} p50 {:>6}  p90 {:>6}  p99 {:>6}  p99.9 {:>6}  max {:>7}   at {:.0}/s",
+        at(50.0),
+        at(90.0),
+        at(99.0),
+        at(99.9),
+        measured.latency_us.max(),
+        measured.acked_per_sec
+    );
+}
+
+/// The NATS server that the tests installed, or the one named by the environment.
+fn nats_path() -> Option<PathBuf> {
+    let named = std::env::var_os("PENSTOCK_NATS_SERVER").map(PathBuf::from);
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
+    named
+        .into_iter()
+        .chain([installed])
+        .find(|path| path.is_file())
+}
+
+/// The gateway as users run it.
+fn build() -> Result<PathBuf> {
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "penstock",
+            "--bin",
+            "penstock",
+        ])
+        .status()?;
+    ensure!(status.success(), "cannot build the gateway");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    Ok(target.join("release/penstock"))
+}
