@@ -67,8 +67,12 @@ pub struct Journal {
     pub dedup_keys: u64,
     /// Memory that they take.
     pub dedup_bytes: u64,
+    /// Keys forgotten early because the memory budget holds no more.
+    pub dedup_shortened: u64,
     /// Messages in quarantine.
     pub in_quarantine: u64,
+    /// Dead letters that can be redriven or discarded.
+    pub dead_letters: u64,
     /// Damaged journals that were set aside.
     pub set_aside: Vec<String>,
 }

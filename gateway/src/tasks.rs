@@ -20,7 +20,7 @@ pub type Result = std::result::Result<(), anyhow::Error>;
 /// The gateway's tasks.
 #[derive(Debug)]
 pub struct Tasks {
-    set: JoinSet<(&'static str, Result)>,
+    set: JoinSet<(Arc<str>, Result)>,
     shutdown: CancellationToken,
     fatal: (mpsc::Sender<Arc<str>>, mpsc::Receiver<Arc<str>>),
 }
@@ -35,12 +35,13 @@ impl Tasks {
     /// Starts a task.
     pub fn spawn(
         &mut self,
-        name: &'static str,
+        name: impl Into<Arc<str>>,
         on_end: OnEnd,
         task: impl Future<Output = Result> + Send + 'static,
     ) {
         let shutdown = self.shutdown.clone();
         let fatal = self.fatal.0.clone();
+        let name = name.into();
         self.set.spawn(async move {
             // A task of its own, so that a panic ends up here as an error.
             let ended = match tokio::spawn(task).await {
@@ -55,14 +56,14 @@ impl Tasks {
                         Ok(()) => format!("{name} ended by itself"),
                         Err(error) => format!("{name} failed: {error:#}"),
                     };
-                    tracing::error!(task = name, "{reason}; shutting down");
+                    tracing::error!(task = %name, "{reason}; shutting down");
                     if fatal.try_send(reason.into()).is_err() {
-                        tracing::debug!(task = name, "another task failed first");
+                        tracing::debug!(task = %name, "another task failed first");
                     }
                     shutdown.cancel();
                 }
-                (Ok(()), OnEnd::Log) => tracing::error!(task = name, "ended by itself"),
-                (Err(error), OnEnd::Log) => tracing::error!(task = name, "failed: {error:#}"),
+                (Ok(()), OnEnd::Log) => tracing::error!(task = %name, "ended by itself"),
+                (Err(error), OnEnd::Log) => tracing::error!(task = %name, "failed: {error:#}"),
             }
             (name, ended)
         });
@@ -75,7 +76,7 @@ impl Tasks {
     pub async fn join(&mut self) -> Result {
         while let Some(ended) = self.set.join_next().await {
             match ended {
-                Ok((name, _)) => tracing::debug!(task = name, "ended"),
+                Ok((name, _)) => tracing::debug!(task = %name, "ended"),
                 Err(error) => tracing::error!(%error, "a task's supervisor failed"),
             }
         }

@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     /// How often both brokers take their turn.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Only these parts: throughput, nats, latency, drain, memory, store.
+    /// Only these parts: baseline, throughput, nats, latency, drain, memory, store.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -46,6 +46,12 @@ fn shape(secs: u64, rate: Option<u32>) -> Shape {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
+        if self.only == ["baseline"] {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            return runtime.block_on(self.baseline());
+        }
         let penstock = build()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -84,6 +90,21 @@ impl Bench {
                 .status()?;
             ensure!(status.success(), "the store bench failed");
         }
+        Ok(())
+    }
+
+    /// Mosquitto alone, to see what the machine gives at the moment.
+    async fn baseline(&self) -> Result<()> {
+        let mut figures = Vec::new();
+        for _ in 0..self.rounds {
+            let mosquitto = Server::mosquitto()?;
+            figures.push(
+                load::run(mosquitto.mqtt, shape(self.secs, None))
+                    .await?
+                    .acked_per_sec,
+            );
+        }
+        row("Mosquitto, from memory", &figures, &figures);
         Ok(())
     }
 

@@ -1,0 +1,179 @@
+//! What an operator does with what was kept but not delivered. Shared by the
+//! API and by commands that find no running gateway.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    event::{Timestamp, json as event_json},
+    ingest::{Ingest, Quarantined as Raw},
+    record::DestinationId,
+    store::{Appended, DeadLetter, Entry, Error, Handle, Listing, Quarantined, Stopped},
+};
+
+/// Items in one answer, at most.
+pub const PAGE_MAX: usize = 1_000;
+
+/// What became of a quarantined message that was decoded once more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Retried {
+    /// It is an event now, or several; some may have been there before.
+    Accepted {
+        /// Events stored.
+        stored: usize,
+        /// Events that had been stored before.
+        duplicate: usize,
+    },
+    /// It still cannot be decoded, and stays.
+    StillBad {
+        /// Why.
+        reason: String,
+    },
+    /// There is no room for it at the moment; it stays.
+    Full,
+    /// It is not in quarantine.
+    Missing,
+}
+
+/// Decodes a quarantined message with the present mappings; a good one becomes
+/// an event and leaves quarantine in one transaction.
+///
+/// # Errors
+/// When the store has stopped.
+pub async fn retry(
+    store: &Handle,
+    ingest: &Ingest,
+    item: Quarantined,
+) -> Result<Retried, Stopped> {
+    let entries = ingest.again(&Raw {
+        client_id: &item.client_id,
+        topic: &item.topic,
+        payload: item.payload,
+        properties: item.properties.as_deref(),
+        received: item.received,
+    });
+    if let Some(reason) = entries.iter().find_map(|entry| match entry {
+        Entry::Quarantine(still) => Some(format!("{}: {}", still.class, still.reason)),
+        Entry::Event(_) => None,
+    }) {
+        return Ok(Retried::StillBad { reason });
+    }
+    let Some(appended) = store.retry_quarantined(item.id, entries).await? else {
+        return Ok(Retried::Missing);
+    };
+    if appended.contains(&Appended::Full) {
+        return Ok(Retried::Full);
+    }
+    let count = |wanted: fn(&Appended) -> bool| appended.iter().filter(|a| wanted(a)).count();
+    Ok(Retried::Accepted {
+        stored: count(|a| matches!(a, Appended::Stored(_))),
+        duplicate: count(|a| matches!(a, Appended::Duplicate)),
+    })
+}
+
+/// A quarantined message for a list: everything but the payload.
+pub fn quarantined_line(item: &Quarantined) -> Value {
+    json!({
+        "id": item.id,
+        "received": instant(item.received),
+        "client_id": item.client_id,
+        "topic": item.topic,
+        "class": item.class,
+        "reason": item.reason,
+        "payload_bytes": item.payload.len(),
+        "intact": item.intact,
+    })
+}
+
+/// A quarantined message whole.
+pub fn quarantined_whole(item: &Quarantined) -> Value {
+    let mut whole = quarantined_line(item);
+    whole["payload_base64"] = base64(&item.payload).into();
+    whole["payload_text"] = std::str::from_utf8(&item.payload).ok().into();
+    whole["properties_cbor_base64"] = item.properties.as_ref().map(|p| base64(p)).into();
+    whole
+}
+
+/// A dead letter for a list: everything but the event.
+pub fn dead_letter_line(letter: &DeadLetter) -> Value {
+    json!({
+        "id": letter.id,
+        "destination": letter.destination_name,
+        "position": letter.record.position.0,
+        "eventkey": letter.record.key.to_string(),
+        "attempts": letter.attempts,
+        "at": instant(letter.at),
+        "reason": letter.reason,
+        "damaged": letter.damaged,
+    })
+}
+
+/// A dead letter with its event; a damaged one with its bytes as found.
+pub fn dead_letter_whole(letter: &DeadLetter) -> Value {
+    let mut whole = dead_letter_line(letter);
+    match letter.record.event() {
+        Ok(event) if !letter.damaged => {
+            let mut text = Vec::new();
+            event.to_json(Some(&letter.record.position.to_string()), &mut text);
+            whole["event"] = serde_json::from_slice(&text).unwrap_or(Value::Null);
+        }
+        _ => whole["body_base64"] = base64(&letter.record.body).into(),
+    }
+    whole
+}
+
+/// Every dead letter's number, of one destination or of all.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn all_dead(
+    listing: &Listing,
+    destination: Option<DestinationId>,
+) -> Result<Vec<u64>, Error> {
+    let mut ids = Vec::new();
+    loop {
+        let page = listing.dead_letters(destination, ids.last().copied().unwrap_or(0), PAGE_MAX)?;
+        if page.is_empty() {
+            return Ok(ids);
+        }
+        ids.extend(page.iter().map(|letter| letter.id));
+    }
+}
+
+/// Every number in quarantine.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn all_quarantined(listing: &Listing) -> Result<Vec<u64>, Error> {
+    let mut ids = Vec::new();
+    loop {
+        let page = listing.quarantine(ids.last().copied().unwrap_or(0), PAGE_MAX)?;
+        if page.is_empty() {
+            return Ok(ids);
+        }
+        ids.extend(page.iter().map(|item| item.id));
+    }
+}
+
+/// Opens the lists of a data directory; says in words when there is no journal.
+///
+/// # Errors
+/// When there is no journal, or it cannot be read.
+pub fn listing(data_dir: &Path) -> anyhow::Result<Listing> {
+    Listing::open(data_dir)
+        .map_err(|error| anyhow::anyhow!("no journal to read in {}: {error}", data_dir.display()))
+}
+
+fn instant(at: Timestamp) -> Value {
+    let mut text = Vec::new();
+    event_json::time(at, &mut text);
+    serde_json::from_slice(&text).unwrap_or(Value::Null)
+}
+
+fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}

@@ -1,0 +1,163 @@
+//! The one place that knows every stage: builds them from the configuration,
+//! runs them, and ends them in the order of the line.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::Running,
+    clock::{Clock, SystemClock},
+    config::Config,
+    forward::{self, Forwarder},
+    http,
+    ingest::Ingest,
+    observer::{Observer, Parts},
+    record::Routes,
+    store::{self, Store},
+    tasks::{OnEnd, Tasks},
+};
+
+/// Everything built and every port bound; nothing runs yet.
+#[derive(Debug)]
+pub struct App {
+    store: Store,
+    broker: penstock_broker::Broker,
+    http: http::Server,
+    ingest: Arc<Ingest>,
+    forwarders: Vec<Forwarder>,
+    observer: Arc<Observer>,
+    grace: std::time::Duration,
+}
+
+impl App {
+    /// Opens the journal and binds the ports, so that a mistake shows in the first second.
+    ///
+    /// # Errors
+    /// When the journal cannot be opened, a port cannot be had, or a destination
+    /// cannot be set up.
+    pub async fn build(config: Config) -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let broker = config.broker.bind().await?;
+        let http = config.http.bind().await?;
+        let (store, report) = {
+            let clock = clock.clone();
+            tokio::task::spawn_blocking(move || Store::open(config.store, clock)).await??
+        };
+        report.log();
+        let handle = store.handle();
+        let routes = routes(&config.destinations, &handle);
+        let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock.clone()));
+        let forwarders = config
+            .destinations
+            .into_iter()
+            .map(|destination| {
+                let name = destination.name.clone();
+                Forwarder::new(destination, handle.clone(), clock.clone())
+                    .with_context(|| format!("destination {name}"))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let observer = Arc::new(Observer::new(Parts {
+            store: handle,
+            broker: broker.handle(),
+            ingest: ingest.clone(),
+            destinations: forwarders.iter().map(Forwarder::watch).collect(),
+            clock,
+        }));
+        Ok(Self {
+            store,
+            broker,
+            http,
+            ingest,
+            forwarders,
+            observer,
+            grace: config.shutdown_grace_period,
+        })
+    }
+
+    /// The addresses that were bound.
+    pub fn running(&self) -> Running {
+        Running {
+            pid: std::process::id(),
+            mqtt: self.broker.local_addr(),
+            http: self.http.local_addr(),
+        }
+    }
+
+    /// The account of everything.
+    pub fn observer(&self) -> Arc<Observer> {
+        self.observer.clone()
+    }
+
+    /// Runs until `shutdown`, then ends in the order of the line: no new
+    /// publishes, what was admitted is committed and acknowledged, batches in
+    /// flight settle, cursors are saved, the journal is closed.
+    ///
+    /// # Errors
+    /// When a promise could no longer be kept, or the end took longer than the grace period.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        let (stop_forward, stop_http) = (CancellationToken::new(), CancellationToken::new());
+        let mut ingress = Tasks::new(shutdown.clone());
+        let mut egress = Tasks::new(shutdown.clone());
+        let mut looking_in = Tasks::new(shutdown.clone());
+
+        let handle = self.store.handle();
+        let context = http::Context {
+            observer: self.observer.clone(),
+            store: handle.clone(),
+            ingest: self.ingest.clone(),
+        };
+        looking_in.spawn("http", OnEnd::Log, {
+            let stop = stop_http.clone();
+            async move { Ok(self.http.run(context, stop).await?) }
+        });
+        looking_in.spawn("observer", OnEnd::Log, {
+            let stop = stop_http.clone();
+            async move {
+                self.observer.run(stop).await;
+                Ok(())
+            }
+        });
+        looking_in.spawn("journal", OnEnd::StopGateway, {
+            let stop = stop_http.clone();
+            async move {
+                tokio::select! {
+                    failure = handle.closed() => match failure {
+                        Some(failure) => Err(failure.into()),
+                        None => Ok(()),
+                    },
+                    () = stop.cancelled() => Ok(()),
+                }
+            }
+        });
+        for forwarder in self.forwarders {
+            let name = forwarder.name().clone();
+            let stop = stop_forward.clone();
+            egress.spawn(name, OnEnd::Log, async move { Ok(forwarder.run(stop).await?) });
+        }
+        ingress.spawn("broker", OnEnd::StopGateway, {
+            let shutdown = shutdown.clone();
+            async move { Ok(self.broker.run(self.ingest, shutdown).await?) }
+        });
+
+        shutdown.cancelled().await;
+        let orderly = async {
+            let mut ended = ingress.join().await;
+            stop_forward.cancel();
+            ended = ended.and(egress.join().await);
+            stop_http.cancel();
+            ended.and(looking_in.join().await)
+        };
+        let ended = tokio::time::timeout(self.grace, orderly).await;
+        let closed = self.store.shutdown().await;
+        ended.context("the shutdown took longer than shutdown_grace_period")??;
+        closed.context("cannot close the journal")
+    }
+}
+
+/// Every configured destination: where events go until rules say otherwise.
+pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
+    let ids = destinations.iter().filter_map(|d| store.destination_id(&d.name));
+    ids.fold(Routes::NONE, Routes::with)
+}

@@ -1,0 +1,84 @@
+//! The command line: what can be asked, and who answers.
+
+mod buffer;
+mod check;
+mod dead_letter;
+mod offline;
+pub(crate) mod output;
+mod quarantine;
+mod remote;
+pub(crate) mod run;
+pub(crate) mod status;
+
+pub(crate) use remote::Running;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+/// An edge telemetry gateway: MQTT in, durable, exactly once out.
+#[derive(Debug, Parser)]
+#[command(name = "penstock", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGINT or SIGTERM
+    Run(ConfigFile),
+    /// Check the configuration, say every mistake, and exit
+    CheckConfig(ConfigFile),
+    /// Show the running gateway's ledger, backlog and destinations
+    Status(status::Args),
+    /// Messages that could not be decoded
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
+    /// Events that a destination will not take
+    #[command(subcommand)]
+    DeadLetter(dead_letter::Command),
+    /// The journal itself
+    #[command(subcommand)]
+    Buffer(buffer::Command),
+    /// Run a gateway with 25 simulated devices and watch events arrive in a file
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Args),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+struct ConfigFile {
+    /// The TOML file; without one the defaults run
+    #[arg(long, short, value_name = "FILE", env = "PENSTOCK_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the arguments and does what they say.
+///
+/// # Errors
+/// What went wrong, for a person to read.
+pub fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Run(file) => run::run(&file),
+        Command::CheckConfig(file) => check::run(&file),
+        Command::Status(args) => status::run(&args),
+        Command::Quarantine(command) => quarantine::run(command),
+        Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Buffer(command) => buffer::run(command),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => crate::demo::run(&args),
+    }
+}
+
+impl ConfigFile {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(self.config.as_deref())?)
+    }
+}

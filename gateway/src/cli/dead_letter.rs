@@ -1,0 +1,152 @@
+//! `penstock dead-letter`: events that a destination will not take.
+
+use std::{io::Write as _, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+
+use super::{
+    offline, output,
+    quarantine::{Export, List, Many, One, each, writer},
+    remote::Running,
+};
+use crate::{
+    admin::{self, PAGE_MAX},
+    record::DestinationId,
+    store::Listing,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List them, oldest first
+    List(Of<List>),
+    /// Show one with its event
+    Show(One),
+    /// Put them back to be delivered, in order
+    Redrive(Of<Many>),
+    /// Write them out as NDJSON
+    Export(Of<Export>),
+    /// Remove them for good; they stay counted as dead
+    Discard(Of<Many>),
+}
+
+/// Of one destination, or of all.
+#[derive(Debug, Args)]
+pub(super) struct Of<T: Args> {
+    #[command(flatten)]
+    args: T,
+    /// Only of this destination
+    #[arg(long, short)]
+    destination: Option<String>,
+}
+
+pub(super) fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::List(of) => list(&of),
+        Command::Show(one) => show(&one),
+        Command::Redrive(of) => redrive(&of),
+        Command::Export(of) => export(&of),
+        Command::Discard(of) => discard(&of),
+    }
+}
+
+fn list(of: &Of<List>) -> Result<ExitCode> {
+    let args = &of.args;
+    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let letters = listing.dead_letters(id_of(of, &listing)?, args.after, args.limit)?;
+    for letter in &letters {
+        let line = admin::dead_letter_line(letter);
+        if args.json {
+            output::line(line);
+        } else {
+            output::line(format_args!(
+                "{}  {}  {}  position {}  {} attempts  {}",
+                letter.id,
+                line["at"].as_str().unwrap_or_default(),
+                letter.destination_name,
+                letter.record.position,
+                letter.attempts,
+                output::tame(&letter.reason)
+            ));
+        }
+    }
+    if let Some(last) = letters.last().filter(|_| letters.len() == args.limit && !args.json) {
+        output::line(format_args!("... more with --after {}", last.id));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &One) -> Result<ExitCode> {
+    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let letter = listing.dead_letter(args.id)?;
+    let letter = letter.with_context(|| format!("there is no dead letter {}", args.id))?;
+    output::line(format_args!("{:#}", admin::dead_letter_whole(&letter)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn redrive(of: &Of<Many>) -> Result<ExitCode> {
+    let config = of.args.file.load()?;
+    let ids = ids(of, &config.data_dir)?;
+    let wanted = ids.len();
+    let done = if let Some(running) = Running::find(&config.data_dir)? {
+        each(&ids, |id| running.request("POST", &format!("/api/v1/dead-letters/{id}/redrive")))
+    } else {
+        offline::with_store(config, |store, _| async move {
+            Ok(usize::try_from(store.redrive(ids).await?)?)
+        })?
+    };
+    output::line(format_args!("{done} of {wanted} will be delivered again"));
+    Ok(if done == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn discard(of: &Of<Many>) -> Result<ExitCode> {
+    let config = of.args.file.load()?;
+    let ids = ids(of, &config.data_dir)?;
+    let wanted = ids.len();
+    let done = if let Some(running) = Running::find(&config.data_dir)? {
+        each(&ids, |id| running.request("DELETE", &format!("/api/v1/dead-letters/{id}")))
+    } else {
+        offline::with_store(config, |store, _| async move {
+            Ok(usize::try_from(store.discard_dead(ids).await?)?)
+        })?
+    };
+    output::line(format_args!("{done} of {wanted} discarded"));
+    Ok(if done == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn export(of: &Of<Export>) -> Result<ExitCode> {
+    let listing = admin::listing(&of.args.file.load()?.data_dir)?;
+    let destination = id_of(of, &listing)?;
+    let mut out = writer(of.args.output.as_ref())?;
+    let mut after = 0;
+    loop {
+        let page = listing.dead_letters(destination, after, PAGE_MAX)?;
+        for letter in &page {
+            writeln!(out, "{}", admin::dead_letter_whole(letter))?;
+            after = letter.id;
+        }
+        if page.is_empty() {
+            out.flush()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn ids(of: &Of<Many>, data_dir: &Path) -> Result<Vec<u64>> {
+    if !of.args.all {
+        return Ok(of.args.ids.clone());
+    }
+    let listing = admin::listing(data_dir)?;
+    Ok(admin::all_dead(&listing, id_of(of, &listing)?)?)
+}
+
+/// The number of the destination that was named.
+fn id_of<T: Args>(of: &Of<T>, listing: &Listing) -> Result<Option<DestinationId>> {
+    let Some(name) = &of.destination else { return Ok(None) };
+    let known = listing.destinations()?;
+    let found = known.iter().find(|(_, known)| known == name).map(|(id, _)| *id);
+    let names: Vec<_> = known.iter().map(|(_, name)| name.as_str()).collect();
+    found
+        .map(Some)
+        .with_context(|| format!("the journal knows no destination {name:?}, only: {}", names.join(", ")))
+}

@@ -1,0 +1,36 @@
+//! `penstock run`: the gateway until a signal.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigFile, remote::Running};
+use crate::{app::App, signal, telemetry};
+
+pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
+    let config = file.load()?;
+    telemetry::init(&config.log);
+    runtime()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        let data_dir = config.data_dir.clone();
+        let app = App::build(config).await?;
+        let running = app.running();
+        tracing::info!(mqtt = %running.mqtt, http = %running.http, "listening");
+        running.write(&data_dir).context("cannot write gateway.json")?;
+        let watch = tokio::spawn(signal::watch(shutdown.clone()));
+        let ended = app.run(shutdown).await;
+        watch.abort();
+        Running::remove(&data_dir).context("cannot remove gateway.json")?;
+        ended
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runtime of the whole gateway.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}

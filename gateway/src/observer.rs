@@ -1,0 +1,135 @@
+//! Looks at every stage's counts and puts them into one account.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    forward,
+    ingest::Ingest,
+    status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
+    store,
+};
+
+/// How often rates are brought up to date.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Whom to ask.
+#[derive(Debug)]
+pub struct Parts {
+    /// The journal.
+    pub store: store::Handle,
+    /// The broker.
+    pub broker: penstock_broker::Handle,
+    /// Ingest, for its counters.
+    pub ingest: Arc<Ingest>,
+    /// Each configured destination.
+    pub destinations: Vec<forward::Watch>,
+    /// The wall clock, for ages.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Asks them.
+#[derive(Debug)]
+pub struct Observer {
+    parts: Parts,
+    sampler: Mutex<Sampler>,
+    started: Instant,
+}
+
+impl Observer {
+    /// An observer that has seen nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, sampler: Mutex::default(), started: Instant::now() }
+    }
+
+    /// Samples once a second until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SAMPLE_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            let status = store::Status::clone(&self.parts.store.status());
+            self.sampler().sample(Instant::now(), status);
+        }
+    }
+
+    /// Whether events get on their way.
+    pub fn readiness(&self) -> Readiness {
+        self.sampler().readiness(Instant::now())
+    }
+
+    /// The whole account.
+    pub fn status(&self) -> Status {
+        let store = self.parts.store.status();
+        let sampler = self.sampler();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_secs: self.started.elapsed().as_secs(),
+            ready: sampler.readiness(Instant::now()).ready,
+            ledger: Ledger {
+                accepted: store.accepted,
+                stored: store.stored,
+                duplicate: store.duplicate,
+                quarantined: store.quarantined,
+                refused_full: store.refused_full,
+                accepted_per_sec: sampler.accepted_per_sec(),
+            },
+            store: Journal {
+                committed: store.committed.0,
+                buffered: store.buffered,
+                file_bytes: store.file_bytes,
+                max_bytes: store.max_bytes,
+                full: store.full,
+                time_to_full_secs: sampler.time_to_full_secs(),
+                written_bytes: store.written_bytes,
+                commits: store.commits,
+                dedup_keys: store.dedup_keys,
+                dedup_bytes: store.dedup_bytes,
+                dedup_shortened: store.dedup_shortened,
+                in_quarantine: store.in_quarantine,
+                dead_letters: store.dead_letters,
+                set_aside: store.set_aside.iter().map(|path| path.display().to_string()).collect(),
+            },
+            destinations: store.destinations.iter().map(|d| self.destination(&sampler, d)).collect(),
+            broker: self.parts.broker.metrics(),
+        }
+    }
+
+    fn destination(&self, sampler: &Sampler, at: &store::DestinationStatus) -> Destination {
+        let watch = self.parts.destinations.iter().find(|watch| *watch.name() == at.name);
+        let (state, error) = match watch.map(forward::Watch::status) {
+            Some(forwarder) => (forwarder.state.as_str(), forwarder.error.map(|e| e.to_string())),
+            None => ("unconfigured", None),
+        };
+        Destination {
+            name: at.name.clone(),
+            configured: at.configured,
+            state,
+            error,
+            cursor: at.cursor.0,
+            routed: at.routed,
+            delivered: at.delivered,
+            expired: at.expired,
+            evicted: at.evicted,
+            damaged: at.damaged,
+            dead: at.dead,
+            backlog: at.backlog,
+            retrying: at.retrying,
+            oldest_undelivered_age_secs: at
+                .oldest
+                .map(|oldest| status::age_secs(self.parts.clock.now(), oldest)),
+            time_to_drain_secs: sampler.time_to_drain_secs(&at.name),
+            delivered_per_sec: sampler.delivered_per_sec(&at.name),
+        }
+    }
+
+    fn sampler(&self) -> std::sync::MutexGuard<'_, Sampler> {
+        // A sampler that a panic left behind is at worst a second old.
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
