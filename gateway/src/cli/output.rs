@@ -32,3 +32,12 @@ pub(crate) fn bytes(value: &Value) -> String {
 pub(crate) fn tame(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
+
+/// Writes over the last line of a terminal.
+pub(crate) fn renew(text: &str) {
+    let mut out = io::stdout().lock();
+    // Back to the first column, erase to the end of the line.
+    if write!(out, "\r\x1b[K{text}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
+}

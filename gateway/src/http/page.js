@@ -32,7 +32,7 @@ function show(s) {
   state.className = s.ready ? "pill good" : "pill bad";
   byId("about").textContent = `version ${s.version}, up ${duration(s.uptime_secs)}`;
   byId("rate").textContent = perSec(s.ledger.accepted_per_sec);
-  byId("connections").textContent = count(s.broker.connections);
+  byId("connections").textContent = count(s.broker.sessions_open);
   byId("buffered").textContent = count(s.store.buffered);
   byId("in-quarantine").textContent = count(s.store.in_quarantine);
   byId("size").textContent = `${bytes(s.store.file_bytes)} of ${bytes(s.store.max_bytes)}`;
