@@ -7,7 +7,13 @@
 //! ```
 
 mod admission;
+mod config;
+mod listener;
+mod metrics;
 mod publish;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
+pub use config::{Config, Error};
+pub use listener::{Broker, Handle};
+pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};

@@ -1,0 +1,130 @@
+//! Counters of the broker: written with relaxed atomics, read as a snapshot.
+//!
+//! Sessions add once per batch, not once per message. The counts of publishes
+//! balance: every publish taken from the wire ends as accepted, duplicate,
+//! refused, or lost; one that was busy is counted each time, and again under
+//! how it ended.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A snapshot of the broker's counters. Totals since the start, except
+        /// where the name says otherwise.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Metrics { $($(#[$doc])* pub $name: u64,)* }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: Counter,)* }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> Metrics {
+                Metrics { $($name: self.$name.get(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that are open now, including those that have not sent CONNECT.
+    connections_open,
+    /// TCP connections accepted.
+    connections_total,
+    /// Sessions that are connected now (CONNACK sent).
+    sessions_open,
+    /// Sessions that were ever connected.
+    sessions_total,
+    /// Connections refused because `connections_max` are open.
+    refused_connection_limit,
+    /// Connections that sent no complete CONNECT in time.
+    refused_connect_timeout,
+    /// Connections whose CONNECT was malformed or of an unknown protocol.
+    refused_protocol,
+    /// Connections refused for their client identifier.
+    refused_client_id,
+    /// Connections whose predecessor under the same identifier did not end in time.
+    refused_takeover_timeout,
+    /// Sessions that ended because the client connected again.
+    takeovers,
+    /// Sessions that ended because the client was silent.
+    keep_alive_timeouts,
+    /// Sessions or connections ended for a malformed or illegal packet.
+    protocol_errors,
+    /// Packets beyond `packet_bytes_max`, in or out.
+    packets_too_large,
+    /// Bytes read.
+    bytes_in,
+    /// Bytes written.
+    bytes_out,
+    /// QoS 0 publishes received.
+    publishes_in_qos0,
+    /// QoS 1 publishes received.
+    publishes_in_qos1,
+    /// QoS 2 publishes received, resent ones not counted.
+    publishes_in_qos2,
+    /// Publishes kept by the gateway.
+    accepted,
+    /// Publishes the gateway knew already.
+    duplicates,
+    /// Publishes resent on their own connection, not handed on again.
+    resent,
+    /// Publishes refused for good, by the gateway or for their topic.
+    refused,
+    /// Times a publish found no room.
+    busy,
+    /// Publishes whose fate was unknown; their sessions ended without acknowledgement.
+    lost,
+    /// PUBACK and PUBREC packets sent.
+    acknowledged,
+    /// Will messages published.
+    wills,
+    /// Will messages that could not be handed over.
+    wills_lost,
+    /// Subscriptions that exist now.
+    subscriptions,
+    /// Messages sent to subscribers.
+    delivered,
+    /// Messages a subscriber did not get because its queue was full.
+    dropped_queue_full,
+    /// Messages a subscriber did not get because they exceed its Maximum Packet Size.
+    dropped_too_large,
+    /// Messages that expired in a subscriber's queue.
+    dropped_expired,
+    /// Live messages lost between commit and fan-out: the router was behind,
+    /// evicted them, or was rebuilt.
+    dropped_router,
+    /// Times the router was rebuilt.
+    router_restarts,
+    /// Acknowledgements from subscribers for packets that were not in flight.
+    unknown_acks,
+    /// Retained messages held now.
+    retained,
+    /// Retained messages not held because the store of them was full.
+    retained_refused,
+}
+
+/// A number that only this module can read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: usize) {
+        if n > 0 {
+            self.0.fetch_add(n as u64, Relaxed);
+        }
+    }
+
+    pub(crate) fn sub(&self, n: usize) {
+        if n > 0 {
+            self.0.fetch_sub(n as u64, Relaxed);
+        }
+    }
+
+    pub(crate) fn set(&self, n: usize) {
+        self.0.store(n as u64, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
