@@ -8,11 +8,13 @@
 mod cbor;
 pub mod json;
 mod value;
+mod view;
 
 use std::{fmt, sync::Arc};
 
 pub use cbor::Error as CborError;
 pub use value::Value;
+pub use view::View;
 
 /// Milliseconds, microseconds and nanoseconds are all of one unit here:
 /// nanoseconds since 1970-01-01T00:00:00Z, from 1677 to 2262.
@@ -179,6 +181,51 @@ impl Event {
     /// What keeps its order at a destination.
     pub fn partition_key(&self) -> &Arc<str> {
         self.partition_key.as_ref().unwrap_or(&self.device)
+    }
+
+    /// Everything but the measurements and tags.
+    pub fn attributes(&self) -> Attributes<'_> {
+        Attributes {
+            key: self.key,
+            id: self.id.as_deref(),
+            id_source: self.id_source,
+            kind: &self.kind,
+            device: &self.device,
+            site: self.site.as_deref(),
+            time: self.time,
+            time_source: self.time_source,
+            received: self.received,
+            sequence: self.sequence,
+            partition_key: self.partition_key.as_deref(),
+            topic: &self.topic,
+            traceparent: self.traceparent.as_deref(),
+        }
+    }
+}
+
+/// An event without its measurements and tags, borrowed; the fields are those of [`Event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in `Event`")]
+pub struct Attributes<'a> {
+    pub key: Key,
+    pub id: Option<&'a str>,
+    pub id_source: IdSource,
+    pub kind: &'a str,
+    pub device: &'a str,
+    pub site: Option<&'a str>,
+    pub time: Timestamp,
+    pub time_source: TimeSource,
+    pub received: Timestamp,
+    pub sequence: Option<u64>,
+    pub partition_key: Option<&'a str>,
+    pub topic: &'a str,
+    pub traceparent: Option<&'a str>,
+}
+
+impl<'a> Attributes<'a> {
+    /// What keeps its order at a destination.
+    pub fn partition_key(&self) -> &'a str {
+        self.partition_key.unwrap_or(self.device)
     }
 }
 

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use jiff::Timestamp as Instant;
 
-use super::{Event, Measurement, Timestamp, Value};
+use super::{Attributes, Event, Measurement, Timestamp, Value};
 
 /// The media type of one event.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
@@ -18,15 +18,35 @@ impl Event {
     /// where given, is added as the extension `position`: the place of the
     /// record in this gateway's journal, as text.
     pub fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
+        self.attributes().to_json(position, out);
+        out.extend_from_slice(br#","data":{"m":["#);
+        separated(&self.measurements, out, measurement);
+        out.push(b']');
+        if !self.tags.is_empty() {
+            out.extend_from_slice(br#","tags":{"#);
+            separated(&self.tags, out, |(name, value), out| {
+                string(name, out);
+                out.push(b':');
+                string(value, out);
+            });
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"}}");
+    }
+}
+
+impl Attributes<'_> {
+    /// Appends everything before `data`: an object that is left open.
+    pub(super) fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
-        match &self.id {
+        match self.id {
             Some(id) => string(id, out),
             None => hex(&self.key.0, out),
         }
         out.extend_from_slice(br#","source":"#);
-        string(&self.source(), out);
-        attribute("type", &self.kind, out);
-        attribute("subject", &self.device, out);
+        string(&super::source(self.site, self.device), out);
+        attribute("type", self.kind, out);
+        attribute("subject", self.device, out);
         out.extend_from_slice(br#","time":"#);
         time(self.time, out);
         out.extend_from_slice(br#","datacontenttype":"application/json","recordedtime":"#);
@@ -41,14 +61,14 @@ impl Event {
             out.extend_from_slice(digits.as_bytes());
             out.push(b'"');
         }
-        if let Some(traceparent) = &self.traceparent {
+        if let Some(traceparent) = self.traceparent {
             attribute("traceparent", traceparent, out);
         }
-        if let Some(site) = &self.site {
+        if let Some(site) = self.site {
             attribute("site", site, out);
         }
-        attribute("device", &self.device, out);
-        attribute("mqtttopic", &self.topic, out);
+        attribute("device", self.device, out);
+        attribute("mqtttopic", self.topic, out);
         attribute("idsource", self.id_source.as_str(), out);
         attribute("timesource", self.time_source.as_str(), out);
         out.extend_from_slice(br#","eventkey":"#);
@@ -56,19 +76,6 @@ impl Event {
         if let Some(position) = position {
             attribute("position", position, out);
         }
-        out.extend_from_slice(br#","data":{"m":["#);
-        separated(&self.measurements, out, measurement);
-        out.push(b']');
-        if !self.tags.is_empty() {
-            out.extend_from_slice(br#","tags":{"#);
-            separated(&self.tags, out, |(name, value), out| {
-                string(name, out);
-                out.push(b':');
-                string(value, out);
-            });
-            out.push(b'}');
-        }
-        out.extend_from_slice(b"}}");
     }
 }
 
