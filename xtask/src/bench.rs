@@ -93,39 +93,50 @@ impl Bench {
         Ok(())
     }
 
+    async fn unpaced(&self, server: &Server) -> Result<Measured> {
+        load::run(server.mqtt, shape(self.secs, None)).await
+    }
+
     /// Mosquitto alone, to see what the machine gives at the moment.
     async fn baseline(&self) -> Result<()> {
-        let mut figures = Vec::new();
+        let (mut figures, mut bridged) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             let mosquitto = Server::mosquitto()?;
-            figures.push(
-                load::run(mosquitto.mqtt, shape(self.secs, None))
-                    .await?
-                    .acked_per_sec,
-            );
+            figures.push(self.unpaced(&mosquitto).await?.acked_per_sec);
+            let bridge = Server::mosquitto_bridge(&mosquitto)?;
+            bridged.push(self.unpaced(&bridge).await?.acked_per_sec);
         }
         row("Mosquitto, from memory", &figures, &figures);
+        row(
+            "Mosquitto, from memory, bridged to a second",
+            &bridged,
+            &figures,
+        );
         Ok(())
     }
 
     /// QoS 1, durable, deduplicated, normalised, forwarded to a file.
     async fn throughput(&self, penstock: &Path) -> Result<()> {
         println!("\n## QoS 1 acknowledged per second (50 connections, window 100, 200 B)");
-        let (mut theirs, mut ours, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut theirs, mut bridged) = (Vec::new(), Vec::new());
+        let (mut ours, mut delivered) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             let mosquitto = Server::mosquitto()?;
-            theirs.push(
-                load::run(mosquitto.mqtt, shape(self.secs, None))
-                    .await?
-                    .acked_per_sec,
-            );
-            drop(mosquitto);
+            theirs.push(self.unpaced(&mosquitto).await?.acked_per_sec);
+            let bridge = Server::mosquitto_bridge(&mosquitto)?;
+            bridged.push(self.unpaced(&bridge).await?.acked_per_sec);
+            drop((mosquitto, bridge));
             let gateway = Server::penstock(penstock, FILE)?;
-            let measured = load::run(gateway.mqtt, shape(self.secs, None)).await?;
+            let measured = self.unpaced(&gateway).await?;
             ours.push(measured.acked_per_sec);
             delivered.push(whole(&gateway, &measured).await?);
         }
         row("Mosquitto, from memory", &theirs, &theirs);
+        row(
+            "Mosquitto, from memory, bridged to a second",
+            &bridged,
+            &theirs,
+        );
         row("Penstock, on disk, acknowledged", &ours, &theirs);
         row(
             "Penstock, delivered to a file in the same time",
@@ -148,7 +159,7 @@ impl Bench {
         for _ in 0..self.rounds {
             let stream = Server::nats(&nats, server::free_port()?)?;
             let gateway = Server::penstock(penstock, &nats_destination(&stream))?;
-            let measured = load::run(gateway.mqtt, shape(self.secs, None)).await?;
+            let measured = self.unpaced(&gateway).await?;
             ours.push(measured.acked_per_sec);
             delivered.push(whole(&gateway, &measured).await?);
         }

@@ -61,6 +61,18 @@ impl Server {
 
     /// Mosquitto without persistence: it acknowledges from memory.
     pub(super) fn mosquitto() -> Result<Self> {
+        Self::mosquitto_with("")
+    }
+
+    /// The same, forwarding to another Mosquitto at QoS 1, as plants do.
+    pub(super) fn mosquitto_bridge(to: &Self) -> Result<Self> {
+        Self::mosquitto_with(&format!(
+            "connection bench\naddress {}\ntopic # out 1\nnotifications false\n",
+            to.mqtt
+        ))
+    }
+
+    fn mosquitto_with(more: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let mqtt = free_port()?;
         let config = dir.path().join("mosquitto.conf");
@@ -68,7 +80,7 @@ impl Server {
             &config,
             format!(
                 "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\n\
-                 max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n",
+                 max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n{more}",
                 mqtt.port()
             ),
         )?;
