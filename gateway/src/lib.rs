@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod dedup;
 pub mod event;
 pub mod forward;
 pub mod record;

@@ -1,304 +1,234 @@
 //! The journal: the only meeting place between what comes in and what goes out.
 //!
-//! SKELETON of the public face, to be replaced by the real thing with these names.
+//! # Promises
+//! - A receipt resolves only after its group is on disk (write-ahead log,
+//!   `synchronous = FULL`). A group is kept whole or not at all.
+//! - An event whose key was kept before, within the dedup window, is not kept again.
+//! - Positions only grow and are never given twice.
+//! - Every routed event is counted once for each destination: delivered, waiting,
+//!   expired, evicted, damaged or dead. Nothing leaves without a count.
+//! - At most one process writes: a lock in the data directory.
+//! - When there is no room, whole groups are turned away (`push-back`) or the
+//!   oldest events make room and are counted (`drop-oldest`); a full disk needs
+//!   no restart. A damaged file is set aside, salvaged and reported; it does not
+//!   keep the gateway from starting.
+//!
+//! It does not promise that a destination gets an event once: it keeps the cursor
+//! that the destination's task reports.
+//!
+//! # On disk
+//! `journal.db` is SQLite; `migrations/*.sql` has the tables. Beside it lie
+//! `journal.db-wal` and `-shm`, `lock`, `journal.promises` (what the next start
+//! compares with, see [`promises`]) and `journal.reserve` (room to give back when
+//! the disk is full, see [`room`]). Damaged files are named `journal.db.damaged-<n>`.
+//!
+//! # Inside
+//! One thread owns every write ([`writer`]); readers have connections of their
+//! own ([`Reader`], [`Listing`]). The newest records are also in memory ([`tail`]).
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+mod account;
+mod append;
+mod change;
+mod checkpoint;
+mod config;
+mod dead_letter;
+mod entry;
+mod frame;
+mod handle;
+mod job;
+mod listing;
+mod lock;
+mod open;
+mod progress;
+mod promises;
+mod quarantine;
+mod reader;
+mod retention;
+mod room;
+mod salvage;
+mod schema;
+mod settle;
+mod stage;
+mod state;
+mod status;
+mod tail;
+mod writer;
 
-use bytes::Bytes;
-use tokio::sync::watch;
+use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
-    event::{Key, Timestamp},
-    record::{DestinationId, Position, Record, Routes},
+    clock::Clock,
+    dedup::window::{Limits, Window},
 };
 
-/// What to do when the journal has reached its size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnFull {
-    /// Take nothing more until something was delivered; devices keep their data.
-    PushBack,
-    /// Make room by evicting the oldest events, each counted.
-    DropOldest,
-}
+pub use config::{Config, OnFull};
+pub use entry::{Appended, Entry, NewEvent, NewQuarantine, Receipt, Stopped};
+pub use handle::{Failure, Handle};
+pub use listing::{DeadLetter, Listing, Quarantined};
+pub use open::{Promise, Report};
+pub use progress::{Dead, Progress, Retry};
+pub use reader::{Page, Reader};
+pub use salvage::Salvaged;
+pub use status::{DestinationStatus, Status};
 
-/// How the journal keeps what it is given.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The data directory; created if missing.
-    pub dir: PathBuf,
-    /// Size of database and write-ahead log together, at most.
-    pub max_bytes: u64,
-    /// Undelivered events older than this expire; `None` keeps them until delivered.
-    pub max_age: Option<Duration>,
-    /// What to do at `max_bytes`, or when the disk is full.
-    pub on_full: OnFull,
-    /// Preallocated file that is given back to the disk to get out of disk-full.
-    pub reserve_bytes: u64,
-    /// How long an idempotency key is remembered.
-    pub dedup_age: Duration,
-    /// How many keys are remembered, at most.
-    pub dedup_count: usize,
-    /// Memory for remembered keys, at most.
-    pub dedup_memory_bytes: usize,
-    /// Names of the destinations in use; others that the journal knows keep their backlog.
-    pub destinations: Vec<Arc<str>>,
-}
+use handle::Life;
+use job::{Job, Work};
+use writer::{Duties, Writer};
 
-/// One thing to keep.
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// A normalised event.
-    Event(NewEvent),
-    /// A message that could not be decoded.
-    Quarantine(NewQuarantine),
-}
+/// The database's name in the data directory.
+pub const DATABASE: &str = "journal.db";
 
-/// An event before it has a position.
-#[derive(Debug, Clone)]
-pub struct NewEvent {
-    /// Its idempotency key; always kept with the record.
-    pub key: Key,
-    /// Whether an event with the same key is the same event. False where nothing
-    /// tells two readings apart.
-    pub dedup: bool,
-    /// Who measured, for the ledger.
-    pub device: Arc<str>,
-    /// When the gateway received it.
-    pub received: Timestamp,
-    /// Who gets it.
-    pub routes: Routes,
-    /// The event as CBOR.
-    pub body: Bytes,
-}
-
-/// A message that could not be decoded, as it came.
-#[derive(Debug, Clone)]
-pub struct NewQuarantine {
-    /// When the gateway received it.
-    pub received: Timestamp,
-    /// Who sent it.
-    pub client_id: Arc<str>,
-    /// On which topic.
-    pub topic: Arc<str>,
-    /// Why it could not be decoded: a class (`syntax`, `limit`...) and a sentence.
-    pub class: &'static str,
-    /// The sentence.
-    pub reason: String,
-    /// The payload as received.
-    pub payload: Bytes,
-    /// MQTT 5 user properties and content type, as CBOR, for a later retry.
-    pub properties: Option<Bytes>,
-}
-
-/// What became of one entry, durable by the time it is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// Kept, at this position.
-    Stored(Position),
-    /// An event with the same key was kept before.
-    Duplicate,
-    /// Kept among the quarantined, under this number.
-    Quarantined(u64),
-    /// No room; nothing of the entry's group was kept.
-    Full,
-}
-
-/// The store has stopped; whether the entries were kept is not known.
-#[derive(Debug, thiserror::Error)]
-#[error("the store has stopped")]
-pub struct Stopped;
-
-/// Resolves after the commit that holds the group.
-pub type Receipt = Pin<Box<dyn Future<Output = Result<Vec<Appended>, Stopped>> + Send>>;
-
-/// A destination's progress, applied in one transaction.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// Whose.
-    pub destination: DestinationId,
-    /// Everything up to here is settled: delivered, not for this destination, or in one of the lists.
-    pub cursor: Position,
-    /// How many records were delivered since the last progress, retried ones among them.
-    pub delivered: u64,
-    /// Records at or before the cursor that failed by themselves and will be tried again.
-    pub retry: Vec<Retry>,
-    /// Records tried again with success.
-    pub retried: Vec<Position>,
-    /// Records that will not be tried again.
-    pub dead: Vec<Dead>,
-}
-
-/// A record that waits for another attempt.
-#[derive(Debug, Clone)]
-pub struct Retry {
-    /// The record.
-    pub record: Record,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// Not before this instant.
-    pub not_before: Timestamp,
-    /// What the destination said.
-    pub reason: String,
-}
-
-/// A record that was given up.
-#[derive(Debug, Clone)]
-pub struct Dead {
-    /// The record.
-    pub record: Record,
-    /// Attempts made.
-    pub attempts: u32,
-    /// What the destination said.
-    pub reason: String,
-}
-
-/// A page of the journal for one destination.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// Records routed to the destination, by position.
-    pub records: Vec<Record>,
-    /// How far the journal was looked through; the cursor may move here once
-    /// `records` are settled.
-    pub scanned_to: Position,
-}
-
-/// Where one destination stands.
-#[derive(Debug, Clone)]
-pub struct DestinationStatus {
-    /// Its number in the journal.
-    pub id: DestinationId,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether the configuration names it.
-    pub configured: bool,
-    /// Everything up to here is settled.
-    pub cursor: Position,
-    /// Events routed to it, ever.
-    pub routed: u64,
-    /// Of those: delivered.
-    pub delivered: u64,
-    /// Of those: expired by age.
-    pub expired: u64,
-    /// Of those: evicted for room.
-    pub evicted: u64,
-    /// Of those: lost with a damaged file.
-    pub damaged: u64,
-    /// Of those: dead letters, discarded ones among them.
-    pub dead: u64,
-    /// Of those: not settled yet (after the cursor, or waiting for another attempt).
-    pub backlog: u64,
-    /// Waiting for another attempt; part of `backlog`.
-    pub retrying: u64,
-    /// When the oldest unsettled event was received.
-    pub oldest: Option<Timestamp>,
-}
-
-/// The store's own account of itself, as of the last commit.
-#[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// The last committed position.
-    pub committed: Position,
-    /// Events and messages taken from devices: stored + duplicate + quarantined.
-    pub accepted: u64,
-    /// Of those: events stored.
-    pub stored: u64,
-    /// Of those: refused a second copy.
-    pub duplicate: u64,
-    /// Of those: quarantined, also those retried or discarded since.
-    pub quarantined: u64,
-    /// Turned away for want of room; not part of `accepted`.
-    pub refused_full: u64,
-    /// Events in the journal now.
-    pub buffered: u64,
-    /// Database and write-ahead log.
-    pub file_bytes: u64,
-    /// The most they may take.
-    pub max_bytes: u64,
-    /// Whether appends are being turned away.
-    pub full: bool,
-    /// Bytes written to disk since the start, for flash wear.
-    pub written_bytes: u64,
-    /// Commits since the start.
-    pub commits: u64,
-    /// Keys remembered, and the memory they take.
-    pub dedup_keys: u64,
-    /// Memory for them.
-    pub dedup_bytes: u64,
-    /// Messages in quarantine now.
-    pub in_quarantine: u64,
-    /// Each destination the journal knows.
-    pub destinations: Vec<DestinationStatus>,
-}
-
-/// The way in for everyone else: cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    committed: watch::Receiver<Position>,
-}
-
-impl Handle {
-    /// Queues a group of entries to be committed together. Waits for room in
-    /// the bounded queue; the receipt waits for the commit.
-    ///
-    /// # Errors
-    /// When the store has stopped.
-    #[expect(clippy::unused_async, clippy::todo)]
-    pub async fn append(&self, entries: Vec<Entry>) -> Result<Receipt, Stopped> {
-        drop(entries);
-        todo!()
-    }
-
-    /// Queues a destination's progress; it is committed with the next group.
-    ///
-    /// # Errors
-    /// When the store has stopped.
-    #[expect(clippy::unused_async, clippy::todo)]
-    pub async fn progress(&self, progress: Progress) -> Result<Receipt, Stopped> {
-        drop(progress);
-        todo!()
-    }
-
-    /// Follows the last committed position.
-    pub fn committed(&self) -> watch::Receiver<Position> {
-        self.committed.clone()
-    }
-}
-
-/// Reads the journal for one destination, on a connection of its own. Blocking:
-/// call it from a blocking task.
+/// An open journal, before its writer runs.
 #[derive(Debug)]
-pub struct Reader;
+pub struct Store {
+    writer: Writer,
+    handle: Handle,
+    lock: lock::Lock,
+}
 
-impl Reader {
-    /// Records routed to `destination` after `after`: at most `count` of them and
-    /// about `bytes`, in one short read transaction.
+/// A journal with its writer at work.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the journal in `config.dir`; creates it where there is none. A
+    /// damaged one is set aside and salvaged. Blocking.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    #[expect(clippy::todo)]
-    pub fn read(
-        &mut self,
-        destination: DestinationId,
-        after: Position,
-        count: usize,
-        bytes: usize,
-    ) -> Result<Page, Error> {
-        let _ = (destination, after, count, bytes);
-        todo!()
+    /// When another gateway uses the directory, the journal was written by a
+    /// later version, or the disk says no.
+    pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Report), Error> {
+        std::fs::create_dir_all(&config.dir)?;
+        let lock = lock::Lock::take(&config.dir)?;
+        let opened = open::open(&config)?;
+
+        let (jobs, jobs_received) = mpsc::channel(handle::QUEUE_GROUPS);
+        let (committed, committed_seen) = watch::channel(opened.state.position);
+        let (life, life_seen) = watch::channel(Life::Running);
+        let window = Window::new(Limits {
+            age: config.dedup_age,
+            count: config.dedup_count,
+            memory_bytes: config.dedup_memory_bytes,
+        });
+        if window.short_of_memory() {
+            tracing::warn!(
+                keys_max = config.dedup_count,
+                keys = window.capacity(),
+                "dedup window shortened by memory budget"
+            );
+        }
+        let mut account = account::Account::new(opened.names, opened.set_aside);
+        account.look(&opened.connection, &opened.state)?;
+        let status = account.status(&opened.state, &opened.room, &window);
+        let (status, status_seen) = watch::channel(Arc::new(status));
+        let tail = Arc::new(tail::Tail::new(opened.state.position, tail::TAIL_BYTES));
+        let handle = Handle {
+            jobs,
+            room: Arc::new(Semaphore::new(handle::QUEUE_KIB as usize)),
+            committed: committed_seen,
+            status: status_seen,
+            life: life_seen,
+            tail: tail.clone(),
+            database: Arc::new(config.dir.join(DATABASE)),
+        };
+        let writer = Writer {
+            connection: opened.connection,
+            jobs: jobs_received,
+            clock,
+            state: opened.state,
+            window,
+            max_age: config.max_age,
+            checkpoints: checkpoint::Checkpoints::new(config.max_bytes),
+            room: opened.room,
+            promises: opened.promises,
+            tail,
+            account,
+            committed,
+            status,
+            life,
+            duties: Duties::default(),
+        };
+        Ok((
+            Self {
+                writer,
+                handle,
+                lock,
+            },
+            opened.report,
+        ))
     }
 
-    /// Records of `destination` that wait for another attempt, by position, at most `count`.
+    /// The way in; jobs wait in its queue until the writer runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Starts the writer on a thread of its own. Before it takes its first job
+    /// it reads the keys of the dedup window back; appends wait in the queue
+    /// meanwhile.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    #[expect(clippy::todo)]
-    pub fn retries(
-        &mut self,
-        destination: DestinationId,
-        count: usize,
-    ) -> Result<Vec<Retry>, Error> {
-        let _ = (destination, count);
-        todo!()
+    /// When the system gives no thread.
+    pub fn run(self) -> Result<Running, Error> {
+        let Self {
+            writer,
+            handle,
+            lock,
+        } = self;
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || {
+                writer.run();
+                drop(lock);
+            })?;
+        Ok(Running {
+            handle,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Running {
+    /// The way in.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Commits what is queued, checkpoints, closes, and waits for the thread's end.
+    ///
+    /// # Errors
+    /// When the writer had given up.
+    pub async fn shutdown(mut self) -> Result<(), Failure> {
+        let (reply, done) = oneshot::channel();
+        if self
+            .handle
+            .jobs
+            .send(Job {
+                work: Work::Close,
+                reply,
+                room: None,
+            })
+            .await
+            .is_ok()
+        {
+            // The answer comes with the last commit; the end is what is waited for.
+            drop(done.await);
+        }
+        let failure = self.handle.closed().await;
+        if let Some(thread) = self.thread.take()
+            && !matches!(
+                tokio::task::spawn_blocking(move || thread.join()).await,
+                Ok(Ok(()))
+            )
+        {
+            return Err(Failure("its writer ended unexpectedly".into()));
+        }
+        failure.map_or(Ok(()), Err)
     }
 }
 
@@ -311,4 +241,60 @@ pub enum Error {
     /// The file system said no.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The database's structure is not whole.
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+    /// One gateway per directory.
+    #[error("another gateway{by} is using {}", dir.display())]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+        /// Which process, where it is known.
+        by: String,
+    },
+    /// Never touch what a later version wrote.
+    #[error(
+        "the journal was written by a later version of penstock (format {found}, this one knows {known})"
+    )]
+    LaterVersion {
+        /// Its format.
+        found: u32,
+        /// The latest format known.
+        known: u32,
+    },
+    /// Route masks have so many bits.
+    #[error(
+        "the journal knows {} destinations already; forget one that is no longer used",
+        crate::record::DESTINATIONS_MAX
+    )]
+    TooManyDestinations,
+}
+
+impl Error {
+    /// Whether the file is to be set aside.
+    fn means_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sqlite(error) => {
+                matches!(
+                    error.sqlite_error_code(),
+                    Some(DatabaseCorrupt | NotADatabase)
+                )
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the disk has no room.
+    fn means_full(&self) -> bool {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        match self {
+            Self::Sqlite(error) => {
+                matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
+            }
+            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
 }

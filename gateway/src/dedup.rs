@@ -1,0 +1,3 @@
+//! Telling the same event from another one.
+
+pub mod window;

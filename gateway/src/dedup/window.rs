@@ -1,0 +1,269 @@
+//! The window of idempotency keys already seen: exact, 128 bits a key, in memory.
+//!
+//! Bounded three ways. Keys leave by age and by count, in generations that go
+//! whole, so that forgetting costs nothing per key: between seven eighths (or
+//! more) of the count and the whole of it are remembered. The memory budget
+//! bounds the tables themselves: where it does not hold the count asked for,
+//! fewer keys are remembered, and those that leave early because of it are
+//! counted ([`Window::shortened`]).
+//!
+//! A filter of shorter fingerprints would take less memory, and would now and
+//! then call a new event a duplicate: data lost. So there is none.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use hashbrown::HashTable;
+
+use crate::event::{Key, Timestamp};
+
+/// Bytes of a table per bucket: the key and a byte of control.
+const BUCKET_BYTES: usize = 17;
+/// Closed generations, at least and at most. More of them follow the limits
+/// more closely; each is one more table to look into.
+const GENERATIONS: std::ops::RangeInclusive<usize> = 7..=12;
+/// Keys in a generation, at least: smaller ones are not worth a table.
+const GENERATION_KEYS_MIN: usize = 64;
+
+/// How much to remember.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long, at most.
+    pub age: Duration,
+    /// How many, at most.
+    pub count: usize,
+    /// In how much memory, at most.
+    pub memory_bytes: usize,
+}
+
+/// The keys already seen.
+#[derive(Debug)]
+pub struct Window {
+    /// Oldest first; the last one is open.
+    generations: VecDeque<Generation>,
+    plan: Plan,
+    age: Duration,
+    count: usize,
+    memory_bytes: usize,
+    len: usize,
+    /// Differs from process to process, so that nobody can prepare keys that collide.
+    seed: (u64, u64),
+    shortened: u64,
+}
+
+#[derive(Debug)]
+struct Generation {
+    keys: HashTable<[u8; 16]>,
+    /// When its first key came.
+    opened: Timestamp,
+    /// When its last key came.
+    newest: Timestamp,
+    /// The last commit with a key in it.
+    last_commit: u64,
+}
+
+/// How the limits are cut into generations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    /// Keys in one generation.
+    generation_keys: usize,
+    /// Closed generations kept.
+    generations: usize,
+    /// Whether the memory budget, not the count, decided.
+    short_of_memory: bool,
+}
+
+impl Plan {
+    fn new(limits: &Limits) -> Self {
+        let mut best: Option<(usize, Self)> = None;
+        for generations in GENERATIONS {
+            let generation_keys = (limits.count / (generations + 1)).max(GENERATION_KEYS_MIN);
+            let plan = Self {
+                generation_keys,
+                generations,
+                short_of_memory: false,
+            };
+            if best.as_ref().is_none_or(|(bytes, _)| plan.bytes() < *bytes) {
+                best = Some((plan.bytes(), plan));
+            }
+        }
+        let (_, mut plan) = best.expect("there is at least one number of generations");
+        // Tables double, so halving the keys until they fit wastes nothing but
+        // what the full load of the next smaller table gives back.
+        while plan.bytes() > limits.memory_bytes && plan.generation_keys > GENERATION_KEYS_MIN {
+            plan.short_of_memory = true;
+            let buckets = buckets(plan.generation_keys) / 2;
+            plan.generation_keys = (buckets / 8 * 7).max(GENERATION_KEYS_MIN);
+        }
+        plan
+    }
+
+    /// Memory when every generation is full; the open one is growing meanwhile.
+    const fn bytes(&self) -> usize {
+        (self.generations + 1) * buckets(self.generation_keys) * BUCKET_BYTES
+    }
+}
+
+/// Buckets of a table that holds so many keys: a power of two, at most 7/8 full.
+const fn buckets(keys: usize) -> usize {
+    (keys * 8).div_ceil(7).next_power_of_two()
+}
+
+impl Window {
+    /// Remembers nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        let random = || RandomState::new().build_hasher().finish();
+        Self {
+            generations: VecDeque::new(),
+            plan: Plan::new(&limits),
+            age: limits.age,
+            count: limits.count,
+            memory_bytes: limits.memory_bytes,
+            len: 0,
+            seed: (random(), random() | 1),
+            shortened: 0,
+        }
+    }
+
+    /// Begins a commit: closes the open generation if it is full or has been
+    /// open for its share of the age, and forgets what is too old or too much.
+    /// Returns the last commit whose keys are all forgotten, if that changed.
+    pub fn begin(&mut self, now: Timestamp, keys_at_most: usize) -> Option<u64> {
+        let share = self.age / u32::try_from(self.plan.generations).unwrap_or(u32::MAX);
+        let close = self.generations.back().is_none_or(|open| {
+            let full = open.keys.len() + keys_at_most > self.plan.generation_keys;
+            !open.keys.is_empty() && (full || older(open.opened, now, share))
+        });
+        if close {
+            self.generations.push_back(Generation {
+                keys: HashTable::new(),
+                opened: now,
+                newest: now,
+                last_commit: 0,
+            });
+        }
+        let mut forgotten = None;
+        while let Some(oldest) = self
+            .generations
+            .front()
+            .filter(|_| self.generations.len() > 1)
+        {
+            let too_many = self.len + keys_at_most > self.capacity();
+            let too_big = self.bytes() > self.memory_bytes;
+            let too_old = older(oldest.newest, now, self.age);
+            if !too_many && !too_big && !too_old {
+                break;
+            }
+            if !too_old && self.len + keys_at_most <= self.count {
+                self.shortened += oldest.keys.len() as u64;
+            }
+            self.len -= oldest.keys.len();
+            forgotten = Some(oldest.last_commit);
+            self.generations.pop_front();
+        }
+        forgotten
+    }
+
+    /// Remembers `key` as of `commit`, unless it is known already. Says whether
+    /// it was new. [`Window::begin`] comes first.
+    pub fn insert(&mut self, key: Key, commit: u64, now: Timestamp) -> bool {
+        let hash = self.hash(&key.0);
+        // The newest generation last: most keys are new, and all are looked into anyway.
+        if self
+            .generations
+            .iter()
+            .any(|g| g.keys.find(hash, |k| *k == key.0).is_some())
+        {
+            return false;
+        }
+        let seed = self.seed;
+        let Some(open) = self.generations.back_mut() else {
+            return true;
+        };
+        if open.keys.is_empty() {
+            (open.opened, open.newest) = (now, now);
+        }
+        open.keys.insert_unique(hash, key.0, |k| hash_with(seed, k));
+        open.newest = open.newest.max(now);
+        open.last_commit = open.last_commit.max(commit);
+        self.len += 1;
+        true
+    }
+
+    /// Takes back a key whose commit failed, so that its resend is not refused.
+    pub fn remove(&mut self, key: Key) {
+        let hash = self.hash(&key.0);
+        for generation in self.generations.iter_mut().rev() {
+            if let Ok(entry) = generation.keys.find_entry(hash, |k| *k == key.0) {
+                entry.remove();
+                self.len -= 1;
+                return;
+            }
+        }
+    }
+
+    /// Whether `key` is remembered.
+    pub fn contains(&self, key: Key) -> bool {
+        let hash = self.hash(&key.0);
+        self.generations
+            .iter()
+            .any(|g| g.keys.find(hash, |k| *k == key.0).is_some())
+    }
+
+    /// Keys remembered.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is remembered.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The most keys that are ever remembered under these limits.
+    pub const fn capacity(&self) -> usize {
+        (self.plan.generations + 1) * self.plan.generation_keys
+    }
+
+    /// Memory the tables take.
+    pub fn bytes(&self) -> usize {
+        self.generations
+            .iter()
+            .map(|g| g.keys.num_buckets() * BUCKET_BYTES)
+            .sum()
+    }
+
+    /// Keys forgotten before their time because memory is short.
+    pub const fn shortened(&self) -> u64 {
+        self.shortened
+    }
+
+    /// Whether the memory budget holds fewer keys than the count asked for.
+    pub const fn short_of_memory(&self) -> bool {
+        self.plan.short_of_memory
+    }
+
+    fn hash(&self, key: &[u8; 16]) -> u64 {
+        hash_with(self.seed, key)
+    }
+}
+
+/// Keys are hashes already: folding them with the seed is enough.
+fn hash_with(seed: (u64, u64), key: &[u8; 16]) -> u64 {
+    let (low, high) = halves(u128::from_le_bytes(*key));
+    let (low, high) = halves(u128::from(low ^ seed.0) * u128::from((high ^ seed.1) | 1));
+    low ^ high
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+const fn halves(n: u128) -> (u64, u64) {
+    (n as u64, (n >> 64) as u64)
+}
+
+fn older(than: Timestamp, now: Timestamp, age: Duration) -> bool {
+    let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+    now.as_nanos().saturating_sub(than.as_nanos()) > age
+}

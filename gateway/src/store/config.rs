@@ -1,0 +1,35 @@
+//! How the journal keeps what it is given.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// What to do when the journal has reached its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFull {
+    /// Take nothing more until something was delivered; devices keep their data.
+    PushBack,
+    /// Make room by evicting the oldest events, each counted.
+    DropOldest,
+}
+
+/// How the journal keeps what it is given.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data directory; created if missing.
+    pub dir: PathBuf,
+    /// Size of database and write-ahead log together, at most.
+    pub max_bytes: u64,
+    /// Undelivered events older than this expire; `None` keeps them until delivered.
+    pub max_age: Option<Duration>,
+    /// What to do at `max_bytes`, or when the disk is full.
+    pub on_full: OnFull,
+    /// Preallocated file that is given back to the disk to get out of disk-full.
+    pub reserve_bytes: u64,
+    /// How long an idempotency key is remembered.
+    pub dedup_age: Duration,
+    /// How many keys are remembered, at most.
+    pub dedup_count: usize,
+    /// Memory for remembered keys, at most.
+    pub dedup_memory_bytes: usize,
+    /// Names of the destinations in use; others that the journal knows keep their backlog.
+    pub destinations: Vec<Arc<str>>,
+}

@@ -1,0 +1,95 @@
+//! What is given to the journal, and what became of it.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    event::{Key, Timestamp},
+    record::{Position, Routes},
+};
+
+/// One thing to keep.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// A normalised event.
+    Event(NewEvent),
+    /// A message that could not be decoded.
+    Quarantine(NewQuarantine),
+}
+
+/// An event before it has a position.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Its idempotency key; always kept with the record.
+    pub key: Key,
+    /// Whether an event with the same key is the same event. False where nothing
+    /// tells two readings apart.
+    pub dedup: bool,
+    /// Who measured, for the ledger.
+    pub device: Arc<str>,
+    /// When the gateway received it.
+    pub received: Timestamp,
+    /// Who gets it.
+    pub routes: Routes,
+    /// The event as CBOR.
+    pub body: Bytes,
+}
+
+/// A message that could not be decoded, as it came.
+#[derive(Debug, Clone)]
+pub struct NewQuarantine {
+    /// When the gateway received it.
+    pub received: Timestamp,
+    /// Who sent it.
+    pub client_id: Arc<str>,
+    /// On which topic.
+    pub topic: Arc<str>,
+    /// Why it could not be decoded: a class (`syntax`, `limit`...) and a sentence.
+    pub class: &'static str,
+    /// The sentence.
+    pub reason: String,
+    /// The payload as received.
+    pub payload: Bytes,
+    /// MQTT 5 user properties and content type, as CBOR, for a later retry.
+    pub properties: Option<Bytes>,
+}
+
+/// What became of one entry, durable by the time it is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Kept, at this position.
+    Stored(Position),
+    /// An event with the same key was kept before.
+    Duplicate,
+    /// Kept among the quarantined, under this number.
+    Quarantined(u64),
+    /// No room; nothing of the entry's group was kept.
+    Full,
+}
+
+/// The store has stopped; whether the entries were kept is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has stopped")]
+pub struct Stopped;
+
+/// Resolves after the commit that holds the group.
+pub type Receipt = Pin<Box<dyn Future<Output = Result<Vec<Appended>, Stopped>> + Send>>;
+
+impl Entry {
+    /// About what it takes in the database, for the gate and the queue.
+    pub(super) fn cost_bytes(&self) -> usize {
+        match self {
+            // Row header, frame, and the key once more in its commit's list.
+            Self::Event(event) => event.body.len() + 64,
+            Self::Quarantine(item) => {
+                item.payload.len()
+                    + item.topic.len()
+                    + item.client_id.len()
+                    + item.reason.len()
+                    + item.properties.as_ref().map_or(0, Bytes::len)
+                    + 64
+            }
+        }
+    }
+}

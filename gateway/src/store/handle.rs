@@ -1,0 +1,218 @@
+//! The way in for everyone else.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::{
+    Error, Reader,
+    entry::{Appended, Entry, Receipt, Stopped},
+    job::{Change, Job, Outcome, Work},
+    listing::Listing,
+    progress::Progress,
+    status::Status,
+    tail::Tail,
+};
+use crate::record::{DestinationId, Position};
+
+/// Groups that may wait for the writer, at most.
+pub(super) const QUEUE_GROUPS: usize = 1_024;
+/// Bytes of entries that may wait for the writer, at most, in KiB.
+pub(super) const QUEUE_KIB: u32 = 32 * 1_024;
+
+/// Whether the writer lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Life {
+    Running,
+    Closed,
+    Failed(Failure),
+}
+
+/// Why the journal's writer gave up: it can no longer keep its promise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the journal cannot be written: {0}")]
+pub struct Failure(pub Arc<str>);
+
+/// The way in for everyone else: cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) room: Arc<Semaphore>,
+    pub(super) committed: watch::Receiver<Position>,
+    pub(super) status: watch::Receiver<Arc<Status>>,
+    pub(super) life: watch::Receiver<Life>,
+    pub(super) tail: Arc<Tail>,
+    pub(super) database: Arc<PathBuf>,
+}
+
+impl Handle {
+    /// Queues a group of entries to be committed together. Waits for room in
+    /// the bounded queue; the receipt waits for the commit.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn append(&self, entries: Vec<Entry>) -> Result<Receipt, Stopped> {
+        let outcome = self
+            .submit(Work::Append {
+                entries,
+                retry_of: None,
+            })
+            .await?;
+        Ok(appended(outcome))
+    }
+
+    /// Queues a destination's progress; it is committed with the next group.
+    /// The receipt resolves to an empty list.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn progress(&self, progress: Progress) -> Result<Receipt, Stopped> {
+        let outcome = self.submit(Work::Progress(progress)).await?;
+        Ok(appended(outcome))
+    }
+
+    /// Follows the last committed position.
+    pub fn committed(&self) -> watch::Receiver<Position> {
+        self.committed.clone()
+    }
+
+    /// The store's account of itself, at most a moment old. Cheap.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
+    }
+
+    /// The number of a destination that the journal knows.
+    pub fn destination_id(&self, name: &str) -> Option<DestinationId> {
+        let status = self.status.borrow();
+        status
+            .destinations
+            .iter()
+            .find(|d| &*d.name == name)
+            .map(|d| d.id)
+    }
+
+    /// A reader of its own connection, for one destination's task.
+    ///
+    /// # Errors
+    /// When the database cannot be opened.
+    pub fn reader(&self) -> Result<Reader, Error> {
+        Reader::open(self)
+    }
+
+    /// Lists quarantine and dead letters, on a connection of its own.
+    ///
+    /// # Errors
+    /// When the database cannot be opened.
+    pub fn listing(&self) -> Result<Listing, Error> {
+        Listing::of_database(&self.database)
+    }
+
+    /// Removes messages from quarantine; says how many were there.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn discard_quarantined(&self, ids: Vec<u64>) -> Result<u64, Stopped> {
+        self.change(Change::DiscardQuarantined(ids)).await
+    }
+
+    /// Appends what a quarantined message was decoded to at last, and removes
+    /// it from quarantine, in one transaction. `None` when it is not in
+    /// quarantine any more: nothing was appended. When there is no room it stays.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn retry_quarantined(
+        &self,
+        id: u64,
+        entries: Vec<Entry>,
+    ) -> Result<Option<Vec<Appended>>, Stopped> {
+        let work = Work::Append {
+            entries,
+            retry_of: Some(id),
+        };
+        match self.submit(work).await?.await {
+            Ok(Outcome::Appended(appended)) => Ok(Some(appended)),
+            Ok(Outcome::Changed(_)) => Ok(None),
+            Err(_) => Err(Stopped),
+        }
+    }
+
+    /// Puts dead letters back to be tried again from the first attempt, in
+    /// order; says how many were there. Damaged records stay.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn redrive(&self, ids: Vec<u64>) -> Result<u64, Stopped> {
+        self.change(Change::Redrive(ids)).await
+    }
+
+    /// Removes dead letters; they stay counted as dead. Says how many were there.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn discard_dead(&self, ids: Vec<u64>) -> Result<u64, Stopped> {
+        self.change(Change::DiscardDead(ids)).await
+    }
+
+    /// Forgets a destination that the configuration does not name, with its
+    /// backlog, retries and dead letters. False when there is none of that
+    /// name, or it is in use.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn forget_destination(&self, name: Arc<str>) -> Result<bool, Stopped> {
+        Ok(self.change(Change::Forget(name)).await? > 0)
+    }
+
+    /// Resolves when the store has ended: to the failure, or to `None` after an
+    /// orderly end.
+    pub async fn closed(&self) -> Option<Failure> {
+        let mut life = self.life.clone();
+        match life
+            .wait_for(|life| *life != Life::Running)
+            .await
+            .as_deref()
+        {
+            Ok(Life::Failed(failure)) => Some(failure.clone()),
+            Ok(_) => None,
+            Err(_) => Some(Failure("its writer ended unexpectedly".into())),
+        }
+    }
+
+    async fn change(&self, change: Change) -> Result<u64, Stopped> {
+        match self.submit(Work::Change(change)).await?.await {
+            Ok(Outcome::Changed(count)) => Ok(count),
+            Ok(Outcome::Appended(_)) | Err(_) => Err(Stopped),
+        }
+    }
+
+    async fn submit(&self, work: Work) -> Result<oneshot::Receiver<Outcome>, Stopped> {
+        let kib = u32::try_from(work.cost_bytes() / 1_024 + 1)
+            .unwrap_or(QUEUE_KIB)
+            .min(QUEUE_KIB);
+        let room = self
+            .room
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .map_err(|_| Stopped)?;
+        let (reply, outcome) = oneshot::channel();
+        let job = Job {
+            work,
+            reply,
+            room: Some(room),
+        };
+        self.jobs.send(job).await.map_err(|_| Stopped)?;
+        Ok(outcome)
+    }
+}
+
+fn appended(outcome: oneshot::Receiver<Outcome>) -> Receipt {
+    Box::pin(async move {
+        match outcome.await {
+            Ok(Outcome::Appended(appended)) => Ok(appended),
+            Ok(Outcome::Changed(_)) => Ok(Vec::new()),
+            Err(_) => Err(Stopped),
+        }
+    })
+}

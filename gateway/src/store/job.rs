@@ -1,0 +1,81 @@
+//! What the writer is asked to do. Everything that changes the journal is one
+//! of these, so that one thread owns every write.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    entry::{Appended, Entry},
+    progress::Progress,
+};
+use crate::record::Position;
+
+/// A piece of work with the way back.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Outcome>,
+    /// Its share of the queue's bytes, given back when the job is dropped.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    Append {
+        entries: Vec<Entry>,
+        retry_of: Option<u64>,
+    },
+    Progress(Progress),
+    Change(Change),
+    /// A reader met a row whose checksum is wrong.
+    Damaged(Position),
+    /// Finish what is queued, then close.
+    Close,
+}
+
+/// An administrator's change.
+#[derive(Debug)]
+pub(super) enum Change {
+    DiscardQuarantined(Vec<u64>),
+    Redrive(Vec<u64>),
+    DiscardDead(Vec<u64>),
+    Forget(Arc<str>),
+}
+
+/// What became of a job, durable by the time it is said.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Appended(Vec<Appended>),
+    Changed(u64),
+}
+
+impl Work {
+    /// Entries, as the writer counts them towards a commit.
+    pub(super) fn entries(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.len(),
+            _ => 1,
+        }
+    }
+
+    /// About what it holds in memory.
+    pub(super) fn cost_bytes(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),
+            Self::Progress(progress) => {
+                let retry = progress
+                    .retry
+                    .iter()
+                    .map(|r| r.record.body.len() + r.reason.len());
+                let dead = progress
+                    .dead
+                    .iter()
+                    .map(|d| d.record.body.len() + d.reason.len());
+                retry.chain(dead).map(|bytes| bytes + 64).sum()
+            }
+            Self::Change(_) | Self::Damaged(_) | Self::Close => 0,
+        }
+    }
+}

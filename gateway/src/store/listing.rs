@@ -1,0 +1,222 @@
+//! Lists what is kept but not delivered: quarantine and dead letters. Reads
+//! only, page by page, also from another process while the gateway runs.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{
+    Error,
+    frame::{self, column, integer},
+    quarantine, reader, schema,
+};
+use crate::{
+    event::{Key, Timestamp},
+    record::{DestinationId, Position, Record, Routes},
+};
+
+/// A message in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its number.
+    pub id: u64,
+    /// When the gateway received it.
+    pub received: Timestamp,
+    /// Who sent it.
+    pub client_id: String,
+    /// On which topic.
+    pub topic: String,
+    /// Why it could not be decoded, in a word.
+    pub class: String,
+    /// The same in a sentence.
+    pub reason: String,
+    /// The payload as received.
+    pub payload: Bytes,
+    /// MQTT 5 user properties and content type, as CBOR.
+    pub properties: Option<Bytes>,
+    /// Whether it reads back as it was written.
+    pub intact: bool,
+}
+
+/// A record that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number.
+    pub id: u64,
+    /// Whose.
+    pub destination: DestinationId,
+    /// The destination's name.
+    pub destination_name: String,
+    /// The record; where it is damaged, as far as it could be read.
+    pub record: Record,
+    /// Whether the record's checksum is wrong: it can be looked at, not redriven.
+    pub damaged: bool,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// What the destination said.
+    pub reason: String,
+}
+
+/// Reads quarantine and dead letters. Blocking.
+#[derive(Debug)]
+pub struct Listing {
+    connection: Connection,
+}
+
+impl Listing {
+    /// Opens the journal of a data directory for reading.
+    ///
+    /// # Errors
+    /// When there is no journal, or it cannot be read by this version.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::of_database(&dir.join(super::DATABASE))
+    }
+
+    pub(super) fn of_database(database: &Path) -> Result<Self, Error> {
+        let connection = reader::open_read_only(database)?;
+        schema::check_version(&connection)?;
+        Ok(Self { connection })
+    }
+
+    /// Messages in quarantine after number `after`, at most `count`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn quarantine(&self, after: u64, count: usize) -> Result<Vec<Quarantined>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
+             FROM quarantine WHERE id > ?1 ORDER BY id LIMIT ?2",
+        )?;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = statement.query_map((column(after), count), quarantined)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One message in quarantine.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn quarantined(&self, id: u64) -> Result<Option<Quarantined>, Error> {
+        let after = id.saturating_sub(1);
+        Ok(self
+            .quarantine(after, 1)?
+            .into_iter()
+            .find(|item| item.id == id))
+    }
+
+    /// Dead letters after number `after`, of one destination or of all, at most `count`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn dead_letters(
+        &self,
+        destination: Option<DestinationId>,
+        after: u64,
+        count: usize,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT d.id, d.destination, coalesce(n.name, ''), d.damaged, d.attempts, d.at,
+                    d.reason, d.position, d.routes, d.received, d.frame
+             FROM dead_letters d LEFT JOIN destinations n ON n.id = d.destination
+             WHERE d.id > ?1 AND (?2 IS NULL OR d.destination = ?2) ORDER BY d.id LIMIT ?3",
+        )?;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = statement.query_map(
+            (column(after), destination.map(|d| d.0), count),
+            dead_letter,
+        )?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn dead_letter(&self, id: u64) -> Result<Option<DeadLetter>, Error> {
+        let letters = self.dead_letters(None, id.saturating_sub(1), 1)?;
+        Ok(letters.into_iter().find(|letter| letter.id == id))
+    }
+
+    /// The destinations that the journal knows.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn destinations(&self) -> Result<Vec<(DestinationId, String)>, Error> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT id, name FROM destinations ORDER BY id")?;
+        let rows = statement.query_map([], |row| Ok((DestinationId(row.get(0)?), row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// A record that is still in the journal, by position.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn record(&self, position: Position) -> Result<Option<Record>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT position, routes, received, frame FROM events WHERE position = ?1",
+        )?;
+        let record = statement
+            .query_row([column(position.0)], |row| frame::from_row(row, 0))
+            .optional()?;
+        Ok(record.flatten())
+    }
+}
+
+fn quarantined(row: &Row<'_>) -> rusqlite::Result<Quarantined> {
+    let mut item = Quarantined {
+        id: integer(row.get(0)?),
+        received: Timestamp::from_nanos(row.get(1)?),
+        client_id: row.get(2)?,
+        topic: row.get(3)?,
+        class: row.get(4)?,
+        reason: row.get(5)?,
+        payload: Bytes::copy_from_slice(row.get_ref(6)?.as_bytes()?),
+        properties: row
+            .get_ref(7)?
+            .as_bytes_or_null()?
+            .map(Bytes::copy_from_slice),
+        intact: false,
+    };
+    item.intact = row.get::<_, u32>(8)? == quarantine::checksum_of(&item);
+    Ok(item)
+}
+
+fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let record = frame::from_row(row, 7)?;
+    let damaged = row.get::<_, bool>(3)? || record.is_none();
+    let record = match record {
+        Some(record) => record,
+        None => as_found(row)?,
+    };
+    Ok(DeadLetter {
+        id: integer(row.get(0)?),
+        destination: DestinationId(row.get(1)?),
+        destination_name: row.get(2)?,
+        record,
+        damaged,
+        attempts: row.get(4)?,
+        at: Timestamp::from_nanos(row.get(5)?),
+        reason: row.get(6)?,
+    })
+}
+
+/// What can be read of a damaged record.
+fn as_found(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let frame = row.get_ref(10)?.as_bytes()?;
+    let rest = frame.get(4..).unwrap_or_default();
+    let (key, body) = rest
+        .split_first_chunk::<16>()
+        .map_or(([0; 16], rest), |(k, b)| (*k, b));
+    Ok(Record {
+        position: Position(integer(row.get(7)?)),
+        key: Key(key),
+        received: Timestamp::from_nanos(row.get(9)?),
+        routes: Routes(integer(row.get(8)?)),
+        body: Bytes::copy_from_slice(body),
+    })
+}

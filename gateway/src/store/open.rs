@@ -1,0 +1,305 @@
+//! Opening the journal: lock, check, set aside what is damaged, migrate, check
+//! what was promised, number the destinations.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
+
+use super::{
+    DATABASE, Error,
+    account::Name,
+    config::Config,
+    promises::Promises,
+    room::Room,
+    salvage::{self, Salvaged},
+    schema, stage,
+    state::{Standing, State},
+};
+use crate::record::{DESTINATIONS_MAX, DestinationId, Position};
+
+/// `quick_check` may take this long; it looks through about 700 MB in that time.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What was found when the journal was opened.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// From which version the database was brought to this one.
+    pub migrated_from: Option<u32>,
+    /// Where a damaged file was put.
+    pub set_aside: Option<PathBuf>,
+    /// What could be read of it.
+    pub salvaged: Option<Salvaged>,
+    /// Whether everything promised before is here.
+    pub promise: Promise,
+    /// Whether the whole structure was checked in the time there is for it.
+    pub checked_whole: bool,
+    /// Each destination that the journal knows.
+    pub destinations: Vec<(DestinationId, Arc<str>, Position)>,
+}
+
+/// Whether everything that was promised before is in the journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// Nothing is known of earlier promises.
+    #[default]
+    Unknown,
+    /// It is.
+    Kept,
+    /// Commits are missing: the write-ahead log or the file was damaged or
+    /// taken away. The events are counted as damaged.
+    Broken {
+        /// The last commit that was released.
+        promised: u64,
+        /// The last commit found.
+        found: u64,
+        /// Events stored in between.
+        events: u64,
+    },
+}
+
+/// An open journal, before anything runs.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) state: State,
+    pub(super) names: Vec<Name>,
+    pub(super) promises: Promises,
+    pub(super) room: Room,
+    pub(super) set_aside: Vec<PathBuf>,
+    pub(super) report: Report,
+}
+
+pub(super) fn open(config: &Config) -> Result<Opened, Error> {
+    let database = config.dir.join(DATABASE);
+    let mut room = Room::new(config, &database);
+    match open_with(config, &database) {
+        Err(error) if error.means_full() => {
+            // Even opening takes a little room.
+            room.give_reserve_back();
+            open_with(config, &database)
+        }
+        result => result,
+    }
+    .and_then(|mut opened| {
+        room.take_reserve();
+        room.look(&opened.connection)?;
+        opened.room = room;
+        Ok(opened)
+    })
+}
+
+fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
+    let promises = Promises::open(&config.dir)?;
+    let promised = promises.read();
+    let mut report = Report::default();
+    let mut connection = match open_sound(database, &mut report) {
+        Ok(connection) => connection,
+        Err(error) if error.means_damage() => {
+            tracing::error!(%error, "the journal is damaged; setting it aside");
+            let aside = salvage::set_aside(database)?;
+            let mut fresh = schema::open(database)?;
+            schema::migrate(&mut fresh)?;
+            let names = promises.names();
+            report.salvaged = Some(salvage::salvage(
+                &aside,
+                &mut fresh,
+                promised.as_ref(),
+                &names,
+            )?);
+            report.set_aside = Some(aside);
+            fresh
+        }
+        Err(error) => return Err(error),
+    };
+    report.migrated_from = schema::migrate(&mut connection)?.filter(|from| *from > 0);
+
+    let found = read_state(&connection)?;
+    let mut state = found.clone().unwrap_or_default();
+    report.promise = match &promised {
+        None => Promise::Unknown,
+        Some(_) if report.salvaged.is_some() => Promise::Kept,
+        Some(promised) => keep_promise(promised, &mut state),
+    };
+    let names = number(&connection, config, &mut state)?;
+    for name in &names {
+        if let Some(d) = state.destinations.iter().find(|d| d.id == name.id) {
+            report
+                .destinations
+                .push((d.id, name.name.clone(), d.cursor));
+        }
+    }
+    if found.as_ref() != Some(&state) {
+        state.commit += 1;
+        let transaction = connection.unchecked_transaction()?;
+        for name in &names {
+            stage::cached(
+                &transaction,
+                "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
+            )?
+            .execute((name.id.0, &*name.name))?;
+        }
+        stage::write_state(&transaction, &state, &mut Vec::new())?;
+        transaction.commit()?;
+    }
+    promises.write_names(&names)?;
+    let set_aside = salvage::list_set_aside(&config.dir)?;
+    let room = Room::new(config, database);
+    Ok(Opened {
+        connection,
+        state,
+        names,
+        promises,
+        room,
+        set_aside,
+        report,
+    })
+}
+
+/// Opens the database and looks whether its structure is whole.
+fn open_sound(database: &Path, report: &mut Report) -> Result<Connection, Error> {
+    let fresh = !database.try_exists()?;
+    let connection = schema::open(database)?;
+    let version = schema::check_version(&connection)?;
+    if fresh || version == 0 {
+        report.checked_whole = true;
+        return Ok(connection);
+    }
+    // Both ends of each tree, and the row without which nothing can be counted.
+    for sql in [
+        "SELECT coalesce(min(position), 0) + coalesce(max(position), 0) FROM events",
+        "SELECT coalesce(min(sequence), 0) + coalesce(max(sequence), 0) FROM commits",
+        "SELECT count(*) FROM destinations",
+    ] {
+        connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+    }
+    if read_state(&connection)?.is_none() {
+        return Err(Error::Damaged(
+            "the row that says where it stands cannot be read".into(),
+        ));
+    }
+    report.checked_whole = quick_check(&connection)?;
+    Ok(connection)
+}
+
+/// Checks the structure for as long as a start may take; says whether it came to the end.
+fn quick_check(connection: &Connection) -> Result<bool, Error> {
+    let interrupt = connection.get_interrupt_handle();
+    let (done, is_done) = mpsc::sync_channel::<()>(1);
+    let watchdog = std::thread::Builder::new()
+        .name("journal-check".into())
+        .spawn(move || {
+            if is_done.recv_timeout(CHECK_TIME_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
+            }
+        })?;
+    let result: Result<String, _> =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    drop(done);
+    if watchdog.join().is_err() {
+        tracing::debug!("the watchdog of the check ended badly");
+    }
+    match result {
+        Ok(verdict) if verdict == "ok" => Ok(true),
+        Ok(verdict) => Err(Error::Damaged(verdict)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The one row of `state`; `None` where it is missing or damaged.
+pub(super) fn read_state(connection: &Connection) -> Result<Option<State>, Error> {
+    let state = connection
+        .query_row("SELECT body FROM state WHERE id = 1", [], |row| {
+            Ok(State::decode(row.get_ref(0)?.as_bytes()?))
+        })
+        .optional()?;
+    Ok(state.flatten())
+}
+
+/// Compares with what was promised. What is missing is counted as damaged, and
+/// its positions are not given again.
+fn keep_promise(promised: &State, state: &mut State) -> Promise {
+    if promised.commit <= state.commit {
+        return Promise::Kept;
+    }
+    let events = promised.stored.saturating_sub(state.stored);
+    let broken = Promise::Broken {
+        promised: promised.commit,
+        found: state.commit,
+        events,
+    };
+    tracing::error!(
+        promised = promised.commit,
+        found = state.commit,
+        events,
+        "commits are missing from the journal"
+    );
+    for old in &promised.destinations {
+        let Some(d) = state.destinations.iter_mut().find(|d| d.id == old.id) else {
+            continue;
+        };
+        let lost = old.routed.saturating_sub(d.routed);
+        d.routed += lost;
+        d.damaged += lost;
+    }
+    state.stored = state.stored.max(promised.stored);
+    state.duplicate = state.duplicate.max(promised.duplicate);
+    state.quarantined = state.quarantined.max(promised.quarantined);
+    state.refused_full = state.refused_full.max(promised.refused_full);
+    state.position = state.position.max(promised.position);
+    state.quarantine_last = state.quarantine_last.max(promised.quarantine_last);
+    state.dead_letter_last = state.dead_letter_last.max(promised.dead_letter_last);
+    state.commit = promised.commit;
+    broken
+}
+
+/// Gives every destination its number. One that is new starts at the end.
+fn number(connection: &Connection, config: &Config, state: &mut State) -> Result<Vec<Name>, Error> {
+    let mut statement = connection.prepare("SELECT id, name FROM destinations ORDER BY id")?;
+    let known = statement.query_map([], |row| {
+        Ok((
+            DestinationId(row.get(0)?),
+            Arc::<str>::from(row.get::<_, String>(1)?),
+        ))
+    })?;
+    let mut names = Vec::new();
+    for known in known {
+        let (id, name) = known?;
+        let configured = config.destinations.contains(&name);
+        names.push(Name {
+            id,
+            name,
+            configured,
+        });
+    }
+    for name in &config.destinations {
+        if names.iter().any(|known| known.name == *name) {
+            continue;
+        }
+        let taken = |id: &u8| names.iter().any(|known| known.id.0 == *id);
+        let free = (0_u8..).take(DESTINATIONS_MAX).find(|id| !taken(id));
+        let id = DestinationId(free.ok_or(Error::TooManyDestinations)?);
+        names.push(Name {
+            id,
+            name: name.clone(),
+            configured: true,
+        });
+    }
+    names.sort_by_key(|name| name.id);
+    let end = state.position;
+    state
+        .destinations
+        .retain(|d| names.iter().any(|name| name.id == d.id));
+    for name in &names {
+        if !state.destinations.iter().any(|d| d.id == name.id) {
+            state.destinations.push(Standing::new(name.id, end));
+        }
+    }
+    state.destinations.sort_by_key(|d| d.id);
+    Ok(names)
+}

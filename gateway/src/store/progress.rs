@@ -1,0 +1,47 @@
+//! What a destination has settled.
+
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position, Record},
+};
+
+/// A destination's progress, applied in one transaction.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Whose.
+    pub destination: DestinationId,
+    /// Everything up to here is settled: delivered, not for this destination, or in one of the lists.
+    pub cursor: Position,
+    /// How many records were delivered since the last progress, retried ones among them.
+    pub delivered: u64,
+    /// Records at or before the cursor that failed by themselves and will be tried again.
+    pub retry: Vec<Retry>,
+    /// Records tried again with success.
+    pub retried: Vec<Position>,
+    /// Records that will not be tried again.
+    pub dead: Vec<Dead>,
+}
+
+/// A record that waits for another attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// The record.
+    pub record: Record,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before this instant.
+    pub not_before: Timestamp,
+    /// What the destination said.
+    pub reason: String,
+}
+
+/// A record that was given up.
+#[derive(Debug, Clone)]
+pub struct Dead {
+    /// The record.
+    pub record: Record,
+    /// Attempts made.
+    pub attempts: u32,
+    /// What the destination said.
+    pub reason: String,
+}

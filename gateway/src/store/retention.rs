@@ -1,0 +1,185 @@
+//! What leaves the journal, in chunks small enough that no commit stalls:
+//! what everybody has settled (trimmed), what is too old (expired), and, with
+//! `drop-oldest`, what there is no room for (evicted). The last two are counted
+//! for each destination that had not settled them, and move its cursor.
+
+use rusqlite::Connection;
+
+use super::{
+    frame::column,
+    stage::{self, Stage},
+    state::Standing,
+};
+use crate::{
+    event::Timestamp,
+    record::{Position, Routes},
+};
+
+/// Rows that leave with one commit, about. More makes commits slow.
+pub(super) const CHUNK_ROWS: u64 = 2_000;
+/// Lists of keys that leave with one commit; each holds up to about 1,000 keys.
+const CHUNK_COMMITS: u64 = 100;
+
+/// Why undelivered records leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Age,
+    Room,
+}
+
+/// How many records could be trimmed.
+pub(super) fn trimmable(stage: &Stage) -> u64 {
+    stage
+        .state
+        .settled_to()
+        .0
+        .saturating_sub(stage.state.trimmed.0)
+}
+
+/// Removes a chunk of what everybody has settled.
+pub(super) fn trim(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<()> {
+    let from = stage.state.trimmed.0;
+    let to = stage.state.settled_to().0.min(from + CHUNK_ROWS);
+    if to > from {
+        remove_to(connection, Position(to), stage)
+    } else {
+        Ok(())
+    }
+}
+
+/// Removes a chunk of the oldest records, settled or not; says whether there was any.
+pub(super) fn evict(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
+    let last = stage::cached(
+        connection,
+        "SELECT max(position) FROM
+         (SELECT position FROM events WHERE position > ?1 ORDER BY position LIMIT ?2)",
+    )?
+    .query_row((column(stage.state.trimmed.0), column(CHUNK_ROWS)), |row| {
+        row.get::<_, Option<i64>>(0)
+    })?;
+    let Some(last) = last else { return Ok(false) };
+    drop_to(
+        connection,
+        Position(super::frame::integer(last)),
+        Cause::Room,
+        stage,
+    )?;
+    Ok(true)
+}
+
+/// Removes a chunk of records received before `before`; says whether more may follow.
+pub(super) fn expire(
+    connection: &Connection,
+    before: Timestamp,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    expire_retries(connection, before, stage)?;
+    let mut last = None;
+    let mut count = 0;
+    let mut statement = stage::cached(
+        connection,
+        "SELECT position, received FROM events WHERE position > ?1 ORDER BY position LIMIT ?2",
+    )?;
+    let mut rows = statement.query((column(stage.state.trimmed.0), column(CHUNK_ROWS)))?;
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(1)? >= before.as_nanos() {
+            break;
+        }
+        last = Some(Position(super::frame::integer(row.get(0)?)));
+        count += 1;
+    }
+    drop(rows);
+    let Some(last) = last else { return Ok(false) };
+    drop_to(connection, last, Cause::Age, stage)?;
+    Ok(count == CHUNK_ROWS)
+}
+
+fn expire_retries(
+    connection: &Connection,
+    before: Timestamp,
+    stage: &mut Stage,
+) -> rusqlite::Result<()> {
+    for at in 0..stage.state.destinations.len() {
+        if stage.state.destinations[at].retrying == 0 {
+            continue;
+        }
+        let id = stage.state.destinations[at].id;
+        let removed = stage::cached(
+            connection,
+            "DELETE FROM retry WHERE destination = ?1 AND received < ?2",
+        )?
+        .execute((id.0, before.as_nanos()))? as u64;
+        let d = &mut stage.state.destinations[at];
+        d.retrying = d.retrying.saturating_sub(removed);
+        d.expired += removed;
+        stage.dirty |= removed > 0;
+    }
+    Ok(())
+}
+
+/// Removes everything up to `to`, counted for those who had not settled it.
+fn drop_to(
+    connection: &Connection,
+    to: Position,
+    cause: Cause,
+    stage: &mut Stage,
+) -> rusqlite::Result<()> {
+    let mut statement = stage::cached(
+        connection,
+        "SELECT position, routes FROM events WHERE position > ?1 AND position <= ?2",
+    )?;
+    let mut rows = statement.query((column(stage.state.trimmed.0), column(to.0)))?;
+    while let Some(row) = rows.next()? {
+        let position = Position(super::frame::integer(row.get(0)?));
+        let routes = Routes(super::frame::integer(row.get(1)?));
+        for d in &mut stage.state.destinations {
+            if d.cursor < position && routes.contains(d.id) {
+                count(d, position, cause);
+            }
+        }
+    }
+    for d in &mut stage.state.destinations {
+        d.cursor = d.cursor.max(to);
+    }
+    stage.dropped_to = Some(to);
+    remove_to(connection, to, stage)
+}
+
+fn count(d: &mut Standing, position: Position, cause: Cause) {
+    d.overtaken.to = d.overtaken.to.max(position);
+    match cause {
+        Cause::Age => {
+            d.expired += 1;
+            d.overtaken.expired += 1;
+        }
+        Cause::Room => {
+            d.evicted += 1;
+            d.overtaken.evicted += 1;
+        }
+    }
+}
+
+fn remove_to(connection: &Connection, to: Position, stage: &mut Stage) -> rusqlite::Result<()> {
+    let removed = stage::cached(connection, "DELETE FROM events WHERE position <= ?1")?
+        .execute([column(to.0)])?;
+    stage.state.buffered = stage.state.buffered.saturating_sub(removed as u64);
+    stage.state.trimmed = to;
+    stage.dirty = true;
+    Ok(())
+}
+
+/// Removes a chunk of the keys that the window has forgotten; says whether more may follow.
+pub(super) fn forget_commits(
+    connection: &Connection,
+    to: u64,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    let removed = stage::cached(
+        connection,
+        "DELETE FROM commits WHERE sequence <= (SELECT max(sequence) FROM
+         (SELECT sequence FROM commits WHERE sequence <= ?1 ORDER BY sequence LIMIT ?2))",
+    )?
+    .execute((column(to), column(CHUNK_COMMITS)))?;
+    stage.dirty |= removed > 0;
+    Ok(removed as u64 == CHUNK_COMMITS)
+}

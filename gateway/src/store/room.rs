@@ -1,0 +1,180 @@
+//! How much the journal takes, how much it may take, and the reserve.
+//!
+//! The gate compares pages in use plus the write-ahead log with `max_bytes`
+//! before anything is inserted: pages that were freed are room, since they are
+//! used again before the file grows. When the disk itself is full, the file
+//! cannot grow: then the limit is what it has now. The reserve is a file with
+//! real blocks that is given back to the disk, so that progress, removal and
+//! checkpoints still work; it is taken again once the disk has room.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    config::{Config, OnFull},
+    frame::integer,
+    stage,
+};
+
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// Room that must remain beside the reserve before it is taken again.
+const MARGIN_BYTES: u64 = 2 * 1024 * 1024;
+/// Pages of other tables that a commit touches, and room for index pages to split.
+const COMMIT_BYTES: u64 = 16 * PAGE_BYTES;
+
+#[derive(Debug)]
+pub(super) struct Room {
+    max_bytes: u64,
+    on_full: OnFull,
+    dir: PathBuf,
+    wal: PathBuf,
+    reserve: PathBuf,
+    reserve_bytes: u64,
+    /// Pages in use and write-ahead log, as of the last look.
+    used: u64,
+    /// The whole of both files, as of the last look.
+    files: u64,
+    /// Put in since.
+    added: u64,
+    /// The disk is full; the reserve was given back.
+    disk_full: bool,
+    /// The last group was turned away.
+    refusing: bool,
+}
+
+impl Room {
+    pub(super) fn new(config: &Config, database: &Path) -> Self {
+        let mut wal = database.as_os_str().to_owned();
+        wal.push("-wal");
+        Self {
+            max_bytes: config.max_bytes,
+            on_full: config.on_full,
+            dir: config.dir.clone(),
+            wal: wal.into(),
+            reserve: config.dir.join("journal.reserve"),
+            reserve_bytes: config.reserve_bytes,
+            used: 0,
+            files: 0,
+            added: 0,
+            disk_full: false,
+            refusing: false,
+        }
+    }
+
+    /// Looks at the database again; inside a transaction this counts what it did.
+    pub(super) fn look(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let pages = |pragma| -> rusqlite::Result<u64> {
+            stage::cached(connection, pragma)?.query_row([], |row| row.get(0).map(integer))
+        };
+        let total = pages("PRAGMA page_count")?;
+        let free = pages("PRAGMA freelist_count")?;
+        let wal = fs::metadata(&self.wal).map_or(0, |m| m.len());
+        self.used = total.saturating_sub(free) * PAGE_BYTES + wal;
+        self.files = total * PAGE_BYTES + wal;
+        self.added = 0;
+        Ok(())
+    }
+
+    /// Whether so many bytes fit.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        let limit = if self.disk_full {
+            self.files.min(self.max_bytes)
+        } else {
+            self.max_bytes
+        };
+        // Rows do not fill pages quite.
+        let bytes = bytes + bytes / 8 + COMMIT_BYTES;
+        self.used + self.added + bytes <= limit
+    }
+
+    /// So many bytes were put in.
+    pub(super) const fn add(&mut self, bytes: u64) {
+        self.added += bytes + bytes / 8;
+    }
+
+    pub(super) const fn on_full(&self) -> OnFull {
+        self.on_full
+    }
+
+    pub(super) const fn used_bytes(&self) -> u64 {
+        self.used + self.added
+    }
+
+    pub(super) const fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    pub(super) const fn set_refusing(&mut self, refusing: bool) {
+        self.refusing = refusing;
+    }
+
+    pub(super) const fn refusing(&self) -> bool {
+        self.refusing
+    }
+
+    pub(super) const fn disk_full(&self) -> bool {
+        self.disk_full
+    }
+
+    /// The disk is full: gives the reserve back, if it is still there.
+    pub(super) fn give_reserve_back(&mut self) {
+        self.disk_full = true;
+        match fs::remove_file(&self.reserve) {
+            Ok(()) => tracing::warn!("the disk is full; gave the reserve back to go on"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "the disk is full, and the reserve stays"),
+        }
+    }
+
+    /// Takes the reserve (again) if the disk has room for it; then the disk is
+    /// no longer full.
+    pub(super) fn take_reserve(&mut self) {
+        let there = fs::metadata(&self.reserve).is_ok_and(|m| m.len() >= self.reserve_bytes);
+        if there && !self.disk_full {
+            return;
+        }
+        match self.free_bytes() {
+            Ok(free) if !there && free < self.reserve_bytes + MARGIN_BYTES => return,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the file system does not tell its free space"),
+        }
+        match self.allocate() {
+            Ok(()) => {
+                if std::mem::take(&mut self.disk_full) {
+                    tracing::info!("the disk has room again; took the reserve back");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no room for the reserve yet");
+                // Half a reserve would only be in the way.
+                if let Err(error) = fs::remove_file(&self.reserve) {
+                    tracing::debug!(%error, "could not remove the unfinished reserve");
+                }
+            }
+        }
+    }
+
+    fn allocate(&self) -> io::Result<()> {
+        if self.reserve_bytes == 0 {
+            return Ok(());
+        }
+        let file = File::create(&self.reserve)?;
+        rustix::fs::fallocate(
+            &file,
+            rustix::fs::FallocateFlags::empty(),
+            0,
+            self.reserve_bytes,
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}

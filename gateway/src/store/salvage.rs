@@ -1,0 +1,407 @@
+//! A damaged journal is set aside, and what can be read of it goes into a fresh
+//! one: destinations, cursors and counters, events, keys, retries, dead letters,
+//! quarantine. Tables are read by ranges of their row numbers; where a page is
+//! damaged, the next readable row is searched for. What is missing afterwards is
+//! counted as damaged, for each destination that had not settled it. The damaged
+//! file stays for a person to look at; nothing of it is ever deleted by us.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, Row, types::ValueRef};
+
+use super::{
+    Error, frame,
+    frame::integer,
+    stage,
+    state::{Standing, State},
+};
+use crate::record::{DestinationId, Position, Record};
+
+/// Rows copied in one transaction.
+const CHUNK_ROWS: i64 = 2_000;
+
+/// What could be read of a damaged journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Events.
+    pub events: u64,
+    /// Commits' keys.
+    pub key_lists: u64,
+    /// Records that wait for another attempt.
+    pub retries: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Messages in quarantine.
+    pub quarantined: u64,
+    /// Undelivered records that are lost: the most that any destination misses.
+    pub lost: u64,
+}
+
+/// Renames the database with its companions; says where to.
+pub(super) fn set_aside(database: &Path) -> Result<PathBuf, Error> {
+    let mut n = 1_u32;
+    let aside = loop {
+        let aside = with_suffix(database, &format!(".damaged-{n}"));
+        if !aside.try_exists()? {
+            break aside;
+        }
+        n += 1;
+    };
+    for companion in ["", "-wal"] {
+        match fs::rename(
+            with_suffix(database, companion),
+            with_suffix(&aside, companion),
+        ) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The shared index is rebuilt from the log; an old one must not meet a new log.
+    match fs::remove_file(with_suffix(database, "-shm")) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(aside)
+}
+
+/// Damaged files that are still there.
+pub(super) fn list_set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let number = name
+            .strip_prefix(super::DATABASE)
+            .and_then(|n| n.strip_prefix(".damaged-"));
+        if number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Copies what can be read of `aside` into `fresh`.
+pub(super) fn salvage(
+    aside: &Path,
+    fresh: &mut Connection,
+    promised: Option<&State>,
+    promised_names: &[(DestinationId, String)],
+) -> Result<Salvaged, Error> {
+    let mut salvaged = Salvaged::default();
+    // A file that is no database at all leaves nothing but what was promised.
+    let old = Connection::open(aside).ok();
+    let read = old
+        .as_ref()
+        .and_then(|old| super::open::read_state(old).ok().flatten());
+    let mut state = match (read, promised) {
+        (Some(read), Some(promised)) if read.commit < promised.commit => promised.clone(),
+        (Some(read), _) => read,
+        (None, promised) => promised.cloned().unwrap_or_default(),
+    };
+    // Names first: without them nobody knows whose bits the masks hold.
+    let mut names = Vec::new();
+    if let Some(old) = &old {
+        let read = scan(
+            old,
+            "SELECT id, id, name FROM destinations WHERE id >= ?1",
+            |row| {
+                names.push((DestinationId(row.get(1)?), row.get(2)?));
+                Ok(())
+            },
+        );
+        if let Err(error) = read {
+            tracing::warn!(%error, "could not read the names of the destinations");
+        }
+    }
+    if names.is_empty() {
+        names = promised_names.to_vec();
+    }
+    for (id, name) in &names {
+        fresh.execute(
+            "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
+            (id.0, name),
+        )?;
+        if !state.destinations.iter().any(|d| d.id == *id) {
+            state.destinations.push(Standing::new(*id, Position(0)));
+        }
+    }
+    let mut copy = Copy {
+        fresh,
+        salvaged: &mut salvaged,
+        state: &mut state,
+        remaining: Vec::new(),
+    };
+    if let Some(old) = &old {
+        copy.everything(old)?;
+    }
+    let remaining = copy.remaining;
+    settle_counters(&mut state, &remaining, &mut salvaged);
+    state.commit += 1;
+    stage::write_state(fresh, &state, &mut Vec::new())?;
+    Ok(salvaged)
+}
+
+/// What is neither settled nor here is lost.
+fn settle_counters(state: &mut State, remaining: &[(DestinationId, u64)], salvaged: &mut Salvaged) {
+    for d in &mut state.destinations {
+        let here = remaining
+            .iter()
+            .find(|(id, _)| *id == d.id)
+            .map_or(0, |(_, n)| *n);
+        let accounted = d.settled() + d.retrying + here;
+        if accounted > d.routed {
+            // The counters are older than the rows.
+            d.routed = accounted;
+        }
+        let lost = d.routed - accounted;
+        d.damaged += lost;
+        salvaged.lost = salvaged.lost.max(lost);
+    }
+    state.stored = state.stored.max(salvaged.events);
+    state.quarantined = state.quarantined.max(salvaged.quarantined);
+    state.in_quarantine = salvaged.quarantined;
+    state.dead_letters = salvaged.dead_letters;
+    state.buffered = salvaged.events;
+}
+
+struct Copy<'a> {
+    fresh: &'a mut Connection,
+    salvaged: &'a mut Salvaged,
+    state: &'a mut State,
+    /// Undelivered events that are here, by destination.
+    remaining: Vec<(DestinationId, u64)>,
+}
+
+impl Copy<'_> {
+    fn everything(&mut self, old: &Connection) -> Result<(), Error> {
+        self.remaining = self.state.destinations.iter().map(|d| (d.id, 0)).collect();
+        for d in &mut self.state.destinations {
+            d.retrying = 0;
+        }
+        let from = self.state.trimmed;
+        self.table(
+            old,
+            "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
+            "INSERT INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
+            |copy, row| {
+                let Some(record) = frame::from_row(row, 1)? else {
+                    return Ok(false);
+                };
+                let wanted = record.position > from;
+                if wanted {
+                    copy.count_event(&record);
+                }
+                Ok(wanted)
+            },
+        )?;
+        self.table(
+            old,
+            "SELECT sequence, sequence, at, first, count, checksum, keys FROM commits
+             WHERE sequence >= ?1",
+            "INSERT INTO commits (sequence, at, first, count, checksum, keys)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            |copy, row| {
+                let keys = row.get_ref(6)?.as_bytes()?;
+                let whole = crc32fast::hash(keys) == row.get::<_, u32>(5)?;
+                copy.salvaged.key_lists += u64::from(whole);
+                let sequence = integer(row.get(1)?);
+                copy.state.commit = copy.state.commit.max(sequence);
+                Ok(whole)
+            },
+        )?;
+        self.table(
+            old,
+            "SELECT rowid, destination, attempts, not_before, reason, position, routes, received,
+                    frame FROM retry WHERE rowid >= ?1",
+            "INSERT OR IGNORE INTO retry
+             (destination, attempts, not_before, reason, position, routes, received, frame)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            |copy, row| {
+                let id = DestinationId(row.get(1)?);
+                let whole = frame::from_row(row, 5)?.is_some();
+                let Some(d) = copy.state.destination_mut(id).filter(|_| whole) else {
+                    return Ok(false);
+                };
+                d.retrying += 1;
+                copy.salvaged.retries += 1;
+                Ok(true)
+            },
+        )?;
+        self.table(
+            old,
+            "SELECT id, id, destination, position, damaged, attempts, at, reason, routes, received,
+                    frame FROM dead_letters WHERE id >= ?1",
+            "INSERT INTO dead_letters
+             (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            |copy, row| {
+                let id = integer(row.get(1)?);
+                copy.state.dead_letter_last = copy.state.dead_letter_last.max(id);
+                copy.salvaged.dead_letters += 1;
+                Ok(true)
+            },
+        )?;
+        self.table(
+            old,
+            "SELECT id, id, received, client_id, topic, class, reason, payload, properties, checksum
+             FROM quarantine WHERE id >= ?1",
+            "INSERT INTO quarantine
+             (id, received, client_id, topic, class, reason, payload, properties, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            |copy, row| {
+                let id = integer(row.get(1)?);
+                copy.state.quarantine_last = copy.state.quarantine_last.max(id);
+                copy.salvaged.quarantined += 1;
+                Ok(true)
+            },
+        )
+    }
+
+    fn count_event(&mut self, record: &Record) {
+        self.salvaged.events += 1;
+        self.state.position = self.state.position.max(record.position);
+        for d in &self.state.destinations {
+            if record.position > d.cursor && record.routes.contains(d.id) {
+                let counted = self.remaining.iter_mut().find(|(id, _)| *id == d.id);
+                if let Some((_, count)) = counted {
+                    *count += 1;
+                }
+            }
+        }
+    }
+
+    /// Copies the rows of one table that `keep` says are worth it. The first
+    /// column of `select` is the row's number and is not copied.
+    fn table(
+        &mut self,
+        old: &Connection,
+        select: &str,
+        insert: &str,
+        mut keep: impl FnMut(&mut Self, &Row<'_>) -> rusqlite::Result<bool>,
+    ) -> Result<(), Error> {
+        self.fresh.execute_batch("BEGIN IMMEDIATE")?;
+        let mut since_commit = 0;
+        let result = scan(old, select, |row| {
+            if !keep(self, row)? {
+                return Ok(());
+            }
+            let columns = row.as_ref().column_count();
+            let mut statement = self.fresh.prepare_cached(insert)?;
+            for at in 1..columns {
+                match row.get_ref(at)? {
+                    ValueRef::Null => statement.raw_bind_parameter(at, rusqlite::types::Null)?,
+                    ValueRef::Integer(n) => statement.raw_bind_parameter(at, n)?,
+                    ValueRef::Real(x) => statement.raw_bind_parameter(at, x)?,
+                    ValueRef::Text(text) => {
+                        statement.raw_bind_parameter(at, String::from_utf8_lossy(text))?;
+                    }
+                    ValueRef::Blob(blob) => statement.raw_bind_parameter(at, blob)?,
+                }
+            }
+            statement.raw_execute()?;
+            since_commit += 1;
+            if since_commit >= CHUNK_ROWS {
+                since_commit = 0;
+                self.fresh.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
+            }
+            Ok(())
+        });
+        if !self.fresh.is_autocommit() {
+            self.fresh.execute_batch("COMMIT")?;
+        }
+        result.map_err(Error::from)
+    }
+}
+
+/// Reads the rows of one table by number, past damaged pages.
+fn scan(
+    old: &Connection,
+    select: &str,
+    mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let first_column = select
+        .trim_start_matches("SELECT ")
+        .split(',')
+        .next()
+        .unwrap_or("rowid");
+    let page = format!("{select} ORDER BY {first_column} LIMIT {CHUNK_ROWS}");
+    let probe = format!("{select} ORDER BY {first_column} LIMIT 1");
+    let mut from = i64::MIN;
+    loop {
+        let mut seen = 0;
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = old.prepare_cached(&page)?;
+            let mut rows = statement.query([from])?;
+            while let Some(row) = rows.next()? {
+                let number: i64 = row.get(0)?;
+                each(row)?;
+                from = number.saturating_add(1);
+                seen += 1;
+            }
+            Ok(())
+        };
+        match read() {
+            Ok(()) if seen < CHUNK_ROWS => return Ok(()),
+            Ok(()) => {}
+            Err(error) if is_damage(&error) => {
+                let readable = |from: i64| {
+                    old.prepare_cached(&probe)
+                        .and_then(|mut s| s.exists([from]))
+                        .ok()
+                };
+                match next_readable(from, readable) {
+                    Some(next) => from = next,
+                    None => return Ok(()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The smallest number after `from` at which reading works again, if there is any row.
+fn next_readable(from: i64, readable: impl Fn(i64) -> Option<bool>) -> Option<i64> {
+    let base = from.max(0);
+    let mut step = 1_i64;
+    let mut good = loop {
+        let at = base.checked_add(step)?;
+        match readable(at) {
+            Some(true) => break at,
+            Some(false) => return None,
+            None => step = step.checked_mul(2)?,
+        }
+    };
+    let mut bad = base + step / 2;
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        if readable(middle) == Some(true) {
+            good = middle
+        } else {
+            bad = middle
+        }
+    }
+    Some(good)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseCorrupt | NotADatabase | SystemIoFailure)
+    )
+}

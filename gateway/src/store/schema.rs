@@ -1,0 +1,60 @@
+//! Opening the database file: pragmas and migrations.
+
+use std::path::Path;
+
+use rusqlite::{Connection, config::DbConfig};
+
+use super::Error;
+
+/// In order; the database's `user_version` says how many were applied.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+
+/// Opens the database for the writer; creates it where there is none.
+pub(super) fn open(database: &Path) -> Result<Connection, Error> {
+    let connection = Connection::open(database)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Checkpoints are ours, also at the end.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch(
+        "PRAGMA page_size = 4096;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA cache_size = -8192;
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Brings the database to this version; says from which version, if it changed.
+pub(super) fn migrate(connection: &mut Connection) -> Result<Option<u32>, Error> {
+    let from = check_version(connection)?;
+    let todo = MIGRATIONS.get(from as usize..).unwrap_or_default();
+    if todo.is_empty() {
+        return Ok(None);
+    }
+    let transaction = connection.transaction()?;
+    for migration in todo {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(Some(from))
+}
+
+/// The version that this build writes.
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// The database's version, if this build can read it.
+pub(super) fn check_version(connection: &Connection) -> Result<u32, Error> {
+    let found = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > VERSION {
+        return Err(Error::LaterVersion {
+            found,
+            known: VERSION,
+        });
+    }
+    Ok(found)
+}

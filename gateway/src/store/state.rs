@@ -1,0 +1,247 @@
+//! Where the journal stands: counters, cursors, the last position given.
+//!
+//! Written with every commit, so that it is never ahead of or behind the rows it
+//! counts. The one row of table `state`, and the copy in the promises file, hold
+//!
+//! ```text
+//! checksum (4) | version (2) | destinations (2) | counters, 8 bytes each, little endian
+//! ```
+//!
+//! Counters only grow. Two equations hold at every commit, by construction:
+//! accepted = stored + duplicate + quarantined, and for each destination
+//! backlog = routed - delivered - expired - evicted - damaged - dead.
+
+use crate::record::{DestinationId, Position};
+
+const VERSION: u16 = 1;
+const HEAD_BYTES: usize = 8;
+const GLOBAL: usize = 12;
+const PER_DESTINATION: usize = 9;
+
+/// Where the journal stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// Number of the commit that wrote this.
+    pub(super) commit: u64,
+    /// The last position given.
+    pub(super) position: Position,
+    /// Everything up to here has left the journal.
+    pub(super) trimmed: Position,
+    pub(super) buffered: u64,
+    pub(super) stored: u64,
+    pub(super) duplicate: u64,
+    pub(super) quarantined: u64,
+    pub(super) refused_full: u64,
+    /// The last number given in quarantine.
+    pub(super) quarantine_last: u64,
+    pub(super) in_quarantine: u64,
+    /// The last number given to a dead letter.
+    pub(super) dead_letter_last: u64,
+    pub(super) dead_letters: u64,
+    /// By id, ascending.
+    pub(super) destinations: Vec<Standing>,
+}
+
+/// Where one destination stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) id: DestinationId,
+    pub(super) cursor: Position,
+    pub(super) routed: u64,
+    pub(super) delivered: u64,
+    pub(super) expired: u64,
+    pub(super) evicted: u64,
+    pub(super) damaged: u64,
+    pub(super) dead: u64,
+    /// Waiting for another attempt.
+    pub(super) retrying: u64,
+    /// Where the destination itself said that it stands. Behind `cursor` where
+    /// retention has overtaken it. Not persisted: a restart begins at the cursor.
+    pub(super) reported: Position,
+    /// Counted between the two. Not persisted.
+    pub(super) overtaken: Overtaken,
+}
+
+/// Records that retention or damage took between a destination's last report and
+/// its cursor. It may have them in flight: what it then reports as settled is
+/// taken back from here, so that each record is counted once, as what truly
+/// became of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Overtaken {
+    /// The last of them.
+    pub(super) to: Position,
+    pub(super) evicted: u64,
+    pub(super) expired: u64,
+    pub(super) damaged: u64,
+}
+
+impl Overtaken {
+    pub(super) const fn total(self) -> u64 {
+        self.evicted + self.expired + self.damaged
+    }
+}
+
+impl Standing {
+    /// A destination that gets what comes after `end`.
+    pub(super) const fn new(id: DestinationId, end: Position) -> Self {
+        Self {
+            id,
+            cursor: end,
+            routed: 0,
+            delivered: 0,
+            expired: 0,
+            evicted: 0,
+            damaged: 0,
+            dead: 0,
+            retrying: 0,
+            reported: end,
+            overtaken: Overtaken {
+                to: Position(0),
+                evicted: 0,
+                expired: 0,
+                damaged: 0,
+            },
+        }
+    }
+
+    /// Routed and settled one way or another.
+    pub(super) const fn settled(&self) -> u64 {
+        self.delivered + self.expired + self.evicted + self.damaged + self.dead
+    }
+
+    /// Routed and not settled yet.
+    pub(super) const fn backlog(&self) -> u64 {
+        self.routed.saturating_sub(self.settled())
+    }
+}
+
+impl State {
+    pub(super) const fn accepted(&self) -> u64 {
+        self.stored + self.duplicate + self.quarantined
+    }
+
+    pub(super) fn destination_mut(&mut self, id: DestinationId) -> Option<&mut Standing> {
+        self.destinations.iter_mut().find(|d| d.id == id)
+    }
+
+    /// Everything up to here is settled by everybody.
+    pub(super) fn settled_to(&self) -> Position {
+        self.destinations
+            .iter()
+            .map(|d| d.cursor)
+            .min()
+            .unwrap_or(self.position)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        let count = u16::try_from(self.destinations.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&count.to_le_bytes());
+        let mut put = |n: u64| out.extend_from_slice(&n.to_le_bytes());
+        let global: [u64; GLOBAL] = [
+            self.commit,
+            self.position.0,
+            self.trimmed.0,
+            self.buffered,
+            self.stored,
+            self.duplicate,
+            self.quarantined,
+            self.refused_full,
+            self.quarantine_last,
+            self.in_quarantine,
+            self.dead_letter_last,
+            self.dead_letters,
+        ];
+        global.into_iter().for_each(&mut put);
+        for d in &self.destinations {
+            let counters: [u64; PER_DESTINATION] = [
+                u64::from(d.id.0),
+                d.cursor.0,
+                d.routed,
+                d.delivered,
+                d.expired,
+                d.evicted,
+                d.damaged,
+                d.dead,
+                d.retrying,
+            ];
+            counters.into_iter().for_each(&mut put);
+        }
+        let checksum = crc32fast::hash(&out[4..]);
+        out[..4].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Reads back what [`State::encode`] wrote; bytes behind it are ignored.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (checksum, rest) = bytes.split_first_chunk::<4>()?;
+        let version = u16::from_le_bytes(bytes.get(4..6)?.try_into().ok()?);
+        let count = usize::from(u16::from_le_bytes(
+            bytes.get(6..HEAD_BYTES)?.try_into().ok()?,
+        ));
+        let length = HEAD_BYTES - 4 + 8 * (GLOBAL + count * PER_DESTINATION);
+        let rest = rest.get(..length)?;
+        if version != VERSION || crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
+            return None;
+        }
+        let (numbers, _) = rest[HEAD_BYTES - 4..].as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|n| u64::from_le_bytes(*n));
+        let mut next = || numbers.next();
+        let mut state = Self {
+            commit: next()?,
+            position: Position(next()?),
+            trimmed: Position(next()?),
+            buffered: next()?,
+            stored: next()?,
+            duplicate: next()?,
+            quarantined: next()?,
+            refused_full: next()?,
+            quarantine_last: next()?,
+            in_quarantine: next()?,
+            dead_letter_last: next()?,
+            dead_letters: next()?,
+            destinations: Vec::with_capacity(count),
+        };
+        for _ in 0..count {
+            let id = DestinationId(u8::try_from(next()?).ok()?);
+            let mut standing = Standing::new(id, Position(next()?));
+            standing.routed = next()?;
+            standing.delivered = next()?;
+            standing.expired = next()?;
+            standing.evicted = next()?;
+            standing.damaged = next()?;
+            standing.dead = next()?;
+            standing.retrying = next()?;
+            state.destinations.push(standing);
+        }
+        Some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_back_what_it_wrote_and_nothing_else() {
+        let mut state = State {
+            commit: 3,
+            position: Position(9),
+            stored: 7,
+            ..State::default()
+        };
+        state
+            .destinations
+            .push(Standing::new(DestinationId(5), Position(2)));
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        assert_eq!(State::decode(&bytes), Some(state));
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            assert_eq!(State::decode(&flipped), None, "byte {at}");
+            assert_eq!(State::decode(&bytes[..at]), None, "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The store's own account of itself.
+
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position},
+};
+
+/// Where one destination stands.
+#[derive(Debug, Clone)]
+pub struct DestinationStatus {
+    /// Its number in the journal.
+    pub id: DestinationId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether the configuration names it.
+    pub configured: bool,
+    /// Everything up to here is settled.
+    pub cursor: Position,
+    /// Events routed to it, ever.
+    pub routed: u64,
+    /// Of those: delivered.
+    pub delivered: u64,
+    /// Of those: expired by age.
+    pub expired: u64,
+    /// Of those: evicted for room.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file.
+    pub damaged: u64,
+    /// Of those: dead letters, discarded ones among them.
+    pub dead: u64,
+    /// Of those: not settled yet (after the cursor, or waiting for another attempt).
+    pub backlog: u64,
+    /// Waiting for another attempt; part of `backlog`.
+    pub retrying: u64,
+    /// When the oldest unsettled event was received.
+    pub oldest: Option<Timestamp>,
+}
+
+/// The store's own account of itself, as of the last commit or a moment before.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The last committed position.
+    pub committed: Position,
+    /// Events and messages taken from devices: stored + duplicate + quarantined.
+    pub accepted: u64,
+    /// Of those: events stored.
+    pub stored: u64,
+    /// Of those: refused a second copy.
+    pub duplicate: u64,
+    /// Of those: quarantined, also those retried or discarded since.
+    pub quarantined: u64,
+    /// Turned away for want of room; not part of `accepted`.
+    pub refused_full: u64,
+    /// Events in the journal now.
+    pub buffered: u64,
+    /// Database (pages in use) and write-ahead log.
+    pub file_bytes: u64,
+    /// The most they may take.
+    pub max_bytes: u64,
+    /// Whether appends are being turned away.
+    pub full: bool,
+    /// Bytes written to disk by the writer since the start, for flash wear; 0
+    /// where the system does not tell.
+    pub written_bytes: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Keys remembered, and the memory they take.
+    pub dedup_keys: u64,
+    /// Memory for them.
+    pub dedup_bytes: u64,
+    /// Keys forgotten before their age or count was reached, because the memory
+    /// budget does not hold that many.
+    pub dedup_shortened: u64,
+    /// Messages in quarantine now.
+    pub in_quarantine: u64,
+    /// Dead letters kept now, damaged records among them.
+    pub dead_letters: u64,
+    /// Damaged files that were set aside and are still there.
+    pub set_aside: Vec<PathBuf>,
+    /// Each destination the journal knows.
+    pub destinations: Vec<DestinationStatus>,
+}

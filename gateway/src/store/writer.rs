@@ -1,0 +1,520 @@
+//! The one thread that writes.
+//!
+//! It waits for one job, takes what else is there up to [`BATCH_ENTRIES`],
+//! applies all of it in one transaction, commits, and then answers. No timer:
+//! batches form by themselves while the disk is busy. Housekeeping (trimming,
+//! expiring, checkpoints, the reserve) rides along, or runs when it is quiet.
+//!
+//! What fails leaves nothing behind: neither rows, nor keys in the window, nor
+//! counters. After [`FAILURES_MAX`] failed commits in a row the writer gives up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use super::{
+    account::Account,
+    append::Inserter,
+    change,
+    checkpoint::{self, Checkpoints},
+    config::OnFull,
+    dead_letter,
+    entry::Appended,
+    handle::{Failure, Life},
+    job::{Job, Outcome, Work},
+    promises::Promises,
+    retention,
+    room::Room,
+    settle,
+    stage::{self, Stage},
+    state::State,
+    status::Status,
+    tail::Tail,
+};
+use crate::{
+    clock::Clock,
+    dedup::window::Window,
+    event::{Key, Timestamp},
+    record::Position,
+};
+
+/// Entries in one commit, about.
+const BATCH_ENTRIES: usize = 1_024;
+/// Bytes of entries in one commit, about.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Chunks evicted to make room for one group, at most.
+const EVICTIONS_MAX: usize = 8;
+/// How often quiet housekeeping looks around.
+const TICK: Duration = Duration::from_millis(200);
+/// How long settled records may stay when there is little to trim, and how
+/// often expired ones are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// Commits that may fail in a row.
+const FAILURES_MAX: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) state: State,
+    pub(super) window: Window,
+    pub(super) max_age: Option<Duration>,
+    pub(super) room: Room,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) promises: Promises,
+    pub(super) tail: Arc<Tail>,
+    pub(super) account: Account,
+    pub(super) committed: watch::Sender<Position>,
+    pub(super) status: watch::Sender<Arc<Status>>,
+    pub(super) life: watch::Sender<Life>,
+    pub(super) duties: Duties,
+}
+
+/// What housekeeping has to do.
+#[derive(Debug, Default)]
+pub(super) struct Duties {
+    /// Keys of commits up to here are forgotten, and can be removed.
+    forgotten: Option<u64>,
+    /// When settled and expired records were last looked for.
+    looked: Option<Instant>,
+    /// There was more to do than one chunk.
+    more: bool,
+    /// Until then appends are turned away without a try: the disk was full.
+    hold: Option<Instant>,
+    failures: u32,
+    promises_failing: bool,
+}
+
+impl Writer {
+    /// Runs until it is told to close, every handle is gone, or it must give up.
+    pub(super) fn run(mut self) {
+        self.account.begin_thread();
+        let life = match self.work() {
+            Ok(()) => Life::Closed,
+            Err(failure) => {
+                tracing::error!(error = %failure, "the journal has stopped");
+                Life::Failed(failure)
+            }
+        };
+        // Whoever waits for a receipt must hear of the end before it is announced.
+        self.jobs.close();
+        while self.jobs.try_recv().is_ok() {}
+        self.life.send_replace(life);
+    }
+
+    fn work(&mut self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|error| Failure(error.to_string().into()))?;
+        self.load_keys()
+            .map_err(|error| Failure(error.to_string().into()))?;
+        let mut batch = Vec::new();
+        loop {
+            let open = self.receive(&runtime, &mut batch);
+            if !batch.is_empty() || self.is_due() {
+                self.commit(&mut batch)?;
+            }
+            self.look_around();
+            if !open && batch.is_empty() && self.jobs.is_empty() {
+                return self.close();
+            }
+        }
+    }
+
+    /// Reads the keys of the window back. Appends wait for it in the queue.
+    fn load_keys(&mut self) -> rusqlite::Result<()> {
+        let began = Instant::now();
+        let mut statement = self
+            .connection
+            .prepare("SELECT sequence, at, checksum, keys FROM commits ORDER BY sequence")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let sequence = super::frame::integer(row.get(0)?);
+            let at = Timestamp::from_nanos(row.get(1)?);
+            let blob = row.get_ref(3)?.as_bytes()?;
+            if crc32fast::hash(blob) != row.get::<_, u32>(2)? {
+                tracing::error!(
+                    commit = sequence,
+                    "the keys of a commit are damaged; not remembered"
+                );
+                continue;
+            }
+            let (keys, _) = blob.as_chunks::<16>();
+            let forgotten = self.window.begin(at, keys.len());
+            self.duties.forgotten = self.duties.forgotten.max(forgotten);
+            for key in keys {
+                self.window.insert(Key(*key), sequence, at);
+            }
+        }
+        let forgotten = self.window.begin(self.clock.now(), 0);
+        self.duties.forgotten = self.duties.forgotten.max(forgotten);
+        tracing::debug!(
+            keys = self.window.len(),
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "remembered the keys"
+        );
+        Ok(())
+    }
+
+    /// Waits for work, or for the next look around. False when no more will come.
+    fn receive(&mut self, runtime: &Runtime, batch: &mut Vec<Job>) -> bool {
+        let mut open = true;
+        let wait = if self.duties.more {
+            Duration::ZERO
+        } else {
+            TICK
+        };
+        let mut next = match self.jobs.try_recv() {
+            Ok(job) => Some(job),
+            Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                match runtime.block_on(async { timeout(wait, self.jobs.recv()).await }) {
+                    Ok(None) => return false,
+                    Ok(job) => job,
+                    Err(_) => None,
+                }
+            }
+        };
+        let (mut entries, mut bytes) = (0, 0);
+        while let Some(job) = next {
+            entries += job.work.entries();
+            bytes += job.work.cost_bytes();
+            if matches!(job.work, Work::Close) {
+                // What was queued before still counts; nothing more comes after.
+                self.jobs.close();
+                open = false;
+            }
+            batch.push(job);
+            if entries >= BATCH_ENTRIES || bytes >= BATCH_BYTES {
+                break;
+            }
+            next = self.jobs.try_recv().ok();
+        }
+        open
+    }
+
+    /// Applies `batch` and answers it, however often that takes; leaves it empty.
+    fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
+        let mut accept = self.duties.hold.is_none_or(|until| Instant::now() >= until);
+        loop {
+            match self.attempt(batch, accept) {
+                Ok((stage, outcomes)) => {
+                    self.duties.failures = 0;
+                    self.publish(stage, outcomes, batch);
+                    return Ok(());
+                }
+                Err(error) if self.means_full(&error) => {
+                    tracing::debug!(%error, "the disk is full");
+                    self.room.give_reserve_back();
+                    self.duties.hold = Some(Instant::now() + TICK);
+                    if !accept {
+                        self.refuse_appends(batch);
+                        if batch.is_empty() {
+                            return Ok(());
+                        }
+                        // Progress waits until it can be kept.
+                        std::thread::sleep(TICK);
+                    }
+                    accept = false;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "failed to commit");
+                    // Whoever waits hears that nothing is known.
+                    batch.clear();
+                    self.duties.failures += 1;
+                    if self.duties.failures >= FAILURES_MAX || !may_pass(&error) {
+                        return Err(Failure(error.to_string().into()));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, batch: &[Job], accept: bool) -> rusqlite::Result<(Stage, Vec<Outcome>)> {
+        let mut stage = Stage::new(&self.state, self.clock.now());
+        stage::cached(&self.connection, "BEGIN IMMEDIATE")?.execute([])?;
+        let result = self.fill(batch, accept, &mut stage).and_then(|outcomes| {
+            if stage.dirty {
+                stage.write_commit(&self.connection)?;
+            }
+            stage::cached(&self.connection, "COMMIT")?.execute([])?;
+            Ok(outcomes)
+        });
+        match result {
+            Ok(outcomes) => Ok((stage, outcomes)),
+            Err(error) => {
+                stage.forget_keys(&mut self.window);
+                // A full disk has rolled back already.
+                if !self.connection.is_autocommit() {
+                    self.connection.execute_batch("ROLLBACK")?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(
+        &mut self,
+        batch: &[Job],
+        accept: bool,
+        stage: &mut Stage,
+    ) -> rusqlite::Result<Vec<Outcome>> {
+        let keys = batch.iter().map(|job| job.work.entries()).sum();
+        let forgotten = self.window.begin(stage.now, keys);
+        self.duties.forgotten = self.duties.forgotten.max(forgotten);
+
+        let Self {
+            connection,
+            window,
+            room,
+            ..
+        } = self;
+        let mut inserter = Inserter::new(connection)?;
+        let mut refused = !accept;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for job in batch {
+            outcomes.push(match &job.work {
+                Work::Append { entries, retry_of } => {
+                    let bytes = job.work.cost_bytes() as u64;
+                    // Once one group is turned away the later ones are too: a
+                    // smaller one that still fits would overtake it.
+                    if !refused && make_room(connection, room, bytes, stage)? {
+                        room.add(bytes);
+                        inserter.append(entries, *retry_of, stage, window)?
+                    } else {
+                        refused = true;
+                        stage.state.refused_full += entries.len() as u64;
+                        Outcome::Appended(vec![Appended::Full; entries.len()])
+                    }
+                }
+                Work::Progress(progress) => {
+                    settle::apply(connection, progress, stage)?;
+                    Outcome::Changed(0)
+                }
+                Work::Change(change) => Outcome::Changed(change::apply(
+                    connection,
+                    change,
+                    &self.account.names,
+                    stage,
+                )?),
+                Work::Damaged(position) => {
+                    dead_letter::set_damaged_aside(connection, *position, stage)?;
+                    Outcome::Changed(0)
+                }
+                Work::Close => Outcome::Changed(0),
+            });
+        }
+        if batch
+            .iter()
+            .any(|job| matches!(job.work, Work::Append { .. }))
+        {
+            room.set_refusing(refused);
+        }
+        drop(inserter);
+        self.keep_house(stage)?;
+        Ok(outcomes)
+    }
+
+    /// Removes what may leave, a chunk at a time.
+    fn keep_house(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
+        let due = self.is_due();
+        let trimmable = retention::trimmable(stage);
+        self.duties.more = false;
+        if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) {
+            retention::trim(&self.connection, stage)?;
+            self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
+        }
+        if due {
+            if let Some(age) = self.max_age {
+                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+                let before = Timestamp::from_nanos(stage.now.as_nanos().saturating_sub(age));
+                let more = retention::expire(&self.connection, before, stage)?;
+                self.duties.more |= more;
+                if !more {
+                    self.duties.looked = Some(Instant::now());
+                }
+            } else {
+                self.duties.looked = Some(Instant::now());
+            }
+        }
+        if let Some(to) = self.duties.forgotten
+            && !retention::forget_commits(&self.connection, to, stage)?
+        {
+            self.duties.forgotten = None;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.duties.more
+            || self
+                .duties
+                .looked
+                .is_none_or(|looked| looked.elapsed() >= HOUSEKEEPING_INTERVAL)
+    }
+
+    /// A commit is durable: lets everybody know, then tidies up.
+    fn publish(&mut self, mut stage: Stage, outcomes: Vec<Outcome>, batch: &mut Vec<Job>) {
+        if stage.dirty {
+            self.account.commits += 1;
+            self.account
+                .names
+                .retain(|name| !stage.forgot.contains(&name.id));
+            self.state = stage.state;
+            let written = self.promises.write(&self.state);
+            if let Err(error) = &written
+                && !self.duties.promises_failing
+            {
+                tracing::warn!(%error, "could not note what was promised");
+            }
+            self.duties.promises_failing = written.is_err();
+            if let Some(to) = stage.dropped_to {
+                self.tail.forget(to);
+            }
+            self.tail.push(&mut stage.records);
+        } else {
+            self.state.refused_full = stage.state.refused_full;
+        }
+        self.publish_status();
+        let position = self.state.position;
+        self.committed.send_if_modified(|committed| {
+            let moved = *committed != position;
+            *committed = position;
+            moved
+        });
+        for (job, outcome) in batch.drain(..).zip(outcomes) {
+            // Whoever no longer waits does not need to know.
+            drop(job.reply.send(outcome));
+        }
+        if let Err(error) = self.tidy_log() {
+            tracing::warn!(%error, "could not checkpoint");
+        }
+    }
+
+    fn tidy_log(&mut self) -> rusqlite::Result<()> {
+        if self.room.disk_full() {
+            checkpoint::passive(&self.connection)?;
+        } else {
+            self.checkpoints.after_commit(&self.connection)?;
+        }
+        self.room.look(&self.connection)
+    }
+
+    fn publish_status(&self) {
+        let status = self.account.status(&self.state, &self.room, &self.window);
+        self.status.send_replace(Arc::new(status));
+    }
+
+    /// What is looked at a few times a second.
+    fn look_around(&mut self) {
+        if self
+            .account
+            .looked
+            .is_some_and(|looked| looked.elapsed() < TICK)
+        {
+            return;
+        }
+        if let Err(error) = self.account.look(&self.connection, &self.state) {
+            tracing::warn!(%error, "could not look up the oldest events");
+        }
+        self.room.take_reserve();
+        if self.room.refusing() && !self.room.disk_full() {
+            // Not steady: a long log may be what takes the room.
+            let emptied = checkpoint::truncate(&self.connection)
+                .and_then(|_| self.room.look(&self.connection));
+            if let Err(error) = emptied {
+                tracing::debug!(%error, "could not empty the write-ahead log");
+            }
+        }
+        if self.room.fits(BATCH_BYTES as u64 / 128) && self.duties.hold.is_none() {
+            self.room.set_refusing(false);
+        }
+        self.duties.hold = self.duties.hold.filter(|until| Instant::now() < *until);
+        self.publish_status();
+    }
+
+    fn refuse_appends(&mut self, batch: &mut Vec<Job>) {
+        for job in std::mem::take(batch) {
+            if let Work::Append { entries, .. } = &job.work {
+                self.state.refused_full += entries.len() as u64;
+                let full = vec![Appended::Full; entries.len()];
+                drop(job.reply.send(Outcome::Appended(full)));
+            } else {
+                batch.push(job);
+            }
+        }
+        self.room.set_refusing(true);
+        self.publish_status();
+    }
+
+    /// Whether the disk has no more room, in one of the ways that SQLite says so.
+    fn means_full(&self, error: &rusqlite::Error) -> bool {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => true,
+            Some(ErrorCode::SystemIoFailure) => {
+                self.room.free_bytes().is_ok_and(|free| free < 1024 * 1024)
+            }
+            _ => false,
+        }
+    }
+
+    /// An orderly end: everything into the database, the log emptied.
+    fn close(&mut self) -> Result<(), Failure> {
+        if let Err(error) = checkpoint::truncate(&self.connection) {
+            // The log stays, and the next start reads it.
+            tracing::warn!(%error, "could not checkpoint at the end");
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is room for so many bytes, after evicting if that is wanted.
+fn make_room(
+    connection: &Connection,
+    room: &mut Room,
+    bytes: u64,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    if room.fits(bytes) {
+        return Ok(true);
+    }
+    room.look(connection)?;
+    for _ in 0..EVICTIONS_MAX {
+        if room.fits(bytes) {
+            return Ok(true);
+        }
+        if room.on_full() == OnFull::PushBack || !retention::evict(connection, stage)? {
+            return Ok(false);
+        }
+        room.look(connection)?;
+    }
+    Ok(room.fits(bytes))
+}
+
+/// Whether a later commit may succeed. After a failed sync nobody knows what is
+/// on disk; a damaged file is for the next start to set aside.
+fn may_pass(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        return true;
+    };
+    let sync_failed = matches!(
+        failure.extended_code,
+        rusqlite::ffi::SQLITE_IOERR_FSYNC | rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC
+    );
+    let damaged = matches!(
+        failure.code,
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
+    );
+    !sync_failed && !damaged
+}
