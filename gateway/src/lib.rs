@@ -7,7 +7,9 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod dedup;
 pub mod event;
 pub mod forward;
+pub mod normalise;
 pub mod record;
 pub mod store;

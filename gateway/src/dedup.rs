@@ -1,0 +1,3 @@
+//! Telling the same event sent twice from two events that look alike.
+
+pub mod key;
