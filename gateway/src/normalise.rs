@@ -39,7 +39,7 @@ use crate::{
     dedup::key,
     event::{Event, Key, TimeSource, Timestamp},
 };
-use mapping::Device;
+use mapping::{Device, Tag};
 use timestamp::Said;
 
 /// A device's name has at most so many bytes.
@@ -250,7 +250,7 @@ struct Header<'n, 'a> {
     root: &'n Node<'a>,
     array: &'n [Node<'a>],
     /// Its leaves, as tags, unless excluded.
-    tags: Vec<(&'n Node<'a>, (Arc<str>, Arc<str>))>,
+    tags: Vec<(&'n Node<'a>, Tag)>,
     /// Hash of the payload without the array.
     digest: OnceCell<Key>,
 }
@@ -417,7 +417,7 @@ impl Normaliser<'_> {
         &self,
         place: &Place<'n, 'a>,
         used: &mut Vec<&'n Node<'a>>,
-        tags: &mut Vec<(Arc<str>, Arc<str>)>,
+        tags: &mut Vec<Tag>,
     ) -> Result<Said, Reject> {
         let Some(time) = &self.mapping.time else {
             return Ok(Said::Nothing);

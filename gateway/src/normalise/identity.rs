@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Named, Node, Normaliser, Place,
     decode::Float,
-    mapping::{Dedup, Sequence},
+    mapping::{Dedup, Sequence, Tag},
     timestamp::Said,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) fn identify<'n, 'a>(
     device: &Named,
     time: Said,
     used: &mut Vec<&'n Node<'a>>,
-    tags: &mut Vec<(Arc<str>, Arc<str>)>,
+    tags: &mut Vec<Tag>,
 ) -> Identity {
     let (at, fine) = match time {
         Said::Plausible { at, fine } => (Some(at), fine),
@@ -165,7 +165,7 @@ fn counter<'n, 'a>(
     sequence: &Sequence,
     place: &Place<'n, 'a>,
     used: &mut Vec<&'n Node<'a>>,
-    tags: &mut Vec<(Arc<str>, Arc<str>)>,
+    tags: &mut Vec<Tag>,
 ) -> Option<Counter> {
     let boot = sequence.boot.as_ref().and_then(|boot| {
         let found = place.find(boot)?;

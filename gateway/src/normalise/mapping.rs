@@ -9,6 +9,9 @@ pub const KIND_DEFAULT: &str = "iot.telemetry.v1";
 /// The MQTT 5 user property that carries an id, where nothing says otherwise.
 pub const ID_PROPERTY_DEFAULT: &str = "idempotency-key";
 
+/// A word that describes an event: its name and its text.
+pub type Tag = (Arc<str>, Arc<str>);
+
 /// How the messages on some topics become events.
 #[derive(Debug, Clone)]
 pub struct Mapping {
@@ -37,7 +40,7 @@ pub struct Mapping {
     /// What is not measured.
     pub exclude: Vec<Pointer>,
     /// Words added to every event.
-    pub tags: Vec<(Arc<str>, Arc<str>)>,
+    pub tags: Vec<Tag>,
     /// What is measured; empty takes everything.
     pub values: Vec<Measured>,
 }
@@ -234,5 +237,5 @@ pub struct Resolved {
     /// The event's type.
     pub kind: Arc<str>,
     /// Tags of the mapping, and captures that are not an attribute of the event.
-    pub tags: Vec<(Arc<str>, Arc<str>)>,
+    pub tags: Vec<Tag>,
 }

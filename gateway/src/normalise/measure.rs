@@ -8,12 +8,9 @@ use super::{
     Class, Node, Reject,
     decode::{ELEMENTS_MAX, quoted, scalar_number},
     identity::text,
-    mapping::{Kind, Mapping, Measured},
+    mapping::{Kind, Mapping, Measured, Tag},
 };
 use crate::event::{Measurement, Value};
-
-/// A tag's name and text.
-type Tag = (Arc<str>, Arc<str>);
 
 /// A measurement's name has at most so many bytes.
 pub(super) const NAME_BYTES_MAX: usize = 512;
