@@ -1,3 +1,4 @@
-//! Telling the same event from another one.
+//! Telling the same event sent twice from two events that look alike.
 
+pub mod key;
 pub mod window;

@@ -10,5 +10,7 @@ pub mod clock;
 pub mod dedup;
 pub mod event;
 pub mod forward;
+pub mod ingest;
+pub mod normalise;
 pub mod record;
 pub mod store;

@@ -1,0 +1,291 @@
+//! The way in: every publish becomes events, or a quarantined message, in one
+//! group of the journal.
+//!
+//! Promises: a publish is [`Verdict::Accepted`] only once everything that came of
+//! it is on disk, and [`Verdict::Duplicate`] only if all of it was on disk before.
+//! Nothing is dropped: what no mapping takes, what cannot be decoded, and what
+//! would swell beyond bounds is quarantined as it came, with the reason.
+//!
+//! One exception, because it is not data: an empty payload with the RETAIN flag
+//! tells the broker to forget a retained message (MQTT 5, section 3.3.1.3). It is
+//! acknowledged and counted, and not kept. Any other empty payload is quarantined.
+//!
+//! Does not order anything itself: entries are appended in the order of the batch.
+
+mod metrics;
+mod raw;
+mod topics;
+
+use std::{future::ready, sync::Arc};
+
+use bytes::Bytes;
+use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Receipt, Verdict};
+use rand::RngExt as _;
+
+pub use metrics::Metrics;
+pub use raw::Raw;
+use topics::Topics;
+
+use crate::{
+    clock::Clock,
+    event::{Event, IdSource, Timestamp},
+    normalise::{self, Class, Mapping, Message, Normalised, Reject, Scratch},
+    record::Routes,
+    store::{self, Appended, Entry, NewEvent, NewQuarantine},
+};
+
+/// What one message may become, as stored events: a small payload of many
+/// elements on a long topic could fill the disk otherwise.
+pub const STORED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How messages become events.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// In order; the first that takes a topic is used.
+    pub mappings: Vec<Mapping>,
+    /// The gateway's own site, for mappings that capture none.
+    pub site: Option<Arc<str>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mappings: Mapping::defaults(),
+            site: None,
+        }
+    }
+}
+
+/// Takes what devices publish.
+#[derive(Debug)]
+pub struct Ingest {
+    topics: Topics,
+    routes: Routes,
+    store: store::Handle,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl Ingest {
+    /// Builds the stage. Every event goes to all of `routes`.
+    pub fn new(
+        config: Config,
+        routes: Routes,
+        store: store::Handle,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            topics: Topics::new(config),
+            routes,
+            store,
+            clock,
+            metrics: Arc::default(),
+        }
+    }
+
+    /// What was taken so far.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Tries a quarantined message again with the mappings of today. The entries
+    /// are to be appended, and the message to be taken out of quarantine, together.
+    ///
+    /// # Errors
+    /// When it still cannot be used.
+    pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
+        Preparing::new(&self.topics, self.routes, &self.metrics).retry(raw)
+    }
+}
+
+impl Admission for Ingest {
+    #[expect(
+        clippy::async_yields_async,
+        reason = "the caller awaits the receipt later"
+    )]
+    fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
+        Box::pin(async move {
+            let mut preparing = Preparing::new(&self.topics, self.routes, &self.metrics);
+            let received = self.clock.now();
+            for publish in &batch {
+                preparing.publish(&publisher.client_id, publish, received);
+            }
+            let Preparing {
+                entries, counts, ..
+            } = preparing;
+            drop(batch);
+            if entries.is_empty() {
+                return settled(vec![Verdict::Accepted; counts.len()]);
+            }
+            match self.store.append(entries).await {
+                Ok(receipt) => {
+                    Box::pin(async move { verdicts(&counts, receipt.await.as_deref().ok()) })
+                }
+                Err(store::Stopped) => settled(verdicts(&counts, None)),
+            }
+        })
+    }
+}
+
+fn settled(verdicts: Vec<Verdict>) -> Receipt {
+    Box::pin(ready(verdicts))
+}
+
+/// What to tell the device about each publish, from what became of its entries;
+/// `None` where the store has stopped.
+fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
+    let Some(mut rest) = appended else {
+        return vec![Verdict::Lost; counts.len()];
+    };
+    counts
+        .iter()
+        .map(|count| {
+            let Some((own, others)) = rest.split_at_checked(*count) else {
+                // Fewer answers than entries: nothing is known of the others.
+                return Verdict::Lost;
+            };
+            rest = others;
+            if own.contains(&Appended::Full) {
+                Verdict::Busy
+            } else if !own.is_empty() && own.iter().all(|a| *a == Appended::Duplicate) {
+                Verdict::Duplicate
+            } else {
+                Verdict::Accepted
+            }
+        })
+        .collect()
+}
+
+/// Builds one group.
+struct Preparing<'i> {
+    topics: &'i Topics,
+    routes: Routes,
+    metrics: &'i Metrics,
+    scratch: Scratch,
+    entries: Vec<Entry>,
+    /// Entries of each publish.
+    counts: Vec<usize>,
+    /// The mapping of the last topic: a device mostly stays on one.
+    last: Option<topics::Found>,
+}
+
+impl<'i> Preparing<'i> {
+    fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics) -> Self {
+        Self {
+            topics,
+            routes,
+            metrics,
+            scratch: Scratch::default(),
+            entries: Vec::new(),
+            counts: Vec::new(),
+            last: None,
+        }
+    }
+
+    fn publish(&mut self, client_id: &Arc<str>, publish: &Publish, received: Timestamp) {
+        let before = self.entries.len();
+        if publish.retain && publish.payload.is_empty() {
+            self.metrics.cleared();
+            self.counts.push(0);
+            return;
+        }
+        let properties = publish.properties.as_deref();
+        let raw = Raw {
+            topic: publish.topic.clone(),
+            client_id: client_id.clone(),
+            payload: publish.payload.clone(),
+            content_type: properties.and_then(|p| p.content_type.clone()),
+            user: properties
+                .map_or(&[][..], |p: &Properties| &p.user)
+                .to_vec(),
+            received,
+        };
+        if let Err(reject) = self.message(&raw) {
+            self.quarantine(&raw, reject, raw.payload.clone());
+        }
+        self.counts.push(self.entries.len() - before);
+    }
+
+    fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
+        self.message(raw)?;
+        Ok(self.entries)
+    }
+
+    /// Adds the events of a message, and what is left of a batch; or nothing.
+    fn message(&mut self, raw: &Raw) -> Result<(), Reject> {
+        let found = match &self.last {
+            Some(found) if *found.topic == *raw.topic => found,
+            _ => self.last.insert(
+                self.topics
+                    .find(&raw.topic)
+                    .ok_or_else(|| Reject::new(Class::Unmapped, "no mapping takes the topic"))?,
+            ),
+        };
+        let message = Message {
+            topic: &raw.topic,
+            client_id: &raw.client_id,
+            payload: &raw.payload,
+            content_type: raw.content_type.as_deref(),
+            user: &raw.user,
+            received: raw.received,
+            nonce: rand::rng().random(),
+        };
+        let mapping = self.topics.mapping(found);
+        let Normalised { events, rejected } =
+            normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
+        let before = self.entries.len();
+        let mut stored_bytes = 0;
+        for event in &events {
+            let entry = self.entry(event, raw.payload.len() / events.len());
+            stored_bytes += entry.body.len();
+            if stored_bytes > STORED_BYTES_MAX {
+                self.entries.truncate(before);
+                return Err(Reject::new(
+                    Class::Limit,
+                    format!(
+                        "as {} events it has more than {STORED_BYTES_MAX} bytes",
+                        events.len()
+                    ),
+                ));
+            }
+            self.entries.push(Entry::Event(entry));
+        }
+        for event in &events {
+            self.metrics.event(event.id_source);
+        }
+        if let Some(rejected) = rejected {
+            self.quarantine(raw, rejected.reject, rejected.payload.into());
+        }
+        Ok(())
+    }
+
+    fn entry(&self, event: &Event, payload_bytes: usize) -> NewEvent {
+        // What the attributes take beside the payload, about.
+        let mut body = Vec::with_capacity(payload_bytes + 192);
+        event.to_cbor(&mut body);
+        NewEvent {
+            key: event.key,
+            dedup: event.id_source != IdSource::None,
+            device: event.device.clone(),
+            received: event.received,
+            routes: self.routes,
+            body: body.into(),
+        }
+    }
+
+    fn quarantine(&mut self, raw: &Raw, reject: Reject, payload: Bytes) {
+        self.metrics.rejected(reject.class);
+        self.entries.push(Entry::Quarantine(NewQuarantine {
+            received: raw.received,
+            client_id: raw.client_id.clone(),
+            topic: raw.topic.clone(),
+            class: reject.class.as_str(),
+            reason: reject.reason.into_owned(),
+            payload,
+            properties: raw.properties(),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

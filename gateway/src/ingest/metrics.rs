@@ -1,0 +1,68 @@
+//! Counts of what came in, for the metrics page.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::{event::IdSource, normalise::Class};
+
+/// Counts since the start. They say what was prepared, not what was kept: the
+/// ledger of the store says that.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    events: [AtomicU64; IdSource::ALL.len()],
+    rejected: [AtomicU64; Class::ALL.len()],
+    cleared: AtomicU64,
+}
+
+impl Metrics {
+    /// Events by what their identity was taken from.
+    pub fn events(&self) -> impl Iterator<Item = (IdSource, u64)> {
+        IdSource::ALL
+            .into_iter()
+            .map(|source| (source, self.events[source as usize].load(Relaxed)))
+    }
+
+    /// Messages, or the rest of batches, that were quarantined, by the kind of reason.
+    pub fn rejects(&self) -> impl Iterator<Item = (Class, u64)> {
+        Class::ALL
+            .into_iter()
+            .map(|class| (class, self.rejected[class as usize].load(Relaxed)))
+    }
+
+    /// Empty retained messages, which clear a retained message and are not kept.
+    pub fn retained_cleared(&self) -> u64 {
+        self.cleared.load(Relaxed)
+    }
+
+    pub(super) fn event(&self, source: IdSource) {
+        self.events[source as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn rejected(&self, class: Class) {
+        self.rejected[class as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn cleared(&self) {
+        self.cleared.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_and_class_has_a_place_of_its_own() {
+        assert!(
+            IdSource::ALL
+                .iter()
+                .enumerate()
+                .all(|(n, source)| *source as usize == n)
+        );
+        assert!(
+            Class::ALL
+                .iter()
+                .enumerate()
+                .all(|(n, class)| *class as usize == n)
+        );
+    }
+}

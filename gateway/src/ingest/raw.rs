@@ -1,0 +1,108 @@
+//! A message as it came, also after a stay in quarantine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Timestamp;
+
+/// Everything about a message that its normalising depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
+    /// On which topic.
+    pub topic: Arc<str>,
+    /// Who sent it.
+    pub client_id: Arc<str>,
+    /// The payload.
+    pub payload: Bytes,
+    /// The MQTT 5 content type.
+    pub content_type: Option<Arc<str>>,
+    /// The MQTT 5 user properties.
+    pub user: Vec<(Arc<str>, Arc<str>)>,
+    /// When it was received.
+    pub received: Timestamp,
+}
+
+/// The properties as quarantine keeps them.
+#[derive(Serialize, Deserialize)]
+struct Stored(Option<Arc<str>>, Vec<(Arc<str>, Arc<str>)>);
+
+/// Properties in quarantine that cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("the properties of the message are damaged: {0}")]
+pub struct Damaged(String);
+
+impl Raw {
+    /// A message out of quarantine.
+    ///
+    /// # Errors
+    /// When the properties are not what [`properties`](Self::properties) wrote.
+    pub fn from_quarantine(
+        topic: Arc<str>,
+        client_id: Arc<str>,
+        payload: Bytes,
+        properties: Option<&[u8]>,
+        received: Timestamp,
+    ) -> Result<Self, Damaged> {
+        let Stored(content_type, user) = match properties {
+            None => Stored(None, Vec::new()),
+            Some(bytes) => {
+                ciborium::from_reader(bytes).map_err(|error| Damaged(error.to_string()))?
+            }
+        };
+        Ok(Self {
+            topic,
+            client_id,
+            payload,
+            content_type,
+            user,
+            received,
+        })
+    }
+
+    /// Content type and user properties as CBOR; `None` where there are none.
+    pub(super) fn properties(&self) -> Option<Bytes> {
+        if self.content_type.is_none() && self.user.is_empty() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        let stored = Stored(self.content_type.clone(), self.user.clone());
+        ciborium::into_writer(&stored, &mut bytes).expect("writing to memory cannot fail");
+        Some(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn properties_come_back_from_quarantine(
+            content_type in proptest::option::of(".{0,9}"),
+            user in proptest::collection::vec((".{0,9}", ".{0,9}"), 0..4),
+        ) {
+            let raw = Raw {
+                topic: "t".into(),
+                client_id: "c".into(),
+                payload: Bytes::from_static(b"x"),
+                content_type: content_type.map(Into::into),
+                user: user.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+                received: Timestamp::from_millis(1),
+            };
+            let kept = raw.properties();
+            let back = Raw::from_quarantine(
+                raw.topic.clone(), raw.client_id.clone(), raw.payload.clone(), kept.as_deref(), raw.received,
+            );
+            prop_assert_eq!(back.unwrap(), raw);
+        }
+
+        #[test]
+        fn damaged_properties_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _either = Raw::from_quarantine("t".into(), "c".into(), Bytes::new(), Some(&bytes), Timestamp::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Groups and verdicts, without a store.
+
+use super::*;
+
+/// 2026-03-01T12:00:00Z.
+const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);
+
+fn publish(topic: &str, payload: &[u8]) -> Publish {
+    Publish {
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload),
+        qos: penstock_broker::QoS::AtLeastOnce,
+        retain: false,
+        dup: false,
+        properties: None,
+    }
+}
+
+struct Group {
+    entries: Vec<Entry>,
+    counts: Vec<usize>,
+    metrics: Metrics,
+}
+
+fn prepare(config: Config, publishes: &[Publish]) -> Group {
+    let topics = Topics::new(config);
+    let metrics = Metrics::default();
+    let mut preparing = Preparing::new(&topics, Routes(5), &metrics);
+    for publish in publishes {
+        preparing.publish(&"c1".into(), publish, RECEIVED);
+    }
+    let Preparing {
+        entries, counts, ..
+    } = preparing;
+    Group {
+        entries,
+        counts,
+        metrics,
+    }
+}
+
+fn event(entry: &Entry) -> (&NewEvent, Event) {
+    match entry {
+        Entry::Event(new) => (new, Event::from_cbor(&new.body).unwrap()),
+        Entry::Quarantine(new) => panic!("quarantined: {}", new.reason),
+    }
+}
+
+fn quarantined(entry: &Entry) -> &NewQuarantine {
+    match entry {
+        Entry::Quarantine(new) => new,
+        Entry::Event(_) => panic!("not quarantined"),
+    }
+}
+
+#[test]
+fn publishes_become_entries_in_their_order() {
+    let group = prepare(
+        Config::default(),
+        &[
+            publish("devices/b7/t", br#"{"seq":1,"boot":"x","v":1}"#),
+            publish("devices/b7/t", b"{"),
+            publish("devices/b8/t", br#"[{"v":1},{"v":2}]"#),
+            publish("plain", b"21.5"),
+        ],
+    );
+    assert_eq!(group.counts, [1, 1, 2, 1]);
+    let (new, first) = event(&group.entries[0]);
+    assert_eq!(
+        (new.key, new.dedup, new.routes),
+        (first.key, true, Routes(5))
+    );
+    assert_eq!(
+        (&*new.device, new.received, first.sequence),
+        ("b7", RECEIVED, Some(1))
+    );
+    let bad = quarantined(&group.entries[1]);
+    assert_eq!(
+        (bad.class, &*bad.payload, &*bad.topic),
+        ("syntax", &b"{"[..], "devices/b7/t")
+    );
+    assert_eq!(
+        (&*bad.client_id, bad.received, &bad.properties),
+        ("c1", RECEIVED, &None)
+    );
+    assert!(
+        !event(&group.entries[2]).0.dedup,
+        "nothing tells these readings apart"
+    );
+    assert_eq!(&*event(&group.entries[4]).1.device, "c1");
+    let by_source: Vec<_> = group
+        .metrics
+        .events()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(by_source, [(IdSource::Sequence, 1), (IdSource::None, 3)]);
+    let rejects: Vec<_> = group
+        .metrics
+        .rejects()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(rejects, [(Class::Syntax, 1)]);
+}
+
+#[test]
+fn a_topic_that_no_mapping_takes_is_quarantined() {
+    let group = prepare(
+        Config {
+            mappings: vec![],
+            site: None,
+        },
+        &[publish("a", b"1")],
+    );
+    assert_eq!(quarantined(&group.entries[0]).class, "unmapped");
+}
+
+#[test]
+fn an_empty_payload_is_quarantined_unless_it_clears_a_retained_message() {
+    let empty = publish("devices/b7/t", b"");
+    let clear = Publish {
+        retain: true,
+        ..empty.clone()
+    };
+    let retained = Publish {
+        retain: true,
+        ..publish("devices/b7/t", b"1")
+    };
+    let group = prepare(Config::default(), &[empty, clear, retained]);
+    assert_eq!(group.counts, [1, 0, 1]);
+    assert_eq!(quarantined(&group.entries[0]).class, "empty");
+    assert_eq!(group.metrics.retained_cleared(), 1);
+    event(&group.entries[1]);
+}
+
+#[test]
+fn the_good_elements_of_a_batch_are_kept_and_the_bad_ones_quarantined() {
+    let payload = br#"[{"v":1},{"ts":"never"},{"v":3}]"#;
+    let group = prepare(Config::default(), &[publish("devices/b7/t", payload)]);
+    assert_eq!(group.counts, [3]);
+    let rest = quarantined(&group.entries[2]);
+    assert_eq!(rest.class, "type");
+    assert_eq!(rest.payload, &br#"[null,{"ts":"never"},null]"#[..]);
+}
+
+#[test]
+fn a_message_that_would_swell_is_quarantined_whole() {
+    let elements = vec!["{\"v\":1}"; 4_000].join(",");
+    let topic = format!("devices/b7/{}", "t".repeat(10_000));
+    let group = prepare(
+        Config::default(),
+        &[publish(&topic, format!("[{elements}]").as_bytes())],
+    );
+    assert_eq!(group.counts, [1]);
+    assert_eq!(quarantined(&group.entries[0]).class, "limit");
+    assert!(group.metrics.events().all(|(_, count)| count == 0));
+}
+
+#[test]
+fn a_quarantined_message_is_tried_again_with_its_properties() {
+    let properties = Properties {
+        content_type: Some("application/json".into()),
+        user: vec![("idempotency-key".into(), "k1".into())],
+        ..Properties::default()
+    };
+    let sent = Publish {
+        properties: Some(Arc::new(properties)),
+        ..publish("devices/b7/t", b"{\"v\":1}")
+    };
+    let nothing = Config {
+        mappings: vec![],
+        site: None,
+    };
+    let group = prepare(nothing.clone(), std::slice::from_ref(&sent));
+    let kept = quarantined(&group.entries[0]);
+    let raw = Raw::from_quarantine(
+        kept.topic.clone(),
+        kept.client_id.clone(),
+        kept.payload.clone(),
+        kept.properties.as_deref(),
+        kept.received,
+    )
+    .unwrap();
+    let metrics = Metrics::default();
+    let again = |config| Preparing::new(&Topics::new(config), Routes(1), &metrics).retry(&raw);
+    assert_eq!(again(nothing).unwrap_err().class, Class::Unmapped);
+    let entries = again(Config::default()).unwrap();
+    let (_, retried) = event(&entries[0]);
+    assert_eq!(
+        (retried.id.as_deref(), retried.received),
+        (Some("k1"), RECEIVED)
+    );
+    let direct = prepare(Config::default(), &[sent]);
+    assert_eq!(
+        event(&direct.entries[0]).1,
+        retried,
+        "as if it had been mapped at once"
+    );
+}
+
+#[test]
+fn verdicts_say_what_is_on_disk() {
+    use Appended::{Duplicate, Full, Quarantined, Stored};
+    let stored = Stored(crate::record::Position(1));
+    for (counts, appended, expect) in [
+        (
+            &[1, 1, 1][..],
+            &[stored, Duplicate, Quarantined(1)][..],
+            &[Verdict::Accepted, Verdict::Duplicate, Verdict::Accepted][..],
+        ),
+        (
+            &[2, 2],
+            &[stored, Duplicate, Duplicate, Duplicate],
+            &[Verdict::Accepted, Verdict::Duplicate],
+        ),
+        (
+            &[2, 1],
+            &[Full, Full, Full],
+            &[Verdict::Busy, Verdict::Busy],
+        ),
+        (
+            &[0, 1],
+            &[Duplicate],
+            &[Verdict::Accepted, Verdict::Duplicate],
+        ),
+        (&[2], &[Duplicate, Quarantined(2)], &[Verdict::Accepted]),
+        (&[1, 1], &[stored], &[Verdict::Accepted, Verdict::Lost]),
+    ] {
+        assert_eq!(
+            verdicts(counts, Some(appended)),
+            expect,
+            "{counts:?} {appended:?}"
+        );
+    }
+    assert_eq!(verdicts(&[1, 0], None), [Verdict::Lost, Verdict::Lost]);
+}

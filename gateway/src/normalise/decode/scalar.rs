@@ -1,0 +1,132 @@
+//! One bare value: a number, `true`, `false`, or text.
+
+use std::borrow::Cow;
+
+use super::{Class, Node, Reject, json};
+
+/// Decodes a scalar. White space around it is not part of it.
+pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+    let text = std::str::from_utf8(payload).map_err(|error| {
+        Reject::new(
+            Class::Encoding,
+            format!("not UTF-8 at byte {}", error.valid_up_to()),
+        )
+    })?;
+    match text.trim_ascii() {
+        "" => Err(Reject::new(Class::Empty, "the payload is only white space")),
+        "true" => Ok(Node::Bool(true)),
+        "false" => Ok(Node::Bool(false)),
+        // "007" is a name, not seven: what JSON would not call a number stays text.
+        text if text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-')) => strict(
+            text.strip_prefix('+')
+                .filter(|text| !text.starts_with('-'))
+                .unwrap_or(text),
+        )
+        .unwrap_or(Ok(Node::Text(Cow::Borrowed(text)))),
+        text => Ok(Node::Text(Cow::Borrowed(text))),
+    }
+}
+
+/// The number that a text spells, for a mapping that says it is one: with a sign,
+/// leading zeros, and the words for "no number". `None` where it is something else.
+pub fn number(text: &str) -> Option<Result<Node<'_>, Reject>> {
+    let text = text.trim_ascii();
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if ["nan", "inf", "infinity"]
+        .iter()
+        .any(|word| unsigned.eq_ignore_ascii_case(word))
+    {
+        let value = f64::NAN;
+        return Some(Ok(Node::Float(super::Float {
+            value,
+            literal: None,
+        })));
+    }
+    let text = text
+        .strip_prefix('+')
+        .filter(|text| !text.starts_with('-'))
+        .unwrap_or(text);
+    let zeros = text.bytes().take_while(|b| *b == b'0').count();
+    let more_digits = text.as_bytes().get(zeros).is_some_and(u8::is_ascii_digit);
+    strict(
+        &text[if more_digits {
+            zeros
+        } else {
+            zeros.saturating_sub(1)
+        }..],
+    )
+}
+
+fn strict(text: &str) -> Option<Result<Node<'_>, Reject>> {
+    match json::number_literal(text.as_bytes()) {
+        Some((length, integer)) if length == text.len() => Some(json::number(text, integer)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_numbers_words_and_text_apart() {
+        let text = |text: &'static str| Node::Text(text.into());
+        for (payload, node) in [
+            ("21", Node::Int(21)),
+            (" -7\r\n", Node::Int(-7)),
+            ("+5", Node::Int(5)),
+            ("18446744073709551615", Node::UInt(u64::MAX)),
+            ("true", Node::Bool(true)),
+            ("false ", Node::Bool(false)),
+            ("True", text("True")),
+            ("ON", text("ON")),
+            ("21,5", text("21,5")),
+            ("007", text("007")),
+            ("+", text("+")),
+            ("++5", text("++5")),
+            ("+-5", text("+-5")),
+            ("2026-03-01", text("2026-03-01")),
+            ("nan", text("nan")),
+            ("1e", text("1e")),
+            ("\u{e9}", text("\u{e9}")),
+        ] {
+            assert_eq!(decode(payload.as_bytes()), Ok(node), "{payload:?}");
+        }
+        assert!(
+            matches!(decode(b"21.5"), Ok(Node::Float(x)) if x.value == 21.5 && x.literal == Some("21.5"))
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_nothing_or_no_text_or_too_large() {
+        for (payload, class) in [
+            (&b" \n"[..], Class::Empty),
+            (b"\xff", Class::Encoding),
+            (b"99999999999999999999", Class::Range),
+            (b"1e999", Class::Range),
+        ] {
+            assert_eq!(decode(payload).unwrap_err().class, class, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_that_says_number_may_read_more() {
+        for (text, node) in [
+            ("007", Some(Node::Int(7))),
+            ("+1", Some(Node::Int(1))),
+            ("0", Some(Node::Int(0))),
+        ] {
+            assert_eq!(number(text).map(Result::unwrap), node, "{text}");
+        }
+        assert!(matches!(number("00.5"), Some(Ok(Node::Float(x))) if x.value == 0.5));
+        for text in ["NaN", "-inf", "Infinity"] {
+            assert!(
+                matches!(number(text), Some(Ok(Node::Float(x))) if x.value.is_nan()),
+                "{text}"
+            );
+        }
+        for text in ["", "21,5", "ten", "+-1", "+", "0x10", "1_000"] {
+            assert!(number(text).is_none(), "{text}");
+        }
+    }
+}

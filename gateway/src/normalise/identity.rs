@@ -1,0 +1,286 @@
+//! What makes an event this event; see `dedup::key` for the bytes.
+//!
+//! In the order of preference: the configured MQTT 5 user property; the configured
+//! fields; device, topic, boot id and sequence number; the content, where the
+//! device's clock tells readings apart; nothing. A device that names itself in the
+//! payload only claims to be that device, so its keys and ids also hold the client
+//! identifier: one client cannot suppress what another will send.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    Named, Node, Normaliser, Place,
+    decode::Float,
+    mapping::{Dedup, Sequence, Tag},
+    timestamp::Said,
+};
+use crate::{
+    dedup::key,
+    event::{IdSource, Key, Timestamp},
+};
+
+/// Longer ids are part of the key, but not of the event.
+pub(super) const ID_BYTES_MAX: usize = 256;
+
+/// Who an event is.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) key: Key,
+    pub(super) id: Option<Arc<str>>,
+    pub(super) source: IdSource,
+    pub(super) sequence: Option<u64>,
+}
+
+/// How often each content was in this batch so far: two equal elements are two
+/// readings, and counting them apart gives the same keys however they are batched.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    seen: HashMap<Key, u64>,
+}
+
+/// Identifies one event.
+pub(super) fn identify<'n, 'a>(
+    of: &mut Normaliser<'_>,
+    place: &Place<'n, 'a>,
+    device: &Named,
+    time: Said,
+    used: &mut Vec<&'n Node<'a>>,
+    tags: &mut Vec<Tag>,
+) -> Identity {
+    let (at, fine) = match time {
+        Said::Plausible { at, fine } => (Some(at), fine),
+        Said::Nothing | Said::Implausible => (None, false),
+    };
+    let counter = of
+        .mapping
+        .sequence
+        .as_ref()
+        .and_then(|s| counter(s, place, used, tags));
+    let sequence = counter.as_ref().map(|counter| counter.sequence);
+    let found = if of.mapping.dedup == Dedup::None {
+        None
+    } else {
+        explicit(of, place, device)
+            .or_else(|| field(of, place, device, used))
+            .or_else(|| counted(of, place, device, at, counter.as_ref()))
+            .or_else(|| content(of, place, device, at, fine))
+    };
+    let (key, id, source) = found.unwrap_or_else(|| {
+        let index = place.index.map_or(0, |index| index as u64);
+        (
+            key::random(of.message.received, of.message.nonce, index),
+            None,
+            IdSource::None,
+        )
+    });
+    Identity {
+        key,
+        id,
+        source,
+        sequence,
+    }
+}
+
+type Known = (Key, Option<Arc<str>>, IdSource);
+
+fn explicit(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named) -> Option<Known> {
+    let id = of.message.property(of.mapping.id_property.as_deref()?)?;
+    Some(named(of, IdSource::Explicit, device, id, place.index))
+}
+
+fn field<'n, 'a>(
+    of: &mut Normaliser<'_>,
+    place: &Place<'n, 'a>,
+    device: &Named,
+    used: &mut Vec<&'n Node<'a>>,
+) -> Option<Known> {
+    let pointers = &of.mapping.id;
+    if pointers.is_empty() {
+        return None;
+    }
+    let mut found = Vec::with_capacity(pointers.len());
+    for pointer in pointers {
+        let at = place.find(pointer)?;
+        found.push((at, text(at.node).filter(|text| !text.is_empty())?));
+    }
+    let index = place
+        .index
+        .filter(|_| found.iter().all(|(at, _)| at.shared));
+    if let [(at, id)] = &found[..] {
+        if id.len() <= ID_BYTES_MAX {
+            used.push(at.node);
+        }
+        return Some(named(of, IdSource::Field, device, id, index));
+    }
+    let parts = start(of, IdSource::Field, device);
+    for (_, text) in &found {
+        parts.bytes(text.as_bytes());
+    }
+    parts.optional(
+        index
+            .map(|index| index.to_string())
+            .as_deref()
+            .map(str::as_bytes),
+    );
+    Some((parts.key(), None, IdSource::Field))
+}
+
+/// An identity with a text of its own: the event's id.
+fn named(
+    of: &mut Normaliser<'_>,
+    source: IdSource,
+    device: &Named,
+    id: &str,
+    index: Option<usize>,
+) -> Known {
+    let index = index.map(|index| index.to_string());
+    let parts = start(of, source, device);
+    parts
+        .bytes(id.as_bytes())
+        .optional(index.as_deref().map(str::as_bytes));
+    let key = parts.key();
+    let mut text = String::with_capacity(id.len());
+    if device.claimed {
+        // No colon of the client's, so that no other client and id read the same.
+        text.push_str(&of.message.client_id.replace('%', "%25").replace(':', "%3A"));
+        text.push(':');
+    }
+    text.push_str(id);
+    if let Some(index) = &index {
+        text.push('/');
+        text.push_str(index);
+    }
+    let id = (text.len() <= ID_BYTES_MAX).then(|| Arc::from(text));
+    (key, id, source)
+}
+
+/// A device's counter in one event.
+struct Counter {
+    sequence: u64,
+    boot: Option<Arc<str>>,
+    shared: bool,
+}
+
+fn counter<'n, 'a>(
+    sequence: &Sequence,
+    place: &Place<'n, 'a>,
+    used: &mut Vec<&'n Node<'a>>,
+    tags: &mut Vec<Tag>,
+) -> Option<Counter> {
+    let boot = sequence.boot.as_ref().and_then(|boot| {
+        let found = place.find(boot)?;
+        let boot: Arc<str> = text(found.node).filter(|text| !text.is_empty())?.into();
+        used.push(found.node);
+        tags.push(("boot".into(), boot.clone()));
+        Some(boot)
+    });
+    let found = place.find(&sequence.at)?;
+    let number = match found.node {
+        Node::Int(n) => u64::try_from(*n).ok()?,
+        Node::UInt(n) => *n,
+        Node::Text(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    used.push(found.node);
+    Some(Counter {
+        sequence: number,
+        boot,
+        shared: found.shared,
+    })
+}
+
+/// By device, topic, boot id and number, and the device's time where there is one:
+/// some devices always say 0.
+fn counted(
+    of: &mut Normaliser<'_>,
+    place: &Place<'_, '_>,
+    device: &Named,
+    at: Option<Timestamp>,
+    counter: Option<&Counter>,
+) -> Option<Known> {
+    let counter = counter?;
+    let persistent = of
+        .mapping
+        .sequence
+        .as_ref()
+        .is_some_and(|sequence| sequence.persistent);
+    if counter.boot.is_none() && at.is_none() && !persistent {
+        // A restart begins at 0 again.
+        return None;
+    }
+    let topic = of.message.topic.clone();
+    let index = place
+        .index
+        .filter(|_| counter.shared)
+        .map(|index| index.to_string());
+    let parts = start(of, IdSource::Sequence, device);
+    parts
+        .bytes(topic.as_bytes())
+        .optional(counter.boot.as_deref().map(str::as_bytes))
+        .number(counter.sequence)
+        .time(at)
+        .optional(index.as_deref().map(str::as_bytes));
+    Some((parts.key(), None, IdSource::Sequence))
+}
+
+/// By what it says, with everything around it.
+fn content(
+    of: &mut Normaliser<'_>,
+    place: &Place<'_, '_>,
+    device: &Named,
+    at: Option<Timestamp>,
+    fine: bool,
+) -> Option<Known> {
+    if !fine && of.mapping.dedup != Dedup::Content {
+        return None;
+    }
+    let message = of.message;
+    let parts = start(of, IdSource::Content, device);
+    parts.bytes(message.topic.as_bytes()).time(at);
+    let Some(header) = place.header else {
+        // The bytes as sent, not as we would write them.
+        parts.bytes(message.payload);
+        return Some((parts.key(), None, IdSource::Content));
+    };
+    parts.bytes(&header.digest().0).written(|out| {
+        ciborium::into_writer(place.element, out).expect("writing to memory cannot fail");
+    });
+    let key = parts.key();
+    let before = of
+        .content
+        .seen
+        .entry(key)
+        .and_modify(|n| *n += 1)
+        .or_insert(0);
+    let before = *before;
+    let key = if before == 0 {
+        key
+    } else {
+        let parts = start(of, IdSource::Content, device);
+        parts.bytes(&key.0).number(before).key()
+    };
+    Some((key, None, IdSource::Content))
+}
+
+fn start<'p>(of: &'p mut Normaliser<'_>, source: IdSource, device: &Named) -> &'p mut key::Parts {
+    let claimant = device.claimed.then_some(of.message.client_id.as_bytes());
+    of.scratch
+        .parts
+        .start(source, of.resolved.site.as_deref(), &device.name)
+        .optional(claimant)
+}
+
+/// A node as the text of a name or an id.
+pub(super) fn text(node: &Node<'_>) -> Option<String> {
+    match node {
+        Node::Text(text) => Some(text.as_ref().to_owned()),
+        Node::Int(n) => Some(n.to_string()),
+        Node::UInt(n) => Some(n.to_string()),
+        Node::Float(Float {
+            literal: Some(literal),
+            ..
+        }) => Some((*literal).to_owned()),
+        Node::Float(Float { value, .. }) if value.is_finite() => Some(value.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,241 @@
+//! What the configuration says about the messages on some topics, compiled.
+
+use std::sync::Arc;
+
+use super::{decode::Format, pointer::Pointer, template::Template, timestamp::Unit, topic};
+
+/// The type of events where nothing says otherwise.
+pub const KIND_DEFAULT: &str = "iot.telemetry.v1";
+/// The MQTT 5 user property that carries an id, where nothing says otherwise.
+pub const ID_PROPERTY_DEFAULT: &str = "idempotency-key";
+
+/// A word that describes an event: its name and its text.
+pub type Tag = (Arc<str>, Arc<str>);
+
+/// How the messages on some topics become events.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// Which topics.
+    pub topic: topic::Template,
+    /// How payloads are read.
+    pub format: Format,
+    /// Who measured.
+    pub device: Device,
+    /// Where; without it the gateway's own site. Does not name the client.
+    pub site: Option<Template>,
+    /// The event's `type`; slashes become full stops. Does not name the client.
+    pub kind: Template,
+    /// The device's time.
+    pub time: Option<Time>,
+    /// The array whose elements are events of their own.
+    pub split: Option<Pointer>,
+    /// The fields that together identify an event.
+    pub id: Vec<Pointer>,
+    /// The MQTT 5 user property that identifies a message; `None` looks at none.
+    pub id_property: Option<Arc<str>>,
+    /// The device's counter.
+    pub sequence: Option<Sequence>,
+    /// How far to go in telling resends from readings.
+    pub dedup: Dedup,
+    /// What is not measured.
+    pub exclude: Vec<Pointer>,
+    /// Words added to every event.
+    pub tags: Vec<Tag>,
+    /// What is measured; empty takes everything.
+    pub values: Vec<Measured>,
+}
+
+/// Where the device's name is.
+#[derive(Debug, Clone)]
+pub enum Device {
+    /// In the topic, or the client identifier.
+    Text(Template),
+    /// In the payload. A claim, so it counts only together with who made it.
+    At(Pointer),
+}
+
+/// Where the device's time is.
+#[derive(Debug, Clone)]
+pub struct Time {
+    /// In the payload, or in the element.
+    pub at: Pointer,
+    /// In the payload, for elements without a time of their own.
+    pub fallback: Option<Pointer>,
+    /// What it counts.
+    pub unit: Unit,
+    /// Whether a message without a plausible time is refused.
+    pub required: bool,
+}
+
+/// Where the device's counter is.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// The counter.
+    pub at: Pointer,
+    /// What differs from one start of the device to the next.
+    pub boot: Option<Pointer>,
+    /// Whether the counter goes on across restarts of the device.
+    pub persistent: bool,
+}
+
+/// How far to go in telling resends from readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Dedup {
+    /// Whatever identifies an event for sure.
+    #[default]
+    Auto,
+    /// Equal content is the same event, whatever the clock.
+    Content,
+    /// Every message is a new event.
+    None,
+}
+
+impl Dedup {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("content", Self::Content),
+        ("none", Self::None),
+    ];
+}
+
+/// One value that the operator named.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The measurement's name.
+    pub name: Arc<str>,
+    /// Where it is. Without it: the member of this name, or the whole payload if
+    /// that is one bare value.
+    pub at: Option<Pointer>,
+    /// What it must be.
+    pub kind: Kind,
+    /// Its unit.
+    pub unit: Option<Arc<str>>,
+    /// Whether a message without it is refused.
+    pub required: bool,
+}
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Kind {
+    /// Whatever it is. Objects and arrays are flattened under the name.
+    #[default]
+    Any,
+    /// A number, or text that spells one.
+    Number,
+    /// True or false.
+    Boolean,
+    /// Text.
+    Text,
+}
+
+impl Kind {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("any", Self::Any),
+        ("number", Self::Number),
+        ("boolean", Self::Boolean),
+        ("string", Self::Text),
+    ];
+}
+
+impl Mapping {
+    /// What the topic alone tells, worked out once per topic; `None` where this
+    /// mapping does not take the topic.
+    pub fn resolve(&self, topic: &str, gateway_site: Option<&Arc<str>>) -> Option<Resolved> {
+        let captures = self.topic.captures(topic)?;
+        let own_attribute = |n: usize, name: &str| {
+            name == "site"
+                || self.kind.uses(n)
+                || matches!(&self.device, Device::Text(device) if device.uses(n))
+        };
+        let captured = self.topic.names().iter().zip(&captures).enumerate();
+        let captured = captured
+            .filter(|(n, (name, _))| !own_attribute(*n, name))
+            .map(|(_, (name, text))| (name.clone(), Arc::from(*text)));
+        Some(Resolved {
+            device: match &self.device {
+                Device::Text(device) if !device.names_client() => {
+                    Some(Arc::from(device.fill(&captures, "")))
+                }
+                Device::Text(_) | Device::At(_) => None,
+            },
+            site: match &self.site {
+                Some(site) => Some(Arc::from(site.fill(&captures, "")))
+                    .filter(|site: &Arc<str>| !site.is_empty()),
+                None => gateway_site.cloned(),
+            },
+            kind: Arc::from(self.kind.fill(&captures, "").replace('/', ".")),
+            tags: self.tags.iter().cloned().chain(captured).collect(),
+        })
+    }
+}
+
+impl Mapping {
+    /// The device that the topic and the client identifier tell; `None` where it
+    /// is in the payload.
+    pub(super) fn device(&self, topic: &str, client_id: &str) -> Option<Arc<str>> {
+        match &self.device {
+            Device::Text(device) => {
+                let captures = self.topic.captures(topic)?;
+                Some(Arc::from(device.fill(&captures, client_id)))
+            }
+            Device::At(_) => None,
+        }
+    }
+
+    /// The mappings of a gateway without a configuration: `devices/{device}/...`,
+    /// and everything else under the name of the client.
+    pub fn defaults() -> Vec<Self> {
+        ["devices/{device}/{type...}", "#"]
+            .map(|topic| {
+                let topic = topic::Template::parse(topic).expect("the template is well-formed");
+                let text = |names: &[&str], otherwise: &str| {
+                    let has = |name: &&&str| topic.names().iter().any(|n| **n == ***name);
+                    let text = names.iter().find(has).map(|name| format!("{{{name}}}"));
+                    Template::parse(text.as_deref().unwrap_or(otherwise), topic.names())
+                        .expect("the capture was just found")
+                };
+                let pointer = |text| Pointer::parse(text).expect("the pointer is well-formed");
+                Self {
+                    device: Device::Text(text(&["device"], "{client}")),
+                    kind: text(&["type"], KIND_DEFAULT),
+                    topic,
+                    format: Format::Auto,
+                    site: None,
+                    time: Some(Time {
+                        at: pointer("/ts"),
+                        fallback: None,
+                        unit: Unit::Auto,
+                        required: false,
+                    }),
+                    split: None,
+                    id: Vec::new(),
+                    id_property: Some(ID_PROPERTY_DEFAULT.into()),
+                    sequence: Some(Sequence {
+                        at: pointer("/seq"),
+                        boot: Some(pointer("/boot")),
+                        persistent: false,
+                    }),
+                    dedup: Dedup::Auto,
+                    exclude: Vec::new(),
+                    tags: Vec::new(),
+                    values: Vec::new(),
+                }
+            })
+            .into()
+    }
+}
+
+/// What a topic alone tells about its messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The device, where the topic alone tells it.
+    pub device: Option<Arc<str>>,
+    /// The site.
+    pub site: Option<Arc<str>>,
+    /// The event's type.
+    pub kind: Arc<str>,
+    /// Tags of the mapping, and captures that are not an attribute of the event.
+    pub tags: Vec<Tag>,
+}

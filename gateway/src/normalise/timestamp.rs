@@ -1,0 +1,456 @@
+//! The device's own time: read exactly, believed only when plausible.
+//!
+//! Epoch times are taken from their decimal digits and never pass through a
+//! float, which has too few of them for microseconds. What is below a nanosecond
+//! is cut off.
+
+use jiff::Timestamp as Instant;
+
+use super::{
+    decode::{Node, quoted},
+    reject::{Class, Reject},
+};
+use crate::event::Timestamp;
+
+/// 2015-01-01T00:00:00Z. Clocks that were never set say 1970 or 2000.
+pub const PLAUSIBLE_FROM: Timestamp = Timestamp::from_millis(1_420_070_400_000);
+/// How far a device's clock may be ahead of ours: a day.
+pub const AHEAD_NANOS_MAX: i64 = 24 * 60 * 60 * 1_000_000_000;
+
+/// What a number that stands for a time counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unit {
+    /// A number by its magnitude: below 1e11 seconds, below 1e14 milliseconds,
+    /// below 1e17 microseconds, else nanoseconds. Other text is RFC 3339.
+    #[default]
+    Auto,
+    /// Seconds since 1970, perhaps with a fraction.
+    Seconds,
+    /// Milliseconds since 1970.
+    Millis,
+    /// Microseconds since 1970.
+    Micros,
+    /// Nanoseconds since 1970.
+    Nanos,
+    /// Text such as `2026-03-01T11:59:50.5+01:00`.
+    Rfc3339,
+}
+
+impl Unit {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 6] = [
+        ("auto", Self::Auto),
+        ("s", Self::Seconds),
+        ("ms", Self::Millis),
+        ("us", Self::Micros),
+        ("ns", Self::Nanos),
+        ("rfc3339", Self::Rfc3339),
+    ];
+
+    /// Nanoseconds in one, as a power of ten.
+    const fn power(self) -> Option<i32> {
+        match self {
+            Self::Seconds => Some(9),
+            Self::Millis => Some(6),
+            Self::Micros => Some(3),
+            Self::Nanos => Some(0),
+            Self::Auto | Self::Rfc3339 => None,
+        }
+    }
+}
+
+/// What a device said about the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing, or null.
+    Nothing,
+    /// A time from before 2015, from tomorrow, or beyond all calendars.
+    Implausible,
+    /// A time to believe.
+    Plausible {
+        /// When.
+        at: Timestamp,
+        /// Whether it tells moments within a second apart.
+        fine: bool,
+    },
+}
+
+/// Reads a time field.
+///
+/// # Errors
+/// When the field is not a time at all: an operator named it, so this is worth
+/// knowing. Local time without an offset is one of these, because guessing UTC
+/// would be wrong by hours.
+pub fn read(node: &Node<'_>, unit: Unit, received: Timestamp) -> Result<Said, Reject> {
+    let (nanos, fine) = match node {
+        Node::Null => return Ok(Said::Nothing),
+        Node::Int(n) => epoch(
+            Decimal {
+                digits: i128::from(*n),
+                exponent: 0,
+            },
+            unit,
+        )?,
+        Node::UInt(n) => epoch(
+            Decimal {
+                digits: i128::from(*n),
+                exponent: 0,
+            },
+            unit,
+        )?,
+        Node::Float(float) => {
+            if !float.value.is_finite() {
+                return Ok(Said::Implausible);
+            }
+            let mut digits = zmij::Buffer::new();
+            let literal = float
+                .literal
+                .unwrap_or_else(|| digits.format_finite(float.value));
+            epoch(
+                Decimal::parse(literal).ok_or_else(|| not_a_time(node))?,
+                unit,
+            )?
+        }
+        Node::Text(text) if text.trim_ascii().is_empty() => return Ok(Said::Nothing),
+        Node::Text(text) => {
+            let text = text.trim_ascii();
+            match Decimal::parse(text) {
+                Some(decimal) if unit != Unit::Rfc3339 => epoch(decimal, unit)?,
+                _ => rfc3339(text)?,
+            }
+        }
+        Node::Bool(_) | Node::Bytes(_) | Node::Array(_) | Node::Map(_) => {
+            return Err(not_a_time(node));
+        }
+    };
+    let latest = received.as_nanos().saturating_add(AHEAD_NANOS_MAX);
+    Ok(match nanos.and_then(|nanos| i64::try_from(nanos).ok()) {
+        Some(nanos) if nanos >= PLAUSIBLE_FROM.as_nanos() && nanos <= latest => Said::Plausible {
+            at: Timestamp::from_nanos(nanos),
+            fine,
+        },
+        _ => Said::Implausible,
+    })
+}
+
+/// Nanoseconds, `None` where no 128 bits hold them, and whether they are finer than seconds.
+type Nanos = (Option<i128>, bool);
+
+fn epoch(decimal: Decimal, unit: Unit) -> Result<Nanos, Reject> {
+    let power = match unit.power() {
+        Some(power) => power,
+        None if unit == Unit::Rfc3339 => {
+            return Err(Reject::new(
+                Class::Type,
+                "the time is a number, not RFC 3339 text",
+            ));
+        }
+        None => decimal.power_by_magnitude(),
+    };
+    let nanos = decimal.scaled(power);
+    // A fraction of zero is what a clock of whole seconds looks like as a float.
+    let fine = power < 9 || nanos.is_some_and(|nanos| nanos % 1_000_000_000 != 0);
+    Ok((nanos, fine))
+}
+
+fn rfc3339(text: &str) -> Result<Nanos, Reject> {
+    let at: Instant = text.parse().map_err(|_| {
+        Reject::new(
+            Class::Type,
+            format!(
+                "{} is not a time with an offset from UTC (RFC 3339)",
+                quoted(text)
+            ),
+        )
+    })?;
+    // The date and the time of day have no full stop or comma but that of the fraction.
+    let fine = text.contains(['.', ',']);
+    Ok((Some(at.as_nanosecond()), fine))
+}
+
+fn not_a_time(node: &Node<'_>) -> Reject {
+    Reject::new(Class::Type, format!("the time is {}", node.kind()))
+}
+
+/// `digits` times ten to the `exponent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Decimal {
+    digits: i128,
+    exponent: i32,
+}
+
+impl Decimal {
+    /// Reads a JSON number. Digits beyond the 30th are cut off.
+    fn parse(text: &str) -> Option<Self> {
+        const DIGITS_MAX: i128 = 10i128.pow(30);
+        let (negative, unsigned) = match text.strip_prefix('-') {
+            Some(unsigned) => (true, unsigned),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+            None => (unsigned, 0),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        if whole.is_empty() || (fraction.is_empty() && mantissa.ends_with('.')) {
+            return None;
+        }
+        let mut decimal = Self {
+            digits: 0,
+            exponent,
+        };
+        for (byte, in_fraction) in whole
+            .bytes()
+            .map(|b| (b, false))
+            .chain(fraction.bytes().map(|b| (b, true)))
+        {
+            let digit = char::from(byte).to_digit(10)?;
+            if decimal.digits < DIGITS_MAX {
+                decimal.digits = decimal.digits * 10 + i128::from(digit);
+                decimal.exponent = decimal.exponent.saturating_sub(i32::from(in_fraction));
+            } else if !in_fraction {
+                decimal.exponent = decimal.exponent.saturating_add(1);
+            }
+        }
+        if negative {
+            decimal.digits = -decimal.digits;
+        }
+        Some(decimal)
+    }
+
+    /// Times ten to the `power`, what is below one cut off; `None` where it is too large.
+    fn scaled(self, power: i32) -> Option<i128> {
+        let exponent = self.exponent.saturating_add(power);
+        if self.digits == 0 {
+            return Some(0);
+        }
+        match u32::try_from(exponent) {
+            Ok(up) => 10i128.checked_pow(up)?.checked_mul(self.digits),
+            Err(_) => Some(
+                10i128
+                    .checked_pow(exponent.unsigned_abs())
+                    .map_or(0, |down| self.digits.div_euclid(down)),
+            ),
+        }
+    }
+
+    /// What the number counts if it is a time of our days.
+    fn power_by_magnitude(self) -> i32 {
+        const TOO_LARGE: i128 = i128::MAX;
+        match self.scaled(0).map_or(TOO_LARGE, i128::abs) {
+            0..100_000_000_000 => 9,
+            100_000_000_000..100_000_000_000_000 => 6,
+            100_000_000_000_000..100_000_000_000_000_000 => 3,
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::decode::Float, *};
+
+    /// 2026-03-01T12:00:00Z.
+    const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);
+
+    fn plausible(nanos: i64, fine: bool) -> Said {
+        Said::Plausible {
+            at: Timestamp::from_nanos(nanos),
+            fine,
+        }
+    }
+
+    fn literal(text: &str) -> Node<'_> {
+        Node::Float(Float {
+            value: text.parse().unwrap(),
+            literal: Some(text),
+        })
+    }
+
+    #[test]
+    fn the_magnitude_tells_the_unit() {
+        for (number, nanos, fine) in [
+            (1_772_366_390, 1_772_366_390_000_000_000, false),
+            (1_772_366_390_123, 1_772_366_390_123_000_000, true),
+            (1_772_366_390_123_456, 1_772_366_390_123_456_000, true),
+            (1_772_366_390_123_456_789, 1_772_366_390_123_456_789, true),
+        ] {
+            let expect = Ok(plausible(nanos, fine));
+            assert_eq!(
+                read(&Node::Int(number), Unit::Auto, RECEIVED),
+                expect,
+                "{number}"
+            );
+            assert_eq!(
+                read(&Node::Text(number.to_string().into()), Unit::Auto, RECEIVED),
+                expect,
+                "{number} as text"
+            );
+        }
+    }
+
+    #[test]
+    fn every_digit_of_a_decimal_time_counts() {
+        for (text, nanos) in [
+            ("1772366390.123456789", 1_772_366_390_123_456_789),
+            ("1772366390.1234567891", 1_772_366_390_123_456_789),
+            ("1.772366390123456789e9", 1_772_366_390_123_456_789),
+            ("1772366390123.456789", 1_772_366_390_123_456_789),
+            ("17723663901234567.89e-7", 1_772_366_390_123_456_789),
+        ] {
+            assert_eq!(
+                read(&literal(text), Unit::Auto, RECEIVED),
+                Ok(plausible(nanos, true)),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            read(
+                &Node::Float(Float {
+                    value: 1_772_366_390.25,
+                    literal: None
+                }),
+                Unit::Auto,
+                RECEIVED
+            ),
+            Ok(plausible(1_772_366_390_250_000_000, true))
+        );
+        assert_eq!(
+            read(&literal("1772366390.000"), Unit::Auto, RECEIVED),
+            Ok(plausible(1_772_366_390_000_000_000, false))
+        );
+    }
+
+    #[test]
+    fn text_is_rfc_3339_with_an_offset() {
+        for (text, nanos, fine) in [
+            ("2026-03-01T11:59:50Z", 1_772_366_390_000_000_000, false),
+            (
+                "2026-03-01T17:29:50+05:30",
+                1_772_366_390_000_000_000,
+                false,
+            ),
+            ("2026-03-01 11:59:50.5Z", 1_772_366_390_500_000_000, true),
+            ("2026-03-01T11:59:50.000Z", 1_772_366_390_000_000_000, true),
+        ] {
+            assert_eq!(
+                read(&Node::Text(text.into()), Unit::Auto, RECEIVED),
+                Ok(plausible(nanos, fine)),
+                "{text}"
+            );
+            assert_eq!(
+                read(&Node::Text(text.into()), Unit::Rfc3339, RECEIVED),
+                Ok(plausible(nanos, fine)),
+                "{text}"
+            );
+        }
+        for text in [
+            "2026-03-01T17:29:50.5",
+            "2026-03-01",
+            "yesterday",
+            "11:59",
+            "1e",
+            "1.",
+            "--1",
+        ] {
+            assert_eq!(
+                read(&Node::Text(text.into()), Unit::Auto, RECEIVED)
+                    .unwrap_err()
+                    .class,
+                Class::Type,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_believed_but_no_error() {
+        for node in [
+            Node::Int(0),
+            Node::Int(-1),
+            Node::Int(12_345),
+            Node::Int(4_102_444_800_000),
+            Node::Int(i64::MIN),
+            Node::UInt(u64::MAX),
+            Node::Float(Float {
+                value: f64::NAN,
+                literal: None,
+            }),
+            Node::Float(Float {
+                value: 1e300,
+                literal: None,
+            }),
+            literal("1e-300"),
+            literal("-0.0"),
+            Node::Text("1970-01-01T00:00:10Z".into()),
+            Node::Text("1e2147483647".into()),
+            Node::Text("99999999999999999999999999999999999999999999999999".into()),
+        ] {
+            assert_eq!(
+                read(&node, Unit::Auto, RECEIVED),
+                Ok(Said::Implausible),
+                "{node:?}"
+            );
+        }
+        let tomorrow = RECEIVED.as_nanos() + AHEAD_NANOS_MAX;
+        assert_eq!(
+            read(&Node::Int(tomorrow), Unit::Nanos, RECEIVED),
+            Ok(plausible(tomorrow, true))
+        );
+        assert_eq!(
+            read(&Node::Int(tomorrow + 1), Unit::Nanos, RECEIVED),
+            Ok(Said::Implausible)
+        );
+        assert_eq!(
+            read(&Node::Int(253_402_300_800), Unit::Seconds, RECEIVED),
+            Ok(Said::Implausible)
+        );
+    }
+
+    #[test]
+    fn null_and_empty_are_no_time_and_other_kinds_are_errors() {
+        assert_eq!(read(&Node::Null, Unit::Auto, RECEIVED), Ok(Said::Nothing));
+        assert_eq!(
+            read(&Node::Text(" ".into()), Unit::Auto, RECEIVED),
+            Ok(Said::Nothing)
+        );
+        for node in [
+            Node::Bool(true),
+            Node::Array(vec![]),
+            Node::Map(vec![]),
+            Node::Bytes(vec![1].into()),
+        ] {
+            assert_eq!(
+                read(&node, Unit::Auto, RECEIVED).unwrap_err().class,
+                Class::Type
+            );
+        }
+        assert_eq!(
+            read(&Node::Int(5), Unit::Rfc3339, RECEIVED)
+                .unwrap_err()
+                .class,
+            Class::Type
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn times_of_our_days_are_read_back_exactly(nanos in PLAUSIBLE_FROM.as_nanos()..RECEIVED.as_nanos()) {
+            let seconds = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+            let millis = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
+            for text in [&seconds, &millis] {
+                let Ok(Said::Plausible { at, .. }) = read(&literal(text), Unit::Auto, RECEIVED) else {
+                    return Err(TestCaseError::fail(format!("{text} is no time")));
+                };
+                prop_assert_eq!(at.as_nanos(), nanos);
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_time_or_a_reason(text in "[0-9.eE+:TZ -]{0,60}") {
+            let _either = read(&Node::Text(text.into()), Unit::Auto, RECEIVED);
+        }
+    }
+}
