@@ -17,6 +17,7 @@ pub mod disk;
 pub mod gateway;
 pub mod http;
 pub mod http_receiver;
+pub mod http_stub;
 pub mod log;
 pub mod mqtt;
 pub mod nats;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{Sandbox, process::Process, programs};
@@ -99,6 +100,21 @@ impl Fleet {
         serde_json::from_str(&text).expect("a report is JSON")
     }
 
+    /// Tells it to publish no more (SIGINT), and finishes.
+    ///
+    /// # Panics
+    /// When it had ended before, or as [`Self::finish`].
+    #[track_caller]
+    pub fn stop(&mut self, within: Duration) -> Value {
+        assert!(
+            self.process.ended().is_none(),
+            "the load had ended; {}",
+            self.process.tail()
+        );
+        self.process.signal(Signal::INT);
+        self.finish(within)
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -107,14 +123,5 @@ impl Fleet {
     /// The log of what was sent and acknowledged.
     pub fn ack_log(&self) -> &Path {
         &self.ack_log
-    }
-
-    /// Lines in that log with this word between quotes, so far.
-    pub fn logged(&self, word: &str) -> usize {
-        let text = std::fs::read(&self.ack_log).unwrap_or_default();
-        let word = format!("\"{word}\"");
-        text.split(|&byte| byte == b'\n')
-            .filter(|line| line.windows(word.len()).any(|part| part == word.as_bytes()))
-            .count()
     }
 }

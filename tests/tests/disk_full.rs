@@ -63,7 +63,6 @@ fn devices_are_pushed_back_while_the_disk_is_full_and_go_on_without_a_restart() 
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
         .load(20, 4_000)
         .with(&["--qos", "1", "--protocol", "mixed"])
-        .lasting(Duration::from_secs(30))
         .start();
     gateway.wait_for(Duration::from_secs(60), "a full disk", |now| now.store.full);
     let mut four = Client::connect(setup.mqtt, Version::V4, "observer-4");
@@ -88,7 +87,7 @@ fn devices_are_pushed_back_while_the_disk_is_full_and_go_on_without_a_restart() 
             .expect("the connection stays")?;
         (ack.reason < 0x80).then_some(())
     });
-    fleet.finish(Duration::from_secs(120));
+    fleet.stop(Duration::from_secs(120));
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
     Audit::nats(&sandbox, &fleet, &nats, "TELEMETRY", &[]).assert_clean();
@@ -112,7 +111,6 @@ fn a_disk_filled_by_somebody_else_is_survived_until_room_is_made() {
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
         .load(20, 1_000)
         .with(&["--qos", "1", "--protocol", "mixed"])
-        .lasting(Duration::from_secs(20))
         .start();
     gateway.wait_for(Duration::from_secs(30), "load", |now| {
         now.ledger.accepted > 1_000
@@ -128,7 +126,7 @@ fn a_disk_filled_by_somebody_else_is_survived_until_room_is_made() {
         |now| !now.store.full && now.ledger.accepted > refused,
     );
 
-    fleet.finish(Duration::from_secs(120));
+    fleet.stop(Duration::from_secs(120));
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
     Audit::files(&sandbox, &fleet, &sandbox.path("events"), &[]).assert_clean();

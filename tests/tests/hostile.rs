@@ -123,7 +123,6 @@ fn mutated_frames_do_not_keep_an_honest_client_from_its_work() {
     let mut fleet = Sim::new(&sandbox, "honest", setup.mqtt, seed)
         .load(10, 500)
         .with(&["--qos", "1", "--protocol", "mixed"])
-        .lasting(TIME)
         .start();
     let port = setup.mqtt;
     let attackers: Vec<_> = (0..ATTACKERS)
@@ -139,7 +138,7 @@ fn mutated_frames_do_not_keep_an_honest_client_from_its_work() {
     assert!(attacks > 100, "only {attacks} attacks");
     println!("{attacks} hostile connections");
 
-    fleet.finish(Duration::from_secs(60));
+    fleet.stop(Duration::from_secs(60));
     // Live subscriptions work still.
     let mut subscriber = Client::connect(setup.mqtt, Version::V5, "afterwards");
     subscriber

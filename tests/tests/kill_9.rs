@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_tests::{Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed, wait};
+use penstock_tests::{Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed, sim::Fleet, wait};
 use rand::{RngExt as _, rngs::StdRng};
 
 const KILLS: usize = 20;
@@ -19,7 +19,8 @@ fn a_moment_under_load(gateway: &Gateway, rng: &mut StdRng) {
     wait::pass(Duration::from_millis(rng.random_range(0..1_500)));
 }
 
-fn load(sandbox: &Sandbox, setup: &Setup, seed: u64, secs: u64) -> Sim {
+/// Load until it is told to stop.
+fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
     Sim::new(sandbox, "fleet", setup.mqtt, seed)
         .load(50, 6_000)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
@@ -31,7 +32,7 @@ fn load(sandbox: &Sandbox, setup: &Setup, seed: u64, secs: u64) -> Sim {
             "--chaos",
             CHAOS,
         ])
-        .lasting(Duration::from_secs(secs))
+        .start()
 }
 
 #[test]
@@ -45,7 +46,7 @@ fn nothing_is_lost_or_doubled_when_the_gateway_is_killed_twenty_times_under_load
         .to_file("events")
         .to_nats("stream", nats.port, "TELEMETRY");
     let mut gateway = Gateway::start(&setup);
-    let mut fleet = load(&sandbox, &setup, seed, 60).start();
+    let mut fleet = load(&sandbox, &setup, seed);
 
     for kill in 1..=KILLS {
         a_moment_under_load(&gateway, &mut rng);
@@ -57,7 +58,7 @@ fn nothing_is_lost_or_doubled_when_the_gateway_is_killed_twenty_times_under_load
         gateway.start_again();
     }
 
-    let report = fleet.finish(Duration::from_secs(180));
+    let report = fleet.stop(Duration::from_secs(120));
     println!("the fleet: {report}");
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
@@ -77,7 +78,7 @@ fn nothing_is_lost_or_doubled_when_gateway_and_stream_service_are_killed_in_turn
         .to_nats("stream", nats.port, "TELEMETRY");
     // The stream service is away for a while: the gateway says so.
     let mut gateway = Gateway::start(&setup).expecting(&["stream"]);
-    let mut fleet = load(&sandbox, &setup, seed, 50).start();
+    let mut fleet = load(&sandbox, &setup, seed);
 
     for _ in 0..5 {
         // The stream service dies first and is away while the gateway dies, too.
@@ -94,7 +95,7 @@ fn nothing_is_lost_or_doubled_when_gateway_and_stream_service_are_killed_in_turn
         gateway.start_again();
     }
 
-    let report = fleet.finish(Duration::from_secs(180));
+    let report = fleet.stop(Duration::from_secs(120));
     println!("the fleet: {report}");
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();

@@ -33,7 +33,6 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
         .load(40, 2_000)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
-        .lasting(OUTAGE + Duration::from_secs(60))
         .start();
     gateway.wait_for(
         Duration::from_secs(30),
@@ -77,7 +76,7 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
     });
     resident_most = resident_most.max(gateway.process().resident_bytes());
     assert!(
-        fleet.process().ended().is_none() && caught_up.ledger.accepted > away.ledger.accepted,
+        caught_up.ledger.accepted > away.ledger.accepted,
         "nothing came in while the backlog went out: that shows nothing"
     );
     println!(
@@ -94,7 +93,7 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
         "memory went from {resident_before} to {resident_most} bytes"
     );
 
-    fleet.finish(Duration::from_secs(120));
+    fleet.stop(Duration::from_secs(120));
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
     Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();

@@ -25,7 +25,6 @@ fn an_orderly_end_under_load_loses_nothing_and_exits_with_success() {
             "--chaos",
             "duplicates=0.02",
         ])
-        .lasting(Duration::from_secs(15))
         .start();
     for _ in 0..3 {
         let before = gateway.status().ledger.accepted;
@@ -35,7 +34,7 @@ fn an_orderly_end_under_load_loses_nothing_and_exits_with_success() {
         gateway.stop();
         gateway.start_again();
     }
-    fleet.finish(Duration::from_secs(120));
+    fleet.stop(Duration::from_secs(120));
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
     Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();
