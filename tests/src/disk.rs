@@ -81,3 +81,25 @@ impl Drop for SmallDisk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sandbox;
+
+    #[test]
+    fn a_small_disk_is_full_when_occupied_and_gone_when_dropped() {
+        let sandbox = Sandbox::new();
+        let Some(disk) = SmallDisk::mount(&sandbox.path("disk"), 1) else {
+            return;
+        };
+        let file = disk.occupy(disk.free_bytes());
+        fs::write(disk.dir().join("more"), [0; 8_192]).unwrap_err();
+        fs::remove_file(file).unwrap();
+        assert!(disk.free_bytes() > 900_000);
+        let dir = disk.dir().to_path_buf();
+        fs::write(dir.join("inside"), "x").unwrap();
+        drop(disk);
+        assert!(!dir.join("inside").is_file());
+    }
+}

@@ -107,3 +107,25 @@ fn answer(client: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         to.write_all(head.as_bytes())?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_as_told_and_counts() {
+        let stub = HttpStub::answering(503);
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, stub.port)).unwrap();
+        for status in [503, 204] {
+            stub.set(status);
+            socket
+                .write_all(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+                .unwrap();
+            let expected = format!("HTTP/1.1 {status} As Told\r\nContent-Length: 0\r\n\r\n");
+            let mut answer = vec![0; expected.len()];
+            socket.read_exact(&mut answer).unwrap();
+            assert_eq!(String::from_utf8(answer).unwrap(), expected);
+        }
+        assert_eq!(stub.requests(), 2);
+    }
+}

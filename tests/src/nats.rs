@@ -91,3 +91,21 @@ fn spawn(program: &std::path::Path, dir: &std::path::Path, port: u16, monitor: u
     );
     process
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_killed_server_comes_back_on_its_port() {
+        let sandbox = Sandbox::new();
+        let Some(mut nats) = NatsServer::start(&sandbox) else {
+            return;
+        };
+        assert_eq!(nats.messages("NONE"), None);
+        nats.kill();
+        assert!(http::get(nats.monitor, "/healthz").is_none());
+        nats.start_again();
+        assert!(http::get(nats.monitor, "/healthz").is_some());
+    }
+}
