@@ -30,6 +30,7 @@ pub mod setup;
 pub mod sim;
 pub mod skip;
 pub mod status;
+pub mod turns;
 pub mod wait;
 
 pub use audit::Audit;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_tests::{
-    Audit, ChaosProxy, Gateway, Mode, NatsServer, Sandbox, Setup, Sim, damage, seed,
+    Audit, ChaosProxy, Gateway, Mode, NatsServer, Sandbox, Setup, Sim, damage, seed, turns,
 };
 use rand::rngs::StdRng;
 
@@ -23,6 +23,7 @@ enum End {
 /// counted as damaged is missing in the end.
 #[track_caller]
 fn survives(end: End, counted: bool, harm: impl FnOnce(&Setup, &mut StdRng)) {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, mut rng) = seed::seeded();
     let Some(nats) = NatsServer::start(&sandbox) else {

@@ -6,7 +6,7 @@ use penstock_tests::{
     Audit, ChaosProxy, Gateway, Mode, NatsServer, Sandbox, Setup, Sim,
     disk::SmallDisk,
     mqtt::{Client, Version},
-    seed, wait,
+    seed, turns, wait,
 };
 
 const DISK_MEBIBYTES: u32 = 32;
@@ -44,6 +44,7 @@ fn publish_until_pushed_back(client: &mut Client, version: Version) -> BTreeSet<
 
 #[test]
 fn devices_are_pushed_back_while_the_disk_is_full_and_go_on_without_a_restart() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, _) = seed::seeded();
     let Some(disk) = SmallDisk::mount(&sandbox.path("disk"), DISK_MEBIBYTES) else {
@@ -95,6 +96,7 @@ fn devices_are_pushed_back_while_the_disk_is_full_and_go_on_without_a_restart() 
 
 #[test]
 fn a_disk_filled_by_somebody_else_is_survived_until_room_is_made() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, _) = seed::seeded();
     let Some(disk) = SmallDisk::mount(&sandbox.path("disk"), DISK_MEBIBYTES) else {
@@ -134,6 +136,7 @@ fn a_disk_filled_by_somebody_else_is_survived_until_room_is_made() {
 
 #[test]
 fn drop_oldest_counts_every_event_that_it_drops() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, _) = seed::seeded();
     let Some(nats) = NatsServer::start(&sandbox) else {

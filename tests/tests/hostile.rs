@@ -10,7 +10,7 @@ use std::{
 use penstock_tests::{
     Audit, Gateway, Sandbox, Setup, Sim, http,
     mqtt::{self, Client, Version},
-    seed,
+    seed, turns,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -116,6 +116,7 @@ fn attack(port: u16, attacker: usize, mut rng: StdRng) -> u64 {
 
 #[test]
 fn mutated_frames_do_not_keep_an_honest_client_from_its_work() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, mut rng) = seed::seeded();
     let setup = Setup::new(&sandbox).to_file("events");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use penstock_tests::{Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed, sim::Fleet, wait};
+use penstock_tests::{
+    Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed, sim::Fleet, turns, wait,
+};
 use rand::{RngExt as _, rngs::StdRng};
 
 const KILLS: usize = 20;
@@ -37,6 +39,7 @@ fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
 
 #[test]
 fn nothing_is_lost_or_doubled_when_the_gateway_is_killed_twenty_times_under_load() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, mut rng) = seed::seeded();
     let Some(nats) = NatsServer::start(&sandbox) else {
@@ -68,6 +71,7 @@ fn nothing_is_lost_or_doubled_when_the_gateway_is_killed_twenty_times_under_load
 
 #[test]
 fn nothing_is_lost_or_doubled_when_gateway_and_stream_service_are_killed_in_turns() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, mut rng) = seed::seeded();
     let Some(mut nats) = NatsServer::start(&sandbox) else {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use penstock_tests::{Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed};
+use penstock_tests::{Audit, Gateway, NatsServer, Sandbox, Setup, Sim, seed, turns};
 
 #[test]
 fn an_orderly_end_under_load_loses_nothing_and_exits_with_success() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, _) = seed::seeded();
     let Some(nats) = NatsServer::start(&sandbox) else {
@@ -43,6 +44,7 @@ fn an_orderly_end_under_load_loses_nothing_and_exits_with_success() {
 
 #[test]
 fn an_absent_destination_does_not_hold_up_an_orderly_end() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, _) = seed::seeded();
     let absent = penstock_tests::ports::free();
