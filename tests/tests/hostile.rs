@@ -234,3 +234,43 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     drop(honest);
     gateway.finish();
 }
+
+#[test]
+fn subscribers_that_read_nothing_cost_bounded_memory_and_hold_nobody_up() {
+    const SUBSCRIBERS: u64 = 30;
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, _) = seed::seeded();
+    let setup = Setup::new(&sandbox).to_file("events");
+    let mut gateway = Gateway::start(&setup);
+    let stuck: Vec<_> = (0..SUBSCRIBERS)
+        .map(|number| {
+            let version = if number % 2 == 0 {
+                Version::V4
+            } else {
+                Version::V5
+            };
+            let mut client = Client::connect(setup.mqtt, version, &format!("stuck-{number}"));
+            let qos = u8::try_from(number % 3).expect("below three");
+            client
+                .send(&mqtt::subscribe(version, "#", qos, 1))
+                .expect("it is sent");
+            assert_eq!(client.read().expect("an answer").kind, 9, "SUBACK");
+            client
+        })
+        .collect();
+    let before = gateway.process().resident_bytes();
+    let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
+        .load(20, 4_000)
+        .with(&["--qos", "1", "--protocol", "mixed", "--count", "100000"])
+        .start();
+    fleet.finish(Duration::from_secs(120));
+    // A queue of 1 MiB for each of them, and the fleet's keys and buffers.
+    let most = before + SUBSCRIBERS * (1 << 20) + (64 << 20);
+    let after = gateway.process().resident_bytes();
+    assert!(after < most, "memory went from {before} to {after} bytes");
+    drop(stuck);
+    gateway.wait_until_drained(Duration::from_secs(60));
+    gateway.finish();
+    Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();
+}
