@@ -1,1 +1,43 @@
-//! Skeleton.
+//! The harness of the end-to-end tests: real binaries, real servers, faults from outside.
+//!
+//! It shares no code with the gateway: what it knows of it is the command line, the
+//! configuration file, `gateway.json`, the status over HTTP, and MQTT bytes on a socket.
+//! Everything it starts ends with the test that started it, by process id. It waits on
+//! conditions with deadlines ([`wait::until`]), never for a time to pass; where a test
+//! needs a random moment, the moment comes from the printed [`seed`].
+#![expect(
+    clippy::print_stdout,
+    reason = "what a test says is shown when it fails"
+)]
+
+pub mod audit;
+pub mod chaos_proxy;
+pub mod damage;
+pub mod disk;
+pub mod gateway;
+pub mod http;
+pub mod http_receiver;
+pub mod http_stub;
+pub mod log;
+pub mod mqtt;
+pub mod nats;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod sandbox;
+pub mod seed;
+pub mod setup;
+pub mod sim;
+pub mod skip;
+pub mod status;
+pub mod turns;
+pub mod wait;
+
+pub use audit::Audit;
+pub use chaos_proxy::{ChaosProxy, Mode};
+pub use gateway::Gateway;
+pub use http_receiver::HttpReceiver;
+pub use nats::NatsServer;
+pub use sandbox::Sandbox;
+pub use setup::Setup;
+pub use sim::Sim;

@@ -1,0 +1,72 @@
+//! Where the programs under test are.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// The gateway.
+pub fn penstock() -> PathBuf {
+    env::var_os("PENSTOCK_BIN").map_or_else(|| built().join("penstock"), PathBuf::from)
+}
+
+/// The simulator.
+pub fn device_sim() -> PathBuf {
+    env::var_os("DEVICE_SIM_BIN").map_or_else(|| built().join("device-sim"), PathBuf::from)
+}
+
+/// The NATS server, where there is one.
+pub fn nats_server() -> Option<PathBuf> {
+    env::var_os("PENSTOCK_NATS_SERVER")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let tools = repository().join(".tools");
+            tools.read_dir().ok()?.find_map(|entry| {
+                let program = entry.ok()?.path().join("nats-server");
+                program.is_file().then_some(program)
+            })
+        })
+        .or_else(|| on_path("nats-server"))
+}
+
+/// A program of that name, where there is one.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// The top of the repository.
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this package is inside the workspace")
+}
+
+/// Without `cargo xtask test`, which builds and says where: builds, so that no test runs
+/// against yesterday's programs.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(repository())
+            .args([
+                "build",
+                "--quiet",
+                "--workspace",
+                "--locked",
+                "--bins",
+                "--tests",
+            ])
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "the programs under test do not build");
+        env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| repository().join("target"), |dir| repository().join(dir))
+            .join("debug")
+    })
+}

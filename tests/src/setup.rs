@@ -1,0 +1,106 @@
+//! Writes the gateway's configuration.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{Sandbox, ports};
+
+/// A configuration with ports that stay the same over restarts.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The broker's port.
+    pub mqtt: u16,
+    /// The port of status and page.
+    pub http: u16,
+    data_dir: PathBuf,
+    file: PathBuf,
+    log: PathBuf,
+    tables: String,
+}
+
+impl Setup {
+    /// Ports, a data directory in the sandbox, a log for machines, and nothing else.
+    pub fn new(sandbox: &Sandbox) -> Self {
+        Self {
+            mqtt: ports::free(),
+            http: ports::free(),
+            data_dir: sandbox.path("data"),
+            file: sandbox.path("penstock.toml"),
+            log: sandbox.path("gateway.log"),
+            tables: String::new(),
+        }
+    }
+
+    /// Keeps the data elsewhere.
+    #[must_use]
+    pub fn data_dir(mut self, dir: &Path) -> Self {
+        self.data_dir = dir.to_path_buf();
+        self
+    }
+
+    /// Adds any text, for example `[store]` with its keys.
+    #[must_use]
+    pub fn with(mut self, toml: &str) -> Self {
+        writeln!(self.tables, "{toml}").expect("a string takes text");
+        self
+    }
+
+    /// Adds a file destination that keeps every file.
+    #[must_use]
+    pub fn to_file(self, name: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"file\"\npath = \"{name}\""
+        ))
+    }
+
+    /// Adds a JetStream destination that creates its stream.
+    #[must_use]
+    pub fn to_nats(self, name: &str, port: u16, stream: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"nats\"\n\
+             servers = [\"nats://127.0.0.1:{port}\"]\nstream = \"{stream}\"\n\
+             subject = \"{name}.{{device}}.{{type}}\"\nretry_max = \"2s\""
+        ))
+    }
+
+    /// Adds an HTTP destination.
+    #[must_use]
+    pub fn to_http(self, name: &str, url: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"http\"\nurl = \"{url}\"\n\
+             timeout = \"5s\"\nretry_max = \"2s\""
+        ))
+    }
+
+    /// Where the data is.
+    pub fn data(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where the log goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Writes the file and says where it is.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self) -> PathBuf {
+        let text = format!(
+            "data_dir = \"{}\"\n\
+             [broker]\nlisten = \"127.0.0.1:{}\"\n\
+             [http]\nlisten = \"127.0.0.1:{}\"\n\
+             [log]\nlevel = \"info\"\nformat = \"json\"\n{}",
+            self.data_dir.display(),
+            self.mqtt,
+            self.http,
+            self.tables
+        );
+        fs::write(&self.file, text).expect("the sandbox can be written");
+        self.file.clone()
+    }
+}

@@ -1,0 +1,122 @@
+//! The gateway's account of itself, as `/api/v1/status` tells it.
+
+use serde::Deserialize;
+
+/// The whole.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Whether every destination makes progress.
+    pub ready: bool,
+    /// What came in.
+    pub ledger: Ledger,
+    /// What is kept.
+    pub store: Store,
+    /// What goes out.
+    pub destinations: Vec<Destination>,
+    /// The front door.
+    pub broker: Broker,
+}
+
+/// What came in.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ledger {
+    /// Taken from devices.
+    pub accepted: u64,
+    /// Of those: events stored.
+    pub stored: u64,
+    /// Of those: refused a second copy.
+    pub duplicate: u64,
+    /// Of those: kept in quarantine.
+    pub quarantined: u64,
+    /// Turned away for want of room.
+    pub refused_full: u64,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Store {
+    /// Events in the journal.
+    pub buffered: u64,
+    /// Whether events are being turned away.
+    pub full: bool,
+    /// Messages in quarantine now.
+    pub in_quarantine: u64,
+    /// Damaged files that were set aside; what is said of each is for people.
+    pub set_aside: Vec<serde_json::Value>,
+}
+
+/// One destination.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Destination {
+    /// Its name.
+    pub name: String,
+    /// What it does at the moment.
+    pub state: String,
+    /// Why it does not deliver.
+    pub error: Option<String>,
+    /// Events routed to it.
+    pub routed: u64,
+    /// Of those: delivered.
+    pub delivered: u64,
+    /// Of those: expired by age.
+    pub expired: u64,
+    /// Of those: evicted for room.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file.
+    pub damaged: u64,
+    /// Of those: dead letters.
+    pub dead: u64,
+    /// Of those: not settled yet.
+    pub backlog: u64,
+}
+
+/// The front door.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Broker {
+    /// Connections now.
+    pub connections: u64,
+}
+
+impl Status {
+    /// The destination of that name.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn destination(&self, name: &str) -> &Destination {
+        self.destinations
+            .iter()
+            .find(|destination| destination.name == name)
+            .unwrap_or_else(|| panic!("no destination {name} in {self:#?}"))
+    }
+
+    /// Whether nothing waits for any destination.
+    pub fn drained(&self) -> bool {
+        self.destinations
+            .iter()
+            .all(|destination| destination.backlog == 0)
+    }
+
+    /// Everything taken in is accounted for, here and at every destination.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn assert_balanced(&self) {
+        let ledger = &self.ledger;
+        assert_eq!(
+            ledger.accepted,
+            ledger.stored + ledger.duplicate + ledger.quarantined,
+            "accepted = stored + duplicate + quarantined does not hold in {self:#?}"
+        );
+        for one in &self.destinations {
+            assert_eq!(
+                one.routed,
+                one.delivered + one.backlog + one.expired + one.evicted + one.damaged + one.dead,
+                "routed = delivered + backlog + expired + evicted + damaged + dead does not \
+                 hold for {} in {self:#?}",
+                one.name
+            );
+        }
+    }
+}
