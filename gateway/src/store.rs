@@ -262,6 +262,12 @@ impl Handle {
     pub fn committed(&self) -> watch::Receiver<Position> {
         self.committed.clone()
     }
+
+    /// The store's account of itself, at most a moment old. Cheap.
+    #[expect(clippy::todo)]
+    pub fn status(&self) -> Arc<Status> {
+        todo!()
+    }
 }
 
 /// Reads the journal for one destination, on a connection of its own. Blocking:
@@ -287,7 +293,8 @@ impl Reader {
         todo!()
     }
 
-    /// Records of `destination` that wait for another attempt, by position, at most `count`.
+    /// Records of `destination` that wait for another attempt, by position: at
+    /// most `count`, and no more once they have `bytes`.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -296,8 +303,9 @@ impl Reader {
         &mut self,
         destination: DestinationId,
         count: usize,
+        bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
-        let _ = (destination, count);
+        let _ = (destination, count, bytes);
         todo!()
     }
 }
