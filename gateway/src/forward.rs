@@ -9,16 +9,34 @@
 
 pub mod batch;
 pub mod destination;
+mod engine;
 pub mod file;
+mod flight;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod journal;
+mod load;
 #[cfg(feature = "nats")]
 pub mod nats;
+mod pending;
 mod secret;
+mod status;
+mod waiting;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
+use self::{destination::Destination, engine::Engine};
+use crate::{
+    clock::Clock,
+    record::{DestinationId, Position},
+    store,
+};
+
 pub use secret::Secret;
+pub use status::{Handle, State, Status};
 
 /// One destination as configured.
 #[derive(Debug, Clone)]
@@ -42,6 +60,30 @@ impl Config {
     pub const RETRY_MAX: Duration = Duration::from_secs(30);
     /// `attempts_max` where not configured.
     pub const ATTEMPTS_MAX: u32 = 20;
+
+    /// Says what cannot work, without touching anything outside.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.kind {
+            Kind::File(_) => Ok(()),
+            #[cfg(feature = "http")]
+            Kind::Http(config) => config.check(),
+            #[cfg(feature = "nats")]
+            Kind::Nats(config) => config.check(),
+        }
+    }
+
+    fn destination(&self, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Destination>, Error> {
+        Ok(match &self.kind {
+            Kind::File(config) => Arc::new(file::File::new(config.clone(), clock.clone())),
+            #[cfg(feature = "http")]
+            Kind::Http(config) => Arc::new(http::Http::new(config.clone())?),
+            #[cfg(feature = "nats")]
+            Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone())?),
+        })
+    }
 }
 
 /// Where events go.
@@ -55,4 +97,78 @@ pub enum Kind {
     /// A NATS JetStream stream.
     #[cfg(feature = "nats")]
     Nats(nats::Config),
+}
+
+/// Why forwarding to a destination ended, or cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal takes no more progress.
+    #[error(transparent)]
+    Stopped(#[from] store::Stopped),
+    /// The journal's reader died.
+    #[error("read the journal: {0}")]
+    Reader(String),
+    /// The configuration cannot work.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Delivers the records of one destination.
+pub struct Forwarder {
+    engine: Engine<store::Handle, store::Reader>,
+    handle: Handle,
+}
+
+impl std::fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwarder").finish_non_exhaustive()
+    }
+}
+
+impl Forwarder {
+    /// Prepares delivery after `cursor`. Connects to nothing yet: a destination
+    /// that is away does not keep the gateway from starting.
+    ///
+    /// # Errors
+    /// When the configuration cannot work.
+    pub fn new(
+        config: &Config,
+        id: DestinationId,
+        cursor: Position,
+        journal: store::Handle,
+        pages: store::Reader,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let handle = Handle::default();
+        let engine = Engine::new(engine::Parts {
+            name: config.name.clone(),
+            id,
+            cursor,
+            destination: config.destination(&clock)?,
+            retrying: engine::Retrying {
+                first: config.retry_first,
+                max: config.retry_max,
+                attempts_max: config.attempts_max,
+            },
+            journal: Arc::new(journal),
+            pages,
+            clock,
+            status: handle.clone(),
+        });
+        Ok(Self { engine, handle })
+    }
+
+    /// Tells where the destination stands.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Delivers until `shutdown`; then lets what is in flight land, for a few
+    /// seconds at most, and records what was settled.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        self.engine.run(shutdown).await
+    }
 }

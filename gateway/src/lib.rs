@@ -5,12 +5,25 @@
 //!                  ◀── PUBACK, only after commit ───────────────┘
 //! ```
 
+pub mod admin;
+pub mod app;
 pub mod backoff;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod dedup;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod event;
 pub mod forward;
+pub mod http;
 pub mod ingest;
+pub mod metrics;
 pub mod normalise;
+pub mod observer;
 pub mod record;
+pub mod signal;
+pub mod status;
 pub mod store;
+pub mod tasks;
+pub mod telemetry;

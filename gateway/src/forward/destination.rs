@@ -28,7 +28,10 @@ pub enum Outcome {
         /// How long the destination asked us to wait.
         retry_after: Option<Duration>,
     },
-    /// Failed for now: try again with back-off.
+    /// Not known, because the destination went away in the middle of the batch:
+    /// try again before anything else, never an attempt.
+    Unknown(String),
+    /// This record failed for now, while others may go: try it again with back-off.
     Transient(String),
     /// This record will never be taken: dead letter.
     Permanent(String),
@@ -46,8 +49,8 @@ pub enum Error {
         /// How long the destination asked us to wait.
         retry_after: Option<Duration>,
     },
-    /// Nothing will work until a person changes something: stop this
-    /// destination, loudly; others go on.
+    /// Nothing will work until a person changes something: this destination
+    /// stops, loudly, and looks now and then whether it was put right; others go on.
     #[error("{0}")]
     Misconfigured(String),
 }
@@ -56,6 +59,11 @@ pub enum Error {
 pub type Outcomes = Result<Vec<Outcome>, Error>;
 
 /// A place that events go to.
+///
+/// Order is kept per partition key as long as the destination takes no record
+/// of a key after one of the same key that it was handed before and that it
+/// answers with `Throttled`, `Unknown` or `Transient`. The engine holds back
+/// only what it has not handed over yet.
 pub trait Destination: Send + Sync + 'static {
     /// What it takes at once.
     fn limits(&self) -> Limits;

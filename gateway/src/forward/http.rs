@@ -40,3 +40,26 @@ impl Config {
         }
     }
 }
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), super::Error> {
+        Ok(())
+    }
+}
+pub(super) struct Http;
+impl Http {
+    pub(super) fn new(_: Config) -> Result<Self, super::Error> {
+        Ok(Self)
+    }
+}
+impl super::destination::Destination for Http {
+    fn limits(&self) -> super::destination::Limits {
+        unimplemented!()
+    }
+    fn send(
+        &self,
+        _: super::batch::Batch,
+    ) -> std::pin::Pin<Box<dyn Future<Output = super::destination::Outcomes> + Send + '_>> {
+        unimplemented!()
+    }
+}

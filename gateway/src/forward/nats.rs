@@ -61,3 +61,26 @@ impl Config {
         }
     }
 }
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), super::Error> {
+        Ok(())
+    }
+}
+pub(super) struct Nats;
+impl Nats {
+    pub(super) fn new(_: Config) -> Result<Self, super::Error> {
+        Ok(Self)
+    }
+}
+impl super::destination::Destination for Nats {
+    fn limits(&self) -> super::destination::Limits {
+        unimplemented!()
+    }
+    fn send(
+        &self,
+        _: super::batch::Batch,
+    ) -> std::pin::Pin<Box<dyn Future<Output = super::destination::Outcomes> + Send + '_>> {
+        unimplemented!()
+    }
+}

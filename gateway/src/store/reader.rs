@@ -88,7 +88,8 @@ impl Reader {
         Ok(page)
     }
 
-    /// Records of `destination` that wait for another attempt, by position, at most `count`.
+    /// Records of `destination` that wait for another attempt, by position: at
+    /// most `count`, and no more once they have `bytes`.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -96,6 +97,7 @@ impl Reader {
         &mut self,
         destination: DestinationId,
         count: usize,
+        bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT attempts, not_before, reason, position, routes, received, frame
@@ -104,12 +106,16 @@ impl Reader {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let mut rows = statement.query((destination.0, count))?;
         let mut retries = Vec::new();
+        let mut taken = 0;
         let mut damaged = Vec::new();
-        while let Some(row) = rows.next()? {
+        while taken < bytes
+            && let Some(row) = rows.next()?
+        {
             let Some(record) = frame::from_row(row, 3)? else {
                 damaged.push(Position(integer(row.get(3)?)));
                 continue;
             };
+            taken += record.body.len();
             retries.push(Retry {
                 record,
                 attempts: row.get(0)?,

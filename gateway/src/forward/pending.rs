@@ -1,0 +1,116 @@
+//! Progress on its way to the journal: gathered, sent, one message at a time.
+
+use crate::{
+    record::{DestinationId, Position, Record},
+    store::{Dead, Progress, Retry},
+};
+
+/// Records settled and not committed as such, at most: what a crash sends again.
+pub(super) const RECORDS_MAX: usize = 16_384;
+/// Bytes of records on their way into the retry list or the dead letters, about.
+pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What was settled since the last message, and how much the one before still holds.
+#[derive(Debug)]
+pub(super) struct Pending {
+    progress: Progress,
+    size: Size,
+    /// Of the message that the journal has not committed yet.
+    sent: Option<Size>,
+    sent_cursor: Position,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    records: usize,
+    bytes: usize,
+}
+
+impl Pending {
+    pub(super) const fn new(destination: DestinationId, cursor: Position) -> Self {
+        Self {
+            progress: nothing(destination, cursor),
+            size: Size {
+                records: 0,
+                bytes: 0,
+            },
+            sent: None,
+            sent_cursor: cursor,
+        }
+    }
+
+    pub(super) const fn delivered(&mut self) {
+        self.progress.delivered += 1;
+        self.size.records += 1;
+    }
+
+    pub(super) fn retried(&mut self, position: Position) {
+        self.progress.retried.push(position);
+        self.delivered();
+    }
+
+    pub(super) fn retry(&mut self, retry: Retry) {
+        self.count(&retry.record);
+        self.progress.retry.push(retry);
+    }
+
+    pub(super) fn dead(&mut self, dead: Dead) {
+        self.count(&dead.record);
+        self.progress.dead.push(dead);
+    }
+
+    fn count(&mut self, record: &Record) {
+        self.size.records += 1;
+        self.size.bytes += record.body.len();
+    }
+
+    /// Whether enough waits for the journal that nothing more should be sent.
+    pub(super) fn is_full(&self) -> bool {
+        let sent = self.sent.unwrap_or_default();
+        self.size.records + sent.records >= RECORDS_MAX || self.size.bytes + sent.bytes >= BYTES_MAX
+    }
+
+    /// Whether so much has gathered that it should go now.
+    pub(super) const fn is_large(&self) -> bool {
+        self.size.records >= RECORDS_MAX / 4 || self.size.bytes >= BYTES_MAX / 4
+    }
+
+    /// Whether there is anything to tell the journal.
+    pub(super) fn is_empty(&self, cursor: Position) -> bool {
+        self.size.records == 0 && cursor == self.sent_cursor
+    }
+
+    /// Whether a message is with the journal.
+    pub(super) const fn is_sent(&self) -> bool {
+        self.sent.is_some()
+    }
+
+    /// The message to send; until [`Self::committed`] there is no other.
+    pub(super) fn take(&mut self, cursor: Position) -> Progress {
+        assert!(self.sent.is_none(), "one message at a time");
+        assert!(cursor >= self.sent_cursor, "a cursor only moves on");
+        self.sent = Some(std::mem::take(&mut self.size));
+        self.sent_cursor = cursor;
+        let next = nothing(self.progress.destination, cursor);
+        Progress {
+            cursor,
+            ..std::mem::replace(&mut self.progress, next)
+        }
+    }
+
+    /// The message that was sent is on disk.
+    pub(super) const fn committed(&mut self) {
+        self.sent = None;
+    }
+}
+
+const fn nothing(destination: DestinationId, cursor: Position) -> Progress {
+    Progress {
+        destination,
+        cursor,
+        delivered: 0,
+        retry: Vec::new(),
+        retried: Vec::new(),
+        dead: Vec::new(),
+    }
+}

@@ -1,0 +1,171 @@
+//! The records between the cursor and the end of what was read.
+//!
+//! The cursor moves over settled records only, in journal order, whatever the
+//! order in which they were settled.
+
+use std::collections::VecDeque;
+
+use super::batch::Item;
+use crate::record::Position;
+
+/// Records read and not settled, with the cursor before them.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// Everything read after the cursor, by position.
+    slots: VecDeque<Slot>,
+    /// Read and not handed to the destination yet, by position.
+    fresh: VecDeque<Item>,
+    fresh_bytes: usize,
+    /// Everything up to here is settled.
+    cursor: Position,
+    /// Everything up to here was read.
+    scanned: Position,
+}
+
+#[derive(Debug)]
+struct Slot {
+    position: Position,
+    settled: bool,
+}
+
+impl Window {
+    pub(super) const fn new(cursor: Position) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            fresh: VecDeque::new(),
+            fresh_bytes: 0,
+            cursor,
+            scanned: cursor,
+        }
+    }
+
+    /// Everything up to here is settled.
+    pub(super) const fn cursor(&self) -> Position {
+        self.cursor
+    }
+
+    /// Everything up to here was read.
+    pub(super) const fn scanned(&self) -> Position {
+        self.scanned
+    }
+
+    /// Records after the cursor, settled ones among them.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nothing is between the cursor and the end of what was read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Records not handed to the destination yet.
+    pub(super) fn fresh_len(&self) -> usize {
+        self.fresh.len()
+    }
+
+    /// Bytes of records not handed to the destination yet.
+    pub(super) const fn fresh_bytes(&self) -> usize {
+        self.fresh_bytes
+    }
+
+    /// Another record was read.
+    pub(super) fn push(&mut self, item: Item) {
+        self.expect(item.position());
+        self.fresh_bytes += item.record().body.len();
+        self.fresh.push_back(item);
+    }
+
+    /// A record was read that will not go out by way of [`Self::take_fresh`].
+    pub(super) fn expect(&mut self, position: Position) {
+        assert!(position > self.scanned, "records are read in order, once");
+        self.scanned = position;
+        self.slots.push_back(Slot {
+            position,
+            settled: false,
+        });
+    }
+
+    /// Everything up to `position` was read; what was not pushed is not ours.
+    pub(super) fn scanned_to(&mut self, position: Position) {
+        if position > self.scanned {
+            self.scanned = position;
+            if self.slots.is_empty() {
+                self.cursor = position;
+            } else {
+                self.slots.push_back(Slot {
+                    position,
+                    settled: true,
+                });
+            }
+        }
+    }
+
+    /// The next record to hand to the destination.
+    pub(super) fn peek_fresh(&self) -> Option<&Item> {
+        self.fresh.front()
+    }
+
+    /// Takes the next record to hand to the destination.
+    pub(super) fn take_fresh(&mut self) -> Option<Item> {
+        let item = self.fresh.pop_front()?;
+        self.fresh_bytes -= item.record().body.len();
+        Some(item)
+    }
+
+    /// A record is settled; the cursor moves as far as it can.
+    pub(super) fn settle(&mut self, position: Position) {
+        let index = self
+            .slots
+            .binary_search_by_key(&position, |slot| slot.position)
+            .expect("only records of the window are settled, once");
+        let slot = &mut self.slots[index];
+        assert!(!slot.settled, "a record is settled once");
+        slot.settled = true;
+        while let Some(slot) = self.slots.pop_front_if(|slot| slot.settled) {
+            self.cursor = slot.position;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_cursor_never_passes_an_unsettled_record(
+            gaps in proptest::collection::vec((1u64..4, any::<bool>()), 1..60),
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 60),
+        ) {
+            let mut window = Window::new(Position(0));
+            let (mut at, mut open) = (0, Vec::new());
+            for (gap, ours) in gaps {
+                at += gap;
+                if ours {
+                    window.expect(Position(at));
+                    open.push(Position(at));
+                } else {
+                    window.scanned_to(Position(at));
+                }
+            }
+            for pick in order {
+                match open.iter().min() {
+                    None => {
+                        prop_assert_eq!(window.cursor(), Position(at));
+                        prop_assert!(window.is_empty());
+                        break;
+                    }
+                    Some(first) => prop_assert!(window.cursor() < *first),
+                }
+                let settled = open.remove(pick.index(open.len()));
+                window.settle(settled);
+                if let Some(first) = open.iter().min() {
+                    prop_assert!(window.cursor() < *first);
+                }
+            }
+        }
+    }
+}
