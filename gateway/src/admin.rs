@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{
     event::{Timestamp, json as event_json},
-    ingest::{Ingest, Quarantined as Raw},
+    ingest::{Ingest, Raw},
     record::DestinationId,
-    store::{Appended, DeadLetter, Entry, Error, Handle, Listing, Quarantined, Stopped},
+    store::{Appended, DeadLetter, Error, Handle, Listing, Quarantined, Stopped},
 };
 
 /// Items in one answer, at most.
@@ -49,19 +49,21 @@ pub async fn retry(
     ingest: &Ingest,
     item: Quarantined,
 ) -> Result<Retried, Stopped> {
-    let entries = ingest.again(&Raw {
-        client_id: &item.client_id,
-        topic: &item.topic,
-        payload: item.payload,
-        properties: item.properties.as_deref(),
-        received: item.received,
-    });
-    if let Some(reason) = entries.iter().find_map(|entry| match entry {
-        Entry::Quarantine(still) => Some(format!("{}: {}", still.class, still.reason)),
-        Entry::Event(_) => None,
-    }) {
-        return Ok(Retried::StillBad { reason });
-    }
+    let raw = Raw::from_quarantine(
+        item.topic.into(),
+        item.client_id.into(),
+        item.payload,
+        item.properties.as_deref(),
+        item.received,
+    );
+    let entries = match raw {
+        Ok(raw) => ingest.retry(&raw).map_err(|reject| reject.to_string()),
+        Err(damaged) => Err(damaged.to_string()),
+    };
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(reason) => return Ok(Retried::StillBad { reason }),
+    };
     let Some(appended) = store.retry_quarantined(item.id, entries).await? else {
         return Ok(Retried::Missing);
     };

@@ -22,7 +22,7 @@ use crate::{
 /// Everything built and every port bound; nothing runs yet.
 #[derive(Debug)]
 pub struct App {
-    store: Store,
+    store: store::Running,
     broker: penstock_broker::Broker,
     http: http::Server,
     ingest: Arc<Ingest>,
@@ -46,6 +46,7 @@ impl App {
             tokio::task::spawn_blocking(move || Store::open(config.store, clock)).await??
         };
         report.log();
+        let store = store.run()?;
         let handle = store.handle();
         let routes = routes(&config.destinations, &handle);
         let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock.clone()));

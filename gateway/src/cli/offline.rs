@@ -26,6 +26,7 @@ where
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = Store::open(config.store, clock.clone())?;
         report.log();
+        let store = store.run()?;
         let handle = store.handle();
         let routes = app::routes(&config.destinations, &handle);
         let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock));
