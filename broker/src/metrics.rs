@@ -11,7 +11,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A snapshot of the broker's counters. Totals since the start, except
         /// where the name says otherwise.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
         pub struct Metrics { $($(#[$doc])* pub $name: u64,)* }
 
         #[derive(Debug, Default)]

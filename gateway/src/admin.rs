@@ -44,11 +44,7 @@ pub enum Retried {
 ///
 /// # Errors
 /// When the store has stopped.
-pub async fn retry(
-    store: &Handle,
-    ingest: &Ingest,
-    item: Quarantined,
-) -> Result<Retried, Stopped> {
+pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result<Retried, Stopped> {
     let raw = Raw::from_quarantine(
         item.topic.into(),
         item.client_id.into(),
@@ -132,10 +128,7 @@ pub fn dead_letter_whole(letter: &DeadLetter) -> Value {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn all_dead(
-    listing: &Listing,
-    destination: Option<DestinationId>,
-) -> Result<Vec<u64>, Error> {
+pub fn all_dead(listing: &Listing, destination: Option<DestinationId>) -> Result<Vec<u64>, Error> {
     let mut ids = Vec::new();
     loop {
         let page = listing.dead_letters(destination, ids.last().copied().unwrap_or(0), PAGE_MAX)?;
@@ -170,7 +163,8 @@ pub fn listing(data_dir: &Path) -> anyhow::Result<Listing> {
         .map_err(|error| anyhow::anyhow!("no journal to read in {}: {error}", data_dir.display()))
 }
 
-fn instant(at: Timestamp) -> Value {
+/// An instant as JSON text.
+pub fn instant(at: Timestamp) -> Value {
     let mut text = Vec::new();
     event_json::time(at, &mut text);
     serde_json::from_slice(&text).unwrap_or(Value::Null)

@@ -26,7 +26,7 @@ pub struct App {
     broker: penstock_broker::Broker,
     http: http::Server,
     ingest: Arc<Ingest>,
-    forwarders: Vec<Forwarder>,
+    forwarders: Vec<(Arc<str>, Forwarder)>,
     observer: Arc<Observer>,
     grace: std::time::Duration,
 }
@@ -45,25 +45,28 @@ impl App {
             let clock = clock.clone();
             tokio::task::spawn_blocking(move || Store::open(config.store, clock)).await??
         };
-        report.log();
+        announce(&report);
         let store = store.run()?;
         let handle = store.handle();
         let routes = routes(&config.destinations, &handle);
         let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock.clone()));
         let forwarders = config
             .destinations
-            .into_iter()
+            .iter()
             .map(|destination| {
-                let name = destination.name.clone();
-                Forwarder::new(destination, handle.clone(), clock.clone())
-                    .with_context(|| format!("destination {name}"))
+                let forwarder = forwarder(destination, &handle, &clock)
+                    .with_context(|| format!("destination {}", destination.name))?;
+                Ok((destination.name.clone(), forwarder))
             })
             .collect::<Result<Vec<_>>>()?;
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
             broker: broker.handle(),
             ingest: ingest.clone(),
-            destinations: forwarders.iter().map(Forwarder::watch).collect(),
+            destinations: forwarders
+                .iter()
+                .map(|(name, forwarder)| (name.clone(), forwarder.handle()))
+                .collect(),
             clock,
         }));
         Ok(Self {
@@ -132,8 +135,7 @@ impl App {
                 }
             }
         });
-        for forwarder in self.forwarders {
-            let name = forwarder.name().clone();
+        for (name, forwarder) in self.forwarders {
             let stop = stop_forward.clone();
             egress.spawn(name, OnEnd::Log, async move { Ok(forwarder.run(stop).await?) });
         }
@@ -157,8 +159,41 @@ impl App {
     }
 }
 
+/// Continues a destination where the journal says it stands.
+fn forwarder(
+    destination: &forward::Config,
+    store: &store::Handle,
+    clock: &Arc<dyn Clock>,
+) -> Result<Forwarder> {
+    let status = store.status();
+    let known = status.destinations.iter().find(|known| known.name == destination.name);
+    let known = known.context("the journal does not know it")?;
+    let reader = store.reader()?;
+    Ok(Forwarder::new(
+        destination,
+        known.id,
+        known.cursor,
+        store.clone(),
+        reader,
+        clock.clone(),
+    )?)
+}
+
 /// Every configured destination: where events go until rules say otherwise.
 pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     let ids = destinations.iter().filter_map(|d| store.destination_id(&d.name));
     ids.fold(Routes::NONE, Routes::with)
+}
+
+/// Says what was found when the journal was opened, where a person should know.
+pub(crate) fn announce(report: &store::Report) {
+    if let Some(version) = report.migrated_from {
+        tracing::info!(from = version, "the journal was brought to this version");
+    }
+    if let Some(path) = &report.set_aside {
+        tracing::error!(path = %path.display(), salvaged = ?report.salvaged, "a damaged journal was set aside");
+    }
+    for (_, name, cursor) in &report.destinations {
+        tracing::info!(destination = %name, cursor = cursor.0, "continues");
+    }
 }

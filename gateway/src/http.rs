@@ -37,7 +37,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), allow_anonymous: false }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            allow_anonymous: false,
+        }
     }
 }
 
@@ -71,10 +74,19 @@ impl Config {
             return Err(Error::BeyondLoopback(self.listen));
         }
         let bound = TcpListener::bind(self.listen).await;
-        let listener = bound.map_err(|source| Error::Bind { address: self.listen, source })?;
-        let local =
-            listener.local_addr().map_err(|source| Error::Bind { address: self.listen, source })?;
-        Ok(Server { listener, local, anonymous: self.allow_anonymous })
+        let listener = bound.map_err(|source| Error::Bind {
+            address: self.listen,
+            source,
+        })?;
+        let local = listener.local_addr().map_err(|source| Error::Bind {
+            address: self.listen,
+            source,
+        })?;
+        Ok(Server {
+            listener,
+            local,
+            anonymous: self.allow_anonymous,
+        })
     }
 }
 
@@ -89,7 +101,9 @@ impl Server {
     /// # Errors
     /// When the listener fails.
     pub async fn run(self, context: Context, shutdown: CancellationToken) -> std::io::Result<()> {
-        let guard = guard::Guard { any_host: self.anonymous };
+        let guard = guard::Guard {
+            any_host: self.anonymous,
+        };
         axum::serve(self.listener, router(context, guard))
             .with_graceful_shutdown(async move { shutdown.cancelled().await })
             .await
@@ -106,11 +120,20 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/quarantine", get(quarantine::list))
-        .route("/api/v1/quarantine/{id}", get(quarantine::show).delete(quarantine::discard))
+        .route(
+            "/api/v1/quarantine/{id}",
+            get(quarantine::show).delete(quarantine::discard),
+        )
         .route("/api/v1/quarantine/{id}/retry", post(quarantine::retry))
         .route("/api/v1/dead-letters", get(dead_letters::list))
-        .route("/api/v1/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::discard))
-        .route("/api/v1/dead-letters/{id}/redrive", post(dead_letters::redrive))
+        .route(
+            "/api/v1/dead-letters/{id}",
+            get(dead_letters::show).delete(dead_letters::discard),
+        )
+        .route(
+            "/api/v1/dead-letters/{id}/redrive",
+            post(dead_letters::redrive),
+        )
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .with_state(context)
 }

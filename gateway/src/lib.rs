@@ -6,14 +6,9 @@
 //! ```
 
 pub mod admin;
-pub mod app;
 pub mod backoff;
-pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod dedup;
-#[cfg(feature = "demo")]
-pub mod demo;
 pub mod event;
 pub mod forward;
 pub mod http;

@@ -35,56 +35,274 @@ struct PerDestination {
     value: fn(&Destination) -> u64,
 }
 
-const fn counter(
-    name: &'static str,
-    help: &'static str,
-    value: fn(&Account) -> u64,
-) -> Plain {
-    Plain { name, help, kind: MetricType::Counter, value }
+const fn counter(name: &'static str, help: &'static str, value: fn(&Account) -> u64) -> Plain {
+    Plain {
+        name,
+        help,
+        kind: MetricType::Counter,
+        value,
+    }
 }
 
 const fn gauge(name: &'static str, help: &'static str, value: fn(&Account) -> u64) -> Plain {
-    Plain { name, help, kind: MetricType::Gauge, value }
+    Plain {
+        name,
+        help,
+        kind: MetricType::Gauge,
+        value,
+    }
 }
 
 const PLAIN: &[Plain] = &[
-    gauge("gateway_uptime_seconds", "Seconds since the start", |a| a.status.uptime_secs),
-    gauge("gateway_ready", "1 when every destination makes progress and devices are not pushed back", |a| {
-        u64::from(a.status.ready)
+    gauge("gateway_uptime_seconds", "Seconds since the start", |a| {
+        a.status.uptime_secs
     }),
-    counter("gateway_store_accepted", "Taken from devices: stored + duplicate + quarantined", |a| {
-        a.status.ledger.accepted
+    gauge(
+        "gateway_ready",
+        "1 when every destination makes progress and devices are not pushed back",
+        |a| u64::from(a.status.ready),
+    ),
+    counter(
+        "gateway_store_accepted",
+        "Taken from devices: stored + duplicate + quarantined",
+        |a| a.status.ledger.accepted,
+    ),
+    counter("gateway_store_stored", "Events stored", |a| {
+        a.status.ledger.stored
     }),
-    counter("gateway_store_stored", "Events stored", |a| a.status.ledger.stored),
-    counter("gateway_store_duplicate", "Second copies, not stored again", |a| {
-        a.status.ledger.duplicate
+    counter(
+        "gateway_store_duplicate",
+        "Second copies, not stored again",
+        |a| a.status.ledger.duplicate,
+    ),
+    counter(
+        "gateway_store_quarantined",
+        "Messages that could not be decoded",
+        |a| a.status.ledger.quarantined,
+    ),
+    counter(
+        "gateway_store_refused_full",
+        "Turned away because the journal was full",
+        |a| a.status.ledger.refused_full,
+    ),
+    gauge(
+        "gateway_store_buffered_events",
+        "Events in the journal",
+        |a| a.status.store.buffered,
+    ),
+    gauge(
+        "gateway_store_file_bytes",
+        "Database and write-ahead log",
+        |a| a.status.store.file_bytes,
+    ),
+    gauge(
+        "gateway_store_max_bytes",
+        "The most that the journal may take",
+        |a| a.status.store.max_bytes,
+    ),
+    gauge(
+        "gateway_store_full",
+        "1 while devices are pushed back",
+        |a| u64::from(a.status.store.full),
+    ),
+    gauge(
+        "gateway_store_quarantine_messages",
+        "Messages in quarantine",
+        |a| a.status.store.in_quarantine,
+    ),
+    gauge(
+        "gateway_store_set_aside_files",
+        "Damaged journals that were set aside",
+        |a| u64::try_from(a.status.store.set_aside.len()).unwrap_or(u64::MAX),
+    ),
+    counter(
+        "gateway_store_written_bytes",
+        "Bytes written by the store, for flash wear",
+        |a| a.status.store.written_bytes,
+    ),
+    counter("gateway_store_commits", "Commits", |a| {
+        a.status.store.commits
     }),
-    counter("gateway_store_quarantined", "Messages that could not be decoded", |a| {
-        a.status.ledger.quarantined
+    gauge("gateway_dedup_keys", "Idempotency keys remembered", |a| {
+        a.status.store.dedup_keys
     }),
-    counter("gateway_store_refused_full", "Turned away because the journal was full", |a| {
-        a.status.ledger.refused_full
+    gauge("gateway_dedup_bytes", "Memory for remembered keys", |a| {
+        a.status.store.dedup_bytes
     }),
-    gauge("gateway_store_buffered_events", "Events in the journal", |a| a.status.store.buffered),
-    gauge("gateway_store_file_bytes", "Database and write-ahead log", |a| a.status.store.file_bytes),
-    gauge("gateway_store_max_bytes", "The most that the journal may take", |a| {
-        a.status.store.max_bytes
+    counter(
+        "gateway_dedup_shortened_keys",
+        "Keys forgotten early for want of memory",
+        |a| a.status.store.dedup_shortened,
+    ),
+    gauge(
+        "gateway_broker_connections_open",
+        "Connections open now, also those that have not sent CONNECT",
+        |a| a.status.broker.connections_open,
+    ),
+    counter(
+        "gateway_broker_connections",
+        "TCP connections accepted",
+        |a| a.status.broker.connections_total,
+    ),
+    gauge(
+        "gateway_broker_sessions_open",
+        "Devices and subscribers connected now",
+        |a| a.status.broker.sessions_open,
+    ),
+    counter("gateway_broker_sessions", "Sessions ever connected", |a| {
+        a.status.broker.sessions_total
     }),
-    gauge("gateway_store_full", "1 while devices are pushed back", |a| {
-        u64::from(a.status.store.full)
+    counter(
+        "gateway_broker_refused_connection_limit",
+        "Connections refused because connections_max are open",
+        |a| a.status.broker.refused_connection_limit,
+    ),
+    counter(
+        "gateway_broker_refused_connect_timeout",
+        "Connections that sent no complete CONNECT in time",
+        |a| a.status.broker.refused_connect_timeout,
+    ),
+    counter(
+        "gateway_broker_refused_protocol",
+        "Connections whose CONNECT was malformed or of an unknown protocol",
+        |a| a.status.broker.refused_protocol,
+    ),
+    counter(
+        "gateway_broker_refused_client_id",
+        "Connections refused for their client identifier",
+        |a| a.status.broker.refused_client_id,
+    ),
+    counter(
+        "gateway_broker_refused_takeover_timeout",
+        "Connections whose predecessor under the same identifier did not end in time",
+        |a| a.status.broker.refused_takeover_timeout,
+    ),
+    counter(
+        "gateway_broker_takeovers",
+        "Sessions that ended because the client connected again",
+        |a| a.status.broker.takeovers,
+    ),
+    counter(
+        "gateway_broker_keep_alive_timeouts",
+        "Sessions that ended because the client was silent",
+        |a| a.status.broker.keep_alive_timeouts,
+    ),
+    counter(
+        "gateway_broker_protocol_errors",
+        "Sessions and connections ended for a malformed or illegal packet",
+        |a| a.status.broker.protocol_errors,
+    ),
+    counter(
+        "gateway_broker_packets_too_large",
+        "Packets beyond packet_bytes_max, in or out",
+        |a| a.status.broker.packets_too_large,
+    ),
+    counter("gateway_broker_in_bytes", "Bytes read from devices", |a| {
+        a.status.broker.bytes_in
     }),
-    gauge("gateway_store_quarantine_messages", "Messages in quarantine", |a| {
-        a.status.store.in_quarantine
+    counter(
+        "gateway_broker_out_bytes",
+        "Bytes written to devices",
+        |a| a.status.broker.bytes_out,
+    ),
+    counter(
+        "gateway_broker_accepted",
+        "Publishes kept by the gateway",
+        |a| a.status.broker.accepted,
+    ),
+    counter(
+        "gateway_broker_duplicates",
+        "Publishes the gateway knew already",
+        |a| a.status.broker.duplicates,
+    ),
+    counter(
+        "gateway_broker_resent",
+        "Publishes resent on their own connection, not handed on again",
+        |a| a.status.broker.resent,
+    ),
+    counter(
+        "gateway_broker_refused",
+        "Publishes refused for good, by the gateway or for their topic",
+        |a| a.status.broker.refused,
+    ),
+    counter(
+        "gateway_broker_busy",
+        "Times a publish found no room",
+        |a| a.status.broker.busy,
+    ),
+    counter(
+        "gateway_broker_lost",
+        "Publishes whose fate was unknown; their sessions ended without acknowledgement",
+        |a| a.status.broker.lost,
+    ),
+    counter(
+        "gateway_broker_acknowledged",
+        "PUBACK and PUBREC packets sent",
+        |a| a.status.broker.acknowledged,
+    ),
+    counter("gateway_broker_wills", "Will messages published", |a| {
+        a.status.broker.wills
     }),
-    gauge("gateway_store_set_aside_files", "Damaged journals that were set aside", |a| {
-        u64::try_from(a.status.store.set_aside.len()).unwrap_or(u64::MAX)
-    }),
-    counter("gateway_store_written_bytes", "Bytes written by the store, for flash wear", |a| {
-        a.status.store.written_bytes
-    }),
-    counter("gateway_store_commits", "Commits", |a| a.status.store.commits),
-    gauge("gateway_dedup_keys", "Idempotency keys remembered", |a| a.status.store.dedup_keys),
-    gauge("gateway_dedup_bytes", "Memory for remembered keys", |a| a.status.store.dedup_bytes),
+    counter(
+        "gateway_broker_wills_lost",
+        "Will messages that could not be handed over",
+        |a| a.status.broker.wills_lost,
+    ),
+    gauge(
+        "gateway_broker_subscriptions",
+        "Subscriptions that exist now",
+        |a| a.status.broker.subscriptions,
+    ),
+    counter(
+        "gateway_broker_delivered",
+        "Messages sent to subscribers",
+        |a| a.status.broker.delivered,
+    ),
+    counter(
+        "gateway_broker_dropped_queue_full",
+        "Messages a subscriber did not get because its queue was full",
+        |a| a.status.broker.dropped_queue_full,
+    ),
+    counter(
+        "gateway_broker_dropped_too_large",
+        "Messages a subscriber did not get because of its Maximum Packet Size",
+        |a| a.status.broker.dropped_too_large,
+    ),
+    counter(
+        "gateway_broker_dropped_expired",
+        "Messages that expired in a subscriber's queue",
+        |a| a.status.broker.dropped_expired,
+    ),
+    counter(
+        "gateway_broker_dropped_router",
+        "Live messages lost between commit and fan-out",
+        |a| a.status.broker.dropped_router,
+    ),
+    counter(
+        "gateway_broker_router_restarts",
+        "Times the router was rebuilt",
+        |a| a.status.broker.router_restarts,
+    ),
+    counter(
+        "gateway_broker_unknown_acks",
+        "Acknowledgements from subscribers for packets that were not in flight",
+        |a| a.status.broker.unknown_acks,
+    ),
+    gauge(
+        "gateway_broker_retained",
+        "Retained messages held now",
+        |a| a.status.broker.retained,
+    ),
+    counter(
+        "gateway_broker_retained_refused",
+        "Retained messages not held because their store was full",
+        |a| a.status.broker.retained_refused,
+    ),
+    counter(
+        "gateway_broker_retained_cleared",
+        "Empty retained messages: they clear one, and are not kept",
+        |a| a.ingest.retained_cleared(),
+    ),
 ];
 
 const PER_DESTINATION: &[PerDestination] = &[
@@ -150,6 +368,20 @@ const PER_DESTINATION: &[PerDestination] = &[
     },
 ];
 
+/// Name, help and label of a counter by kind.
+type ByKind = (&'static str, &'static str, &'static str);
+
+const EVENTS_BY_IDENTITY: ByKind = (
+    "gateway_ingest_events",
+    "Events prepared, by what their identity was taken from",
+    "id_source",
+);
+const REJECTS_BY_CLASS: ByKind = (
+    "gateway_ingest_rejected",
+    "Messages, or the rest of batches, that were quarantined, by the kind of reason",
+    "class",
+);
+
 /// Everything, in the OpenMetrics text format.
 pub fn encode(observer: &Arc<Observer>) -> String {
     let mut registry = Registry::default();
@@ -174,17 +406,43 @@ impl Collector for Scrape {
             let mut family = encoder.encode_descriptor(per.name, per.help, None, per.kind)?;
             for destination in destinations {
                 let labels = [("destination", &*destination.name)];
-                sample(per.kind, (per.value)(destination), family.encode_family(&labels)?)?;
+                sample(
+                    per.kind,
+                    (per.value)(destination),
+                    family.encode_family(&labels)?,
+                )?;
             }
         }
-        for (name, help, label, counts) in self.0.labelled() {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (value, count) in counts {
-                sample(MetricType::Counter, count, family.encode_family(&[(label, value)])?)?;
-            }
-        }
+        let events = self
+            .0
+            .ingest
+            .events()
+            .map(|(source, count)| (source.as_str(), count));
+        labelled(&mut encoder, EVENTS_BY_IDENTITY, events)?;
+        let rejects = self
+            .0
+            .ingest
+            .rejects()
+            .map(|(class, count)| (class.as_str(), count));
+        labelled(&mut encoder, REJECTS_BY_CLASS, rejects)?;
         Ok(())
     }
+}
+
+fn labelled(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, label): ByKind,
+    counts: impl Iterator<Item = (&'static str, u64)>,
+) -> std::fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (kind, count) in counts {
+        sample(
+            MetricType::Counter,
+            count,
+            family.encode_family(&[(label, kind)])?,
+        )?;
+    }
+    Ok(())
 }
 
 fn sample(

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     forward,
-    ingest::Ingest,
+    ingest::{self, Ingest},
     status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
     store,
 };
@@ -28,10 +28,19 @@ pub struct Parts {
     pub broker: penstock_broker::Handle,
     /// Ingest, for its counters.
     pub ingest: Arc<Ingest>,
-    /// Each configured destination.
-    pub destinations: Vec<forward::Watch>,
+    /// Each configured destination, by name.
+    pub destinations: Vec<(Arc<str>, forward::Handle)>,
     /// The wall clock, for ages.
     pub clock: Arc<dyn Clock>,
+}
+
+/// The account with the counters that only a scrape wants.
+#[derive(Debug)]
+pub struct Account {
+    /// The account.
+    pub status: Status,
+    /// What was prepared, by identity and by reason.
+    pub ingest: Arc<ingest::Metrics>,
 }
 
 /// Asks them.
@@ -45,7 +54,11 @@ pub struct Observer {
 impl Observer {
     /// An observer that has seen nothing yet.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, sampler: Mutex::default(), started: Instant::now() }
+        Self {
+            parts,
+            sampler: Mutex::default(),
+            started: Instant::now(),
+        }
     }
 
     /// Samples once a second until `stop`.
@@ -55,6 +68,14 @@ impl Observer {
         while stop.run_until_cancelled(every.tick()).await.is_some() {
             let status = store::Status::clone(&self.parts.store.status());
             self.sampler().sample(Instant::now(), status);
+        }
+    }
+
+    /// The whole account with every stage's own counters, for a scrape.
+    pub fn account(&self) -> Account {
+        Account {
+            status: self.status(),
+            ingest: self.parts.ingest.metrics(),
         }
     }
 
@@ -93,17 +114,29 @@ impl Observer {
                 dedup_shortened: store.dedup_shortened,
                 in_quarantine: store.in_quarantine,
                 dead_letters: store.dead_letters,
-                set_aside: store.set_aside.iter().map(|path| path.display().to_string()).collect(),
+                set_aside: store
+                    .set_aside
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect(),
             },
-            destinations: store.destinations.iter().map(|d| self.destination(&sampler, d)).collect(),
+            destinations: store
+                .destinations
+                .iter()
+                .map(|d| self.destination(&sampler, d))
+                .collect(),
             broker: self.parts.broker.metrics(),
         }
     }
 
     fn destination(&self, sampler: &Sampler, at: &store::DestinationStatus) -> Destination {
-        let watch = self.parts.destinations.iter().find(|watch| *watch.name() == at.name);
-        let (state, error) = match watch.map(forward::Watch::status) {
-            Some(forwarder) => (forwarder.state.as_str(), forwarder.error.map(|e| e.to_string())),
+        let forwarder = self
+            .parts
+            .destinations
+            .iter()
+            .find(|(name, _)| *name == at.name);
+        let (state, error) = match forwarder.map(|(_, handle)| handle.status()) {
+            Some(status) => (status.state.as_str(), status.error),
             None => ("unconfigured", None),
         };
         Destination {

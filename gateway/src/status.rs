@@ -143,7 +143,11 @@ impl Sampler {
     pub fn sample(&mut self, now: Instant, status: store::Status) {
         for destination in &status.destinations {
             let settled = destination.routed - destination.backlog;
-            match self.progress.iter_mut().find(|(name, ..)| *name == destination.name) {
+            match self
+                .progress
+                .iter_mut()
+                .find(|(name, ..)| *name == destination.name)
+            {
                 Some((_, before, at)) => {
                     // With nothing to do, nothing can be late.
                     if *before != settled || destination.backlog == 0 {
@@ -155,7 +159,10 @@ impl Sampler {
         }
         self.samples.push_back((now, status));
         while self.samples.len() > SAMPLES_MAX
-            || self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW * 2)
+            || self
+                .samples
+                .front()
+                .is_some_and(|(at, _)| now.duration_since(*at) > WINDOW * 2)
         {
             self.samples.pop_front();
         }
@@ -163,11 +170,22 @@ impl Sampler {
 
     /// Growth per second of a count within the window.
     fn rate(&self, count: impl Fn(&store::Status) -> u64) -> f64 {
-        let Some((end, last)) = self.samples.back() else { return 0.0 };
-        let first = self.samples.iter().find(|(at, _)| end.duration_since(*at) <= WINDOW);
-        let Some((start, first)) = first else { return 0.0 };
+        let Some((end, last)) = self.samples.back() else {
+            return 0.0;
+        };
+        let first = self
+            .samples
+            .iter()
+            .find(|(at, _)| end.duration_since(*at) <= WINDOW);
+        let Some((start, first)) = first else {
+            return 0.0;
+        };
         let secs = end.duration_since(*start).as_secs_f64();
-        if secs < 0.5 { 0.0 } else { (float(count(last)) - float(count(first))) / secs }
+        if secs < 0.5 {
+            0.0
+        } else {
+            (float(count(last)) - float(count(first))) / secs
+        }
     }
 
     /// Accepted in each second, lately.
@@ -196,7 +214,10 @@ impl Sampler {
         if backlog == 0 {
             return Some(0);
         }
-        forecast(float(backlog), -self.rate(|status| of(status, name).map_or(0, |d| d.backlog)))
+        forecast(
+            float(backlog),
+            -self.rate(|status| of(status, name).map_or(0, |d| d.backlog)),
+        )
     }
 
     /// Whether every configured destination with a backlog makes progress.
@@ -208,14 +229,25 @@ impl Sampler {
                 if status.full {
                     reasons.push("the journal is full, devices are pushed back".to_owned());
                 }
-                reasons.extend(status.destinations.iter().filter_map(|d| self.stuck(now, d)));
+                reasons.extend(
+                    status
+                        .destinations
+                        .iter()
+                        .filter_map(|d| self.stuck(now, d)),
+                );
             }
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+        }
     }
 
     fn stuck(&self, now: Instant, destination: &store::DestinationStatus) -> Option<String> {
-        let (_, _, since) = self.progress.iter().find(|(name, ..)| *name == destination.name)?;
+        let (_, _, since) = self
+            .progress
+            .iter()
+            .find(|(name, ..)| *name == destination.name)?;
         let stuck = now.duration_since(*since);
         (destination.configured && destination.backlog > 0 && stuck > PROGRESS_MAX).then(|| {
             format!(
@@ -232,13 +264,20 @@ fn of<'a>(status: &'a store::Status, name: &str) -> Option<&'a store::Destinatio
     status.destinations.iter().find(|d| &*d.name == name)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a rate needs no more than 53 bits"
+)]
 const fn float(count: u64) -> f64 {
     count as f64
 }
 
 /// Whole seconds until `amount` is used up at `per_sec`; `None` where it is not being used up.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded above, positive")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bounded above, positive"
+)]
 fn forecast(amount: f64, per_sec: f64) -> Option<u64> {
     const YEAR_SECS: f64 = 31_536_000.0;
     (per_sec > 0.0 && amount / per_sec < YEAR_SECS).then(|| (amount / per_sec).ceil() as u64)

@@ -52,6 +52,9 @@ mod stage;
 mod state;
 mod status;
 mod tail;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod writer;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
@@ -72,6 +75,7 @@ pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub use status::{DestinationStatus, Status};
+pub use verify::{Stats, VerifyReport, stats, verify};
 
 use handle::Life;
 use job::{Job, Work};

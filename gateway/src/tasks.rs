@@ -29,7 +29,11 @@ impl Tasks {
     /// No tasks yet; `shutdown` is cancelled when one fails that may not.
     pub fn new(shutdown: CancellationToken) -> Self {
         // One reason is enough; later ones are only logged.
-        Self { set: JoinSet::new(), shutdown, fatal: mpsc::channel(1) }
+        Self {
+            set: JoinSet::new(),
+            shutdown,
+            fatal: mpsc::channel(1),
+        }
     }
 
     /// Starts a task.

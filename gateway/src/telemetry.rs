@@ -26,7 +26,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: Format::Text }
+        Self {
+            level: "info".to_owned(),
+            format: Format::Text,
+        }
     }
 }
 

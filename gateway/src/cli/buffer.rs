@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{ConfigFile, output};
-use crate::store;
+use crate::{
+    admin,
+    store::{self, Stats, VerifyReport},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -18,14 +22,62 @@ pub(super) enum Command {
 
 pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Verify(file) => {
-            let report = store::verify(&file.load()?.data_dir)?;
-            output::line(&report);
-            Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        Command::Stats(file) => {
-            output::line(store::stats(&file.load()?.data_dir)?);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Verify(file) => verify(&file),
+        Command::Stats(file) => stats(&file),
     }
+}
+
+fn verify(file: &ConfigFile) -> Result<ExitCode> {
+    let dir = file.load()?.data_dir;
+    let report: VerifyReport =
+        store::verify(&dir).with_context(|| format!("no journal to verify in {}", dir.display()))?;
+    for finding in &report.findings {
+        output::line(finding);
+    }
+    output::line(format_args!(
+        "{} events and {} other rows read, {} damaged: {}",
+        report.events,
+        report.others,
+        report.damaged,
+        if report.is_whole() { "whole, and the ledger balances" } else { "NOT whole" }
+    ));
+    Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn stats(file: &ConfigFile) -> Result<ExitCode> {
+    let dir = file.load()?.data_dir;
+    let stats: Stats =
+        store::stats(&dir).with_context(|| format!("no journal to read in {}", dir.display()))?;
+    output::line(format_args!(
+        "{} events, last position {}",
+        stats.events, stats.committed
+    ));
+    if let (Some(oldest), Some(newest)) = (stats.oldest, stats.newest) {
+        output::line(format_args!(
+            "received from {} to {}",
+            admin::instant(oldest).as_str().unwrap_or_default(),
+            admin::instant(newest).as_str().unwrap_or_default()
+        ));
+    }
+    output::line(format_args!(
+        "accepted {} = stored {} + duplicate {} + quarantined {}   (turned away while full: {})",
+        stats.accepted, stats.stored, stats.duplicate, stats.quarantined, stats.refused_full
+    ));
+    output::line(format_args!(
+        "{} in quarantine, {} dead letters, {} keys",
+        stats.in_quarantine, stats.dead_letters, stats.keys
+    ));
+    output::line(format_args!(
+        "database {} (of that free {}), write-ahead log {}",
+        output::bytes(&json!(stats.database_bytes)),
+        output::bytes(&json!(stats.free_bytes)),
+        output::bytes(&json!(stats.log_bytes))
+    ));
+    for d in &stats.destinations {
+        output::line(format_args!(
+            "{} at {}: routed {} = delivered {} + backlog {} + expired {} + evicted {} + damaged {} + dead {}",
+            d.name, d.cursor, d.routed, d.delivered, d.backlog, d.expired, d.evicted, d.damaged, d.dead
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -25,7 +25,7 @@ where
     runtime()?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = Store::open(config.store, clock.clone())?;
-        report.log();
+        app::announce(&report);
         let store = store.run()?;
         let handle = store.handle();
         let routes = app::routes(&config.destinations, &handle);

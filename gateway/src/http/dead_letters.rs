@@ -20,7 +20,10 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     let destination = match &page.destination {
         None => None,
         Some(name) => Some(context.store.destination_id(name).ok_or_else(|| {
-            Problem::new(StatusCode::NOT_FOUND, format!("there is no destination {name:?}"))
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                format!("there is no destination {name:?}"),
+            )
         })?),
     };
     let letters = read(&context.store, move |listing| {

@@ -39,11 +39,17 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self {
+            status,
+            detail: detail.into(),
+        }
     }
 
     pub(super) fn not_found(what: &str, id: u64) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no {what} with number {id}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no {what} with number {id}"),
+        )
     }
 }
 
@@ -54,7 +60,11 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body))
+        (
+            self.status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            Json(body),
+        )
             .into_response()
     }
 }
@@ -62,7 +72,10 @@ impl IntoResponse for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         tracing::error!(%error, "the store could not answer a request");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store could not answer")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the store could not answer",
+        )
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use axum::{
     extract::{Request, State},
-    http::{Method, StatusCode, header},
+    http::{HeaderName, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -21,23 +21,33 @@ pub(super) struct Guard {
 
 /// Refuses a request that a foreign page could have caused.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if !guard.any_host && !header(header::HOST).is_some_and(is_loopback) {
-        return Problem::new(StatusCode::MISDIRECTED_REQUEST, "ask for localhost or a loopback address")
-            .into_response();
+    match guard.objection(&request) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).await,
     }
-    // A page cannot send this content type to another origin without the
-    // server's consent (CORS), which is never given.
-    let json = header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !reads && !json {
-        return Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "requests that change something need content-type: application/json",
-        )
-        .into_response();
+}
+
+impl Guard {
+    fn objection(self, request: &Request) -> Option<Problem> {
+        let header = |name: HeaderName| request.headers().get(name)?.to_str().ok();
+        if !self.any_host && !header(header::HOST).is_some_and(is_loopback) {
+            return Some(Problem::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "ask for localhost or a loopback address",
+            ));
+        }
+        // A page cannot send this content type to another origin without the
+        // server's consent (CORS), which is never given.
+        let json =
+            header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        (!reads && !json).then(|| {
+            Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "requests that change something need content-type: application/json",
+            )
+        })
     }
-    next.run(request).await
 }
 
 /// Whether a Host header names this machine's loopback.
@@ -47,7 +57,9 @@ fn is_loopback(host: &str) -> bool {
         None => host.split(':').next().unwrap_or_default(),
     };
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

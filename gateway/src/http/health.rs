@@ -15,6 +15,10 @@ pub(super) async fn healthz() -> &'static str {
 /// pushed back, else 503 with the reasons. A connection by itself is no progress.
 pub(super) async fn readyz(State(context): State<Context>) -> impl IntoResponse {
     let readiness: Readiness = context.observer.readiness();
-    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(readiness))
 }

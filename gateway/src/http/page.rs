@@ -8,7 +8,10 @@ const fn asset(media_type: &'static str, text: &'static str) -> Asset {
     (
         [
             (header::CONTENT_TYPE, media_type),
-            (header::CONTENT_SECURITY_POLICY, "default-src 'self'; img-src data:; frame-ancestors 'none'"),
+            (
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'self'; img-src data:; frame-ancestors 'none'",
+            ),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::CACHE_CONTROL, "no-cache"),
         ],

@@ -78,7 +78,10 @@ pub(super) async fn read<T: Send + 'static>(
     let read = tokio::task::spawn_blocking(move || query(&store.listing()?)).await;
     let read = read.map_err(|error| {
         tracing::error!(%error, "a request for a list failed");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the list could not be read")
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the list could not be read",
+        )
     })?;
     Ok(read?)
 }

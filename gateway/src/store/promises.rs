@@ -17,6 +17,7 @@ use std::{
 use super::{account::Name, state::State};
 use crate::record::DestinationId;
 
+const FILE: &str = "journal.promises";
 /// Where the names lie, behind the largest possible state.
 const NAMES_AT: u64 = 8 * 1024;
 const NAMES_BYTES_MAX: usize = 64 * 1024;
@@ -30,7 +31,7 @@ pub(super) struct Promises {
 impl Promises {
     /// Opens the file in `dir`; creates it where there is none.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let path = dir.join("journal.promises");
+        let path = dir.join(FILE);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -39,6 +40,14 @@ impl Promises {
             .open(path)?;
         Ok(Self {
             file,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Opens the file in `dir` for reading.
+    pub(super) fn open_existing(dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: File::open(dir.join(FILE))?,
             scratch: Vec::new(),
         })
     }

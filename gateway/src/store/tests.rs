@@ -1,0 +1,229 @@
+//! The journal's promises, tried on a real database.
+
+mod damage;
+mod full;
+mod life;
+mod model;
+mod retention;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    event::{Key, Timestamp},
+    record::{DestinationId, Position, Record, Routes},
+};
+
+/// A clock that stands where it was put.
+#[derive(Debug)]
+struct Stopped(AtomicI64);
+
+impl Clock for Stopped {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A data directory with what is needed to open the journal in it.
+struct Place {
+    dir: TempDir,
+    config: Config,
+    clock: Arc<Stopped>,
+}
+
+impl Place {
+    fn new(destinations: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = Config {
+            dir: dir.path().to_owned(),
+            max_bytes: 256 * 1024 * 1024,
+            max_age: None,
+            on_full: OnFull::PushBack,
+            reserve_bytes: 64 * 1024,
+            dedup_age: Duration::from_secs(3600),
+            dedup_count: 100_000,
+            dedup_memory_bytes: 16 * 1024 * 1024,
+            destinations: destinations.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        Self {
+            dir,
+            config,
+            clock: Arc::new(Stopped(AtomicI64::new(1_000_000))),
+        }
+    }
+
+    fn database(&self) -> std::path::PathBuf {
+        self.config.dir.join(DATABASE)
+    }
+
+    fn open(&self) -> Result<(Store, Report), Error> {
+        Store::open(self.config.clone(), self.clock.clone())
+    }
+
+    fn run(&self) -> Running {
+        self.run_reported().0
+    }
+
+    fn run_reported(&self) -> (Running, Report) {
+        let (store, report) = self.open().expect("the journal opens");
+        (store.run().expect("a thread"), report)
+    }
+
+    fn advance(&self, by: Duration) {
+        let ms = i64::try_from(by.as_millis()).expect("a short while");
+        self.clock.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// What is on disk now, as if the power had gone.
+    fn crash_image(&self) -> Self {
+        let image = tempfile::tempdir().expect("a temporary directory");
+        // The log first would miss what a checkpoint moves meanwhile; callers
+        // copy while nothing is written.
+        for entry in std::fs::read_dir(self.dir.path()).expect("the directory") {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name();
+            if name != "lock" && !name.to_string_lossy().ends_with("-shm") {
+                std::fs::copy(entry.path(), image.path().join(name)).expect("a copy");
+            }
+        }
+        let config = Config {
+            dir: image.path().to_owned(),
+            ..self.config.clone()
+        };
+        Self {
+            dir: image,
+            config,
+            clock: self.clock.clone(),
+        }
+    }
+}
+
+fn key(n: u64) -> Key {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&n.to_le_bytes());
+    bytes[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    Key(bytes)
+}
+
+fn to(ids: &[u8]) -> Routes {
+    ids.iter()
+        .fold(Routes::NONE, |routes, id| routes.with(DestinationId(*id)))
+}
+
+fn event(n: u64, routes: Routes) -> Entry {
+    Entry::Event(NewEvent {
+        key: key(n),
+        dedup: true,
+        device: "d".into(),
+        received: Timestamp::from_millis(1_000_000),
+        routes,
+        body: Bytes::from(format!("event {n}")),
+    })
+}
+
+fn broken(n: u64) -> Entry {
+    Entry::Quarantine(NewQuarantine {
+        received: Timestamp::from_millis(1_000_000),
+        client_id: "c".into(),
+        topic: "t".into(),
+        class: "syntax",
+        reason: format!("not JSON {n}"),
+        payload: Bytes::from(format!("{{{n}")),
+        properties: None,
+    })
+}
+
+async fn append(handle: &Handle, entries: Vec<Entry>) -> Vec<Appended> {
+    handle
+        .append(entries)
+        .await
+        .expect("open")
+        .await
+        .expect("kept")
+}
+
+async fn settle(handle: &Handle, progress: Progress) {
+    handle
+        .progress(progress)
+        .await
+        .expect("open")
+        .await
+        .expect("kept");
+}
+
+fn delivered(id: u8, cursor: u64, count: u64) -> Progress {
+    Progress {
+        destination: DestinationId(id),
+        cursor: Position(cursor),
+        delivered: count,
+        retry: Vec::new(),
+        retried: Vec::new(),
+        dead: Vec::new(),
+    }
+}
+
+fn read_all(handle: &Handle, id: u8, after: u64) -> Vec<Record> {
+    let mut reader = handle.reader().expect("a reader");
+    let end = *handle.committed().borrow();
+    let mut after = Position(after);
+    let mut records = Vec::new();
+    while after < end {
+        let page = reader
+            .read(DestinationId(id), after, 100, 1 << 20)
+            .expect("a page");
+        assert!(
+            page.scanned_to > after || !page.records.is_empty(),
+            "reading moves on"
+        );
+        after = page.scanned_to;
+        records.extend(page.records);
+    }
+    records
+}
+
+/// Waits until the journal's own account says so.
+async fn until(handle: &Handle, what: impl Fn(&Status) -> bool) -> Arc<Status> {
+    for _ in 0..2_000 {
+        let status = handle.status();
+        if what(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to that: {:?}", handle.status());
+}
+
+/// Both equations of the ledger.
+fn assert_balanced(status: &Status) {
+    assert_eq!(
+        status.accepted,
+        status.stored + status.duplicate + status.quarantined
+    );
+    for d in &status.destinations {
+        let settled = d.delivered + d.expired + d.evicted + d.damaged + d.dead;
+        assert_eq!(d.routed, settled + d.backlog, "{d:?}");
+        assert!(d.retrying <= d.backlog, "{d:?}");
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("the file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 0x55], at).expect("written");
+}
