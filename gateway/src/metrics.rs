@@ -455,3 +455,39 @@ fn sample(
         _ => ConstGauge::new(value).encode(encoder),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn exported() -> BTreeSet<String> {
+        let total = |name: &str, kind: MetricType| match kind {
+            MetricType::Counter => format!("{name}_total"),
+            _ => name.to_owned(),
+        };
+        let plain = PLAIN.iter().map(|metric| total(metric.name, metric.kind));
+        let per = PER_DESTINATION
+            .iter()
+            .map(|metric| total(metric.name, metric.kind));
+        let by_kind = [EVENTS_BY_IDENTITY, REJECTS_BY_CLASS];
+        let by_kind = by_kind
+            .into_iter()
+            .map(|(name, ..)| format!("{name}_total"));
+        plain.chain(per).chain(by_kind).collect()
+    }
+
+    #[test]
+    fn the_documents_name_exactly_the_metrics_there_are() {
+        let text = include_str!("../../docs/metrics.md");
+        let rows = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `gateway_"));
+        let documented: BTreeSet<String> = rows
+            .filter_map(|row| row.split('`').next())
+            .map(|name| format!("gateway_{name}"))
+            .collect();
+        assert_eq!(documented, exported());
+    }
+}

@@ -164,7 +164,9 @@ async fn a_failed_record_waits_then_dies_and_can_be_redriven() {
     until(&handle, |s| s.buffered == 0).await;
     let mut reader = handle.reader().expect("a reader");
     assert_eq!(
-        reader.retries(DestinationId(0), 10).expect("retries"),
+        reader
+            .retries(DestinationId(0), 10, usize::MAX)
+            .expect("retries"),
         [retry(1)]
     );
     settle(
@@ -176,7 +178,9 @@ async fn a_failed_record_waits_then_dies_and_can_be_redriven() {
     )
     .await;
     assert_eq!(
-        reader.retries(DestinationId(0), 10).expect("retries"),
+        reader
+            .retries(DestinationId(0), 10, usize::MAX)
+            .expect("retries"),
         [retry(2)]
     );
 
@@ -217,7 +221,10 @@ async fn a_failed_record_waits_then_dies_and_can_be_redriven() {
     );
     assert_eq!(handle.status().dead_letters, 0);
     assert_eq!(
-        reader.retries(DestinationId(0), 10).expect("retries")[0].attempts,
+        reader
+            .retries(DestinationId(0), 10, usize::MAX)
+            .expect("retries")[0]
+            .attempts,
         0
     );
     settle(
