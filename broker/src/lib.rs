@@ -8,9 +8,17 @@
 
 mod admission;
 mod config;
+mod embedded;
+mod fanout;
+mod filters;
 mod listener;
 mod metrics;
+mod packet;
 mod publish;
+mod quiet;
+mod registry;
+mod session;
+mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};

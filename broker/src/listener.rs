@@ -1,17 +1,33 @@
 //! Accepts connections and bounds how many there are.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+    time::{Duration, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Config, Error,
+    embedded::{Embedded, Watch},
+    fanout::Fanout,
     metrics::{Counters, Metrics},
+    quiet::Quiet,
+    session::{self, Context},
 };
 
 /// Connections the system may queue before we accept them.
 const BACKLOG: u32 = 1024;
+/// Connections beyond `connections_max` that are told so; others are just closed.
+const LOBBY: usize = 64;
+/// Between two tries when the system refuses to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound broker. Nothing is accepted until [`Broker::run`].
 #[derive(Debug)]
@@ -71,17 +87,87 @@ impl Broker {
         }
     }
 
-    /// Serves until `shutdown`, then ends every session in order.
+    /// Serves until `shutdown`, then ends every session in order: nothing more is
+    /// read, receipts already taken are awaited and acknowledged, and MQTT 5
+    /// clients are told. Takes as long as the gateway's receipts do; the caller
+    /// bounds it by dropping the future, which ends everything at once.
     ///
     /// # Errors
-    /// None at present.
+    /// None at present; a socket that cannot be accepted is tried again.
     pub async fn run(
         self,
         admission: Arc<dyn Admission>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        shutdown.cancelled().await;
-        drop((admission, self.listener, self.config));
+        let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&self.counters)));
+        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&self.counters)));
+        let mut live = JoinSet::new();
+        live.spawn(Arc::clone(&fanout).run());
+        let seats = Arc::new(Semaphore::new(self.config.connections_max));
+        let lobby = Arc::new(Semaphore::new(LOBBY));
+        let context = Arc::new(Context {
+            config: self.config,
+            counters: self.counters,
+            admission,
+            fanout,
+            registry: Arc::default(),
+            shutdown: shutdown.clone(),
+            quiet: Quiet::default(),
+            sessions: AtomicU64::new(1),
+        });
+        let mut sessions = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = sessions.join_next() => {
+                    report(ended);
+                    continue;
+                }
+                accepted = self.listener.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if let Some(held_back) = context.quiet.pass() {
+                        tracing::error!(%error, held_back, "a connection cannot be accepted");
+                    }
+                    // Out of descriptors, most likely: wait for some to come back.
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            context.counters.connections_total.add(1);
+            // Acknowledgements are small and waited for.
+            stream.set_nodelay(true).ok();
+            let (permit, is_over_limit) = match Arc::clone(&seats).try_acquire_owned() {
+                Ok(permit) => (permit, false),
+                Err(_) => match Arc::clone(&lobby).try_acquire_owned() {
+                    Ok(permit) => (permit, true),
+                    Err(_) => {
+                        context.counters.refused_connection_limit.add(1);
+                        continue;
+                    }
+                },
+            };
+            let context = Arc::clone(&context);
+            sessions.spawn(async move {
+                session::serve(context, stream, address, is_over_limit).await;
+                drop(permit);
+            });
+        }
+        drop(self.listener);
+        while let Some(ended) = sessions.join_next().await {
+            report(ended);
+        }
+        live.shutdown().await;
         Ok(())
+    }
+}
+
+/// A session never panics; if it does, only that session is gone.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a session failed");
     }
 }

@@ -1,0 +1,259 @@
+//! Live fan-out: committed messages to the sessions that subscribe now.
+//!
+//! ```text
+//! session ─ after the receipt ─▶ Fanout::publish ─▶ Carrier (rumqttd's router)
+//!                                                        │
+//!             Outbox of each matching session ◀── Fanout::deliver
+//! ```
+//!
+//! A topic that nobody subscribes to is never encoded and never enters the
+//! carrier. Matching, authorisation and every per-subscriber bound are here;
+//! the carrier moves opaque frames in order. A subscriber that is slow loses
+//! messages from its own [`Outbox`], counted, and delays nobody.
+//!
+//! Where subscriptions of one session overlap, the session gets one copy, at
+//! the highest QoS granted, with every subscription identifier. Durable
+//! sessions, shared subscriptions and retained messages that survive a restart
+//! are not here yet.
+
+mod message;
+mod outbox;
+mod retained;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+pub(crate) use message::Message;
+pub(crate) use outbox::{Delivery, Outbox};
+
+use crate::{Publish, QoS, filters::Filters, metrics::Counters, packet::SendRetained};
+use retained::Retained;
+
+/// Moves frames from publishing sessions to [`Fanout::deliver`], in the order
+/// given. May lose some, and then counts them; must not block and must bound
+/// what it holds.
+pub(crate) trait Carrier: std::fmt::Debug + Send + Sync {
+    /// Hands frames over.
+    fn carry(&self, frames: Vec<Bytes>);
+
+    /// Moves frames to `deliver` for as long as it is polled.
+    fn run<'a>(&'a self, deliver: &'a (dyn Fn(Bytes) + Sync)) -> Running<'a>;
+}
+
+/// A future that does not end by itself.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What all subscriptions together may take, in the estimate of [`weight`].
+const SUBSCRIPTION_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// One subscription of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscription {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+/// The live subscriptions and the retained messages.
+#[derive(Debug)]
+pub(crate) struct Fanout {
+    filters: RwLock<Filters<Subscription>>,
+    /// Changes with every change of `filters`; never 0.
+    version: AtomicU64,
+    weight: AtomicUsize,
+    retained: Mutex<Retained>,
+    carrier: Arc<dyn Carrier>,
+    counters: Arc<Counters>,
+    started: Instant,
+}
+
+impl Fanout {
+    pub(crate) fn new(carrier: Arc<dyn Carrier>, counters: Arc<Counters>) -> Self {
+        Self {
+            filters: RwLock::default(),
+            version: AtomicU64::new(1),
+            weight: AtomicUsize::new(0),
+            retained: Mutex::default(),
+            carrier,
+            counters,
+            started: Instant::now(),
+        }
+    }
+
+    /// Changes whenever an answer of [`Fanout::is_wanted`] may change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    /// Whether somebody subscribes to `topic` now.
+    pub(crate) fn is_wanted(&self, topic: &str) -> bool {
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+    }
+
+    /// Shows committed messages of session `publisher` to live subscribers, and
+    /// keeps those that are to be retained.
+    pub(crate) fn publish(&self, publisher: u64, publishes: &[Publish]) {
+        let now_ms = self.now_ms();
+        let frames: Vec<Bytes> = publishes
+            .iter()
+            .map(|publish| {
+                let message = Message::new(publish, publisher, now_ms);
+                if publish.retain {
+                    self.retain(publish, &message);
+                }
+                message.into()
+            })
+            .collect();
+        if !frames.is_empty() {
+            self.carrier.carry(frames);
+        }
+    }
+
+    fn retain(&self, publish: &Publish, message: &Message) {
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        if publish.payload.is_empty() {
+            retained.clear(&publish.topic);
+        } else if !retained.keep(&publish.topic, message.clone()) {
+            self.counters.retained_refused.add(1);
+        }
+        self.counters.retained.set(retained.len());
+    }
+
+    /// Runs the carrier; must be polled for live messages to arrive.
+    pub(crate) async fn run(self: Arc<Self>) {
+        self.carrier.run(&|frame| self.deliver(frame)).await;
+    }
+
+    /// Puts a frame into the outbox of every session that subscribes to it.
+    fn deliver(&self, frame: Bytes) {
+        let Some(message) = Message::from_frame(frame) else {
+            return;
+        };
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        let mut matched: Vec<(u64, &Subscription)> = Vec::new();
+        filters.visit(message.topic_str(), &mut |session, subscription| {
+            if !(subscription.no_local && session == message.publisher()) {
+                matched.push((session, subscription));
+            }
+            false
+        });
+        // Stable, so that identifiers keep the trie's order.
+        matched.sort_by_key(|(session, _)| *session);
+        for same in matched.chunk_by(|one, other| one.0 == other.0) {
+            let Some((_, first)) = same.first() else {
+                continue;
+            };
+            let granted = same
+                .iter()
+                .map(|(_, one)| one.qos)
+                .max()
+                .unwrap_or(first.qos);
+            let delivery = Delivery {
+                qos: granted.min(message.qos()),
+                retain: message.retain() && same.iter().any(|(_, one)| one.retain_as_published),
+                subscription_ids: same.iter().filter_map(|(_, one)| one.id).collect(),
+                message: message.clone(),
+            };
+            if !first.outbox.push(delivery) {
+                self.counters.dropped_queue_full.add(1);
+            }
+        }
+    }
+
+    /// Adds or replaces a subscription, and queues the retained messages that
+    /// it asks for. `Err` when all subscriptions together are too large.
+    pub(crate) fn subscribe(
+        &self,
+        session: u64,
+        filter: &str,
+        subscription: Subscription,
+        retained: SendRetained,
+    ) -> Result<(), Full> {
+        let outbox = Arc::clone(&subscription.outbox);
+        let (qos, id) = (subscription.qos, subscription.id);
+        let replaced = {
+            let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
+            if self.weight.load(Relaxed) + weight(filter) > SUBSCRIPTION_BYTES_MAX {
+                return Err(Full);
+            }
+            let replaced = filters.insert(filter, session, subscription).is_some();
+            if !replaced {
+                self.weight.fetch_add(weight(filter), Relaxed);
+            }
+            self.version.fetch_add(1, Relaxed);
+            self.counters.subscriptions.set(filters.len());
+            replaced
+        };
+        match retained {
+            SendRetained::Always => {}
+            SendRetained::IfNew if !replaced => {}
+            _ => return Ok(()),
+        }
+        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        for message in retained.matching(filter) {
+            let delivery = Delivery {
+                qos: qos.min(message.qos()),
+                retain: true,
+                subscription_ids: id.into_iter().collect(),
+                message: message.clone(),
+            };
+            if !outbox.push_retained(delivery, retained::COUNT_MAX) {
+                self.counters.dropped_queue_full.add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a subscription; whether there was one.
+    pub(crate) fn unsubscribe(&self, session: u64, filter: &str) -> bool {
+        let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = filters.remove(filter, session).is_some();
+        if removed {
+            self.weight.fetch_sub(weight(filter), Relaxed);
+            self.version.fetch_add(1, Relaxed);
+            self.counters.subscriptions.set(filters.len());
+        }
+        removed
+    }
+
+    /// What is left of a message's lifetime; `Err` when it is over.
+    pub(crate) fn lifetime_left(&self, message: &Message) -> Result<Option<u32>, Expired> {
+        let Some(secs) = message.expiry_secs() else {
+            return Ok(None);
+        };
+        let waited = self.now_ms().saturating_sub(message.taken_ms()) / 1000;
+        match u64::from(secs).checked_sub(waited) {
+            Some(left) if left > 0 => Ok(u32::try_from(left).ok()),
+            _ => Err(Expired),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// All subscriptions together are too large.
+#[derive(Debug)]
+pub(crate) struct Full;
+
+/// A message outlived its expiry interval.
+#[derive(Debug)]
+pub(crate) struct Expired;
+
+/// What a subscription may cost in the trie if it shares no branch.
+fn weight(filter: &str) -> usize {
+    filter.len() + 256 * (1 + memchr::memchr_iter(b'/', filter.as_bytes()).count())
+}

@@ -1,0 +1,99 @@
+//! Who is connected under which client identifier: at most one session each.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// The sessions by client identifier; as many as there are connections.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    seats: Mutex<HashMap<Arc<str>, Holder>>,
+}
+
+#[derive(Debug, Clone)]
+struct Holder {
+    leave: CancellationToken,
+    gone: CancellationToken,
+}
+
+/// The right to be the session of a client identifier; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    registry: Arc<Registry>,
+    client_id: Arc<str>,
+    holder: Holder,
+}
+
+impl Registry {
+    /// Takes the seat of `client_id`. A session that holds it is told to leave
+    /// and is waited for, so that nothing of it comes after the new one.
+    pub(crate) async fn enter(self: &Arc<Self>, client_id: &Arc<str>) -> Seat {
+        loop {
+            let before = {
+                let mut seats = self.lock();
+                match seats.get(client_id) {
+                    Some(holder) => holder.clone(),
+                    None => {
+                        let holder = Holder {
+                            leave: CancellationToken::new(),
+                            gone: CancellationToken::new(),
+                        };
+                        seats.insert(Arc::clone(client_id), holder.clone());
+                        return Seat {
+                            registry: Arc::clone(self),
+                            client_id: Arc::clone(client_id),
+                            holder,
+                        };
+                    }
+                }
+            };
+            before.leave.cancel();
+            before.gone.cancelled().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Holder>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Resolves when another connection wants the seat.
+    pub(crate) async fn asked_to_leave(&self) {
+        self.holder.leave.cancelled().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.client_id);
+        self.holder.gone.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_seat_changes_hands_only_when_its_holder_is_gone() {
+        let registry = Arc::new(Registry::default());
+        let id: Arc<str> = Arc::from("x");
+        let first = registry.enter(&id).await;
+        let other = tokio::spawn({
+            let (registry, id) = (Arc::clone(&registry), Arc::clone(&id));
+            async move { registry.enter(&id).await }
+        });
+        first.asked_to_leave().await;
+        tokio::task::yield_now().await;
+        assert!(!other.is_finished());
+        drop(first);
+        let second = other.await.unwrap();
+        assert_eq!(registry.lock().len(), 1);
+        drop(second);
+        assert_eq!(registry.lock().len(), 0);
+    }
+}

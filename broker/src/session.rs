@@ -1,0 +1,375 @@
+//! One device: from accepted socket to its end, in one task.
+//!
+//! A turn of the session: take every complete packet that is here, hand the
+//! gathered publishes to the gateway, settle what has its verdict, deliver to
+//! the client's subscriptions, write everything in one call; then wait for any
+//! of these to move. Order of acknowledgements is the order of the publishes.
+//! While the client does not take our output, or the gateway has no room, the
+//! session does not read.
+//!
+//! Sessions end with their connection: durable sessions are the next issue, and
+//! until then Session Present is always 0. A will is published, through the
+//! gateway like any publish, when the session ends without the client's wish:
+//! at once, whatever its delay, also at takeover and keep-alive timeout, but not
+//! when the broker itself shuts down.
+
+mod ending;
+mod handshake;
+mod inbound;
+mod outbound;
+mod subscriptions;
+mod wire;
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Duration, Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Admission, Config, Publisher,
+    fanout::{Fanout, Outbox},
+    metrics::Counters,
+    packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
+    quiet::Quiet,
+    registry::Registry,
+    topic::Topics,
+};
+use ending::{Gauge, count_bytes};
+use handshake::Admittee;
+use inbound::Inbound;
+use outbound::Outbound;
+use subscriptions::Subscriptions;
+use wire::Wire;
+
+/// How long the last bytes to a client may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What all sessions share.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) admission: Arc<dyn Admission>,
+    pub(crate) fanout: Arc<Fanout>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) quiet: Quiet,
+    pub(crate) sessions: AtomicU64,
+}
+
+/// Why a session ends.
+#[derive(Debug)]
+enum End {
+    /// The client said so; with its will, or without.
+    Disconnect {
+        with_will: bool,
+    },
+    /// The connection broke.
+    Closed,
+    Silent,
+    TakenOver,
+    Shutdown,
+    Illegal(Error),
+    /// The gateway lost a publish.
+    Lost,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(
+    context: Arc<Context>,
+    stream: TcpStream,
+    address: SocketAddr,
+    is_over_limit: bool,
+) {
+    let _open = Gauge::new(&context.counters.connections_open);
+    let mut wire = Wire::new(stream, context.config.packet_bytes_max);
+    let admittee = tokio::select! {
+        admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
+        () = context.shutdown.cancelled() => None,
+    };
+    let Some(admittee) = admittee else {
+        count_bytes(&mut wire, &context.counters);
+        return;
+    };
+    let _session = Gauge::new(&context.counters.sessions_open);
+    context.counters.sessions_total.add(1);
+    run(&context, wire, admittee, address).await;
+}
+
+async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: SocketAddr) {
+    let Admittee {
+        connect,
+        client_id,
+        seat,
+    } = admittee;
+    let counters = &context.counters;
+    let id = context.sessions.fetch_add(1, Relaxed);
+    tracing::debug!(client.id = %short(&client_id), %address, "connected");
+    let publisher = Arc::new(Publisher {
+        client_id,
+        username: connect.username.clone(),
+        address,
+        protocol: connect.protocol,
+    });
+    let outbox = Arc::new(Outbox::new(context.config.outbound_queue_bytes_max));
+    let window = connect
+        .receive_max
+        .min(context.config.outbound_in_flight_max);
+    let reason_text_max = match connect.problem_information {
+        // An acknowledgement has at most 10 bytes beside its text.
+        true => connect.packet_bytes_max.saturating_sub(10),
+        false => 0,
+    };
+    let mut session = Session {
+        context,
+        v5: is_v5(connect.protocol),
+        session_expiry_secs: connect.session_expiry_secs,
+        topics: Topics::default(),
+        inbound: Inbound::new(context, &publisher, id, reason_text_max),
+        outbound: Outbound::new(
+            connect.protocol,
+            Arc::clone(&outbox),
+            window,
+            connect.packet_bytes_max,
+        ),
+        subscriptions: Subscriptions::new(
+            &context.fanout,
+            id,
+            Arc::clone(&outbox),
+            context.config.subscriptions_per_client_max,
+        ),
+    };
+    // A client may be silent for one and a half times what it said.
+    let silence_max = connect.keep_alive.map(|said| said * 3 / 2);
+    let end = session
+        .live(&mut wire, &outbox, seat.asked_to_leave(), silence_max)
+        .await;
+
+    let text_fits = |text: &&str| text.len() <= reason_text_max;
+    let (code, text, with_will) = match &end {
+        End::Disconnect { with_will } => (None, None, *with_will),
+        End::Closed => (None, None, true),
+        End::Silent => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
+        End::TakenOver => (Some(reason::SESSION_TAKEN_OVER), None, true),
+        End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
+        End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
+        End::Lost => (Some(reason::SERVER_BUSY), None, true),
+    };
+    if let Some(code) = code
+        && session.v5
+    {
+        encode::disconnect(wire.output(), code, text);
+    }
+    drop(session);
+    wire.finish(FAREWELL).await;
+    count_bytes(&mut wire, counters);
+    ending::count(context, &publisher, &end);
+    // Closes the socket before the will: the gateway may take its time.
+    drop(wire);
+    if with_will && let Some(will) = connect.will {
+        ending::publish_will(context, &publisher, id, will).await;
+    }
+    drop(seat);
+}
+
+struct Session<'s> {
+    context: &'s Context,
+    v5: bool,
+    session_expiry_secs: u32,
+    topics: Topics,
+    inbound: Inbound<'s>,
+    outbound: Outbound,
+    subscriptions: Subscriptions<'s>,
+}
+
+/// Whether packets are left that may not be taken yet.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    All,
+    UpToAPublish,
+}
+
+impl Session<'_> {
+    /// The session's turns, until nothing that was taken is unanswered.
+    async fn live(
+        &mut self,
+        wire: &mut Wire,
+        outbox: &Outbox,
+        leave: impl Future<Output = ()>,
+        silence_max: Option<Duration>,
+    ) -> End {
+        let counters = &self.context.counters;
+        let mut leave = pin!(leave);
+        let mut shutdown = pin!(self.context.shutdown.cancelled());
+        let mut heard = Instant::now();
+        let mut silence = pin!(sleep_until(heard + silence_max.unwrap_or_default()));
+        let mut end: Option<End> = None;
+        loop {
+            let mut taken = Taken::All;
+            if end.is_none() {
+                match self.take(wire, &mut heard) {
+                    Ok(how) => taken = how,
+                    Err(why) => end = Some(why),
+                }
+            }
+            self.inbound.submit();
+            if self.inbound.settle(wire, end.is_some()).is_err() {
+                return End::Lost;
+            }
+            if end.is_none() {
+                self.outbound.pump(wire, &self.context.fanout, counters);
+            }
+            if wire.write().is_err() {
+                wire.close();
+                end.get_or_insert(End::Closed);
+            }
+            count_bytes(wire, counters);
+            let blocked = self.inbound.is_blocked();
+            match end {
+                Some(end) if self.inbound.is_idle() => return end,
+                None if taken == Taken::UpToAPublish && !blocked => continue,
+                _ => wire.rest(),
+            }
+            let going = end.is_none();
+            let read = going && taken == Taken::All && !blocked && !wire.is_congested();
+            if blocked {
+                // The client may have spoken; we are the ones who do not listen.
+                heard = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                () = &mut leave, if going => end = Some(End::TakenOver),
+                () = &mut shutdown, if going => end = Some(End::Shutdown),
+                () = self.inbound.progress() => {}
+                ready = wire.ready(read) => {
+                    let came = ready.and_then(|()| if read { wire.read() } else { Ok(false) });
+                    if came.is_err() {
+                        wire.close();
+                        end.get_or_insert(End::Closed);
+                    }
+                }
+                () = outbox.filled(), if going => {}
+                () = &mut silence, if going && silence_max.is_some() => {
+                    let deadline = heard + silence_max.unwrap_or_default();
+                    if deadline <= Instant::now() {
+                        end = Some(End::Silent);
+                    } else {
+                        silence.as_mut().reset(deadline);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the complete packets that are here, up to a publish that has to wait.
+    fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
+        let mut any = false;
+        while let Some(header) = wire.peek().map_err(End::Illegal)? {
+            if header.kind == Kind::Publish && self.inbound.is_blocked() {
+                // One too many is to be answered, not to wait.
+                let over = header.flags & 0b0110 != 0 && self.inbound.is_exceeded();
+                if !over {
+                    return Ok(Taken::UpToAPublish);
+                }
+            }
+            let body = wire.take(header);
+            any = true;
+            let protocol = if self.v5 {
+                crate::Protocol::V5
+            } else {
+                crate::Protocol::V4
+            };
+            let packet =
+                packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
+            self.handle(packet, wire)?;
+        }
+        if any {
+            *heard = Instant::now();
+        }
+        Ok(Taken::All)
+    }
+
+    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
+        let counters = &self.context.counters;
+        let protocol = if self.v5 {
+            crate::Protocol::V5
+        } else {
+            crate::Protocol::V4
+        };
+        match packet {
+            Packet::Publish(publish) => {
+                let fanout = &self.context.fanout;
+                let name = &publish.publish.topic;
+                let wanted = self
+                    .topics
+                    .note(publish.cached, fanout.version(), || fanout.is_wanted(name));
+                self.inbound
+                    .take(publish, wanted, wire)
+                    .map_err(End::Illegal)
+            }
+            Packet::PubAck(ack) => self
+                .outbound
+                .acknowledged(Kind::PubAck, ack, wire, counters)
+                .map_err(End::Illegal),
+            Packet::PubRec(ack) => self
+                .outbound
+                .acknowledged(Kind::PubRec, ack, wire, counters)
+                .map_err(End::Illegal),
+            Packet::PubComp(ack) => self
+                .outbound
+                .acknowledged(Kind::PubComp, ack, wire, counters)
+                .map_err(End::Illegal),
+            Packet::PubRel(ack) => {
+                self.inbound.release(ack, wire);
+                Ok(())
+            }
+            Packet::Subscribe(packet) => {
+                let id = packet.id;
+                let codes = self.subscriptions.subscribe(packet);
+                encode::suback(wire.output(), protocol, id, &codes);
+                Ok(())
+            }
+            Packet::Unsubscribe(packet) => {
+                let codes = self.subscriptions.unsubscribe(&packet);
+                encode::unsuback(wire.output(), protocol, packet.id, &codes);
+                Ok(())
+            }
+            Packet::PingReq => {
+                encode::pingresp(wire.output());
+                Ok(())
+            }
+            Packet::Disconnect(Disconnect {
+                reason,
+                session_expiry_secs,
+            }) => {
+                if self.session_expiry_secs == 0 && session_expiry_secs.is_some_and(|secs| secs > 0)
+                {
+                    return Err(End::Illegal(Error::protocol(
+                        "a session expiry in DISCONNECT after none in CONNECT",
+                    )));
+                }
+                Err(End::Disconnect {
+                    with_will: reason != reason::SUCCESS,
+                })
+            }
+        }
+    }
+}
+
+/// A client identifier for the log: its beginning.
+fn short(client_id: &str) -> &str {
+    let end = client_id
+        .char_indices()
+        .nth(64)
+        .map_or(client_id.len(), |(end, _)| end);
+    &client_id[..end]
+}

@@ -1,0 +1,116 @@
+//! What remains to be done, and said, when a session is over.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, sleep, timeout};
+
+use super::{Context, End, short, wire::Wire};
+use crate::{
+    Publish, Publisher, Verdict,
+    metrics::{Counter, Counters},
+    packet::{Will, reason},
+};
+
+/// How long a will is offered to a gateway that has no room.
+const WILL_PATIENCE: Duration = Duration::from_secs(10);
+const WILL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Publishes a will like any publish of its client.
+pub(super) async fn publish_will(
+    context: &Context,
+    publisher: &Arc<Publisher>,
+    session: u64,
+    will: Will,
+) {
+    let offer = async {
+        loop {
+            let batch = vec![will.publish.clone()];
+            let receipt = context.admission.admit(publisher, batch).await;
+            match receipt.await.pop() {
+                Some(Verdict::Busy) => {}
+                verdict => return verdict,
+            }
+            tokio::select! {
+                () = sleep(WILL_PAUSE) => {}
+                () = context.shutdown.cancelled() => return None,
+            }
+        }
+    };
+    match timeout(WILL_PATIENCE, offer).await {
+        Ok(Some(Verdict::Accepted)) => {
+            context.counters.wills.add(1);
+            show(context, session, &will.publish);
+        }
+        Ok(Some(Verdict::Duplicate)) => context.counters.wills.add(1),
+        _ => {
+            context.counters.wills_lost.add(1);
+            if let Some(held_back) = context.quiet.pass() {
+                tracing::warn!(
+                    client.id = %short(&publisher.client_id),
+                    held_back,
+                    "a will was not taken"
+                );
+            }
+        }
+    }
+}
+
+fn show(context: &Context, session: u64, publish: &Publish) {
+    if publish.retain || context.fanout.is_wanted(&publish.topic) {
+        context
+            .fanout
+            .publish(session, std::slice::from_ref(publish));
+    }
+}
+
+/// Counts and logs why a session ended.
+pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
+    let counters = &context.counters;
+    let client_id = short(&publisher.client_id);
+    match end {
+        End::TakenOver => counters.takeovers.add(1),
+        End::Silent => counters.keep_alive_timeouts.add(1),
+        End::Illegal(error) => {
+            counters.protocol_errors.add(1);
+            if error.reason == reason::PACKET_TOO_LARGE {
+                counters.packets_too_large.add(1);
+            }
+            if let Some(held_back) = context.quiet.pass() {
+                tracing::warn!(client.id = %client_id, reason = error.what, held_back, "a client broke the protocol");
+            }
+            return;
+        }
+        End::Lost => {
+            if let Some(held_back) = context.quiet.pass() {
+                tracing::warn!(client.id = %client_id, held_back, "a session ended unacknowledged");
+            }
+            return;
+        }
+        End::Disconnect { .. } | End::Closed | End::Shutdown => {}
+    }
+    tracing::debug!(client.id = %client_id, end = ?end, "disconnected");
+}
+
+/// Adds what went over the wire since the last time.
+pub(super) fn count_bytes(wire: &mut Wire, counters: &Counters) {
+    let (read, written) = wire.take_counts();
+    counters.bytes_in.add(read);
+    counters.bytes_out.add(written);
+}
+
+/// Counts one up for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Gauge<'c>(&'c Counter);
+
+impl<'c> Gauge<'c> {
+    pub(super) fn new(counter: &'c Counter) -> Self {
+        counter.add(1);
+        Self(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.sub(1);
+    }
+}

@@ -1,0 +1,199 @@
+//! From a new socket to an established session: CONNECT and CONNACK.
+//!
+//! The places for what is still to come: TLS before it, authentication and the
+//! client's permissions between CONNECT and the registry, resuming a durable
+//! session after it.
+
+use std::{io, sync::Arc};
+
+use tokio::time::{Duration, timeout_at};
+use uuid::Uuid;
+
+use super::{Context, short, wire::Wire};
+use crate::{
+    Protocol,
+    metrics::Counter,
+    packet::{
+        self, Connect, Kind, Refusal,
+        encode::{self, Announce},
+        reason,
+    },
+    registry::Seat,
+    topic,
+};
+
+/// Longest client identifier taken, in bytes.
+const CLIENT_ID_BYTES_MAX: usize = 1024;
+/// How long a refusal may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A client that may go on.
+#[derive(Debug)]
+pub(super) struct Admittee {
+    pub(super) connect: Connect,
+    pub(super) client_id: Arc<str>,
+    pub(super) seat: Seat,
+}
+
+/// Reads CONNECT, decides, answers. `None` when the connection is over.
+pub(super) async fn welcome(
+    context: &Context,
+    wire: &mut Wire,
+    is_over_limit: bool,
+) -> Option<Admittee> {
+    let counters = &context.counters;
+    let deadline = tokio::time::Instant::now() + context.config.connect_timeout;
+    let connect = match timeout_at(deadline, read(wire)).await {
+        Ok(Ok(connect)) => connect,
+        Ok(Err(Ended::Closed)) => return None,
+        Ok(Err(Ended::Refused(refusal))) => {
+            let protocol = refusal.protocol;
+            return refuse(
+                context,
+                wire,
+                protocol,
+                &counters.refused_protocol,
+                refusal.error,
+            )
+            .await;
+        }
+        Err(_) => {
+            counters.refused_connect_timeout.add(1);
+            return None;
+        }
+    };
+    let protocol = Some(connect.protocol);
+    if is_over_limit {
+        let busy = packet::Error {
+            reason: reason::SERVER_BUSY,
+            what: "connections_max are open",
+        };
+        return refuse(
+            context,
+            wire,
+            protocol,
+            &counters.refused_connection_limit,
+            busy,
+        )
+        .await;
+    }
+    let (client_id, assigned) = match identify(&connect) {
+        Ok(known) => known,
+        Err(error) => {
+            return refuse(context, wire, protocol, &counters.refused_client_id, error).await;
+        }
+    };
+    if connect.will.as_ref().is_some_and(|will| will.refused) {
+        let error = packet::Error {
+            reason: reason::TOPIC_NAME_INVALID,
+            what: "a will on a topic that is reserved or too long",
+        };
+        return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
+    }
+    let Ok(seat) = timeout_at(deadline, context.registry.enter(&client_id)).await else {
+        let error = packet::Error {
+            reason: reason::SERVER_UNAVAILABLE,
+            what: "the session before under this client identifier has not ended",
+        };
+        return refuse(
+            context,
+            wire,
+            protocol,
+            &counters.refused_takeover_timeout,
+            error,
+        )
+        .await;
+    };
+    encode::connack(
+        wire.output(),
+        connect.protocol,
+        &Announce {
+            receive_max: context.config.receive_max,
+            packet_bytes_max: context.config.packet_bytes_max,
+            topic_alias_max: topic::ALIASES,
+            session_ends: connect.session_expiry_secs > 0,
+            assigned_client_id: assigned.then_some(&*client_id),
+        },
+    );
+    Some(Admittee {
+        connect,
+        client_id,
+        seat,
+    })
+}
+
+enum Ended {
+    Closed,
+    Refused(Refusal),
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+async fn read(wire: &mut Wire) -> Result<Connect, Ended> {
+    let refused = |error| {
+        Ended::Refused(Refusal {
+            protocol: None,
+            error,
+        })
+    };
+    loop {
+        wire.ready(true).await?;
+        wire.read()?;
+        if let Some(header) = wire.peek().map_err(refused)? {
+            if header.kind != Kind::Connect {
+                return Err(refused(packet::Error::protocol(
+                    "a first packet that is not CONNECT",
+                )));
+            }
+            let body = wire.take(header);
+            return packet::decode_connect(&body).map_err(Ended::Refused);
+        }
+    }
+}
+
+/// The client identifier, and whether we made it up.
+fn identify(connect: &Connect) -> Result<(Arc<str>, bool), packet::Error> {
+    let error = |what| {
+        Err(packet::Error {
+            reason: reason::CLIENT_ID_INVALID,
+            what,
+        })
+    };
+    match connect.client_id.len() {
+        0 if connect.protocol == Protocol::V4 && !connect.clean => {
+            error("an empty client identifier without clean session")
+        }
+        0 => Ok((Arc::from(format!("auto-{}", Uuid::now_v7().simple())), true)),
+        1..=CLIENT_ID_BYTES_MAX => Ok((Arc::clone(&connect.client_id), false)),
+        _ => error("a client identifier that is too long"),
+    }
+}
+
+async fn refuse(
+    context: &Context,
+    wire: &mut Wire,
+    protocol: Option<Protocol>,
+    counter: &Counter,
+    error: packet::Error,
+) -> Option<Admittee> {
+    counter.add(1);
+    if let Some(held_back) = context.quiet.pass() {
+        tracing::warn!(reason = error.what, held_back, "a connection was refused");
+    }
+    if let Some(protocol) = protocol
+        && encode::connack_refused(wire.output(), protocol, error.reason)
+    {
+        wire.finish(FAREWELL).await;
+    }
+    None
+}
+
+impl std::fmt::Display for Admittee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(short(&self.client_id))
+    }
+}

@@ -1,0 +1,516 @@
+//! Publishes from one client: gathered, admitted in order, acknowledged in order.
+//!
+//! ```text
+//! take ─▶ gathering ─ submit ─▶ admitting ─▶ pending (receipts) ─ settle ─▶ acknowledgement, fan-out
+//! ```
+//!
+//! Bounds: a batch has at most [`BATCH_MAX`] publishes; at most one batch waits
+//! for room at the gateway; publishes without a verdict are at most the receive
+//! maximum and hold at most [`bytes_max`] and one packet. Beyond them
+//! [`Inbound::is_blocked`] and the session stops reading, so that TCP pushes back.
+//!
+//! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
+//! (0x97); for 3.1.1 clients, and at QoS 0, which have no way to hear of it, the
+//! publish is held and asked about again, everything behind it waiting.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use futures_util::FutureExt;
+use tokio::time::{Duration, Sleep, sleep};
+
+use super::{Context, wire::Wire};
+use crate::{
+    Admitted, Protocol, Publish, Publisher, QoS, Receipt, Verdict,
+    packet::{self, Ack, Error, Kind, encode, is_v5, reason},
+};
+
+/// Most publishes handed over at once.
+const BATCH_MAX: usize = 256;
+/// Pauses between asking about a publish that found no room.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// One publish on its way to its acknowledgement.
+#[derive(Debug)]
+struct Entry {
+    id: u16,
+    qos: QoS,
+    /// Somebody subscribes to the topic, or it is to be retained.
+    wanted: bool,
+    /// Kept only where it may be needed again.
+    publish: Option<Publish>,
+    verdict: Option<Verdict>,
+}
+
+/// Publishes that were admitted together.
+#[derive(Default)]
+struct Batch {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    receipt: Option<Receipt>,
+}
+
+impl Batch {
+    /// Gives the verdicts to the entries that wait for one, in order. An
+    /// admission that says too little has lost the rest.
+    fn judge(&mut self, verdicts: Vec<Verdict>) {
+        self.receipt = None;
+        let mut verdicts = verdicts.into_iter();
+        for entry in self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.verdict.is_none())
+        {
+            entry.verdict = Some(verdicts.next().unwrap_or(Verdict::Lost));
+        }
+    }
+}
+
+/// A batch that waits for room; `None` stands for the front of `pending`.
+struct Admitting<'s> {
+    future: Admitted<'s>,
+    batch: Option<Batch>,
+}
+
+/// An inbound QoS 2 exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    /// PUBREC is still to come.
+    Pending,
+    /// PUBREC is sent; PUBREL is awaited.
+    Received,
+}
+
+/// A publish was lost by the gateway: the session must end without a word.
+#[derive(Debug)]
+pub(super) struct Lost;
+
+pub(super) struct Inbound<'s> {
+    context: &'s Context,
+    publisher: &'s Arc<Publisher>,
+    session: u64,
+    reason_text_max: usize,
+    gathering: Batch,
+    to_admit: Vec<Publish>,
+    /// Taken since the last submit, by QoS.
+    taken: [usize; 3],
+    admitting: Option<Admitting<'s>>,
+    pending: VecDeque<Batch>,
+    /// Entries and bytes without a verdict, wherever they are.
+    held: usize,
+    held_bytes: usize,
+    /// QoS 1 and 2 exchanges that are not over.
+    open: usize,
+    exchanges: HashMap<u16, Exchange>,
+    /// The front of `pending` found no room.
+    retry: Option<Pin<Box<Sleep>>>,
+    retrying: bool,
+    pause: Duration,
+}
+
+impl<'s> Inbound<'s> {
+    pub(super) fn new(
+        context: &'s Context,
+        publisher: &'s Arc<Publisher>,
+        session: u64,
+        reason_text_max: usize,
+    ) -> Self {
+        Self {
+            context,
+            publisher,
+            session,
+            reason_text_max,
+            gathering: Batch::default(),
+            to_admit: Vec::new(),
+            taken: [0; 3],
+            admitting: None,
+            pending: VecDeque::new(),
+            held: 0,
+            held_bytes: 0,
+            open: 0,
+            exchanges: HashMap::new(),
+            retry: None,
+            retrying: false,
+            pause: PAUSE_MIN,
+        }
+    }
+
+    fn is_v5(&self) -> bool {
+        is_v5(self.publisher.protocol)
+    }
+
+    fn receive_max(&self) -> usize {
+        self.context.config.receive_max.into()
+    }
+
+    /// No more publishes now; other packets may pass.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.admitting.is_some()
+            || self.retrying
+            || self.held >= self.receive_max()
+            || self.held_bytes >= bytes_max(self.context.config.packet_bytes_max)
+    }
+
+    /// Whether a QoS 1 or 2 publish would be one more than we announced.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.is_v5() && self.open >= self.receive_max()
+    }
+
+    /// Everything that was taken has its verdict and is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.gathering.entries.is_empty() && self.admitting.is_none() && self.pending.is_empty()
+    }
+
+    /// Takes a PUBLISH. `wanted`: somebody subscribes to its topic.
+    pub(super) fn take(
+        &mut self,
+        packet: packet::Inbound,
+        wanted: bool,
+        wire: &mut Wire,
+    ) -> Result<(), Error> {
+        let packet::Inbound {
+            id,
+            publish,
+            refused,
+            ..
+        } = packet;
+        let counters = &self.context.counters;
+        if publish.qos != QoS::AtMostOnce {
+            if self.is_resent(id, &publish) {
+                counters.resent.add(1);
+                if self.exchanges.get(&id) == Some(&Exchange::Received) {
+                    encode::ack(wire.output(), self.protocol(), Kind::PubRec, id, 0, None);
+                }
+                return Ok(());
+            }
+            // Clients of 3.1.1 have no receive maximum, but what we remember is bounded.
+            if self.is_exceeded() || self.exchanges.len() >= self.receive_max() {
+                return Err(Error {
+                    reason: reason::RECEIVE_MAXIMUM_EXCEEDED,
+                    what: "more publishes in flight than the receive maximum",
+                });
+            }
+            self.open += 1;
+        }
+        self.taken[publish.qos as usize] += 1;
+        if publish.qos == QoS::ExactlyOnce {
+            self.exchanges.insert(id, Exchange::Pending);
+        }
+        let bytes = publish.payload.len() + publish.topic.len();
+        let wanted = (wanted || publish.retain) && !refused;
+        let qos = publish.qos;
+        let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
+        let mut entry = Entry {
+            id,
+            qos,
+            wanted,
+            publish: None,
+            verdict: None,
+        };
+        if refused {
+            entry.verdict = Some(Verdict::Refused {
+                reason: reason::TOPIC_NAME_INVALID,
+                text: "this topic is reserved or too long",
+            });
+        } else if wanted || may_be_held {
+            entry.publish = Some(publish.clone());
+            self.to_admit.push(publish);
+        } else {
+            self.to_admit.push(publish);
+        }
+        self.gathering.entries.push_back(entry);
+        self.gathering.bytes += bytes;
+        self.held += 1;
+        self.held_bytes += bytes;
+        if self.gathering.entries.len() >= BATCH_MAX {
+            self.submit();
+        }
+        Ok(())
+    }
+
+    /// Whether this very publish is being handled already: a QoS 2 identifier
+    /// whose exchange is open, or a QoS 1 publish sent again, flagged so, with
+    /// the same content, before its acknowledgement.
+    fn is_resent(&self, id: u16, publish: &Publish) -> bool {
+        if publish.qos == QoS::ExactlyOnce {
+            return self.exchanges.contains_key(&id);
+        }
+        let same = |entry: &Entry| {
+            entry.id == id
+                && entry.qos == publish.qos
+                && entry.publish.as_ref().is_some_and(|known| {
+                    known.topic == publish.topic && known.payload == publish.payload
+                })
+        };
+        let admitting = self
+            .admitting
+            .as_ref()
+            .and_then(|waiting| waiting.batch.as_ref());
+        publish.dup
+            && self
+                .pending
+                .iter()
+                .chain(admitting)
+                .chain([&self.gathering])
+                .any(|batch| batch.entries.iter().any(same))
+    }
+
+    /// Hands what was gathered to the gateway, unless another batch waits there.
+    pub(super) fn submit(&mut self) {
+        if self.gathering.entries.is_empty() || self.admitting.is_some() {
+            return;
+        }
+        let [qos0, qos1, qos2] = std::mem::take(&mut self.taken);
+        self.context.counters.publishes_in_qos0.add(qos0);
+        self.context.counters.publishes_in_qos1.add(qos1);
+        self.context.counters.publishes_in_qos2.add(qos2);
+        let batch = std::mem::take(&mut self.gathering);
+        if self.to_admit.is_empty() {
+            self.pending.push_back(batch);
+            return;
+        }
+        let publishes = std::mem::take(&mut self.to_admit);
+        let future = self.context.admission.admit(self.publisher, publishes);
+        self.admitting = Some(Admitting {
+            future,
+            batch: Some(batch),
+        });
+        self.progress().now_or_never();
+    }
+
+    /// Resolves when something has come further: room, a receipt, or the time to
+    /// ask again. Nothing is lost when it is dropped.
+    pub(super) async fn progress(&mut self) {
+        poll_fn(|context| {
+            let mut moved = false;
+            if let Some(waiting) = self.admitting.as_mut()
+                && let Poll::Ready(receipt) = waiting.future.as_mut().poll(context)
+            {
+                let batch = self.admitting.take().and_then(|waiting| waiting.batch);
+                match batch {
+                    Some(mut batch) => {
+                        batch.receipt = Some(receipt);
+                        self.pending.push_back(batch);
+                    }
+                    None => {
+                        if let Some(front) = self.pending.front_mut() {
+                            front.receipt = Some(receipt);
+                        }
+                    }
+                }
+                moved = true;
+            }
+            if let Some(front) = self.pending.front_mut()
+                && let Some(receipt) = front.receipt.as_mut()
+                && let Poll::Ready(verdicts) = receipt.as_mut().poll(context)
+            {
+                front.judge(verdicts);
+                moved = true;
+            }
+            if let Some(pause) = self.retry.as_mut()
+                && self.admitting.is_none()
+                && pause.as_mut().poll(context).is_ready()
+            {
+                self.retry = None;
+                self.ask_again();
+                moved = true;
+            }
+            if moved {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Hands the publishes of the front that found no room over once more.
+    fn ask_again(&mut self) {
+        let Some(front) = self.pending.front_mut() else {
+            return;
+        };
+        let mut publishes = Vec::new();
+        for entry in &mut front.entries {
+            if entry.verdict == Some(Verdict::Busy)
+                && let Some(publish) = &entry.publish
+            {
+                publishes.push(publish.clone());
+                entry.verdict = None;
+            }
+        }
+        let future = self.context.admission.admit(self.publisher, publishes);
+        self.admitting = Some(Admitting {
+            future,
+            batch: None,
+        });
+    }
+
+    /// Acknowledges everything whose turn it is and shows it to subscribers.
+    /// With `ending`, publishes without room are given up, unacknowledged.
+    pub(super) fn settle(&mut self, wire: &mut Wire, ending: bool) -> Result<(), Lost> {
+        if ending && self.retry.take().is_some() {
+            self.retrying = false;
+        }
+        let mut live = Vec::new();
+        let mut result = Ok(());
+        loop {
+            while self.progress().now_or_never().is_some() {}
+            let judged = |batch: &Batch| {
+                batch.receipt.is_none() && batch.entries.iter().all(|one| one.verdict.is_some())
+            };
+            if self.retry.is_some() || !self.pending.front().is_some_and(judged) {
+                break;
+            }
+            let Some(mut batch) = self.pending.pop_front() else {
+                break;
+            };
+            result = self.acknowledge(&mut batch, wire, ending, &mut live);
+            if result.is_err() {
+                break;
+            }
+            if batch.entries.is_empty() {
+                self.held_bytes -= batch.bytes;
+                self.retrying = false;
+                self.pause = PAUSE_MIN;
+            } else {
+                self.pending.push_front(batch);
+                self.retrying = true;
+                self.retry = Some(Box::pin(sleep(self.pause)));
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                break;
+            }
+        }
+        self.context.fanout.publish(self.session, &live);
+        result
+    }
+
+    /// Answers the entries of a batch from the front up to the first that has
+    /// to be asked about again.
+    fn acknowledge(
+        &mut self,
+        batch: &mut Batch,
+        wire: &mut Wire,
+        ending: bool,
+        live: &mut Vec<Publish>,
+    ) -> Result<(), Lost> {
+        let counters = &self.context.counters;
+        let (mut accepted, mut duplicates, mut acknowledged, mut busy) = (0, 0, 0, 0);
+        let mut result = Ok(());
+        while let Some(entry) = batch.entries.front_mut() {
+            let (code, text) = match entry.verdict.as_ref() {
+                Some(Verdict::Accepted) => {
+                    accepted += 1;
+                    if entry.wanted {
+                        live.extend(entry.publish.take());
+                    }
+                    (reason::SUCCESS, None)
+                }
+                Some(Verdict::Duplicate) => {
+                    duplicates += 1;
+                    (reason::SUCCESS, None)
+                }
+                Some(Verdict::Refused { reason: code, text }) => {
+                    counters.refused.add(1);
+                    if let Some(held_back) = self.context.quiet.pass() {
+                        tracing::warn!(
+                            client.id = %super::short(&self.publisher.client_id),
+                            reason = text,
+                            held_back,
+                            "a publish was refused"
+                        );
+                    }
+                    (*code.max(&0x80), Some(*text))
+                }
+                Some(Verdict::Busy) => {
+                    busy += 1;
+                    if entry.publish.is_some() && (entry.qos == QoS::AtMostOnce || !self.is_v5()) {
+                        if !ending {
+                            break;
+                        }
+                        // Not acknowledged: the client sends it again, except at QoS 0.
+                        counters.lost.add(usize::from(entry.qos == QoS::AtMostOnce));
+                        batch.entries.pop_front();
+                        self.held -= 1;
+                        continue;
+                    }
+                    (reason::QUOTA_EXCEEDED, Some("no room at the moment"))
+                }
+                Some(Verdict::Lost) | None => {
+                    counters.lost.add(batch.entries.len());
+                    result = Err(Lost);
+                    break;
+                }
+            };
+            let (id, qos) = (entry.id, entry.qos);
+            batch.entries.pop_front();
+            self.held -= 1;
+            if qos != QoS::AtMostOnce {
+                acknowledged += 1;
+                self.answer(wire, id, qos, code, text);
+            }
+        }
+        counters.accepted.add(accepted);
+        counters.duplicates.add(duplicates);
+        counters.acknowledged.add(acknowledged);
+        counters.busy.add(busy);
+        result
+    }
+
+    fn answer(&mut self, wire: &mut Wire, id: u16, qos: QoS, code: u8, text: Option<&str>) {
+        // 3.1.1 knows only one answer.
+        let code = if self.is_v5() { code } else { reason::SUCCESS };
+        let text = text.filter(|text| text.len() <= self.reason_text_max);
+        let kind = if qos == QoS::ExactlyOnce {
+            Kind::PubRec
+        } else {
+            Kind::PubAck
+        };
+        if kind == Kind::PubRec && code < 0x80 {
+            self.exchanges.insert(id, Exchange::Received);
+        } else {
+            if kind == Kind::PubRec {
+                self.exchanges.remove(&id);
+            }
+            self.open -= 1;
+        }
+        encode::ack(wire.output(), self.protocol(), kind, id, code, text);
+    }
+
+    /// Takes a PUBREL and answers it.
+    pub(super) fn release(&mut self, ack: Ack, wire: &mut Wire) {
+        let mut code = reason::SUCCESS;
+        if self.exchanges.get(&ack.id) == Some(&Exchange::Received) {
+            self.exchanges.remove(&ack.id);
+            self.open -= 1;
+        } else {
+            code = reason::PACKET_ID_NOT_FOUND;
+        }
+        encode::ack(
+            wire.output(),
+            self.protocol(),
+            Kind::PubComp,
+            ack.id,
+            code,
+            None,
+        );
+    }
+
+    fn protocol(&self) -> Protocol {
+        self.publisher.protocol
+    }
+}
+
+/// Bytes of publishes without a verdict beyond which nothing more is read.
+const fn bytes_max(packet_bytes_max: usize) -> usize {
+    if packet_bytes_max > 256 * 1024 {
+        packet_bytes_max
+    } else {
+        256 * 1024
+    }
+}

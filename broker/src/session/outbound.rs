@@ -1,0 +1,149 @@
+//! Messages to a subscriber: packet identifiers of our own, a window, and the
+//! acknowledgements of QoS 1 and 2.
+//!
+//! Acknowledgements may come in any order. One for an identifier that is not in
+//! flight is counted and otherwise ignored; one of the wrong kind is a protocol
+//! error. Sessions end with their connection, so nothing is sent again.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::wire::Wire;
+use crate::{
+    Protocol, QoS,
+    fanout::{Delivery, Fanout, Outbox},
+    metrics::Counters,
+    packet::{Ack, Error, Kind, encode, reason},
+};
+
+/// What the client owes us for an identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    PubAck,
+    PubRec,
+    PubComp,
+}
+
+#[derive(Debug)]
+pub(super) struct Outbound {
+    protocol: Protocol,
+    outbox: Arc<Outbox>,
+    in_flight: HashMap<u16, Owed>,
+    window: usize,
+    frame_max: usize,
+    last_id: u16,
+    /// Taken from the outbox, waiting for room in the window.
+    held: Option<Delivery>,
+}
+
+impl Outbound {
+    pub(super) fn new(
+        protocol: Protocol,
+        outbox: Arc<Outbox>,
+        window: u16,
+        frame_max: usize,
+    ) -> Self {
+        Self {
+            protocol,
+            outbox,
+            in_flight: HashMap::new(),
+            window: window.into(),
+            frame_max,
+            last_id: 0,
+            held: None,
+        }
+    }
+
+    /// Writes deliveries while the wire and the window have room.
+    pub(super) fn pump(&mut self, wire: &mut Wire, fanout: &Fanout, counters: &Counters) {
+        let mut delivered = 0;
+        while !wire.is_congested() {
+            let Some(delivery) = self.held.take().or_else(|| self.outbox.pop()) else {
+                break;
+            };
+            if delivery.qos != QoS::AtMostOnce && self.in_flight.len() >= self.window {
+                self.held = Some(delivery);
+                break;
+            }
+            let Ok(expiry_secs) = fanout.lifetime_left(&delivery.message) else {
+                counters.dropped_expired.add(1);
+                continue;
+            };
+            let id = if delivery.qos == QoS::AtMostOnce {
+                0
+            } else {
+                self.next_id()
+            };
+            let sent = encode::publish(
+                wire.output(),
+                self.protocol,
+                &encode::Delivery {
+                    message: &delivery.message,
+                    qos: delivery.qos,
+                    retain: delivery.retain,
+                    id,
+                    expiry_secs,
+                    subscription_ids: &delivery.subscription_ids,
+                },
+                self.frame_max,
+            );
+            if !sent {
+                counters.dropped_too_large.add(1);
+                continue;
+            }
+            delivered += 1;
+            match delivery.qos {
+                QoS::AtMostOnce => {}
+                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::PubAck)),
+                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::PubRec)),
+            }
+        }
+        counters.delivered.add(delivered);
+    }
+
+    /// The next identifier that is not in flight; the window is smaller than
+    /// the number of identifiers, so there is one.
+    fn next_id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.in_flight.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    /// Takes PUBACK, PUBREC or PUBCOMP.
+    pub(super) fn acknowledged(
+        &mut self,
+        kind: Kind,
+        ack: Ack,
+        wire: &mut Wire,
+        counters: &Counters,
+    ) -> Result<(), Error> {
+        let Some(&owed) = self.in_flight.get(&ack.id) else {
+            counters.unknown_acks.add(1);
+            if kind == Kind::PubRec && ack.reason < 0x80 {
+                self.release(wire, ack.id, reason::PACKET_ID_NOT_FOUND);
+            }
+            return Ok(());
+        };
+        match (kind, owed) {
+            (Kind::PubAck, Owed::PubAck) | (Kind::PubComp, Owed::PubComp) => {
+                self.in_flight.remove(&ack.id);
+            }
+            // The client refuses it: the exchange is over.
+            (Kind::PubRec, Owed::PubRec) if ack.reason >= 0x80 => {
+                self.in_flight.remove(&ack.id);
+            }
+            (Kind::PubRec, Owed::PubRec | Owed::PubComp) => {
+                self.in_flight.insert(ack.id, Owed::PubComp);
+                self.release(wire, ack.id, reason::SUCCESS);
+            }
+            _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),
+        }
+        Ok(())
+    }
+
+    fn release(&self, wire: &mut Wire, id: u16, code: u8) {
+        encode::ack(wire.output(), self.protocol, Kind::PubRel, id, code, None);
+    }
+}

@@ -1,0 +1,178 @@
+//! One socket with its buffers.
+//!
+//! Reading: payloads are slices of the buffer they were read into, so a payload
+//! that is kept keeps its whole read. Reads are therefore sized by what the
+//! connection sends: [`CHUNK_MIN`] for a device that says little, up to
+//! [`CHUNK_MAX`] for one that fills its reads, more only for a single packet
+//! that is larger. A payload so pins at most its own read, beside its packet,
+//! and all payloads of one read are committed together.
+//!
+//! Writing: everything of one turn of the session goes out in one system call;
+//! the session stops reading and delivering while [`Wire::is_congested`].
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+
+use crate::packet::{self, Header};
+
+const CHUNK_MIN: usize = 2 * 1024;
+const CHUNK_MAX: usize = 64 * 1024;
+/// Output beyond which nothing more is produced.
+const OUTPUT_MAX: usize = 64 * 1024;
+/// An output buffer up to this size is kept while there is nothing to write.
+const OUTPUT_KEPT: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+    chunk: usize,
+    frame_max: usize,
+    /// The peer is gone; output goes nowhere.
+    closed: bool,
+    bytes_in: usize,
+    bytes_out: usize,
+}
+
+impl Wire {
+    pub(super) fn new(stream: TcpStream, frame_max: usize) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            chunk: CHUNK_MIN,
+            frame_max,
+            closed: false,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// Waits until the socket can be read, if `read`, or written, if there is
+    /// output; for ever if neither.
+    pub(super) async fn ready(&self, read: bool) -> io::Result<()> {
+        let write = !self.output.is_empty() && !self.closed;
+        let interest = match (read && !self.closed, write) {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (true, false) => Interest::READABLE,
+            (false, true) => Interest::WRITABLE,
+            (false, false) => return std::future::pending().await,
+        };
+        self.stream.ready(interest).await.map(drop)
+    }
+
+    /// Reads what is there, once. `Ok(true)` if something was read, `Err` of
+    /// kind `UnexpectedEof` when the peer has closed.
+    pub(super) fn read(&mut self) -> io::Result<bool> {
+        if self.input.capacity() - self.input.len() < self.chunk / 2 {
+            self.input.reserve(self.chunk);
+        }
+        let room = self.input.capacity() - self.input.len();
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                self.bytes_in += read;
+                if read == room {
+                    self.chunk = (self.chunk * 4).min(CHUNK_MAX);
+                } else if read < self.chunk / 16 {
+                    self.chunk = (self.chunk / 2).max(CHUNK_MIN);
+                }
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The header of the next frame, if its bytes are here already.
+    pub(super) fn peek(&mut self) -> Result<Option<Header>, packet::Error> {
+        match Header::peek(&self.input, self.frame_max)? {
+            Some(header) if header.frame() <= self.input.len() => Ok(Some(header)),
+            Some(header) => {
+                // Doubling, not at once: the memory has to be earned by sending.
+                let missing = header.frame() - self.input.len();
+                self.input
+                    .reserve(missing.min(self.input.len().max(self.chunk)));
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the body of the frame that [`Wire::peek`] found.
+    pub(super) fn take(&mut self, header: Header) -> Bytes {
+        self.input.advance(header.len);
+        self.input.split_to(header.body).freeze()
+    }
+
+    /// Gives back buffers that are empty: a connection that waits holds none.
+    pub(super) fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() && self.output.capacity() > OUTPUT_KEPT {
+            self.output = BytesMut::new();
+        }
+    }
+
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    pub(super) fn is_congested(&self) -> bool {
+        self.output.len() >= OUTPUT_MAX
+    }
+
+    /// Writes as much as the socket takes now.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        if self.closed {
+            self.output.clear();
+        }
+        while !self.output.is_empty() {
+            match self.stream.try_write(&self.output) {
+                Ok(written) => {
+                    self.bytes_out += written;
+                    self.output.advance(written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left for at most `limit`, and closes.
+    pub(super) async fn finish(&mut self, limit: Duration) {
+        let flush = async {
+            while self.write().is_ok() && !self.output.is_empty() {
+                if self.ready(false).await.is_err() {
+                    break;
+                }
+            }
+        };
+        // A peer that takes nothing loses what was left.
+        timeout(limit, flush).await.ok();
+        self.close();
+    }
+
+    /// From here on nothing is read and output is thrown away.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.output.clear();
+    }
+
+    /// Bytes read and written since the last call.
+    pub(super) fn take_counts(&mut self) -> (usize, usize) {
+        (
+            std::mem::take(&mut self.bytes_in),
+            std::mem::take(&mut self.bytes_out),
+        )
+    }
+}
