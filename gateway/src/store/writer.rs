@@ -132,7 +132,7 @@ impl Writer {
     }
 
     /// Reads the keys of the window back. Appends wait for it in the queue.
-    fn load_keys(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn load_keys(&mut self) -> rusqlite::Result<()> {
         let began = Instant::now();
         let mut statement = self
             .connection
@@ -204,7 +204,7 @@ impl Writer {
     }
 
     /// Applies `batch` and answers it, however often that takes; leaves it empty.
-    fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
+    pub(super) fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
         let mut accept = self.duties.hold.is_none_or(|until| Instant::now() >= until);
         loop {
             match self.attempt(batch, accept) {
@@ -364,6 +364,13 @@ impl Writer {
                 .is_none_or(|looked| looked.elapsed() >= HOUSEKEEPING_INTERVAL)
     }
 
+    /// Housekeeping comes with the next commit, or not for a day.
+    #[cfg(test)]
+    pub(super) fn set_due(&mut self, due: bool) {
+        let tomorrow = Instant::now() + Duration::from_secs(24 * 3600);
+        self.duties.looked = (!due).then_some(tomorrow);
+    }
+
     /// A commit is durable: lets everybody know, then tidies up.
     fn publish(&mut self, mut stage: Stage, outcomes: Vec<Outcome>, batch: &mut Vec<Job>) {
         if stage.dirty {
@@ -470,7 +477,7 @@ impl Writer {
     }
 
     /// An orderly end: everything into the database, the log emptied.
-    fn close(&mut self) -> Result<(), Failure> {
+    pub(super) fn close(&mut self) -> Result<(), Failure> {
         if let Err(error) = checkpoint::truncate(&self.connection) {
             // The log stays, and the next start reads it.
             tracing::warn!(%error, "could not checkpoint at the end");
