@@ -131,6 +131,7 @@ impl Store {
         let status = account.status(&opened.state, &opened.room, &window);
         let (status, status_seen) = watch::channel(Arc::new(status));
         let tail = Arc::new(tail::Tail::new(opened.state.position, tail::TAIL_BYTES));
+        let noticed = Arc::<reader::Noticed>::default();
         let handle = Handle {
             jobs,
             room: Arc::new(Semaphore::new(handle::QUEUE_KIB as usize)),
@@ -138,6 +139,7 @@ impl Store {
             status: status_seen,
             life: life_seen,
             tail: tail.clone(),
+            noticed: noticed.clone(),
             database: Arc::new(config.dir.join(DATABASE)),
         };
         let writer = Writer {
@@ -151,6 +153,7 @@ impl Store {
             room: opened.room,
             promises: opened.promises,
             tail,
+            noticed,
             account,
             committed,
             status,

@@ -267,3 +267,121 @@ fn older(than: Timestamp, now: Timestamp, age: Duration) -> bool {
     let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
     now.as_nanos().saturating_sub(than.as_nanos()) > age
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn key(n: u64) -> Key {
+        Key(u128::from(n)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+            .to_le_bytes())
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(i64::try_from(seconds).expect("small") * 1_000)
+    }
+
+    fn limits(count: usize, memory_bytes: usize) -> Limits {
+        Limits {
+            age: Duration::from_secs(100),
+            count,
+            memory_bytes,
+        }
+    }
+
+    #[test]
+    fn a_key_taken_back_is_new_again() {
+        let mut window = Window::new(limits(1_000, 1 << 20));
+        window.begin(at(0), 1);
+        assert!(window.insert(key(1), 1, at(0)));
+        assert!(!window.insert(key(1), 1, at(0)));
+        window.remove(key(1));
+        assert!(window.is_empty() && window.insert(key(1), 2, at(0)));
+    }
+
+    #[test]
+    fn memory_stays_in_its_budget_and_what_it_costs_is_counted() {
+        let budget = 1 << 20;
+        let mut window = Window::new(limits(1_000_000, budget));
+        assert!(window.short_of_memory());
+        for commit in 0..2_000 {
+            window.begin(at(1), 100);
+            for n in 0..100 {
+                assert!(window.insert(key(commit * 100 + n), commit, at(1)));
+            }
+            assert!(window.bytes() <= budget, "{} bytes", window.bytes());
+        }
+        assert!(
+            window.len() > budget / 60,
+            "the budget is used: {} keys",
+            window.len()
+        );
+        assert_eq!(window.shortened(), 200_000 - window.len() as u64);
+    }
+
+    #[test]
+    fn limits_that_fit_do_not_call_themselves_short() {
+        let window = Window::new(limits(2_000_000, 128 << 20));
+        assert!(!window.short_of_memory());
+        assert!(window.capacity() > 1_900_000 && window.capacity() <= 2_000_000);
+    }
+
+    #[test]
+    fn quiet_times_do_not_forget_what_is_neither_old_nor_too_much() {
+        let mut window = Window::new(limits(10_000, 1 << 20));
+        window.begin(at(0), 5_000);
+        for n in 0..5_000 {
+            window.insert(key(n), 1, at(0));
+        }
+        // A key now and then closes generations by time.
+        for second in 1..=100 {
+            window.begin(at(second), 1);
+            window.insert(key(100_000 + second), second, at(second));
+            assert!(window.contains(key(0)), "after {second} s");
+        }
+        window.begin(at(102), 1);
+        assert!(!window.contains(key(0)));
+        assert!(window.contains(key(100_003)));
+    }
+
+    proptest! {
+        #[test]
+        fn it_remembers_exactly_what_a_list_does(
+            commits in vec((0..20_u64, vec(0..3_000_u64, 1..40)), 1..200),
+        ) {
+            let limits = limits(1_000, 1 << 20);
+            let mut window = Window::new(limits);
+            // Oldest first: key and time.
+            let mut list: VecDeque<(u64, u64)> = VecDeque::new();
+            let mut now = 0;
+            for (commit, (passed, keys)) in (1..).zip(commits) {
+                now += passed;
+                window.begin(at(now), keys.len());
+                for n in keys {
+                    let known = list.iter().rposition(|(k, _)| *k == n);
+                    let newer = known.map_or(0, |p| list.len() - p);
+                    let seen_at = known.map(|p| list[p].1);
+                    let is_new = window.insert(key(n), commit, at(now));
+                    match seen_at {
+                        // Neither old nor followed by too many: it must be known.
+                        Some(seen) if now - seen <= 100 && newer <= 800 => prop_assert!(!is_new),
+                        // Older than the limit with a generation's tolerance: it must be forgotten.
+                        Some(seen) if now - seen > 130 => prop_assert!(is_new),
+                        Some(_) => {}
+                        None => prop_assert!(is_new),
+                    }
+                    if is_new {
+                        list.retain(|(k, _)| *k != n);
+                        list.push_back((n, now));
+                    }
+                }
+                prop_assert!(window.len() <= 1_000 + 40);
+            }
+        }
+    }
+}

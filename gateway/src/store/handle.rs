@@ -10,6 +10,7 @@ use super::{
     job::{Change, Job, Outcome, Work},
     listing::Listing,
     progress::Progress,
+    reader::Noticed,
     status::Status,
     tail::Tail,
 };
@@ -42,6 +43,7 @@ pub struct Handle {
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) life: watch::Receiver<Life>,
     pub(super) tail: Arc<Tail>,
+    pub(super) noticed: Arc<Noticed>,
     pub(super) database: Arc<PathBuf>,
 }
 

@@ -9,7 +9,6 @@ use super::{
     entry::{Appended, Entry},
     progress::Progress,
 };
-use crate::record::Position;
 
 /// A piece of work with the way back.
 #[derive(Debug)]
@@ -29,8 +28,6 @@ pub(super) enum Work {
     },
     Progress(Progress),
     Change(Change),
-    /// A reader met a row whose checksum is wrong.
-    Damaged(Position),
     /// Finish what is queued, then close.
     Close,
 }
@@ -75,7 +72,7 @@ impl Work {
                     .map(|d| d.record.body.len() + d.reason.len());
                 retry.chain(dead).map(|bytes| bytes + 64).sum()
             }
-            Self::Change(_) | Self::Damaged(_) | Self::Close => 0,
+            Self::Change(_) | Self::Close => 0,
         }
     }
 }

@@ -95,7 +95,14 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     let promises = Promises::open(&config.dir)?;
     let promised = promises.read();
     let mut report = Report::default();
+    let mut missing = false;
     let mut connection = match open_sound(database, &mut report) {
+        Ok(mut fresh) if schema::check_version(&fresh)? == 0 && promised.is_some() => {
+            schema::migrate(&mut fresh)?;
+            salvage::salvage(None, &mut fresh, promised.as_ref(), &promises.names())?;
+            missing = true;
+            fresh
+        }
         Ok(connection) => connection,
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
@@ -104,7 +111,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
             schema::migrate(&mut fresh)?;
             let names = promises.names();
             report.salvaged = Some(salvage::salvage(
-                &aside,
+                Some(&aside),
                 &mut fresh,
                 promised.as_ref(),
                 &names,
@@ -120,6 +127,14 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     let mut state = found.clone().unwrap_or_default();
     report.promise = match &promised {
         None => Promise::Unknown,
+        Some(promised) if missing => {
+            tracing::error!(promised = promised.commit, "the journal is missing");
+            Promise::Broken {
+                promised: promised.commit,
+                found: 0,
+                events: promised.stored,
+            }
+        }
         Some(_) if report.salvaged.is_some() => Promise::Kept,
         Some(promised) => keep_promise(promised, &mut state),
     };

@@ -7,18 +7,17 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
     Error,
     frame::{self, column, integer},
     handle::Handle,
-    job::{Job, Work},
     progress::Retry,
     tail::Tail,
 };
@@ -42,6 +41,38 @@ pub struct Page {
     pub scanned_to: Position,
 }
 
+/// Damaged rows that readers met and the writer has not dealt with; it does so
+/// before it applies any progress that passes them.
+#[derive(Debug, Default)]
+pub(super) struct Noticed(Mutex<Vec<Position>>);
+
+impl Noticed {
+    const POSITIONS_MAX: usize = 4_096;
+
+    pub(super) fn put(&self, positions: &[Position]) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(positions);
+    }
+
+    pub(super) fn take(&self) -> Vec<Position> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    fn is_full(&self, more: usize) -> bool {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
+        waiting + more >= Self::POSITIONS_MAX
+    }
+}
+
 /// Reads the journal for one destination, on a connection of its own. Blocking:
 /// call it from a blocking task.
 #[derive(Debug)]
@@ -49,7 +80,7 @@ pub struct Reader {
     connection: Connection,
     committed: watch::Receiver<Position>,
     tail: Arc<Tail>,
-    jobs: mpsc::Sender<Job>,
+    noticed: Arc<Noticed>,
 }
 
 impl Reader {
@@ -58,7 +89,7 @@ impl Reader {
             connection: open_read_only(&handle.database)?,
             committed: handle.committed.clone(),
             tail: handle.tail.clone(),
-            jobs: handle.jobs.clone(),
+            noticed: handle.noticed.clone(),
         })
     }
 
@@ -84,7 +115,7 @@ impl Reader {
         if page.scanned_to == END {
             page.scanned_to = committed.max(after);
         }
-        self.tell_damaged(damaged);
+        self.noticed.put(&damaged);
         Ok(page)
     }
 
@@ -125,7 +156,7 @@ impl Reader {
         }
         drop(rows);
         drop(statement);
-        self.tell_damaged(damaged);
+        self.noticed.put(&damaged);
         Ok(retries)
     }
 
@@ -170,6 +201,8 @@ impl Reader {
                         taken += size;
                         page.records.push(record);
                     }
+                    // It is passed only if the writer will hear of it.
+                    None if self.noticed.is_full(damaged.len()) => return Ok(page),
                     None => damaged.push(position),
                 }
             }
@@ -181,22 +214,6 @@ impl Reader {
         }
         page.scanned_to = END;
         Ok(page)
-    }
-
-    /// The writer counts the damage and keeps what is left; this reader has
-    /// passed it either way.
-    fn tell_damaged(&self, positions: Vec<Position>) {
-        for position in positions {
-            let (reply, _) = oneshot::channel();
-            let job = Job {
-                work: Work::Damaged(position),
-                reply,
-                room: None,
-            };
-            if self.jobs.blocking_send(job).is_err() {
-                return;
-            }
-        }
     }
 }
 

@@ -97,6 +97,11 @@ impl Room {
         self.added += bytes + bytes / 8;
     }
 
+    #[cfg(test)]
+    pub(super) fn set_limit(&mut self, on_full: OnFull, max_bytes: u64) {
+        (self.on_full, self.max_bytes) = (on_full, max_bytes);
+    }
+
     pub(super) const fn on_full(&self) -> OnFull {
         self.on_full
     }

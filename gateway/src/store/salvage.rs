@@ -95,16 +95,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Copies what can be read of `aside` into `fresh`.
+/// Copies what can be read of `aside` into `fresh`. Without a file there is
+/// still what was promised: counters, cursors, and the last position.
 pub(super) fn salvage(
-    aside: &Path,
+    aside: Option<&Path>,
     fresh: &mut Connection,
     promised: Option<&State>,
     promised_names: &[(DestinationId, String)],
 ) -> Result<Salvaged, Error> {
     let mut salvaged = Salvaged::default();
     // A file that is no database at all leaves nothing but what was promised.
-    let old = Connection::open(aside).ok();
+    let old = aside.and_then(|aside| Connection::open(aside).ok());
     let read = old
         .as_ref()
         .and_then(|old| super::open::read_state(old).ok().flatten());
@@ -190,9 +191,6 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn everything(&mut self, old: &Connection) -> Result<(), Error> {
         self.remaining = self.state.destinations.iter().map(|d| (d.id, 0)).collect();
-        for d in &mut self.state.destinations {
-            d.retrying = 0;
-        }
         let from = self.state.trimmed;
         self.table(
             old,

@@ -31,6 +31,7 @@ use super::{
     handle::{Failure, Life},
     job::{Job, Outcome, Work},
     promises::Promises,
+    reader::Noticed,
     retention,
     room::Room,
     settle,
@@ -72,6 +73,7 @@ pub(super) struct Writer {
     pub(super) checkpoints: Checkpoints,
     pub(super) promises: Promises,
     pub(super) tail: Arc<Tail>,
+    pub(super) noticed: Arc<Noticed>,
     pub(super) account: Account,
     pub(super) committed: watch::Sender<Position>,
     pub(super) status: watch::Sender<Arc<Status>>,
@@ -90,6 +92,8 @@ pub(super) struct Duties {
     more: bool,
     /// Until then appends are turned away without a try: the disk was full.
     hold: Option<Instant>,
+    /// Damaged rows to set aside.
+    damaged: Vec<Position>,
     failures: u32,
     promises_failing: bool,
 }
@@ -132,7 +136,7 @@ impl Writer {
     }
 
     /// Reads the keys of the window back. Appends wait for it in the queue.
-    fn load_keys(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn load_keys(&mut self) -> rusqlite::Result<()> {
         let began = Instant::now();
         let mut statement = self
             .connection
@@ -204,18 +208,25 @@ impl Writer {
     }
 
     /// Applies `batch` and answers it, however often that takes; leaves it empty.
-    fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
+    pub(super) fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
         let mut accept = self.duties.hold.is_none_or(|until| Instant::now() >= until);
+        self.duties.damaged.append(&mut self.noticed.take());
         loop {
             match self.attempt(batch, accept) {
                 Ok((stage, outcomes)) => {
                     self.duties.failures = 0;
+                    self.duties.damaged.clear();
                     self.publish(stage, outcomes, batch);
                     return Ok(());
                 }
                 Err(error) if self.means_full(&error) => {
                     tracing::debug!(%error, "the disk is full");
+                    let known = self.room.disk_full();
                     self.room.give_reserve_back();
+                    if !known && self.room.on_full() == OnFull::DropOldest {
+                        // Now the limit is what the file has: the next try evicts.
+                        continue;
+                    }
                     self.duties.hold = Some(Instant::now() + TICK);
                     if !accept {
                         self.refuse_appends(batch);
@@ -280,6 +291,9 @@ impl Writer {
             room,
             ..
         } = self;
+        for position in &self.duties.damaged {
+            dead_letter::set_damaged_aside(connection, *position, stage)?;
+        }
         let mut inserter = Inserter::new(connection)?;
         let mut refused = !accept;
         let mut outcomes = Vec::with_capacity(batch.len());
@@ -308,10 +322,6 @@ impl Writer {
                     &self.account.names,
                     stage,
                 )?),
-                Work::Damaged(position) => {
-                    dead_letter::set_damaged_aside(connection, *position, stage)?;
-                    Outcome::Changed(0)
-                }
                 Work::Close => Outcome::Changed(0),
             });
         }
@@ -358,10 +368,18 @@ impl Writer {
 
     fn is_due(&self) -> bool {
         self.duties.more
+            || !self.noticed.is_empty()
             || self
                 .duties
                 .looked
                 .is_none_or(|looked| looked.elapsed() >= HOUSEKEEPING_INTERVAL)
+    }
+
+    /// Housekeeping comes with the next commit, or not for a day.
+    #[cfg(test)]
+    pub(super) fn set_due(&mut self, due: bool) {
+        let tomorrow = Instant::now() + Duration::from_secs(24 * 3600);
+        self.duties.looked = (!due).then_some(tomorrow);
     }
 
     /// A commit is durable: lets everybody know, then tidies up.
@@ -470,7 +488,7 @@ impl Writer {
     }
 
     /// An orderly end: everything into the database, the log emptied.
-    fn close(&mut self) -> Result<(), Failure> {
+    pub(super) fn close(&mut self) -> Result<(), Failure> {
         if let Err(error) = checkpoint::truncate(&self.connection) {
             // The log stays, and the next start reads it.
             tracing::warn!(%error, "could not checkpoint at the end");

@@ -1,1 +1,307 @@
-//! damage
+//! Damage: it is noticed, counted and survived.
+
+use std::os::unix::fs::FileExt;
+
+use super::*;
+
+const EVENTS: u64 = 600;
+
+/// A journal closed in order with events 1 to [`EVENTS`] waiting for `a`, of
+/// which the first hundred are delivered to `b`, and one message in quarantine.
+async fn filled() -> Place {
+    let place = Place::new(&["a", "b"]);
+    let running = place.run();
+    for first in (1..=EVENTS).step_by(50) {
+        append(
+            &running.handle(),
+            (first..first + 50).map(|n| event(n, to(&[0, 1]))).collect(),
+        )
+        .await;
+    }
+    append(&running.handle(), vec![broken(1)]).await;
+    settle(&running.handle(), delivered(1, 100, 100)).await;
+    running.shutdown().await.expect("an orderly end");
+    place
+}
+
+/// Offset of the page that holds some bytes.
+fn page_with(place: &Place, needle: &[u8]) -> u64 {
+    let bytes = std::fs::read(place.database()).expect("the file");
+    let at = bytes
+        .windows(needle.len())
+        .position(|w| w == needle)
+        .expect("it is in there");
+    at as u64 / 4096 * 4096
+}
+
+/// Opens, and checks what must hold after any damage.
+async fn survives(place: &Place) -> (Report, Arc<Status>, Vec<Record>) {
+    let (running, report) = place.run_reported();
+    let handle = running.handle();
+    let status = handle.status();
+    assert_balanced(&status);
+    let records = read_all(&handle, 0, 0);
+    for record in &records {
+        assert_eq!(record.body, format!("event {}", record.position));
+    }
+    let next = append(&handle, vec![event(9_999, to(&[0, 1]))]).await;
+    assert_eq!(
+        next,
+        [Appended::Stored(Position(EVENTS + 1))],
+        "positions go on"
+    );
+    running.shutdown().await.expect("an orderly end");
+    let report_after = verify(place.dir.path()).expect("readable");
+    assert!(report_after.is_whole(), "{report_after:?}");
+    (report, status, records)
+}
+
+fn destroy_page(place: &Place, offset: u64) {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(place.database())
+        .expect("the file");
+    file.write_all_at(&[0xA5; 4096], offset).expect("written");
+}
+
+#[tokio::test]
+async fn a_destroyed_page_costs_its_records_only_and_each_is_counted() {
+    let place = filled().await;
+    destroy_page(&place, page_with(&place, b"event 300"));
+    let (report, status, records) = survives(&place).await;
+    let aside = report.set_aside.expect("set aside");
+    assert!(aside.ends_with("journal.db.damaged-1") && aside.try_exists().expect("seen"));
+    assert_eq!(status.set_aside, [aside]);
+    let salvaged = report.salvaged.expect("salvaged");
+    assert!(
+        salvaged.events > EVENTS - 150 && salvaged.events < EVENTS,
+        "{salvaged:?}"
+    );
+    assert_eq!(salvaged.events, records.len() as u64);
+    assert_eq!(salvaged.quarantined, 1);
+    let [a, b] = &status.destinations[..] else {
+        panic!("{status:?}")
+    };
+    assert_eq!((a.routed, a.damaged), (EVENTS, EVENTS - salvaged.events));
+    assert_eq!(
+        (b.delivered, b.cursor),
+        (100, Position(100)),
+        "cursors survive"
+    );
+    assert_eq!(b.damaged, a.damaged);
+    assert_eq!(salvaged.lost, a.damaged);
+}
+
+#[tokio::test]
+async fn a_cut_file_is_salvaged_as_far_as_it_goes() {
+    let place = filled().await;
+    let length = std::fs::metadata(place.database()).expect("seen").len();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(place.database())
+        .expect("the file");
+    file.set_len(length / 2 / 4096 * 4096).expect("cut");
+    let (report, status, records) = survives(&place).await;
+    assert!(report.set_aside.is_some());
+    let a = &status.destinations[0];
+    assert_eq!(a.routed, EVENTS);
+    assert_eq!(a.damaged, EVENTS - records.len() as u64);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_leaves_what_was_promised() {
+    let place = filled().await;
+    std::fs::write(place.database(), vec![0x42; 100_000]).expect("written");
+    let (report, status, records) = survives(&place).await;
+    assert!(report.set_aside.is_some() && records.is_empty());
+    let [a, b] = &status.destinations[..] else {
+        panic!("{status:?}")
+    };
+    assert_eq!((&*a.name, a.routed, a.damaged), ("a", EVENTS, EVENTS));
+    assert_eq!((&*b.name, b.delivered, b.damaged), ("b", 100, EVENTS - 100));
+    assert_eq!((status.stored, status.quarantined), (EVENTS, 1));
+}
+
+#[tokio::test]
+async fn every_page_may_be_destroyed_and_the_gateway_starts() {
+    let place = filled().await;
+    let pages = std::fs::metadata(place.database()).expect("seen").len() / 4096;
+    for page in 0..pages {
+        let image = place.crash_image();
+        destroy_page(&image, page * 4096);
+        let (store, report) = image.open().expect("it starts");
+        let status = store.handle().status();
+        assert_balanced(&status);
+        assert_eq!(
+            status.committed,
+            Position(EVENTS),
+            "page {page}: {report:?}"
+        );
+        assert_eq!(status.destinations.len(), 2, "page {page}");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_a_payload_is_passed_counted_and_kept_as_found() {
+    let place = filled().await;
+    let page = page_with(&place, b"event 300");
+    let bytes = std::fs::read(place.database()).expect("the file");
+    let at = bytes[usize::try_from(page).expect("small")..]
+        .windows(9)
+        .position(|w| w == b"event 300")
+        .expect("it is in there") as u64;
+    flip(&place.database(), page + at + 2);
+    let found = verify(place.dir.path()).expect("readable");
+    assert_eq!(
+        (found.damaged, &*found.findings[0]),
+        (1, "event 300 is damaged")
+    );
+
+    let (running, report) = place.run_reported();
+    assert!(report.set_aside.is_none(), "the structure is whole");
+    let handle = running.handle();
+    let positions: Vec<_> = read_all(&handle, 0, 0)
+        .iter()
+        .map(|r| r.position.0)
+        .collect();
+    assert_eq!(
+        positions,
+        (1..=EVENTS).filter(|p| *p != 300).collect::<Vec<_>>()
+    );
+    until(&handle, |s| s.dead_letters == 1).await;
+    // The other destination does not meet it any more, and nobody counts it twice.
+    assert_eq!(read_all(&handle, 1, 100).len(), 499);
+    settle(&handle, delivered(0, EVENTS, EVENTS - 1)).await;
+    settle(&handle, delivered(1, EVENTS, 499)).await;
+    let status = handle.status();
+    assert_balanced(&status);
+    for d in &status.destinations {
+        assert_eq!((d.damaged, d.backlog), (1, 0), "{d:?}");
+    }
+    let letters = handle
+        .listing()
+        .expect("a listing")
+        .dead_letters(None, 0, 10)
+        .expect("letters");
+    assert!(letters[0].damaged && letters[0].record.position == Position(300));
+    assert_eq!(letters[0].record.body.len(), 9);
+    assert_eq!(
+        handle.redrive(vec![letters[0].id]).await.expect("open"),
+        0,
+        "it cannot be trusted"
+    );
+    running.shutdown().await.expect("an orderly end");
+    assert!(verify(place.dir.path()).expect("readable").is_whole());
+}
+
+#[tokio::test]
+async fn a_record_in_flight_whose_row_is_damaged_counts_as_delivered() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    append(&handle, (1..=3).map(|n| event(n, to(&[0]))).collect()).await;
+    assert_eq!(read_all(&handle, 0, 0).len(), 3, "all are in flight");
+    // Another connection plays the decaying disk.
+    let disk = rusqlite::Connection::open(place.database()).expect("the file");
+    disk.execute("UPDATE events SET received = 1 WHERE position = 2", [])
+        .expect("written");
+    handle.noticed.put(&[Position(2)]);
+    until(&handle, |s| s.destinations[0].damaged == 1).await;
+    settle(&handle, delivered(0, 1, 1)).await;
+    settle(&handle, delivered(0, 3, 2)).await;
+    let status = handle.status();
+    assert_balanced(&status);
+    assert_eq!(
+        (
+            status.destinations[0].damaged,
+            status.destinations[0].delivered
+        ),
+        (0, 3)
+    );
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 1..=20 {
+        append(&handle, vec![event(n, to(&[0]))]).await;
+    }
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+
+    let log = image.database().with_extension("db-wal");
+    let length = std::fs::metadata(&log).expect("the log").len();
+    flip(&log, length / 2);
+    let (running, report) = image.run_reported();
+    assert!(report.set_aside.is_none(), "the database looks sound");
+    let Promise::Broken {
+        promised,
+        found,
+        events,
+    } = report.promise
+    else {
+        panic!("nothing was noticed: {report:?}")
+    };
+    assert!(found < promised && events > 0 && events < 20, "{report:?}");
+    let handle = running.handle();
+    let status = handle.status();
+    assert_balanced(&status);
+    let a = &status.destinations[0];
+    assert_eq!((a.routed, a.damaged, status.stored), (20, events, 20));
+    assert_eq!(read_all(&handle, 0, 0).len() as u64, 20 - events);
+    // What was lost may be sent again, and gets a position of its own.
+    let again = append(&handle, vec![event(20, to(&[0])), event(1, to(&[0]))]).await;
+    assert_eq!(again, [Appended::Stored(Position(21)), Appended::Duplicate]);
+    running.shutdown().await.expect("an orderly end");
+    assert!(verify(image.dir.path()).expect("readable").is_whole());
+    assert_eq!(
+        image.run_reported().1.promise,
+        Promise::Kept,
+        "it is reported once"
+    );
+}
+
+#[tokio::test]
+async fn a_database_taken_away_does_not_give_positions_again() {
+    let place = filled().await;
+    std::fs::remove_file(place.database()).expect("removed");
+    let (report, status, _) = survives(&place).await;
+    assert!(
+        matches!(report.promise, Promise::Broken { events: EVENTS, .. }),
+        "{report:?}"
+    );
+    assert_eq!(status.destinations[0].damaged, EVENTS);
+}
+
+#[tokio::test]
+async fn the_log_may_be_cut_anywhere_and_whole_groups_survive() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    for n in 0..10 {
+        append(
+            &running.handle(),
+            (n * 3..n * 3 + 3).map(|n| event(n, to(&[0]))).collect(),
+        )
+        .await;
+    }
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    let length = std::fs::metadata(image.database().with_extension("db-wal"))
+        .expect("the log")
+        .len();
+    for cut in (0..length).step_by(1_777) {
+        let image = image.crash_image();
+        let log = std::fs::OpenOptions::new()
+            .write(true)
+            .open(image.database().with_extension("db-wal"))
+            .expect("the log");
+        log.set_len(cut).expect("cut");
+        let (store, _) = image.open().expect("it starts");
+        let status = store.handle().status();
+        assert_balanced(&status);
+        assert_eq!(status.buffered % 3, 0, "cut at {cut}: {status:?}");
+    }
+}

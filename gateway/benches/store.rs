@@ -1,0 +1,272 @@
+//! How fast the journal takes events: `cargo bench -p penstock --bench store`.
+//!
+//! Ratios within one run mean something; absolute figures depend on the disk.
+//! Arguments after `--` choose cases by a part of their name.
+
+#![allow(clippy::print_stdout, missing_docs)]
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use penstock::{
+    clock::SystemClock,
+    event::{Key, Timestamp},
+    record::{DestinationId, Position, Routes},
+    store::{Config, Entry, Handle, NewEvent, OnFull, Progress, Store},
+};
+
+/// With key and checksum a frame of 359 bytes.
+const BODY_BYTES: usize = 339;
+
+struct Case {
+    name: &'static str,
+    events: u64,
+    /// Entries in a group, groups awaited at a time, tasks that append.
+    group: u64,
+    window: usize,
+    tasks: u64,
+    dedup: bool,
+    readers: u8,
+    /// Keys remembered before the clock starts.
+    keys_before: u64,
+}
+
+const CASES: [Case; 6] = [
+    Case {
+        name: "append, groups of 1, one at a time",
+        events: 20_000,
+        group: 1,
+        window: 1,
+        tasks: 1,
+        dedup: false,
+        readers: 0,
+        keys_before: 0,
+    },
+    Case {
+        name: "append, groups of 16",
+        events: 1_500_000,
+        group: 16,
+        window: 16,
+        tasks: 16,
+        dedup: false,
+        readers: 0,
+        keys_before: 0,
+    },
+    Case {
+        name: "append + dedup",
+        events: 1_500_000,
+        group: 16,
+        window: 16,
+        tasks: 16,
+        dedup: true,
+        readers: 0,
+        keys_before: 0,
+    },
+    Case {
+        name: "append + dedup + 1 reader + trim",
+        events: 3_000_000,
+        group: 16,
+        window: 16,
+        tasks: 16,
+        dedup: true,
+        readers: 1,
+        keys_before: 0,
+    },
+    Case {
+        name: "append + dedup, groups of 1 + 1 reader + trim",
+        events: 1_500_000,
+        group: 1,
+        window: 100,
+        tasks: 50,
+        dedup: true,
+        readers: 1,
+        keys_before: 0,
+    },
+    Case {
+        name: "append + dedup + 3 readers + trim, 2M keys",
+        events: 3_000_000,
+        group: 16,
+        window: 16,
+        tasks: 16,
+        dedup: true,
+        readers: 3,
+        keys_before: 2_000_000,
+    },
+];
+
+fn main() {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
+    println!(
+        "{:<48} {:>10} {:>9} {:>9} {:>8} {:>9}",
+        "case", "events/s", "B/event", "ev/commit", "drain/s", "log MiB"
+    );
+    for case in &CASES {
+        if wanted.is_empty() || wanted.iter().any(|w| case.name.contains(w.as_str())) {
+            run(case);
+        }
+    }
+}
+
+fn run(case: &Case) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(measure(case, dir.path()));
+}
+
+async fn measure(case: &Case, dir: &Path) {
+    let names = (0..case.readers)
+        .map(|n| Arc::from(format!("d{n}")))
+        .collect();
+    let config = Config {
+        dir: dir.to_owned(),
+        max_bytes: 16 << 30,
+        max_age: Some(Duration::from_secs(7 * 24 * 3600)),
+        on_full: OnFull::PushBack,
+        reserve_bytes: 16 << 20,
+        dedup_age: Duration::from_secs(24 * 3600),
+        dedup_count: 2_000_000,
+        dedup_memory_bytes: 128 << 20,
+        destinations: names,
+    };
+    let (store, _) = Store::open(config, Arc::new(SystemClock)).expect("opens");
+    let running = store.run().expect("a thread");
+    let handle = running.handle();
+    let mut routes = Routes::NONE;
+    for n in 0..case.readers {
+        routes = routes.with(DestinationId(n));
+    }
+    if case.keys_before > 0 {
+        produce(&handle, case, Routes::NONE, u64::MAX / 2, case.keys_before).await;
+    }
+    let before = handle.status();
+    let end = before.committed.0 + case.events;
+    let began = Instant::now();
+    let readers: Vec<_> = (0..case.readers)
+        .map(|id| {
+            let handle = handle.clone();
+            tokio::task::spawn_blocking(move || {
+                drain(&handle, DestinationId(id), before.committed, end)
+            })
+        })
+        .collect();
+    produce(&handle, case, routes, 0, case.events).await;
+    let appended = began.elapsed();
+    for reader in readers {
+        reader.await.expect("a reader");
+    }
+    let drained = began.elapsed();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = handle.status();
+    let log = std::fs::metadata(dir.join("journal.db-wal")).map_or(0, |m| m.len());
+    let per_second = |elapsed: Duration| case.events as f64 / elapsed.as_secs_f64();
+    println!(
+        "{:<48} {:>10.0} {:>9.0} {:>9.0} {:>8.0} {:>9.1}",
+        case.name,
+        per_second(appended),
+        (after.written_bytes - before.written_bytes) as f64 / case.events as f64,
+        case.events as f64 / (after.commits - before.commits) as f64,
+        if case.readers > 0 {
+            per_second(drained)
+        } else {
+            0.0
+        },
+        log as f64 / f64::from(1 << 20),
+    );
+    running.shutdown().await.expect("an orderly end");
+}
+
+async fn produce(handle: &Handle, case: &Case, routes: Routes, first: u64, events: u64) {
+    let body = Bytes::from(vec![7; BODY_BYTES]);
+    let device: Arc<str> = "bench".into();
+    let per_task = events / case.tasks;
+    let mut tasks = Vec::new();
+    for task in 0..case.tasks {
+        let share = if task == 0 {
+            events - per_task * (case.tasks - 1)
+        } else {
+            per_task
+        };
+        let (handle, body, device) = (handle.clone(), body.clone(), device.clone());
+        let (group, window, dedup) = (case.group, case.window, case.dedup);
+        tasks.push(tokio::spawn(async move {
+            let mut waiting = std::collections::VecDeque::new();
+            let mut sent = 0;
+            while sent < share {
+                let count = group.min(share - sent);
+                let entries = (0..count)
+                    .map(|n| {
+                        Entry::Event(NewEvent {
+                            key: key(first + (task << 40) + sent + n),
+                            dedup,
+                            device: device.clone(),
+                            received: Timestamp::from_millis(1_800_000_000_000),
+                            routes,
+                            body: body.clone(),
+                        })
+                    })
+                    .collect();
+                sent += count;
+                waiting.push_back(handle.append(entries).await.expect("open"));
+                if waiting.len() >= window {
+                    waiting
+                        .pop_front()
+                        .expect("there is one")
+                        .await
+                        .expect("kept");
+                }
+            }
+            for receipt in waiting {
+                receipt.await.expect("kept");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("a task");
+    }
+}
+
+/// Reads and settles in pages of up to 500 until `end` is behind it.
+fn drain(handle: &Handle, destination: DestinationId, mut after: Position, end: u64) {
+    let mut reader = handle.reader().expect("a reader");
+    let mut committed = handle.committed();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    while after.0 < end {
+        let page = reader
+            .read(destination, after, 500, 1 << 20)
+            .expect("a page");
+        if page.scanned_to == after {
+            runtime
+                .block_on(committed.wait_for(|c| *c > after))
+                .expect("open");
+            continue;
+        }
+        after = page.scanned_to;
+        let progress = Progress {
+            destination,
+            cursor: after,
+            delivered: page.records.len() as u64,
+            retry: Vec::new(),
+            retried: Vec::new(),
+            dead: Vec::new(),
+        };
+        drop(runtime.block_on(handle.progress(progress)).expect("open"));
+    }
+}
+
+fn key(n: u64) -> Key {
+    let mixed = u128::from(n ^ 0x5851_f42d).wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645);
+    Key((mixed ^ (mixed >> 64)).to_le_bytes())
+}
