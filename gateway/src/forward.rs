@@ -79,7 +79,7 @@ impl Config {
         Ok(match &self.kind {
             Kind::File(config) => Arc::new(file::File::new(config.clone(), clock.clone())),
             #[cfg(feature = "http")]
-            Kind::Http(config) => Arc::new(http::Http::new(config.clone())?),
+            Kind::Http(config) => Arc::new(http::Http::new(config.clone(), clock.clone())?),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone())?),
         })

@@ -72,6 +72,15 @@ pub struct Batch {
 pub type Fingerprint = [u8; 16];
 
 impl Batch {
+    /// Two batches, the first not smaller. For batches of two or more.
+    pub fn halves(&self) -> (Self, Self) {
+        let (first, second) = self.items.split_at(self.items.len().div_ceil(2));
+        let batch = |items: &[Item]| Self {
+            items: items.into(),
+        };
+        (batch(first), batch(second))
+    }
+
     /// Names the batch by the idempotency keys in it.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = blake3::Hasher::new();

@@ -63,12 +63,14 @@ pub type Outcomes = Result<Vec<Outcome>, Error>;
 /// Order is kept per partition key as long as the destination takes no record
 /// of a key after one of the same key that it was handed before and that it
 /// answers with `Throttled`, `Unknown` or `Transient`. The engine holds back
-/// only what it has not handed over yet.
+/// only what it has not handed over yet. After anything but per-record failures
+/// it lets every batch in flight end before it hands over another; until then a
+/// destination that takes several at a time should take nothing more.
 pub trait Destination: Send + Sync + 'static {
     /// What it takes at once.
     fn limits(&self) -> Limits;
 
-    /// Sends a batch. Called in journal order; with `in_flight` above one a
+    /// Sends a batch. Called and first polled in journal order; with `in_flight` above one a
     /// later batch may be started before an earlier one has ended. Dropping
     /// the future abandons the batch, which will be sent again.
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>>;

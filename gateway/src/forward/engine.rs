@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
@@ -25,7 +25,7 @@ use super::{
     pending::Pending,
     status::{Handle, State},
     waiting::{self, Entry, Waiting},
-    window::Window,
+    window::{Fate, Window},
 };
 use crate::{
     backoff::Backoff,
@@ -189,24 +189,33 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     /// Hands over whatever may go now.
     fn dispatch(&mut self, now: Instant) {
-        if self.pause_until.is_some_and(|until| until > now) {
-            return;
-        }
-        self.pause_until = None;
-        if self.landing && !self.flights.is_empty() {
-            return;
-        }
-        self.landing = false;
-        while self.flights.len() < self.limits.in_flight.max(1) && !self.pending.is_full() {
+        while self.may_dispatch(now) {
             let Some(flight) = self.next_flight(now) else {
                 break;
             };
-            let (destination, batch) = (self.destination.clone(), flight.batch.clone());
-            self.flights.push(Box::pin(async move {
-                let outcomes = destination.send(batch).await;
+            let destination = self.destination.clone();
+            let mut landing: Landing = Box::pin(async move {
+                let outcomes = destination.send(flight.batch.clone()).await;
                 (flight, outcomes)
-            }));
+            });
+            // Begun here and now: were it begun after something else has
+            // landed, it could overtake what that sends back.
+            match (&mut landing).now_or_never() {
+                Some((flight, outcomes)) => self.landed(flight, outcomes),
+                None => self.flights.push(landing),
+            }
         }
+    }
+
+    fn may_dispatch(&mut self, now: Instant) -> bool {
+        if self.pause_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        self.pause_until = None;
+        self.landing &= !self.flights.is_empty();
+        !self.landing
+            && self.flights.len() < self.limits.in_flight.max(1)
+            && !self.pending.is_full()
     }
 
     fn next_flight(&mut self, now: Instant) -> Option<Flight> {
@@ -390,19 +399,23 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         }
     }
 
+    /// Says what became of a record. One that waits can be tried again while
+    /// the cursor has not passed it; then its fate is only another.
+    fn settled(&mut self, position: Position, fate: Fate) {
+        if let Err(fate) = self.window.settle(position, fate, &mut self.pending) {
+            self.pending.add_retried(position, fate);
+        }
+    }
+
     fn acknowledged(&mut self, origin: Origin, item: &Item) {
         match origin {
-            Origin::Journal => {
-                self.leave(item);
-                self.window.settle(item.position());
-                self.pending.delivered();
-            }
+            Origin::Journal => self.leave(item),
             Origin::Waiting => {
                 self.waiting.remove(item);
                 self.waiting_left += 1;
-                self.pending.retried(item.position());
             }
         }
+        self.settled(item.position(), Fate::Delivered);
     }
 
     /// A record failed by itself; true if that was its last attempt.
@@ -421,7 +434,6 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         match origin {
             Origin::Journal => {
                 self.leave(item);
-                self.window.settle(item.position());
                 self.waiting.add(Entry {
                     item: item.detached(),
                     attempts,
@@ -430,25 +442,26 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             }
             Origin::Waiting => self.waiting.put_back(item, Some(not_before)),
         }
-        self.pending.retry(Retry {
+        let retry = Retry {
             record: item.detached().into(),
             attempts,
             not_before: later(self.clock.now(), delay),
             reason: short(reason),
-        });
+        };
+        self.settled(item.position(), Fate::Waits(retry));
         false
     }
 
     /// A record whose key waits goes behind what waits.
     fn hold_back(&mut self, item: Item) {
         let item = item.detached();
-        self.window.settle(item.position());
-        self.pending.retry(Retry {
+        let retry = Retry {
             record: item.clone().into(),
             attempts: 0,
             not_before: self.clock.now(),
             reason: "held back behind an earlier record of the same partition key".to_owned(),
-        });
+        };
+        self.settled(item.position(), Fate::Waits(retry));
         self.waiting.add(Entry {
             item,
             attempts: 0,
@@ -460,7 +473,6 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let attempts = match origin {
             Origin::Journal => {
                 self.leave(item);
-                self.window.settle(item.position());
                 1
             }
             Origin::Waiting => {
@@ -475,11 +487,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             "record became a dead letter"
         );
         self.status.failed(&reason);
-        self.pending.dead(Dead {
+        let dead = Dead {
             record: item.detached().into(),
             attempts,
             reason: short(reason),
-        });
+        };
+        self.settled(item.position(), Fate::Dead(dead));
     }
 
     /// A record that cannot be read back cannot be sent.
@@ -490,11 +503,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             %error,
             "record cannot be read back, it became a dead letter"
         );
-        self.pending.dead(Dead {
-            record,
+        let dead = Dead {
             attempts: 0,
             reason: short(error.to_string()),
-        });
+            record,
+        };
+        self.settled(dead.record.position, Fate::Dead(dead));
     }
 
     /// The record of the window is no longer out.
@@ -668,7 +682,6 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             Ok(item) => self.window.push(item),
             Err((record, error)) => {
                 self.window.expect(record.position);
-                self.window.settle(record.position);
                 self.bury(record, &error);
             }
         }
@@ -801,3 +814,6 @@ fn short(mut reason: String) -> String {
     reason.truncate(reason.floor_char_boundary(REASON_MAX));
     reason
 }
+
+#[cfg(test)]
+mod tests;

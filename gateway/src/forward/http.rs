@@ -1,8 +1,38 @@
 //! An HTTP endpoint that takes `CloudEvents` batches.
+//!
+//! A batch is one POST of `application/cloudevents-batch+json`, gzipped if
+//! configured, under an `Idempotency-Key` that is made of the keys of its
+//! events: the identical batch goes again under the same key, until an answer
+//! says what became of it. One request at a time, because order would be lost
+//! between two. Redirects are not followed.
+//!
+//! What an answer means is in [`reply`]; a batch that is refused is halved until
+//! the record that is to blame stands alone.
 
-use std::time::Duration;
+mod reply;
 
-use super::Secret;
+use std::{
+    io::Write as _,
+    pin::Pin,
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use reqwest::{
+    Client, Url,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
+};
+
+use self::reply::Reply;
+use super::{
+    Secret,
+    batch::{Batch, Item},
+    destination::{Destination, Error, Limits, Outcome, Outcomes},
+};
+use crate::{clock::Clock, event::json::BATCH_MEDIA_TYPE};
 
 /// How batches are posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,27 +69,184 @@ impl Config {
             headers: Vec::new(),
         }
     }
+
+    pub(super) fn check(&self) -> Result<(), super::Error> {
+        self.target()?;
+        self.header_map().map(drop)
+    }
+
+    fn target(&self) -> Result<Url, super::Error> {
+        let url = Url::parse(&self.url)
+            .map_err(|error| super::Error::Config(format!("url `{}`: {error}", self.url)))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            let wrong = format!("url `{}` must begin with http:// or https://", self.url);
+            return Err(super::Error::Config(wrong));
+        }
+        Ok(url)
+    }
+
+    fn header_map(&self) -> Result<HeaderMap, super::Error> {
+        let mut map = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let wrong = |what: &str| super::Error::Config(format!("header `{name}`: {what}"));
+            let header: HeaderName = name.parse().map_err(|_| wrong("not a header's name"))?;
+            let mut value = HeaderValue::from_str(value.expose())
+                .map_err(|_| wrong("its value has characters that a header cannot have"))?;
+            value.set_sensitive(true);
+            map.insert(header, value);
+        }
+        Ok(map)
+    }
 }
 
-impl Config {
-    pub(super) fn check(&self) -> Result<(), super::Error> {
-        Ok(())
-    }
+/// Records refused one after the other, with none accepted, after which the
+/// endpoint is at fault rather than the records.
+const REFUSED_MAX: usize = 16;
+
+/// The HTTP destination.
+#[derive(Debug)]
+pub(super) struct Http {
+    config: Config,
+    url: Url,
+    client: Client,
+    clock: Arc<dyn Clock>,
 }
-pub(super) struct Http;
+
 impl Http {
-    pub(super) fn new(_: Config) -> Result<Self, super::Error> {
-        Ok(Self)
+    pub(super) fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, super::Error> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // An error means that there is one already, which is as good.
+            drop(rustls::crypto::ring::default_provider().install_default());
+        });
+        let client = Client::builder()
+            .default_headers(config.header_map()?)
+            .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
+            .timeout(config.timeout)
+            .connect_timeout(config.connect_timeout)
+            .redirect(Policy::none())
+            .pool_max_idle_per_host(1)
+            .build()
+            .map_err(|error| super::Error::Config(format!("http client: {error}")))?;
+        Ok(Self {
+            url: config.target()?,
+            config,
+            client,
+            clock,
+        })
+    }
+
+    /// Posts the batch, or its parts if it is refused whole. Parts go in order,
+    /// so that what is known is always the beginning.
+    async fn deliver(&self, batch: Batch) -> Outcomes {
+        let mut outcomes = Vec::with_capacity(batch.items.len());
+        let mut parts = vec![batch.clone()];
+        while let Some(part) = parts.pop() {
+            match self.post(&part).await {
+                Ok(Reply::Outcomes(known)) => outcomes.extend(known),
+                Ok(Reply::Refused(reason)) if part.items.len() == 1 => {
+                    outcomes.push(Outcome::Permanent(reason.clone()));
+                    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Permanent(_));
+                    if outcomes.len() == REFUSED_MAX && outcomes.iter().all(refused) {
+                        let reason = format!("refuses record after record: {reason}");
+                        return Err(Error::Misconfigured(reason));
+                    }
+                }
+                Ok(Reply::Refused(_)) => {
+                    let (first, second) = part.halves();
+                    parts.extend([second, first]);
+                }
+                Ok(Reply::Throttled(retry_after)) => {
+                    outcomes.resize(batch.items.len(), Outcome::Throttled { retry_after });
+                    break;
+                }
+                Err(error) if outcomes.is_empty() => return Err(error),
+                Err(error) => {
+                    outcomes.resize(batch.items.len(), Outcome::Unknown(error.to_string()));
+                    break;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+        let items = part.items.clone();
+        let gzip = self.config.gzip;
+        let body = tokio::task::spawn_blocking(move || encode(&items, gzip)).await;
+        let body = body.map_err(|error| unavailable(format!("encode a batch: {error}")))?;
+        let mut request = self
+            .client
+            .post(self.url.clone())
+            .header(CONTENT_TYPE, BATCH_MEDIA_TYPE)
+            .header("idempotency-key", idempotency_key(part))
+            .body(body);
+        if gzip {
+            request = request.header(CONTENT_ENCODING, "gzip");
+        }
+        let response = request.send().await.map_err(away)?;
+        reply::read(response, part.items.len(), self.clock.now()).await
     }
 }
-impl super::destination::Destination for Http {
-    fn limits(&self) -> super::destination::Limits {
-        unimplemented!()
+
+impl Destination for Http {
+    fn limits(&self) -> Limits {
+        Limits {
+            batch_records: self.config.batch_records.max(1),
+            batch_bytes: self.config.batch_bytes.max(1),
+            linger: self.config.linger,
+            in_flight: 1,
+        }
     }
-    fn send(
-        &self,
-        _: super::batch::Batch,
-    ) -> std::pin::Pin<Box<dyn Future<Output = super::destination::Outcomes> + Send + '_>> {
-        unimplemented!()
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(self.deliver(batch))
     }
 }
+
+/// A JSON array of events. The same items give the same bytes.
+fn encode(items: &[Item], gzip: bool) -> Bytes {
+    let mut json = Vec::with_capacity(items.len() * 512);
+    for (n, item) in items.iter().enumerate() {
+        json.push(if n == 0 { b'[' } else { b',' });
+        item.view().to_json(None, &mut json);
+    }
+    json.push(b']');
+    if !gzip {
+        return json.into();
+    }
+    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 4), Compression::fast());
+    encoder
+        .write_all(&json)
+        .and_then(|()| encoder.finish())
+        .expect("writing to memory cannot fail")
+        .into()
+}
+
+fn idempotency_key(batch: &Batch) -> String {
+    crate::event::Key(batch.fingerprint()).to_string()
+}
+
+/// The request was not answered; whether it was taken is not known.
+fn away(error: reqwest::Error) -> Error {
+    use std::error::Error as _;
+    // The address may hold a secret, and is known from the configuration.
+    let error = error.without_url();
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        reason = format!("{reason}: {error}");
+        cause = error.source();
+    }
+    unavailable(reason)
+}
+
+const fn unavailable(reason: String) -> Error {
+    Error::Unavailable {
+        reason,
+        retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

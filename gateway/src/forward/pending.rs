@@ -1,8 +1,9 @@
 //! Progress on its way to the journal: gathered, sent, one message at a time.
 
+use super::window::Fate;
 use crate::{
-    record::{DestinationId, Position, Record},
-    store::{Dead, Progress, Retry},
+    record::{DestinationId, Position},
+    store::Progress,
 };
 
 /// Records settled and not committed as such, at most: what a crash sends again.
@@ -39,29 +40,28 @@ impl Pending {
         }
     }
 
-    pub(super) const fn delivered(&mut self) {
-        self.progress.delivered += 1;
+    /// What became of a record that the cursor has passed.
+    pub(super) fn add(&mut self, fate: Fate) {
         self.size.records += 1;
+        match fate {
+            Fate::Delivered => self.progress.delivered += 1,
+            Fate::Waits(retry) => {
+                self.size.bytes += retry.record.body.len();
+                self.progress.retry.push(retry);
+            }
+            Fate::Dead(dead) => {
+                self.size.bytes += dead.record.body.len();
+                self.progress.dead.push(dead);
+            }
+        }
     }
 
-    pub(super) fn retried(&mut self, position: Position) {
-        self.progress.retried.push(position);
-        self.delivered();
-    }
-
-    pub(super) fn retry(&mut self, retry: Retry) {
-        self.count(&retry.record);
-        self.progress.retry.push(retry);
-    }
-
-    pub(super) fn dead(&mut self, dead: Dead) {
-        self.count(&dead.record);
-        self.progress.dead.push(dead);
-    }
-
-    fn count(&mut self, record: &Record) {
-        self.size.records += 1;
-        self.size.bytes += record.body.len();
+    /// What became of a record of the retry list.
+    pub(super) fn add_retried(&mut self, position: Position, fate: Fate) {
+        if let Fate::Delivered = fate {
+            self.progress.retried.push(position);
+        }
+        self.add(fate);
     }
 
     /// Whether enough waits for the journal that nothing more should be sent.

@@ -30,11 +30,24 @@ pub(super) struct Entry {
     pub(super) not_before: Instant,
 }
 
+/// Records of one key, by position.
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    /// How many from the front are out; none other goes meanwhile.
+    /// How many of them are out; none other goes meanwhile.
     out: usize,
+}
+
+impl Queue {
+    fn find(&self, position: Position) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by_key(&position, |entry| entry.item.position())
+    }
+
+    fn index_of(&self, item: &Item) -> usize {
+        self.find(item.position())
+            .expect("a record that is out is in its queue")
+    }
 }
 
 /// All records that wait.
@@ -67,16 +80,15 @@ impl Waiting {
 
     /// Whether this very record waits.
     pub(super) fn contains(&self, item: &Item) -> bool {
-        self.queues.get(item.partition_key()).is_some_and(|queue| {
-            queue
-                .entries
-                .binary_search_by_key(&item.position(), |entry| entry.item.position())
-                .is_ok()
-        })
+        let queue = self.queues.get(item.partition_key());
+        queue.is_some_and(|queue| queue.find(item.position()).is_ok())
     }
 
-    /// Puts a record into its key's queue, by position.
+    /// Puts a record into its key's queue, by position. One that is there already stays.
     pub(super) fn add(&mut self, entry: Entry) {
+        if self.contains(&entry.item) {
+            return;
+        }
         let key: Arc<str> = entry.item.partition_key().into();
         let queue = self.queues.entry(key.clone()).or_default();
         if let Some(first) = queue.entries.front()
@@ -86,13 +98,9 @@ impl Waiting {
         }
         self.records += 1;
         self.bytes += entry.item.record().body.len();
-        // What is out stays at the front: a redriven record may be older.
         let at = queue
-            .entries
-            .iter()
-            .skip(queue.out)
-            .rposition(|other| other.item.position() < entry.item.position())
-            .map_or(queue.out, |n| queue.out + n + 1);
+            .find(entry.item.position())
+            .expect_err("looked for just before");
         queue.entries.insert(at, entry);
         if queue.out == 0 {
             self.due.insert((queue.entries[0].not_before, key));
@@ -143,7 +151,7 @@ impl Waiting {
             .queues
             .get_mut(key)
             .expect("a record that is out has a queue");
-        let at = position_of(queue, item.position());
+        let at = queue.index_of(item);
         let entry = queue.entries.remove(at).expect("found just before");
         queue.out -= 1;
         self.records -= 1;
@@ -159,7 +167,7 @@ impl Waiting {
             .queues
             .get_mut(key)
             .expect("a record that is out has a queue");
-        let at = position_of(queue, item.position());
+        let at = queue.index_of(item);
         let entry = &mut queue.entries[at];
         if let Some(not_before) = failed {
             entry.attempts += 1;
@@ -172,7 +180,7 @@ impl Waiting {
     /// Attempts made at a record that is out.
     pub(super) fn attempts(&self, item: &Item) -> u32 {
         let queue = &self.queues[item.partition_key()];
-        queue.entries[position_of(queue, item.position())].attempts
+        queue.entries[queue.index_of(item)].attempts
     }
 
     /// A record of `key` came back: the key is due again when the last one did.
@@ -192,12 +200,4 @@ impl Waiting {
             Some(_) => {}
         }
     }
-}
-
-fn position_of(queue: &Queue, position: Position) -> usize {
-    queue
-        .entries
-        .iter()
-        .position(|entry| entry.item.position() == position)
-        .expect("a record that is out is in its queue")
 }

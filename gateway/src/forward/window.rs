@@ -1,12 +1,28 @@
 //! The records between the cursor and the end of what was read.
 //!
 //! The cursor moves over settled records only, in journal order, whatever the
-//! order in which they were settled.
+//! order in which they were settled. What became of a record is told to the
+//! journal together with the cursor that passes it, never before: after a crash
+//! everything behind the cursor is read again, and must not be known already.
 
 use std::collections::VecDeque;
 
-use super::batch::Item;
-use crate::record::Position;
+use super::{batch::Item, pending::Pending};
+use crate::{
+    record::Position,
+    store::{Dead, Retry},
+};
+
+/// What became of a record.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Acknowledged by the destination.
+    Delivered,
+    /// It waits for another attempt.
+    Waits(Retry),
+    /// It was given up.
+    Dead(Dead),
+}
 
 /// Records read and not settled, with the cursor before them.
 #[derive(Debug)]
@@ -25,7 +41,15 @@ pub(super) struct Window {
 #[derive(Debug)]
 struct Slot {
     position: Position,
-    settled: bool,
+    settled: Settled,
+}
+
+#[derive(Debug)]
+enum Settled {
+    No,
+    /// Not a record of ours.
+    Nothing,
+    Yes(Fate),
 }
 
 impl Window {
@@ -82,7 +106,7 @@ impl Window {
         self.scanned = position;
         self.slots.push_back(Slot {
             position,
-            settled: false,
+            settled: Settled::No,
         });
     }
 
@@ -95,7 +119,7 @@ impl Window {
             } else {
                 self.slots.push_back(Slot {
                     position,
-                    settled: true,
+                    settled: Settled::Nothing,
                 });
             }
         }
@@ -113,18 +137,32 @@ impl Window {
         Some(item)
     }
 
-    /// A record is settled; the cursor moves as far as it can.
-    pub(super) fn settle(&mut self, position: Position) {
-        let index = self
+    /// A record is settled, or settled otherwise than before; the cursor moves as
+    /// far as it can, and the fate of what it passes goes to `pending`. Gives
+    /// back the fate of a record that is not in the window.
+    pub(super) fn settle(
+        &mut self,
+        position: Position,
+        fate: Fate,
+        pending: &mut Pending,
+    ) -> Result<(), Fate> {
+        let found = self
             .slots
-            .binary_search_by_key(&position, |slot| slot.position)
-            .expect("only records of the window are settled, once");
-        let slot = &mut self.slots[index];
-        assert!(!slot.settled, "a record is settled once");
-        slot.settled = true;
-        while let Some(slot) = self.slots.pop_front_if(|slot| slot.settled) {
+            .binary_search_by_key(&position, |slot| slot.position);
+        let Ok(index) = found else {
+            return Err(fate);
+        };
+        self.slots[index].settled = Settled::Yes(fate);
+        while let Some(slot) = self
+            .slots
+            .pop_front_if(|slot| !matches!(slot.settled, Settled::No))
+        {
             self.cursor = slot.position;
+            if let Settled::Yes(fate) = slot.settled {
+                pending.add(fate);
+            }
         }
+        Ok(())
     }
 }
 
@@ -133,6 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::DestinationId;
 
     proptest! {
         #[test]
@@ -141,6 +180,7 @@ mod tests {
             order in proptest::collection::vec(any::<prop::sample::Index>(), 60),
         ) {
             let mut window = Window::new(Position(0));
+            let mut pending = Pending::new(DestinationId(0), Position(0));
             let (mut at, mut open) = (0, Vec::new());
             for (gap, ours) in gaps {
                 at += gap;
@@ -161,7 +201,7 @@ mod tests {
                     Some(first) => prop_assert!(window.cursor() < *first),
                 }
                 let settled = open.remove(pick.index(open.len()));
-                window.settle(settled);
+                window.settle(settled, Fate::Delivered, &mut pending).unwrap();
                 if let Some(first) = open.iter().min() {
                     prop_assert!(window.cursor() < *first);
                 }

@@ -1,0 +1,458 @@
+//! The engine against a journal in memory that forgets what was not committed,
+//! and a destination that answers from a script.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use proptest::prelude::*;
+use tokio::sync::watch;
+
+use super::*;
+use crate::{
+    event::{Event, IdSource, Key, TimeSource},
+    forward::{destination::Error as Trouble, status::Status},
+    record::Routes,
+    store::{Page, Progress, Receipt},
+};
+
+const ID: DestinationId = DestinationId(0);
+
+#[derive(Debug)]
+struct TestClock(Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        later(Timestamp::from_millis(1_700_000_000_000), self.0.elapsed())
+    }
+}
+
+/// What is on disk, and what each engine may see of it.
+#[derive(Debug, Default)]
+struct Disk {
+    records: BTreeMap<Position, Record>,
+    cursor: Position,
+    delivered: u64,
+    retry: BTreeMap<Position, Retry>,
+    dead: BTreeMap<Position, (u32, String)>,
+    retry_most: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Model {
+    disk: Arc<Mutex<Disk>>,
+    committed: watch::Sender<Position>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            disk: Arc::default(),
+            committed: watch::Sender::new(Position(0)),
+        }
+    }
+
+    fn append(&self, record: Record) {
+        let position = record.position;
+        self.disk.lock().unwrap().records.insert(position, record);
+        self.committed.send_replace(position);
+    }
+
+    fn backlog(&self) -> usize {
+        let disk = self.disk.lock().unwrap();
+        disk.retry.len() + disk.records.range(Position(disk.cursor.0 + 1)..).count()
+    }
+}
+
+impl Journal for Model {
+    async fn progress(&self, progress: Progress) -> Result<Receipt, Stopped> {
+        let disk = self.disk.clone();
+        Ok(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let mut disk = disk.lock().unwrap();
+            assert!(progress.cursor >= disk.cursor);
+            disk.cursor = progress.cursor;
+            disk.delivered += progress.delivered;
+            for retry in progress.retry {
+                disk.retry.insert(retry.record.position, retry);
+            }
+            disk.retry_most = disk.retry_most.max(disk.retry.len());
+            for position in progress.retried {
+                assert!(disk.retry.remove(&position).is_some());
+            }
+            for dead in progress.dead {
+                disk.retry.remove(&dead.record.position);
+                let twice = disk
+                    .dead
+                    .insert(dead.record.position, (dead.attempts, dead.reason));
+                assert!(twice.is_none(), "a record dies once");
+            }
+            Ok(Vec::new())
+        }))
+    }
+
+    fn committed(&self) -> watch::Receiver<Position> {
+        self.committed.subscribe()
+    }
+
+    fn retrying(&self, _: DestinationId) -> u64 {
+        self.disk.lock().unwrap().retry.len() as u64
+    }
+}
+
+impl Pages for Model {
+    fn read(
+        &mut self,
+        _: DestinationId,
+        after: Position,
+        count: usize,
+        _: usize,
+    ) -> Result<Page, store::Error> {
+        let disk = self.disk.lock().unwrap();
+        let records: Vec<_> = disk
+            .records
+            .range(Position(after.0 + 1)..)
+            .take(count)
+            .map(|(_, record)| record.clone())
+            .collect();
+        let scanned_to = records.last().map_or(after, |record| record.position);
+        Ok(Page {
+            records,
+            scanned_to,
+        })
+    }
+
+    fn retries(
+        &mut self,
+        _: DestinationId,
+        count: usize,
+        _: usize,
+    ) -> Result<Vec<Retry>, store::Error> {
+        let disk = self.disk.lock().unwrap();
+        Ok(disk.retry.values().take(count).cloned().collect())
+    }
+}
+
+fn record(position: u64, device: u8) -> Record {
+    let at = Timestamp::from_millis(1_700_000_000_000);
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&position.to_be_bytes());
+    let event = Event {
+        key: Key(key),
+        id: None,
+        id_source: IdSource::None,
+        kind: "iot.telemetry.v1".into(),
+        device: format!("device-{device}").into(),
+        site: None,
+        time: at,
+        time_source: TimeSource::Received,
+        received: at,
+        sequence: Some(position),
+        partition_key: None,
+        topic: "t".into(),
+        traceparent: None,
+        measurements: Vec::new(),
+        tags: Vec::new(),
+    };
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    Record {
+        position: Position(position),
+        key: event.key,
+        received: at,
+        routes: Routes::NONE.with(ID),
+        body: body.into(),
+    }
+}
+
+/// How the destination treats the next batch, or a record of it.
+#[derive(Debug, Clone)]
+enum Mood {
+    Fine,
+    Unavailable,
+    /// Takes the batch, but the answer is lost.
+    Ambiguous,
+    Misconfigured,
+    Throttled,
+    /// Knows nothing of the records from here on.
+    Breaks(usize),
+    /// These records of the batch fail by themselves, for now or for good.
+    Fails(Vec<usize>),
+    Refuses(Vec<usize>),
+}
+
+/// Takes records by key, once each, and in order per partition key: while a
+/// record fails for now, it takes no later one of its key that is in flight with it,
+/// and once a batch has failed it takes none of those in flight beside it.
+#[derive(Debug, Default)]
+struct Place {
+    moods: Vec<Mood>,
+    /// Positions per device, in the order taken.
+    taken: HashMap<String, Vec<u64>>,
+    seen: BTreeSet<u64>,
+    copies: usize,
+    /// Failed for now, per device: the oldest.
+    failing: HashMap<String, u64>,
+    refused: BTreeSet<u64>,
+    broken: bool,
+    batches: Vec<Vec<u64>>,
+    out: usize,
+    out_most: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Fake {
+    place: Arc<Mutex<Place>>,
+    limits: Limits,
+}
+
+impl Fake {
+    fn new(moods: Vec<Mood>, in_flight: usize) -> Self {
+        Self {
+            place: Arc::new(Mutex::new(Place {
+                moods,
+                ..Place::default()
+            })),
+            limits: Limits {
+                batch_records: 8,
+                batch_bytes: 4_096,
+                linger: Duration::from_millis(5),
+                in_flight,
+            },
+        }
+    }
+}
+
+impl Place {
+    fn take(&mut self, device: &str, position: u64) {
+        if self.seen.insert(position) {
+            self.taken
+                .entry(device.to_owned())
+                .or_default()
+                .push(position);
+        } else {
+            self.copies += 1;
+        }
+        if self.failing.get(device) == Some(&position) {
+            self.failing.remove(device);
+        }
+    }
+
+    fn answer(&mut self, items: &[(String, u64)]) -> Outcomes {
+        self.batches
+            .push(items.iter().map(|(_, position)| *position).collect());
+        let unavailable = || {
+            Err(Trouble::Unavailable {
+                reason: "away".to_owned(),
+                retry_after: None,
+            })
+        };
+        if self.broken {
+            return unavailable();
+        }
+        let mood = self.moods.pop().unwrap_or(Mood::Fine);
+        self.broken = !matches!(mood, Mood::Fine | Mood::Fails(_) | Mood::Refuses(_));
+        match &mood {
+            Mood::Unavailable => return unavailable(),
+            Mood::Misconfigured => return Err(Trouble::Misconfigured("no such place".to_owned())),
+            _ => {}
+        }
+        let mut outcomes = Vec::new();
+        for (n, (device, position)) in items.iter().enumerate() {
+            let behind = self
+                .failing
+                .get(device)
+                .is_some_and(|failing| failing < position);
+            let outcome = match &mood {
+                Mood::Throttled => Outcome::Throttled { retry_after: None },
+                Mood::Breaks(from) if n >= *from => Outcome::Unknown("broke".to_owned()),
+                _ if self.refused.contains(position) => Outcome::Permanent("never".to_owned()),
+                Mood::Refuses(which) if which.contains(&n) => {
+                    self.refused.insert(*position);
+                    Outcome::Permanent("never".to_owned())
+                }
+                Mood::Fails(which) if which.contains(&n) || behind => {
+                    self.failing.entry(device.clone()).or_insert(*position);
+                    Outcome::Transient("not now".to_owned())
+                }
+                _ if behind => Outcome::Transient("behind".to_owned()),
+                _ => {
+                    self.take(device, *position);
+                    Outcome::Acknowledged
+                }
+            };
+            outcomes.push(outcome);
+        }
+        if matches!(mood, Mood::Ambiguous) {
+            return unavailable();
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Destination for Fake {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        let items: Vec<_> = batch
+            .items
+            .iter()
+            .map(|item| (item.partition_key().to_owned(), item.position().0))
+            .collect();
+        // The order in which batches are handed over is the order in which they arrive.
+        let outcomes = {
+            let mut place = self.place.lock().unwrap();
+            place.out += 1;
+            place.out_most = place.out_most.max(place.out);
+            place.answer(&items)
+        };
+        let delay = Duration::from_millis(1 + items[0].1 % 7);
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            let mut place = self.place.lock().unwrap();
+            place.out -= 1;
+            if place.out == 0 {
+                place.broken = false;
+                place.failing.clear();
+            }
+            outcomes
+        })
+    }
+}
+
+fn engine(model: &Model, fake: &Fake, attempts_max: u32) -> (Engine<Model, Model>, Handle) {
+    let status = Handle::default();
+    let engine = Engine::new(Parts {
+        name: "test".into(),
+        id: ID,
+        cursor: model.disk.lock().unwrap().cursor,
+        destination: Arc::new(fake.clone()),
+        retrying: Retrying {
+            first: Duration::from_millis(10),
+            max: Duration::from_secs(1),
+            attempts_max,
+        },
+        journal: Arc::new(model.clone()),
+        pages: model.clone(),
+        clock: Arc::new(TestClock(Instant::now())),
+        status: status.clone(),
+    });
+    (engine, status)
+}
+
+/// Runs an engine until nothing is left to deliver.
+async fn drain(model: &Model, fake: &Fake, attempts_max: u32) -> Status {
+    let (engine, status) = engine(model, fake, attempts_max);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(engine.run(stop.clone()));
+    let everything = async {
+        while model.backlog() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3_600), everything)
+        .await
+        .expect("everything is settled within an hour of test time");
+    let last = status.status();
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    last
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+fn mood() -> impl Strategy<Value = Mood> {
+    let some = || proptest::collection::vec(0usize..8, 0..3);
+    prop_oneof![
+        6 => Just(Mood::Fine),
+        2 => Just(Mood::Unavailable),
+        2 => Just(Mood::Ambiguous),
+        1 => Just(Mood::Misconfigured),
+        2 => Just(Mood::Throttled),
+        2 => (0usize..8).prop_map(Mood::Breaks),
+        3 => some().prop_map(Mood::Fails),
+        2 => some().prop_map(Mood::Refuses),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn nothing_is_lost_reordered_or_settled_too_early(
+        devices in proptest::collection::vec(0u8..5, 1..80),
+        moods in proptest::collection::vec(mood(), 0..40),
+        in_flight in 1usize..4,
+        crashes in proptest::collection::vec(1u64..400, 0..4),
+        attempts_max in prop_oneof![Just(3u32), Just(1000)],
+    ) {
+        let total = devices.len();
+        let (model, fake) = (Model::new(), Fake::new(moods, in_flight));
+        paused().block_on(async {
+            let feed = async {
+                for (n, device) in devices.iter().enumerate() {
+                    model.append(record(n as u64 * 2 + 1, *device));
+                    if n % 3 == 0 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                }
+            };
+            let crash = async {
+                for after in &crashes {
+                    let (engine, _) = engine(&model, &fake, attempts_max);
+                    let running = engine.run(CancellationToken::new());
+                    drop(tokio::time::timeout(Duration::from_millis(*after), running).await);
+                    let mut place = fake.place.lock().unwrap();
+                    (place.out, place.broken) = (0, false);
+                    place.failing.clear();
+                    drop(place);
+                    check_settled(&model, &fake);
+                }
+            };
+            tokio::join!(feed, crash);
+            drain(&model, &fake, attempts_max).await;
+        });
+        check_settled(&model, &fake);
+        let disk = model.disk.lock().unwrap();
+        let place = fake.place.lock().unwrap();
+        let dead: BTreeSet<u64> = disk.dead.keys().map(|position| position.0).collect();
+        let all: BTreeSet<u64> = place.seen.union(&dead).copied().collect();
+        prop_assert_eq!(all.len(), total, "each record arrives or is a dead letter");
+        prop_assert_eq!(disk.delivered + disk.dead.len() as u64, total as u64);
+        for (device, taken) in &place.taken {
+            prop_assert!(taken.is_sorted(), "{} out of order: {:?}", device, taken);
+        }
+        prop_assert!(place.out_most <= in_flight);
+        if attempts_max > 3 {
+            prop_assert!(dead.is_subset(&place.refused));
+        }
+    }
+}
+
+/// Everything up to the cursor has arrived, waits, or is dead.
+fn check_settled(model: &Model, fake: &Fake) {
+    let disk = model.disk.lock().unwrap();
+    let place = fake.place.lock().unwrap();
+    for position in disk
+        .records
+        .range(..=disk.cursor)
+        .map(|(position, _)| position)
+    {
+        assert!(
+            place.seen.contains(&position.0)
+                || disk.retry.contains_key(position)
+                || disk.dead.contains_key(position),
+            "the cursor passed {position}, which is not settled"
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! What an answer means for the batch.
+//!
+//! | answer | meaning |
+//! |---|---|
+//! | 2xx | all acknowledged, but for records that the body names |
+//! | 207 | the body names each record that was not taken |
+//! | 409 | the batch was taken before: all acknowledged |
+//! | 400, 413, 422 | a record in it is to blame, or its size |
+//! | 429, or 503 with `Retry-After` | slow down |
+//! | 408, 425, other 5xx | away |
+//! | 3xx, other 4xx | needs a person |
+//!
+//! A body that names records: `{"items":[{"index":3,"status":422,"error":"..."}]}`
+//! with `application/json`, where `status` reads as above for that one record.
+
+use std::time::Duration;
+
+use reqwest::{
+    Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
+};
+use serde::Deserialize;
+
+use super::{Error, Outcome, away, unavailable};
+use crate::event::Timestamp;
+
+/// More of an answer is not read.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How much of an answer is shown in a reason.
+const SHOWN: usize = 200;
+/// No destination makes us wait longer than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
+
+/// What became of a batch that was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// One per record.
+    Outcomes(Vec<Outcome>),
+    /// Nothing was taken, and a record in it is to blame.
+    Refused(String),
+    /// Nothing was taken, for now.
+    Throttled(Option<Duration>),
+}
+
+/// Reads the answer to a batch of `records`.
+pub(super) async fn read(
+    mut response: Response,
+    records: usize,
+    now: Timestamp,
+) -> Result<Reply, Error> {
+    let status = response.status();
+    let retry_after = retry_after(response.headers(), now);
+    let is_json = is_json(response.headers());
+    let location = response.headers().get(LOCATION).cloned();
+    let (body, whole) = body(&mut response).await?;
+    let reason = || describe(status, &body);
+    match status.as_u16() {
+        207 => match parse(&body, records) {
+            Some(outcomes) if whole => Ok(Reply::Outcomes(outcomes)),
+            _ => Err(unavailable(format!(
+                "an answer that cannot be read: {}",
+                reason()
+            ))),
+        },
+        200..=299 => {
+            let named = (is_json && whole).then(|| parse(&body, records)).flatten();
+            Ok(Reply::Outcomes(
+                named.unwrap_or_else(|| vec![Outcome::Acknowledged; records]),
+            ))
+        }
+        409 => Ok(Reply::Outcomes(vec![Outcome::Acknowledged; records])),
+        400 | 413 | 422 => Ok(Reply::Refused(reason())),
+        429 => Ok(Reply::Throttled(retry_after)),
+        503 if retry_after.is_some() => Ok(Reply::Throttled(retry_after)),
+        408 | 425 | 500..=599 => Err(Error::Unavailable {
+            reason: reason(),
+            retry_after,
+        }),
+        300..=399 => {
+            let to = location.as_ref().and_then(|to| to.to_str().ok());
+            let to = to.unwrap_or("an address that it does not give");
+            Err(Error::Misconfigured(format!("{status}: redirects to {to}")))
+        }
+        _ => Err(Error::Misconfigured(reason())),
+    }
+}
+
+/// The beginning of the body, and whether that is all of it.
+async fn body(response: &mut Response) -> Result<(Vec<u8>, bool), Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(away)? {
+        if body.len() + chunk.len() > BODY_BYTES_MAX {
+            return Ok((body, false));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body, true))
+}
+
+#[derive(Deserialize)]
+struct Named {
+    items: Vec<NamedItem>,
+}
+
+#[derive(Deserialize)]
+struct NamedItem {
+    index: usize,
+    status: u16,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    retry_after: Option<u64>,
+}
+
+/// Outcomes from a body that names records; `None` if it is something else.
+fn parse(body: &[u8], records: usize) -> Option<Vec<Outcome>> {
+    let named: Named = serde_json::from_slice(body).ok()?;
+    let mut outcomes = vec![Outcome::Acknowledged; records];
+    for item in named.items {
+        let slot = outcomes.get_mut(item.index)?;
+        *slot = outcome(item);
+    }
+    Some(outcomes)
+}
+
+fn outcome(item: NamedItem) -> Outcome {
+    let reason = |error: Option<String>| match error {
+        Some(error) => format!("{}: {error}", item.status),
+        None => item.status.to_string(),
+    };
+    match item.status {
+        200..=299 | 409 => Outcome::Acknowledged,
+        429 => Outcome::Throttled {
+            retry_after: item.retry_after.map(seconds),
+        },
+        408 | 425 | 500.. => Outcome::Transient(reason(item.error)),
+        _ => Outcome::Permanent(reason(item.error)),
+    }
+}
+
+fn describe(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]);
+    let text = text.trim().replace(char::is_control, " ");
+    if text.is_empty() {
+        status.to_string()
+    } else {
+        format!("{status}: {text}")
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// `Retry-After`, in seconds or as a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(after) = text.parse() {
+        return Some(seconds(after));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let after = at.as_millisecond().saturating_sub(now.as_millis());
+    Some(Duration::from_millis(u64::try_from(after).unwrap_or(0)).min(RETRY_AFTER_MAX))
+}
+
+fn seconds(after: u64) -> Duration {
+    Duration::from_secs(after).min(RETRY_AFTER_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_names_the_records_that_were_not_taken() {
+        let body = br#"{"items":[{"index":1,"status":422,"error":"no unit"},
+            {"index":2,"status":429,"retry_after":7},{"index":3,"status":409},
+            {"index":4,"status":503}]}"#;
+        assert_eq!(
+            parse(body, 6).unwrap(),
+            [
+                Outcome::Acknowledged,
+                Outcome::Permanent("422: no unit".to_owned()),
+                Outcome::Throttled {
+                    retry_after: Some(Duration::from_secs(7))
+                },
+                Outcome::Acknowledged,
+                Outcome::Transient("503".to_owned()),
+                Outcome::Acknowledged,
+            ]
+        );
+        for other in [
+            &b"ok"[..],
+            b"{}",
+            br#"{"items":[{"index":6,"status":200}]}"#,
+        ] {
+            assert_eq!(parse(other, 6), None);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_never_long() {
+        let check = |text: &str, expect: Option<u64>| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            let now = Timestamp::from_millis(784_111_777_000);
+            let after = retry_after(&headers, now);
+            assert_eq!(after, expect.map(Duration::from_secs), "{text}");
+        };
+        check("120", Some(120));
+        check("Sun, 06 Nov 1994 08:50:37 GMT", Some(60));
+        check("Sun, 06 Nov 1994 08:00:00 GMT", Some(0));
+        check("99999999999", Some(900));
+        check("soon", None);
+    }
+}
