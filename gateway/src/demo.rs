@@ -30,10 +30,18 @@ use crate::{
 };
 
 /// The hidden command that turns this program into its own device simulator.
-pub const DEVICES_COMMAND: &str = "demo-devices";
+const DEVICES_COMMAND: &str = "demo-devices";
 
 /// How long the last events may take to arrive.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
+
+/// Whether this process was started to be the devices; then it is nothing else.
+pub fn devices() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next()?;
+    (command == DEVICES_COMMAND)
+        .then(|| device_sim::main(std::iter::once("device-sim".into()).chain(arguments)))
+}
 
 /// Arguments of `penstock demo`.
 #[derive(Debug, clap::Args)]
