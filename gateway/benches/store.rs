@@ -150,14 +150,13 @@ async fn measure(case: &Case, dir: &Path) {
         produce(&handle, case, Routes::NONE, u64::MAX / 2, case.keys_before).await;
     }
     let before = handle.status();
-    let end = before.committed.0 + case.events;
+    let start = before.committed;
+    let end = start.0 + case.events;
     let began = Instant::now();
     let readers: Vec<_> = (0..case.readers)
         .map(|id| {
             let handle = handle.clone();
-            tokio::task::spawn_blocking(move || {
-                drain(&handle, DestinationId(id), before.committed, end)
-            })
+            tokio::task::spawn_blocking(move || drain(&handle, DestinationId(id), start, end))
         })
         .collect();
     produce(&handle, case, routes, 0, case.events).await;

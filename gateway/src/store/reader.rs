@@ -6,8 +6,11 @@
 //! A damaged row is passed, and the writer is told of it.
 
 use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,35 +44,53 @@ pub struct Page {
     pub scanned_to: Position,
 }
 
-/// Damaged rows that readers met and the writer has not dealt with; it does so
-/// before it applies any progress that passes them.
+/// What readers and the writer tell each other about damage.
 #[derive(Debug, Default)]
-pub(super) struct Noticed(Mutex<Vec<Position>>);
+pub(super) struct Noticed {
+    /// Rows with a wrong checksum that readers met. The writer deals with them
+    /// before it applies any progress that passes them.
+    rows: Mutex<Vec<Position>>,
+    /// A reader found the structure of the file damaged.
+    structure: AtomicBool,
+    /// How often the file was replaced by a salvaged one.
+    replaced: AtomicU64,
+}
 
 impl Noticed {
-    const POSITIONS_MAX: usize = 4_096;
+    const ROWS_MAX: usize = 4_096;
 
-    pub(super) fn put(&self, positions: &[Position]) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(positions);
+    pub(super) fn put_rows(&self, positions: &[Position]) {
+        self.rows().extend(positions);
     }
 
-    pub(super) fn take(&self) -> Vec<Position> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_rows(&self) -> Vec<Position> {
+        std::mem::take(&mut self.rows())
+    }
+
+    pub(super) fn take_structure(&self) -> bool {
+        self.structure.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.rows().is_empty() && !self.structure.load(Ordering::Acquire)
+    }
+
+    /// Readers must open the file again.
+    pub(super) fn replace_file(&self) {
+        self.structure.store(false, Ordering::Release);
+        self.replaced.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Acquire)
     }
 
     fn is_full(&self, more: usize) -> bool {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
-        waiting + more >= Self::POSITIONS_MAX
+        self.rows().len() + more >= Self::ROWS_MAX
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Vec<Position>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,6 +99,9 @@ impl Noticed {
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
+    database: Arc<PathBuf>,
+    /// Which file `connection` is of, in [`Noticed::replaced`].
+    file: u64,
     committed: watch::Receiver<Position>,
     tail: Arc<Tail>,
     noticed: Arc<Noticed>,
@@ -85,8 +109,11 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn open(handle: &Handle) -> Result<Self, Error> {
+        let file = handle.noticed.replaced();
         Ok(Self {
             connection: open_read_only(&handle.database)?,
+            database: handle.database.clone(),
+            file,
             committed: handle.committed.clone(),
             tail: handle.tail.clone(),
             noticed: handle.noticed.clone(),
@@ -97,7 +124,8 @@ impl Reader {
     /// about `bytes`, in one short read transaction.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// When the database cannot be read. A damaged one is replaced by the writer
+    /// within a moment: try again.
     pub fn read(
         &mut self,
         destination: DestinationId,
@@ -108,15 +136,23 @@ impl Reader {
         if let Some(page) = self.tail.read(destination, after, count, bytes) {
             return Ok(page);
         }
-        // What was committed before the transaction begins is visible in it.
-        let committed = *self.committed.borrow();
-        let mut damaged = Vec::new();
-        let mut page = self.scan(destination, after, count, bytes, &mut damaged)?;
-        if page.scanned_to == END {
-            page.scanned_to = committed.max(after);
+        loop {
+            self.follow_file()?;
+            // What was committed before the transaction begins is visible in it.
+            let committed = *self.committed.borrow();
+            let mut damaged = Vec::new();
+            let scanned = self.scan(destination, after, count, bytes, &mut damaged);
+            if self.noticed.replaced() != self.file {
+                // The old file knows nothing of what the new one was given meanwhile.
+                continue;
+            }
+            let mut page = scanned.map_err(|error| self.notice(error))?;
+            if page.scanned_to == END {
+                page.scanned_to = committed.max(after);
+            }
+            self.noticed.put_rows(&damaged);
+            return Ok(page);
         }
-        self.noticed.put(&damaged);
-        Ok(page)
     }
 
     /// Records of `destination` that wait for another attempt, by position: at
@@ -130,6 +166,12 @@ impl Reader {
         count: usize,
         bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
+        self.follow_file()?;
+        self.waiting(destination, count)
+            .map_err(|error| self.notice(error))
+    }
+
+    fn waiting(&self, destination: DestinationId, count: usize) -> Result<Vec<Retry>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT attempts, not_before, reason, position, routes, received, frame
              FROM retry WHERE destination = ?1 ORDER BY position LIMIT ?2",
@@ -156,8 +198,26 @@ impl Reader {
         }
         drop(rows);
         drop(statement);
-        self.noticed.put(&damaged);
+        self.noticed.put_rows(&damaged);
         Ok(retries)
+    }
+
+    /// Opens the file again where the writer has replaced it.
+    fn follow_file(&mut self) -> Result<(), Error> {
+        let replaced = self.noticed.replaced();
+        if replaced != self.file {
+            self.connection = open_read_only(&self.database)?;
+            self.file = replaced;
+        }
+        Ok(())
+    }
+
+    /// Lets the writer know of a damaged file.
+    fn notice(&self, error: Error) -> Error {
+        if error.means_damage() {
+            self.noticed.structure.store(true, Ordering::Release);
+        }
+        error
     }
 
     /// Looks through the journal; `scanned_to` is [`END`] where the end was reached.

@@ -13,9 +13,10 @@ use std::{
 use rusqlite::{Connection, Row, types::ValueRef};
 
 use super::{
-    Error, frame,
-    frame::integer,
-    stage,
+    Error,
+    account::Name,
+    frame::{self, integer},
+    schema, stage,
     state::{Standing, State},
 };
 use crate::record::{DestinationId, Position, Record};
@@ -155,6 +156,35 @@ pub(super) fn salvage(
     state.commit += 1;
     stage::write_state(fresh, &state, &mut Vec::new())?;
     Ok(salvaged)
+}
+
+/// Replaces the damaged file under a running writer. Returns where the journal
+/// stands now, and where the old file is.
+pub(super) fn replace(
+    connection: &mut Connection,
+    state: &State,
+    names: &[Name],
+) -> Result<(State, PathBuf), Error> {
+    let database = PathBuf::from(connection.path().unwrap_or_default());
+    *connection = Connection::open_in_memory()?;
+    let aside = set_aside(&database)?;
+    let mut fresh = schema::open(&database)?;
+    schema::migrate(&mut fresh)?;
+    let names: Vec<_> = names.iter().map(|n| (n.id, n.name.to_string())).collect();
+    salvage(Some(&aside), &mut fresh, Some(state), &names)?;
+    let mut now = super::open::read_state(&fresh)?.unwrap_or_default();
+    for d in &mut now.destinations {
+        let Some(before) = state.destinations.iter().find(|b| b.id == d.id) else {
+            continue;
+        };
+        // What is lost on disk may be in flight, or in memory, and be delivered yet.
+        d.reported = before.reported;
+        d.overtaken = before.overtaken;
+        d.overtaken.damaged += d.damaged.saturating_sub(before.damaged);
+        d.overtaken.to = d.overtaken.to.max(now.position);
+    }
+    *connection = fresh;
+    Ok((now, aside))
 }
 
 /// What is neither settled nor here is lost.

@@ -34,7 +34,7 @@ use super::{
     reader::Noticed,
     retention,
     room::Room,
-    settle,
+    salvage, settle,
     stage::{self, Stage},
     state::State,
     status::Status,
@@ -58,6 +58,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long settled records may stay when there is little to trim, and how
 /// often expired ones are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// Damaged files replaced in one run: more means that the disk itself is failing.
+const REPLACEMENTS_MAX: u32 = 3;
 /// Commits that may fail in a row.
 const FAILURES_MAX: u32 = 3;
 
@@ -95,6 +97,8 @@ pub(super) struct Duties {
     /// Damaged rows to set aside.
     damaged: Vec<Position>,
     failures: u32,
+    /// How often the file was replaced.
+    replaced: u32,
     promises_failing: bool,
 }
 
@@ -210,7 +214,10 @@ impl Writer {
     /// Applies `batch` and answers it, however often that takes; leaves it empty.
     pub(super) fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
         let mut accept = self.duties.hold.is_none_or(|until| Instant::now() >= until);
-        self.duties.damaged.append(&mut self.noticed.take());
+        self.duties.damaged.append(&mut self.noticed.take_rows());
+        if self.noticed.take_structure() {
+            self.replace_file()?;
+        }
         loop {
             match self.attempt(batch, accept) {
                 Ok((stage, outcomes)) => {
@@ -237,6 +244,10 @@ impl Writer {
                         std::thread::sleep(TICK);
                     }
                     accept = false;
+                }
+                Err(error) if means_damage(&error) => {
+                    tracing::error!(%error, "the journal is damaged");
+                    self.replace_file()?;
                 }
                 Err(error) => {
                     tracing::error!(%error, "failed to commit");
@@ -476,6 +487,22 @@ impl Writer {
         self.publish_status();
     }
 
+    /// The file turned out to be damaged while it was in use: it is set aside
+    /// and salvaged as at a start, and work goes on with the fresh one.
+    fn replace_file(&mut self) -> Result<(), Failure> {
+        self.duties.replaced += 1;
+        if self.duties.replaced > REPLACEMENTS_MAX {
+            return Err(Failure("its file is damaged again and again".into()));
+        }
+        let replaced = salvage::replace(&mut self.connection, &self.state, &self.account.names);
+        let (state, aside) = replaced.map_err(|error| Failure(error.to_string().into()))?;
+        tracing::error!(file = %aside.display(), "a damaged journal was set aside and salvaged");
+        self.state = state;
+        self.account.set_aside.push(aside);
+        self.noticed.replace_file();
+        Ok(())
+    }
+
     /// Whether the disk has no more room, in one of the ways that SQLite says so.
     fn means_full(&self, error: &rusqlite::Error) -> bool {
         match error.sqlite_error_code() {
@@ -520,19 +547,21 @@ fn make_room(
     Ok(room.fits(bytes))
 }
 
-/// Whether a later commit may succeed. After a failed sync nobody knows what is
-/// on disk; a damaged file is for the next start to set aside.
+/// Whether a later commit may succeed: after a failed sync nobody knows what is on disk.
 fn may_pass(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::SqliteFailure(failure, _) = error else {
         return true;
     };
-    let sync_failed = matches!(
+    !matches!(
         failure.extended_code,
         rusqlite::ffi::SQLITE_IOERR_FSYNC | rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC
-    );
-    let damaged = matches!(
-        failure.code,
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase
-    );
-    !sync_failed && !damaged
+    )
+}
+
+fn means_damage(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseCorrupt | NotADatabase)
+    )
 }

@@ -205,7 +205,7 @@ async fn a_record_in_flight_whose_row_is_damaged_counts_as_delivered() {
     let disk = rusqlite::Connection::open(place.database()).expect("the file");
     disk.execute("UPDATE events SET received = 1 WHERE position = 2", [])
         .expect("written");
-    handle.noticed.put(&[Position(2)]);
+    handle.noticed.put_rows(&[Position(2)]);
     until(&handle, |s| s.destinations[0].damaged == 1).await;
     settle(&handle, delivered(0, 1, 1)).await;
     settle(&handle, delivered(0, 3, 2)).await;
@@ -219,6 +219,48 @@ async fn a_record_in_flight_whose_row_is_damaged_counts_as_delivered() {
         (0, 3)
     );
     running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn a_page_destroyed_under_a_running_gateway_is_survived_without_a_restart() {
+    let place = filled().await;
+    let (store, _) = place.open().expect("opens");
+    let handle = store.handle();
+    // After the check at the start; nobody has read the page yet.
+    destroy_page(&place, page_with(&place, b"event 300"));
+    let running = store.run().expect("a thread");
+    let mut reader = handle.reader().expect("a reader");
+    let (mut after, mut read) = (Position(0), 0);
+    while after < Position(EVENTS) {
+        let Ok(page) = reader.read(DestinationId(0), after, 50, 1 << 20) else {
+            // It is being replaced.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        let count = page.records.len() as u64;
+        (after, read) = (page.scanned_to, read + count);
+        settle(&handle, delivered(0, after.0, count)).await;
+    }
+    let status = handle.status();
+    assert_balanced(&status);
+    let [a, b] = &status.destinations[..] else {
+        panic!("{status:?}")
+    };
+    assert_eq!(
+        (a.delivered, a.damaged, a.backlog),
+        (read, EVENTS - read, 0)
+    );
+    assert!(a.damaged > 0 && a.damaged < 150, "{a:?}");
+    assert_eq!(b.damaged, a.damaged);
+    assert_eq!(status.set_aside.len(), 1);
+    let next = append(&handle, vec![event(9_999, to(&[0])), event(1, to(&[0]))]).await;
+    assert_eq!(
+        next,
+        [Appended::Stored(Position(EVENTS + 1)), Appended::Duplicate]
+    );
+    running.shutdown().await.expect("an orderly end");
+    let report = verify(place.dir.path()).expect("readable");
+    assert!(report.is_whole(), "{report:?}");
 }
 
 #[tokio::test]
