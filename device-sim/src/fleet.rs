@@ -181,7 +181,7 @@ pub(crate) fn run(
             .all(std::thread::ScopedJoinHandle::is_finished)
         {
             std::thread::park_timeout(progress.interval());
-            progress.show(&total);
+            progress.show(total);
         }
         for worker in workers {
             if worker.join().is_err() {

@@ -18,9 +18,9 @@ use crate::{
 /// What the client owes us for an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owed {
-    PubAck,
-    PubRec,
-    PubComp,
+    Ack,
+    Rec,
+    Comp,
 }
 
 #[derive(Debug)]
@@ -93,8 +93,8 @@ impl Outbound {
             delivered += 1;
             match delivery.qos {
                 QoS::AtMostOnce => {}
-                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::PubAck)),
-                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::PubRec)),
+                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::Ack)),
+                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::Rec)),
             }
         }
         counters.delivered.add(delivered);
@@ -127,15 +127,15 @@ impl Outbound {
             return Ok(());
         };
         match (kind, owed) {
-            (Kind::PubAck, Owed::PubAck) | (Kind::PubComp, Owed::PubComp) => {
+            (Kind::PubAck, Owed::Ack) | (Kind::PubComp, Owed::Comp) => {
                 self.in_flight.remove(&ack.id);
             }
             // The client refuses it: the exchange is over.
-            (Kind::PubRec, Owed::PubRec) if ack.reason >= 0x80 => {
+            (Kind::PubRec, Owed::Rec) if ack.reason >= 0x80 => {
                 self.in_flight.remove(&ack.id);
             }
-            (Kind::PubRec, Owed::PubRec | Owed::PubComp) => {
-                self.in_flight.insert(ack.id, Owed::PubComp);
+            (Kind::PubRec, Owed::Rec | Owed::Comp) => {
+                self.in_flight.insert(ack.id, Owed::Comp);
                 self.release(wire, ack.id, reason::SUCCESS);
             }
             _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),
