@@ -167,11 +167,16 @@ impl Reader {
         bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
         self.follow_file()?;
-        self.waiting(destination, count)
+        self.waiting(destination, count, bytes)
             .map_err(|error| self.notice(error))
     }
 
-    fn waiting(&self, destination: DestinationId, count: usize) -> Result<Vec<Retry>, Error> {
+    fn waiting(
+        &self,
+        destination: DestinationId,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Retry>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT attempts, not_before, reason, position, routes, received, frame
              FROM retry WHERE destination = ?1 ORDER BY position LIMIT ?2",
