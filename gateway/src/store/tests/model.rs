@@ -284,7 +284,7 @@ impl World {
     fn retry(&mut self, destination: u8, outcomes: &[u8]) {
         let mut reader = self.store().handle().reader().expect("a reader");
         let retries = reader
-            .retries(DestinationId(destination), 4)
+            .retries(DestinationId(destination), 4, usize::MAX)
             .expect("retries");
         let expected: Vec<_> = self.twin.fates[usize::from(destination)]
             .iter()
