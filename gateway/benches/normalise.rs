@@ -2,8 +2,6 @@
 //!
 //! `cargo bench -p penstock --bench normalise`
 
-#![expect(missing_docs, reason = "divan's macros make public items")]
-
 use std::sync::Arc;
 
 use divan::{Bencher, black_box, counter::ItemsCount};
