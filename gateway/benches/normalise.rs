@@ -2,7 +2,6 @@
 //!
 //! `cargo bench -p penstock --bench normalise`
 
-
 use std::sync::Arc;
 
 use divan::{Bencher, black_box, counter::ItemsCount};

@@ -1,14 +1,277 @@
-//! THROWAWAY
-use std::{path::{Path,PathBuf}, sync::Arc, time::Duration};
-use crate::*;
-pub struct Config { pub data_dir: PathBuf, pub broker: penstock_broker::Config, pub http: http::Config, pub store: store::Config, pub ingest: ingest::Config, pub destinations: Vec<forward::Config>, pub log: telemetry::Config, pub shutdown_grace_period: Duration }
-impl Config { pub fn load(p: Option<&Path>) -> anyhow::Result<Self> {
-  let t: toml::Table = toml::from_str(&std::fs::read_to_string(p.unwrap())?)?;
-  let data_dir = PathBuf::from(t["data_dir"].as_str().unwrap());
-  let d = t["destination"].as_array().unwrap()[0].as_table().unwrap();
-  let name: Arc<str> = d["name"].as_str().unwrap().into();
-  let kind = if d["type"].as_str()==Some("file") { let mut f = forward::file::Config::new(data_dir.join("events")); f.files_max=2; forward::Kind::File(f) } else { todo!() };
-  Ok(Self { broker: penstock_broker::Config{ listen: t["broker"]["listen"].as_str().unwrap().parse()?, ..Default::default() }, http: http::Config{ listen: t["http"]["listen"].as_str().unwrap().parse()?, allow_anonymous:false},
-   store: store::Config { dir: data_dir.clone(), max_bytes: 20<<30, max_age: None, on_full: store::OnFull::PushBack, reserve_bytes: 16<<20, dedup_age: Duration::from_secs(86400), dedup_count: 2_000_000, dedup_memory_bytes: 128<<20, destinations: vec![name.clone()] },
-   ingest: Default::default(), destinations: vec![forward::Config{name, kind, retry_first: Duration::from_millis(200), retry_max: Duration::from_secs(30), attempts_max: 20}], log: telemetry::Config{level:"warn".into(), ..Default::default()}, shutdown_grace_period: Duration::from_secs(20), data_dir })
-}}
+//! The configuration: one TOML file for all stages.
+//!
+//! Promises: unknown keys are refused; every mistake is said at once, with the
+//! file, the line, the key, what is wrong and what would be right; what came from
+//! the environment is never shown. Reads the file and environment variables, and
+//! touches nothing else: a configuration that is fine may still name a port that
+//! is taken.
+//!
+//! Each stage has its own `Config`; this puts them together. What all the keys
+//! mean is in `docs/configuration.md`, which a test compares with what is read here.
+
+mod destination;
+mod mapping;
+mod mistake;
+mod reader;
+mod stages;
+mod unit;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use toml::de::DeTable;
+
+pub use mistake::{Mistake, Mistakes};
+pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
+
+use crate::{
+    forward, http, ingest,
+    record::DESTINATIONS_MAX,
+    store::{self},
+    telemetry,
+};
+use reader::{Env, Reader, Table};
+
+/// Where the journal is kept unless the configuration says otherwise.
+const DATA_DIR: &str = "./penstock-data";
+/// A configuration file has at most so many bytes.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the journal and the file destinations are.
+    pub data_dir: PathBuf,
+    /// How long an orderly end may take.
+    pub shutdown_grace_period: Duration,
+    /// The MQTT side.
+    pub broker: penstock_broker::Config,
+    /// The status pages.
+    pub http: http::Config,
+    /// The journal.
+    pub store: store::Config,
+    /// How messages become events.
+    pub ingest: ingest::Config,
+    /// Where events go.
+    pub destinations: Vec<forward::Config>,
+    /// The log.
+    pub log: telemetry::Config,
+}
+
+impl Config {
+    /// Reads a file; without one, the defaults, in `./penstock-data`. Environment
+    /// variables are those of the process.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn load(path: Option<&Path>) -> Result<Self, Mistakes> {
+        let Some(path) = path else {
+            return Ok(Self::defaults(Path::new(DATA_DIR)));
+        };
+        let with_file = |mistakes| Mistakes {
+            file: Some(path.to_path_buf()),
+            mistakes,
+        };
+        let text = read_text(path).map_err(|what| {
+            with_file(vec![Mistake {
+                line: None,
+                key: String::new(),
+                what,
+            }])
+        })?;
+        // What is relative is relative to the file, wherever the program was started.
+        let dir = path.parent().unwrap_or_else(|| Path::new(""));
+        Self::parse(&text, dir, &|name| std::env::var(name).ok())
+            .0
+            .map_err(with_file)
+    }
+
+    /// Everything by default, with the journal in `data_dir`.
+    pub fn defaults(data_dir: &Path) -> Self {
+        let (config, _) = Self::parse("", Path::new(""), &|_| None);
+        let config = config.map_err(|mistakes| Mistakes {
+            file: None,
+            mistakes,
+        });
+        config.expect("no text has no mistakes").moved_to(data_dir)
+    }
+
+    /// Reads a text. `dir` is what a relative `data_dir` is relative to, `env` has
+    /// the environment variables.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn from_text(
+        text: &str,
+        dir: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Mistakes> {
+        Self::parse(text, dir, env).0.map_err(|mistakes| Mistakes {
+            file: None,
+            mistakes,
+        })
+    }
+
+    fn moved_to(mut self, data_dir: &Path) -> Self {
+        self.store.dir = data_dir.to_path_buf();
+        self.destinations = vec![destination::default(data_dir)];
+        self.data_dir = data_dir.to_path_buf();
+        self
+    }
+
+    /// Also says which keys are known, as far as the text goes.
+    fn parse(
+        text: &str,
+        dir: &Path,
+        env: Env<'_>,
+    ) -> (Result<Self, Vec<Mistake>>, BTreeSet<String>) {
+        let reader = Reader::new(text, env);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            reader.mistake(
+                error.span().as_ref(),
+                "",
+                format!("not TOML: {}", error.message().trim()),
+            );
+        }
+        // What was recovered may be something else than what was meant.
+        let config = errors
+            .is_empty()
+            .then(|| Self::read(&Table::root(&reader, root.get_ref()), dir));
+        let (mistakes, known) = reader.finish();
+        match config {
+            Some(config) if mistakes.is_empty() => (Ok(config), known),
+            _ => (Err(mistakes), known),
+        }
+    }
+
+    fn read(root: &Table<'_, '_, '_>, dir: &Path) -> Self {
+        let data_dir = root.text("data_dir");
+        // Collected anew, so that no "." stays within it.
+        let data_dir: PathBuf = dir
+            .join(data_dir.as_ref().map_or(DATA_DIR, |text| &text.value))
+            .components()
+            .collect();
+        let site = root.parsed("site", |site| match site {
+            "" => Err("a site has a name; leave the key away for none"),
+            site => Ok(Arc::from(site)),
+        });
+        let shutdown_grace_period = root.duration(
+            "shutdown_grace_period",
+            Duration::from_secs(1)..=Duration::from_secs(3_600),
+            Duration::from_secs(20),
+        );
+        let broker = stages::broker(root.table("broker"));
+        let http_table = root.table("http");
+        let http_listen = http_table.span("listen");
+        let http = stages::http(http_table);
+        let journal = stages::journal(root.table("store"), root.table("dedup"));
+        let mappings = match root.tables("mapping") {
+            Some(tables) => {
+                if tables.is_empty() {
+                    let what = "with no mapping every message would be quarantined; leave the key away for the built-in ones";
+                    root.mistake(root.span("mapping").as_ref(), "mapping", what);
+                }
+                tables.iter().filter_map(mapping::read).collect()
+            }
+            None => ingest::Config::default().mappings,
+        };
+        let destinations = match root.tables("destination") {
+            Some(tables) => destinations(root, &tables, &data_dir),
+            None => vec![destination::default(&data_dir)],
+        };
+        let log = stages::log(root.table("log"));
+        if broker.listen == http.listen && broker.listen.port() != 0 {
+            let what = format!("{} is the broker's address too", http.listen);
+            root.mistake(http_listen.as_ref(), "http.listen", what);
+        }
+        root.finish();
+        Self {
+            store: store::Config {
+                dir: data_dir.clone(),
+                max_bytes: journal.max_bytes,
+                max_age: journal.max_age,
+                on_full: journal.on_full,
+                reserve_bytes: journal.reserve_bytes,
+                dedup_age: journal.dedup_age,
+                dedup_count: journal.dedup_count,
+                dedup_memory_bytes: journal.dedup_memory_bytes,
+                destinations: destinations.iter().map(|d| d.name.clone()).collect(),
+            },
+            data_dir,
+            shutdown_grace_period,
+            broker,
+            http,
+            ingest: ingest::Config { mappings, site },
+            destinations,
+            log,
+        }
+    }
+}
+
+fn destinations(
+    root: &Table<'_, '_, '_>,
+    tables: &[Table<'_, '_, '_>],
+    data_dir: &Path,
+) -> Vec<forward::Config> {
+    let span = root.span("destination");
+    if tables.is_empty() {
+        let what = "with no destination events would go nowhere; leave the key away for a file";
+        root.mistake(span.as_ref(), "destination", what);
+    }
+    if tables.len() > DESTINATIONS_MAX {
+        let what = format!(
+            "{} destinations; there can be {DESTINATIONS_MAX}",
+            tables.len()
+        );
+        root.mistake(span.as_ref(), "destination", what);
+    }
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let mut paths: HashMap<PathBuf, usize> = HashMap::new();
+    let mut configs = Vec::with_capacity(tables.len());
+    for (n, table) in tables.iter().enumerate() {
+        let read = destination::read(table, data_dir);
+        if let Some(name) = read.name
+            && let Some(first) = names.insert(name.value, n)
+        {
+            let what = format!(
+                "destination[{}] is named {:?} as well",
+                first + 1,
+                name.written
+            );
+            table.mistake(Some(&name.span), "name", what);
+        }
+        let Some(config) = read.config else { continue };
+        if let forward::Kind::File(file) = &config.kind
+            && let Some(first) = paths.insert(file.path.clone(), n)
+        {
+            let what = format!("destination[{}] writes there as well", first + 1);
+            table.mistake(table.span("path").as_ref(), "path", what);
+        }
+        configs.push(config);
+    }
+    configs
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let file = fs::File::open(path).map_err(cannot)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod clock;
+pub mod config;
 pub mod dedup;
 pub mod event;
 pub mod forward;

@@ -184,6 +184,25 @@ impl Mapping {
         }
     }
 
+    /// Where the device's time is, where nothing says otherwise.
+    pub fn builtin_time() -> Time {
+        Time {
+            at: builtin("/ts"),
+            fallback: None,
+            unit: Unit::Auto,
+            required: false,
+        }
+    }
+
+    /// Where the device's counter is, where nothing says otherwise.
+    pub fn builtin_sequence() -> Sequence {
+        Sequence {
+            at: builtin("/seq"),
+            boot: Some(builtin("/boot")),
+            persistent: false,
+        }
+    }
+
     /// The mappings of a gateway without a configuration: `devices/{device}/...`,
     /// and everything else under the name of the client.
     pub fn defaults() -> Vec<Self> {
@@ -196,27 +215,17 @@ impl Mapping {
                     Template::parse(text.as_deref().unwrap_or(otherwise), topic.names())
                         .expect("the capture was just found")
                 };
-                let pointer = |text| Pointer::parse(text).expect("the pointer is well-formed");
                 Self {
                     device: Device::Text(text(&["device"], "{client}")),
                     kind: text(&["type"], KIND_DEFAULT),
                     topic,
                     format: Format::Auto,
                     site: None,
-                    time: Some(Time {
-                        at: pointer("/ts"),
-                        fallback: None,
-                        unit: Unit::Auto,
-                        required: false,
-                    }),
+                    time: Some(Self::builtin_time()),
                     split: None,
                     id: Vec::new(),
                     id_property: Some(ID_PROPERTY_DEFAULT.into()),
-                    sequence: Some(Sequence {
-                        at: pointer("/seq"),
-                        boot: Some(pointer("/boot")),
-                        persistent: false,
-                    }),
+                    sequence: Some(Self::builtin_sequence()),
                     dedup: Dedup::Auto,
                     exclude: Vec::new(),
                     tags: Vec::new(),
@@ -225,6 +234,10 @@ impl Mapping {
             })
             .into()
     }
+}
+
+fn builtin(pointer: &str) -> Pointer {
+    Pointer::parse(pointer).expect("it begins with a slash")
 }
 
 /// What a topic alone tells about its messages.

@@ -1,0 +1,49 @@
+//! What is wrong in a configuration, for the person who wrote it.
+
+use std::{fmt, path::PathBuf};
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Counted from 1; none where the whole file is meant.
+    pub line: Option<usize>,
+    /// The key with the tables around it; empty where the whole file is meant.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+/// Every mistake in one configuration, in the order of its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes {
+    /// The file; none for text that came from elsewhere.
+    pub file: Option<PathBuf>,
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for Mistakes {
+    /// One line each: `file:line: key: what is wrong; what would be right`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, mistake) in self.mistakes.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            match &self.file {
+                Some(file) => write!(f, "{}", file.display())?,
+                None => f.write_str("configuration")?,
+            }
+            if let Some(line) = mistake.line {
+                write!(f, ":{line}")?;
+            }
+            f.write_str(": ")?;
+            if !mistake.key.is_empty() {
+                write!(f, "{}: ", mistake.key)?;
+            }
+            f.write_str(&mistake.what)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}

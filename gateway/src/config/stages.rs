@@ -1,0 +1,145 @@
+//! The tables of single stages: `[broker]`, `[http]`, `[store]`, `[dedup]`, `[log]`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::reader::Table;
+use crate::{
+    http,
+    store::OnFull,
+    telemetry::{self, Format},
+};
+
+const MILLI: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(86_400);
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+/// The journal's queue holds 32 MiB of entries, and a packet may become an event
+/// and a quarantined rest of itself.
+const PACKET_BYTES_MAX: u64 = 8 * MIB;
+/// Below this SQLite's own pages and the write-ahead log leave no room.
+const STORE_BYTES_MIN: u64 = 8 * MIB;
+
+pub(super) fn broker(table: Table<'_, '_, '_>) -> penstock_broker::Config {
+    let default = penstock_broker::Config::default();
+    let config = penstock_broker::Config {
+        listen: table.address("listen", default.listen),
+        allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
+        connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
+        packet_bytes_max: bytes(table.size(
+            "packet_bytes_max",
+            KIB..=PACKET_BYTES_MAX,
+            default.packet_bytes_max as u64,
+        )),
+        connect_timeout: table.duration("connect_timeout", MILLI..=DAY, default.connect_timeout),
+        receive_max: table.number("receive_max", 1..=65_535, default.receive_max),
+        outbound_in_flight_max: table.number(
+            "outbound_in_flight_max",
+            1..=65_535,
+            default.outbound_in_flight_max,
+        ),
+        outbound_queue_bytes_max: bytes(table.size(
+            "outbound_queue_bytes_max",
+            KIB..=1024 * MIB,
+            default.outbound_queue_bytes_max as u64,
+        )),
+        subscriptions_per_client_max: table.number(
+            "subscriptions_per_client_max",
+            1..=1_000_000,
+            default.subscriptions_per_client_max,
+        ),
+    };
+    loopback(&table, config.listen, config.allow_anonymous);
+    table.finish();
+    config
+}
+
+pub(super) fn http(table: Table<'_, '_, '_>) -> http::Config {
+    let default = http::Config::default();
+    let config = http::Config {
+        listen: table.address("listen", default.listen),
+        allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
+    };
+    loopback(&table, config.listen, config.allow_anonymous);
+    table.finish();
+    config
+}
+
+/// There is no authentication yet, so beyond this machine it takes a word.
+fn loopback(table: &Table<'_, '_, '_>, listen: SocketAddr, allow_anonymous: bool) {
+    if !listen.ip().is_loopback() && !allow_anonymous {
+        let local = SocketAddr::from(([127, 0, 0, 1], listen.port()));
+        let what = format!(
+            "{listen} is beyond this machine, and there is no authentication yet; \
+             listen on \"{local}\", or set allow_anonymous = true to let anyone in"
+        );
+        table.mistake(table.span("listen").as_ref(), "listen", what);
+    }
+}
+
+/// What `[store]` and `[dedup]` say; the rest of the journal's settings come from elsewhere.
+pub(super) struct Journal {
+    pub(super) max_bytes: u64,
+    pub(super) max_age: Option<Duration>,
+    pub(super) on_full: OnFull,
+    pub(super) reserve_bytes: u64,
+    pub(super) dedup_age: Duration,
+    pub(super) dedup_count: usize,
+    pub(super) dedup_memory_bytes: usize,
+}
+
+pub(super) fn journal(store: Table<'_, '_, '_>, dedup: Table<'_, '_, '_>) -> Journal {
+    let on_full = [
+        ("push-back", OnFull::PushBack),
+        ("drop-oldest", OnFull::DropOldest),
+    ];
+    let journal = Journal {
+        max_bytes: store.size("size_max", STORE_BYTES_MIN..=16 * TIB, 1024 * MIB),
+        max_age: store.duration_or_never(
+            "age_max",
+            Duration::from_secs(1)..=36_500 * DAY,
+            Some(7 * DAY),
+        ),
+        on_full: store.word("on_full", &on_full, OnFull::PushBack),
+        reserve_bytes: store.size("reserve", 64 * KIB..=1024 * MIB, 16 * MIB),
+        dedup_age: dedup.duration("age_max", Duration::from_secs(1)..=365 * DAY, DAY),
+        dedup_count: dedup.number("keys_max", 1_000..=1_000_000_000, 2_000_000),
+        dedup_memory_bytes: bytes(dedup.size("memory_max", MIB..=64 * 1024 * MIB, 128 * MIB)),
+    };
+    if journal.reserve_bytes > journal.max_bytes / 2 {
+        let key = if store.span("reserve").is_some() {
+            "reserve"
+        } else {
+            "size_max"
+        };
+        let what =
+            "reserve should be at most half of size_max; make reserve smaller or size_max larger";
+        store.mistake(store.span(key).as_ref(), key, what);
+    }
+    store.finish();
+    dedup.finish();
+    journal
+}
+
+pub(super) fn log(table: Table<'_, '_, '_>) -> telemetry::Config {
+    let default = telemetry::Config::default();
+    let level = |text: &str| match telemetry::Config::level_is_valid(text) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "a level is error, warn, info, debug or trace, or a filter such as \"info,penstock::forward=debug\"",
+        ),
+    };
+    let formats = [("text", Format::Text), ("json", Format::Json)];
+    let config = telemetry::Config {
+        level: table.parsed("level", level).unwrap_or(default.level),
+        format: table.word("format", &formats, default.format),
+    };
+    table.finish();
+    config
+}
+
+/// Sizes in memory; their bounds keep them within it.
+pub(super) fn bytes(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
