@@ -73,22 +73,26 @@ impl Journal for Model {
             tokio::time::sleep(Duration::from_millis(3)).await;
             let mut disk = disk.lock().unwrap();
             assert!(progress.cursor >= disk.cursor);
-            disk.cursor = progress.cursor;
+            let reported = std::mem::replace(&mut disk.cursor, progress.cursor);
             disk.delivered += progress.delivered;
-            for retry in progress.retry {
-                disk.retry.insert(retry.record.position, retry);
-            }
-            disk.retry_most = disk.retry_most.max(disk.retry.len());
+            // In the store's order: what is retried and dead leaves the list first.
             for position in progress.retried {
-                assert!(disk.retry.remove(&position).is_some());
+                assert!(disk.retry.remove(&position).is_some(), "it waited");
             }
             for dead in progress.dead {
-                disk.retry.remove(&dead.record.position);
-                let twice = disk
-                    .dead
-                    .insert(dead.record.position, (dead.attempts, dead.reason));
+                let position = dead.record.position;
+                let waited = disk.retry.remove(&position).is_some();
+                assert!(waited || position > reported, "it waited or is new");
+                let twice = disk.dead.insert(position, (dead.attempts, dead.reason));
                 assert!(twice.is_none(), "a record dies once");
             }
+            for retry in progress.retry {
+                let position = retry.record.position;
+                assert!(position <= progress.cursor, "the cursor passed what waits");
+                let known = disk.retry.insert(position, retry).is_some();
+                assert!(known || position > reported, "it waited or is new");
+            }
+            disk.retry_most = disk.retry_most.max(disk.retry.len());
             Ok(Vec::new())
         }))
     }
