@@ -185,6 +185,19 @@ pub(super) fn record(position: u64, device: u8) -> Record {
     }
 }
 
+/// A record whose event has a text of so many bytes.
+pub(super) fn large_record(position: u64, bytes: usize) -> Record {
+    let small = record(position, 1);
+    let mut event = small.event().unwrap();
+    event.measurements[0].value = Value::Text("x".repeat(bytes));
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    Record {
+        body: body.into(),
+        ..small
+    }
+}
+
 /// A batch of records at these positions, of one device.
 pub(super) fn batch(positions: impl IntoIterator<Item = u64>) -> Batch {
     let item = |position| Item::check(record(position, 1)).unwrap();
