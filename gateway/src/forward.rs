@@ -21,6 +21,8 @@ pub mod nats;
 mod pending;
 mod secret;
 mod status;
+#[cfg(test)]
+mod testing;
 mod waiting;
 mod window;
 

@@ -1,8 +1,45 @@
 //! A NATS JetStream stream.
+//!
+//! Each event is one message: `CloudEvents` JSON, with `Nats-Msg-Id` = its
+//! idempotency key, so that the stream itself refuses a second copy within its
+//! duplicate window. Publishes are pipelined on one connection, in journal
+//! order, and each waits for the stream's acknowledgement.
+//!
+//! A connection that breaks is not mended but replaced, together with all that
+//! its client still held: what is in doubt goes again from the first
+//! unacknowledged message on, and nothing that was queued before can slip in
+//! between. See [`session`] for how, and [`doubt`] for what happens when the
+//! doubt lasts longer than the duplicate window.
 
-use std::time::Duration;
+mod ack;
+mod doubt;
+mod session;
+mod stream;
+mod subject;
 
-use super::Secret;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    HeaderMap,
+    header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
+    jetstream::{context::PublishAckFuture, message::PublishMessage},
+};
+use tokio::{sync::Mutex, time::Instant};
+
+use self::{ack::Verdict, doubt::Doubts, session::Session, subject::Template};
+use super::{
+    Secret,
+    batch::{Batch, Item},
+    destination::{Destination, Error, Limits, Outcome, Outcomes},
+};
+use crate::event::json::MEDIA_TYPE;
 
 /// How events are published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,27 +97,270 @@ impl Config {
             token: None,
         }
     }
-}
 
-impl Config {
     pub(super) fn check(&self) -> Result<(), super::Error> {
+        let wrong = |what: String| Err(super::Error::Config(what));
+        if self.servers.is_empty() {
+            return wrong("servers: at least one address is needed".to_owned());
+        }
+        for server in &self.servers {
+            if let Err(error) = server.parse::<async_nats::ServerAddr>() {
+                return wrong(format!("servers: `{server}`: {error}"));
+            }
+        }
+        let illegal = |c: char| c.is_whitespace() || c.is_control() || ".*>/\\".contains(c);
+        if self.stream.is_empty() || self.stream.contains(illegal) {
+            return wrong(format!("stream `{}` is not a stream's name", self.stream));
+        }
+        if self.password.is_some() != self.user.is_some() {
+            return wrong("user and password go together".to_owned());
+        }
+        Template::parse(&self.subject).map_err(super::Error::Config)?;
         Ok(())
     }
 }
-pub(super) struct Nats;
+
+/// Bytes of stored records in a batch, about.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// A stream that does not answer is being elected a leader, or created; for so long.
+const NO_STREAM_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The NATS destination.
+#[derive(Debug)]
+pub(super) struct Nats {
+    config: Arc<Config>,
+    subject: Template,
+    /// One batch at a time publishes; waiting for acknowledgements is outside.
+    line: Mutex<Line>,
+    /// A batch failed: none of those in flight publishes any more, until all have ended.
+    broken: Arc<AtomicBool>,
+    sending: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    session: Option<Arc<Session>>,
+    doubts: Doubts,
+    no_stream_since: Option<Instant>,
+}
+
+/// A message that was published or settled without that.
+enum Sent {
+    Waiting(PublishAckFuture),
+    Settled(Outcome),
+}
+
 impl Nats {
-    pub(super) fn new(_: Config) -> Result<Self, super::Error> {
-        Ok(Self)
+    pub(super) fn new(config: Config) -> Result<Self, super::Error> {
+        config.check()?;
+        Ok(Self {
+            subject: Template::parse(&config.subject).map_err(super::Error::Config)?,
+            config: Arc::new(config),
+            line: Mutex::default(),
+            broken: Arc::default(),
+            sending: Arc::default(),
+        })
     }
-}
-impl super::destination::Destination for Nats {
-    fn limits(&self) -> super::destination::Limits {
-        unimplemented!()
+
+    async fn deliver(&self, batch: Batch) -> Outcomes {
+        let _sending = Sending::begin(self);
+        // First polled in journal order, and the lock is fair: batches keep that order.
+        let (session, sent) = {
+            let mut line = self.line.lock().await;
+            if self.broken.load(SeqCst) {
+                return Err(unavailable("a batch before this one failed".to_owned()));
+            }
+            let published = self.publish(&mut line, &batch).await;
+            published.inspect_err(|_| self.broken.store(true, SeqCst))?
+        };
+        let mut failure = None;
+        let mut outcomes = Vec::with_capacity(batch.items.len());
+        for sent in sent {
+            outcomes.push(match sent {
+                Sent::Settled(outcome) => outcome,
+                Sent::Waiting(ack) => {
+                    let verdict = ack::wait(ack, &session).await;
+                    let outcome = verdict.outcome();
+                    if !matches!(verdict, Verdict::Outcome(_)) {
+                        failure.get_or_insert(verdict);
+                    }
+                    outcome
+                }
+            });
+        }
+        if outcomes.iter().any(is_open) || outcomes.len() < batch.items.len() {
+            self.broken.store(true, SeqCst);
+        }
+        self.after(&session, &batch, outcomes, failure).await
     }
-    fn send(
+
+    /// Publishes until the end of the batch, or until something breaks.
+    async fn publish(
         &self,
-        _: super::batch::Batch,
-    ) -> std::pin::Pin<Box<dyn Future<Output = super::destination::Outcomes> + Send + '_>> {
-        unimplemented!()
+        line: &mut Line,
+        batch: &Batch,
+    ) -> Result<(Arc<Session>, Vec<Sent>), Error> {
+        let session = match &line.session {
+            Some(session) if session.is_open() => session.clone(),
+            _ => {
+                line.session = None;
+                let session = Arc::new(Session::open(&self.config, &self.subject).await?);
+                line.session = Some(session.clone());
+                session
+            }
+        };
+        let known = line
+            .doubts
+            .resolve(&session, batch, |item| self.subject.fill(&item.view()))
+            .await?;
+        let mut sent = Vec::with_capacity(batch.items.len());
+        for item in &*batch.items {
+            if known.contains(&item.record().key) {
+                sent.push(Sent::Settled(Outcome::Acknowledged));
+                continue;
+            }
+            match self.publish_one(&session, item).await {
+                Ok(next) => sent.push(next),
+                Err(_) => break,
+            }
+        }
+        Ok((session, sent))
+    }
+
+    async fn publish_one(&self, session: &Session, item: &Item) -> Result<Sent, ()> {
+        let view = item.view();
+        let subject = match self.subject.fill(&view) {
+            Ok(subject) => subject,
+            Err(reason) => return Ok(Sent::Settled(Outcome::Permanent(reason))),
+        };
+        let mut payload = Vec::with_capacity(512);
+        view.to_json(None, &mut payload);
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, item.record().key.to_string());
+        headers.insert(NATS_EXPECTED_STREAM, self.config.stream.as_str());
+        headers.insert("content-type", MEDIA_TYPE);
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .headers(headers);
+        tokio::select! {
+            biased;
+            () = session.closed() => Err(()),
+            published = session.context().send_publish(subject, message) => match published {
+                Ok(ack) => Ok(Sent::Waiting(ack)),
+                Err(error) => match ack::of_publish(&error) {
+                    Some(outcome) => Ok(Sent::Settled(outcome)),
+                    None => {
+                        session.close(&error.to_string());
+                        Err(())
+                    }
+                },
+            },
+        }
+    }
+
+    /// Puts together what is known, and remembers what is in doubt.
+    async fn after(
+        &self,
+        session: &Session,
+        batch: &Batch,
+        mut outcomes: Vec<Outcome>,
+        failure: Option<Verdict>,
+    ) -> Outcomes {
+        let published = outcomes.len();
+        if published < batch.items.len() {
+            let unknown = Outcome::Unknown(session.reason());
+            outcomes.resize(batch.items.len(), unknown);
+        }
+        let mut line = self.line.lock().await;
+        let answered = |open: bool| {
+            let pairs = batch.items.iter().zip(&outcomes).take(published);
+            pairs.filter_map(move |(item, outcome)| {
+                (matches!(outcome, Outcome::Unknown(_)) == open).then_some(item.record().key)
+            })
+        };
+        line.doubts.settled(answered(false));
+        line.doubts.add(answered(true));
+        if !outcomes.iter().any(is_open) {
+            line.no_stream_since = None;
+            return Ok(outcomes);
+        }
+        match failure {
+            Some(Verdict::NoStream(reason)) => {
+                // Asked for anew, and created if it is to be.
+                session.close(&reason);
+                let since = *line.no_stream_since.get_or_insert_with(Instant::now);
+                let nothing = !outcomes.contains(&Outcome::Acknowledged);
+                if nothing && since.elapsed() > NO_STREAM_PATIENCE {
+                    return Err(Error::Misconfigured(reason));
+                }
+            }
+            Some(Verdict::Misconfigured(reason)) if !outcomes.contains(&Outcome::Acknowledged) => {
+                session.close(&reason);
+                return Err(Error::Misconfigured(reason));
+            }
+            Some(Verdict::Silent(reason)) => session.close(&reason),
+            _ => {}
+        }
+        Ok(outcomes)
     }
 }
+
+impl Destination for Nats {
+    fn limits(&self) -> Limits {
+        Limits {
+            // Two batches fill the window: one is acknowledged while the other goes.
+            batch_records: (self.config.in_flight / 2).max(1),
+            batch_bytes: BATCH_BYTES,
+            linger: Duration::ZERO,
+            in_flight: self.config.in_flight.clamp(1, 2),
+        }
+    }
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(self.deliver(batch))
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            self.line.lock().await.session = None;
+        })
+    }
+}
+
+/// Counts the batches in flight; when the last has ended, publishing may go on.
+struct Sending {
+    broken: Arc<AtomicBool>,
+    sending: Arc<AtomicUsize>,
+}
+
+impl Sending {
+    fn begin(nats: &Nats) -> Self {
+        nats.sending.fetch_add(1, SeqCst);
+        Self {
+            broken: nats.broken.clone(),
+            sending: nats.sending.clone(),
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if self.sending.fetch_sub(1, SeqCst) == 1 {
+            self.broken.store(false, SeqCst);
+        }
+    }
+}
+
+const fn is_open(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Unknown(_) | Outcome::Throttled { .. })
+}
+
+const fn unavailable(reason: String) -> Error {
+    Error::Unavailable {
+        reason,
+        retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,11 @@
 //! Progress on its way to the journal: gathered, sent, one message at a time.
 
+use std::collections::BTreeMap;
+
 use super::window::Fate;
 use crate::{
     record::{DestinationId, Position},
-    store::Progress,
+    store::{Progress, Retry},
 };
 
 /// Records settled and not committed as such, at most: what a crash sends again.
@@ -15,6 +17,8 @@ pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Pending {
     progress: Progress,
+    /// Those of `progress`, by position.
+    retry: BTreeMap<Position, Retry>,
     size: Size,
     /// Of the message that the journal has not committed yet.
     sent: Option<Size>,
@@ -31,6 +35,7 @@ impl Pending {
     pub(super) const fn new(destination: DestinationId, cursor: Position) -> Self {
         Self {
             progress: nothing(destination, cursor),
+            retry: BTreeMap::new(),
             size: Size {
                 records: 0,
                 bytes: 0,
@@ -47,7 +52,7 @@ impl Pending {
             Fate::Delivered => self.progress.delivered += 1,
             Fate::Waits(retry) => {
                 self.size.bytes += retry.record.body.len();
-                self.progress.retry.push(retry);
+                self.retry.insert(retry.record.position, retry);
             }
             Fate::Dead(dead) => {
                 self.size.bytes += dead.record.body.len();
@@ -56,9 +61,11 @@ impl Pending {
         }
     }
 
-    /// What became of a record of the retry list.
+    /// What became of a record that waited. The journal may not know yet that
+    /// it did, and then need never know.
     pub(super) fn add_retried(&mut self, position: Position, fate: Fate) {
-        if let Fate::Delivered = fate {
+        self.retry.remove(&position);
+        if matches!(fate, Fate::Delivered) && position <= self.sent_cursor {
             self.progress.retried.push(position);
         }
         self.add(fate);
@@ -94,6 +101,7 @@ impl Pending {
         let next = nothing(self.progress.destination, cursor);
         Progress {
             cursor,
+            retry: std::mem::take(&mut self.retry).into_values().collect(),
             ..std::mem::replace(&mut self.progress, next)
         }
     }

@@ -2,170 +2,19 @@
 //! and a destination that answers from a script.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     pin::Pin,
     sync::{Arc, Mutex},
 };
 
 use proptest::prelude::*;
-use tokio::sync::watch;
 
 use super::*;
-use crate::{
-    event::{Event, IdSource, Key, TimeSource},
-    forward::{destination::Error as Trouble, status::Status},
-    record::Routes,
-    store::{Page, Progress, Receipt},
+use crate::forward::{
+    destination::Error as Trouble,
+    status::Status,
+    testing::{Model, engine, record},
 };
-
-const ID: DestinationId = DestinationId(0);
-
-#[derive(Debug)]
-struct TestClock(Instant);
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        later(Timestamp::from_millis(1_700_000_000_000), self.0.elapsed())
-    }
-}
-
-/// What is on disk, and what each engine may see of it.
-#[derive(Debug, Default)]
-struct Disk {
-    records: BTreeMap<Position, Record>,
-    cursor: Position,
-    delivered: u64,
-    retry: BTreeMap<Position, Retry>,
-    dead: BTreeMap<Position, (u32, String)>,
-    retry_most: usize,
-}
-
-#[derive(Debug, Clone)]
-struct Model {
-    disk: Arc<Mutex<Disk>>,
-    committed: watch::Sender<Position>,
-}
-
-impl Model {
-    fn new() -> Self {
-        Self {
-            disk: Arc::default(),
-            committed: watch::Sender::new(Position(0)),
-        }
-    }
-
-    fn append(&self, record: Record) {
-        let position = record.position;
-        self.disk.lock().unwrap().records.insert(position, record);
-        self.committed.send_replace(position);
-    }
-
-    fn backlog(&self) -> usize {
-        let disk = self.disk.lock().unwrap();
-        disk.retry.len() + disk.records.range(Position(disk.cursor.0 + 1)..).count()
-    }
-}
-
-impl Journal for Model {
-    async fn progress(&self, progress: Progress) -> Result<Receipt, Stopped> {
-        let disk = self.disk.clone();
-        Ok(Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(3)).await;
-            let mut disk = disk.lock().unwrap();
-            assert!(progress.cursor >= disk.cursor);
-            disk.cursor = progress.cursor;
-            disk.delivered += progress.delivered;
-            for retry in progress.retry {
-                disk.retry.insert(retry.record.position, retry);
-            }
-            disk.retry_most = disk.retry_most.max(disk.retry.len());
-            for position in progress.retried {
-                assert!(disk.retry.remove(&position).is_some());
-            }
-            for dead in progress.dead {
-                disk.retry.remove(&dead.record.position);
-                let twice = disk
-                    .dead
-                    .insert(dead.record.position, (dead.attempts, dead.reason));
-                assert!(twice.is_none(), "a record dies once");
-            }
-            Ok(Vec::new())
-        }))
-    }
-
-    fn committed(&self) -> watch::Receiver<Position> {
-        self.committed.subscribe()
-    }
-
-    fn retrying(&self, _: DestinationId) -> u64 {
-        self.disk.lock().unwrap().retry.len() as u64
-    }
-}
-
-impl Pages for Model {
-    fn read(
-        &mut self,
-        _: DestinationId,
-        after: Position,
-        count: usize,
-        _: usize,
-    ) -> Result<Page, store::Error> {
-        let disk = self.disk.lock().unwrap();
-        let records: Vec<_> = disk
-            .records
-            .range(Position(after.0 + 1)..)
-            .take(count)
-            .map(|(_, record)| record.clone())
-            .collect();
-        let scanned_to = records.last().map_or(after, |record| record.position);
-        Ok(Page {
-            records,
-            scanned_to,
-        })
-    }
-
-    fn retries(
-        &mut self,
-        _: DestinationId,
-        count: usize,
-        _: usize,
-    ) -> Result<Vec<Retry>, store::Error> {
-        let disk = self.disk.lock().unwrap();
-        Ok(disk.retry.values().take(count).cloned().collect())
-    }
-}
-
-fn record(position: u64, device: u8) -> Record {
-    let at = Timestamp::from_millis(1_700_000_000_000);
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&position.to_be_bytes());
-    let event = Event {
-        key: Key(key),
-        id: None,
-        id_source: IdSource::None,
-        kind: "iot.telemetry.v1".into(),
-        device: format!("device-{device}").into(),
-        site: None,
-        time: at,
-        time_source: TimeSource::Received,
-        received: at,
-        sequence: Some(position),
-        partition_key: None,
-        topic: "t".into(),
-        traceparent: None,
-        measurements: Vec::new(),
-        tags: Vec::new(),
-    };
-    let mut body = Vec::new();
-    event.to_cbor(&mut body);
-    Record {
-        position: Position(position),
-        key: event.key,
-        received: at,
-        routes: Routes::NONE.with(ID),
-        body: body.into(),
-    }
-}
 
 /// How the destination treats the next batch, or a record of it.
 #[derive(Debug, Clone)]
@@ -324,29 +173,9 @@ impl Destination for Fake {
     }
 }
 
-fn engine(model: &Model, fake: &Fake, attempts_max: u32) -> (Engine<Model, Model>, Handle) {
-    let status = Handle::default();
-    let engine = Engine::new(Parts {
-        name: "test".into(),
-        id: ID,
-        cursor: model.disk.lock().unwrap().cursor,
-        destination: Arc::new(fake.clone()),
-        retrying: Retrying {
-            first: Duration::from_millis(10),
-            max: Duration::from_secs(1),
-            attempts_max,
-        },
-        journal: Arc::new(model.clone()),
-        pages: model.clone(),
-        clock: Arc::new(TestClock(Instant::now())),
-        status: status.clone(),
-    });
-    (engine, status)
-}
-
 /// Runs an engine until nothing is left to deliver.
 async fn drain(model: &Model, fake: &Fake, attempts_max: u32) -> Status {
-    let (engine, status) = engine(model, fake, attempts_max);
+    let (engine, status) = engine(model, Arc::new(fake.clone()), attempts_max);
     let stop = CancellationToken::new();
     let task = tokio::spawn(engine.run(stop.clone()));
     let everything = async {
@@ -409,7 +238,7 @@ proptest! {
             };
             let crash = async {
                 for after in &crashes {
-                    let (engine, _) = engine(&model, &fake, attempts_max);
+                    let (engine, _) = engine(&model, Arc::new(fake.clone()), attempts_max);
                     let running = engine.run(CancellationToken::new());
                     drop(tokio::time::timeout(Duration::from_millis(*after), running).await);
                     let mut place = fake.place.lock().unwrap();
