@@ -1,6 +1,7 @@
 //! The real binary against a server that misbehaves on command.
 
 mod audit;
+mod nats;
 mod receive;
 mod resend;
 mod server;
