@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::Running,
     clock::{Clock, SystemClock},
     config::Config,
     forward::{self, Forwarder},
@@ -15,6 +14,7 @@ use crate::{
     ingest::Ingest,
     observer::{Observer, Parts},
     record::Routes,
+    running::Running,
     store::{self, Store},
     tasks::{OnEnd, Tasks},
 };
@@ -49,7 +49,12 @@ impl App {
         let store = store.run()?;
         let handle = store.handle();
         let routes = routes(&config.destinations, &handle);
-        let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock.clone()));
+        let ingest = Arc::new(Ingest::new(
+            config.ingest,
+            routes,
+            handle.clone(),
+            clock.clone(),
+        ));
         let forwarders = config
             .destinations
             .iter()
@@ -137,7 +142,11 @@ impl App {
         });
         for (name, forwarder) in self.forwarders {
             let stop = stop_forward.clone();
-            egress.spawn(name, OnEnd::Log, async move { Ok(forwarder.run(stop).await?) });
+            egress.spawn(
+                name,
+                OnEnd::Log,
+                async move { Ok(forwarder.run(stop).await?) },
+            );
         }
         ingress.spawn("broker", OnEnd::StopGateway, {
             let shutdown = shutdown.clone();
@@ -166,7 +175,10 @@ fn forwarder(
     clock: &Arc<dyn Clock>,
 ) -> Result<Forwarder> {
     let status = store.status();
-    let known = status.destinations.iter().find(|known| known.name == destination.name);
+    let known = status
+        .destinations
+        .iter()
+        .find(|known| known.name == destination.name);
     let known = known.context("the journal does not know it")?;
     let reader = store.reader()?;
     Ok(Forwarder::new(
@@ -181,7 +193,9 @@ fn forwarder(
 
 /// Every configured destination: where events go until rules say otherwise.
 pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
-    let ids = destinations.iter().filter_map(|d| store.destination_id(&d.name));
+    let ids = destinations
+        .iter()
+        .filter_map(|d| store.destination_id(&d.name));
     ids.fold(Routes::NONE, Routes::with)
 }
 

@@ -6,11 +6,8 @@ mod dead_letter;
 mod offline;
 pub(crate) mod output;
 mod quarantine;
-mod remote;
 pub(crate) mod run;
 pub(crate) mod status;
-
-pub(crate) use remote::Running;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::App,
-    cli::{self, Running, output},
+    cli::{self, output},
     config::{self, Config},
     observer::Observer,
+    running::Running,
     signal,
     status::Status,
     telemetry,
@@ -65,7 +66,10 @@ pub struct Args {
 /// # Errors
 /// When the gateway or the devices cannot be started, or a promise was not kept.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    telemetry::init(&telemetry::Config { level: "warn".to_owned(), ..telemetry::Config::default() });
+    telemetry::init(&telemetry::Config {
+        level: "warn".to_owned(),
+        ..telemetry::Config::default()
+    });
     cli::run::runtime()?.block_on(demo(args))
 }
 
@@ -95,7 +99,9 @@ async fn demo(args: &Args) -> Result<ExitCode> {
         Some(status) => status,
         None => devices.stop().await?,
     };
-    let drained = tokio::time::timeout(SETTLE_MAX, drained(&observer)).await.is_ok();
+    let drained = tokio::time::timeout(SETTLE_MAX, drained(&observer))
+        .await
+        .is_ok();
     let status = observer.status();
     shutdown.cancel();
     let ended = gateway.await.context("the gateway panicked")?;
@@ -106,7 +112,10 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     output::line("");
     cli::status::print(&json!(status));
     let balanced = balanced(&status);
-    output::line(format_args!("ledger: {}", if balanced { "balanced" } else { "NOT BALANCED" }));
+    output::line(format_args!(
+        "ledger: {}",
+        if balanced { "balanced" } else { "NOT BALANCED" }
+    ));
     let audited = audit(&dir)?;
     let good = settled.success() && drained && balanced && audited;
     if !good {
@@ -116,7 +125,11 @@ async fn demo(args: &Args) -> Result<ExitCode> {
             dir.display()
         ));
     }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// A directory of this run alone, so that the audit counts nothing of an earlier one.
@@ -180,11 +193,34 @@ impl Devices {
         let log = File::create(dir.join("devices.log"))?;
         let child = Command::new(std::env::current_exe()?)
             .arg(DEVICES_COMMAND)
-            .args(["run", "--qos", "1", "--protocol", "mixed", "--format", "mixed"])
-            .args(["--profile", "mixed", "--identity", "mixed", "--settle", "20s"])
-            .args(["--chaos", "duplicates=0.02,reorder=0.01,malformed=0.005,disconnect=0.0005"])
+            .args([
+                "run",
+                "--qos",
+                "1",
+                "--protocol",
+                "mixed",
+                "--format",
+                "mixed",
+            ])
+            .args([
+                "--profile",
+                "mixed",
+                "--identity",
+                "mixed",
+                "--settle",
+                "20s",
+            ])
+            .args([
+                "--chaos",
+                "duplicates=0.02,reorder=0.01,malformed=0.005,disconnect=0.0005",
+            ])
             .args(["--broker", &broker.to_string()])
-            .args(["--devices", &args.devices.to_string(), "--rate", &args.rate.to_string()])
+            .args([
+                "--devices",
+                &args.devices.to_string(),
+                "--rate",
+                &args.rate.to_string(),
+            ])
             .arg("--ack-log")
             .arg(dir.join("acks.ndjson"))
             .arg("--report")
@@ -234,7 +270,10 @@ struct Live {
 
 impl Live {
     fn new(observer: Arc<Observer>) -> Self {
-        Self { observer, terminal: std::io::stdout().is_terminal() }
+        Self {
+            observer,
+            terminal: std::io::stdout().is_terminal(),
+        }
     }
 
     async fn show(&self, duration: Option<Duration>) {

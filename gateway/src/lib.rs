@@ -6,10 +6,14 @@
 //! ```
 
 pub mod admin;
+pub mod app;
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dedup;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod event;
 pub mod forward;
 pub mod http;
@@ -18,6 +22,7 @@ pub mod metrics;
 pub mod normalise;
 pub mod observer;
 pub mod record;
+pub mod running;
 pub mod signal;
 pub mod status;
 pub mod store;

@@ -29,8 +29,8 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 
 fn verify(file: &ConfigFile) -> Result<ExitCode> {
     let dir = file.load()?.data_dir;
-    let report: VerifyReport =
-        store::verify(&dir).with_context(|| format!("no journal to verify in {}", dir.display()))?;
+    let report: VerifyReport = store::verify(&dir)
+        .with_context(|| format!("no journal to verify in {}", dir.display()))?;
     for finding in &report.findings {
         output::line(finding);
     }
@@ -39,9 +39,17 @@ fn verify(file: &ConfigFile) -> Result<ExitCode> {
         report.events,
         report.others,
         report.damaged,
-        if report.is_whole() { "whole, and the ledger balances" } else { "NOT whole" }
+        if report.is_whole() {
+            "whole, and the ledger balances"
+        } else {
+            "NOT whole"
+        }
     ));
-    Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_whole() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn stats(file: &ConfigFile) -> Result<ExitCode> {
@@ -76,7 +84,15 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
     for d in &stats.destinations {
         output::line(format_args!(
             "{} at {}: routed {} = delivered {} + backlog {} + expired {} + evicted {} + damaged {} + dead {}",
-            d.name, d.cursor, d.routed, d.delivered, d.backlog, d.expired, d.evicted, d.damaged, d.dead
+            d.name,
+            d.cursor,
+            d.routed,
+            d.delivered,
+            d.backlog,
+            d.expired,
+            d.evicted,
+            d.damaged,
+            d.dead
         ));
     }
     Ok(ExitCode::SUCCESS)

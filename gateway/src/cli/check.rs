@@ -8,17 +8,22 @@ use super::{ConfigFile, output};
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
-    let name = file
-        .config
-        .as_ref()
-        .map_or_else(|| "the default configuration".to_owned(), |path| path.display().to_string());
+    let name = file.config.as_ref().map_or_else(
+        || "the default configuration".to_owned(),
+        |path| path.display().to_string(),
+    );
     output::line(format_args!(
         "{name} is fine: MQTT on {}, HTTP on {}, data in {}, {} mappings, destinations: {}",
         config.broker.listen,
         config.http.listen,
         config.data_dir.display(),
         config.ingest.mappings.len(),
-        config.destinations.iter().map(|d| &*d.name).collect::<Vec<_>>().join(", ")
+        config
+            .destinations
+            .iter()
+            .map(|d| &*d.name)
+            .collect::<Vec<_>>()
+            .join(", ")
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -8,11 +8,11 @@ use clap::{Args, Subcommand};
 use super::{
     offline, output,
     quarantine::{Export, List, Many, One, each, writer},
-    remote::Running,
 };
 use crate::{
     admin::{self, PAGE_MAX},
     record::DestinationId,
+    running::Running,
     store::Listing,
 };
 
@@ -70,7 +70,10 @@ fn list(of: &Of<List>) -> Result<ExitCode> {
             ));
         }
     }
-    if let Some(last) = letters.last().filter(|_| letters.len() == args.limit && !args.json) {
+    if let Some(last) = letters
+        .last()
+        .filter(|_| letters.len() == args.limit && !args.json)
+    {
         output::line(format_args!("... more with --after {}", last.id));
     }
     Ok(ExitCode::SUCCESS)
@@ -89,14 +92,20 @@ fn redrive(of: &Of<Many>) -> Result<ExitCode> {
     let ids = ids(of, &config.data_dir)?;
     let wanted = ids.len();
     let done = if let Some(running) = Running::find(&config.data_dir)? {
-        each(&ids, |id| running.request("POST", &format!("/api/v1/dead-letters/{id}/redrive")))
+        each(&ids, |id| {
+            running.request("POST", &format!("/api/v1/dead-letters/{id}/redrive"))
+        })
     } else {
         offline::with_store(config, |store, _| async move {
             Ok(usize::try_from(store.redrive(ids).await?)?)
         })?
     };
     output::line(format_args!("{done} of {wanted} will be delivered again"));
-    Ok(if done == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if done == wanted {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn discard(of: &Of<Many>) -> Result<ExitCode> {
@@ -104,14 +113,20 @@ fn discard(of: &Of<Many>) -> Result<ExitCode> {
     let ids = ids(of, &config.data_dir)?;
     let wanted = ids.len();
     let done = if let Some(running) = Running::find(&config.data_dir)? {
-        each(&ids, |id| running.request("DELETE", &format!("/api/v1/dead-letters/{id}")))
+        each(&ids, |id| {
+            running.request("DELETE", &format!("/api/v1/dead-letters/{id}"))
+        })
     } else {
         offline::with_store(config, |store, _| async move {
             Ok(usize::try_from(store.discard_dead(ids).await?)?)
         })?
     };
     output::line(format_args!("{done} of {wanted} discarded"));
-    Ok(if done == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if done == wanted {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn export(of: &Of<Export>) -> Result<ExitCode> {
@@ -142,11 +157,19 @@ fn ids(of: &Of<Many>, data_dir: &Path) -> Result<Vec<u64>> {
 
 /// The number of the destination that was named.
 fn id_of<T: Args>(of: &Of<T>, listing: &Listing) -> Result<Option<DestinationId>> {
-    let Some(name) = &of.destination else { return Ok(None) };
+    let Some(name) = &of.destination else {
+        return Ok(None);
+    };
     let known = listing.destinations()?;
-    let found = known.iter().find(|(_, known)| known == name).map(|(id, _)| *id);
+    let found = known
+        .iter()
+        .find(|(_, known)| known == name)
+        .map(|(id, _)| *id);
     let names: Vec<_> = known.iter().map(|(_, name)| name.as_str()).collect();
-    found
-        .map(Some)
-        .with_context(|| format!("the journal knows no destination {name:?}, only: {}", names.join(", ")))
+    found.map(Some).with_context(|| {
+        format!(
+            "the journal knows no destination {name:?}, only: {}",
+            names.join(", ")
+        )
+    })
 }

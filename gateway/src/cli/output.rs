@@ -11,7 +11,11 @@ use serde_json::Value;
 pub(crate) fn line(text: impl Display) {
     if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
         // 141 is what a shell reports for a tool that SIGPIPE ended.
-        std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe { 141 } else { 1 });
+        std::process::exit(if error.kind() == io::ErrorKind::BrokenPipe {
+            141
+        } else {
+            1
+        });
     }
 }
 
@@ -30,14 +34,19 @@ pub(crate) fn bytes(value: &Value) -> String {
 
 /// Text from outside on one line, without control characters.
 pub(crate) fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// Writes over the last line of a terminal.
 pub(crate) fn renew(text: &str) {
     let mut out = io::stdout().lock();
     // Back to the first column, erase to the end of the line.
-    if write!(out, "\r\x1b[K{text}").and_then(|()| out.flush()).is_err() {
+    if write!(out, "\r\x1b[K{text}")
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         std::process::exit(1);
     }
 }

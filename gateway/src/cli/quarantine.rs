@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{ConfigFile, offline, output, remote::Running};
+use super::{ConfigFile, offline, output};
 use crate::{
     admin::{self, PAGE_MAX},
     config::Config,
+    running::Running,
 };
 
 #[derive(Debug, Subcommand)]
@@ -104,7 +105,10 @@ fn list(args: &List) -> Result<ExitCode> {
             ));
         }
     }
-    if let Some(last) = items.last().filter(|_| items.len() == args.limit && !args.json) {
+    if let Some(last) = items
+        .last()
+        .filter(|_| items.len() == args.limit && !args.json)
+    {
         output::line(format_args!("... more with --after {}", last.id));
     }
     Ok(ExitCode::SUCCESS)
@@ -129,8 +133,11 @@ fn retry(args: &Many) -> Result<ExitCode> {
         )),
         Ok(outcome) => {
             left += 1;
-            let reason = outcome["reason"].as_str().or(outcome["outcome"].as_str());
-            output::line(format_args!("{id}: stays, {}", output::tame(reason.unwrap_or_default())));
+            let reason = outcome["reason"].as_str().or_else(|| outcome["outcome"].as_str());
+            output::line(format_args!(
+                "{id}: stays, {}",
+                output::tame(reason.unwrap_or_default())
+            ));
         }
         Err(error) => {
             left += 1;
@@ -139,23 +146,30 @@ fn retry(args: &Many) -> Result<ExitCode> {
     };
     if let Some(running) = Running::find(&config.data_dir)? {
         for id in ids {
-            say(id, running.request("POST", &format!("/api/v1/quarantine/{id}/retry")));
+            say(
+                id,
+                running.request("POST", &format!("/api/v1/quarantine/{id}/retry")),
+            );
         }
     } else {
         offline::with_store(config, |store, ingest| async move {
             for id in ids {
                 let outcome = match store.listing()?.quarantined(id)? {
                     None => Err(anyhow::anyhow!("is not in quarantine")),
-                    Some(item) => {
-                        Ok(serde_json::to_value(admin::retry(&store, &ingest, item).await?)?)
-                    }
+                    Some(item) => Ok(serde_json::to_value(
+                        admin::retry(&store, &ingest, item).await?,
+                    )?),
                 };
                 say(id, outcome);
             }
             Ok(())
         })?;
     }
-    Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if left == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn export(args: &Export) -> Result<ExitCode> {
@@ -180,14 +194,20 @@ fn discard(args: &Many) -> Result<ExitCode> {
     let ids = ids(args, &config)?;
     let wanted = ids.len();
     let discarded = if let Some(running) = Running::find(&config.data_dir)? {
-        each(&ids, |id| running.request("DELETE", &format!("/api/v1/quarantine/{id}")))
+        each(&ids, |id| {
+            running.request("DELETE", &format!("/api/v1/quarantine/{id}"))
+        })
     } else {
         offline::with_store(config, |store, _| async move {
             Ok(usize::try_from(store.discard_quarantined(ids).await?)?)
         })?
     };
     output::line(format_args!("{discarded} of {wanted} discarded"));
-    Ok(if discarded == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if discarded == wanted {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn ids(args: &Many, config: &Config) -> Result<Vec<u64>> {
@@ -218,6 +238,7 @@ pub(super) fn writer(path: Option<&PathBuf>) -> Result<Box<dyn Write>> {
     if path.try_exists()? {
         bail!("{} exists already", path.display());
     }
-    let file = File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file =
+        File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
     Ok(Box::new(std::io::BufWriter::new(file)))
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigFile, remote::Running};
-use crate::{app::App, signal, telemetry};
+use super::ConfigFile;
+use crate::{app::App, running::Running, signal, telemetry};
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
@@ -17,7 +17,9 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
         let app = App::build(config).await?;
         let running = app.running();
         tracing::info!(mqtt = %running.mqtt, http = %running.http, "listening");
-        running.write(&data_dir).context("cannot write gateway.json")?;
+        running
+            .write(&data_dir)
+            .context("cannot write gateway.json")?;
         let watch = tokio::spawn(signal::watch(shutdown.clone()));
         let ended = app.run(shutdown).await;
         watch.abort();

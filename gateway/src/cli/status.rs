@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{ConfigFile, output, remote::Running};
+use super::{ConfigFile, output};
+use crate::running::Running;
 
 /// Arguments of `penstock status`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +37,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// The account for a person, also at the end of the demo.
 pub(crate) fn print(status: &Value) {
-    let state = if status["ready"] == true { "delivering" } else { "NOT delivering" };
+    let state = if status["ready"] == true {
+        "delivering"
+    } else {
+        "NOT delivering"
+    };
     output::line(format_args!(
         "penstock {} up {} s, {state}",
         text(&status["version"]),
@@ -57,7 +62,11 @@ pub(crate) fn print(status: &Value) {
         store["buffered"],
         output::bytes(&store["file_bytes"]),
         output::bytes(&store["max_bytes"]),
-        if store["full"] == true { ", FULL: devices are pushed back" } else { "" }
+        if store["full"] == true {
+            ", FULL: devices are pushed back"
+        } else {
+            ""
+        }
     ));
     for destination in status["destinations"].as_array().into_iter().flatten() {
         output::line(format_args!(

@@ -22,18 +22,18 @@ const FILE: &str = "gateway.json";
 
 /// What a running gateway writes into its data directory, for commands and scripts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Running {
+pub struct Running {
     /// Its process.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// Where it takes MQTT.
-    pub(crate) mqtt: SocketAddr,
+    pub mqtt: SocketAddr,
     /// Where it answers HTTP.
-    pub(crate) http: SocketAddr,
+    pub http: SocketAddr,
 }
 
 impl Running {
     /// Says that the gateway runs and listens.
-    pub(crate) fn write(&self, data_dir: &Path) -> io::Result<()> {
+    pub fn write(&self, data_dir: &Path) -> io::Result<()> {
         // Written whole and then renamed, so that nobody reads half of it.
         let (file, partial) = (data_dir.join(FILE), data_dir.join("gateway.json.new"));
         fs::write(&partial, serde_json::to_vec(self)?)?;
@@ -41,25 +41,27 @@ impl Running {
     }
 
     /// Says that it no longer does.
-    pub(crate) fn remove(data_dir: &Path) -> io::Result<()> {
+    pub fn remove(data_dir: &Path) -> io::Result<()> {
         fs::remove_file(data_dir.join(FILE))
     }
 
     /// The gateway that runs on `data_dir`; `None` when there is none, or only
     /// the note of one that was killed.
-    pub(crate) fn find(data_dir: &Path) -> Result<Option<Self>> {
+    pub fn find(data_dir: &Path) -> Result<Option<Self>> {
         let path = data_dir.join(FILE);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let running: Self =
-            serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        Ok(TcpStream::connect_timeout(&running.http, TIMEOUT).is_ok().then_some(running))
+        let running: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged", path.display()))?;
+        Ok(TcpStream::connect_timeout(&running.http, TIMEOUT)
+            .is_ok()
+            .then_some(running))
     }
 
     /// Sends a request and gives back the JSON of the answer.
-    pub(crate) fn request(&self, method: &str, path: &str) -> Result<serde_json::Value> {
+    pub fn request(&self, method: &str, path: &str) -> Result<serde_json::Value> {
         let mut stream = TcpStream::connect_timeout(&self.http, TIMEOUT)
             .with_context(|| format!("the gateway does not answer on {}", self.http))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -78,7 +80,9 @@ impl Running {
 
 fn parse(answer: &[u8]) -> Result<serde_json::Value> {
     let text = std::str::from_utf8(answer).context("the answer is not text")?;
-    let (head, body) = text.split_once("\r\n\r\n").context("the answer was cut off")?;
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .context("the answer was cut off")?;
     let code = head.split_whitespace().nth(1).unwrap_or_default();
     let body: serde_json::Value = serde_json::from_str(body).context("the answer is not JSON")?;
     if !code.starts_with('2') {
