@@ -133,7 +133,9 @@ fn retry(args: &Many) -> Result<ExitCode> {
         )),
         Ok(outcome) => {
             left += 1;
-            let reason = outcome["reason"].as_str().or_else(|| outcome["outcome"].as_str());
+            let reason = outcome["reason"]
+                .as_str()
+                .or_else(|| outcome["outcome"].as_str());
             output::line(format_args!(
                 "{id}: stays, {}",
                 output::tame(reason.unwrap_or_default())

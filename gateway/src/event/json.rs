@@ -18,7 +18,7 @@ impl Event {
     /// where given, is added as the extension `position`: the place of the
     /// record in this gateway's journal, as text.
     pub fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
-        self.attributes().to_json(position, out);
+        self.attributes().open_json(position, out);
         out.extend_from_slice(br#","data":{"m":["#);
         separated(&self.measurements, out, measurement);
         out.push(b']');
@@ -37,7 +37,7 @@ impl Event {
 
 impl Attributes<'_> {
     /// Appends everything before `data`: an object that is left open.
-    pub(super) fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
+    pub(super) fn open_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
         match self.id {
             Some(id) => string(id, out),

@@ -94,7 +94,7 @@ impl<'a> View<'a> {
 
     /// Appends the event as [`Event::to_json`](super::Event::to_json) would.
     pub fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
-        self.attributes.to_json(position, out);
+        self.attributes.open_json(position, out);
         out.extend_from_slice(br#","data":{"m":["#);
         self.measurements
             .write(out, |cbor, out| cbor.measurement(out));
