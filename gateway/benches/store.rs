@@ -104,8 +104,8 @@ fn main() {
         .filter(|a| !a.starts_with("--"))
         .collect();
     println!(
-        "{:<48} {:>10} {:>9} {:>9} {:>8} {:>9}",
-        "case", "events/s", "B/event", "ev/commit", "drain/s", "log MiB"
+        "{:<48} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>8}",
+        "case", "events/s", "B/event", "ev/commit", "drained/s", "log MiB", "open ms", "take ms"
     );
     for case in &CASES {
         if wanted.is_empty() || wanted.iter().any(|w| case.name.contains(w.as_str())) {
@@ -125,7 +125,8 @@ fn run(case: &Case) {
 }
 
 async fn measure(case: &Case, dir: &Path) {
-    let names = (0..case.readers)
+    // One that nobody reads for keeps everything in the journal.
+    let names = (0..case.readers.max(1))
         .map(|n| Arc::from(format!("d{n}")))
         .collect();
     let config = Config {
@@ -139,11 +140,11 @@ async fn measure(case: &Case, dir: &Path) {
         dedup_memory_bytes: 128 << 20,
         destinations: names,
     };
-    let (store, _) = Store::open(config, Arc::new(SystemClock)).expect("opens");
+    let (store, _) = Store::open(config.clone(), Arc::new(SystemClock)).expect("opens");
     let running = store.run().expect("a thread");
     let handle = running.handle();
     let mut routes = Routes::NONE;
-    for n in 0..case.readers {
+    for n in 0..case.readers.max(1) {
         routes = routes.with(DestinationId(n));
     }
     if case.keys_before > 0 {
@@ -168,19 +169,35 @@ async fn measure(case: &Case, dir: &Path) {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = handle.status();
     let log = std::fs::metadata(dir.join("journal.db-wal")).map_or(0, |m| m.len());
-    let per_second = |elapsed: Duration| case.events as f64 / elapsed.as_secs_f64();
+    drop(handle);
+    running.shutdown().await.expect("an orderly end");
+
+    // Again, as after a restart: how long until it is open, and takes an event.
+    let began = Instant::now();
+    let (store, _) = Store::open(config, Arc::new(SystemClock)).expect("opens");
+    let opened = began.elapsed();
+    let running = store.run().expect("a thread");
+    let handle = running.handle();
+    produce(&handle, case, routes, u64::MAX / 4, 1).await;
+    let taken = began.elapsed();
+    let mut drain_rate = case.events as f64 / drained.as_secs_f64();
+    if case.readers == 0 {
+        // What nobody read is read from disk now.
+        let (began, end) = (Instant::now(), handle.status().committed.0);
+        let reader = move || drain(&handle, DestinationId(0), start, end);
+        tokio::task::spawn_blocking(reader).await.expect("a reader");
+        drain_rate = case.events as f64 / began.elapsed().as_secs_f64();
+    }
     println!(
-        "{:<48} {:>10.0} {:>9.0} {:>9.0} {:>8.0} {:>9.1}",
+        "{:<48} {:>9.0} {:>8.0} {:>9.0} {:>9.0} {:>8.1} {:>8.0} {:>8.0}",
         case.name,
-        per_second(appended),
+        case.events as f64 / appended.as_secs_f64(),
         (after.written_bytes - before.written_bytes) as f64 / case.events as f64,
         case.events as f64 / (after.commits - before.commits) as f64,
-        if case.readers > 0 {
-            per_second(drained)
-        } else {
-            0.0
-        },
+        drain_rate,
         log as f64 / f64::from(1 << 20),
+        opened.as_secs_f64() * 1e3,
+        taken.as_secs_f64() * 1e3,
     );
     running.shutdown().await.expect("an orderly end");
 }

@@ -2,15 +2,17 @@
 //! log grow without gain. Never truncated in steady state: overwriting the log
 //! costs half of growing it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rusqlite::Connection;
 
-use super::{room::PAGE_BYTES, stage};
+use super::{room::PAGE_BYTES, schema, stage};
 
 /// Frames in the log that are not in the database yet, before a checkpoint.
 const FRAMES_MAX: u64 = 4_000;
 const FRAMES_MIN: u64 = 64;
+/// How long emptying the log may wait for readers.
+const TRUNCATE_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// When to checkpoint.
 #[derive(Debug)]
@@ -51,8 +53,12 @@ pub(super) fn passive(connection: &Connection) -> rusqlite::Result<Log> {
 }
 
 /// Copies everything and empties the log: at the end, or to get room back.
+/// Waits a moment for readers, not longer.
 pub(super) fn truncate(connection: &Connection) -> rusqlite::Result<Log> {
-    run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.busy_timeout(TRUNCATE_WAIT_MAX)?;
+    let result = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
+    connection.busy_timeout(schema::BUSY_TIMEOUT)?;
+    result
 }
 
 fn run(connection: &Connection, pragma: &str) -> rusqlite::Result<Log> {

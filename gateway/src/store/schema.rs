@@ -1,10 +1,13 @@
 //! Opening the database file: pragmas and migrations.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, config::DbConfig};
 
 use super::Error;
+
+/// How long to wait for somebody else's lock; nobody else should write.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// In order; the database's `user_version` says how many were applied.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
@@ -12,7 +15,7 @@ const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
 /// Opens the database for the writer; creates it where there is none.
 pub(super) fn open(database: &Path) -> Result<Connection, Error> {
     let connection = Connection::open(database)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     // Checkpoints are ours, also at the end.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(

@@ -393,6 +393,12 @@ impl Writer {
         self.duties.looked = (!due).then_some(tomorrow);
     }
 
+    /// Appends are tried again at once.
+    #[cfg(test)]
+    pub(super) fn forget_hold(&mut self) {
+        self.duties.hold = None;
+    }
+
     /// A commit is durable: lets everybody know, then tidies up.
     fn publish(&mut self, mut stage: Stage, outcomes: Vec<Outcome>, batch: &mut Vec<Job>) {
         if stage.dirty {

@@ -340,6 +340,40 @@ async fn a_second_gateway_on_the_same_directory_is_refused_with_a_sentence() {
     place.open().expect("free again");
 }
 
+/// Plays the second process of the test below; does nothing by itself.
+#[test]
+fn another_process_tries_to_open_the_directory() {
+    let Some(dir) = std::env::var_os("PENSTOCK_TEST_DIR") else {
+        return;
+    };
+    let mut place = Place::new(&["a"]);
+    place.config.dir = dir.into();
+    match place.open() {
+        Ok(_) => println!("it was free"),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn another_process_is_refused_until_this_one_ends() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let other = || {
+        let output = std::process::Command::new(std::env::current_exe().expect("this"))
+            .args(["--nocapture", "another_process_tries_to_open_the_directory"])
+            .env("PENSTOCK_TEST_DIR", place.dir.path())
+            .output()
+            .expect("started");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = other();
+    let sentence = format!("refused: another gateway (process {})", std::process::id());
+    assert!(said.contains(&sentence), "{said}");
+    running.shutdown().await.expect("an orderly end");
+    let said = other();
+    assert!(said.contains("it was free"), "{said}");
+}
+
 #[tokio::test]
 async fn a_later_format_is_refused_and_left_alone() {
     let place = Place::new(&["a"]);
