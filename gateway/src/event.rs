@@ -229,7 +229,55 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The `CloudEvents` `source` of a device.
+/// The `CloudEvents` `source` of a device: a path of one or two segments, in which
+/// everything but letters, digits, `-`, `.`, `_` and `~` is percent-encoded, so
+/// that no two pairs of site and device read the same.
 pub fn source(site: Option<&str>, device: &str) -> String {
-    site.map_or_else(|| format!("/{device}"), |site| format!("/{site}/{device}"))
+    let mut source = String::with_capacity(site.map_or(0, str::len) + device.len() + 2);
+    for segment in site.into_iter().chain([device]) {
+        source.push('/');
+        percent_encode(segment, &mut source);
+    }
+    source
+}
+
+fn percent_encode(text: &str, out: &mut String) {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
+    for byte in text.bytes() {
+        // Unreserved (RFC 3986, section 2.3).
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(DIGITS[usize::from(byte >> 4)]);
+            out.push(DIGITS[usize::from(byte & 15)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_path_of_site_and_device() {
+        assert_eq!(source(Some("pune"), "b7"), "/pune/b7");
+        assert_eq!(source(None, "b7"), "/b7");
+        assert_eq!(source(None, "line 1/é%"), "/line%201%2F%C3%A9%25");
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_devices_have_one_source(
+            a in (proptest::option::of("[a/%2F]{0,3}"), "[a/%2F]{0,3}"),
+            b in (proptest::option::of("[a/%2F]{0,3}"), "[a/%2F]{0,3}"),
+        ) {
+            let same = source(a.0.as_deref(), &a.1) == source(b.0.as_deref(), &b.1);
+            prop_assert_eq!(same, a == b);
+        }
+    }
 }

@@ -1,0 +1,223 @@
+//! Publishes into a real journal: what is acknowledged is on disk.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use penstock::{
+    admin,
+    clock::SystemClock,
+    ingest::{Config, Ingest},
+    record::{Position, Routes},
+    store::{self, Listing, OnFull, Running, Store},
+};
+use penstock_broker::{Admission, Properties, Protocol, Publish, Publisher, QoS, Verdict};
+
+struct Gateway {
+    store: Running,
+    ingest: Ingest,
+    publisher: Arc<Publisher>,
+}
+
+impl Gateway {
+    fn open(dir: &Path, config: Config) -> Self {
+        Self::with_size(dir, config, 1 << 30)
+    }
+
+    fn with_size(dir: &Path, config: Config, max_bytes: u64) -> Self {
+        let settings = store::Config {
+            dir: dir.to_path_buf(),
+            max_bytes,
+            max_age: None,
+            on_full: OnFull::PushBack,
+            reserve_bytes: 1 << 20,
+            dedup_age: Duration::from_secs(3_600),
+            dedup_count: 100_000,
+            dedup_memory_bytes: 16 << 20,
+            destinations: vec!["events".into()],
+        };
+        let clock = Arc::new(SystemClock);
+        let (store, _) = Store::open(settings, clock.clone()).unwrap();
+        let store = store.run().unwrap();
+        let handle = store.handle();
+        let routes = Routes::NONE.with(handle.destination_id("events").unwrap());
+        let publisher = Publisher {
+            client_id: "c1".into(),
+            username: None,
+            address: ([127, 0, 0, 1], 1).into(),
+            protocol: Protocol::V5,
+        };
+        Self {
+            ingest: Ingest::new(config, routes, handle, clock),
+            store,
+            publisher: Arc::new(publisher),
+        }
+    }
+
+    async fn admit(&self, batch: Vec<Publish>) -> Vec<Verdict> {
+        self.ingest.admit(&self.publisher, batch).await.await
+    }
+}
+
+fn publish(topic: &str, payload: &str) -> Publish {
+    Publish {
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        dup: false,
+        properties: None,
+    }
+}
+
+fn identified(id: &str) -> Publish {
+    let user = vec![("idempotency-key".into(), id.into())];
+    let properties = Properties {
+        user,
+        ..Properties::default()
+    };
+    Publish {
+        properties: Some(Arc::new(properties)),
+        ..publish("devices/b7/t", "{\"v\":1}")
+    }
+}
+
+#[tokio::test]
+async fn a_resend_is_a_duplicate_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::open(dir.path(), Config::default());
+    assert_eq!(
+        gateway.admit(vec![identified("a"), identified("b")]).await,
+        vec![Verdict::Accepted; 2]
+    );
+    let resent = vec![identified("b"), identified("c"), identified("c")];
+    let expect = vec![Verdict::Duplicate, Verdict::Accepted, Verdict::Duplicate];
+    assert_eq!(gateway.admit(resent).await, expect);
+    gateway.store.shutdown().await.unwrap();
+
+    let gateway = Gateway::open(dir.path(), Config::default());
+    let resent = vec![identified("a"), identified("d")];
+    assert_eq!(
+        gateway.admit(resent).await,
+        [Verdict::Duplicate, Verdict::Accepted]
+    );
+    let handle = gateway.store.handle();
+    let id = handle.destination_id("events").unwrap();
+    let page = handle
+        .reader()
+        .unwrap()
+        .read(id, Position(0), 100, 1 << 20)
+        .unwrap();
+    let ids: Vec<_> = page
+        .records
+        .iter()
+        .map(|record| record.event().unwrap().id.unwrap().to_string())
+        .collect();
+    assert_eq!(
+        ids,
+        ["a", "b", "c", "d"],
+        "each once, in the order of acknowledgement"
+    );
+    gateway.store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn readings_that_nothing_tells_apart_are_all_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::open(dir.path(), Config::default());
+    let on_off_on = ["ON", "OFF", "ON"].map(|state| publish("devices/plug/state", state));
+    assert_eq!(
+        gateway.admit(on_off_on.to_vec()).await,
+        vec![Verdict::Accepted; 3]
+    );
+    assert_eq!(
+        gateway.admit(on_off_on.to_vec()).await,
+        vec![Verdict::Accepted; 3]
+    );
+    gateway.store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_quarantined_acknowledged_and_retried_by_a_better_mapping() {
+    let dir = tempfile::tempdir().unwrap();
+    let unmapped = Config {
+        mappings: vec![],
+        site: None,
+    };
+    let gateway = Gateway::open(dir.path(), unmapped);
+    assert_eq!(
+        gateway.admit(vec![identified("a")]).await,
+        [Verdict::Accepted]
+    );
+    let broken = publish("devices/b7/t", "{\"v\":");
+    assert_eq!(gateway.admit(vec![broken]).await, [Verdict::Accepted]);
+    gateway.store.shutdown().await.unwrap();
+
+    let gateway = Gateway::open(dir.path(), Config::default());
+    let handle = gateway.store.handle();
+    let kept = Listing::open(dir.path())
+        .unwrap()
+        .quarantine(0, 10)
+        .unwrap();
+    assert_eq!(kept.len(), 2);
+    for item in kept {
+        admin::retry(&handle, &gateway.ingest, item).await.unwrap();
+    }
+    let left = Listing::open(dir.path())
+        .unwrap()
+        .quarantine(0, 10)
+        .unwrap();
+    assert_eq!(left.len(), 1, "the broken one stays");
+    // The device's own resend finds the event that the retry made.
+    assert_eq!(
+        gateway.admit(vec![identified("a")]).await,
+        [Verdict::Duplicate]
+    );
+    gateway.store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_journal_pushes_the_whole_batch_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with_size(dir.path(), Config::default(), 8 << 20);
+    let large = "x".repeat(512 << 10);
+    let mut last = Vec::new();
+    for _ in 0..64 {
+        last = gateway
+            .admit(vec![
+                publish("devices/b7/t", &large),
+                publish("devices/b7/t", "1"),
+            ])
+            .await;
+        if last.contains(&Verdict::Busy) {
+            break;
+        }
+    }
+    assert_eq!(last, [Verdict::Busy, Verdict::Busy]);
+    let status = gateway.store.handle().status();
+    assert_eq!(
+        status.accepted,
+        status.stored + status.duplicate + status.quarantined
+    );
+    gateway.store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_journal_has_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::open(dir.path(), Config::default());
+    let Gateway {
+        store,
+        ingest,
+        publisher,
+    } = gateway;
+    store.shutdown().await.unwrap();
+    let clear = Publish {
+        retain: true,
+        ..publish("devices/b7/t", "")
+    };
+    let verdicts = ingest
+        .admit(&publisher, vec![identified("a"), clear])
+        .await
+        .await;
+    assert_eq!(verdicts, [Verdict::Lost, Verdict::Lost]);
+}
