@@ -4,7 +4,7 @@
 //! unacknowledged again, first and in order, before anything new.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) log: RefCell<AckLog>,
     /// Bounds the connections that are being opened at once.
     pub(crate) opening: Arc<Semaphore>,
+    /// The gateway cannot be reached, and that has been said.
+    pub(crate) complained: Cell<bool>,
 }
 
 impl Shared {
@@ -131,8 +133,10 @@ impl Device {
             device: self,
         };
         life.run().await;
+        let complete = life.is_complete(Instant::now());
         let device = &life.device;
         let mut stats = device.shared.stats();
+        stats.gave_up += u64::from(!complete);
         stats.unacknowledged += u64::try_from(device.window.unacknowledged()).unwrap_or(u64::MAX);
         stats.skipped += device.outbox.schedule().skipped();
         stats.reordered += device.outbox.reordered();
@@ -179,9 +183,13 @@ impl Life {
             Ok(opened) => opened,
             Err(why) => {
                 device.shared.stats().connect_failures += 1;
+                if !device.shared.complained.replace(true) {
+                    tracing::info!(broker = %device.shared.address.broker, %why, "cannot connect, trying on");
+                }
                 return Ended::Lost(why);
             }
         };
+        device.shared.complained.set(false);
         {
             let mut stats = device.shared.stats();
             stats.connected += 1;
@@ -351,6 +359,10 @@ impl Life {
                 } => {
                     device.first_sent(&message, n);
                     device.transmit(&message, false, session, now);
+                    if device.qos == Qos::Zero {
+                        // No acknowledgement will tell.
+                        self.progress = now;
+                    }
                     let length = session.outbound.len() - before;
                     if let Some(away) = offline {
                         return Some(Ended::Offline(away));

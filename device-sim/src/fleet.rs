@@ -5,7 +5,7 @@
 //! counters.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::PathBuf,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
@@ -223,6 +223,7 @@ impl Worker<'_> {
             stats: Arc::clone(&self.stats),
             log: RefCell::new(AckLog::new(self.destination.clone())),
             opening: Arc::clone(&self.opening),
+            complained: Cell::new(false),
         });
         let profiles: Vec<_> = self.config.profiles.iter().cloned().map(Rc::new).collect();
         let devices = (self.thread..self.config.devices)

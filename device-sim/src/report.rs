@@ -25,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) sent: u64,
     pub(crate) acked: u64,
     pub(crate) unacknowledged: u64,
+    /// Devices that ended with something to send or to have acknowledged.
+    pub(crate) devices_gave_up: u64,
     pub(crate) refused: u64,
     pub(crate) refused_malformed: u64,
     pub(crate) deferred: u64,
@@ -87,6 +89,7 @@ impl Report {
             sent: stats.sent,
             acked: stats.acked,
             unacknowledged: stats.unacknowledged,
+            devices_gave_up: stats.gave_up,
             refused: stats.refused,
             refused_malformed: stats.refused_malformed,
             deferred: stats.deferred,
@@ -117,9 +120,12 @@ impl Report {
         }
     }
 
-    /// Everything that can be acknowledged was; a refused malformed message is as it should be.
+    /// Everything was sent, and what can be acknowledged was; a refused malformed
+    /// message is as it should be.
     pub(crate) const fn is_complete(&self) -> bool {
-        self.unacknowledged == 0 && self.refused == self.refused_malformed
+        self.devices_gave_up == 0
+            && self.unacknowledged == 0
+            && self.refused == self.refused_malformed
     }
 
     /// A few lines for people.
@@ -142,7 +148,7 @@ impl Report {
         .join("; ");
         format!(
             "{} sent, {} acknowledged, {} unacknowledged, {} refused in {:.1} s ({:.0} per second)\n\
-             {} resent, {} duplicates, {} malformed, {} reordered, {} deferred, {} reconnects, {} samples not taken\n\
+             {} resent, {} duplicates, {} malformed, {} reordered, {} deferred, {} reconnects, {} samples not taken, {} devices gave up\n\
              ack latency in ms: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}\n\
              {protocols}",
             self.sent,
@@ -158,6 +164,7 @@ impl Report {
             self.deferred,
             self.reconnects,
             self.samples_skipped,
+            self.devices_gave_up,
             ms(latency.p50),
             ms(latency.p90),
             ms(latency.p99),

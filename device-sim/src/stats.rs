@@ -46,6 +46,8 @@ pub(crate) struct Stats {
     /// Samples that were not taken because too many were owed.
     pub(crate) skipped: u64,
     pub(crate) unacknowledged: u64,
+    /// Devices that had something to send, or to have acknowledged, when they ended.
+    pub(crate) gave_up: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) v4: ByVersion,
     pub(crate) v5: ByVersion,
@@ -73,6 +75,7 @@ impl Default for Stats {
             connections_lost: 0,
             skipped: 0,
             unacknowledged: 0,
+            gave_up: 0,
             payload_bytes: 0,
             v4: ByVersion::default(),
             v5: ByVersion::default(),
@@ -110,6 +113,7 @@ impl Stats {
         self.connections_lost += other.connections_lost;
         self.skipped += other.skipped;
         self.unacknowledged += other.unacknowledged;
+        self.gave_up += other.gave_up;
         self.payload_bytes += other.payload_bytes;
         for (mine, theirs) in [(&mut self.v4, other.v4), (&mut self.v5, other.v5)] {
             mine.devices += theirs.devices;

@@ -1,5 +1,11 @@
 //! The real binary against a server that misbehaves on command.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
 mod audit;
 mod nats;
 mod receive;

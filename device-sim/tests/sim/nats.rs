@@ -49,7 +49,8 @@ impl NatsServer {
                 assert!(!required, "nats-server is required here: {error}");
                 let test = std::thread::current().name().unwrap_or("?").to_owned();
                 // Past the capture of the test's output, so that it is seen although the test passes.
-                writeln!(std::io::stderr(), "SKIPPED: {test}: nats-server is missing").unwrap();
+                writeln!(std::io::stderr(), "SKIPPED: {test}: nats-server is missing")
+                    .expect("standard error takes a line");
                 None
             }
         }

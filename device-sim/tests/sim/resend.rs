@@ -348,3 +348,19 @@ fn a_wrong_profile_is_a_usage_error_that_names_file_and_key() {
         "{error}"
     );
 }
+
+#[test]
+fn a_run_that_never_reached_the_gateway_is_not_a_success() {
+    let server = Server::start(|_| Answer::Ack);
+    let nobody = server.address.to_string();
+    drop(server);
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::at(
+        &nobody,
+        dir.path(),
+        "--devices 3 --rate 10 --for 1s --settle 200ms",
+    );
+    assert_eq!(run.code(), Some(1));
+    assert_eq!((run.count("sent"), run.count("devices_gave_up")), (0, 3));
+    assert!(String::from_utf8_lossy(&run.output.stderr).contains("cannot connect"));
+}

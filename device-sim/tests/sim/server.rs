@@ -64,8 +64,16 @@ struct Shared {
     script: Box<Script>,
     publishes: Mutex<Vec<Publish>>,
     connections: Mutex<Vec<TcpStream>>,
+    clients: Mutex<HashMap<String, Arc<Client>>>,
     receive_max: Option<u16>,
     stopped: AtomicBool,
+}
+
+/// A client's place: a new connection takes it over when the old one has ended.
+#[derive(Default)]
+struct Client {
+    stream: Mutex<Option<TcpStream>>,
+    serving: Mutex<()>,
 }
 
 /// The server; its threads end when it is dropped.
@@ -93,6 +101,7 @@ impl Server {
             script: Box::new(script),
             publishes: Mutex::default(),
             connections: Mutex::default(),
+            clients: Mutex::default(),
             receive_max,
             stopped: AtomicBool::new(false),
         });
@@ -155,6 +164,24 @@ fn serve(shared: &Shared, mut stream: TcpStream, number: usize) {
         at += 1 + usize::from(connect[10]);
     }
     let client = String::from_utf8(text(&connect, &mut at).to_vec()).unwrap();
+    let place = Arc::clone(
+        shared
+            .clients
+            .lock()
+            .unwrap()
+            .entry(client.clone())
+            .or_default(),
+    );
+    if let Some(old) = place
+        .stream
+        .lock()
+        .unwrap()
+        .replace(stream.try_clone().unwrap())
+    {
+        // What it has received is still served.
+        drop(old.shutdown(std::net::Shutdown::Both));
+    }
+    let _serving = place.serving.lock().unwrap();
     let connack: &[u8] = match (v5, shared.receive_max) {
         (false, _) => &[0x20, 2, 0, 0],
         (true, None) => &[0x20, 3, 0, 0, 0],
