@@ -63,6 +63,8 @@ pub(crate) struct Subscription {
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
+    /// Messages with lower numbers were before it. Set by [`Fanout::subscribe`].
+    pub(crate) since: u64,
 }
 
 /// The live subscriptions and the retained messages.
@@ -72,6 +74,8 @@ pub(crate) struct Fanout {
     /// Changes with every change of `filters`; never 0.
     version: AtomicU64,
     weight: AtomicUsize,
+    /// The number of the next message.
+    number: AtomicU64,
     retained: Mutex<Retained>,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
@@ -84,6 +88,7 @@ impl Fanout {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
             weight: AtomicUsize::new(0),
+            number: AtomicU64::new(1),
             retained: Mutex::default(),
             carrier,
             counters,
@@ -105,24 +110,37 @@ impl Fanout {
     /// Shows committed messages of session `publisher` to live subscribers, and
     /// keeps those that are to be retained.
     pub(crate) fn publish(&self, publisher: u64, publishes: &[Publish]) {
+        if publishes.is_empty() {
+            return;
+        }
         let now_ms = self.now_ms();
-        let frames: Vec<Bytes> = publishes
-            .iter()
-            .map(|publish| {
-                let message = Message::new(publish, publisher, now_ms);
-                if publish.retain {
-                    self.retain(publish, &message);
-                }
-                message.into()
-            })
-            .collect();
+        let message = |publish| {
+            let number = self.number.fetch_add(1, Relaxed);
+            Message::new(publish, publisher, now_ms, number)
+        };
+        let mut frames = Vec::with_capacity(publishes.len());
+        for publish in publishes {
+            if !publish.retain {
+                frames.push(message(publish).into());
+                continue;
+            }
+            let message = {
+                // Numbered under the lock: see `subscribe`.
+                let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+                let message = message(publish);
+                self.retain(&mut retained, publish, &message);
+                message
+            };
+            if self.is_wanted(&publish.topic) {
+                frames.push(message.into());
+            }
+        }
         if !frames.is_empty() {
             self.carrier.carry(frames);
         }
     }
 
-    fn retain(&self, publish: &Publish, message: &Message) {
-        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+    fn retain(&self, retained: &mut Retained, publish: &Publish, message: &Message) {
         if publish.payload.is_empty() {
             retained.clear(&publish.topic);
         } else if !retained.keep(&publish.topic, message.clone()) {
@@ -144,7 +162,8 @@ impl Fanout {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         let mut matched: Vec<(u64, &Subscription)> = Vec::new();
         filters.visit(message.topic_str(), &mut |session, subscription| {
-            if !(subscription.no_local && session == message.publisher()) {
+            let own = subscription.no_local && session == message.publisher();
+            if !own && subscription.since <= message.number() {
                 matched.push((session, subscription));
             }
             false
@@ -174,34 +193,25 @@ impl Fanout {
 
     /// Adds or replaces a subscription, and queues the retained messages that
     /// it asks for. `Err` when all subscriptions together are too large.
+    ///
+    /// A message is either retained already and numbered below the new
+    /// subscription, or later and live: numbers are given and read under the
+    /// lock of the retained messages, so it comes once.
     pub(crate) fn subscribe(
         &self,
         session: u64,
         filter: &str,
-        subscription: Subscription,
-        retained: SendRetained,
+        mut subscription: Subscription,
+        when: SendRetained,
     ) -> Result<(), Full> {
         let outbox = Arc::clone(&subscription.outbox);
         let (qos, id) = (subscription.qos, subscription.id);
-        let replaced = {
-            let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
-            if self.weight.load(Relaxed) + weight(filter) > SUBSCRIPTION_BYTES_MAX {
-                return Err(Full);
-            }
-            let replaced = filters.insert(filter, session, subscription).is_some();
-            if !replaced {
-                self.weight.fetch_add(weight(filter), Relaxed);
-            }
-            self.version.fetch_add(1, Relaxed);
-            self.counters.subscriptions.set(filters.len());
-            replaced
-        };
-        match retained {
-            SendRetained::Always => {}
-            SendRetained::IfNew if !replaced => {}
-            _ => return Ok(()),
-        }
         let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        subscription.since = self.number.load(Relaxed);
+        let replaced = self.insert(session, filter, subscription)?;
+        if when == SendRetained::Never || when == SendRetained::IfNew && replaced {
+            return Ok(());
+        }
         for message in retained.matching(filter) {
             let delivery = Delivery {
                 qos: qos.min(message.qos()),
@@ -214,6 +224,24 @@ impl Fanout {
             }
         }
         Ok(())
+    }
+
+    /// Whether the subscription replaced one.
+    fn insert(&self, session: u64, filter: &str, subscription: Subscription) -> Result<bool, Full> {
+        let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
+        if self.weight.load(Relaxed) + weight(filter) > SUBSCRIPTION_BYTES_MAX {
+            return Err(Full);
+        }
+        let replaced = filters.insert(filter, session, subscription, |old, new| {
+            // What was on its way to the old one is on its way to the new one.
+            new.since = old.since;
+        });
+        if !replaced {
+            self.weight.fetch_add(weight(filter), Relaxed);
+        }
+        self.version.fetch_add(1, Relaxed);
+        self.counters.subscriptions.set(filters.len());
+        Ok(replaced)
     }
 
     /// Ends a subscription; whether there was one.

@@ -54,31 +54,40 @@ impl<T> Filters<T> {
         self.len
     }
 
-    /// Adds a subscription; returns the one it replaces.
-    pub(crate) fn insert(&mut self, filter: &str, key: u64, value: T) -> Option<T> {
+    /// Adds a subscription or replaces one; whether there was one, which `merge`
+    /// sees before it goes.
+    pub(crate) fn insert(
+        &mut self,
+        filter: &str,
+        key: u64,
+        mut value: T,
+        merge: impl FnOnce(&T, &mut T),
+    ) -> bool {
         let mut node = &mut self.root;
-        let mut list = None;
+        let mut ends_with_rest = false;
         for level in filter.split('/') {
             match level {
                 "#" => {
-                    list = Some(());
+                    ends_with_rest = true;
                     break;
                 }
                 "+" => node = node.any.get_or_insert_default(),
                 name => node = node.children.entry_ref(name).or_default(),
             }
         }
-        let list = if list.is_some() {
+        let list = if ends_with_rest {
             &mut node.rest
         } else {
             &mut node.here
         };
         if let Some((_, old)) = list.iter_mut().find(|(other, _)| *other == key) {
-            return Some(std::mem::replace(old, value));
+            merge(old, &mut value);
+            *old = value;
+            return true;
         }
         list.push((key, value));
         self.len += 1;
-        None
+        false
     }
 
     /// Removes a subscription, and the branches that it alone kept.
@@ -197,9 +206,10 @@ mod tests {
     #[test]
     fn a_filter_is_replaced_and_removed() {
         let mut filters = Filters::default();
-        assert_eq!(filters.insert("a/+/#", 1, 'x'), None);
-        assert_eq!(filters.insert("a/+/#", 1, 'y'), Some('x'));
-        assert_eq!(filters.insert("a/+/#", 2, 'z'), None);
+        let merge = |old: &char, _: &mut char| assert_eq!(*old, 'x');
+        assert!(!filters.insert("a/+/#", 1, 'x', merge));
+        assert!(filters.insert("a/+/#", 1, 'y', merge));
+        assert!(!filters.insert("a/+/#", 2, 'z', merge));
         assert_eq!(filters.len(), 2);
         assert_eq!(filters.remove("a/+", 1), None);
         assert_eq!(filters.remove("a/+/#", 1), Some('y'));
@@ -236,7 +246,7 @@ mod tests {
         ) {
             let mut filters = Filters::default();
             for (key, (filter, _)) in (0_u64..).zip(&all) {
-                filters.insert(filter, key, ());
+                filters.insert(filter, key, (), |(), ()| {});
             }
             for (key, (filter, keep)) in (0_u64..).zip(&all) {
                 if !keep {

@@ -7,7 +7,8 @@
 //! 17..21 lifetime in seconds
 //! 21..25 length of the properties
 //! 25..27 length of the topic
-//! 27..   topic, encoded MQTT 5 properties without the lifetime, payload
+//! 27..35 its number: later messages have higher ones
+//! 35..   topic, encoded MQTT 5 properties without the lifetime, payload
 //! ```
 //!
 //! Copied out of the read buffer, so that a message waiting for a subscriber
@@ -17,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{Publish, QoS, packet};
 
-const HEADER: usize = 27;
+const HEADER: usize = 35;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    pub(crate) fn new(publish: &Publish, publisher: u64, taken_ms: u64) -> Self {
+    pub(crate) fn new(publish: &Publish, publisher: u64, taken_ms: u64, number: u64) -> Self {
         let mut frame =
             BytesMut::with_capacity(HEADER + publish.topic.len() + publish.payload.len() + 16);
         let expiry = publish
@@ -44,6 +45,7 @@ impl Message {
         frame.put_u32(expiry.unwrap_or(0));
         frame.put_u32(0);
         frame.put_u16(topic_len);
+        frame.put_u64(number);
         frame.put_slice(publish.topic.as_bytes());
         let topic_end = frame.len();
         packet::encode::message_properties(&mut frame, publish);
@@ -115,6 +117,10 @@ impl Message {
         self.u64_at(9)
     }
 
+    pub(crate) fn number(&self) -> u64 {
+        self.u64_at(27)
+    }
+
     pub(crate) fn expiry_secs(&self) -> Option<u32> {
         let secs = u32::from_be_bytes(self.array(17));
         (self.frame[0] & 0b1000 != 0).then_some(secs)
@@ -158,13 +164,16 @@ mod tests {
                 ..Properties::default()
             })),
         };
-        let frame = Bytes::from(Message::new(&publish, 5, 9));
+        let frame = Bytes::from(Message::new(&publish, 5, 9, 11));
         let message = Message::from_frame(frame.clone()).unwrap();
         assert_eq!(message.topic_str(), "a/ü");
         assert_eq!(message.payload(), b"payload");
         assert_eq!(message.properties(), [3, 0, 1, b'x']);
         assert_eq!((message.qos(), message.retain()), (QoS::ExactlyOnce, true));
-        assert_eq!((message.publisher(), message.taken_ms()), (5, 9));
+        assert_eq!(
+            (message.publisher(), message.taken_ms(), message.number()),
+            (5, 9, 11)
+        );
         assert_eq!(message.expiry_secs(), Some(7));
         for cut in 0..HEADER + 4 {
             assert!(Message::from_frame(frame.slice(..cut)).is_none());

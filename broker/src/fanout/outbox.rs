@@ -127,7 +127,7 @@ mod tests {
             properties: None,
         };
         Delivery {
-            message: Message::new(&publish, 0, 0),
+            message: Message::new(&publish, 0, 0, 0),
             qos: QoS::AtMostOnce,
             retain: false,
             subscription_ids: Vec::new(),

@@ -67,7 +67,7 @@ mod tests {
             dup: false,
             properties: None,
         };
-        Message::new(&publish, 0, 0)
+        Message::new(&publish, 0, 0, 0)
     }
 
     #[test]

@@ -15,12 +15,12 @@ use crate::{
     packet::{Ack, Error, Kind, encode, reason},
 };
 
-/// What the client owes us for an identifier.
+/// What the client owes us for an identifier: PUBACK, PUBREC, or PUBCOMP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owed {
-    Ack,
-    Rec,
-    Comp,
+    Acknowledged,
+    Received,
+    Completed,
 }
 
 #[derive(Debug)]
@@ -93,8 +93,8 @@ impl Outbound {
             delivered += 1;
             match delivery.qos {
                 QoS::AtMostOnce => {}
-                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::Ack)),
-                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::Rec)),
+                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::Acknowledged)),
+                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::Received)),
             }
         }
         counters.delivered.add(delivered);
@@ -127,15 +127,15 @@ impl Outbound {
             return Ok(());
         };
         match (kind, owed) {
-            (Kind::PubAck, Owed::Ack) | (Kind::PubComp, Owed::Comp) => {
+            (Kind::PubAck, Owed::Acknowledged) | (Kind::PubComp, Owed::Completed) => {
                 self.in_flight.remove(&ack.id);
             }
             // The client refuses it: the exchange is over.
-            (Kind::PubRec, Owed::Rec) if ack.reason >= 0x80 => {
+            (Kind::PubRec, Owed::Received) if ack.reason >= 0x80 => {
                 self.in_flight.remove(&ack.id);
             }
-            (Kind::PubRec, Owed::Rec | Owed::Comp) => {
-                self.in_flight.insert(ack.id, Owed::Comp);
+            (Kind::PubRec, Owed::Received | Owed::Completed) => {
+                self.in_flight.insert(ack.id, Owed::Completed);
                 self.release(wire, ack.id, reason::SUCCESS);
             }
             _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),

@@ -62,6 +62,7 @@ impl<'s> Subscriptions<'s> {
             no_local: options.no_local,
             retain_as_published: options.retain_as_published,
             id,
+            since: 0,
         };
         self.fanout
             .subscribe(self.session, &filter, subscription, options.retained)

@@ -1,1 +1,151 @@
-//! x
+//! What the broker announces and enforces.
+
+use penstock_broker::Config;
+
+use crate::support::{
+    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
+};
+
+#[tokio::test]
+async fn connack_announces_what_is_enforced() {
+    let broker = start(config()).await;
+    let mut client = broker.raw().await;
+    client
+        .send(&connect_v5("d", 2, 0, &[0x11, 0, 0, 0, 60]))
+        .await;
+    let expect: Vec<u8> = [
+        &[0x20, 21, 0, 0, 18][..],
+        &[0x11, 0, 0, 0, 0],    // the session ends with the connection
+        &[0x21, 0x04, 0x00],    // receive maximum 1024
+        &[0x27, 0, 0x10, 0, 0], // packets of 1 MiB
+        &[0x22, 0, 16],         // topic aliases
+        &[0x2A, 0],             // no shared subscriptions
+    ]
+    .concat();
+    client.expect(&expect).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_client_id_is_assigned_where_the_protocol_allows() {
+    let broker = start(config()).await;
+    let mut v5 = broker.raw().await;
+    v5.send(&connect_v5("", 2, 0, &[])).await;
+    let connack = v5.packet().await;
+    let text = String::from_utf8_lossy(&connack).into_owned();
+    assert!(text.contains("auto-"), "{connack:02x?}");
+    let mut v4 = broker.raw().await;
+    v4.send(&connect_v4("", 2, 0)).await;
+    v4.expect(&[0x20, 2, 0, 0]).await;
+    let mut v4 = broker.raw().await;
+    v4.send(&connect_v4("", 0, 0)).await;
+    v4.expect(&[0x20, 2, 0, 2]).await;
+    v4.expect_end().await;
+    let mut long = broker.raw().await;
+    long.send(&connect_v5(&"x".repeat(2000), 2, 0, &[])).await;
+    long.expect(&[0x20, 3, 0, 0x85, 0]).await;
+    long.expect_end().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let broker = start(Config {
+        connections_max: 2,
+        ..config()
+    })
+    .await;
+    let first = broker.v4("1").await;
+    let _second = broker.v5("2").await;
+    let mut third = broker.raw().await;
+    third.send(&connect_v4("3", 2, 0)).await;
+    third.expect(&[0x20, 2, 0, 3]).await;
+    third.expect_end().await;
+    let mut fourth = broker.raw().await;
+    fourth.send(&connect_v5("4", 2, 0, &[])).await;
+    fourth.expect(&[0x20, 3, 0, 0x89, 0]).await;
+    fourth.expect_end().await;
+    drop(first);
+    broker.until("room", |now| now.connections_open == 1).await;
+    broker.v4("5").await.ping().await;
+    assert_eq!(broker.handle.metrics().refused_connection_limit, 2);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_packet_beyond_the_limit_ends_the_connection_before_it_is_buffered() {
+    let broker = start(Config {
+        packet_bytes_max: 1000,
+        ..config()
+    })
+    .await;
+    let fits = "x".repeat(1000 - 3 - 3 - 2);
+    let mut v4 = broker.v4("four").await;
+    v4.send(&publish_v4("t", 1, 1, &fits)).await;
+    v4.expect(&[0x40, 2, 0, 1]).await;
+    // The header alone is enough.
+    v4.send(&publish_v4("t", 1, 1, &format!("{fits}x"))[..3])
+        .await;
+    v4.expect_end().await;
+    let mut v5 = broker.v5("five").await;
+    v5.send(&publish_v5("t", 1, 1, &[], &fits)[..3]).await;
+    v5.expect_disconnect(0x95).await;
+    assert_eq!(broker.handle.metrics().packets_too_large, 2);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn subscriptions_beyond_the_limit_are_refused_one_by_one() {
+    let broker = start(Config {
+        subscriptions_per_client_max: 2,
+        ..config()
+    })
+    .await;
+    let mut client = broker.v5("d").await;
+    let filters: Vec<u8> = ["a", "b", "c", "a"]
+        .iter()
+        .flat_map(|one| [&string(one)[..], &[1]].concat())
+        .collect();
+    client.send(&packet(0x82, &[&[0, 1, 0], &filters])).await;
+    client.expect(&[0x90, 7, 0, 1, 0, 1, 1, 0x97, 1]).await;
+    let mut old = broker.v4("e").await;
+    old.send(&packet(0x82, &[&[0, 1], &filters])).await;
+    old.expect(&[0x90, 6, 0, 1, 1, 1, 0x80, 1]).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_illegal_connect_is_answered_as_its_protocol_allows() {
+    let broker = start(config()).await;
+    for (bytes, answer) in [
+        (
+            packet(0x10, &[&string("MQTT"), &[3, 2, 0, 0], &string("x")]),
+            Some(vec![0x20, 2, 0, 1]),
+        ),
+        (
+            packet(0x10, &[&string("MQTT"), &[9, 2, 0, 0, 0], &string("x")]),
+            Some(vec![0x20, 3, 0, 0x84, 0]),
+        ),
+        (connect_v4("x", 3, 0), None),
+        (connect_v5("x", 3, 0, &[]), Some(vec![0x20, 3, 0, 0x81, 0])),
+        (
+            connect_v5("x", 2, 0, &[0x15, 0, 1, b'm']),
+            Some(vec![0x20, 3, 0, 0x8C, 0]),
+        ),
+        (
+            packet(0x10, &[&string("HTTP"), &[4, 2, 0, 0], &string("x")]),
+            None,
+        ),
+        (publish_v4("t", 0, 0, "x"), None),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), None),
+    ] {
+        let mut client = broker.raw().await;
+        client.send(&bytes).await;
+        if let Some(answer) = answer {
+            client.expect(&answer).await;
+        }
+        client.expect_end().await;
+    }
+    assert_eq!(broker.handle.metrics().refused_protocol, 8);
+    broker.stop().await;
+}

@@ -1,5 +1,11 @@
 //! The broker over real sockets, byte for byte, with a gateway that the test holds.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails is to say where")]
+#![allow(
+    clippy::async_yields_async,
+    reason = "an admission resolves to a receipt"
+)]
+
 mod clients;
 mod hostile;
 mod limits;

@@ -88,7 +88,7 @@ impl Admission for Gateway {
         Box::pin(async move {
             let verdicts: Vec<Verdict> = {
                 let mut judge = self.judge.lock().unwrap();
-                batch.iter().map(|publish| judge(publish)).collect()
+                batch.iter().map(&mut **judge).collect()
             };
             let number = {
                 let mut receipts = self.receipts.lock().unwrap();
