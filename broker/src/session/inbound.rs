@@ -102,6 +102,8 @@ pub(super) struct Inbound<'s> {
     reason_text_max: usize,
     gathering: Batch,
     to_admit: Vec<Publish>,
+    /// How many the last batch had: a device's batches are alike.
+    batch_len: usize,
     /// Taken since the last submit, by QoS.
     taken: [usize; 3],
     admitting: Option<Admitting<'s>>,
@@ -132,6 +134,7 @@ impl<'s> Inbound<'s> {
             reason_text_max,
             gathering: Batch::default(),
             to_admit: Vec::new(),
+            batch_len: 0,
             taken: [0; 3],
             admitting: None,
             pending: VecDeque::new(),
@@ -207,6 +210,10 @@ impl<'s> Inbound<'s> {
         if publish.qos == QoS::ExactlyOnce {
             self.exchanges.insert(id, Exchange::Pending);
         }
+        if self.gathering.entries.is_empty() {
+            self.gathering.entries.reserve(self.batch_len);
+            self.to_admit.reserve(self.batch_len);
+        }
         let bytes = publish.payload.len() + publish.topic.len();
         let wanted = (wanted || publish.retain) && !refused;
         let qos = publish.qos;
@@ -276,6 +283,7 @@ impl<'s> Inbound<'s> {
         self.context.counters.publishes_in_qos1.add(qos1);
         self.context.counters.publishes_in_qos2.add(qos2);
         let batch = std::mem::take(&mut self.gathering);
+        self.batch_len = batch.entries.len();
         if self.to_admit.is_empty() {
             self.pending.push_back(batch);
             return;
