@@ -103,17 +103,17 @@ impl Wire {
         match Header::peek(&self.input, self.frame_max)? {
             Some(header) if header.frame() <= self.input.len() => Ok(Some(header)),
             Some(header) => {
-                let frame = header.frame();
-                if frame > CHUNK_MAX && self.share.held() == 0 && !self.share.try_add(frame) {
+                // Doubling, not at once: the memory has to be earned by sending.
+                let here = self.input.len();
+                let grow = (header.frame() - here).min(here.max(self.chunk));
+                let more = (here + grow).saturating_sub(self.share.held());
+                if here + grow > CHUNK_MAX && !self.share.try_add(more) {
                     return Err(packet::Error {
                         reason: reason::QUOTA_EXCEEDED,
                         what: "too many large packets at the same time",
                     });
                 }
-                // Doubling, not at once: the memory has to be earned by sending.
-                let missing = frame - self.input.len();
-                self.input
-                    .reserve(missing.min(self.input.len().max(self.chunk)));
+                self.input.reserve(grow);
                 Ok(None)
             }
             None => Ok(None),
