@@ -285,3 +285,92 @@ pub(crate) struct Expired;
 fn weight(filter: &str) -> usize {
     filter.len() + 256 * (1 + memchr::memchr_iter(b'/', filter.as_bytes()).count())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::embedded::{Embedded, Watch};
+
+    fn publish(topic: &str, payload: &str) -> Publish {
+        Publish {
+            topic: Arc::from(topic),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            dup: false,
+            properties: None,
+        }
+    }
+
+    async fn next(outbox: &Outbox) -> Vec<u8> {
+        let wait = async {
+            loop {
+                if let Some(delivery) = outbox.pop() {
+                    return delivery.message.payload().to_vec();
+                }
+                outbox.filled().await;
+            }
+        };
+        timeout(Duration::from_secs(20), wait)
+            .await
+            .expect("a message arrives")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn subscribers_go_on_when_the_router_dies() {
+        let watch = Watch {
+            every: Duration::from_millis(20),
+            patience: Duration::from_millis(400),
+        };
+        let counters = Arc::<Counters>::default();
+        let embedded = Arc::new(Embedded::new(watch, Arc::clone(&counters)));
+        let carrier: Arc<dyn Carrier> = embedded.clone();
+        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&counters)));
+        let task = tokio::spawn(Arc::clone(&fanout).run());
+        let outbox = Arc::new(Outbox::new(1_000_000));
+        let subscription = Subscription {
+            outbox: Arc::clone(&outbox),
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            id: None,
+            since: 0,
+        };
+        fanout
+            .subscribe(1, "a/+", subscription, SendRetained::Never)
+            .unwrap();
+        for round in 0..4 {
+            for n in 0..10 {
+                fanout.publish(2, &[publish("a/b", &format!("{round} {n}"))]);
+            }
+            for n in 0..10 {
+                assert_eq!(next(&outbox).await, format!("{round} {n}").into_bytes());
+            }
+            embedded.poison();
+        }
+        assert!(counters.router_restarts.get() >= 3);
+        assert_eq!(counters.dropped_router.get(), 0);
+        task.abort();
+    }
+
+    #[test]
+    fn a_message_without_subscribers_never_enters_the_carrier() {
+        #[derive(Debug)]
+        struct Never;
+        impl Carrier for Never {
+            fn carry(&self, frames: Vec<Bytes>) {
+                panic!("{} frames", frames.len());
+            }
+            fn run<'a>(&'a self, _: &'a (dyn Fn(Bytes) + Sync)) -> Running<'a> {
+                Box::pin(std::future::pending())
+            }
+        }
+        let fanout = Fanout::new(Arc::new(Never), Arc::default());
+        let mut retained = publish("a", "x");
+        retained.retain = true;
+        assert!(!fanout.is_wanted("a"));
+        fanout.publish(1, &[retained]);
+    }
+}

@@ -3,10 +3,24 @@
 //! ```text
 //! socket ─▶ listener ─▶ session ─▶ Admission (the gateway) ─▶ Receipt ─▶ PUBACK / PUBREC
 //!                          ▲                                     │
-//!                          └──── live fan-out (embedded) ◀───────┘ after the receipt
+//!                          └──── fanout ◀── embedded ◀───────────┘ after the receipt
 //! ```
+//!
+//! MQTT 3.1.1 and 5 share one TCP port. What a PUBACK or PUBREC promises is what
+//! the [`Admission`] behind it promises; live subscribers see a message only
+//! after its receipt, and nothing they do delays a publisher.
+//!
+//! No client can stop the broker or make it hold more than its limits: whatever
+//! is malformed is answered with its reason code or a closed connection, and
+//! counted in [`Metrics`].
+//!
+//! Not here yet, with their places: TLS and authentication (before
+//! `session::handshake`), permissions (where a session takes a PUBLISH or
+//! SUBSCRIBE), durable sessions and retained messages that survive a restart
+//! (`fanout`), shared subscriptions (`session::subscriptions`).
 
 mod admission;
+mod budget;
 mod config;
 mod embedded;
 mod fanout;
@@ -25,3 +39,19 @@ pub use config::{Config, Error};
 pub use listener::{Broker, Handle};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
+
+/// Entry for the fuzzer: decodes `data` as every packet of both protocols.
+#[cfg(feature = "fuzz")]
+pub fn fuzz_packets(data: &[u8]) {
+    use packet::{Header, decode, decode_connect};
+
+    let Ok(Some(header)) = Header::peek(data, usize::MAX) else {
+        return;
+    };
+    let body = bytes::Bytes::copy_from_slice(&data[header.len..]);
+    let mut topics = topic::Topics::default();
+    for protocol in [Protocol::V4, Protocol::V5] {
+        decode(protocol, header, &body, &mut topics).ok();
+    }
+    decode_connect(&body).ok();
+}

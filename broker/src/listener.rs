@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Config, Error,
+    budget::Budget,
     embedded::{Embedded, Watch},
     fanout::Fanout,
     metrics::{Counters, Metrics},
@@ -101,6 +102,7 @@ impl Broker {
     ) -> Result<(), Error> {
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&self.counters)));
         let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&self.counters)));
+        let budget = Arc::new(Budget::new(self.config.packet_bytes_max));
         let mut live = JoinSet::new();
         live.spawn(Arc::clone(&fanout).run());
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
@@ -113,6 +115,7 @@ impl Broker {
             registry: Arc::default(),
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
+            budget,
             sessions: AtomicU64::new(1),
         });
         let mut sessions = JoinSet::new();

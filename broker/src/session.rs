@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Config, Publisher,
+    budget::Budget,
     fanout::{Fanout, Outbox},
     metrics::Counters,
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
@@ -63,6 +64,7 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) sessions: AtomicU64,
 }
 
@@ -91,7 +93,7 @@ pub(crate) async fn serve(
     is_over_limit: bool,
 ) {
     let _open = Gauge::new(&context.counters.connections_open);
-    let mut wire = Wire::new(stream, context.config.packet_bytes_max);
+    let mut wire = Wire::new(stream, context.config.packet_bytes_max, &context.budget);
     let admittee = tokio::select! {
         admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
         () = context.shutdown.cancelled() => None,
@@ -259,6 +261,9 @@ impl Session<'_> {
                 }
                 () = outbox.filled(), if going => {}
                 () = &mut silence, if going && silence_max.is_some() => {
+                    if blocked {
+                        heard = Instant::now();
+                    }
                     let deadline = heard + silence_max.unwrap_or_default();
                     if deadline <= Instant::now() {
                         end = Some(End::Silent);

@@ -6,7 +6,8 @@
 //!
 //! Bounds: a batch has at most [`BATCH_MAX`] publishes; at most one batch waits
 //! for room at the gateway; publishes without a verdict are at most the receive
-//! maximum and hold at most [`bytes_max`] and one packet. Beyond them
+//! maximum and hold at most [`BYTES_MAX`] and one packet, and less when all
+//! connections together hold too much ([`crate::budget`]). Beyond them
 //! [`Inbound::is_blocked`] and the session stops reading, so that TCP pushes back.
 //!
 //! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
@@ -27,11 +28,14 @@ use tokio::time::{Duration, Sleep, sleep};
 use super::{Context, wire::Wire};
 use crate::{
     Admitted, Protocol, Publish, Publisher, QoS, Receipt, Verdict,
+    budget::Share,
     packet::{self, Ack, Error, Kind, encode, is_v5, reason},
 };
 
 /// Most publishes handed over at once.
 const BATCH_MAX: usize = 256;
+/// Bytes of unsettled publishes beyond which nothing more is taken.
+const BYTES_MAX: usize = 128 * 1024;
 /// Pauses between asking about a publish that found no room.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -98,13 +102,15 @@ pub(super) struct Inbound<'s> {
     reason_text_max: usize,
     gathering: Batch,
     to_admit: Vec<Publish>,
+    /// How many the last batch had: a device's batches are alike.
+    batch_len: usize,
     /// Taken since the last submit, by QoS.
     taken: [usize; 3],
     admitting: Option<Admitting<'s>>,
     pending: VecDeque<Batch>,
-    /// Entries and bytes without a verdict, wherever they are.
+    /// Entries and bytes that are not settled, wherever they are.
     held: usize,
-    held_bytes: usize,
+    share: Share,
     /// QoS 1 and 2 exchanges that are not over.
     open: usize,
     exchanges: HashMap<u16, Exchange>,
@@ -128,11 +134,12 @@ impl<'s> Inbound<'s> {
             reason_text_max,
             gathering: Batch::default(),
             to_admit: Vec::new(),
+            batch_len: 0,
             taken: [0; 3],
             admitting: None,
             pending: VecDeque::new(),
             held: 0,
-            held_bytes: 0,
+            share: Share::new(&context.budget),
             open: 0,
             exchanges: HashMap::new(),
             retry: None,
@@ -154,7 +161,8 @@ impl<'s> Inbound<'s> {
         self.admitting.is_some()
             || self.retrying
             || self.held >= self.receive_max()
-            || self.held_bytes >= bytes_max(self.context.config.packet_bytes_max)
+            || self.share.held() >= BYTES_MAX
+            || self.share.is_exhausted()
     }
 
     /// Whether a QoS 1 or 2 publish would be one more than we announced.
@@ -202,6 +210,10 @@ impl<'s> Inbound<'s> {
         if publish.qos == QoS::ExactlyOnce {
             self.exchanges.insert(id, Exchange::Pending);
         }
+        if self.gathering.entries.is_empty() {
+            self.gathering.entries.reserve(self.batch_len);
+            self.to_admit.reserve(self.batch_len);
+        }
         let bytes = publish.payload.len() + publish.topic.len();
         let wanted = (wanted || publish.retain) && !refused;
         let qos = publish.qos;
@@ -227,7 +239,7 @@ impl<'s> Inbound<'s> {
         self.gathering.entries.push_back(entry);
         self.gathering.bytes += bytes;
         self.held += 1;
-        self.held_bytes += bytes;
+        self.share.add(bytes);
         if self.gathering.entries.len() >= BATCH_MAX {
             self.submit();
         }
@@ -271,6 +283,7 @@ impl<'s> Inbound<'s> {
         self.context.counters.publishes_in_qos1.add(qos1);
         self.context.counters.publishes_in_qos2.add(qos2);
         let batch = std::mem::take(&mut self.gathering);
+        self.batch_len = batch.entries.len();
         if self.to_admit.is_empty() {
             self.pending.push_back(batch);
             return;
@@ -375,7 +388,7 @@ impl<'s> Inbound<'s> {
                 break;
             }
             if batch.entries.is_empty() {
-                self.held_bytes -= batch.bytes;
+                self.share.sub(batch.bytes);
                 self.retrying = false;
                 self.pause = PAUSE_MIN;
             } else {
@@ -503,14 +516,5 @@ impl<'s> Inbound<'s> {
 
     fn protocol(&self) -> Protocol {
         self.publisher.protocol
-    }
-}
-
-/// Bytes of publishes without a verdict beyond which nothing more is read.
-const fn bytes_max(packet_bytes_max: usize) -> usize {
-    if packet_bytes_max > 256 * 1024 {
-        packet_bytes_max
-    } else {
-        256 * 1024
     }
 }

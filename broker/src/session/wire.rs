@@ -4,13 +4,14 @@
 //! that is kept keeps its whole read. Reads are therefore sized by what the
 //! connection sends: [`CHUNK_MIN`] for a device that says little, up to
 //! [`CHUNK_MAX`] for one that fills its reads, more only for a single packet
-//! that is larger. A payload so pins at most its own read, beside its packet,
+//! that is larger, within what all connections may hold ([`crate::budget`]). A
+//! payload so pins at most its own read, beside its packet,
 //! and all payloads of one read are committed together.
 //!
 //! Writing: everything of one turn of the session goes out in one system call;
 //! the session stops reading and delivering while [`Wire::is_congested`].
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
@@ -19,7 +20,10 @@ use tokio::{
     time::{Duration, timeout},
 };
 
-use crate::packet::{self, Header};
+use crate::{
+    budget::{Budget, Share},
+    packet::{self, Header, reason},
+};
 
 const CHUNK_MIN: usize = 2 * 1024;
 const CHUNK_MAX: usize = 64 * 1024;
@@ -37,12 +41,14 @@ pub(super) struct Wire {
     frame_max: usize,
     /// The peer is gone; output goes nowhere.
     closed: bool,
+    /// What a packet larger than a read takes of the common budget.
+    share: Share,
     bytes_in: usize,
     bytes_out: usize,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream, frame_max: usize) -> Self {
+    pub(super) fn new(stream: TcpStream, frame_max: usize, budget: &Arc<Budget>) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
@@ -50,6 +56,7 @@ impl Wire {
             chunk: CHUNK_MIN,
             frame_max,
             closed: false,
+            share: Share::new(budget),
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -97,9 +104,16 @@ impl Wire {
             Some(header) if header.frame() <= self.input.len() => Ok(Some(header)),
             Some(header) => {
                 // Doubling, not at once: the memory has to be earned by sending.
-                let missing = header.frame() - self.input.len();
-                self.input
-                    .reserve(missing.min(self.input.len().max(self.chunk)));
+                let here = self.input.len();
+                let grow = (header.frame() - here).min(here.max(self.chunk));
+                let more = (here + grow).saturating_sub(self.share.held());
+                if here + grow > CHUNK_MAX && !self.share.try_add(more) {
+                    return Err(packet::Error {
+                        reason: reason::QUOTA_EXCEEDED,
+                        what: "too many large packets at the same time",
+                    });
+                }
+                self.input.reserve(grow);
                 Ok(None)
             }
             None => Ok(None),
@@ -108,6 +122,7 @@ impl Wire {
 
     /// Takes the body of the frame that [`Wire::peek`] found.
     pub(super) fn take(&mut self, header: Header) -> Bytes {
+        self.share.sub(self.share.held());
         self.input.advance(header.len);
         self.input.split_to(header.body).freeze()
     }

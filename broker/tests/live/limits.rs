@@ -149,3 +149,38 @@ async fn an_illegal_connect_is_answered_as_its_protocol_allows() {
     assert_eq!(broker.handle.metrics().refused_protocol, 8);
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn all_connections_together_collect_a_bounded_amount_of_large_packets() {
+    const LARGE: usize = 8 * 1024 * 1024;
+    let broker = start(Config {
+        packet_bytes_max: LARGE,
+        ..config()
+    })
+    .await;
+    let whole = publish_v5("t", 1, 1, &[], &"x".repeat(LARGE - 11));
+    assert_eq!(whole.len(), LARGE);
+    let (most, last) = whole.split_at(LARGE - 1);
+    // Eight packets, each of which lacks a byte, are all that is shared.
+    let mut clients = Vec::new();
+    for n in 0..8 {
+        let mut client = broker.v5(&n.to_string()).await;
+        client.send(most).await;
+        clients.push(client);
+    }
+    broker
+        .until("collected", |now| now.bytes_in >= 8 * most.len() as u64)
+        .await;
+    let mut ninth = broker.v5("ninth").await;
+    ninth.send(&publish_v5("t", 1, 1, &[], "small")).await;
+    ninth.expect(&[0x40, 2, 0, 1]).await;
+    ninth.try_send(&most[..200_000]).await;
+    let answer = ninth.try_packet().await;
+    assert!(answer.is_none_or(|packet| packet[0] == 0xE0 && packet[2] == 0x97));
+    clients[0].send(last).await;
+    clients[0].expect(&[0x40, 2, 0, 1]).await;
+    let mut ninth = broker.v5("ninth").await;
+    ninth.send(&whole).await;
+    ninth.expect(&[0x40, 2, 0, 1]).await;
+    broker.stop().await;
+}

@@ -1,0 +1,112 @@
+//! What all connections together may hold of what they sent.
+//!
+//! Limits per connection do not add up to something a small box has: ten
+//! thousand connections with a megabyte each are ten gigabytes. So connections
+//! also share one budget. When it is spent, a connection that holds more than
+//! [`FAIR_BYTES`] of unsettled publishes is not read until its own receipts come
+//! in, and a packet larger than a read is refused (0x97) instead of collected.
+//! Nobody can be starved of the fair share, and nothing acknowledged is at stake.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+/// What a connection may hold whatever the others do.
+pub(crate) const FAIR_BYTES: usize = 8 * 1024;
+/// The least that is shared.
+const BYTES_MIN: usize = 64 * 1024 * 1024;
+
+/// Bytes held by all connections.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(packet_bytes_max: usize) -> Self {
+        // A few packets of the largest size must be possible at the same time.
+        Self {
+            used: AtomicUsize::new(0),
+            max: BYTES_MIN.max(packet_bytes_max.saturating_mul(4)),
+        }
+    }
+
+    pub(crate) fn is_spent(&self) -> bool {
+        self.used.load(Relaxed) >= self.max
+    }
+}
+
+/// One holder's part of the budget; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    held: usize,
+}
+
+impl Share {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            held: 0,
+        }
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Whether this holder should take no more for now.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.held > FAIR_BYTES && self.budget.is_spent()
+    }
+
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.held += bytes;
+        self.budget.used.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds unless that is beyond what all may hold.
+    pub(crate) fn try_add(&mut self, bytes: usize) -> bool {
+        if self.budget.used.load(Relaxed).saturating_add(bytes) > self.budget.max {
+            return false;
+        }
+        self.add(bytes);
+        true
+    }
+
+    pub(crate) fn sub(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.held, "only what was added is given back");
+        self.held -= bytes;
+        self.budget.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.sub(self.held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spent_budget_stops_those_who_hold_much_and_comes_back_with_them() {
+        let budget = Arc::new(Budget::new(1));
+        let mut greedy = Share::new(&budget);
+        let mut modest = Share::new(&budget);
+        greedy.add(BYTES_MIN);
+        modest.add(FAIR_BYTES);
+        assert!(greedy.is_exhausted() && !modest.is_exhausted());
+        assert!(!modest.try_add(1));
+        drop(greedy);
+        assert!(!budget.is_spent());
+        assert!(modest.try_add(1));
+        modest.sub(1);
+        drop(modest);
+        assert_eq!(budget.used.load(Relaxed), 0);
+    }
+}
