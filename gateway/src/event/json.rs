@@ -37,7 +37,7 @@ impl Event {
 
 impl Attributes<'_> {
     /// Appends everything before `data`: an object that is left open.
-    pub(super) fn open_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
+    pub(super) fn open_json(self, position: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
         match self.id {
             Some(id) => string(id, out),

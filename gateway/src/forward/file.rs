@@ -151,3 +151,6 @@ const fn unavailable(reason: String) -> Error {
         retry_after: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

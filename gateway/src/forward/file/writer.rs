@@ -100,8 +100,8 @@ impl Writer {
             writer.newest = Some(current.name.clone());
             writer.current = Some(current);
         }
-        if let Some(before) = files.pop()
-            && writer.left.len() < tail::LINES
+        while writer.left.len() < tail::LINES
+            && let Some(before) = files.pop()
         {
             let mut file = File::open(&before).doing("open", &before)?;
             let tail = tail::read(&mut file).doing("read", &before)?;
