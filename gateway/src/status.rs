@@ -198,9 +198,17 @@ impl Sampler {
         self.rate(|status| of(status, name).map_or(0, |d| d.delivered))
     }
 
-    /// Seconds until the journal is full.
+    /// Seconds until the journal is full. `None` unless a backlog grows: without
+    /// one the write-ahead log merely goes up and down between checkpoints.
     pub fn time_to_full_secs(&self) -> Option<u64> {
         let (_, last) = self.samples.back()?;
+        let growing = self.rate(|status| {
+            let backlogs = status.destinations.iter().map(|d| d.backlog);
+            backlogs.max().unwrap_or(0)
+        });
+        if growing < 1.0 {
+            return None;
+        }
         forecast(
             float(last.max_bytes.saturating_sub(last.file_bytes)),
             self.rate(|status| status.file_bytes),
@@ -214,10 +222,12 @@ impl Sampler {
         if backlog == 0 {
             return Some(0);
         }
-        forecast(
-            float(backlog),
-            -self.rate(|status| of(status, name).map_or(0, |d| d.backlog)),
-        )
+        // What is delivered within a second is on its way, not a backlog that must shrink.
+        if float(backlog) <= self.delivered_per_sec(name) {
+            return Some(1);
+        }
+        let shrinking = -self.rate(|status| of(status, name).map_or(0, |d| d.backlog));
+        forecast(float(backlog), shrinking)
     }
 
     /// Whether every configured destination with a backlog makes progress.
@@ -286,4 +296,99 @@ fn forecast(amount: f64, per_sec: f64) -> Option<u64> {
 /// Whole seconds from `then` to `now`.
 pub fn age_secs(now: Timestamp, then: Timestamp) -> u64 {
     u64::try_from(now.as_millis().saturating_sub(then.as_millis()) / 1000).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{DestinationId, Position};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn counts(accepted: u64, delivered: u64, file_bytes: u64) -> store::Status {
+        store::Status {
+            accepted,
+            stored: accepted,
+            file_bytes,
+            max_bytes: 1000 * MIB,
+            destinations: vec![store::DestinationStatus {
+                id: DestinationId(0),
+                name: "events".into(),
+                configured: true,
+                cursor: Position(delivered),
+                routed: accepted,
+                delivered,
+                expired: 0,
+                evicted: 0,
+                damaged: 0,
+                dead: 0,
+                backlog: accepted - delivered,
+                retrying: 0,
+                oldest: None,
+            }],
+            ..store::Status::default()
+        }
+    }
+
+    /// A sampler that saw `of(second)` for so many seconds, and the last instant.
+    fn after(secs: u64, of: impl Fn(u64) -> store::Status) -> (Sampler, Instant) {
+        let start = Instant::now();
+        let mut sampler = Sampler::default();
+        for second in 0..=secs {
+            sampler.sample(start + Duration::from_secs(second), of(second));
+        }
+        (sampler, start + Duration::from_secs(secs))
+    }
+
+    #[test]
+    fn a_growing_backlog_is_forecast_to_fill_the_journal_and_never_to_drain() {
+        let (sampler, _) = after(10, |s| counts(100 * s, 0, 10 * MIB * s));
+        assert!((sampler.accepted_per_sec() - 100.0).abs() < 1e-6);
+        assert_eq!(sampler.time_to_full_secs(), Some(90));
+        assert_eq!(sampler.time_to_drain_secs("events"), None);
+    }
+
+    #[test]
+    fn a_shrinking_backlog_is_forecast_to_drain_and_never_to_fill() {
+        let (sampler, _) = after(10, |s| counts(10_000 + 100 * s, 600 * s, 500 * MIB));
+        assert_eq!(sampler.time_to_full_secs(), None);
+        // 5,000 left, 500 fewer each second.
+        assert_eq!(sampler.time_to_drain_secs("events"), Some(10));
+    }
+
+    #[test]
+    fn the_log_growing_between_checkpoints_fills_nothing() {
+        let (sampler, _) = after(10, |s| counts(100 * s, 100 * s, MIB * s));
+        assert_eq!(sampler.time_to_full_secs(), None);
+        assert_eq!(sampler.time_to_drain_secs("events"), Some(0));
+    }
+
+    #[test]
+    fn a_backlog_that_nothing_is_taken_from_is_not_ready_however_connected() {
+        let (sampler, now) = after(29, |_| counts(10, 0, MIB));
+        assert!(sampler.readiness(now).ready, "give it 30 s");
+        let (sampler, now) = after(31, |_| counts(10, 0, MIB));
+        let readiness = sampler.readiness(now);
+        assert_eq!(
+            readiness.reasons,
+            ["nothing was delivered to events for 31 s, 10 events wait"]
+        );
+    }
+
+    #[test]
+    fn nothing_to_deliver_is_ready_and_slow_delivery_too() {
+        let (sampler, now) = after(100, |_| counts(10, 10, MIB));
+        assert!(sampler.readiness(now).ready);
+        let (sampler, now) = after(100, |s| counts(1000, s / 20, MIB));
+        assert!(sampler.readiness(now).ready);
+    }
+
+    #[test]
+    fn a_full_journal_is_not_ready() {
+        let (sampler, now) = after(1, |_| store::Status {
+            full: true,
+            ..counts(1, 1, MIB)
+        });
+        assert!(!sampler.readiness(now).ready);
+    }
 }
