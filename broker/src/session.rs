@@ -31,6 +31,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
+    task::yield_now,
     time::{Duration, Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -227,8 +228,9 @@ impl Session<'_> {
             if self.inbound.settle(wire, end.is_some()).is_err() {
                 return End::Lost;
             }
+            let mut more = false;
             if end.is_none() {
-                self.outbound.pump(wire, &self.context.fanout, counters);
+                more = self.outbound.pump(wire, &self.context.fanout, counters);
             }
             if wire.write().is_err() {
                 wire.close();
@@ -242,6 +244,7 @@ impl Session<'_> {
                 _ => wire.rest(),
             }
             let going = end.is_none();
+            let more = more && !wire.is_congested();
             let read = going && taken == Taken::All && !blocked && !wire.is_congested();
             if blocked {
                 // The client may have spoken; we are the ones who do not listen.
@@ -260,6 +263,8 @@ impl Session<'_> {
                     }
                 }
                 () = outbox.filled(), if going => {}
+                // Nobody tells us of what is in the outbox already; others first.
+                () = yield_now(), if more => {}
                 () = &mut silence, if going && silence_max.is_some() => {
                     if blocked {
                         heard = Instant::now();

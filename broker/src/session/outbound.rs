@@ -53,8 +53,9 @@ impl Outbound {
         }
     }
 
-    /// Writes deliveries while the wire and the window have room.
-    pub(super) fn pump(&mut self, wire: &mut Wire, fanout: &Fanout, counters: &Counters) {
+    /// Writes deliveries while the wire and the window have room. Whether it
+    /// stopped for the wire, and should be called again once that has room.
+    pub(super) fn pump(&mut self, wire: &mut Wire, fanout: &Fanout, counters: &Counters) -> bool {
         let mut delivered = 0;
         while !wire.is_congested() {
             let Some(delivery) = self.held.take().or_else(|| self.outbox.pop()) else {
@@ -98,6 +99,7 @@ impl Outbound {
             }
         }
         counters.delivered.add(delivered);
+        wire.is_congested()
     }
 
     /// The next identifier that is not in flight; the window is smaller than
