@@ -21,8 +21,9 @@ use super::{
 };
 use crate::record::{DESTINATIONS_MAX, DestinationId, Position};
 
-/// `quick_check` may take this long; it looks through about 700 MB in that time.
-const CHECK_TIME_MAX: Duration = Duration::from_secs(1);
+/// `quick_check` may take this long; it looks through some 500 MB in that time.
+/// Damage elsewhere is met later, and the file replaced then.
+const CHECK_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// What was found when the journal was opened.
 #[derive(Debug, Clone, Default)]
@@ -95,31 +96,20 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     let promises = Promises::open(&config.dir)?;
     let promised = promises.read();
     let mut report = Report::default();
-    let mut missing = false;
+    salvage::finish(database)?;
+    let missing = promised.is_some() && !database.try_exists()?;
+    if missing {
+        salvage::rescue(database, promised.as_ref(), &promises.names())?;
+    }
     let mut connection = match open_sound(database, &mut report) {
-        Ok(mut fresh) if schema::check_version(&fresh)? == 0 && promised.is_some() => {
-            schema::migrate(&mut fresh)?;
-            salvage::salvage(None, &mut fresh, promised.as_ref(), &promises.names())?;
-            missing = true;
-            fresh
-        }
-        Ok(connection) => connection,
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
-            let aside = salvage::set_aside(database)?;
-            let mut fresh = schema::open(database)?;
-            schema::migrate(&mut fresh)?;
-            let names = promises.names();
-            report.salvaged = Some(salvage::salvage(
-                Some(&aside),
-                &mut fresh,
-                promised.as_ref(),
-                &names,
-            )?);
-            report.set_aside = Some(aside);
-            fresh
+            let rescued = salvage::rescue(database, promised.as_ref(), &promises.names())?;
+            report.salvaged = Some(rescued.salvaged);
+            report.set_aside = rescued.aside;
+            schema::open(database)?
         }
-        Err(error) => return Err(error),
+        result => result?,
     };
     report.migrated_from = schema::migrate(&mut connection)?.filter(|from| *from > 0);
 

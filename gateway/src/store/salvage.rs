@@ -15,14 +15,21 @@ use rusqlite::{Connection, Row, types::ValueRef};
 use super::{
     Error,
     account::Name,
+    checkpoint,
     frame::{self, integer},
     schema, stage,
     state::{Standing, State},
 };
 use crate::record::{DestinationId, Position, Record};
 
-/// Rows copied in one transaction.
+/// What the fresh database is called until it is complete.
+const UNFINISHED: &str = ".salvage";
+/// Rows, and bytes, copied in one transaction.
 const CHUNK_ROWS: i64 = 2_000;
+const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// Copying ends when the disk has less room than this: the gateway needs some to
+/// start. What was not copied is counted as lost, and still is in the old file.
+const FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
 
 /// What could be read of a damaged journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +49,7 @@ pub struct Salvaged {
 }
 
 /// Renames the database with its companions; says where to.
-pub(super) fn set_aside(database: &Path) -> Result<PathBuf, Error> {
+fn set_aside(database: &Path) -> Result<PathBuf, Error> {
     let mut n = 1_u32;
     let aside = loop {
         let aside = with_suffix(database, &format!(".damaged-{n}"));
@@ -96,9 +103,91 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// A journal that took the place of a damaged or missing one.
+#[derive(Debug)]
+pub(super) struct Rescued {
+    /// Where the damaged file is, if there was one.
+    pub(super) aside: Option<PathBuf>,
+    pub(super) salvaged: Salvaged,
+}
+
+/// Puts a fresh journal in the place of a damaged or missing one. The fresh one
+/// is complete before anything is renamed: a crash on the way changes nothing,
+/// and [`finish`] ends what a crash between the renames left.
+pub(super) fn rescue(
+    database: &Path,
+    promised: Option<&State>,
+    promised_names: &[(DestinationId, String)],
+) -> Result<Rescued, Error> {
+    let unfinished = with_suffix(database, UNFINISHED);
+    remove_all(&unfinished)?;
+    let old = database.try_exists()?.then_some(database);
+    let salvaged = fill(&unfinished, old, promised, promised_names);
+    let salvaged = match salvaged {
+        Ok(salvaged) => salvaged,
+        Err(error) => {
+            remove_all(&unfinished)?;
+            return Err(error);
+        }
+    };
+    remove_if_there(&with_suffix(&unfinished, "-wal"))?;
+    remove_if_there(&with_suffix(&unfinished, "-shm"))?;
+    let aside = old.map(set_aside).transpose()?;
+    fs::rename(&unfinished, database)?;
+    sync_dir(database)?;
+    Ok(Rescued { aside, salvaged })
+}
+
+/// Ends a rescue that was interrupted between its renames.
+pub(super) fn finish(database: &Path) -> Result<(), Error> {
+    let unfinished = with_suffix(database, UNFINISHED);
+    if !database.try_exists()? && unfinished.try_exists()? {
+        fs::rename(&unfinished, database)?;
+        sync_dir(database)?;
+    }
+    Ok(())
+}
+
+fn fill(
+    unfinished: &Path,
+    old: Option<&Path>,
+    promised: Option<&State>,
+    promised_names: &[(DestinationId, String)],
+) -> Result<Salvaged, Error> {
+    let mut fresh = schema::open(unfinished)?;
+    // Nothing is promised until the rename; the checkpoint at the end syncs all of it.
+    fresh.execute_batch("PRAGMA wal_autocheckpoint = 1000; PRAGMA synchronous = NORMAL")?;
+    schema::migrate(&mut fresh)?;
+    let salvaged = salvage(old, &mut fresh, promised, promised_names)?;
+    checkpoint::truncate(&fresh)?;
+    Ok(salvaged)
+}
+
+fn remove_all(database: &Path) -> Result<(), Error> {
+    for companion in ["", "-wal", "-shm"] {
+        remove_if_there(&with_suffix(database, companion))?;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes renames durable.
+fn sync_dir(database: &Path) -> Result<(), Error> {
+    if let Some(dir) = database.parent() {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// Copies what can be read of `aside` into `fresh`. Without a file there is
 /// still what was promised: counters, cursors, and the last position.
-pub(super) fn salvage(
+fn salvage(
     aside: Option<&Path>,
     fresh: &mut Connection,
     promised: Option<&State>,
@@ -147,6 +236,7 @@ pub(super) fn salvage(
         salvaged: &mut salvaged,
         state: &mut state,
         remaining: Vec::new(),
+        out_of_room: false,
     };
     if let Some(old) = &old {
         copy.everything(old)?;
@@ -167,11 +257,9 @@ pub(super) fn replace(
 ) -> Result<(State, PathBuf), Error> {
     let database = PathBuf::from(connection.path().unwrap_or_default());
     *connection = Connection::open_in_memory()?;
-    let aside = set_aside(&database)?;
-    let mut fresh = schema::open(&database)?;
-    schema::migrate(&mut fresh)?;
     let names: Vec<_> = names.iter().map(|n| (n.id, n.name.to_string())).collect();
-    salvage(Some(&aside), &mut fresh, Some(state), &names)?;
+    let rescued = rescue(&database, Some(state), &names)?;
+    let fresh = schema::open(&database)?;
     let mut now = super::open::read_state(&fresh)?.unwrap_or_default();
     for d in &mut now.destinations {
         let Some(before) = state.destinations.iter().find(|b| b.id == d.id) else {
@@ -184,7 +272,7 @@ pub(super) fn replace(
         d.overtaken.to = d.overtaken.to.max(now.position);
     }
     *connection = fresh;
-    Ok((now, aside))
+    Ok((now, rescued.aside.unwrap_or_default()))
 }
 
 /// What is neither settled nor here is lost.
@@ -216,27 +304,12 @@ struct Copy<'a> {
     state: &'a mut State,
     /// Undelivered events that are here, by destination.
     remaining: Vec<(DestinationId, u64)>,
+    out_of_room: bool,
 }
 
 impl Copy<'_> {
     fn everything(&mut self, old: &Connection) -> Result<(), Error> {
         self.remaining = self.state.destinations.iter().map(|d| (d.id, 0)).collect();
-        let from = self.state.trimmed;
-        self.table(
-            old,
-            "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
-            "INSERT INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
-            |copy, row| {
-                let Some(record) = frame::from_row(row, 1)? else {
-                    return Ok(false);
-                };
-                let wanted = record.position > from;
-                if wanted {
-                    copy.count_event(&record);
-                }
-                Ok(wanted)
-            },
-        )?;
         self.table(
             old,
             "SELECT sequence, sequence, at, first, count, checksum, keys FROM commits
@@ -297,6 +370,22 @@ impl Copy<'_> {
                 copy.salvaged.quarantined += 1;
                 Ok(true)
             },
+        )?;
+        let from = self.state.trimmed;
+        self.table(
+            old,
+            "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
+            "INSERT INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
+            |copy, row| {
+                let Some(record) = frame::from_row(row, 1)? else {
+                    return Ok(false);
+                };
+                let wanted = record.position > from;
+                if wanted {
+                    copy.count_event(&record);
+                }
+                Ok(wanted)
+            },
         )
     }
 
@@ -323,9 +412,9 @@ impl Copy<'_> {
         mut keep: impl FnMut(&mut Self, &Row<'_>) -> rusqlite::Result<bool>,
     ) -> Result<(), Error> {
         self.fresh.execute_batch("BEGIN IMMEDIATE")?;
-        let mut since_commit = 0;
+        let (mut rows, mut bytes) = (0, 0);
         let result = scan(old, select, |row| {
-            if !keep(self, row)? {
+            if self.out_of_room || !keep(self, row)? {
                 return Ok(());
             }
             let columns = row.as_ref().column_count();
@@ -338,14 +427,18 @@ impl Copy<'_> {
                     ValueRef::Text(text) => {
                         statement.raw_bind_parameter(at, String::from_utf8_lossy(text))?;
                     }
-                    ValueRef::Blob(blob) => statement.raw_bind_parameter(at, blob)?,
+                    ValueRef::Blob(blob) => {
+                        bytes += blob.len();
+                        statement.raw_bind_parameter(at, blob)?;
+                    }
                 }
             }
             statement.raw_execute()?;
-            since_commit += 1;
-            if since_commit >= CHUNK_ROWS {
-                since_commit = 0;
+            rows += 1;
+            if rows >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
+                (rows, bytes) = (0, 0);
                 self.fresh.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
+                self.out_of_room = is_out_of_room(self.fresh);
             }
             Ok(())
         });
@@ -354,6 +447,16 @@ impl Copy<'_> {
         }
         result.map_err(Error::from)
     }
+}
+
+fn is_out_of_room(connection: &Connection) -> bool {
+    let dir = connection.path().and_then(|path| Path::new(path).parent());
+    let stat = dir.and_then(|dir| rustix::fs::statvfs(dir).ok());
+    let out = stat.is_some_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < FREE_BYTES_MIN);
+    if out {
+        tracing::error!("the disk has no room to salvage more of the damaged journal");
+    }
+    out
 }
 
 /// Reads the rows of one table by number, past damaged pages.

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, config::DbConfig};
 
-use super::Error;
+use super::{Error, stage, state::State};
 
 /// How long to wait for somebody else's lock; nobody else should write.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +40,10 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<Option<u32>, Error>
     let transaction = connection.transaction()?;
     for migration in todo {
         transaction.execute_batch(migration)?;
+    }
+    if from == 0 {
+        // A journal always says where it stands; one that does not is damaged.
+        stage::write_state(&transaction, &State::default(), &mut Vec::new())?;
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;

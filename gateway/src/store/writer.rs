@@ -237,6 +237,10 @@ impl Writer {
                     self.duties.hold = Some(Instant::now() + TICK);
                     if !accept {
                         self.refuse_appends(batch);
+                        if batch.iter().any(|job| matches!(job.work, Work::Close)) {
+                            tracing::warn!("closing without the last progress: the disk is full");
+                            batch.clear();
+                        }
                         if batch.is_empty() {
                             return Ok(());
                         }
