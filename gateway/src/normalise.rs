@@ -29,7 +29,7 @@ pub mod template;
 pub mod timestamp;
 pub mod topic;
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{cell::OnceCell, collections::HashSet, sync::Arc};
 
 use decode::{Format, Node, Without};
 pub use mapping::{Mapping, Resolved};
@@ -340,6 +340,7 @@ impl Normaliser<'_> {
                 .filter(|(node, _)| !measure::is_used(&used, node));
             tags.extend(unused.map(|(_, tag)| tag.clone()));
         }
+        number_repeated(&mut tags);
         let measurements =
             measure::measurements(self.mapping, place.element, &used, &mut self.scratch.name)?;
 
@@ -466,6 +467,23 @@ struct Named {
     name: Arc<str>,
     /// The payload says so, which anybody could.
     claimed: bool,
+}
+
+/// Gives a tag whose name is taken a number: tags are a JSON object at destinations.
+fn number_repeated(tags: &mut [Tag]) {
+    let mut seen = HashSet::new();
+    if tags.len() < 2 || tags.iter().all(|(name, _)| seen.insert(name.clone())) {
+        return;
+    }
+    let mut seen = HashSet::with_capacity(tags.len());
+    for (name, _) in tags {
+        let first = name.clone();
+        let mut number = 2;
+        while !seen.insert(name.clone()) {
+            *name = format!("{first}.{number}").into();
+            number += 1;
+        }
+    }
 }
 
 /// The shape of a W3C trace context: `00-{32 hex}-{16 hex}-{2 hex}`.

@@ -36,10 +36,10 @@ impl Gateway {
             destinations: vec!["events".into()],
         };
         let clock = Arc::new(SystemClock);
-        let (store, _) = Store::open(settings, clock.clone()).unwrap();
-        let store = store.run().unwrap();
+        let (store, _) = Store::open(settings, clock.clone()).expect("an empty directory");
+        let store = store.run().expect("a thread");
         let handle = store.handle();
-        let routes = Routes::NONE.with(handle.destination_id("events").unwrap());
+        let routes = Routes::NONE.with(handle.destination_id("events").expect("it is configured"));
         let publisher = Publisher {
             client_id: "c1".into(),
             username: None,

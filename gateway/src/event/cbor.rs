@@ -27,7 +27,8 @@ pub enum Error {
     Version(u8),
 }
 
-#[derive(Serialize, Deserialize)]
+/// As it is read: owned.
+#[derive(Deserialize)]
 struct Stored(
     u8,
     KeyBytes,
@@ -47,8 +48,45 @@ struct Stored(
     Vec<(Arc<str>, Arc<str>)>,
 );
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct StoredMeasurement(Arc<str>, Value, Option<Arc<str>>, bool, Option<i64>);
+
+/// The same as it is written: borrowed, because every accepted event passes here.
+#[derive(Serialize)]
+struct Storing<'e>(
+    u8,
+    KeyBytes,
+    Option<&'e str>,
+    u8,
+    &'e str,
+    &'e str,
+    Option<&'e str>,
+    i64,
+    u8,
+    i64,
+    Option<u64>,
+    Option<&'e str>,
+    &'e str,
+    Option<&'e str>,
+    StoringMeasurements<'e>,
+    &'e [(Arc<str>, Arc<str>)],
+);
+
+struct StoringMeasurements<'e>(&'e [Measurement]);
+
+impl Serialize for StoringMeasurements<'_> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(self.0.iter().map(|m| {
+            (
+                &*m.name,
+                &m.value,
+                m.unit.as_deref(),
+                m.bad,
+                m.time.map(Timestamp::as_nanos),
+            )
+        }))
+    }
+}
 
 struct KeyBytes([u8; 16]);
 
@@ -79,34 +117,23 @@ impl<'de> Deserialize<'de> for KeyBytes {
 impl Event {
     /// Appends the stored form to `out`.
     pub fn to_cbor(&self, out: &mut Vec<u8>) {
-        let stored = Stored(
+        let stored = Storing(
             VERSION,
             KeyBytes(self.key.0),
-            self.id.clone(),
+            self.id.as_deref(),
             self.id_source as u8,
-            self.kind.clone(),
-            self.device.clone(),
-            self.site.clone(),
+            &self.kind,
+            &self.device,
+            self.site.as_deref(),
             self.time.as_nanos(),
             self.time_source as u8,
             self.received.as_nanos(),
             self.sequence,
-            self.partition_key.clone(),
-            self.topic.clone(),
-            self.traceparent.clone(),
-            self.measurements
-                .iter()
-                .map(|m| {
-                    StoredMeasurement(
-                        m.name.clone(),
-                        m.value.clone(),
-                        m.unit.clone(),
-                        m.bad,
-                        m.time.map(Timestamp::as_nanos),
-                    )
-                })
-                .collect(),
-            self.tags.clone(),
+            self.partition_key.as_deref(),
+            &self.topic,
+            self.traceparent.as_deref(),
+            StoringMeasurements(&self.measurements),
+            &self.tags,
         );
         ciborium::into_writer(&stored, out).expect("writing to memory cannot fail");
     }
@@ -155,5 +182,103 @@ impl Event {
                 .collect(),
             tags: s.15,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::view::tests::event;
+
+    fn one() -> Event {
+        Event {
+            key: Key([0xab; 16]),
+            id: Some("m-1".into()),
+            id_source: IdSource::Field,
+            kind: "t".into(),
+            device: "b7".into(),
+            site: None,
+            time: Timestamp::from_nanos(-1),
+            time_source: TimeSource::Received,
+            received: Timestamp::from_nanos(24),
+            sequence: Some(7),
+            partition_key: None,
+            topic: "a/b".into(),
+            traceparent: None,
+            measurements: vec![Measurement {
+                name: "v".into(),
+                value: Value::Float(1.5),
+                unit: Some("W".into()),
+                bad: false,
+                time: None,
+            }],
+            tags: vec![("line".into(), "1".into())],
+        }
+    }
+
+    #[test]
+    fn events_stored_by_version_1_are_read_by_every_later_one() {
+        let event = one();
+        let mut stored = Vec::new();
+        event.to_cbor(&mut stored);
+        let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "900150abababababababababababababababab636d2d31016174626237f62001181807f663612f62f68185\
+             6176f93e006157f4f68182646c696e656131"
+        );
+        assert_eq!(Event::from_cbor(&stored).unwrap(), event);
+    }
+
+    #[test]
+    fn long_texts_come_back() {
+        let long: Arc<str> = "\u{e9}x".repeat(50_000).into();
+        let mut event = one();
+        event.topic = long.clone();
+        event.id = Some(long.clone());
+        event.measurements = vec![Measurement {
+            name: long.clone(),
+            value: Value::Text(long.as_ref().to_owned()),
+            unit: None,
+            bad: false,
+            time: None,
+        }];
+        let mut stored = Vec::new();
+        event.to_cbor(&mut stored);
+        assert_eq!(Event::from_cbor(&stored).unwrap(), event);
+    }
+
+    #[test]
+    fn an_event_of_a_later_version_is_said_to_be_one() {
+        let event = one();
+        let mut stored = Vec::new();
+        event.to_cbor(&mut stored);
+        stored[1] = VERSION + 1;
+        assert!(matches!(Event::from_cbor(&stored), Err(Error::Version(2))));
+    }
+
+    proptest! {
+        #[test]
+        fn a_stored_event_is_read_back_as_it_was(event in event()) {
+            let mut stored = Vec::new();
+            event.to_cbor(&mut stored);
+            // In words, because a float that is no number does not equal itself.
+            let back = Event::from_cbor(&stored).unwrap();
+            prop_assert_eq!(format!("{back:?}"), format!("{event:?}"));
+        }
+
+        #[test]
+        fn damaged_bytes_are_an_error_or_another_event(
+            event in event(), at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>(),
+        ) {
+            let mut stored = Vec::new();
+            event.to_cbor(&mut stored);
+            prop_assert!(Event::from_cbor(&stored[..cut.index(stored.len())]).is_err());
+            let at = at.index(stored.len());
+            stored[at] = byte;
+            let _either = Event::from_cbor(&stored);
+        }
     }
 }

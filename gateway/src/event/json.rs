@@ -183,3 +183,94 @@ pub fn time(at: Timestamp, out: &mut Vec<u8>) {
         .expect("64 bits of nanoseconds are within the years that jiff knows");
     write!(out, "\"{at}\"").expect("writing to memory cannot fail");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::event::{source, view::tests::event};
+
+    fn instant(json: &Json) -> i128 {
+        json.as_str()
+            .unwrap()
+            .parse::<Instant>()
+            .unwrap()
+            .as_nanosecond()
+    }
+
+    fn same(ours: &Value, theirs: &Json) -> bool {
+        match ours {
+            Value::Null => theirs.is_null(),
+            Value::Bool(b) => theirs.as_bool() == Some(*b),
+            Value::Int(n) => theirs.as_i64() == Some(*n),
+            Value::UInt(n) => theirs.as_u64() == Some(*n),
+            Value::Float(x) if x.is_finite() => {
+                // serde_json is a digit off at times unless told to be slow.
+                theirs
+                    .as_f64()
+                    .is_some_and(|y| (x - y).abs() <= y.abs() * 1e-15)
+            }
+            Value::Float(_) => theirs.is_null(),
+            Value::Text(text) => theirs.as_str() == Some(text),
+            Value::Bytes(bytes) => {
+                let text = theirs["b64"].as_str().unwrap();
+                base64::engine::general_purpose::STANDARD
+                    .decode(text)
+                    .unwrap()
+                    == *bytes
+            }
+            Value::Array(items) => {
+                let others = theirs.as_array().unwrap();
+                items.len() == others.len() && items.iter().zip(others).all(|(a, b)| same(a, b))
+            }
+            Value::Map(members) => {
+                // Names that repeat cannot come from a payload; serde_json keeps the last.
+                let names: HashSet<_> = members.iter().map(|(name, _)| name).collect();
+                names.len() != members.len()
+                    || members.iter().all(|(name, v)| same(v, &theirs[name]))
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn serde_json_reads_what_an_event_says(event in event()) {
+            let mut bytes = Vec::new();
+            event.to_json(None, &mut bytes);
+            prop_assert!(!bytes.contains(&b'\n'));
+            let json: Json = serde_json::from_slice(&bytes).unwrap();
+            prop_assert_eq!(json["specversion"].as_str(), Some("1.0"));
+            let id = event.id.as_deref().map_or_else(|| event.key.to_string(), ToOwned::to_owned);
+            prop_assert_eq!(json["id"].as_str(), Some(id.as_str()));
+            let source = source(event.site.as_deref(), &event.device);
+            prop_assert_eq!(json["source"].as_str(), Some(source.as_str()));
+            prop_assert_eq!(json["type"].as_str(), Some(&*event.kind));
+            prop_assert_eq!(json["subject"].as_str(), Some(&*event.device));
+            prop_assert_eq!(instant(&json["time"]), i128::from(event.time.as_nanos()));
+            prop_assert_eq!(instant(&json["recordedtime"]), i128::from(event.received.as_nanos()));
+            prop_assert_eq!(json["mqtttopic"].as_str(), Some(&*event.topic));
+            prop_assert_eq!(json["site"].as_str(), event.site.as_deref());
+            let key = event.key.to_string();
+            prop_assert_eq!(json["eventkey"].as_str(), Some(key.as_str()));
+            let sequence = event.sequence.map(|n| format!("{n:020}"));
+            prop_assert_eq!(json["sequence"].as_str(), sequence.as_deref());
+            let measured = json["data"]["m"].as_array().unwrap();
+            prop_assert_eq!(measured.len(), event.measurements.len());
+            for (ours, theirs) in event.measurements.iter().zip(measured) {
+                prop_assert_eq!(theirs["n"].as_str(), Some(&*ours.name));
+                prop_assert!(same(&ours.value, &theirs["v"]), "{:?} {}", ours, theirs);
+                prop_assert_eq!(theirs["u"].as_str(), ours.unit.as_deref());
+                prop_assert_eq!(theirs["q"].as_str(), ours.bad.then_some("bad"));
+                prop_assert_eq!(theirs.get("t").map(instant), ours.time.map(|t| i128::from(t.as_nanos())));
+            }
+            for name in json.as_object().unwrap().keys() {
+                let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+                prop_assert!(name.len() <= 20 && name.chars().all(word), "{name} is no CloudEvents attribute");
+            }
+        }
+    }
+}

@@ -372,7 +372,7 @@ fn short() -> CborError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
@@ -407,7 +407,8 @@ mod tests {
         })
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    /// Any event, the odd ones more often.
+    pub(in crate::event) fn event() -> impl Strategy<Value = Event> {
         let option = || proptest::option::of(text());
         let time = || any::<i64>().prop_map(Timestamp::from_nanos);
         let measurement = (

@@ -666,6 +666,28 @@ fn elements_share_what_is_around_them() {
 }
 
 #[test]
+fn a_tag_whose_name_is_taken_gets_a_number() {
+    let mapping = Mapping {
+        split: Some(pointer("/r")),
+        tags: vec![("boot".into(), "mine".into())],
+        ..mapping()
+    };
+    let event = event(
+        &mapping,
+        r#"{"boot":"x","a.b":1,"a":{"b":2},"r":[{"v":1}]}"#,
+    );
+    assert_eq!(
+        tags(&event),
+        [
+            ("boot", "mine"),
+            ("boot.2", "x"),
+            ("a.b", "1"),
+            ("a.b.2", "2")
+        ]
+    );
+}
+
+#[test]
 fn an_explicit_id_on_a_batch_counts_with_the_number_of_the_element() {
     let user = [("idempotency-key", "p")];
     let of = |payload: &str| {
