@@ -42,7 +42,8 @@ impl Config {
 
 /// Starts logging for the whole process. A second call changes nothing.
 pub fn init(config: &Config) {
-    let filter = EnvFilter::builder().parse_lossy(&config.level);
+    // What the router says of its clients at `info` is about our own links to it.
+    let filter = EnvFilter::builder().parse_lossy(format!("rumqttd=warn,{}", config.level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
