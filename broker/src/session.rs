@@ -383,3 +383,24 @@ fn short(client_id: &str) -> &str {
         .map_or(client_id.len(), |(end, _)| end);
     &client_id[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(Arc<Context>, TcpStream, SocketAddr, bool) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let bytes = size(serve);
+        assert!(bytes < 4 * 1024, "a session takes {bytes} bytes before its buffers");
+    }
+
+    #[test]
+    fn client_ids_are_shortened_for_the_log() {
+        assert_eq!(short("abc"), "abc");
+        assert_eq!(short(&"ü".repeat(100)), "ü".repeat(64));
+    }
+}

@@ -319,3 +319,24 @@ async fn many_messages_reach_many_subscribers_in_order() {
 fn padded(n: u32) -> String {
     format!("{n:0>200}")
 }
+
+#[tokio::test]
+async fn a_long_queue_is_delivered_without_a_further_push() {
+    let broker = start(config()).await;
+    let mut publisher = broker.v4("publisher").await;
+    let payload = "x".repeat(1000);
+    for n in 0..400 {
+        let mut publish = publish_v4(&format!("r/{n:03}"), 0, 0, &payload);
+        publish[0] |= 1;
+        publisher.send(&publish).await;
+    }
+    broker.until("retained", |now| now.retained == 400).await;
+    let mut client = broker.v4("d").await;
+    client.subscribe_v4("r/#", 0).await;
+    for n in 0..400 {
+        let mut publish = publish_v4(&format!("r/{n:03}"), 0, 0, &payload);
+        publish[0] |= 1;
+        client.expect(&publish).await;
+    }
+    broker.stop().await;
+}
