@@ -138,10 +138,14 @@ pub(super) fn rescue(
     Ok(Rescued { aside, salvaged })
 }
 
-/// Ends a rescue that was interrupted between its renames.
+/// Ends a rescue that was interrupted: between its renames it was complete,
+/// before them it is begun again where it is needed.
 pub(super) fn finish(database: &Path) -> Result<(), Error> {
     let unfinished = with_suffix(database, UNFINISHED);
-    if !database.try_exists()? && unfinished.try_exists()? {
+    if database.try_exists()? {
+        return remove_all(&unfinished);
+    }
+    if unfinished.try_exists()? {
         fs::rename(&unfinished, database)?;
         sync_dir(database)?;
     }
