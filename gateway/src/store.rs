@@ -19,12 +19,13 @@
 //! # On disk
 //! `journal.db` is SQLite; `migrations/*.sql` has the tables. Beside it lie
 //! `journal.db-wal` and `-shm`, `lock`, `journal.promises` (what the next start
-//! compares with, see [`promises`]) and `journal.reserve` (room to give back when
-//! the disk is full, see [`room`]). Damaged files are named `journal.db.damaged-<n>`.
+//! compares with, see `promises`) and `journal.reserve` (room to give back when
+//! the disk is full, see `room`). Damaged files are named `journal.db.damaged-<n>`;
+//! `journal.db.salvage` is a fresh one under construction.
 //!
 //! # Inside
-//! One thread owns every write ([`writer`]); readers have connections of their
-//! own ([`Reader`], [`Listing`]). The newest records are also in memory ([`tail`]).
+//! One thread owns every write (`writer`); readers have connections of their
+//! own ([`Reader`], [`Listing`]). The newest records are also in memory (`tail`).
 
 mod account;
 mod append;
@@ -35,6 +36,7 @@ mod dead_letter;
 mod entry;
 mod frame;
 mod handle;
+mod housekeeping;
 mod job;
 mod listing;
 mod lock;
@@ -43,9 +45,11 @@ mod progress;
 mod promises;
 mod quarantine;
 mod reader;
+mod rescue;
 mod retention;
 mod room;
 mod salvage;
+mod scan;
 mod schema;
 mod settle;
 mod stage;
@@ -78,8 +82,9 @@ pub use status::{DestinationStatus, Status};
 pub use verify::{Stats, VerifyReport, stats, verify};
 
 use handle::Life;
+use housekeeping::Duties;
 use job::{Job, Work};
-use writer::{Duties, Writer};
+use writer::Writer;
 
 /// The database's name in the data directory.
 pub const DATABASE: &str = "journal.db";

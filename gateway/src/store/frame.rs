@@ -93,7 +93,7 @@ pub(super) const fn column(n: u64) -> i64 {
     n.cast_signed()
 }
 
-/// The way back of [`column`].
+/// The way back of [`column()`].
 pub(super) const fn integer(n: i64) -> u64 {
     n.cast_unsigned()
 }

@@ -14,8 +14,9 @@ use super::{
     account::Name,
     config::Config,
     promises::Promises,
+    rescue,
     room::Room,
-    salvage::{self, Salvaged},
+    salvage::Salvaged,
     schema, stage,
     state::{Standing, State},
 };
@@ -96,15 +97,15 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     let promises = Promises::open(&config.dir)?;
     let promised = promises.read();
     let mut report = Report::default();
-    salvage::finish(database)?;
+    rescue::finish(database)?;
     let missing = promised.is_some() && !database.try_exists()?;
     if missing {
-        salvage::rescue(database, promised.as_ref(), &promises.names())?;
+        rescue::rescue(database, promised.as_ref(), &promises.names())?;
     }
     let mut connection = match open_sound(database, &mut report) {
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
-            let rescued = salvage::rescue(database, promised.as_ref(), &promises.names())?;
+            let rescued = rescue::rescue(database, promised.as_ref(), &promises.names())?;
             report.salvaged = Some(rescued.salvaged);
             report.set_aside = rescued.aside;
             schema::open(database)?
@@ -150,7 +151,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
         transaction.commit()?;
     }
     promises.write_names(&names)?;
-    let set_aside = salvage::list_set_aside(&config.dir)?;
+    let set_aside = rescue::list_set_aside(&config.dir)?;
     let room = Room::new(config, database);
     Ok(Opened {
         connection,

@@ -1,29 +1,22 @@
 //! A damaged journal is set aside, and what can be read of it goes into a fresh
 //! one: destinations, cursors and counters, events, keys, retries, dead letters,
-//! quarantine. Tables are read by ranges of their row numbers; where a page is
-//! damaged, the next readable row is searched for. What is missing afterwards is
+//! quarantine. What is missing afterwards is
 //! counted as damaged, for each destination that had not settled it. The damaged
 //! file stays for a person to look at; nothing of it is ever deleted by us.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use rusqlite::{Connection, Row, types::ValueRef};
 
 use super::{
     Error,
-    account::Name,
-    checkpoint,
     frame::{self, integer},
-    schema, stage,
+    scan::scan,
+    stage,
     state::{Standing, State},
 };
 use crate::record::{DestinationId, Position, Record};
 
-/// What the fresh database is called until it is complete.
-const UNFINISHED: &str = ".salvage";
 /// Rows, and bytes, copied in one transaction.
 const CHUNK_ROWS: i64 = 2_000;
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -48,146 +41,9 @@ pub struct Salvaged {
     pub lost: u64,
 }
 
-/// Renames the database with its companions; says where to.
-fn set_aside(database: &Path) -> Result<PathBuf, Error> {
-    let mut n = 1_u32;
-    let aside = loop {
-        let aside = with_suffix(database, &format!(".damaged-{n}"));
-        if !aside.try_exists()? {
-            break aside;
-        }
-        n += 1;
-    };
-    for companion in ["", "-wal"] {
-        match fs::rename(
-            with_suffix(database, companion),
-            with_suffix(&aside, companion),
-        ) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // The shared index is rebuilt from the log; an old one must not meet a new log.
-    match fs::remove_file(with_suffix(database, "-shm")) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(aside)
-}
-
-/// Damaged files that are still there.
-pub(super) fn list_set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        let number = name
-            .strip_prefix(super::DATABASE)
-            .and_then(|n| n.strip_prefix(".damaged-"));
-        if number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// A journal that took the place of a damaged or missing one.
-#[derive(Debug)]
-pub(super) struct Rescued {
-    /// Where the damaged file is, if there was one.
-    pub(super) aside: Option<PathBuf>,
-    pub(super) salvaged: Salvaged,
-}
-
-/// Puts a fresh journal in the place of a damaged or missing one. The fresh one
-/// is complete before anything is renamed: a crash on the way changes nothing,
-/// and [`finish`] ends what a crash between the renames left.
-pub(super) fn rescue(
-    database: &Path,
-    promised: Option<&State>,
-    promised_names: &[(DestinationId, String)],
-) -> Result<Rescued, Error> {
-    let unfinished = with_suffix(database, UNFINISHED);
-    remove_all(&unfinished)?;
-    let old = database.try_exists()?.then_some(database);
-    let salvaged = fill(&unfinished, old, promised, promised_names);
-    let salvaged = match salvaged {
-        Ok(salvaged) => salvaged,
-        Err(error) => {
-            remove_all(&unfinished)?;
-            return Err(error);
-        }
-    };
-    remove_if_there(&with_suffix(&unfinished, "-wal"))?;
-    remove_if_there(&with_suffix(&unfinished, "-shm"))?;
-    let aside = old.map(set_aside).transpose()?;
-    fs::rename(&unfinished, database)?;
-    sync_dir(database)?;
-    Ok(Rescued { aside, salvaged })
-}
-
-/// Ends a rescue that was interrupted between its renames.
-pub(super) fn finish(database: &Path) -> Result<(), Error> {
-    let unfinished = with_suffix(database, UNFINISHED);
-    if !database.try_exists()? && unfinished.try_exists()? {
-        fs::rename(&unfinished, database)?;
-        sync_dir(database)?;
-    }
-    Ok(())
-}
-
-fn fill(
-    unfinished: &Path,
-    old: Option<&Path>,
-    promised: Option<&State>,
-    promised_names: &[(DestinationId, String)],
-) -> Result<Salvaged, Error> {
-    let mut fresh = schema::open(unfinished)?;
-    // Nothing is promised until the rename; the checkpoint at the end syncs all of it.
-    fresh.execute_batch("PRAGMA wal_autocheckpoint = 1000; PRAGMA synchronous = NORMAL")?;
-    schema::migrate(&mut fresh)?;
-    let salvaged = salvage(old, &mut fresh, promised, promised_names)?;
-    checkpoint::truncate(&fresh)?;
-    Ok(salvaged)
-}
-
-fn remove_all(database: &Path) -> Result<(), Error> {
-    for companion in ["", "-wal", "-shm"] {
-        remove_if_there(&with_suffix(database, companion))?;
-    }
-    Ok(())
-}
-
-fn remove_if_there(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Makes renames durable.
-fn sync_dir(database: &Path) -> Result<(), Error> {
-    if let Some(dir) = database.parent() {
-        fs::File::open(dir)?.sync_all()?;
-    }
-    Ok(())
-}
-
 /// Copies what can be read of `aside` into `fresh`. Without a file there is
 /// still what was promised: counters, cursors, and the last position.
-fn salvage(
+pub(super) fn salvage(
     aside: Option<&Path>,
     fresh: &mut Connection,
     promised: Option<&State>,
@@ -246,33 +102,6 @@ fn salvage(
     state.commit += 1;
     stage::write_state(fresh, &state, &mut Vec::new())?;
     Ok(salvaged)
-}
-
-/// Replaces the damaged file under a running writer. Returns where the journal
-/// stands now, and where the old file is.
-pub(super) fn replace(
-    connection: &mut Connection,
-    state: &State,
-    names: &[Name],
-) -> Result<(State, PathBuf), Error> {
-    let database = PathBuf::from(connection.path().unwrap_or_default());
-    *connection = Connection::open_in_memory()?;
-    let names: Vec<_> = names.iter().map(|n| (n.id, n.name.to_string())).collect();
-    let rescued = rescue(&database, Some(state), &names)?;
-    let fresh = schema::open(&database)?;
-    let mut now = super::open::read_state(&fresh)?.unwrap_or_default();
-    for d in &mut now.destinations {
-        let Some(before) = state.destinations.iter().find(|b| b.id == d.id) else {
-            continue;
-        };
-        // What is lost on disk may be in flight, or in memory, and be delivered yet.
-        d.reported = before.reported;
-        d.overtaken = before.overtaken;
-        d.overtaken.damaged += d.damaged.saturating_sub(before.damaged);
-        d.overtaken.to = d.overtaken.to.max(now.position);
-    }
-    *connection = fresh;
-    Ok((now, rescued.aside.unwrap_or_default()))
 }
 
 /// What is neither settled nor here is lost.
@@ -457,82 +286,4 @@ fn is_out_of_room(connection: &Connection) -> bool {
         tracing::error!("the disk has no room to salvage more of the damaged journal");
     }
     out
-}
-
-/// Reads the rows of one table by number, past damaged pages.
-fn scan(
-    old: &Connection,
-    select: &str,
-    mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    let first_column = select
-        .trim_start_matches("SELECT ")
-        .split(',')
-        .next()
-        .unwrap_or("rowid");
-    let page = format!("{select} ORDER BY {first_column} LIMIT {CHUNK_ROWS}");
-    let probe = format!("{select} ORDER BY {first_column} LIMIT 1");
-    let mut from = i64::MIN;
-    loop {
-        let mut seen = 0;
-        let mut read = || -> rusqlite::Result<()> {
-            let mut statement = old.prepare_cached(&page)?;
-            let mut rows = statement.query([from])?;
-            while let Some(row) = rows.next()? {
-                let number: i64 = row.get(0)?;
-                each(row)?;
-                from = number.saturating_add(1);
-                seen += 1;
-            }
-            Ok(())
-        };
-        match read() {
-            Ok(()) if seen < CHUNK_ROWS => return Ok(()),
-            Ok(()) => {}
-            Err(error) if is_damage(&error) => {
-                let readable = |from: i64| {
-                    old.prepare_cached(&probe)
-                        .and_then(|mut s| s.exists([from]))
-                        .ok()
-                };
-                match next_readable(from, readable) {
-                    Some(next) => from = next,
-                    None => return Ok(()),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The smallest number after `from` at which reading works again, if there is any row.
-fn next_readable(from: i64, readable: impl Fn(i64) -> Option<bool>) -> Option<i64> {
-    let base = from.max(0);
-    let mut step = 1_i64;
-    let mut good = loop {
-        let at = base.checked_add(step)?;
-        match readable(at) {
-            Some(true) => break at,
-            Some(false) => return None,
-            None => step = step.checked_mul(2)?,
-        }
-    };
-    let mut bad = base + step / 2;
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        if readable(middle) == Some(true) {
-            good = middle
-        } else {
-            bad = middle
-        }
-    }
-    Some(good)
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
-    matches!(
-        error.sqlite_error_code(),
-        Some(DatabaseCorrupt | NotADatabase | SystemIoFailure)
-    )
 }

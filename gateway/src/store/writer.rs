@@ -29,12 +29,13 @@ use super::{
     dead_letter,
     entry::Appended,
     handle::{Failure, Life},
+    housekeeping::Duties,
     job::{Job, Outcome, Work},
     promises::Promises,
     reader::Noticed,
-    retention,
+    rescue, retention,
     room::Room,
-    salvage, settle,
+    settle,
     stage::{self, Stage},
     state::State,
     status::Status,
@@ -50,14 +51,11 @@ use crate::{
 /// Entries in one commit, about.
 const BATCH_ENTRIES: usize = 1_024;
 /// Bytes of entries in one commit, about.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Chunks evicted to make room for one group, at most.
 const EVICTIONS_MAX: usize = 8;
 /// How often quiet housekeeping looks around.
-const TICK: Duration = Duration::from_millis(200);
-/// How long settled records may stay when there is little to trim, and how
-/// often expired ones are looked for.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_millis(200);
 /// Damaged files replaced in one run: more means that the disk itself is failing.
 const REPLACEMENTS_MAX: u32 = 3;
 /// Commits that may fail in a row.
@@ -81,25 +79,6 @@ pub(super) struct Writer {
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) life: watch::Sender<Life>,
     pub(super) duties: Duties,
-}
-
-/// What housekeeping has to do.
-#[derive(Debug, Default)]
-pub(super) struct Duties {
-    /// Keys of commits up to here are forgotten, and can be removed.
-    forgotten: Option<u64>,
-    /// When settled and expired records were last looked for.
-    looked: Option<Instant>,
-    /// There was more to do than one chunk.
-    more: bool,
-    /// Until then appends are turned away without a try: the disk was full.
-    hold: Option<Instant>,
-    /// Damaged rows to set aside.
-    damaged: Vec<Position>,
-    failures: u32,
-    /// How often the file was replaced.
-    replaced: u32,
-    promises_failing: bool,
 }
 
 impl Writer {
@@ -351,52 +330,6 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// Removes what may leave, a chunk at a time.
-    fn keep_house(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
-        let due = self.is_due();
-        let trimmable = retention::trimmable(stage);
-        self.duties.more = false;
-        if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) {
-            retention::trim(&self.connection, stage)?;
-            self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
-        }
-        if due {
-            if let Some(age) = self.max_age {
-                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-                let before = Timestamp::from_nanos(stage.now.as_nanos().saturating_sub(age));
-                let more = retention::expire(&self.connection, before, stage)?;
-                self.duties.more |= more;
-                if !more {
-                    self.duties.looked = Some(Instant::now());
-                }
-            } else {
-                self.duties.looked = Some(Instant::now());
-            }
-        }
-        if let Some(to) = self.duties.forgotten
-            && !retention::forget_commits(&self.connection, to, stage)?
-        {
-            self.duties.forgotten = None;
-        }
-        Ok(())
-    }
-
-    fn is_due(&self) -> bool {
-        self.duties.more
-            || !self.noticed.is_empty()
-            || self
-                .duties
-                .looked
-                .is_none_or(|looked| looked.elapsed() >= HOUSEKEEPING_INTERVAL)
-    }
-
-    /// Housekeeping comes with the next commit, or not for a day.
-    #[cfg(test)]
-    pub(super) fn set_due(&mut self, due: bool) {
-        let tomorrow = Instant::now() + Duration::from_secs(24 * 3600);
-        self.duties.looked = (!due).then_some(tomorrow);
-    }
-
     /// Appends are tried again at once.
     #[cfg(test)]
     pub(super) fn forget_hold(&mut self) {
@@ -441,46 +374,9 @@ impl Writer {
         }
     }
 
-    fn tidy_log(&mut self) -> rusqlite::Result<()> {
-        if self.room.disk_full() {
-            checkpoint::passive(&self.connection)?;
-        } else {
-            self.checkpoints.after_commit(&self.connection)?;
-        }
-        self.room.look(&self.connection)
-    }
-
-    fn publish_status(&self) {
+    pub(super) fn publish_status(&self) {
         let status = self.account.status(&self.state, &self.room, &self.window);
         self.status.send_replace(Arc::new(status));
-    }
-
-    /// What is looked at a few times a second.
-    fn look_around(&mut self) {
-        if self
-            .account
-            .looked
-            .is_some_and(|looked| looked.elapsed() < TICK)
-        {
-            return;
-        }
-        if let Err(error) = self.account.look(&self.connection, &self.state) {
-            tracing::warn!(%error, "could not look up the oldest events");
-        }
-        self.room.take_reserve();
-        if self.room.refusing() && !self.room.disk_full() {
-            // Not steady: a long log may be what takes the room.
-            let emptied = checkpoint::truncate(&self.connection)
-                .and_then(|_| self.room.look(&self.connection));
-            if let Err(error) = emptied {
-                tracing::debug!(%error, "could not empty the write-ahead log");
-            }
-        }
-        if self.room.fits(BATCH_BYTES as u64 / 128) && self.duties.hold.is_none() {
-            self.room.set_refusing(false);
-        }
-        self.duties.hold = self.duties.hold.filter(|until| Instant::now() < *until);
-        self.publish_status();
     }
 
     fn refuse_appends(&mut self, batch: &mut Vec<Job>) {
@@ -504,7 +400,7 @@ impl Writer {
         if self.duties.replaced > REPLACEMENTS_MAX {
             return Err(Failure("its file is damaged again and again".into()));
         }
-        let replaced = salvage::replace(&mut self.connection, &self.state, &self.account.names);
+        let replaced = rescue::replace(&mut self.connection, &self.state, &self.account.names);
         let (state, aside) = replaced.map_err(|error| Failure(error.to_string().into()))?;
         tracing::error!(file = %aside.display(), "a damaged journal was set aside and salvaged");
         self.state = state;

@@ -93,6 +93,28 @@ async fn a_destroyed_page_costs_its_records_only_and_each_is_counted() {
 }
 
 #[tokio::test]
+async fn a_salvage_interrupted_at_any_moment_is_begun_again_or_ended() {
+    let place = filled().await;
+    let unfinished = place.config.dir.join("journal.db.salvage");
+    // Before it was complete: the old file is in its place.
+    std::fs::write(&unfinished, b"half").expect("written");
+    destroy_page(&place, page_with(&place, b"event 300"));
+    let image = place.crash_image();
+    let (_, _, records) = survives(&image).await;
+    assert!(records.len() as u64 > EVENTS - 150);
+    // Between the renames: the old file is aside, the fresh one has its first name.
+    let image = place.crash_image();
+    let (store, _) = image.open().expect("salvaged");
+    drop(store);
+    let unfinished = image.config.dir.join("journal.db.salvage");
+    std::fs::rename(image.database(), &unfinished).expect("renamed");
+    let (report, status, again) = survives(&image).await;
+    assert_eq!(report.promise, Promise::Kept);
+    assert_eq!((again, status.set_aside.len()), (records, 1));
+    assert!(!unfinished.try_exists().expect("seen"));
+}
+
+#[tokio::test]
 async fn a_cut_file_is_salvaged_as_far_as_it_goes() {
     let place = filled().await;
     let length = std::fs::metadata(place.database()).expect("seen").len();

@@ -1,0 +1,119 @@
+//! What the writer does beside its jobs: removing what may leave, checkpoints, the
+//! reserve, the status. It rides along with commits, or runs when it is quiet.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    checkpoint, retention,
+    stage::Stage,
+    writer::{BATCH_BYTES, TICK, Writer},
+};
+use crate::{event::Timestamp, record::Position};
+
+/// How long settled records may stay when there is little to trim, and how
+/// often expired ones are looked for.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What housekeeping has to do.
+#[derive(Debug, Default)]
+pub(super) struct Duties {
+    /// Keys of commits up to here are forgotten, and can be removed.
+    pub(super) forgotten: Option<u64>,
+    /// When settled and expired records were last looked for.
+    pub(super) looked: Option<Instant>,
+    /// There was more to do than one chunk.
+    pub(super) more: bool,
+    /// Until then appends are turned away without a try: the disk was full.
+    pub(super) hold: Option<Instant>,
+    /// Damaged rows to set aside.
+    pub(super) damaged: Vec<Position>,
+    pub(super) failures: u32,
+    /// How often the file was replaced.
+    pub(super) replaced: u32,
+    pub(super) promises_failing: bool,
+}
+
+impl Writer {
+    /// Removes what may leave, a chunk at a time.
+    pub(super) fn keep_house(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
+        let due = self.is_due();
+        let trimmable = retention::trimmable(stage);
+        self.duties.more = false;
+        if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) {
+            retention::trim(&self.connection, stage)?;
+            self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
+        }
+        if due {
+            if let Some(age) = self.max_age {
+                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+                let before = Timestamp::from_nanos(stage.now.as_nanos().saturating_sub(age));
+                let more = retention::expire(&self.connection, before, stage)?;
+                self.duties.more |= more;
+                if !more {
+                    self.duties.looked = Some(Instant::now());
+                }
+            } else {
+                self.duties.looked = Some(Instant::now());
+            }
+        }
+        if let Some(to) = self.duties.forgotten
+            && !retention::forget_commits(&self.connection, to, stage)?
+        {
+            self.duties.forgotten = None;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.duties.more
+            || !self.noticed.is_empty()
+            || self
+                .duties
+                .looked
+                .is_none_or(|looked| looked.elapsed() >= HOUSEKEEPING_INTERVAL)
+    }
+
+    /// Housekeeping comes with the next commit, or not for a day.
+    #[cfg(test)]
+    pub(super) fn set_due(&mut self, due: bool) {
+        let tomorrow = Instant::now() + Duration::from_secs(24 * 3600);
+        self.duties.looked = (!due).then_some(tomorrow);
+    }
+
+    pub(super) fn tidy_log(&mut self) -> rusqlite::Result<()> {
+        if self.room.disk_full() {
+            checkpoint::passive(&self.connection)?;
+        } else {
+            self.checkpoints.after_commit(&self.connection)?;
+        }
+        self.room.look(&self.connection)
+    }
+
+    /// What is looked at a few times a second.
+    pub(super) fn look_around(&mut self) {
+        if self
+            .account
+            .looked
+            .is_some_and(|looked| looked.elapsed() < TICK)
+        {
+            return;
+        }
+        if let Err(error) = self.account.look(&self.connection, &self.state) {
+            tracing::warn!(%error, "could not look up the oldest events");
+        }
+        self.room.take_reserve();
+        if self.room.refusing() && !self.room.disk_full() {
+            // Not steady: a long log may be what takes the room.
+            let emptied = checkpoint::truncate(&self.connection)
+                .and_then(|_| self.room.look(&self.connection));
+            if let Err(error) = emptied {
+                tracing::debug!(%error, "could not empty the write-ahead log");
+            }
+        }
+        if self.room.fits(BATCH_BYTES as u64 / 128) && self.duties.hold.is_none() {
+            self.room.set_refusing(false);
+        }
+        self.duties.hold = self.duties.hold.filter(|until| Instant::now() < *until);
+        self.publish_status();
+    }
+}

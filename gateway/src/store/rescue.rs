@@ -1,0 +1,190 @@
+//! Puts a fresh journal in the place of a damaged or missing one: the files, and
+//! their order on disk. What goes into the fresh one is salvage's business.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    Error,
+    account::Name,
+    checkpoint, open,
+    salvage::{self, Salvaged},
+    schema,
+    state::State,
+};
+use crate::record::DestinationId;
+
+/// What the fresh database is called until it is complete.
+const UNFINISHED: &str = ".salvage";
+
+/// A journal that took the place of a damaged or missing one.
+#[derive(Debug)]
+pub(super) struct Rescued {
+    /// Where the damaged file is, if there was one.
+    pub(super) aside: Option<PathBuf>,
+    pub(super) salvaged: Salvaged,
+}
+
+/// Puts a fresh journal in the place of a damaged or missing one. The fresh one
+/// is complete before anything is renamed: a crash on the way changes nothing,
+/// and [`finish`] ends what a crash between the renames left.
+pub(super) fn rescue(
+    database: &Path,
+    promised: Option<&State>,
+    promised_names: &[(DestinationId, String)],
+) -> Result<Rescued, Error> {
+    let unfinished = with_suffix(database, UNFINISHED);
+    remove_all(&unfinished)?;
+    let old = database.try_exists()?.then_some(database);
+    let salvaged = fill(&unfinished, old, promised, promised_names);
+    let salvaged = match salvaged {
+        Ok(salvaged) => salvaged,
+        Err(error) => {
+            remove_all(&unfinished)?;
+            return Err(error);
+        }
+    };
+    remove_if_there(&with_suffix(&unfinished, "-wal"))?;
+    remove_if_there(&with_suffix(&unfinished, "-shm"))?;
+    let aside = old.map(set_aside).transpose()?;
+    fs::rename(&unfinished, database)?;
+    sync_dir(database)?;
+    Ok(Rescued { aside, salvaged })
+}
+
+/// Ends a rescue that was interrupted: between its renames it was complete,
+/// before them it is begun again where it is needed.
+pub(super) fn finish(database: &Path) -> Result<(), Error> {
+    let unfinished = with_suffix(database, UNFINISHED);
+    if database.try_exists()? {
+        return remove_all(&unfinished);
+    }
+    if unfinished.try_exists()? {
+        fs::rename(&unfinished, database)?;
+        sync_dir(database)?;
+    }
+    Ok(())
+}
+
+fn fill(
+    unfinished: &Path,
+    old: Option<&Path>,
+    promised: Option<&State>,
+    promised_names: &[(DestinationId, String)],
+) -> Result<Salvaged, Error> {
+    let mut fresh = schema::open(unfinished)?;
+    // Nothing is promised until the rename; the checkpoint at the end syncs all of it.
+    fresh.execute_batch("PRAGMA wal_autocheckpoint = 1000; PRAGMA synchronous = NORMAL")?;
+    schema::migrate(&mut fresh)?;
+    let salvaged = salvage::salvage(old, &mut fresh, promised, promised_names)?;
+    checkpoint::truncate(&fresh)?;
+    Ok(salvaged)
+}
+
+fn remove_all(database: &Path) -> Result<(), Error> {
+    for companion in ["", "-wal", "-shm"] {
+        remove_if_there(&with_suffix(database, companion))?;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes renames durable.
+fn sync_dir(database: &Path) -> Result<(), Error> {
+    if let Some(dir) = database.parent() {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Replaces the damaged file under a running writer. Returns where the journal
+/// stands now, and where the old file is.
+pub(super) fn replace(
+    connection: &mut Connection,
+    state: &State,
+    names: &[Name],
+) -> Result<(State, PathBuf), Error> {
+    let database = PathBuf::from(connection.path().unwrap_or_default());
+    *connection = Connection::open_in_memory()?;
+    let names: Vec<_> = names.iter().map(|n| (n.id, n.name.to_string())).collect();
+    let rescued = rescue(&database, Some(state), &names)?;
+    let fresh = schema::open(&database)?;
+    let mut now = open::read_state(&fresh)?.unwrap_or_default();
+    for d in &mut now.destinations {
+        let Some(before) = state.destinations.iter().find(|b| b.id == d.id) else {
+            continue;
+        };
+        // What is lost on disk may be in flight, or in memory, and be delivered yet.
+        d.reported = before.reported;
+        d.overtaken = before.overtaken;
+        d.overtaken.damaged += d.damaged.saturating_sub(before.damaged);
+        d.overtaken.to = d.overtaken.to.max(now.position);
+    }
+    *connection = fresh;
+    Ok((now, rescued.aside.unwrap_or_default()))
+}
+
+/// Renames the database with its companions; says where to.
+fn set_aside(database: &Path) -> Result<PathBuf, Error> {
+    let mut n = 1_u32;
+    let aside = loop {
+        let aside = with_suffix(database, &format!(".damaged-{n}"));
+        if !aside.try_exists()? {
+            break aside;
+        }
+        n += 1;
+    };
+    for companion in ["", "-wal"] {
+        match fs::rename(
+            with_suffix(database, companion),
+            with_suffix(&aside, companion),
+        ) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The shared index is rebuilt from the log; an old one must not meet a new log.
+    match fs::remove_file(with_suffix(database, "-shm")) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(aside)
+}
+
+/// Damaged files that are still there.
+pub(super) fn list_set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let number = name
+            .strip_prefix(super::DATABASE)
+            .and_then(|n| n.strip_prefix(".damaged-"));
+        if number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
