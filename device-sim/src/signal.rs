@@ -35,9 +35,7 @@ pub(crate) fn stop(first: &'static str) -> anyhow::Result<watch::Receiver<bool>>
                     if told.send_replace(true) {
                         std::process::exit(INTERRUPTED);
                     }
-                    tracing::info!(
-                        "no more samples; waiting for acknowledgements (again to end at once)"
-                    );
+                    tracing::info!("{first}; again to end at once");
                 }
             });
         })
