@@ -76,7 +76,7 @@ fn run(args: &cli::Run) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let stop = signal::stop()?;
+    let stop = signal::stop("no more samples, waiting for acknowledgements")?;
     let mut progress = progress::Progress::new();
     let outcome = fleet::run(&config, &stop, &mut progress);
     progress.finish();

@@ -302,6 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn a_forgotten_duplicate_does_not_come() {
+        let mut outbox = outbox("duplicates=1", 5, 1);
+        assert!(matches!(
+            outbox.next(Instant::now()),
+            Some(Outgoing::First { .. })
+        ));
+        outbox.forget_duplicates();
+        let (mut firsts, mut duplicates) = (1, Vec::new());
+        while let Some(outgoing) = outbox.next(Instant::now()) {
+            match outgoing {
+                Outgoing::First { .. } => firsts += 1,
+                Outgoing::Duplicate(message) => duplicates.push(message.seq),
+            }
+        }
+        duplicates.sort_unstable();
+        assert_eq!((firsts, duplicates), (5, vec![1, 2, 3, 4]));
+    }
+
+    #[test]
     fn everything_at_once_still_sends_every_message() {
         let (mut firsts, duplicates) =
             transmit(&mut outbox("duplicates=1,reorder=1,malformed=1", 101, 1));

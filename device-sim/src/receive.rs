@@ -48,7 +48,7 @@ pub(crate) fn run(args: &cli::Receive) -> anyhow::Result<()> {
         "{} can be reached by others, and anybody can send: add --allow-anonymous if that is meant",
         args.listen
     );
-    let mut stop = signal::stop()?;
+    let mut stop = signal::stop("finishing the requests that have begun")?;
     let receiver = Arc::new(Receiver::new(args)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -9,11 +9,11 @@ use tokio::{
 /// What a shell shows for a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Becomes true at the first signal. The thread that listens ends with the process.
+/// Becomes true at the first signal, when `first` is said. The thread that listens ends with the process.
 ///
 /// # Errors
 /// When signals cannot be received.
-pub(crate) fn stop() -> anyhow::Result<watch::Receiver<bool>> {
+pub(crate) fn stop(first: &'static str) -> anyhow::Result<watch::Receiver<bool>> {
     let (told, stop) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -35,9 +35,7 @@ pub(crate) fn stop() -> anyhow::Result<watch::Receiver<bool>> {
                     if told.send_replace(true) {
                         std::process::exit(INTERRUPTED);
                     }
-                    tracing::info!(
-                        "no more samples; waiting for acknowledgements (again to end at once)"
-                    );
+                    tracing::info!("{first}; again to end at once");
                 }
             });
         })

@@ -364,3 +364,31 @@ fn a_run_that_never_reached_the_gateway_is_not_a_success() {
     assert_eq!((run.count("sent"), run.count("devices_gave_up")), (0, 3));
     assert!(String::from_utf8_lossy(&run.output.stderr).contains("cannot connect"));
 }
+
+#[test]
+fn a_deliberate_cut_comes_between_packets_and_within_them_and_loses_nothing() {
+    let server = Server::start(|_| Answer::Ack);
+    let dir = tempfile::tempdir().unwrap();
+    let run = Run::against(
+        &server,
+        dir.path(),
+        "--devices 4 --rate 0 --count 800 --window 10 --format json --identity field --chaos disconnect=0.05",
+    );
+    assert_eq!(run.code(), Some(0), "{:?}", run.output);
+    assert_eq!(run.count("acked"), 800);
+    let (cut, torn) = (run.count("cut"), server.torn());
+    assert!(torn > 0 && torn < cut, "{torn} torn of {cut} cut");
+    for device in run.report["devices"].as_u64().map(|n| 1..=n).unwrap() {
+        let mut last = None;
+        let mut seen = HashSet::new();
+        let publishes = server.publishes();
+        let mine = publishes
+            .iter()
+            .filter(|p| p.client.ends_with(&format!("-{device:04}")));
+        for publish in mine.filter(|publish| seen.insert(publish.seq())) {
+            assert!(publish.seq() > last, "first arrivals are in order");
+            last = publish.seq();
+        }
+        assert_eq!(seen.len(), 200);
+    }
+}

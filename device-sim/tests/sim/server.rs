@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -67,6 +67,7 @@ struct Shared {
     clients: Mutex<HashMap<String, Arc<Client>>>,
     receive_max: Option<u16>,
     stopped: AtomicBool,
+    torn: AtomicU64,
 }
 
 /// A client's place: a new connection takes it over when the old one has ended.
@@ -104,6 +105,7 @@ impl Server {
             clients: Mutex::default(),
             receive_max,
             stopped: AtomicBool::new(false),
+            torn: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         let acceptor = std::thread::spawn(move || {
@@ -139,6 +141,11 @@ impl Server {
     pub(crate) fn publishes(&self) -> Vec<Publish> {
         self.shared.publishes.lock().unwrap().clone()
     }
+
+    /// Connections that ended in the middle of a packet.
+    pub(crate) fn torn(&self) -> u64 {
+        self.shared.torn.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Server {
@@ -154,7 +161,7 @@ impl Drop for Server {
 }
 
 fn serve(shared: &Shared, mut stream: TcpStream, number: usize) {
-    let Some((_, connect)) = packet(&mut stream) else {
+    let Some((_, connect)) = packet(&mut stream, &shared.torn) else {
         return;
     };
     // Name, level, flags, keep-alive.
@@ -191,7 +198,7 @@ fn serve(shared: &Shared, mut stream: TcpStream, number: usize) {
         return;
     }
     let mut half = false;
-    while let Some((header, body)) = packet(&mut stream) {
+    while let Some((header, body)) = packet(&mut stream, &shared.torn) {
         let answer = match header >> 4 {
             3 => {
                 let publish = publish(header, &body, v5, number, &client);
@@ -221,22 +228,31 @@ fn serve(shared: &Shared, mut stream: TcpStream, number: usize) {
     }
 }
 
-/// The next packet: first byte and body; `None` at the end, also in the middle of one.
-fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+/// The next packet: first byte and body; `None` at the end, and `torn` counts
+/// when that is in the middle of one.
+fn packet(stream: &mut TcpStream, torn: &AtomicU64) -> Option<(u8, Vec<u8>)> {
+    let mut header = [0];
+    stream.read_exact(&mut header).ok()?;
+    let rest = rest_of_packet(stream);
+    if rest.is_err() {
+        torn.fetch_add(1, Ordering::SeqCst);
+    }
+    Some((header[0], rest.ok()?))
+}
+
+fn rest_of_packet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut byte = [0];
-    stream.read_exact(&mut byte).ok()?;
-    let header = byte[0];
     let mut length = 0;
     for shift in 0..4 {
-        stream.read_exact(&mut byte).ok()?;
+        stream.read_exact(&mut byte)?;
         length |= usize::from(byte[0] & 0x7f) << (7 * shift);
         if byte[0] & 0x80 == 0 {
             break;
         }
     }
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).ok()?;
-    Some((header, body))
+    stream.read_exact(&mut body)?;
+    Ok(body)
 }
 
 fn publish(header: u8, body: &[u8], v5: bool, connection: usize, client: &str) -> Publish {
