@@ -42,8 +42,11 @@ impl Config {
 
 /// Starts logging for the whole process. A second call changes nothing.
 pub fn init(config: &Config) {
-    // What the router says of its clients at `info` is about our own links to it.
-    let filter = EnvFilter::builder().parse_lossy(format!("rumqttd=warn,{}", config.level));
+    // What the router says of its clients at `info` is about our own links to it. The NATS
+    // client calls every failed attempt to connect an error, without a name; the destination
+    // says the same once, with its name, and the client's own words can be asked for.
+    let filter = format!("rumqttd=warn,async_nats=off,{}", config.level);
+    let filter = EnvFilter::builder().parse_lossy(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

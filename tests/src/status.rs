@@ -74,7 +74,7 @@ pub struct Destination {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Broker {
     /// Connections now.
-    pub connections: u64,
+    pub connections_open: u64,
 }
 
 impl Status {

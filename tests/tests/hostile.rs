@@ -163,7 +163,7 @@ fn mutated_frames_do_not_keep_an_honest_client_from_its_work() {
     gateway.wait_for(
         Duration::from_secs(90),
         "every hostile connection to be gone",
-        |now| now.broker.connections == 0,
+        |now| now.broker.connections_open == 0,
     );
     gateway.wait_until_drained(Duration::from_secs(60));
     gateway.finish();
