@@ -395,7 +395,10 @@ mod tests {
     #[test]
     fn an_idle_session_is_small() {
         let bytes = size(serve);
-        assert!(bytes < 4 * 1024, "a session takes {bytes} bytes before its buffers");
+        assert!(
+            bytes < 4 * 1024,
+            "a session takes {bytes} bytes before its buffers"
+        );
     }
 
     #[test]
