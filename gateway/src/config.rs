@@ -15,6 +15,7 @@ mod mistake;
 mod reader;
 mod stages;
 mod unit;
+mod words;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::reader::{OneOf, Table, Text};
+use super::{
+    reader::{Table, Text},
+    words::OneOf,
+};
 use crate::forward::{self, Kind, file};
 
 const MILLI: Duration = Duration::from_millis(1);
