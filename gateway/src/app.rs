@@ -1,9 +1,10 @@
 //! The one place that knows every stage: builds them from the configuration,
 //! runs them, and ends them in the order of the line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +20,9 @@ use crate::{
     tasks::{OnEnd, Tasks},
 };
 
+/// A journal gets this long to close, however short the grace period.
+const CLOSE_MIN: Duration = Duration::from_secs(5);
+
 /// Everything built and every port bound; nothing runs yet.
 #[derive(Debug)]
 pub struct App {
@@ -28,7 +32,7 @@ pub struct App {
     ingest: Arc<Ingest>,
     forwarders: Vec<(Arc<str>, Forwarder)>,
     observer: Arc<Observer>,
-    grace: std::time::Duration,
+    grace: Duration,
 }
 
 impl App {
@@ -91,6 +95,7 @@ impl App {
             pid: std::process::id(),
             mqtt: self.broker.local_addr(),
             http: self.http.local_addr(),
+            instance: self.observer.instance().clone(),
         }
     }
 
@@ -119,7 +124,10 @@ impl App {
         };
         looking_in.spawn("http", OnEnd::Log, {
             let stop = stop_http.clone();
-            async move { Ok(self.http.run(context, stop).await?) }
+            async move {
+                self.http.run(context, stop).await;
+                Ok(())
+            }
         });
         looking_in.spawn("observer", OnEnd::Log, {
             let stop = stop_http.clone();
@@ -142,11 +150,10 @@ impl App {
         });
         for (name, forwarder) in self.forwarders {
             let stop = stop_forward.clone();
-            egress.spawn(
-                name,
-                OnEnd::Log,
-                async move { Ok(forwarder.run(stop).await?) },
-            );
+            // A restart continues at the cursor; going on without would be silent.
+            egress.spawn(name, OnEnd::StopGateway, async move {
+                Ok(forwarder.run(stop).await?)
+            });
         }
         ingress.spawn("broker", OnEnd::StopGateway, {
             let shutdown = shutdown.clone();
@@ -161,10 +168,14 @@ impl App {
             stop_http.cancel();
             ended.and(looking_in.join().await)
         };
-        let ended = tokio::time::timeout(self.grace, orderly).await;
-        let closed = self.store.shutdown().await;
+        let ended = timeout(self.grace, orderly).await;
+        // What still runs must not use the store while it closes.
+        drop((ingress, egress, looking_in));
+        let closed = timeout(self.grace.max(CLOSE_MIN), self.store.shutdown()).await;
         ended.context("the shutdown took longer than shutdown_grace_period")??;
-        closed.context("cannot close the journal")
+        closed
+            .context("closing the journal took longer than shutdown_grace_period")?
+            .context("cannot close the journal")
     }
 }
 

@@ -30,8 +30,9 @@ use crate::{
     telemetry,
 };
 
-/// The hidden command that turns this program into its own device simulator.
+/// Hidden commands that turn this program into its own device simulator.
 const DEVICES_COMMAND: &str = "demo-devices";
+const AUDIT_COMMAND: &str = "demo-audit";
 
 /// How long the last events may take to arrive.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
@@ -40,8 +41,19 @@ const SETTLE_MAX: Duration = Duration::from_secs(30);
 pub fn devices() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next()?;
-    (command == DEVICES_COMMAND)
-        .then(|| device_sim::main(std::iter::once("device-sim".into()).chain(arguments)))
+    if command == DEVICES_COMMAND {
+        // The other end is held by the demo: devices without a gateway would
+        // try to reach it for ever.
+        std::thread::spawn(|| {
+            drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+            std::process::exit(1);
+        });
+    } else if command != AUDIT_COMMAND {
+        return None;
+    }
+    Some(device_sim::main(
+        std::iter::once("device-sim".into()).chain(arguments),
+    ))
 }
 
 /// Arguments of `penstock demo`.
@@ -106,8 +118,7 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     shutdown.cancel();
     let ended = gateway.await.context("the gateway panicked")?;
     watch.abort();
-    Running::remove(&dir)?;
-    ended?;
+    ended.and(Ok(Running::remove(&dir)?))?;
 
     output::line("");
     cli::status::print(&json!(status));
@@ -227,7 +238,7 @@ impl Devices {
             .arg(dir.join("devices.json"))
             // Ctrl-C reaches the whole foreground group; the devices are told in their turn.
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -329,7 +340,7 @@ fn balanced(status: &Status) -> bool {
 /// Compares what the devices were promised with what is in the files.
 fn audit(dir: &Path) -> Result<bool> {
     let status = Command::new(std::env::current_exe()?)
-        .args([DEVICES_COMMAND, "audit", "--ack-log"])
+        .args([AUDIT_COMMAND, "audit", "--ack-log"])
         .arg(dir.join("acks.ndjson"))
         .arg("--files")
         .arg(dir.join("events"))

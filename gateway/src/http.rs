@@ -13,18 +13,37 @@ mod page;
 mod quarantine;
 mod status;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router, middleware,
     routing::{get, post},
 };
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{ingest::Ingest, observer::Observer, store};
 
 pub use error::Error;
+
+/// Connections at a time; devices need the file descriptors more.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take to send a request's head, also between requests.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long the requests at hand may take at shutdown. Nothing durable hangs on them.
+const END_TIME_MAX: Duration = Duration::from_secs(1);
+/// After accepting failed, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,17 +115,65 @@ impl Server {
         self.local
     }
 
-    /// Serves until `shutdown`, then ends the requests at hand.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn run(self, context: Context, shutdown: CancellationToken) -> std::io::Result<()> {
+    /// Serves until `shutdown`, then gives the requests at hand a moment to end.
+    pub async fn run(self, context: Context, shutdown: CancellationToken) {
         let guard = guard::Guard {
-            any_host: self.anonymous,
+            any_host: self.anonymous && !self.local.ip().is_loopback(),
         };
-        axum::serve(self.listener, router(context, guard))
-            .with_graceful_shutdown(async move { shutdown.cancelled().await })
-            .await
+        let router = router(context, guard);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            let accept = async {
+                let place = places.clone().acquire_owned().await;
+                (place, self.listener.accept().await)
+            };
+            let accepted = tokio::select! {
+                accepted = accept => accepted,
+                Some(_) = connections.join_next() => continue,
+                () = shutdown.cancelled() => break,
+            };
+            match accepted {
+                (Ok(place), Ok((stream, _))) => {
+                    let serve = serve(stream, router.clone(), shutdown.clone());
+                    connections.spawn(async move {
+                        serve.await;
+                        drop(place);
+                    });
+                }
+                (_, Err(error)) => {
+                    tracing::warn!(%error, "cannot accept an HTTP connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                (Err(_closed), _) => break,
+            }
+        }
+        let ended = timeout(END_TIME_MAX, async {
+            while connections.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            tracing::debug!("requests were cut off at shutdown");
+        }
+    }
+}
+
+/// One connection, until it closes or, at shutdown, until its request is answered.
+async fn serve(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection broke");
     }
 }
 

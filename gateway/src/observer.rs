@@ -49,6 +49,7 @@ pub struct Observer {
     parts: Parts,
     sampler: Mutex<Sampler>,
     started: Instant,
+    instance: Arc<str>,
 }
 
 impl Observer {
@@ -58,7 +59,13 @@ impl Observer {
             parts,
             sampler: Mutex::default(),
             started: Instant::now(),
+            instance: uuid::Uuid::now_v7().to_string().into(),
         }
+    }
+
+    /// Random, new at each start.
+    pub const fn instance(&self) -> &Arc<str> {
+        &self.instance
     }
 
     /// Samples once a second until `stop`.
@@ -90,6 +97,7 @@ impl Observer {
         let sampler = self.sampler();
         Status {
             version: env!("CARGO_PKG_VERSION"),
+            instance: self.instance.clone(),
             uptime_secs: self.started.elapsed().as_secs(),
             ready: sampler.readiness(Instant::now()).ready,
             ledger: Ledger {

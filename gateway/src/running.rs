@@ -8,6 +8,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,6 +30,9 @@ pub struct Running {
     pub mqtt: SocketAddr,
     /// Where it answers HTTP.
     pub http: SocketAddr,
+    /// Random, new at each start, and part of the status: after a crash another
+    /// gateway may listen on the same port.
+    pub instance: Arc<str>,
 }
 
 impl Running {
@@ -42,7 +46,10 @@ impl Running {
 
     /// Says that it no longer does.
     pub fn remove(data_dir: &Path) -> io::Result<()> {
-        fs::remove_file(data_dir.join(FILE))
+        match fs::remove_file(data_dir.join(FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The gateway that runs on `data_dir`; `None` when there is none, or only
@@ -55,9 +62,10 @@ impl Running {
         };
         let running: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged", path.display()))?;
-        Ok(TcpStream::connect_timeout(&running.http, TIMEOUT)
-            .is_ok()
-            .then_some(running))
+        // Whoever answers there must be the one that wrote the note.
+        let status = running.request("GET", "/api/v1/status");
+        let same = status.is_ok_and(|status| status["instance"] == *running.instance);
+        Ok(same.then_some(running))
     }
 
     /// Sends a request and gives back the JSON of the answer.

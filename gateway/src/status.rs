@@ -13,6 +13,8 @@ use crate::{event::Timestamp, store};
 pub struct Status {
     /// The gateway's version.
     pub version: &'static str,
+    /// Random, new at each start; `gateway.json` in the data directory has the same.
+    pub instance: Arc<str>,
     /// Seconds since the start.
     pub uptime_secs: u64,
     /// Whether events get on their way; see [`Readiness`].
@@ -134,7 +136,7 @@ const SAMPLES_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct Sampler {
     samples: VecDeque<(Instant, store::Status)>,
-    /// For each destination: how many were settled, and when that last changed.
+    /// For each destination: how many were delivered or given up, and when that last changed.
     progress: Vec<(Arc<str>, u64, Instant)>,
 }
 
@@ -142,7 +144,8 @@ impl Sampler {
     /// Takes in the counts of `now`.
     pub fn sample(&mut self, now: Instant, status: store::Status) {
         for destination in &status.destinations {
-            let settled = destination.routed - destination.backlog;
+            // Expiry and eviction settle too, but are the opposite of progress.
+            let settled = destination.delivered + destination.dead;
             match self
                 .progress
                 .iter_mut()
@@ -381,6 +384,17 @@ mod tests {
         assert!(sampler.readiness(now).ready);
         let (sampler, now) = after(100, |s| counts(1000, s / 20, MIB));
         assert!(sampler.readiness(now).ready);
+    }
+
+    #[test]
+    fn eviction_is_no_progress() {
+        let (sampler, now) = after(31, |s| {
+            let mut status = counts(1000, 0, MIB);
+            status.destinations[0].evicted = s;
+            status.destinations[0].backlog -= s;
+            status
+        });
+        assert!(!sampler.readiness(now).ready);
     }
 
     #[test]

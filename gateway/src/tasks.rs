@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use tokio::{sync::mpsc, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// What it means when a task ends before the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl Tasks {
         let name = name.into();
         self.set.spawn(async move {
             // A task of its own, so that a panic ends up here as an error.
-            let ended = match tokio::spawn(task).await {
+            // It goes when this one is aborted.
+            let ended = match AbortOnDropHandle::new(tokio::spawn(task)).await {
                 Ok(ended) => ended,
                 Err(panic) => Err(anyhow::anyhow!("{panic}")),
             };
@@ -88,5 +89,61 @@ impl Tasks {
             Ok(reason) => Err(anyhow::anyhow!("{reason}")),
             Err(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_that_matters_stops_the_gateway_with_its_reason() {
+        let shutdown = CancellationToken::new();
+        let mut tasks = Tasks::new(shutdown.clone());
+        let stop = shutdown.clone();
+        tasks.spawn("patient", OnEnd::StopGateway, async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        tasks.spawn("clumsy", OnEnd::StopGateway, async { panic!("slipped") });
+        shutdown.cancelled().await;
+        let reason = tasks.join().await.unwrap_err().to_string();
+        assert!(
+            reason.contains("clumsy failed") && reason.contains("slipped"),
+            "{reason}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_task_that_does_not_matter_stops_nothing() {
+        let shutdown = CancellationToken::new();
+        let mut tasks = Tasks::new(shutdown.clone());
+        tasks.spawn("short", OnEnd::Log, async { Err(anyhow::anyhow!("over")) });
+        assert!(tasks.join().await.is_ok());
+        assert!(!shutdown.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn tasks_go_with_their_set() {
+        struct Tell(Option<tokio::sync::oneshot::Sender<()>>);
+        impl Drop for Tell {
+            fn drop(&mut self) {
+                self.0
+                    .take()
+                    .expect("once")
+                    .send(())
+                    .expect("somebody waits");
+            }
+        }
+        let (sender, gone) = tokio::sync::oneshot::channel();
+        let mut tasks = Tasks::new(CancellationToken::new());
+        let tell = Tell(Some(sender));
+        tasks.spawn("endless", OnEnd::Log, async move {
+            let _tell = tell;
+            std::future::pending().await
+        });
+        tokio::task::yield_now().await;
+        drop(tasks);
+        gone.await.expect("the task is dropped, not left behind");
     }
 }

@@ -1,14 +1,15 @@
 //! `penstock buffer`: the journal itself.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{ConfigFile, output};
+use super::{ConfigFile, offline, output};
 use crate::{
     admin,
+    running::Running,
     store::{self, Stats, VerifyReport},
 };
 
@@ -18,12 +19,24 @@ pub(super) enum Command {
     Verify(ConfigFile),
     /// How much is in it, and where each destination stands
     Stats(ConfigFile),
+    /// Forget a destination that the configuration no longer names, with all that waits for it
+    Forget(Forget),
+}
+
+/// Which destination.
+#[derive(Debug, clap::Args)]
+pub(super) struct Forget {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Its name; `penstock buffer stats` lists those that the journal knows
+    name: String,
 }
 
 pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Verify(file) => verify(&file),
         Command::Stats(file) => stats(&file),
+        Command::Forget(args) => forget(&args),
     }
 }
 
@@ -95,5 +108,27 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
             d.dead
         ));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn forget(args: &Forget) -> Result<ExitCode> {
+    let config = args.file.load()?;
+    if Running::find(&config.data_dir)?.is_some() {
+        bail!(
+            "a gateway runs on {}; stop it first",
+            config.data_dir.display()
+        );
+    }
+    let name: Arc<str> = args.name.as_str().into();
+    let forgotten = offline::with_store(config, |store, _| async move {
+        Ok(store.forget_destination(name).await?)
+    })?;
+    if !forgotten {
+        bail!(
+            "{} is still in the configuration, or the journal does not know it",
+            args.name
+        );
+    }
+    output::line(format_args!("{} is forgotten", args.name));
     Ok(ExitCode::SUCCESS)
 }

@@ -53,29 +53,27 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 fn list(of: &Of<List>) -> Result<ExitCode> {
     let args = &of.args;
     let listing = admin::listing(&args.file.load()?.data_dir)?;
-    let letters = listing.dead_letters(id_of(of, &listing)?, args.after, args.limit)?;
-    for letter in &letters {
-        let line = admin::dead_letter_line(letter);
-        if args.json {
-            output::line(line);
-        } else {
-            output::line(format_args!(
-                "{}  {}  {}  position {}  {} attempts  {}",
-                letter.id,
-                line["at"].as_str().unwrap_or_default(),
-                letter.destination_name,
-                letter.record.position,
-                letter.attempts,
-                output::tame(&letter.reason)
-            ));
-        }
-    }
-    if let Some(last) = letters
-        .last()
-        .filter(|_| letters.len() == args.limit && !args.json)
-    {
-        output::line(format_args!("... more with --after {}", last.id));
-    }
+    let destination = id_of(of, &listing)?;
+    args.pages(
+        |after, count| Ok(listing.dead_letters(destination, after, count)?),
+        |letter| {
+            let line = admin::dead_letter_line(letter);
+            if args.json {
+                output::line(line);
+            } else {
+                output::line(format_args!(
+                    "{}  {}  {}  position {}  {} attempts  {}",
+                    letter.id,
+                    line["at"].as_str().unwrap_or_default(),
+                    letter.destination_name,
+                    letter.record.position,
+                    letter.attempts,
+                    output::tame(&letter.reason)
+                ));
+            }
+            letter.id
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 

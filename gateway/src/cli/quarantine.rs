@@ -87,31 +87,53 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 
 fn list(args: &List) -> Result<ExitCode> {
     let listing = admin::listing(&args.file.load()?.data_dir)?;
-    let items = listing.quarantine(args.after, args.limit)?;
-    for item in &items {
-        if args.json {
-            output::line(admin::quarantined_line(item));
-        } else {
+    args.pages(
+        |after, count| Ok(listing.quarantine(after, count)?),
+        |item| {
             let line = admin::quarantined_line(item);
-            output::line(format_args!(
-                "{}  {}  {}  {}  {} bytes on {} from {}",
-                item.id,
-                line["received"].as_str().unwrap_or_default(),
-                item.class,
-                output::tame(&item.reason),
-                item.payload.len(),
-                output::tame(&item.topic),
-                output::tame(&item.client_id)
-            ));
-        }
-    }
-    if let Some(last) = items
-        .last()
-        .filter(|_| items.len() == args.limit && !args.json)
-    {
-        output::line(format_args!("... more with --after {}", last.id));
-    }
+            if args.json {
+                output::line(line);
+            } else {
+                output::line(format_args!(
+                    "{}  {}  {}  {}  {} bytes on {} from {}",
+                    item.id,
+                    line["received"].as_str().unwrap_or_default(),
+                    item.class,
+                    output::tame(&item.reason),
+                    item.payload.len(),
+                    output::tame(&item.topic),
+                    output::tame(&item.client_id)
+                ));
+            }
+            item.id
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl List {
+    /// Shows pages until the limit; `show` gives back an item's number.
+    pub(super) fn pages<T>(
+        &self,
+        page: impl Fn(u64, usize) -> Result<Vec<T>>,
+        show: impl Fn(&T) -> u64,
+    ) -> Result<()> {
+        let (mut after, mut left) = (self.after, self.limit);
+        while left > 0 {
+            let items = page(after, left.min(PAGE_MAX))?;
+            if items.is_empty() {
+                return Ok(());
+            }
+            left -= items.len();
+            for item in &items {
+                after = show(item);
+            }
+        }
+        if !self.json && !page(after, 1)?.is_empty() {
+            output::line(format_args!("... more with --after {after}"));
+        }
+        Ok(())
+    }
 }
 
 fn show(args: &One) -> Result<ExitCode> {

@@ -23,8 +23,8 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
         let watch = tokio::spawn(signal::watch(shutdown.clone()));
         let ended = app.run(shutdown).await;
         watch.abort();
-        Running::remove(&data_dir).context("cannot remove gateway.json")?;
-        ended
+        let removed = Running::remove(&data_dir).context("cannot remove gateway.json");
+        ended.and(removed)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -60,6 +60,9 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+/// A page ends with the item that brings it to so many bytes of payload.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+
 /// Reads quarantine and dead letters. Blocking.
 #[derive(Debug)]
 pub struct Listing {
@@ -81,7 +84,8 @@ impl Listing {
         Ok(Self { connection })
     }
 
-    /// Messages in quarantine after number `after`, at most `count`.
+    /// Messages in quarantine after number `after`: at most `count`, and no more
+    /// once they have two megabytes. The last page is the empty one.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -90,9 +94,8 @@ impl Listing {
             "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
              FROM quarantine WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?;
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let rows = statement.query_map((column(after), count), quarantined)?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let rows = statement.query_map((column(after), limit(count)), quarantined)?;
+        page(rows, |item| item.payload.len())
     }
 
     /// One message in quarantine.
@@ -107,7 +110,9 @@ impl Listing {
             .find(|item| item.id == id))
     }
 
-    /// Dead letters after number `after`, of one destination or of all, at most `count`.
+    /// Dead letters after number `after`, of one destination or of all: at most
+    /// `count`, and no more once they have two megabytes. The last page is the
+    /// empty one.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -123,12 +128,11 @@ impl Listing {
              FROM dead_letters d LEFT JOIN destinations n ON n.id = d.destination
              WHERE d.id > ?1 AND (?2 IS NULL OR d.destination = ?2) ORDER BY d.id LIMIT ?3",
         )?;
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
         let rows = statement.query_map(
-            (column(after), destination.map(|d| d.0), count),
+            (column(after), destination.map(|d| d.0), limit(count)),
             dead_letter,
         )?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        page(rows, |letter| letter.record.body.len())
     }
 
     /// One dead letter.
@@ -165,6 +169,28 @@ impl Listing {
             .optional()?;
         Ok(record.flatten())
     }
+}
+
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Takes items until they have [`PAGE_BYTES`].
+fn page<T>(
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+    bytes: impl Fn(&T) -> usize,
+) -> Result<Vec<T>, Error> {
+    let mut taken = 0;
+    let mut items = Vec::new();
+    for row in rows {
+        let item = row?;
+        taken += bytes(&item);
+        items.push(item);
+        if taken >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(items)
 }
 
 fn quarantined(row: &Row<'_>) -> rusqlite::Result<Quarantined> {

@@ -124,10 +124,13 @@ impl State {
         self.destinations.iter_mut().find(|d| d.id == id)
     }
 
-    /// Everything up to here is settled by everybody.
+    /// Everything up to here is settled by everybody. A destination that waits
+    /// for no record holds nothing, wherever its cursor is: that of one which the
+    /// configuration no longer names never moves again.
     pub(super) fn settled_to(&self) -> Position {
         self.destinations
             .iter()
+            .filter(|d| d.backlog() > d.retrying)
             .map(|d| d.cursor)
             .min()
             .unwrap_or(self.position)

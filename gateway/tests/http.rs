@@ -1,0 +1,246 @@
+//! The API as programs and browsers meet it: a whole gateway on ports of its own.
+
+use std::{net::SocketAddr, time::Duration};
+
+use penstock::{app::App, config::Config};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Gateway {
+    http: SocketAddr,
+    mqtt: SocketAddr,
+    shutdown: CancellationToken,
+    ended: JoinHandle<anyhow::Result<()>>,
+    _dir: TempDir,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+impl Gateway {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut config = Config::defaults(dir.path());
+        config.broker.listen.set_port(0);
+        config.http.listen.set_port(0);
+        let app = App::build(config).await.expect("a gateway");
+        let running = app.running();
+        let shutdown = CancellationToken::new();
+        Self {
+            http: running.http,
+            mqtt: running.mqtt,
+            ended: tokio::spawn(app.run(shutdown.clone())),
+            shutdown,
+            _dir: dir,
+        }
+    }
+
+    async fn ask(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.http).await.expect("connect");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut text = String::new();
+        let read = timeout(LONG, stream.read_to_string(&mut text)).await;
+        read.expect("an answer in time").expect("an answer");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).expect("a status");
+        Answer {
+            status: status.parse().expect("a number"),
+            head: head.to_lowercase(),
+            body: body.to_owned(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"))
+            .await
+    }
+
+    async fn change(&self, method: &str, path: &str) -> Answer {
+        self.ask(&format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await
+    }
+
+    /// Publishes at QoS 1 with MQTT 3.1.1 and waits for the acknowledgement.
+    async fn publish(&self, topic: &str, payload: &[u8]) {
+        let mut stream = TcpStream::connect(self.mqtt).await.expect("connect");
+        let mut bytes = vec![
+            0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 2, b'm', b'e',
+        ];
+        let remaining = 2 + topic.len() + 2 + payload.len();
+        bytes.extend_from_slice(&[0x32, u8::try_from(remaining).expect("short"), 0]);
+        bytes.push(u8::try_from(topic.len()).expect("short"));
+        bytes.extend_from_slice(topic.as_bytes());
+        bytes.extend_from_slice(&[0, 1]);
+        bytes.extend_from_slice(payload);
+        stream.write_all(&bytes).await.expect("write");
+        let mut answer = [0; 8];
+        let read = timeout(LONG, stream.read_exact(&mut answer)).await;
+        read.expect("an acknowledgement in time")
+            .expect("an acknowledgement");
+        assert_eq!(answer, [0x20, 2, 0, 0, 0x40, 2, 0, 1]);
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        let ended = timeout(LONG, self.ended).await.expect("an end in time");
+        ended.expect("no panic").expect("an orderly end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_and_its_parts_are_served_with_a_policy_that_loads_nothing_from_elsewhere() {
+    let gateway = Gateway::start().await;
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/page.js", "text/javascript"),
+        ("/page.css", "text/css"),
+    ] {
+        let answer = gateway.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(
+            answer.head.contains(&format!("content-type: {kind}")),
+            "{path}: {}",
+            answer.head
+        );
+        assert!(
+            answer
+                .head
+                .contains("content-security-policy: default-src 'self'"),
+            "{path}"
+        );
+        assert!(
+            !answer.body.contains("http://") && !answer.body.contains("https://"),
+            "{path}"
+        );
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_readiness_metrics_and_status_agree_with_what_was_published() {
+    let gateway = Gateway::start().await;
+    assert_eq!(gateway.get("/healthz").await.status, 200);
+    for n in 0..10 {
+        let payload = format!(r#"{{"boot":1,"seq":{n},"t":21.5}}"#);
+        gateway
+            .publish("devices/d/telemetry", payload.as_bytes())
+            .await;
+    }
+    gateway
+        .publish("devices/d/telemetry", br#"{"boot":1,"seq":9,"t":21.5}"#)
+        .await;
+    gateway.publish("devices/d/telemetry", br#"{"t":"#).await;
+
+    let began = Instant::now();
+    let status = loop {
+        let status = gateway.get("/api/v1/status").await.json();
+        if status["destinations"][0]["delivered"] == 10 && status["ready"] == true {
+            break status;
+        }
+        assert!(began.elapsed() < LONG, "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let ledger = &status["ledger"];
+    assert_eq!(ledger["accepted"], 12);
+    assert_eq!(
+        (&ledger["stored"], &ledger["duplicate"]),
+        (&10.into(), &1.into())
+    );
+    assert_eq!(ledger["quarantined"], 1);
+    let ready = gateway.get("/readyz").await;
+    assert_eq!(ready.status, 200, "{}", ready.body);
+    let metrics = gateway.get("/metrics").await;
+    assert!(metrics.head.contains("openmetrics-text"));
+    for line in [
+        "gateway_store_accepted_total 12",
+        "gateway_store_duplicate_total 1",
+        "gateway_destination_delivered_total{destination=\"events\"} 10",
+        "gateway_ingest_events_total{id_source=\"sequence\"} 11",
+        "gateway_ingest_rejected_total{class=\"syntax\"} 1",
+        "# EOF",
+    ] {
+        assert!(
+            metrics.body.lines().any(|has| has == line),
+            "no {line:?} in {}",
+            metrics.body
+        );
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_origin_reaches_nothing() {
+    let gateway = Gateway::start().await;
+    let foreign = "GET /api/v1/status HTTP/1.0\r\nHost: evil.example\r\n\r\n";
+    assert_eq!(gateway.ask(foreign).await.status, 421);
+    let nameless = "GET /api/v1/status HTTP/1.0\r\n\r\n";
+    assert_eq!(gateway.ask(nameless).await.status, 421);
+    let form = "POST /api/v1/quarantine/1/retry HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(gateway.ask(form).await.status, 415);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quarantine_is_listed_shown_retried_and_discarded() {
+    let gateway = Gateway::start().await;
+    gateway.publish("devices/d/telemetry", br#"{"t":"#).await;
+    let list = gateway.get("/api/v1/quarantine").await.json();
+    let item = &list["items"][0];
+    assert_eq!(
+        (&item["topic"], &item["class"]),
+        (&"devices/d/telemetry".into(), &"syntax".into())
+    );
+    let path = format!("/api/v1/quarantine/{}", item["id"]);
+    assert_eq!(gateway.get(&path).await.json()["payload_text"], r#"{"t":"#);
+    let retried = gateway.change("POST", &format!("{path}/retry")).await;
+    assert_eq!(
+        (retried.status, &retried.json()["outcome"]),
+        (200, &"still-bad".into())
+    );
+    assert_eq!(gateway.change("DELETE", &path).await.status, 200);
+    assert_eq!(gateway.change("DELETE", &path).await.status, 404);
+    assert_eq!(gateway.get(&path).await.status, 404);
+    assert_eq!(gateway.get("/api/v1/quarantine?limitt=1").await.status, 400);
+    assert_eq!(
+        gateway
+            .get("/api/v1/dead-letters?destination=nowhere")
+            .await
+            .status,
+        404
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_request_does_not_hold_up_the_end() {
+    let gateway = Gateway::start().await;
+    let mut half = TcpStream::connect(gateway.http).await.expect("connect");
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost: localh")
+        .await
+        .expect("write");
+    // Answered only after the half one was accepted.
+    assert_eq!(gateway.get("/healthz").await.status, 200);
+    // Waiting for it would take the whole grace period, which is an error.
+    gateway.stop().await;
+}
