@@ -72,6 +72,8 @@ impl Error {
     }
 }
 
+/// Most filters of one SUBSCRIBE; those beyond are refused.
+pub(crate) const FILTERS_MAX: usize = 8192;
 /// Most user properties of one message. Taken apart, a pair of a few bytes takes
 /// many times its size.
 pub(crate) const USER_PAIRS_MAX: usize = 256;
@@ -228,6 +230,8 @@ pub(crate) struct Subscribe {
     pub(crate) id: u16,
     pub(crate) subscription_id: Option<u32>,
     pub(crate) filters: Vec<(Arc<str>, Options)>,
+    /// Filters beyond [`FILTERS_MAX`], checked and dropped.
+    pub(crate) excess: usize,
 }
 
 /// The options of one subscription (MQTT 5, section 3.8.3.1).

@@ -199,6 +199,7 @@ struct Session<'s> {
 enum Taken {
     All,
     UpToAPublish,
+    UpToASubscribe,
 }
 
 impl Session<'_> {
@@ -230,7 +231,8 @@ impl Session<'_> {
             }
             let mut more = false;
             if end.is_none() {
-                more = self.outbound.pump(wire, &self.context.fanout, counters);
+                more = self.outbound.pump(wire, &self.context.fanout, counters)
+                    || taken == Taken::UpToASubscribe;
             }
             if wire.write().is_err() {
                 wire.close();
@@ -283,6 +285,9 @@ impl Session<'_> {
     /// Takes the complete packets that are here, up to a publish that has to wait.
     fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
         let mut any = false;
+        if self.subscriptions.is_under_way() && !self.subscribe(wire) {
+            return Ok(Taken::UpToASubscribe);
+        }
         while let Some(header) = wire.peek().map_err(End::Illegal)? {
             if header.kind == Kind::Publish && self.inbound.is_blocked() {
                 // One too many is to be answered, not to wait.
@@ -293,14 +298,16 @@ impl Session<'_> {
             }
             let body = wire.take(header);
             any = true;
-            let protocol = if self.v5 {
-                crate::Protocol::V5
-            } else {
-                crate::Protocol::V4
-            };
+            let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
             self.handle(packet, wire)?;
+            if header.kind == Kind::Subscribe {
+                *heard = Instant::now();
+                self.subscribe(wire);
+                // One in a turn: it may be much work.
+                return Ok(Taken::UpToASubscribe);
+            }
         }
         if any {
             *heard = Instant::now();
@@ -308,13 +315,26 @@ impl Session<'_> {
         Ok(Taken::All)
     }
 
-    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
-        let counters = &self.context.counters;
-        let protocol = if self.v5 {
+    /// Goes on with a SUBSCRIBE; whether it is done, and answered.
+    fn subscribe(&mut self, wire: &mut Wire) -> bool {
+        let Some((id, codes)) = self.subscriptions.go_on() else {
+            return false;
+        };
+        encode::suback(wire.output(), self.protocol(), id, &codes);
+        true
+    }
+
+    fn protocol(&self) -> crate::Protocol {
+        if self.v5 {
             crate::Protocol::V5
         } else {
             crate::Protocol::V4
-        };
+        }
+    }
+
+    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
+        let counters = &self.context.counters;
+        let protocol = self.protocol();
         match packet {
             Packet::Publish(publish) => {
                 let fanout = &self.context.fanout;
@@ -343,9 +363,7 @@ impl Session<'_> {
                 Ok(())
             }
             Packet::Subscribe(packet) => {
-                let id = packet.id;
-                let codes = self.subscriptions.subscribe(packet);
-                encode::suback(wire.output(), protocol, id, &codes);
+                self.subscriptions.subscribe(packet);
                 Ok(())
             }
             Packet::Unsubscribe(packet) => {

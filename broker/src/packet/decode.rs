@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Ack, Disconnect, Error, Header, Inbound, Kind, Options, PROPERTIES_BYTES, Packet, SendRetained,
+    Ack, Disconnect, Error, FILTERS_MAX, Header, Inbound, Kind, Options, PROPERTIES_BYTES, Packet, SendRetained,
     Subscribe, USER_PAIR_BYTES, USER_PAIRS_MAX, Unsubscribe, connect, is_v5, qos,
     read::{Properties, Reader, UNKNOWN},
     reason,
@@ -212,13 +212,18 @@ fn subscribe(protocol: Protocol, body: &Bytes) -> Result<Subscribe, Error> {
         }
     }
     let mut filters = Vec::new();
+    let mut excess = 0;
     while !reader.is_empty() {
-        let filter = reader.shared_str()?;
+        let filter = reader.str()?;
         let options = options(protocol, reader.u8()?)?;
         if options.no_local && filter.starts_with("$share/") {
             return Err(Error::protocol("no local on a shared subscription"));
         }
-        filters.push((filter, options));
+        if filters.len() < FILTERS_MAX {
+            filters.push((Arc::from(filter), options));
+        } else {
+            excess += 1;
+        }
     }
     if filters.is_empty() {
         return Err(Error::protocol("SUBSCRIBE without a topic filter"));
@@ -227,6 +232,7 @@ fn subscribe(protocol: Protocol, body: &Bytes) -> Result<Subscribe, Error> {
         id,
         subscription_id,
         filters,
+        excess,
     })
 }
 
