@@ -53,6 +53,8 @@ use outbound::Outbound;
 use subscriptions::Subscriptions;
 use wire::Wire;
 
+/// The silence that a client without a keep-alive may keep: a year.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long the last bytes to a client may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,8 @@ enum End {
     /// The connection broke.
     Closed,
     Silent,
+    /// A packet began and did not come to its end.
+    Stalled,
     TakenOver,
     Shutdown,
     Illegal(Error),
@@ -94,7 +98,12 @@ pub(crate) async fn serve(
     is_over_limit: bool,
 ) {
     let _open = Gauge::new(&context.counters.connections_open);
-    let mut wire = Wire::new(stream, context.config.packet_bytes_max, &context.budget);
+    let mut wire = Wire::new(
+        stream,
+        context.config.packet_bytes_max,
+        context.config.connect_timeout,
+        &context.budget,
+    );
     let admittee = tokio::select! {
         admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
         () = context.shutdown.cancelled() => None,
@@ -161,7 +170,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     let (code, text, with_will) = match &end {
         End::Disconnect { with_will } => (None, None, *with_will),
         End::Closed => (None, None, true),
-        End::Silent => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
+        End::Silent | End::Stalled => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
         End::TakenOver => (Some(reason::SESSION_TAKEN_OVER), None, true),
         End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
         End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
@@ -215,7 +224,7 @@ impl Session<'_> {
         let mut leave = pin!(leave);
         let mut shutdown = pin!(self.context.shutdown.cancelled());
         let mut heard = Instant::now();
-        let mut silence = pin!(sleep_until(heard + silence_max.unwrap_or_default()));
+        let mut alarm = pin!(sleep_until(heard + silence_max.unwrap_or(FAR)));
         let mut end: Option<End> = None;
         loop {
             let mut taken = Taken::All;
@@ -252,6 +261,15 @@ impl Session<'_> {
                 // The client may have spoken; we are the ones who do not listen.
                 heard = Instant::now();
             }
+            // A client that does not take our output may not hold a large packet for it.
+            if blocked || wire.is_congested() && !wire.holds_much() {
+                wire.excuse();
+            }
+            if let Some(deadline) = wire.deadline()
+                && deadline < alarm.deadline()
+            {
+                alarm.as_mut().reset(deadline);
+            }
             tokio::select! {
                 biased;
                 () = &mut leave, if going => end = Some(End::TakenOver),
@@ -267,15 +285,20 @@ impl Session<'_> {
                 () = outbox.filled(), if going => {}
                 // Nobody tells us of what is in the outbox already; others first.
                 () = yield_now(), if more => {}
-                () = &mut silence, if going && silence_max.is_some() => {
+                () = &mut alarm, if going => {
+                    let now = Instant::now();
                     if blocked {
-                        heard = Instant::now();
+                        heard = now;
+                        wire.excuse();
                     }
-                    let deadline = heard + silence_max.unwrap_or_default();
-                    if deadline <= Instant::now() {
+                    let silent = heard + silence_max.unwrap_or(FAR);
+                    let stalled = wire.deadline();
+                    if silent <= now {
                         end = Some(End::Silent);
+                    } else if stalled.is_some_and(|deadline| deadline <= now) {
+                        end = Some(End::Stalled);
                     } else {
-                        silence.as_mut().reset(deadline);
+                        alarm.as_mut().reset(stalled.map_or(silent, |one| one.min(silent)));
                     }
                 }
             }
