@@ -22,7 +22,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Largest MQTT packet taken, in bytes, fixed header included.
     pub packet_bytes_max: usize,
-    /// Time from TCP accept to a complete CONNECT.
+    /// Time from TCP accept to a complete CONNECT; also how long a packet that has
+    /// begun may pause.
     pub connect_timeout: Duration,
     /// QoS 1 and 2 publishes received and not acknowledged (MQTT 5 Receive Maximum).
     pub receive_max: u16,

@@ -192,7 +192,8 @@ impl Fanout {
     }
 
     /// Adds or replaces a subscription, and queues the retained messages that
-    /// it asks for. `Err` when all subscriptions together are too large.
+    /// it asks for; returns how many it looked at, as a measure of the work.
+    /// `Err` when all subscriptions together are too large.
     ///
     /// A message is either retained already and numbered below the new
     /// subscription, or later and live: numbers are given and read under the
@@ -203,14 +204,14 @@ impl Fanout {
         filter: &str,
         mut subscription: Subscription,
         when: SendRetained,
-    ) -> Result<(), Full> {
+    ) -> Result<usize, Full> {
         let outbox = Arc::clone(&subscription.outbox);
         let (qos, id) = (subscription.qos, subscription.id);
         let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
         subscription.since = self.number.load(Relaxed);
         let replaced = self.insert(session, filter, subscription)?;
         if when == SendRetained::Never || when == SendRetained::IfNew && replaced {
-            return Ok(());
+            return Ok(0);
         }
         for message in retained.matching(filter) {
             let delivery = Delivery {
@@ -223,7 +224,7 @@ impl Fanout {
                 self.counters.dropped_queue_full.add(1);
             }
         }
-        Ok(())
+        Ok(retained.len())
     }
 
     /// Whether the subscription replaced one.

@@ -48,6 +48,8 @@ counters! {
     takeovers,
     /// Sessions that ended because the client was silent.
     keep_alive_timeouts,
+    /// Sessions that ended because a packet began and did not come to its end in time.
+    packets_stalled,
     /// Sessions or connections ended for a malformed or illegal packet.
     protocol_errors,
     /// Packets beyond `packet_bytes_max`, in or out.

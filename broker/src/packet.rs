@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::{Protocol, Publish, QoS};
 
 pub(crate) use connect::{Connect, Refusal, Will, decode as decode_connect};
-pub(crate) use decode::decode;
+pub(crate) use decode::{TOO_MANY_PAIRS, decode};
 pub(crate) use read::text;
 
 /// MQTT 5 reason codes that the broker sends (section 2.4).
@@ -39,6 +39,7 @@ pub(crate) mod reason {
     pub(crate) const TOPIC_FILTER_INVALID: u8 = 0x8F;
     pub(crate) const TOPIC_NAME_INVALID: u8 = 0x90;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
+    pub(crate) const NOT_WILLING: u8 = 0x83;
     pub(crate) const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub(crate) const TOPIC_ALIAS_INVALID: u8 = 0x94;
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
@@ -70,6 +71,16 @@ impl Error {
         }
     }
 }
+
+/// Most filters of one SUBSCRIBE; those beyond are refused.
+pub(crate) const FILTERS_MAX: usize = 8192;
+/// Most user properties of one message. Taken apart, a pair of a few bytes takes
+/// many times its size.
+pub(crate) const USER_PAIRS_MAX: usize = 256;
+/// What one pair takes beside its bytes.
+const USER_PAIR_BYTES: usize = 96;
+/// What the properties of a message take beside theirs.
+const PROPERTIES_BYTES: usize = 192;
 
 /// The type of a packet, as in the high nibble of its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +209,10 @@ pub(crate) struct Inbound {
     pub(crate) publish: Publish,
     /// Whether the topic is one we refuse: reserved, or longer than we take.
     pub(crate) refused: bool,
+    /// More user properties than [`USER_PAIRS_MAX`]; those beyond are not here.
+    pub(crate) excess: bool,
+    /// What it takes in memory: its frame, and what was taken apart.
+    pub(crate) bytes: usize,
     /// The place of the topic in the session's cache, if it has one.
     pub(crate) cached: Option<usize>,
 }
@@ -215,6 +230,8 @@ pub(crate) struct Subscribe {
     pub(crate) id: u16,
     pub(crate) subscription_id: Option<u32>,
     pub(crate) filters: Vec<(Arc<str>, Options)>,
+    /// Filters beyond [`FILTERS_MAX`], checked and dropped.
+    pub(crate) excess: usize,
 }
 
 /// The options of one subscription (MQTT 5, section 3.8.3.1).

@@ -53,6 +53,8 @@ use outbound::Outbound;
 use subscriptions::Subscriptions;
 use wire::Wire;
 
+/// The silence that a client without a keep-alive may keep: a year.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long the last bytes to a client may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,8 @@ enum End {
     /// The connection broke.
     Closed,
     Silent,
+    /// A packet began and did not come to its end.
+    Stalled,
     TakenOver,
     Shutdown,
     Illegal(Error),
@@ -94,7 +98,12 @@ pub(crate) async fn serve(
     is_over_limit: bool,
 ) {
     let _open = Gauge::new(&context.counters.connections_open);
-    let mut wire = Wire::new(stream, context.config.packet_bytes_max, &context.budget);
+    let mut wire = Wire::new(
+        stream,
+        context.config.packet_bytes_max,
+        context.config.connect_timeout,
+        &context.budget,
+    );
     let admittee = tokio::select! {
         admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
         () = context.shutdown.cancelled() => None,
@@ -161,7 +170,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     let (code, text, with_will) = match &end {
         End::Disconnect { with_will } => (None, None, *with_will),
         End::Closed => (None, None, true),
-        End::Silent => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
+        End::Silent | End::Stalled => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
         End::TakenOver => (Some(reason::SESSION_TAKEN_OVER), None, true),
         End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
         End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
@@ -199,6 +208,7 @@ struct Session<'s> {
 enum Taken {
     All,
     UpToAPublish,
+    UpToASubscribe,
 }
 
 impl Session<'_> {
@@ -214,7 +224,7 @@ impl Session<'_> {
         let mut leave = pin!(leave);
         let mut shutdown = pin!(self.context.shutdown.cancelled());
         let mut heard = Instant::now();
-        let mut silence = pin!(sleep_until(heard + silence_max.unwrap_or_default()));
+        let mut alarm = pin!(sleep_until(heard + silence_max.unwrap_or(FAR)));
         let mut end: Option<End> = None;
         loop {
             let mut taken = Taken::All;
@@ -230,7 +240,8 @@ impl Session<'_> {
             }
             let mut more = false;
             if end.is_none() {
-                more = self.outbound.pump(wire, &self.context.fanout, counters);
+                more = self.outbound.pump(wire, &self.context.fanout, counters)
+                    || taken == Taken::UpToASubscribe;
             }
             if wire.write().is_err() {
                 wire.close();
@@ -250,6 +261,15 @@ impl Session<'_> {
                 // The client may have spoken; we are the ones who do not listen.
                 heard = Instant::now();
             }
+            // A client that does not take our output may not hold a large packet for it.
+            if blocked || wire.is_congested() && !wire.holds_much() {
+                wire.excuse();
+            }
+            if let Some(deadline) = wire.deadline()
+                && deadline < alarm.deadline()
+            {
+                alarm.as_mut().reset(deadline);
+            }
             tokio::select! {
                 biased;
                 () = &mut leave, if going => end = Some(End::TakenOver),
@@ -265,15 +285,20 @@ impl Session<'_> {
                 () = outbox.filled(), if going => {}
                 // Nobody tells us of what is in the outbox already; others first.
                 () = yield_now(), if more => {}
-                () = &mut silence, if going && silence_max.is_some() => {
+                () = &mut alarm, if going => {
+                    let now = Instant::now();
                     if blocked {
-                        heard = Instant::now();
+                        heard = now;
+                        wire.excuse();
                     }
-                    let deadline = heard + silence_max.unwrap_or_default();
-                    if deadline <= Instant::now() {
+                    let silent = heard + silence_max.unwrap_or(FAR);
+                    let stalled = wire.deadline();
+                    if silent <= now {
                         end = Some(End::Silent);
+                    } else if stalled.is_some_and(|deadline| deadline <= now) {
+                        end = Some(End::Stalled);
                     } else {
-                        silence.as_mut().reset(deadline);
+                        alarm.as_mut().reset(stalled.map_or(silent, |one| one.min(silent)));
                     }
                 }
             }
@@ -283,6 +308,9 @@ impl Session<'_> {
     /// Takes the complete packets that are here, up to a publish that has to wait.
     fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
         let mut any = false;
+        if self.subscriptions.is_under_way() && !self.subscribe(wire) {
+            return Ok(Taken::UpToASubscribe);
+        }
         while let Some(header) = wire.peek().map_err(End::Illegal)? {
             if header.kind == Kind::Publish && self.inbound.is_blocked() {
                 // One too many is to be answered, not to wait.
@@ -293,14 +321,16 @@ impl Session<'_> {
             }
             let body = wire.take(header);
             any = true;
-            let protocol = if self.v5 {
-                crate::Protocol::V5
-            } else {
-                crate::Protocol::V4
-            };
+            let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
             self.handle(packet, wire)?;
+            if header.kind == Kind::Subscribe {
+                *heard = Instant::now();
+                self.subscribe(wire);
+                // One in a turn: it may be much work.
+                return Ok(Taken::UpToASubscribe);
+            }
         }
         if any {
             *heard = Instant::now();
@@ -308,13 +338,26 @@ impl Session<'_> {
         Ok(Taken::All)
     }
 
-    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
-        let counters = &self.context.counters;
-        let protocol = if self.v5 {
+    /// Goes on with a SUBSCRIBE; whether it is done, and answered.
+    fn subscribe(&mut self, wire: &mut Wire) -> bool {
+        let Some((id, codes)) = self.subscriptions.go_on() else {
+            return false;
+        };
+        encode::suback(wire.output(), self.protocol(), id, &codes);
+        true
+    }
+
+    fn protocol(&self) -> crate::Protocol {
+        if self.v5 {
             crate::Protocol::V5
         } else {
             crate::Protocol::V4
-        };
+        }
+    }
+
+    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
+        let counters = &self.context.counters;
+        let protocol = self.protocol();
         match packet {
             Packet::Publish(publish) => {
                 let fanout = &self.context.fanout;
@@ -343,9 +386,7 @@ impl Session<'_> {
                 Ok(())
             }
             Packet::Subscribe(packet) => {
-                let id = packet.id;
-                let codes = self.subscriptions.subscribe(packet);
-                encode::suback(wire.output(), protocol, id, &codes);
+                self.subscriptions.subscribe(packet);
                 Ok(())
             }
             Packet::Unsubscribe(packet) => {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Ack, Disconnect, Error, Header, Inbound, Kind, Options, Packet, SendRetained, Subscribe,
-    Unsubscribe, connect, is_v5, qos,
+    Ack, Disconnect, Error, FILTERS_MAX, Header, Inbound, Kind, Options, PROPERTIES_BYTES, Packet, SendRetained,
+    Subscribe, USER_PAIR_BYTES, USER_PAIRS_MAX, Unsubscribe, connect, is_v5, qos,
     read::{Properties, Reader, UNKNOWN},
     reason,
 };
@@ -59,15 +59,31 @@ fn publish(
     } else {
         packet_id(&mut reader)?
     };
-    let (alias, properties) = if is_v5(protocol) {
+    let Found {
+        alias,
+        properties,
+        excess,
+    } = if is_v5(protocol) {
         message(reader.properties()?)?
     } else {
-        (None, None)
+        Found::default()
     };
+    if excess && qos == QoS::AtMostOnce {
+        // There is no acknowledgement to say it in.
+        return Err(Error {
+            reason: reason::QUOTA_EXCEEDED,
+            what: TOO_MANY_PAIRS,
+        });
+    }
+    let taken_apart = properties.as_ref().map_or(0, |found| {
+        PROPERTIES_BYTES + found.user.len() * USER_PAIR_BYTES
+    });
     let known = topics.resolve(name, alias)?;
     Ok(Inbound {
         id,
         refused: known.refused,
+        excess,
+        bytes: body.len().max(known.name.len()) + taken_apart,
         cached: known.cached,
         publish: Publish {
             topic: known.name,
@@ -80,11 +96,24 @@ fn publish(
     })
 }
 
-fn message(mut block: Properties<'_>) -> Result<(Option<u16>, Option<Arc<Message>>), Error> {
+/// What a PUBLISH with too many user properties is told.
+pub(crate) const TOO_MANY_PAIRS: &str = "more than 256 user properties";
+
+/// The properties of a PUBLISH.
+#[derive(Debug, Default)]
+struct Found {
+    alias: Option<u16>,
+    properties: Option<Arc<Message>>,
+    /// There were more pairs than we take; those beyond are checked and dropped.
+    excess: bool,
+}
+
+fn message(mut block: Properties<'_>) -> Result<Found, Error> {
     if block.reader.is_empty() {
-        return Ok((None, None));
+        return Ok(Found::default());
     }
     let mut alias = None;
+    let mut excess = false;
     let mut found = Message::default();
     while let Some(id) = block.next()? {
         match id {
@@ -95,14 +124,19 @@ fn message(mut block: Properties<'_>) -> Result<(Option<u16>, Option<Arc<Message
             0x09 => found.correlation_data = Some(block.reader.binary_shared()?),
             0x0B => return Err(Error::protocol("a subscription identifier from a client")),
             0x23 => alias = Some(block.reader.u16()?),
+            Properties::USER if found.user.len() >= USER_PAIRS_MAX => {
+                excess = true;
+                block.skip_user()?;
+            }
             Properties::USER => found.user.push(block.user()?),
             _ => return Err(UNKNOWN),
         }
     }
-    Ok((
+    Ok(Found {
         alias,
-        (found != Message::default()).then(|| Arc::new(found)),
-    ))
+        properties: (found != Message::default()).then(|| Arc::new(found)),
+        excess,
+    })
 }
 
 fn packet_id(reader: &mut Reader<'_>) -> Result<u16, Error> {
@@ -178,13 +212,18 @@ fn subscribe(protocol: Protocol, body: &Bytes) -> Result<Subscribe, Error> {
         }
     }
     let mut filters = Vec::new();
+    let mut excess = 0;
     while !reader.is_empty() {
-        let filter = reader.shared_str()?;
+        let filter = reader.str()?;
         let options = options(protocol, reader.u8()?)?;
         if options.no_local && filter.starts_with("$share/") {
             return Err(Error::protocol("no local on a shared subscription"));
         }
-        filters.push((filter, options));
+        if filters.len() < FILTERS_MAX {
+            filters.push((Arc::from(filter), options));
+        } else {
+            excess += 1;
+        }
     }
     if filters.is_empty() {
         return Err(Error::protocol("SUBSCRIBE without a topic filter"));
@@ -193,6 +232,7 @@ fn subscribe(protocol: Protocol, body: &Bytes) -> Result<Subscribe, Error> {
         id,
         subscription_id,
         filters,
+        excess,
     })
 }
 

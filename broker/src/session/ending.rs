@@ -70,6 +70,7 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
     match end {
         End::TakenOver => counters.takeovers.add(1),
         End::Silent => counters.keep_alive_timeouts.add(1),
+        End::Stalled => counters.packets_stalled.add(1),
         End::Illegal(error) => {
             counters.protocol_errors.add(1);
             if error.reason == reason::PACKET_TOO_LARGE {

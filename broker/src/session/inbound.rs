@@ -6,7 +6,8 @@
 //!
 //! Bounds: a batch has at most [`BATCH_MAX`] publishes; at most one batch waits
 //! for room at the gateway; publishes without a verdict are at most the receive
-//! maximum and hold at most [`BYTES_MAX`] and one packet, and less when all
+//! maximum and hold at most [`BYTES_MAX`] and one packet, their properties and our
+//! own entries counted, and less when all
 //! connections together hold too much ([`crate::budget`]). Beyond them
 //! [`Inbound::is_blocked`] and the session stops reading, so that TCP pushes back.
 //!
@@ -35,7 +36,10 @@ use crate::{
 /// Most publishes handed over at once.
 const BATCH_MAX: usize = 256;
 /// Bytes of unsettled publishes beyond which nothing more is taken.
-const BYTES_MAX: usize = 128 * 1024;
+const BYTES_MAX: usize = 256 * 1024;
+/// What a publish takes here beside its frame: its entry and its copies, all of
+/// which share what is large.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<Publish>();
 /// Pauses between asking about a publish that found no room.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -186,6 +190,8 @@ impl<'s> Inbound<'s> {
             id,
             publish,
             refused,
+            excess,
+            bytes,
             ..
         } = packet;
         let counters = &self.context.counters;
@@ -214,8 +220,8 @@ impl<'s> Inbound<'s> {
             self.gathering.entries.reserve(self.batch_len);
             self.to_admit.reserve(self.batch_len);
         }
-        let bytes = publish.payload.len() + publish.topic.len();
-        let wanted = (wanted || publish.retain) && !refused;
+        let bytes = bytes + ENTRY_BYTES;
+        let wanted = (wanted || publish.retain) && !refused && !excess;
         let qos = publish.qos;
         let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
         let mut entry = Entry {
@@ -225,7 +231,12 @@ impl<'s> Inbound<'s> {
             publish: None,
             verdict: None,
         };
-        if refused {
+        if excess {
+            entry.verdict = Some(Verdict::Refused {
+                reason: reason::NOT_WILLING,
+                text: packet::TOO_MANY_PAIRS,
+            });
+        } else if refused {
             entry.verdict = Some(Verdict::Refused {
                 reason: reason::TOPIC_NAME_INVALID,
                 text: "this topic is reserved or too long",

@@ -1,12 +1,55 @@
 //! The subscriptions of one session: checked, bounded, and gone with it.
+//!
+//! A SUBSCRIBE may name thousands of filters, and each may bring every retained
+//! message. So a filter that comes twice is added once, as it came last, no more
+//! are added than a client may have, and between two that were much work others
+//! have their turn ([`Subscriptions::go_on`]).
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     fanout::{Fanout, Outbox, Subscription},
-    packet::{Options, Subscribe, Unsubscribe, reason},
+    packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
     topic::check_filter,
 };
+
+/// Filters added and retained messages looked at in one turn, and one filter's more.
+const WORK_MAX: usize = 1024;
+
+/// A SUBSCRIBE that is being taken.
+#[derive(Debug)]
+struct UnderWay {
+    packet: Subscribe,
+    /// Each filter once.
+    wanted: HashMap<Arc<str>, Wanted>,
+    /// The answers so far.
+    codes: Vec<u8>,
+}
+
+/// What a packet says of one filter.
+#[derive(Debug)]
+struct Wanted {
+    options: Options,
+    refused: Option<u8>,
+    is_added: bool,
+}
+
+impl Wanted {
+    /// The filter came again: as if two packets had, the last options count, and
+    /// retained messages come if either asked for them.
+    fn again(&mut self, options: Options) {
+        let before = self.options.retained;
+        self.options = options;
+        if before == SendRetained::Always
+            || before == SendRetained::IfNew && options.retained == SendRetained::Never
+        {
+            self.options.retained = before;
+        }
+    }
+}
 
 /// Ends every subscription when dropped.
 #[derive(Debug)]
@@ -16,6 +59,7 @@ pub(super) struct Subscriptions<'s> {
     outbox: Arc<Outbox>,
     filters: HashSet<Arc<str>>,
     count_max: usize,
+    under_way: Option<UnderWay>,
 }
 
 impl<'s> Subscriptions<'s> {
@@ -31,29 +75,73 @@ impl<'s> Subscriptions<'s> {
             outbox,
             filters: HashSet::new(),
             count_max,
+            under_way: None,
         }
     }
 
-    /// Takes a SUBSCRIBE; one reason code for each filter.
-    pub(super) fn subscribe(&mut self, packet: Subscribe) -> Vec<u8> {
-        let id = packet.subscription_id;
-        packet
-            .filters
-            .into_iter()
-            .map(|(filter, options)| match self.add(filter, options, id) {
-                Ok(()) => options.qos as u8,
-                Err(code) => code,
-            })
-            .collect()
+    /// Takes a SUBSCRIBE, whose filters [`Subscriptions::go_on`] adds.
+    pub(super) fn subscribe(&mut self, packet: Subscribe) {
+        let mut wanted: HashMap<Arc<str>, Wanted> = HashMap::new();
+        for (filter, options) in &packet.filters {
+            wanted
+                .entry(Arc::clone(filter))
+                .and_modify(|known| known.again(*options))
+                .or_insert(Wanted {
+                    options: *options,
+                    refused: None,
+                    is_added: false,
+                });
+        }
+        self.under_way = Some(UnderWay {
+            codes: Vec::with_capacity(packet.filters.len() + packet.excess),
+            packet,
+            wanted,
+        });
     }
 
-    fn add(&mut self, filter: Arc<str>, options: Options, id: Option<u32>) -> Result<(), u8> {
+    /// Whether a SUBSCRIBE is not answered yet; nothing may be taken until it is.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Adds filters until all are there or enough has been done for one turn.
+    /// When all are there, the packet's identifier and one reason code for each.
+    pub(super) fn go_on(&mut self) -> Option<(u16, Vec<u8>)> {
+        let mut under_way = self.under_way.take()?;
+        let mut work = 0;
+        while let Some((filter, options)) = under_way.packet.filters.get(under_way.codes.len()) {
+            if work >= WORK_MAX {
+                self.under_way = Some(under_way);
+                return None;
+            }
+            work += 1;
+            let Some(wanted) = under_way.wanted.get_mut(filter) else {
+                break; // every filter of the packet is there
+            };
+            if !wanted.is_added {
+                wanted.is_added = true;
+                match self.add(filter, wanted.options, under_way.packet.subscription_id) {
+                    Ok(looked_at) => work += looked_at,
+                    Err(code) => wanted.refused = Some(code),
+                }
+            }
+            under_way
+                .codes
+                .push(wanted.refused.unwrap_or(options.qos as u8));
+        }
+        let mut codes = under_way.codes;
+        let all = under_way.packet.filters.len() + under_way.packet.excess;
+        codes.resize(all, reason::QUOTA_EXCEEDED);
+        Some((under_way.packet.id, codes))
+    }
+
+    fn add(&mut self, filter: &Arc<str>, options: Options, id: Option<u32>) -> Result<usize, u8> {
         // Shared subscriptions are the next issue.
         if filter.starts_with("$share/") {
             return Err(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
         }
-        check_filter(&filter).map_err(|error| error.reason)?;
-        if self.filters.len() >= self.count_max && !self.filters.contains(&filter) {
+        check_filter(filter).map_err(|error| error.reason)?;
+        if self.filters.len() >= self.count_max && !self.filters.contains(filter) {
             return Err(reason::QUOTA_EXCEEDED);
         }
         let subscription = Subscription {
@@ -64,11 +152,12 @@ impl<'s> Subscriptions<'s> {
             id,
             since: 0,
         };
-        self.fanout
-            .subscribe(self.session, &filter, subscription, options.retained)
+        let looked_at = self
+            .fanout
+            .subscribe(self.session, filter, subscription, options.retained)
             .map_err(|_| reason::QUOTA_EXCEEDED)?;
-        self.filters.insert(filter);
-        Ok(())
+        self.filters.insert(Arc::clone(filter));
+        Ok(looked_at)
     }
 
     /// Takes an UNSUBSCRIBE; one reason code for each filter.

@@ -8,6 +8,10 @@
 //! payload so pins at most its own read, beside its packet,
 //! and all payloads of one read are committed together.
 //!
+//! A packet that has begun has to come to its end: it may pause for as long as a
+//! CONNECT may take, and needs [`PACE_MIN`] on the whole. Or a few clients that
+//! send most of a packet could keep all others from sending large ones.
+//!
 //! Writing: everything of one turn of the session goes out in one system call;
 //! the session stops reading and delivering while [`Wire::is_congested`].
 
@@ -17,7 +21,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::Interest,
     net::TcpStream,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 
 use crate::{
@@ -25,6 +29,8 @@ use crate::{
     packet::{self, Header, reason},
 };
 
+/// Bytes a second below which a packet takes too long.
+const PACE_MIN: usize = 1024;
 const CHUNK_MIN: usize = 2 * 1024;
 const CHUNK_MAX: usize = 64 * 1024;
 /// Output beyond which nothing more is produced.
@@ -43,12 +49,29 @@ pub(super) struct Wire {
     closed: bool,
     /// What a packet larger than a read takes of the common budget.
     share: Share,
+    unfinished: Option<Unfinished>,
+    pause_max: Duration,
     bytes_in: usize,
     bytes_out: usize,
 }
 
+/// A packet whose end is not here yet.
+#[derive(Debug)]
+struct Unfinished {
+    since: Instant,
+    /// When its last bytes came.
+    grown: Instant,
+    /// How long it is, if that is known.
+    frame: usize,
+}
+
 impl Wire {
-    pub(super) fn new(stream: TcpStream, frame_max: usize, budget: &Arc<Budget>) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        frame_max: usize,
+        pause_max: Duration,
+        budget: &Arc<Budget>,
+    ) -> Self {
         Self {
             stream,
             input: BytesMut::new(),
@@ -57,6 +80,8 @@ impl Wire {
             frame_max,
             closed: false,
             share: Share::new(budget),
+            unfinished: None,
+            pause_max,
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -86,6 +111,9 @@ impl Wire {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 self.bytes_in += read;
+                if let Some(unfinished) = &mut self.unfinished {
+                    unfinished.grown = Instant::now();
+                }
                 if read == room {
                     self.chunk = (self.chunk * 4).min(CHUNK_MAX);
                 } else if read < self.chunk / 16 {
@@ -114,15 +142,54 @@ impl Wire {
                     });
                 }
                 self.input.reserve(grow);
+                self.begun(header.frame());
                 Ok(None)
             }
-            None => Ok(None),
+            None => {
+                if !self.input.is_empty() {
+                    self.begun(0);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn begun(&mut self, frame: usize) {
+        let now = Instant::now();
+        let unfinished = self.unfinished.get_or_insert(Unfinished {
+            since: now,
+            grown: now,
+            frame,
+        });
+        unfinished.frame = frame;
+    }
+
+    /// When the packet that has begun has taken too long, unless more of it comes.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let unfinished = self.unfinished.as_ref()?;
+        let secs = u64::try_from(unfinished.frame / PACE_MIN).unwrap_or(u64::MAX);
+        let whole = unfinished.since + self.pause_max + Duration::from_secs(secs);
+        Some(whole.min(unfinished.grown + self.pause_max))
+    }
+
+    /// Whether the packet that has begun takes of the common budget.
+    pub(super) fn holds_much(&self) -> bool {
+        self.share.held() > 0
+    }
+
+    /// Time in which we did not read does not count.
+    pub(super) fn excuse(&mut self) {
+        if let Some(unfinished) = &mut self.unfinished {
+            let now = Instant::now();
+            unfinished.since = now;
+            unfinished.grown = now;
         }
     }
 
     /// Takes the body of the frame that [`Wire::peek`] found.
     pub(super) fn take(&mut self, header: Header) -> Bytes {
         self.share.sub(self.share.held());
+        self.unfinished = None;
         self.input.advance(header.len);
         self.input.split_to(header.body).freeze()
     }

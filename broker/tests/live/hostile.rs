@@ -176,6 +176,32 @@ async fn a_client_that_never_reads_holds_a_bounded_queue() {
 }
 
 #[tokio::test]
+async fn a_packet_that_does_not_come_to_its_end_is_cut_off() {
+    let broker = start(penstock_broker::Config {
+        connect_timeout: Duration::from_millis(200),
+        ..config()
+    })
+    .await;
+    let publish = publish_v5("t", 1, 1, &[], "x");
+    for begin in [1, 2, publish.len() - 1] {
+        let mut client = broker.v5("d").await;
+        client.send(&publish).await;
+        client.expect(&[0x40, 2, 0, 1]).await;
+        client.send(&publish[..begin]).await;
+        client.expect_disconnect(0x8D).await;
+    }
+    assert_eq!(broker.handle.metrics().packets_stalled, 3);
+    // One that keeps coming has its time.
+    let mut slow = broker.v5("d").await;
+    for byte in &publish {
+        slow.send(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    slow.expect(&[0x40, 2, 0, 1]).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_connect_that_trickles_in_is_cut_off() {
     let broker = start(penstock_broker::Config {
         connect_timeout: Duration::from_millis(100),

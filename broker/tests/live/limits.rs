@@ -115,6 +115,75 @@ async fn subscriptions_beyond_the_limit_are_refused_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_filter_named_often_brings_its_retained_messages_once() {
+    let broker = start(config()).await;
+    let mut sender = broker.v4("sender").await;
+    for n in 0..50 {
+        let mut retained = publish_v4(&format!("r/{n}"), 1, 1, "x");
+        retained[0] |= 1;
+        sender.send(&retained).await;
+        sender.expect(&[0x40, 2, 0, 1]).await;
+    }
+    broker.until("retained", |now| now.retained == 50).await;
+    let mut client = broker.v4("d").await;
+    // As many as one packet holds.
+    let count = 200_000;
+    let filters = [&string("#")[..], &[0]].concat().repeat(count);
+    client.send(&packet(0x82, &[&[0, 1], &filters])).await;
+    // The end of the queue is not to be seen before the answer is there.
+    client.send(&[0xC0, 0]).await;
+    let (mut messages, mut codes) = (0, Vec::new());
+    loop {
+        let packet = client.packet().await;
+        match packet[0] {
+            0x90 => codes = packet[6..].to_vec(),
+            0xD0 => break,
+            _ => messages += 1,
+        }
+    }
+    while messages < 50 {
+        assert_eq!(client.packet().await[0], 0x31);
+        messages += 1;
+    }
+    client.ping().await;
+    assert_eq!(codes.len(), count);
+    assert!(codes[..8192].iter().all(|code| *code == 0));
+    assert!(codes[8192..].iter().all(|code| *code == 0x80));
+    assert_eq!(broker.handle.metrics().subscriptions, 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn others_have_their_turn_while_one_subscribes_to_much() {
+    // One thread: whoever does not let go of it stops everybody.
+    let broker = start(Config {
+        subscriptions_per_client_max: 8192,
+        ..config()
+    })
+    .await;
+    let mut sender = broker.v4("sender").await;
+    for n in 0..2000 {
+        let mut retained = publish_v4(&format!("r/{n}"), 0, 0, "x");
+        retained[0] |= 1;
+        sender.send(&retained).await;
+    }
+    broker.until("retained", |now| now.retained == 2000).await;
+    let mut client = broker.v4("d").await;
+    let filters: Vec<u8> = (0..4000)
+        .flat_map(|n| [&string(&format!("none/{n}"))[..], &[0]].concat())
+        .collect();
+    client.send(&packet(0x82, &[&[0, 1], &filters])).await;
+    broker
+        .until("at work", |now| now.subscriptions > 0)
+        .await;
+    sender.ping().await;
+    let before = broker.handle.metrics().subscriptions;
+    assert!(before < 4000, "the ping waited for {before} subscriptions");
+    drop(client);
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn an_illegal_connect_is_answered_as_its_protocol_allows() {
     let broker = start(config()).await;
     for (bytes, answer) in [

@@ -372,6 +372,53 @@ async fn topics_that_are_ours_are_refused_and_others_with_a_dollar_taken() {
 }
 
 #[tokio::test]
+async fn a_publish_with_too_many_user_properties_is_refused() {
+    let broker = start(config()).await;
+    let with_pairs = |qos: u8, id: u8, count: usize| {
+        let pairs = [0x26, 0, 1, b'k', 0, 1, b'v'].repeat(count);
+        let len = u16::try_from(pairs.len()).unwrap();
+        let len = [(len & 0x7F) as u8 | 0x80, (len >> 7) as u8];
+        let id: &[u8] = if qos > 0 { &[0, id] } else { &[] };
+        packet(0x30 | qos << 1, &[&string("t"), id, &len, &pairs, b"x"])
+    };
+    let mut client = broker.v5("d").await;
+    client.send(&with_pairs(1, 1, 256)).await;
+    client.expect(&[0x40, 2, 0, 1]).await;
+    client.send(&with_pairs(1, 2, 257)).await;
+    let answer = client.packet().await;
+    assert_eq!((answer[0], &answer[2..5]), (0x40, &[0, 2, 0x83][..]));
+    client.send(&with_pairs(2, 3, 257)).await;
+    let answer = client.packet().await;
+    assert_eq!((answer[0], &answer[2..5]), (0x50, &[0, 3, 0x83][..]));
+    client.send(&with_pairs(0, 0, 257)).await;
+    client.expect_disconnect(0x97).await;
+    assert_eq!(broker.gateway.taken().len(), 1);
+    assert_eq!(broker.handle.metrics().refused, 2);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_properties_take_counts_as_held() {
+    let broker = start(config()).await;
+    broker.gateway.let_pass(0);
+    let mut client = broker.v5("d").await;
+    // A few bytes each, tens of kilobytes once taken apart.
+    let pairs = [0x26, 0, 0, 0, 0].repeat(256);
+    let len = [(pairs.len() & 0x7F) as u8 | 0x80, (pairs.len() >> 7) as u8];
+    let publish = packet(0x30, &[&string("t"), &len, &pairs]);
+    for _ in 0..200 {
+        client.send(&publish).await;
+    }
+    broker.gateway.took(8).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let taken = broker.gateway.taken().len();
+    assert!(taken < 40, "{taken} publishes are held");
+    broker.gateway.open();
+    broker.gateway.took(200).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn topic_aliases_stand_for_their_topics() {
     let broker = start(config()).await;
     let mut client = broker.v5("d").await;
