@@ -1,6 +1,9 @@
 //! A PUBLISH as received: plain data, validated by the protocol's rules only.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use bytes::Bytes;
 
@@ -15,6 +18,13 @@ pub struct Publisher {
     pub address: SocketAddr,
     /// The protocol of the connection.
     pub protocol: Protocol,
+    /// The turn of what is handed over now. The session raises it whenever it
+    /// has heard [`Busy`](crate::Verdict::Busy), before it asks again.
+    pub turn: AtomicU64,
+    /// For the admission's use: turns below this are over. Once it finds no room
+    /// for something it turns away whatever follows in the same turn too, or
+    /// that would overtake what is asked about again.
+    pub turns_over: Arc<AtomicU64>,
 }
 
 /// The protocol version a connection speaks.

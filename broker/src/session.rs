@@ -131,6 +131,8 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         username: connect.username.clone(),
         address,
         protocol: connect.protocol,
+        turn: 0.into(),
+        turns_over: Arc::default(),
     });
     let outbox = Arc::new(Outbox::new(context.config.outbound_queue_bytes_max));
     let window = connect

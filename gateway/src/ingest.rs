@@ -105,6 +105,7 @@ impl Admission for Ingest {
     )]
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         Box::pin(async move {
+            let turn = store::Turn::of(publisher);
             let mut preparing = Preparing::new(&self.topics, self.routes, &self.metrics);
             let received = self.clock.now();
             for publish in &batch {
@@ -117,7 +118,7 @@ impl Admission for Ingest {
             if entries.is_empty() {
                 return settled(vec![Verdict::Accepted; counts.len()]);
             }
-            match self.store.append(entries).await {
+            match self.store.append_in_turn(entries, turn).await {
                 Ok(receipt) => {
                     Box::pin(async move { verdicts(&counts, receipt.await.as_deref().ok()) })
                 }

@@ -58,6 +58,7 @@ mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod verify;
 mod writer;
 
@@ -79,6 +80,7 @@ pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub use status::{DestinationStatus, Status};
+pub use turn::Turn;
 pub use verify::{Stats, VerifyReport, stats, verify};
 
 use handle::Life;

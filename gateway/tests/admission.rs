@@ -45,6 +45,8 @@ impl Gateway {
             username: None,
             address: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::V5,
+            turn: 0.into(),
+            turns_over: Arc::default(),
         };
         Self {
             ingest: Ingest::new(config, routes, handle, clock),

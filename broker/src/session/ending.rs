@@ -1,6 +1,6 @@
 //! What remains to be done, and said, when a session is over.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::{Duration, sleep, timeout};
 
@@ -27,7 +27,9 @@ pub(super) async fn publish_will(
             let batch = vec![will.publish.clone()];
             let receipt = context.admission.admit(publisher, batch).await;
             match receipt.await.pop() {
-                Some(Verdict::Busy) => {}
+                Some(Verdict::Busy) => {
+                    publisher.turn.fetch_add(1, Relaxed);
+                }
                 verdict => return verdict,
             }
             tokio::select! {

@@ -19,7 +19,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
 };
 
@@ -62,6 +62,8 @@ struct Batch {
     entries: VecDeque<Entry>,
     bytes: usize,
     receipt: Option<Receipt>,
+    /// The connection's turn when it was handed over last.
+    turn: u64,
 }
 
 impl Batch {
@@ -289,11 +291,18 @@ impl<'s> Inbound<'s> {
         if self.gathering.entries.is_empty() || self.admitting.is_some() {
             return;
         }
+        // What was handed over in an earlier turn may have been turned away, and
+        // is to be asked about first.
+        let turn = self.publisher.turn.load(Relaxed);
+        if self.pending.iter().any(|batch| batch.turn != turn) {
+            return;
+        }
         let [qos0, qos1, qos2] = std::mem::take(&mut self.taken);
         self.context.counters.publishes_in_qos0.add(qos0);
         self.context.counters.publishes_in_qos1.add(qos1);
         self.context.counters.publishes_in_qos2.add(qos2);
-        let batch = std::mem::take(&mut self.gathering);
+        let mut batch = std::mem::take(&mut self.gathering);
+        batch.turn = turn;
         self.batch_len = batch.entries.len();
         if self.to_admit.is_empty() {
             self.pending.push_back(batch);
@@ -368,6 +377,7 @@ impl<'s> Inbound<'s> {
                 entry.verdict = None;
             }
         }
+        front.turn = self.publisher.turn.fetch_add(1, Relaxed) + 1;
         let future = self.context.admission.admit(self.publisher, publishes);
         self.admitting = Some(Admitting {
             future,
@@ -463,6 +473,8 @@ impl<'s> Inbound<'s> {
                         self.held -= 1;
                         continue;
                     }
+                    // The client hears of it: what it sends now is another turn.
+                    self.publisher.turn.fetch_max(batch.turn + 1, Relaxed);
                     (reason::QUOTA_EXCEEDED, Some("no room at the moment"))
                 }
                 Some(Verdict::Lost) | None => {

@@ -13,6 +13,7 @@ use super::{
     reader::Noticed,
     status::Status,
     tail::Tail,
+    turn::Turn,
 };
 use crate::record::{DestinationId, Position};
 
@@ -54,10 +55,28 @@ impl Handle {
     /// # Errors
     /// When the store has stopped.
     pub async fn append(&self, entries: Vec<Entry>) -> Result<Receipt, Stopped> {
+        self.queue(entries, None).await
+    }
+
+    /// Like [`Handle::append`], for a group whose connection must not see it
+    /// kept while an earlier one was turned away.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn append_in_turn(
+        &self,
+        entries: Vec<Entry>,
+        turn: Turn,
+    ) -> Result<Receipt, Stopped> {
+        self.queue(entries, Some(turn)).await
+    }
+
+    async fn queue(&self, entries: Vec<Entry>, turn: Option<Turn>) -> Result<Receipt, Stopped> {
         let outcome = self
             .submit(Work::Append {
                 entries,
                 retry_of: None,
+                turn,
             })
             .await?;
         Ok(appended(outcome))
@@ -131,6 +150,7 @@ impl Handle {
         let work = Work::Append {
             entries,
             retry_of: Some(id),
+            turn: None,
         };
         match self.submit(work).await?.await {
             Ok(Outcome::Appended(appended)) => Ok(Some(appended)),

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{
     entry::{Appended, Entry},
     progress::Progress,
+    turn::Turn,
 };
 
 /// A piece of work with the way back.
@@ -25,6 +26,7 @@ pub(super) enum Work {
     Append {
         entries: Vec<Entry>,
         retry_of: Option<u64>,
+        turn: Option<Turn>,
     },
     Progress(Progress),
     Change(Change),

@@ -6,6 +6,7 @@ mod full;
 mod life;
 mod model;
 mod retention;
+mod turns;
 mod unconfigured;
 
 use std::{

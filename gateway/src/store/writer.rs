@@ -40,6 +40,7 @@ use super::{
     state::State,
     status::Status,
     tail::Tail,
+    turn::Turn,
 };
 use crate::{
     clock::Clock,
@@ -293,15 +294,24 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
             outcomes.push(match &job.work {
-                Work::Append { entries, retry_of } => {
+                Work::Append {
+                    entries,
+                    retry_of,
+                    turn,
+                } => {
                     let bytes = job.work.cost_bytes() as u64;
+                    let turn = turn.as_ref();
                     // Once one group is turned away the later ones are too: a
                     // smaller one that still fits would overtake it.
-                    if !refused && make_room(connection, room, bytes, stage)? {
+                    if turn.is_some_and(Turn::is_over) {
+                        stage.state.refused_full += entries.len() as u64;
+                        Outcome::Appended(vec![Appended::Full; entries.len()])
+                    } else if !refused && make_room(connection, room, bytes, stage)? {
                         room.add(bytes);
                         inserter.append(entries, *retry_of, stage, window)?
                     } else {
                         refused = true;
+                        turn.inspect(|turn| turn.end());
                         stage.state.refused_full += entries.len() as u64;
                         Outcome::Appended(vec![Appended::Full; entries.len()])
                     }
@@ -381,7 +391,8 @@ impl Writer {
 
     fn refuse_appends(&mut self, batch: &mut Vec<Job>) {
         for job in std::mem::take(batch) {
-            if let Work::Append { entries, .. } = &job.work {
+            if let Work::Append { entries, turn, .. } = &job.work {
+                turn.as_ref().inspect(|turn| turn.end());
                 self.state.refused_full += entries.len() as u64;
                 let full = vec![Appended::Full; entries.len()];
                 drop(job.reply.send(Outcome::Appended(full)));

@@ -25,6 +25,7 @@ impl Driven {
         let work = Work::Append {
             entries,
             retry_of: None,
+            turn: None,
         };
         let mut batch = vec![Job {
             work,

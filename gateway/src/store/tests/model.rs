@@ -209,6 +209,7 @@ impl World {
         let outcomes = self.work(vec![Work::Append {
             entries: work,
             retry_of: None,
+            turn: None,
         }]);
         let [Outcome::Appended(appended)] = &outcomes[..] else {
             panic!("{outcomes:?}")
@@ -388,6 +389,7 @@ impl World {
         let refused = Work::Append {
             entries: vec![event(999, to(&[0]))],
             retry_of: None,
+            turn: None,
         };
         let outcomes = self.work(vec![refused]);
         assert!(matches!(&outcomes[..], [Outcome::Appended(a)] if a[..] == [Appended::Full]));
