@@ -173,9 +173,7 @@ async fn others_have_their_turn_while_one_subscribes_to_much() {
         .flat_map(|n| [&string(&format!("none/{n}"))[..], &[0]].concat())
         .collect();
     client.send(&packet(0x82, &[&[0, 1], &filters])).await;
-    broker
-        .until("at work", |now| now.subscriptions > 0)
-        .await;
+    broker.until("at work", |now| now.subscriptions > 0).await;
     sender.ping().await;
     let before = broker.handle.metrics().subscriptions;
     assert!(before < 4000, "the ping waited for {before} subscriptions");
