@@ -40,6 +40,7 @@ pub(crate) fn tame(text: &str) -> String {
 }
 
 /// Writes over the last line of a terminal.
+#[cfg(feature = "demo")]
 pub(crate) fn renew(text: &str) {
     let mut out = io::stdout().lock();
     // Back to the first column, erase to the end of the line.
