@@ -1,5 +1,7 @@
 //! Publishes into a real journal: what is acknowledged is on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails is to say where")]
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -201,6 +203,25 @@ async fn a_full_journal_pushes_the_whole_batch_back() {
         status.stored + status.duplicate + status.quarantined
     );
     gateway.store.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_the_journal_is_kept_up_to_where_it_is_full_and_nothing_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with_size(dir.path(), Config::default(), 8 << 20);
+    let mut batch = vec![publish("devices/b7/t", &"x".repeat(512 << 10)); 64];
+    batch.push(publish("devices/b7/t", "1"));
+    let verdicts = gateway.admit(batch).await;
+    assert_eq!(verdicts.len(), 65);
+    let kept = verdicts
+        .iter()
+        .take_while(|v| **v == Verdict::Accepted)
+        .count();
+    assert!(kept > 0, "the first of them fit");
+    assert!(verdicts[kept..].iter().all(|v| *v == Verdict::Busy));
+    let handle = gateway.store.handle();
+    gateway.store.shutdown().await.unwrap();
+    assert_eq!(handle.status().stored, kept as u64);
 }
 
 #[tokio::test]

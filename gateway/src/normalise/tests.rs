@@ -520,7 +520,7 @@ fn a_sequence_number_counts_only_where_restarts_show() {
 }
 
 #[test]
-fn sequences_of_another_boot_topic_or_time_are_other_events() {
+fn sequences_of_another_boot_topic_time_or_content_are_other_events() {
     let of = |topic, payload: &str| {
         run(
             &mapping(),
@@ -535,7 +535,9 @@ fn sequences_of_another_boot_topic_or_time_are_other_events() {
             .key
     };
     let first = of("devices/b7/t", r#"{"seq":1,"boot":"a","v":1}"#);
-    assert_eq!(first, of("devices/b7/t", r#"{"v":2,"boot":"a","seq":1}"#));
+    assert_eq!(first, of("devices/b7/t", r#"{"seq":1,"boot":"a","v":1}"#));
+    // A counter of eight bits begins again after 256 messages.
+    assert_ne!(first, of("devices/b7/t", r#"{"seq":1,"boot":"a","v":2}"#));
     assert_ne!(first, of("devices/b7/t", r#"{"seq":1,"boot":"b","v":1}"#));
     assert_ne!(first, of("devices/b7/t", r#"{"seq":2,"boot":"a","v":1}"#));
     assert_ne!(first, of("devices/b7/u", r#"{"seq":1,"boot":"a","v":1}"#));
@@ -687,6 +689,40 @@ fn a_tag_whose_name_is_taken_gets_a_number() {
     );
 }
 
+/// Would not end within hours if each tag tried every number.
+#[test]
+fn a_hundred_thousand_tags_of_one_name_are_numbered() {
+    let mut tags: Vec<Tag> = vec![("a".into(), "1".into()); 100_000];
+    tags[1].0 = "a.3".into();
+    number_repeated(&mut tags);
+    assert_eq!(
+        (&*tags[1].0, &*tags[2].0, &*tags[3].0),
+        ("a.3", "a.2", "a.4")
+    );
+    let names: HashSet<_> = tags.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), tags.len());
+}
+
+/// Would not end within minutes if each element searched what is around it.
+#[test]
+fn many_elements_with_much_around_them_and_many_pointers_are_read() {
+    let exclude = (0..1_000).map(|n| pointer(&format!("/x{n}"))).collect();
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        exclude,
+        ..mapping()
+    };
+    let around: Vec<_> = (0..4_900).map(|n| format!("\"n{n}\":null")).collect();
+    let elements = ["1"; 5_000].join(",");
+    let payload = format!(
+        r#"{{"ts":1772366390,"boot":"b",{},"r":[{elements}]}}"#,
+        around.join(",")
+    );
+    let events = events(&split, &payload);
+    assert_eq!(events.len(), 5_000);
+    assert!(events.iter().all(|event| tags(event) == [("boot", "b")]));
+}
+
 #[test]
 fn an_explicit_id_on_a_batch_counts_with_the_number_of_the_element() {
     let user = [("idempotency-key", "p")];
@@ -728,6 +764,76 @@ fn the_number_of_a_batch_counts_with_the_number_of_the_element() {
         keys(r#"{"boot":"x","r":[{"seq":2,"v":1}]}"#)[0],
         "re-batching changes nothing"
     );
+}
+
+#[test]
+fn elements_with_the_same_number_or_id_are_not_each_others_duplicates() {
+    let keys = |mapping: &Mapping, payload: &str| {
+        let events = events(mapping, payload);
+        events.iter().map(|event| event.key).collect::<Vec<_>>()
+    };
+    let by_sequence = [
+        r#"{"seq":5,"ts":1772366390,"n":"t","v":1}"#,
+        r#"{"seq":5,"ts":1772366390,"n":"h","v":2}"#,
+        r#"{"seq":5,"ts":1772366390,"n":"t","v":1}"#,
+    ];
+    let by_id = [
+        r#"{"mid":"m","n":"t","v":1}"#,
+        r#"{"mid":"m","n":"h","v":2}"#,
+        r#"{"mid":"m","n":"t","v":1}"#,
+    ];
+    for (mapping, elements) in [
+        (mapping(), by_sequence),
+        (with_id(&["/mid"]), by_id),
+        (with_id(&["/mid", "/mid"]), by_id),
+    ] {
+        let batch = format!("[{}]", elements.join(","));
+        let whole = keys(&mapping, &batch);
+        let distinct: HashSet<_> = whole.iter().collect();
+        assert_eq!(distinct.len(), 3, "{batch}");
+        assert_eq!(keys(&mapping, &batch), whole, "a resend is the same");
+    }
+    let whole = keys(&mapping(), &format!("[{}]", by_sequence.join(",")));
+    for (element, key) in by_sequence[..2].iter().zip(&whole) {
+        assert_eq!(
+            keys(&mapping(), &format!("[{element}]")),
+            [*key],
+            "re-batching changes nothing"
+        );
+    }
+    let ids: Vec<_> = events(&with_id(&["/mid"]), &format!("[{}]", by_id.join(",")))
+        .into_iter()
+        .map(|event| event.id.unwrap().to_string())
+        .collect();
+    assert_eq!(ids, ["m", "m.2", "m.3"]);
+}
+
+#[test]
+fn the_number_of_an_element_counts_with_what_is_around_it() {
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let of = |sensor| {
+        let payload = format!(r#"{{"boot":"x","sensor":"{sensor}","r":[{{"seq":1,"v":1}}]}}"#);
+        event(&split, &payload).key
+    };
+    assert_eq!(of("a"), of("a"));
+    assert_ne!(of("a"), of("b"));
+}
+
+#[test]
+fn a_batch_whose_bad_element_repeats_the_id_of_another_stays_together() {
+    let by_id = with_id(&["/mid"]);
+    // Alone, the second would take the key of the first and be lost when retried.
+    let repeated = r#"[{"mid":"m","v":1},{"mid":"m","ts":"never"},{"mid":"o"}]"#;
+    assert_eq!(class(&by_id, repeated), Class::Type);
+    let own = r#"[{"mid":"m","v":1},{"mid":"n","ts":"never"},{"mid":"m","v":2}]"#;
+    let sent = Sent {
+        payload: own.as_bytes(),
+        ..SENT
+    };
+    assert_eq!(run(&by_id, &sent).unwrap().events.len(), 2);
 }
 
 #[test]
@@ -796,6 +902,25 @@ fn bad_elements_come_back_in_a_payload_that_gives_only_them() {
     assert_eq!(
         keys(&retried.events),
         [whole.events[1].key, whole.events[3].key]
+    );
+}
+
+#[test]
+fn bad_elements_come_back_with_the_digits_they_were_sent_with() {
+    let payload =
+        r#"{"h\"":1.10,"r":[1,{"ts":"never","v":[0.10000000000000000555,1e2,-0.0],"é\\":null}]}"#;
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let sent = Sent {
+        payload: payload.as_bytes(),
+        ..SENT
+    };
+    let rejected = run(&split, &sent).unwrap().rejected.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&rejected.payload),
+        payload.replace("[1,", "[null,")
     );
 }
 
