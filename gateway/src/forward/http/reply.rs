@@ -4,14 +4,15 @@
 //! |---|---|
 //! | 2xx | all acknowledged, but for records that the body names |
 //! | 207 | the body names each record that was not taken |
-//! | 409 | the batch was taken before: all acknowledged |
 //! | 400, 413, 422 | a record in it is to blame, or its size |
 //! | 429, or 503 with `Retry-After` | slow down |
+//! | 409 | the first request under this key may still be at work: away |
 //! | 408, 425, other 5xx | away |
 //! | 3xx, other 4xx | needs a person |
 //!
 //! A body that names records: `{"items":[{"index":3,"status":422,"error":"..."}]}`
-//! with `application/json`, where `status` reads as above for that one record.
+//! with `application/json`, where `status` reads as above for that one record,
+//! except that 409 says that the record is there already: acknowledged.
 
 use std::time::Duration;
 
@@ -68,11 +69,10 @@ pub(super) async fn read(
                 named.unwrap_or_else(|| vec![Outcome::Acknowledged; records]),
             ))
         }
-        409 => Ok(Reply::Outcomes(vec![Outcome::Acknowledged; records])),
         400 | 413 | 422 => Ok(Reply::Refused(reason())),
         429 => Ok(Reply::Throttled(retry_after)),
         503 if retry_after.is_some() => Ok(Reply::Throttled(retry_after)),
-        408 | 425 | 500..=599 => Err(Error::Unavailable {
+        408 | 409 | 425 | 500..=599 => Err(Error::Unavailable {
             reason: reason(),
             retry_after,
         }),

@@ -202,7 +202,7 @@ async fn answers_become_outcomes() {
     let table: [(Answer, Check<'_>); 14] = [
         (Answer::Take, &done),
         (Answer::Say(200, "not ours"), &done),
-        (Answer::Refuse(409), &done),
+        (Answer::Refuse(409), &unavailable),
         (Answer::Later(429, "7"), &throttled),
         (Answer::Later(503, "7"), &throttled),
         (Answer::Refuse(503), &unavailable),
