@@ -199,9 +199,19 @@ async fn answers_become_outcomes() {
     };
     let done = |outcomes: &Outcomes| *outcomes == acknowledged(2);
     type Check<'a> = &'a dyn Fn(&Outcomes) -> bool;
-    let table: [(Answer, Check<'_>); 14] = [
+    let table: [(Answer, Check<'_>); 18] = [
         (Answer::Take, &done),
         (Answer::Say(200, "not ours"), &done),
+        (Answer::Say(200, r#"{"items":[]}"#), &done),
+        (Answer::Say(200, r#"{"taken":2}"#), &done),
+        (
+            Answer::Say(200, r#"{"items":[{"index":2,"status":422}]}"#),
+            &unavailable,
+        ),
+        (
+            Answer::Say(200, r#"{"items":[{"index":1,"err"#),
+            &unavailable,
+        ),
         (Answer::Refuse(409), &unavailable),
         (Answer::Later(429, "7"), &throttled),
         (Answer::Later(503, "7"), &throttled),
@@ -297,7 +307,7 @@ async fn a_connection_that_is_cut_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_the_end() {
+async fn an_answer_without_end_is_not_read_to_the_end_and_says_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -308,7 +318,11 @@ async fn an_answer_without_end_is_not_read_to_the_end() {
         stream.write_all(head).await.unwrap();
         while stream.write_all(&[b' '; 4096]).await.is_ok() {}
     });
-    assert_eq!(http(address).send(batch(1..=2)).await, acknowledged(2));
+    let outcomes = http(address).send(batch(1..=2)).await;
+    let Err(Error::Unavailable { reason, .. }) = outcomes else {
+        panic!("{outcomes:?}");
+    };
+    assert!(reason.contains("cannot be read"), "{reason}");
 }
 
 #[tokio::test]
