@@ -101,6 +101,9 @@ pub(super) struct Engine<J, P> {
     read_not_before: Instant,
     read_backoff: Backoff,
     look_at: Instant,
+    /// Dead letters seem to have been put back: nothing more goes out until what
+    /// was settled is recorded, so that they can be told from what is known.
+    looking: bool,
     recording: Option<Recording>,
     recorded_at: Option<Instant>,
 
@@ -145,6 +148,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             read_not_before: now,
             read_backoff: Backoff::new(first, max),
             look_at: now,
+            looking: false,
             recording: None,
             recorded_at: None,
             flights: FuturesUnordered::new(),
@@ -214,6 +218,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.pause_until = None;
         self.landing &= !self.flights.is_empty();
         !self.landing
+            && !self.looking
             && self.flights.len() < self.limits.in_flight.max(1)
             && !self.pending.is_full()
     }
@@ -593,9 +598,14 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             });
         }
         if now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
             let known = u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
-            if settled && self.journal.retrying(self.id) > known {
+            let put_back = self.journal.retrying(self.id) > known;
+            self.looking = put_back;
+            // Under load this is rarely so by itself.
+            if settled {
+                self.look_at = now + LOOK_EVERY;
+            }
+            if settled && put_back {
                 return Some(Request::Waiting {
                     left: self.waiting_left,
                 });
@@ -627,6 +637,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     fn read(&mut self, done: Result<Read<P>, tokio::task::JoinError>) -> Result<(), Error> {
         let (pages, loaded) = done.map_err(|error| Error::Reader(error.to_string()))?;
         self.pages = Some(pages);
+        self.looking = false;
         match loaded {
             Ok(loaded) => {
                 self.read_backoff.reset();
@@ -737,8 +748,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     /// tried just before and waits for something else.
     fn wake_at(&self, now: Instant, end: Position) -> Instant {
         let linger = self.fresh_since.map(|since| since + self.limits.linger);
-        let read =
-            (self.reading.is_none() && end > self.window.scanned()).then_some(self.read_not_before);
+        let to_read = end > self.window.scanned() || self.looking;
+        let read = (self.reading.is_none() && to_read).then_some(self.read_not_before);
         let record = if self.recording.is_none() && !self.pending.is_empty(self.window.cursor()) {
             self.record_at()
         } else {
