@@ -47,6 +47,9 @@ const PAGE_BYTES_MIN: usize = 1024 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a destination that needs a person is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
+/// Dead letters kept for a destination, about: with more it stops, so that one
+/// that refuses everything does not turn all there is into dead letters.
+const DEAD_MAX: u64 = 10_000;
 /// How long batches in flight may take to land at shutdown.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// How much of a reason is kept.
@@ -121,6 +124,8 @@ pub(super) struct Engine<J, P> {
     pause_until: Option<Instant>,
     backoff: Backoff,
     trouble: Option<State>,
+    /// It stopped because of its dead letters.
+    too_many_dead: bool,
     /// Since when records wait for their batch to fill.
     fresh_since: Option<Instant>,
 }
@@ -160,6 +165,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             pause_until: None,
             backoff: Backoff::new(first, max),
             trouble: None,
+            too_many_dead: false,
             fresh_since: None,
         }
     }
@@ -216,11 +222,33 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             return false;
         }
         self.pause_until = None;
+        if !self.dead_letters_have_room() {
+            return false;
+        }
         self.landing &= !self.flights.is_empty();
         !self.landing
             && !self.looking
             && self.flights.len() < self.limits.in_flight.max(1)
             && !self.pending.is_full()
+    }
+
+    /// Otherwise the destination stops, until a person has looked at them.
+    fn dead_letters_have_room(&mut self) -> bool {
+        let pending = u64::try_from(self.pending.dead()).unwrap_or(u64::MAX);
+        let dead = self.journal.dead(self.id).saturating_add(pending);
+        if dead >= DEAD_MAX {
+            self.too_many_dead = true;
+            let reason = format!(
+                "{dead} dead letters wait: look at them with `penstock dead-letter list`, \
+                 redrive or discard them"
+            );
+            self.pause(State::Stopped, &reason, Some(LOOK_EVERY));
+            return false;
+        }
+        if std::mem::take(&mut self.too_many_dead) {
+            self.recovered();
+        }
+        true
     }
 
     fn next_flight(&mut self, now: Instant) -> Option<Flight> {
@@ -535,7 +563,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 State::Stopped => tracing::error!(
                     destination,
                     reason,
-                    "destination needs a person; tried again every minute"
+                    "destination needs a person; looks now and then whether it was put right"
                 ),
                 State::Throttled => tracing::info!(destination, "destination asked to slow down"),
                 _ => tracing::warn!(destination, reason, "destination is unavailable"),

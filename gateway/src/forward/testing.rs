@@ -126,6 +126,10 @@ impl Journal for Model {
     fn retrying(&self, _: DestinationId) -> u64 {
         self.disk.lock().unwrap().retry.len() as u64
     }
+
+    fn dead(&self, _: DestinationId) -> u64 {
+        self.disk.lock().unwrap().dead.len() as u64
+    }
 }
 
 impl Pages for Model {

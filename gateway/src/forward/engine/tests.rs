@@ -47,6 +47,7 @@ struct Place {
     refused: BTreeSet<u64>,
     /// Refused once, and taken if it comes again.
     pardoned: BTreeSet<u64>,
+    refuses_all: bool,
     broken: bool,
     batches: Vec<Vec<u64>>,
     out: usize,
@@ -119,7 +120,9 @@ impl Place {
             let outcome = match &mood {
                 Mood::Throttled => Outcome::Throttled { retry_after: None },
                 Mood::Breaks(from) if n >= *from => Outcome::Unknown("broke".to_owned()),
-                _ if self.refused.contains(position) => Outcome::Permanent("never".to_owned()),
+                _ if self.refuses_all || self.refused.contains(position) => {
+                    Outcome::Permanent("never".to_owned())
+                }
                 Mood::Refuses(which) if which.contains(&n) && !self.pardoned.contains(position) => {
                     self.refused.insert(*position);
                     Outcome::Permanent("never".to_owned())
@@ -341,4 +344,42 @@ fn what_is_put_back_arrives_under_steady_load() {
         stop.cancel();
         task.await.unwrap().unwrap();
     });
+}
+
+#[test]
+fn a_destination_that_refuses_everything_stops_before_everything_is_dead() {
+    let (model, fake) = (Model::new(), Fake::new(Vec::new(), 3));
+    fake.place.lock().unwrap().refuses_all = true;
+    let total = DEAD_MAX + 5_000;
+    for position in 1..=total {
+        model.append(record(position, 1));
+    }
+    paused().block_on(async {
+        let (engine, status) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let sleep = || tokio::time::sleep(Duration::from_secs(100));
+        sleep().await;
+        let (cursor, dead) = {
+            let disk = model.disk.lock().unwrap();
+            (disk.cursor, disk.dead.len() as u64)
+        };
+        let out = 3 * 8;
+        assert!((DEAD_MAX..=DEAD_MAX + out).contains(&dead), "{dead}");
+        let status = || (status.status().state, status.status().error);
+        let (state, error) = status();
+        assert_eq!(state, State::Stopped);
+        assert!(error.unwrap().contains("penstock dead-letter list"));
+        sleep().await;
+        assert_eq!(model.disk.lock().unwrap().cursor, cursor, "it stands still");
+        // Put right, and discarded: it goes on.
+        fake.place.lock().unwrap().refuses_all = false;
+        model.disk.lock().unwrap().dead.clear();
+        sleep().await;
+        assert_eq!(model.backlog(), 0);
+        assert_eq!(status(), (State::Idle, None));
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+    assert_eq!(model.disk.lock().unwrap().dead.len(), 0);
 }

@@ -257,14 +257,71 @@ async fn poison_is_found_by_halving_and_refused_alone() {
     assert_eq!(receiver.taken(), rest, "in order");
 }
 
+/// How many records at the beginning were refused.
+fn refused(outcomes: &Outcomes) -> usize {
+    let outcomes = outcomes.as_ref().unwrap();
+    let refused = |o: &&Outcome| matches!(o, Outcome::Permanent(_));
+    outcomes.iter().take_while(refused).count()
+}
+
 #[tokio::test]
-async fn an_endpoint_that_refuses_everything_is_at_fault_and_not_the_records() {
+async fn an_endpoint_that_refuses_everything_is_at_fault_and_turns_little_into_dead_letters() {
     let (_, address) = Receiver::start([Answer::Poison((1..=500).collect())]).await;
-    let outcomes = http(address).send(batch(1..=500)).await;
-    assert!(
-        matches!(outcomes, Err(Error::Misconfigured(_))),
-        "{outcomes:?}"
-    );
+    let http = http(address);
+    for first in [1, 1 + REFUSED_MAX as u64] {
+        for _ in 0..ROUNDS {
+            let outcomes = http.send(batch(first..=500)).await;
+            assert!(
+                matches!(outcomes, Err(Error::Misconfigured(_))),
+                "{outcomes:?}"
+            );
+        }
+        // The next may be better.
+        let outcomes = http.send(batch(first..=500)).await;
+        assert_eq!(refused(&outcomes), REFUSED_MAX);
+        let rest = &outcomes.unwrap()[REFUSED_MAX..];
+        assert!(rest.iter().all(|o| matches!(o, Outcome::Unknown(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_every_small_batch_is_at_fault_too() {
+    let poison = (1..=15).chain(17..=100).collect();
+    let (_, address) = Receiver::start([Answer::Poison(poison)]).await;
+    let http = http(address);
+    for n in 1..=15 {
+        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+    }
+    // Taken: it begins anew.
+    assert_eq!(http.send(batch([16])).await, acknowledged(1));
+    for n in 17..=31 {
+        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+    }
+    for _ in 0..ROUNDS {
+        let outcomes = http.send(batch([32])).await;
+        assert!(
+            matches!(outcomes, Err(Error::Misconfigured(_))),
+            "{outcomes:?}"
+        );
+    }
+    assert_eq!(refused(&http.send(batch([32])).await), 1);
+}
+
+#[tokio::test]
+async fn many_bad_records_in_a_row_do_not_stop_the_good_ones_behind_them() {
+    let (receiver, address) = Receiver::start([Answer::Poison((1..=40).collect())]).await;
+    let http = http(address);
+    let mut from = 1;
+    while from <= 100 {
+        match http.send(batch(from..=100)).await {
+            Ok(outcomes) => {
+                let settled = |o: &&Outcome| !matches!(o, Outcome::Unknown(_));
+                from += outcomes.iter().take_while(settled).count() as u64;
+            }
+            Err(error) => assert!(matches!(error, Error::Misconfigured(_)), "{error}"),
+        }
+    }
+    assert_eq!(receiver.taken(), (41..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test]
