@@ -3,7 +3,7 @@
 //! A batch is one POST of `application/cloudevents-batch+json`, gzipped if
 //! configured, under an `Idempotency-Key` that is made of the keys of its
 //! events: the identical batch goes again under the same key, until an answer
-//! says what became of it. One request at a time, because order would be lost
+//! says what became of it, and so does the part of a batch that was refused whole. One request at a time, because order would be lost
 //! between two. Redirects are not followed.
 //!
 //! What an answer means is in [`reply`]; a batch that is refused is halved until
@@ -131,6 +131,8 @@ pub(super) struct Http {
     client: Client,
     clock: Arc<dyn Clock>,
     refusals: Mutex<Refusals>,
+    /// What was posted last and not answered: it goes again as it was.
+    in_doubt: Mutex<Option<Batch>>,
 }
 
 impl Http {
@@ -155,6 +157,7 @@ impl Http {
             client,
             clock,
             refusals: Mutex::default(),
+            in_doubt: Mutex::default(),
         })
     }
 
@@ -163,7 +166,7 @@ impl Http {
     async fn deliver(&self, batch: Batch) -> Outcomes {
         let mut outcomes = Vec::with_capacity(batch.items.len());
         let refused_before = self.refusals().in_a_row;
-        let mut parts = vec![batch.clone()];
+        let mut parts = self.parts(&batch);
         while let Some(part) = parts.pop() {
             match self.post(&part).await {
                 Ok(Reply::Outcomes(known)) => outcomes.extend(known),
@@ -232,7 +235,60 @@ impl Http {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What to post, the last first: the batch, cut so that what is in doubt is
+    /// what it was.
+    fn parts(&self, batch: &Batch) -> Vec<Batch> {
+        let in_doubt = self.in_doubt();
+        let whole = || vec![batch.clone()];
+        let Some(doubt) = &*in_doubt else {
+            return whole();
+        };
+        let key = |item: &Item| item.record().key;
+        let doubtful = doubt.items.iter().map(key);
+        let Some(start) = batch
+            .items
+            .iter()
+            .position(|i| key(i) == key(&doubt.items[0]))
+        else {
+            return whole();
+        };
+        let (before, rest) = batch.items.split_at(start);
+        if rest.len() < doubt.items.len()
+            || !rest.iter().map(key).zip(doubtful).all(|(a, b)| a == b)
+        {
+            return whole();
+        }
+        let (doubtful, after) = rest.split_at(doubt.items.len());
+        let parts = [after, doubtful, before].into_iter();
+        parts
+            .filter(|items| !items.is_empty())
+            .map(|items| Batch {
+                items: items.into(),
+            })
+            .collect()
+    }
+
     async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+        let reply = self.post_once(part).await;
+        match &reply {
+            // What it was the last time remains open.
+            Ok(Reply::Throttled(_)) | Err(Error::Misconfigured(_)) => {}
+            Ok(_) => {
+                let key = part.items[0].record().key;
+                let answered = |doubt: &mut Batch| doubt.items[0].record().key == key;
+                self.in_doubt().take_if(answered);
+            }
+            Err(Error::Unavailable { .. }) => *self.in_doubt() = Some(part.clone()),
+        }
+        reply
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    fn in_doubt(&self) -> MutexGuard<'_, Option<Batch>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn post_once(&self, part: &Batch) -> Result<Reply, Error> {
         let items = part.items.clone();
         let gzip = self.config.gzip;
         let body = tokio::task::spawn_blocking(move || encode(&items, gzip)).await;

@@ -343,6 +343,38 @@ async fn what_is_known_when_the_receiver_goes_away_in_the_middle_is_kept() {
 }
 
 #[tokio::test]
+async fn the_part_of_a_batch_that_is_in_doubt_goes_again_as_it_was() {
+    // Refused whole; 1 to 4 taken; 5 to 8 refused; 5 and 6 taken without an answer.
+    let script = [
+        Answer::Refuse(422),
+        Answer::Take,
+        Answer::Refuse(422),
+        Answer::TakeInSilence,
+    ];
+    let (receiver, address) = Receiver::start(script).await;
+    let http = http(address);
+    let outcomes = http.send(batch(1..=8)).await.unwrap();
+    assert_eq!(outcomes[..4], acknowledged(4).unwrap());
+    assert!(matches!(outcomes[4], Outcome::Unknown(_)), "{outcomes:?}");
+    assert_eq!(http.send(batch(4..=9)).await, acknowledged(6));
+    let sequences = |n: usize| receiver.requests.lock().unwrap()[n].sequences.clone();
+    assert_eq!(sequences(5), [5, 6]);
+    let taken: BTreeMap<u64, usize> =
+        receiver
+            .taken()
+            .iter()
+            .fold(BTreeMap::new(), |mut times, sequence| {
+                *times.entry(*sequence).or_default() += 1;
+                times
+            });
+    assert_eq!(taken[&5], 1);
+    assert_eq!(taken[&6], 1);
+    // Answered: nothing is cut any more.
+    assert_eq!(http.send(batch(4..=9)).await, acknowledged(6));
+    assert_eq!(sequences(7), [4, 5, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
