@@ -50,8 +50,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(60);
 /// Dead letters kept for a destination, about: with more it stops, so that one
 /// that refuses everything does not turn all there is into dead letters.
 const DEAD_MAX: u64 = 10_000;
-/// How long batches in flight may take to land at shutdown.
-const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// How long the end may take where nothing else is said.
+pub(super) const END_MAX: Duration = Duration::from_secs(10);
 /// How much of a reason is kept.
 const REASON_MAX: usize = 500;
 
@@ -89,6 +89,7 @@ pub(super) struct Engine<J, P> {
     journal: Arc<J>,
     clock: Arc<dyn Clock>,
     status: Handle,
+    end_max: Duration,
 
     window: Window,
     waiting: Waiting,
@@ -143,6 +144,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             journal: parts.journal,
             clock: parts.clock,
             status: parts.status,
+            end_max: END_MAX,
             window: Window::new(parts.cursor),
             waiting: Waiting::default(),
             waiting_complete: false,
@@ -168,6 +170,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             too_many_dead: false,
             fresh_since: None,
         }
+    }
+
+    /// Bounds the end: half of it is for what is in flight to land, so that there
+    /// is time to record what became of it, and to close.
+    pub(super) const fn end_within(&mut self, end_max: Duration) {
+        self.end_max = end_max;
     }
 
     /// Delivers until `shutdown`, then lets what is in flight land.
@@ -799,7 +807,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     // The end.
 
     async fn finish(mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + SETTLE_MAX;
+        let began = Instant::now();
+        let deadline = began + self.end_max / 2;
         while let Ok(Some((flight, outcomes))) = timeout_at(deadline, self.flights.next()).await {
             self.landed(flight, outcomes);
         }
@@ -815,7 +824,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         if !self.pending.is_empty(cursor) {
             self.record(cursor).await?;
         }
-        if timeout_at(deadline + SETTLE_MAX, self.destination.close())
+        if timeout_at(began + self.end_max, self.destination.close())
             .await
             .is_err()
         {

@@ -383,3 +383,37 @@ fn a_destination_that_refuses_everything_stops_before_everything_is_dead() {
     });
     assert_eq!(model.disk.lock().unwrap().dead.len(), 0);
 }
+
+#[test]
+fn a_destination_that_hangs_does_not_make_the_end_longer_than_it_may_be() {
+    #[derive(Debug)]
+    struct Hangs;
+    impl Destination for Hangs {
+        fn limits(&self) -> Limits {
+            Fake::new(Vec::new(), 1).limits
+        }
+        fn send(&self, _: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+            Box::pin(std::future::pending())
+        }
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let model = Model::new();
+    model.append(record(1, 1));
+    paused().block_on(async {
+        let (mut engine, status) = engine(&model, Arc::new(Hangs), 20);
+        let grace = Duration::from_secs(1);
+        engine.end_within(grace);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        while status.status().in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+        // The clock of this test is not that of the machine.
+        let ended = tokio::time::timeout(grace + Duration::from_millis(10), task).await;
+        ended.expect("it ends in time").unwrap().unwrap();
+    });
+    assert_eq!(model.backlog(), 1);
+}
