@@ -165,6 +165,15 @@ impl Forwarder {
         self.handle.clone()
     }
 
+    /// Bounds the end after a shutdown, where ten seconds would be too long: what
+    /// is in flight gets half of it, then progress is recorded and the
+    /// destination closed. Leave some of the whole grace period to others.
+    #[must_use]
+    pub fn end_within(mut self, end_max: Duration) -> Self {
+        self.engine.end_within(end_max.min(engine::END_MAX));
+        self
+    }
+
     /// Delivers until `shutdown`; then lets what is in flight land, for a few
     /// seconds at most, and records what was settled.
     ///

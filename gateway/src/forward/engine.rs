@@ -47,8 +47,11 @@ const PAGE_BYTES_MIN: usize = 1024 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a destination that needs a person is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
-/// How long batches in flight may take to land at shutdown.
-const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// Dead letters kept for a destination, about: with more it stops, so that one
+/// that refuses everything does not turn all there is into dead letters.
+const DEAD_MAX: u64 = 10_000;
+/// How long the end may take where nothing else is said.
+pub(super) const END_MAX: Duration = Duration::from_secs(10);
 /// How much of a reason is kept.
 const REASON_MAX: usize = 500;
 
@@ -86,6 +89,7 @@ pub(super) struct Engine<J, P> {
     journal: Arc<J>,
     clock: Arc<dyn Clock>,
     status: Handle,
+    end_max: Duration,
 
     window: Window,
     waiting: Waiting,
@@ -101,6 +105,9 @@ pub(super) struct Engine<J, P> {
     read_not_before: Instant,
     read_backoff: Backoff,
     look_at: Instant,
+    /// Dead letters seem to have been put back: nothing more goes out until what
+    /// was settled is recorded, so that they can be told from what is known.
+    looking: bool,
     recording: Option<Recording>,
     recorded_at: Option<Instant>,
 
@@ -118,6 +125,8 @@ pub(super) struct Engine<J, P> {
     pause_until: Option<Instant>,
     backoff: Backoff,
     trouble: Option<State>,
+    /// It stopped because of its dead letters.
+    too_many_dead: bool,
     /// Since when records wait for their batch to fill.
     fresh_since: Option<Instant>,
 }
@@ -135,6 +144,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             journal: parts.journal,
             clock: parts.clock,
             status: parts.status,
+            end_max: END_MAX,
             window: Window::new(parts.cursor),
             waiting: Waiting::default(),
             waiting_complete: false,
@@ -145,6 +155,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             read_not_before: now,
             read_backoff: Backoff::new(first, max),
             look_at: now,
+            looking: false,
             recording: None,
             recorded_at: None,
             flights: FuturesUnordered::new(),
@@ -156,8 +167,15 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             pause_until: None,
             backoff: Backoff::new(first, max),
             trouble: None,
+            too_many_dead: false,
             fresh_since: None,
         }
+    }
+
+    /// Bounds the end: half of it is for what is in flight to land, so that there
+    /// is time to record what became of it, and to close.
+    pub(super) const fn end_within(&mut self, end_max: Duration) {
+        self.end_max = end_max;
     }
 
     /// Delivers until `shutdown`, then lets what is in flight land.
@@ -212,10 +230,33 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             return false;
         }
         self.pause_until = None;
+        if !self.dead_letters_have_room() {
+            return false;
+        }
         self.landing &= !self.flights.is_empty();
         !self.landing
+            && !self.looking
             && self.flights.len() < self.limits.in_flight.max(1)
             && !self.pending.is_full()
+    }
+
+    /// Otherwise the destination stops, until a person has looked at them.
+    fn dead_letters_have_room(&mut self) -> bool {
+        let pending = u64::try_from(self.pending.dead()).unwrap_or(u64::MAX);
+        let dead = self.journal.dead(self.id).saturating_add(pending);
+        if dead >= DEAD_MAX {
+            self.too_many_dead = true;
+            let reason = format!(
+                "{dead} dead letters wait: look at them with `penstock dead-letter list`, \
+                 redrive or discard them"
+            );
+            self.pause(State::Stopped, &reason, Some(LOOK_EVERY));
+            return false;
+        }
+        if std::mem::take(&mut self.too_many_dead) {
+            self.recovered();
+        }
+        true
     }
 
     fn next_flight(&mut self, now: Instant) -> Option<Flight> {
@@ -530,7 +571,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 State::Stopped => tracing::error!(
                     destination,
                     reason,
-                    "destination needs a person; tried again every minute"
+                    "destination needs a person; looks now and then whether it was put right"
                 ),
                 State::Throttled => tracing::info!(destination, "destination asked to slow down"),
                 _ => tracing::warn!(destination, reason, "destination is unavailable"),
@@ -593,9 +634,14 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             });
         }
         if now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
             let known = u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
-            if settled && self.journal.retrying(self.id) > known {
+            let put_back = self.journal.retrying(self.id) > known;
+            self.looking = put_back;
+            // Under load this is rarely so by itself.
+            if settled {
+                self.look_at = now + LOOK_EVERY;
+            }
+            if settled && put_back {
                 return Some(Request::Waiting {
                     left: self.waiting_left,
                 });
@@ -627,6 +673,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     fn read(&mut self, done: Result<Read<P>, tokio::task::JoinError>) -> Result<(), Error> {
         let (pages, loaded) = done.map_err(|error| Error::Reader(error.to_string()))?;
         self.pages = Some(pages);
+        self.looking = false;
         match loaded {
             Ok(loaded) => {
                 self.read_backoff.reset();
@@ -737,8 +784,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     /// tried just before and waits for something else.
     fn wake_at(&self, now: Instant, end: Position) -> Instant {
         let linger = self.fresh_since.map(|since| since + self.limits.linger);
-        let read =
-            (self.reading.is_none() && end > self.window.scanned()).then_some(self.read_not_before);
+        let to_read = end > self.window.scanned() || self.looking;
+        let read = (self.reading.is_none() && to_read).then_some(self.read_not_before);
         let record = if self.recording.is_none() && !self.pending.is_empty(self.window.cursor()) {
             self.record_at()
         } else {
@@ -760,7 +807,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     // The end.
 
     async fn finish(mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + SETTLE_MAX;
+        let began = Instant::now();
+        let deadline = began + self.end_max / 2;
         while let Ok(Some((flight, outcomes))) = timeout_at(deadline, self.flights.next()).await {
             self.landed(flight, outcomes);
         }
@@ -776,7 +824,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         if !self.pending.is_empty(cursor) {
             self.record(cursor).await?;
         }
-        if timeout_at(deadline + SETTLE_MAX, self.destination.close())
+        if timeout_at(began + self.end_max, self.destination.close())
             .await
             .is_err()
         {

@@ -3,7 +3,7 @@
 //! A batch is one POST of `application/cloudevents-batch+json`, gzipped if
 //! configured, under an `Idempotency-Key` that is made of the keys of its
 //! events: the identical batch goes again under the same key, until an answer
-//! says what became of it. One request at a time, because order would be lost
+//! says what became of it, and so does the part of a batch that was refused whole. One request at a time, because order would be lost
 //! between two. Redirects are not followed.
 //!
 //! What an answer means is in [`reply`]; a batch that is refused is halved until
@@ -14,7 +14,7 @@ mod reply;
 use std::{
     io::Write as _,
     pin::Pin,
-    sync::{Arc, Once},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -100,8 +100,28 @@ impl Config {
 }
 
 /// Records refused one after the other, with none accepted, after which the
-/// endpoint is at fault rather than the records.
+/// endpoint may be at fault rather than the records.
 const REFUSED_MAX: usize = 16;
+/// How often they are tried again before it is the next ones' turn.
+const ROUNDS: u32 = 2;
+
+/// Records that were refused since one was accepted, over any number of batches.
+#[derive(Debug, Default)]
+struct Refusals {
+    in_a_row: usize,
+    /// How often the endpoint was said to be at fault because of them.
+    rounds: u32,
+}
+
+impl Refusals {
+    fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Acknowledged => *self = Self::default(),
+            Outcome::Permanent(_) => self.in_a_row += 1,
+            _ => {}
+        }
+    }
+}
 
 /// The HTTP destination.
 #[derive(Debug)]
@@ -110,6 +130,9 @@ pub(super) struct Http {
     url: Url,
     client: Client,
     clock: Arc<dyn Clock>,
+    refusals: Mutex<Refusals>,
+    /// What was posted last and not answered: it goes again as it was.
+    in_doubt: Mutex<Option<Batch>>,
 }
 
 impl Http {
@@ -133,6 +156,8 @@ impl Http {
             config,
             client,
             clock,
+            refusals: Mutex::default(),
+            in_doubt: Mutex::default(),
         })
     }
 
@@ -140,21 +165,18 @@ impl Http {
     /// so that what is known is always the beginning.
     async fn deliver(&self, batch: Batch) -> Outcomes {
         let mut outcomes = Vec::with_capacity(batch.items.len());
-        let mut parts = vec![batch.clone()];
+        let refused_before = self.refusals().in_a_row;
+        let mut parts = self.parts(&batch);
         while let Some(part) = parts.pop() {
             match self.post(&part).await {
                 Ok(Reply::Outcomes(known)) => outcomes.extend(known),
                 Ok(Reply::Refused(reason)) if part.items.len() == 1 => {
-                    outcomes.push(Outcome::Permanent(reason.clone()));
-                    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Permanent(_));
-                    if outcomes.len() == REFUSED_MAX && outcomes.iter().all(refused) {
-                        let reason = format!("refuses record after record: {reason}");
-                        return Err(Error::Misconfigured(reason));
-                    }
+                    outcomes.push(Outcome::Permanent(reason));
                 }
                 Ok(Reply::Refused(_)) => {
                     let (first, second) = part.halves();
                     parts.extend([second, first]);
+                    continue;
                 }
                 Ok(Reply::Throttled(retry_after)) => {
                     outcomes.resize(batch.items.len(), Outcome::Throttled { retry_after });
@@ -166,11 +188,107 @@ impl Http {
                     break;
                 }
             }
+            let answered = outcomes.len() - part.items.len();
+            if let Some(reason) = self.all_refused(&outcomes, answered) {
+                let reason = format!("refuses record after record: {reason}");
+                if self.goes_again(refused_before) {
+                    return Err(Error::Misconfigured(reason));
+                }
+                outcomes.resize(batch.items.len(), Outcome::Unknown(reason));
+                break;
+            }
         }
         Ok(outcomes)
     }
 
+    /// Counts the outcomes from `answered` on. When too many records in a row
+    /// were refused, and all of this batch so far: what was said of the last.
+    fn all_refused(&self, outcomes: &[Outcome], answered: usize) -> Option<String> {
+        let mut refusals = self.refusals();
+        outcomes[answered..].iter().for_each(|o| refusals.add(o));
+        let refused = |outcome: &Outcome| matches!(outcome, Outcome::Permanent(_));
+        if refusals.in_a_row < REFUSED_MAX || !outcomes.iter().all(refused) {
+            return None;
+        }
+        match outcomes.last() {
+            Some(Outcome::Permanent(reason)) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the endpoint is at fault for now, and the same records go again.
+    /// After some rounds they become dead letters, slowly, and the next are
+    /// tried: one that takes any ends it.
+    fn goes_again(&self, refused_before: usize) -> bool {
+        let mut refusals = self.refusals();
+        if refusals.rounds < ROUNDS {
+            refusals.rounds += 1;
+            refusals.in_a_row = refused_before;
+            return true;
+        }
+        *refusals = Refusals::default();
+        false
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to post, the last first: the batch, cut so that what is in doubt is
+    /// what it was.
+    fn parts(&self, batch: &Batch) -> Vec<Batch> {
+        let in_doubt = self.in_doubt();
+        let whole = || vec![batch.clone()];
+        let Some(doubt) = &*in_doubt else {
+            return whole();
+        };
+        let key = |item: &Item| item.record().key;
+        let doubtful = doubt.items.iter().map(key);
+        let Some(start) = batch
+            .items
+            .iter()
+            .position(|i| key(i) == key(&doubt.items[0]))
+        else {
+            return whole();
+        };
+        let (before, rest) = batch.items.split_at(start);
+        if rest.len() < doubt.items.len()
+            || !rest.iter().map(key).zip(doubtful).all(|(a, b)| a == b)
+        {
+            return whole();
+        }
+        let (doubtful, after) = rest.split_at(doubt.items.len());
+        let parts = [after, doubtful, before].into_iter();
+        parts
+            .filter(|items| !items.is_empty())
+            .map(|items| Batch {
+                items: items.into(),
+            })
+            .collect()
+    }
+
     async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+        let reply = self.post_once(part).await;
+        match &reply {
+            // What it was the last time remains open.
+            Ok(Reply::Throttled(_)) | Err(Error::Misconfigured(_)) => {}
+            Ok(_) => {
+                let key = part.items[0].record().key;
+                let answered = |doubt: &mut Batch| doubt.items[0].record().key == key;
+                self.in_doubt().take_if(answered);
+            }
+            Err(Error::Unavailable { .. }) => *self.in_doubt() = Some(part.clone()),
+        }
+        reply
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    fn in_doubt(&self) -> MutexGuard<'_, Option<Batch>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn post_once(&self, part: &Batch) -> Result<Reply, Error> {
         let items = part.items.clone();
         let gzip = self.config.gzip;
         let body = tokio::task::spawn_blocking(move || encode(&items, gzip)).await;

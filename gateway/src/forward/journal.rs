@@ -22,6 +22,10 @@ pub trait Journal: Send + Sync + 'static {
     /// last commit or a moment before. More than the engine knows of means
     /// that somebody put dead letters back.
     fn retrying(&self, destination: DestinationId) -> u64;
+
+    /// How many dead letters of `destination` are kept, at most: not fewer, as
+    /// of the last commit or a moment before.
+    fn dead(&self, destination: DestinationId) -> u64;
 }
 
 /// Gives records; blocking.
@@ -65,6 +69,15 @@ impl Journal for store::Handle {
         let mut all = status.destinations.iter();
         all.find(|known| known.id == destination)
             .map_or(0, |known| known.retrying)
+    }
+
+    fn dead(&self, destination: DestinationId) -> u64 {
+        // Those kept are counted over all destinations, those of one destination
+        // with what was discarded since.
+        let status = self.status();
+        let mut all = status.destinations.iter();
+        all.find(|known| known.id == destination)
+            .map_or(0, |known| known.dead.min(status.dead_letters))
     }
 }
 

@@ -150,6 +150,16 @@ enum Sent {
     Settled(Outcome),
 }
 
+/// What came back for a batch.
+struct Answers {
+    /// Of those that were published.
+    outcomes: Vec<Outcome>,
+    /// The first that is not about one message alone.
+    failure: Option<Verdict>,
+    /// Whether one was not taken, but goes again.
+    refused: bool,
+}
+
 impl Nats {
     pub(super) fn new(config: Config) -> Result<Self, super::Error> {
         config.check()?;
@@ -173,7 +183,7 @@ impl Nats {
             let published = self.publish(&mut line, &batch).await;
             published.inspect_err(|_| self.broken.store(true, SeqCst))?
         };
-        let mut failure = None;
+        let (mut failure, mut refused) = (None, false);
         let mut outcomes = Vec::with_capacity(batch.items.len());
         for sent in sent {
             outcomes.push(match sent {
@@ -181,6 +191,7 @@ impl Nats {
                 Sent::Waiting(ack) => {
                     let verdict = ack::wait(ack, &session).await;
                     let outcome = verdict.outcome();
+                    refused |= verdict.is_refusal();
                     if !matches!(verdict, Verdict::Outcome(_)) {
                         failure.get_or_insert(verdict);
                     }
@@ -191,7 +202,12 @@ impl Nats {
         if outcomes.iter().any(is_open) || outcomes.len() < batch.items.len() {
             self.broken.store(true, SeqCst);
         }
-        self.after(&session, &batch, outcomes, failure).await
+        let answers = Answers {
+            outcomes,
+            failure,
+            refused,
+        };
+        self.after(&session, &batch, answers).await
     }
 
     /// Publishes until the end of the batch, or until something breaks.
@@ -219,9 +235,14 @@ impl Nats {
                 sent.push(Sent::Settled(Outcome::Acknowledged));
                 continue;
             }
+            line.doubts.publishing(item.record().key);
             match self.publish_one(&session, item).await {
                 Ok(next) => sent.push(next),
-                Err(_) => break,
+                Err(()) => {
+                    // Said before another batch gets the line.
+                    self.broken.store(true, SeqCst);
+                    break;
+                }
             }
         }
         Ok((session, sent))
@@ -258,28 +279,26 @@ impl Nats {
         }
     }
 
-    /// Puts together what is known, and remembers what is in doubt.
-    async fn after(
-        &self,
-        session: &Session,
-        batch: &Batch,
-        mut outcomes: Vec<Outcome>,
-        failure: Option<Verdict>,
-    ) -> Outcomes {
+    /// Puts together what is known; what is not stays in doubt.
+    async fn after(&self, session: &Session, batch: &Batch, answers: Answers) -> Outcomes {
+        let Answers {
+            mut outcomes,
+            failure,
+            refused,
+        } = answers;
         let published = outcomes.len();
         if published < batch.items.len() {
             let unknown = Outcome::Unknown(session.reason());
             outcomes.resize(batch.items.len(), unknown);
         }
         let mut line = self.line.lock().await;
-        let answered = |open: bool| {
-            let pairs = batch.items.iter().zip(&outcomes).take(published);
-            pairs.filter_map(move |(item, outcome)| {
-                (matches!(outcome, Outcome::Unknown(_)) == open).then_some(item.record().key)
-            })
-        };
-        line.doubts.settled(answered(false));
-        line.doubts.add(answered(true));
+        let pairs = batch.items.iter().zip(&outcomes).take(published);
+        line.doubts.settled(pairs.filter_map(|(item, outcome)| {
+            (!matches!(outcome, Outcome::Unknown(_))).then_some(item.record().key)
+        }));
+        if refused {
+            line.doubts.refused();
+        }
         if !outcomes.iter().any(is_open) {
             line.no_stream_since = None;
             return Ok(outcomes);

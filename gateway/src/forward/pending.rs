@@ -29,6 +29,8 @@ pub(super) struct Pending {
 struct Size {
     records: usize,
     bytes: usize,
+    /// Dead letters among the records.
+    dead: usize,
 }
 
 impl Pending {
@@ -39,6 +41,7 @@ impl Pending {
             size: Size {
                 records: 0,
                 bytes: 0,
+                dead: 0,
             },
             sent: None,
             sent_cursor: cursor,
@@ -56,6 +59,7 @@ impl Pending {
             }
             Fate::Dead(dead) => {
                 self.size.bytes += dead.record.body.len();
+                self.size.dead += 1;
                 self.progress.dead.push(dead);
             }
         }
@@ -75,6 +79,11 @@ impl Pending {
     pub(super) fn is_full(&self) -> bool {
         let sent = self.sent.unwrap_or_default();
         self.size.records + sent.records >= RECORDS_MAX || self.size.bytes + sent.bytes >= BYTES_MAX
+    }
+
+    /// Dead letters that the journal may not have yet.
+    pub(super) fn dead(&self) -> usize {
+        self.size.dead + self.sent.unwrap_or_default().dead
     }
 
     /// Whether so much has gathered that it should go now.

@@ -67,6 +67,21 @@ impl Model {
         self.committed.send_replace(position);
     }
 
+    /// Puts all dead letters back, as a person would.
+    pub(super) fn redrive(&self) {
+        let mut disk = self.disk.lock().unwrap();
+        let dead = std::mem::take(&mut disk.dead);
+        for position in dead.keys() {
+            let retry = Retry {
+                record: disk.records[position].clone(),
+                attempts: 0,
+                not_before: Timestamp::from_millis(START_MS),
+                reason: "redriven".to_owned(),
+            };
+            disk.retry.insert(*position, retry);
+        }
+    }
+
     pub(super) fn backlog(&self) -> usize {
         let disk = self.disk.lock().unwrap();
         disk.retry.len() + disk.records.range(Position(disk.cursor.0 + 1)..).count()
@@ -110,6 +125,10 @@ impl Journal for Model {
 
     fn retrying(&self, _: DestinationId) -> u64 {
         self.disk.lock().unwrap().retry.len() as u64
+    }
+
+    fn dead(&self, _: DestinationId) -> u64 {
+        self.disk.lock().unwrap().dead.len() as u64
     }
 }
 

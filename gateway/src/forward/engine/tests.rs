@@ -45,6 +45,9 @@ struct Place {
     /// Failed for now, per device: the oldest.
     failing: HashMap<String, u64>,
     refused: BTreeSet<u64>,
+    /// Refused once, and taken if it comes again.
+    pardoned: BTreeSet<u64>,
+    refuses_all: bool,
     broken: bool,
     batches: Vec<Vec<u64>>,
     out: usize,
@@ -117,8 +120,10 @@ impl Place {
             let outcome = match &mood {
                 Mood::Throttled => Outcome::Throttled { retry_after: None },
                 Mood::Breaks(from) if n >= *from => Outcome::Unknown("broke".to_owned()),
-                _ if self.refused.contains(position) => Outcome::Permanent("never".to_owned()),
-                Mood::Refuses(which) if which.contains(&n) => {
+                _ if self.refuses_all || self.refused.contains(position) => {
+                    Outcome::Permanent("never".to_owned())
+                }
+                Mood::Refuses(which) if which.contains(&n) && !self.pardoned.contains(position) => {
                     self.refused.insert(*position);
                     Outcome::Permanent("never".to_owned())
                 }
@@ -223,9 +228,11 @@ proptest! {
         moods in proptest::collection::vec(mood(), 0..40),
         in_flight in 1usize..4,
         crashes in proptest::collection::vec(1u64..400, 0..4),
+        redrives in proptest::collection::vec(1u64..400, 0..4),
         attempts_max in prop_oneof![Just(3u32), Just(1000)],
     ) {
         let total = devices.len();
+        let mut redriven = BTreeSet::new();
         let (model, fake) = (Model::new(), Fake::new(moods, in_flight));
         paused().block_on(async {
             let feed = async {
@@ -248,7 +255,13 @@ proptest! {
                     check_settled(&model, &fake);
                 }
             };
-            tokio::join!(feed, crash);
+            let redrive = async {
+                for after in &redrives {
+                    tokio::time::sleep(Duration::from_millis(*after)).await;
+                    redriven.extend(redrive(&model, &fake));
+                }
+            };
+            tokio::join!(feed, crash, redrive);
             drain(&model, &fake, attempts_max).await;
         });
         check_settled(&model, &fake);
@@ -259,7 +272,9 @@ proptest! {
         prop_assert_eq!(all.len(), total, "each record arrives or is a dead letter");
         prop_assert_eq!(disk.delivered + disk.dead.len() as u64, total as u64);
         for (device, taken) in &place.taken {
-            prop_assert!(taken.is_sorted(), "{} out of order: {:?}", device, taken);
+            // What a person puts back arrives late.
+            let others = taken.iter().filter(|position| !redriven.contains(*position));
+            prop_assert!(others.is_sorted(), "{} out of order: {:?}", device, taken);
         }
         prop_assert!(place.out_most <= in_flight);
         if attempts_max > 3 {
@@ -284,4 +299,121 @@ fn check_settled(model: &Model, fake: &Fake) {
             "the cursor passed {position}, which is not settled"
         );
     }
+}
+
+/// A person puts the cause right, and the dead letters back.
+fn redrive(model: &Model, fake: &Fake) -> BTreeSet<u64> {
+    let dead: BTreeSet<u64> = {
+        let disk = model.disk.lock().unwrap();
+        disk.dead.keys().map(|position| position.0).collect()
+    };
+    let mut place = fake.place.lock().unwrap();
+    place.pardoned.extend(&dead);
+    place.refused.retain(|position| !dead.contains(position));
+    model.redrive();
+    dead
+}
+
+#[test]
+fn what_is_put_back_arrives_under_steady_load() {
+    let (model, fake) = (Model::new(), Fake::new(vec![Mood::Refuses(vec![0])], 3));
+    paused().block_on(async {
+        let (engine, _) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let dead = async {
+            while redrive(&model, &fake).is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            while !fake.place.lock().unwrap().seen.contains(&1) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let load = async {
+            for position in 1.. {
+                model.append(record(position, u8::try_from(position % 5).unwrap()));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = load => {}
+            arrived = tokio::time::timeout(Duration::from_secs(60), dead) => {
+                arrived.expect("it arrives while others go on arriving");
+            }
+        }
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_destination_that_refuses_everything_stops_before_everything_is_dead() {
+    let (model, fake) = (Model::new(), Fake::new(Vec::new(), 3));
+    fake.place.lock().unwrap().refuses_all = true;
+    let total = DEAD_MAX + 5_000;
+    for position in 1..=total {
+        model.append(record(position, 1));
+    }
+    paused().block_on(async {
+        let (engine, status) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let sleep = || tokio::time::sleep(Duration::from_secs(100));
+        sleep().await;
+        let (cursor, dead) = {
+            let disk = model.disk.lock().unwrap();
+            (disk.cursor, disk.dead.len() as u64)
+        };
+        let out = 3 * 8;
+        assert!((DEAD_MAX..=DEAD_MAX + out).contains(&dead), "{dead}");
+        let status = || (status.status().state, status.status().error);
+        let (state, error) = status();
+        assert_eq!(state, State::Stopped);
+        assert!(error.unwrap().contains("penstock dead-letter list"));
+        sleep().await;
+        assert_eq!(model.disk.lock().unwrap().cursor, cursor, "it stands still");
+        // Put right, and discarded: it goes on.
+        fake.place.lock().unwrap().refuses_all = false;
+        model.disk.lock().unwrap().dead.clear();
+        sleep().await;
+        assert_eq!(model.backlog(), 0);
+        assert_eq!(status(), (State::Idle, None));
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+    assert_eq!(model.disk.lock().unwrap().dead.len(), 0);
+}
+
+#[test]
+fn a_destination_that_hangs_does_not_make_the_end_longer_than_it_may_be() {
+    #[derive(Debug)]
+    struct Hangs;
+    impl Destination for Hangs {
+        fn limits(&self) -> Limits {
+            Fake::new(Vec::new(), 1).limits
+        }
+        fn send(&self, _: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+            Box::pin(std::future::pending())
+        }
+        fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let model = Model::new();
+    model.append(record(1, 1));
+    paused().block_on(async {
+        let (mut engine, status) = engine(&model, Arc::new(Hangs), 20);
+        let grace = Duration::from_secs(1);
+        engine.end_within(grace);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        while status.status().in_flight == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+        // The clock of this test is not that of the machine.
+        let ended = tokio::time::timeout(grace + Duration::from_millis(10), task).await;
+        ended.expect("it ends in time").unwrap().unwrap();
+    });
+    assert_eq!(model.backlog(), 1);
 }

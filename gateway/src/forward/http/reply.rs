@@ -4,14 +4,16 @@
 //! |---|---|
 //! | 2xx | all acknowledged, but for records that the body names |
 //! | 207 | the body names each record that was not taken |
-//! | 409 | the batch was taken before: all acknowledged |
+//! | 2xx or 207 whose names cannot be read, or JSON over 1 MiB | away |
 //! | 400, 413, 422 | a record in it is to blame, or its size |
 //! | 429, or 503 with `Retry-After` | slow down |
+//! | 409 | the first request under this key may still be at work: away |
 //! | 408, 425, other 5xx | away |
 //! | 3xx, other 4xx | needs a person |
 //!
 //! A body that names records: `{"items":[{"index":3,"status":422,"error":"..."}]}`
-//! with `application/json`, where `status` reads as above for that one record.
+//! with `application/json`, where `status` reads as above for that one record,
+//! except that 409 says that the record is there already: acknowledged.
 
 use std::time::Duration;
 
@@ -55,24 +57,25 @@ pub(super) async fn read(
     let (body, whole) = body(&mut response).await?;
     let reason = || describe(status, &body);
     match status.as_u16() {
-        207 => match parse(&body, records) {
-            Some(outcomes) if whole => Ok(Reply::Outcomes(outcomes)),
-            _ => Err(unavailable(format!(
-                "an answer that cannot be read: {}",
-                reason()
-            ))),
-        },
         200..=299 => {
-            let named = (is_json && whole).then(|| parse(&body, records)).flatten();
+            // Only what says nothing of records speaks for all of them.
+            let named = match parse(&body, records) {
+                Parsed::Outcomes(outcomes) if whole && (is_json || status == 207) => Some(outcomes),
+                Parsed::Other if whole && status != 207 => None,
+                _ if !is_json && status != 207 => None,
+                _ => {
+                    let reason = format!("an answer that cannot be read: {}", reason());
+                    return Err(unavailable(reason));
+                }
+            };
             Ok(Reply::Outcomes(
                 named.unwrap_or_else(|| vec![Outcome::Acknowledged; records]),
             ))
         }
-        409 => Ok(Reply::Outcomes(vec![Outcome::Acknowledged; records])),
         400 | 413 | 422 => Ok(Reply::Refused(reason())),
         429 => Ok(Reply::Throttled(retry_after)),
         503 if retry_after.is_some() => Ok(Reply::Throttled(retry_after)),
-        408 | 425 | 500..=599 => Err(Error::Unavailable {
+        408 | 409 | 425 | 500..=599 => Err(Error::Unavailable {
             reason: reason(),
             retry_after,
         }),
@@ -97,9 +100,14 @@ async fn body(response: &mut Response) -> Result<(Vec<u8>, bool), Error> {
     Ok((body, true))
 }
 
-#[derive(Deserialize)]
-struct Named {
-    items: Vec<NamedItem>,
+/// What a body says of the records.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Outcomes(Vec<Outcome>),
+    /// It names records in a way that cannot be read.
+    Unreadable,
+    /// It is about something else.
+    Other,
 }
 
 #[derive(Deserialize)]
@@ -112,15 +120,28 @@ struct NamedItem {
     retry_after: Option<u64>,
 }
 
-/// Outcomes from a body that names records; `None` if it is something else.
-fn parse(body: &[u8], records: usize) -> Option<Vec<Outcome>> {
-    let named: Named = serde_json::from_slice(body).ok()?;
+fn parse(body: &[u8], records: usize) -> Parsed {
+    let items = match serde_json::from_slice(body) {
+        Ok(serde_json::Value::Object(mut object)) => object.remove("items"),
+        Ok(_) => None,
+        // Perhaps names, but cut off or misspelt.
+        Err(_) if body.windows(7).any(|part| part == b"\"items\"") => return Parsed::Unreadable,
+        Err(_) => None,
+    };
+    let Some(items) = items else {
+        return Parsed::Other;
+    };
+    let Ok(items) = serde_json::from_value::<Vec<NamedItem>>(items) else {
+        return Parsed::Unreadable;
+    };
     let mut outcomes = vec![Outcome::Acknowledged; records];
-    for item in named.items {
-        let slot = outcomes.get_mut(item.index)?;
-        *slot = outcome(item);
+    for item in items {
+        match outcomes.get_mut(item.index) {
+            Some(slot) => *slot = outcome(item),
+            None => return Parsed::Unreadable,
+        }
     }
-    Some(outcomes)
+    Parsed::Outcomes(outcomes)
 }
 
 fn outcome(item: NamedItem) -> Outcome {
@@ -180,25 +201,27 @@ mod tests {
         let body = br#"{"items":[{"index":1,"status":422,"error":"no unit"},
             {"index":2,"status":429,"retry_after":7},{"index":3,"status":409},
             {"index":4,"status":503}]}"#;
-        assert_eq!(
-            parse(body, 6).unwrap(),
-            [
-                Outcome::Acknowledged,
-                Outcome::Permanent("422: no unit".to_owned()),
-                Outcome::Throttled {
-                    retry_after: Some(Duration::from_secs(7))
-                },
-                Outcome::Acknowledged,
-                Outcome::Transient("503".to_owned()),
-                Outcome::Acknowledged,
-            ]
-        );
-        for other in [
-            &b"ok"[..],
-            b"{}",
-            br#"{"items":[{"index":6,"status":200}]}"#,
+        let expect = vec![
+            Outcome::Acknowledged,
+            Outcome::Permanent("422: no unit".to_owned()),
+            Outcome::Throttled {
+                retry_after: Some(Duration::from_secs(7)),
+            },
+            Outcome::Acknowledged,
+            Outcome::Transient("503".to_owned()),
+            Outcome::Acknowledged,
+        ];
+        assert_eq!(parse(body, 6), Parsed::Outcomes(expect));
+        for other in [&b"ok"[..], b"{}", b"[]", b"", br#"{"itemsTaken":3}"#] {
+            assert_eq!(parse(other, 6), Parsed::Other);
+        }
+        for unreadable in [
+            &br#"{"items":[{"index":6,"status":200}]}"#[..],
+            br#"{"items":[{"index":1,"error":"no unit"}]}"#,
+            br#"{"items":{"1":422}}"#,
+            br#"{"items":[{"index":1,"sta"#,
         ] {
-            assert_eq!(parse(other, 6), None);
+            assert_eq!(parse(unreadable, 6), Parsed::Unreadable);
         }
     }
 

@@ -199,10 +199,20 @@ async fn answers_become_outcomes() {
     };
     let done = |outcomes: &Outcomes| *outcomes == acknowledged(2);
     type Check<'a> = &'a dyn Fn(&Outcomes) -> bool;
-    let table: [(Answer, Check<'_>); 14] = [
+    let table: [(Answer, Check<'_>); 18] = [
         (Answer::Take, &done),
         (Answer::Say(200, "not ours"), &done),
-        (Answer::Refuse(409), &done),
+        (Answer::Say(200, r#"{"items":[]}"#), &done),
+        (Answer::Say(200, r#"{"taken":2}"#), &done),
+        (
+            Answer::Say(200, r#"{"items":[{"index":2,"status":422}]}"#),
+            &unavailable,
+        ),
+        (
+            Answer::Say(200, r#"{"items":[{"index":1,"err"#),
+            &unavailable,
+        ),
+        (Answer::Refuse(409), &unavailable),
         (Answer::Later(429, "7"), &throttled),
         (Answer::Later(503, "7"), &throttled),
         (Answer::Refuse(503), &unavailable),
@@ -247,14 +257,71 @@ async fn poison_is_found_by_halving_and_refused_alone() {
     assert_eq!(receiver.taken(), rest, "in order");
 }
 
+/// How many records at the beginning were refused.
+fn refused(outcomes: &Outcomes) -> usize {
+    let outcomes = outcomes.as_ref().unwrap();
+    let refused = |o: &&Outcome| matches!(o, Outcome::Permanent(_));
+    outcomes.iter().take_while(refused).count()
+}
+
 #[tokio::test]
-async fn an_endpoint_that_refuses_everything_is_at_fault_and_not_the_records() {
+async fn an_endpoint_that_refuses_everything_is_at_fault_and_turns_little_into_dead_letters() {
     let (_, address) = Receiver::start([Answer::Poison((1..=500).collect())]).await;
-    let outcomes = http(address).send(batch(1..=500)).await;
-    assert!(
-        matches!(outcomes, Err(Error::Misconfigured(_))),
-        "{outcomes:?}"
-    );
+    let http = http(address);
+    for first in [1, 1 + REFUSED_MAX as u64] {
+        for _ in 0..ROUNDS {
+            let outcomes = http.send(batch(first..=500)).await;
+            assert!(
+                matches!(outcomes, Err(Error::Misconfigured(_))),
+                "{outcomes:?}"
+            );
+        }
+        // The next may be better.
+        let outcomes = http.send(batch(first..=500)).await;
+        assert_eq!(refused(&outcomes), REFUSED_MAX);
+        let rest = &outcomes.unwrap()[REFUSED_MAX..];
+        assert!(rest.iter().all(|o| matches!(o, Outcome::Unknown(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_every_small_batch_is_at_fault_too() {
+    let poison = (1..=15).chain(17..=100).collect();
+    let (_, address) = Receiver::start([Answer::Poison(poison)]).await;
+    let http = http(address);
+    for n in 1..=15 {
+        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+    }
+    // Taken: it begins anew.
+    assert_eq!(http.send(batch([16])).await, acknowledged(1));
+    for n in 17..=31 {
+        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+    }
+    for _ in 0..ROUNDS {
+        let outcomes = http.send(batch([32])).await;
+        assert!(
+            matches!(outcomes, Err(Error::Misconfigured(_))),
+            "{outcomes:?}"
+        );
+    }
+    assert_eq!(refused(&http.send(batch([32])).await), 1);
+}
+
+#[tokio::test]
+async fn many_bad_records_in_a_row_do_not_stop_the_good_ones_behind_them() {
+    let (receiver, address) = Receiver::start([Answer::Poison((1..=40).collect())]).await;
+    let http = http(address);
+    let mut from = 1;
+    while from <= 100 {
+        match http.send(batch(from..=100)).await {
+            Ok(outcomes) => {
+                let settled = |o: &&Outcome| !matches!(o, Outcome::Unknown(_));
+                from += outcomes.iter().take_while(settled).count() as u64;
+            }
+            Err(error) => assert!(matches!(error, Error::Misconfigured(_)), "{error}"),
+        }
+    }
+    assert_eq!(receiver.taken(), (41..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -273,6 +340,38 @@ async fn what_is_known_when_the_receiver_goes_away_in_the_middle_is_kept() {
             .all(|o| matches!(o, Outcome::Unknown(_))),
         "{outcomes:?}"
     );
+}
+
+#[tokio::test]
+async fn the_part_of_a_batch_that_is_in_doubt_goes_again_as_it_was() {
+    // Refused whole; 1 to 4 taken; 5 to 8 refused; 5 and 6 taken without an answer.
+    let script = [
+        Answer::Refuse(422),
+        Answer::Take,
+        Answer::Refuse(422),
+        Answer::TakeInSilence,
+    ];
+    let (receiver, address) = Receiver::start(script).await;
+    let http = http(address);
+    let outcomes = http.send(batch(1..=8)).await.unwrap();
+    assert_eq!(outcomes[..4], acknowledged(4).unwrap());
+    assert!(matches!(outcomes[4], Outcome::Unknown(_)), "{outcomes:?}");
+    assert_eq!(http.send(batch(4..=9)).await, acknowledged(6));
+    let sequences = |n: usize| receiver.requests.lock().unwrap()[n].sequences.clone();
+    assert_eq!(sequences(5), [5, 6]);
+    let taken: BTreeMap<u64, usize> =
+        receiver
+            .taken()
+            .iter()
+            .fold(BTreeMap::new(), |mut times, sequence| {
+                *times.entry(*sequence).or_default() += 1;
+                times
+            });
+    assert_eq!(taken[&5], 1);
+    assert_eq!(taken[&6], 1);
+    // Answered: nothing is cut any more.
+    assert_eq!(http.send(batch(4..=9)).await, acknowledged(6));
+    assert_eq!(sequences(7), [4, 5, 6, 7, 8, 9]);
 }
 
 #[tokio::test]
@@ -297,7 +396,7 @@ async fn a_connection_that_is_cut_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_the_end() {
+async fn an_answer_without_end_is_not_read_to_the_end_and_says_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -308,7 +407,11 @@ async fn an_answer_without_end_is_not_read_to_the_end() {
         stream.write_all(head).await.unwrap();
         while stream.write_all(&[b' '; 4096]).await.is_ok() {}
     });
-    assert_eq!(http(address).send(batch(1..=2)).await, acknowledged(2));
+    let outcomes = http(address).send(batch(1..=2)).await;
+    let Err(Error::Unavailable { reason, .. }) = outcomes else {
+        panic!("{outcomes:?}");
+    };
+    assert!(reason.contains("cannot be read"), "{reason}");
 }
 
 #[tokio::test]

@@ -34,6 +34,17 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// Whether the server said that it did not take the message, which goes again.
+    pub(super) const fn is_refusal(&self) -> bool {
+        use Outcome::{Acknowledged, Permanent};
+        !matches!(
+            self,
+            Self::Outcome(Acknowledged | Permanent(_)) | Self::Silent(_)
+        )
+    }
+}
+
 /// Waits for the stream to answer, as long as the connection is good.
 pub(super) async fn wait(ack: PublishAckFuture, session: &Session) -> Verdict {
     tokio::select! {

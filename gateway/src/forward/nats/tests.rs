@@ -11,7 +11,10 @@ use async_nats::jetstream::{self, stream::Config as StreamConfig};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
@@ -316,6 +319,7 @@ async fn a_message_above_the_largest_size_is_refused_alone() {
 struct Proxy {
     address: SocketAddr,
     mute: watch::Sender<bool>,
+    deaf: watch::Sender<bool>,
     cut: watch::Sender<u32>,
 }
 
@@ -323,38 +327,54 @@ impl Proxy {
     async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (mute, cut) = (watch::Sender::new(false), watch::Sender::new(0));
-        let (is_mute, cuts) = (mute.subscribe(), cut.subscribe());
+        let (mute, deaf) = (watch::Sender::new(false), watch::Sender::new(false));
+        let cut = watch::Sender::new(0);
+        let (is_mute, is_deaf, cuts) = (mute.subscribe(), deaf.subscribe(), cut.subscribe());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(server).await.unwrap();
-                let (is_mute, mut cuts) = (is_mute.clone(), cuts.clone());
+                let (is_mute, is_deaf) = (is_mute.clone(), is_deaf.clone());
+                let mut cuts = cuts.clone();
                 tokio::spawn(async move {
                     cuts.mark_unchanged();
                     tokio::select! {
-                        () = pass(client, server, is_mute) => {}
+                        () = pass(client, server, is_mute, is_deaf) => {}
                         _ = cuts.changed() => {}
                     }
                 });
             }
         });
-        Self { address, mute, cut }
+        Self {
+            address,
+            mute,
+            deaf,
+            cut,
+        }
     }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, mute: watch::Receiver<bool>) {
-    let (mut client_in, mut client_out) = client.into_split();
-    let (mut server_in, mut server_out) = server.into_split();
-    let up = async { drop(tokio::io::copy(&mut client_in, &mut server_out).await) };
-    let down = async {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(length @ 1..) = server_in.read(&mut buffer).await {
-            if !*mute.borrow() && client_out.write_all(&buffer[..length]).await.is_err() {
-                break;
-            }
+async fn pass(
+    client: TcpStream,
+    server: TcpStream,
+    mute: watch::Receiver<bool>,
+    deaf: watch::Receiver<bool>,
+) {
+    let (client_in, client_out) = client.into_split();
+    let (server_in, server_out) = server.into_split();
+    tokio::join!(
+        swallow(client_in, server_out, deaf),
+        swallow(server_in, client_out, mute)
+    );
+}
+
+/// Passes bytes on in one direction, unless they are to vanish.
+async fn swallow(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, vanish: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if !*vanish.borrow() && to.write_all(&buffer[..length]).await.is_err() {
+            break;
         }
-    };
-    tokio::join!(up, down);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -377,8 +397,17 @@ async fn what_was_kept_but_not_answered_is_not_kept_twice_after_the_duplicate_wi
         "{outcomes:?}"
     );
     proxy.cut.send_modify(|n| *n += 1);
-    // The server forgets ids in its own time; one that it has forgotten is kept again.
     let context = server.jetstream().await;
+    until_forgotten(&context, window).await;
+    proxy.mute.send_replace(false);
+    assert!(all_acknowledged(&nats.send(batch(11..=20)).await));
+    assert!(all_acknowledged(&nats.send(batch(21..=25)).await));
+    let kept = kept(&context).await;
+    assert_eq!(kept, (1..=25).collect::<Vec<_>>());
+}
+
+/// The server forgets ids in its own time; one that it has forgotten is kept again.
+async fn until_forgotten(context: &jetstream::Context, window: Duration) {
     let mut forgotten = false;
     while !forgotten {
         tokio::time::sleep(window).await;
@@ -395,9 +424,10 @@ async fn what_was_kept_but_not_answered_is_not_kept_twice_after_the_duplicate_wi
             .unwrap();
         forgotten = !ack.await.unwrap().duplicate;
     }
-    proxy.mute.send_replace(false);
-    assert!(all_acknowledged(&nats.send(batch(11..=20)).await));
-    assert!(all_acknowledged(&nats.send(batch(21..=25)).await));
+}
+
+/// Positions of the messages of device 1, as the stream has them.
+async fn kept(context: &jetstream::Context) -> Vec<u64> {
     let stream = context.get_stream("TELEMETRY").await.unwrap();
     let mut kept = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
@@ -407,5 +437,49 @@ async fn what_was_kept_but_not_answered_is_not_kept_twice_after_the_duplicate_wi
             kept.push(json["sequence"].as_str().unwrap().parse::<u64>().unwrap());
         }
     }
-    assert_eq!(kept, (1..=25).collect::<Vec<_>>());
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_kept_goes_again_although_a_batch_before_it_was_kept() {
+    let Some(server) = Server::start("what_was_not_kept_goes_again...") else {
+        return;
+    };
+    let window = Duration::from_millis(200);
+    let proxy = Proxy::to(server.address).await;
+    let nats = nats(Config {
+        duplicate_window: window,
+        timeout: Duration::from_secs(1),
+        ..config(format!("nats://{}", proxy.address))
+    });
+    assert!(all_acknowledged(&nats.send(batch(1..=10)).await));
+    let context = server.jetstream().await;
+    // The first batch is kept, the second never arrives, both are in doubt.
+    proxy.mute.send_replace(true);
+    let first = nats.send(batch(11..=15));
+    let second = async {
+        while kept(&context).await.len() < 15 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.deaf.send_replace(true);
+        nats.send(batch(16..=20)).await
+    };
+    // The second is polled first when the connection is given up.
+    let (second, first) = tokio::join!(biased; second, first);
+    for outcomes in [first.unwrap(), second.unwrap()] {
+        let unknown = |outcome: &Outcome| matches!(outcome, Outcome::Unknown(_));
+        assert!(outcomes.iter().all(unknown), "{outcomes:?}");
+    }
+    proxy.cut.send_modify(|n| *n += 1);
+    until_forgotten(&context, window).await;
+    proxy.mute.send_replace(false);
+    proxy.deaf.send_replace(false);
+    let (first, second) = tokio::join!(
+        biased;
+        nats.send(batch(11..=15)),
+        nats.send(batch(16..=20))
+    );
+    assert!(all_acknowledged(&first), "{first:?}");
+    assert!(all_acknowledged(&second), "{second:?}");
+    assert_eq!(kept(&context).await, (1..=20).collect::<Vec<_>>());
 }
