@@ -291,6 +291,8 @@ impl Session<'_> {
                         heard = now;
                         wire.excuse();
                     }
+                    // Bytes of a packet that is on its way are heard too.
+                    heard = heard.max(wire.grown().unwrap_or(heard));
                     let silent = heard + silence_max.unwrap_or(FAR);
                     let stalled = wire.deadline();
                     if silent <= now {

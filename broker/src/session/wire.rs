@@ -172,6 +172,11 @@ impl Wire {
         Some(whole.min(unfinished.grown + self.pause_max))
     }
 
+    /// When the packet that has begun last grew.
+    pub(super) fn grown(&self) -> Option<Instant> {
+        self.unfinished.as_ref().map(|packet| packet.grown)
+    }
+
     /// Whether the packet that has begun takes of the common budget.
     pub(super) fn holds_much(&self) -> bool {
         self.share.held() > 0
