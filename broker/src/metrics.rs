@@ -86,7 +86,8 @@ counters! {
     subscriptions,
     /// Messages sent to subscribers.
     delivered,
-    /// Messages a subscriber did not get because its queue was full.
+    /// Messages a subscriber did not get because its queue was full, or the budget
+    /// that all queues share was spent.
     dropped_queue_full,
     /// Messages a subscriber did not get because they exceed its Maximum Packet Size.
     dropped_too_large,

@@ -67,7 +67,10 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
+    /// For what clients send.
     pub(crate) budget: Arc<Budget>,
+    /// For what waits to be sent to clients.
+    pub(crate) output_budget: Arc<Budget>,
     pub(crate) sessions: AtomicU64,
 }
 
@@ -103,6 +106,7 @@ pub(crate) async fn serve(
         context.config.packet_bytes_max,
         context.config.connect_timeout,
         &context.budget,
+        &context.output_budget,
     );
     let admittee = tokio::select! {
         admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
@@ -132,7 +136,10 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         address,
         protocol: connect.protocol,
     });
-    let outbox = Arc::new(Outbox::new(context.config.outbound_queue_bytes_max));
+    let outbox = Arc::new(Outbox::new(
+        context.config.outbound_queue_bytes_max,
+        &context.output_budget,
+    ));
     let window = connect
         .receive_max
         .min(context.config.outbound_in_flight_max);
