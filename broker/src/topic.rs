@@ -5,8 +5,8 @@
 //! than [`BYTES_MAX`] bytes or [`LEVELS_MAX`] levels too (0x8F); a session
 //! remembers [`CACHED`] topics and [`ALIASES`] topic aliases.
 //!
-//! Publishing below `$SYS/`, `$penstock/` and `$share/` is refused: the broker
-//! will speak there itself. Other topics that begin with `$` are taken.
+//! Nobody sees what clients publish below `$SYS/`, `$penstock/` and `$share/`:
+//! the broker will speak there itself. Other topics that begin with `$` are taken.
 
 use std::sync::Arc;
 
@@ -152,12 +152,7 @@ impl Topics {
                         None => Ok(known),
                     };
                 }
-                let mut known = self.lookup(name)?;
-                if known.name.len() > BYTES_MAX {
-                    // Refused anyway; not worth remembering.
-                    known.cached = None;
-                    known.name = Arc::from("");
-                }
+                let known = self.lookup(name)?;
                 if self.aliases.len() <= place {
                     self.aliases.resize(place + 1, None);
                 }

@@ -11,6 +11,10 @@
 //! connections together hold too much ([`crate::budget`]). Beyond them
 //! [`Inbound::is_blocked`] and the session stops reading, so that TCP pushes back.
 //!
+//! A publish to a topic that is reserved or too long is refused (0x90) where the
+//! client can hear of it. For 3.1.1 clients, and at QoS 0, it goes to the gateway
+//! like any other, which sets it aside; subscribers never see it.
+//!
 //! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
 //! (0x97); for 3.1.1 clients, and at QoS 0, which have no way to hear of it, the
 //! publish is held and asked about again, everything behind it waiting.
@@ -236,7 +240,7 @@ impl<'s> Inbound<'s> {
                 reason: reason::NOT_WILLING,
                 text: packet::TOO_MANY_PAIRS,
             });
-        } else if refused {
+        } else if refused && !may_be_held {
             entry.verdict = Some(Verdict::Refused {
                 reason: reason::TOPIC_NAME_INVALID,
                 text: "this topic is reserved or too long",

@@ -363,11 +363,53 @@ async fn topics_that_are_ours_are_refused_and_others_with_a_dollar_taken() {
     }
     v5.send(&publish_v5("$aws/x", 1, 4, &[], "x")).await;
     v5.expect(&[0x40, 2, 0, 4]).await;
-    let mut v4 = broker.v4("four").await;
-    v4.send(&publish_v4("$SYS/x", 1, 1, "x")).await;
-    v4.expect(&[0x40, 2, 0, 1]).await;
     assert_eq!(broker.gateway.taken().len(), 1);
-    assert_eq!(broker.handle.metrics().refused, 4);
+    assert_eq!(broker.handle.metrics().refused, 3);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_refused_aloud_reaches_the_gateway_and_nobody_else() {
+    let broker = start(config()).await;
+    let mut watcher = broker.v5("watcher").await;
+    for filter in ["$SYS/#", "$share/#", "long/#"] {
+        // `$share/` is refused to subscribers as well.
+        watcher
+            .send(&packet(0x82, &[&[0, 1, 0], &string(filter), &[0]]))
+            .await;
+        watcher.packet().await;
+    }
+    let long = format!("long/{}", "x".repeat(5000));
+    let mut v4 = broker.v4("four").await;
+    let mut v5 = broker.v5("five").await;
+    for topic in ["$SYS/x", "$share/g/x", &long] {
+        let mut retained = publish_v4(topic, 1, 1, "one");
+        retained[0] |= 1;
+        v4.send(&retained).await;
+        v4.expect(&[0x40, 2, 0, 1]).await;
+        v4.send(&publish_v4(topic, 2, 2, "two")).await;
+        v4.expect(&[0x50, 2, 0, 2]).await;
+        v4.send(&[0x62, 2, 0, 2]).await;
+        v4.expect(&[0x70, 2, 0, 2]).await;
+        v4.send(&publish_v4(topic, 0, 0, "zero")).await;
+        v5.send(&publish_v5(topic, 0, 0, &[0x23, 0, 1], "zero"))
+            .await;
+        v5.send(&publish_v5("", 0, 0, &[0x23, 0, 1], "alias")).await;
+    }
+    broker.gateway.took(15).await;
+    broker.until("accepted", |now| now.accepted == 15).await;
+    let taken = broker.gateway.taken();
+    for (topic, count) in [("$SYS/x", 5), ("$share/g/x", 5), (&long, 5)] {
+        let there = taken.iter().filter(|(_, one)| &*one.topic == topic);
+        assert_eq!(there.count(), count, "{topic}");
+    }
+    assert_eq!(broker.handle.metrics().retained, 0);
+    assert_eq!(broker.handle.metrics().refused, 0);
+    // The first thing a subscriber sees is what came after.
+    v4.send(&publish_v4("long/but/not/too", 0, 0, "seen")).await;
+    watcher
+        .expect(&publish_v5("long/but/not/too", 0, 0, &[], "seen"))
+        .await;
     broker.stop().await;
 }
 
