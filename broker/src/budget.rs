@@ -11,6 +11,10 @@
 //! may hold as much as is still free, so that those who take nothing leave room
 //! for those who do: see [`Budget::has_room_for`]. What is in memory is at most
 //! the budget and everybody's fair share.
+//!
+//! A third is for what sessions keep for as long as they last: wills, names, topic
+//! aliases. A client that wants more than its fair share of it when it is spent is
+//! refused, or disconnected (0x97).
 
 use std::sync::{
     Arc,
@@ -94,6 +98,17 @@ impl Share {
         } else if bytes < self.held {
             self.sub(self.held - bytes);
         }
+    }
+
+    /// Holds `bytes` from now on, if that is the fair share or all may hold as much.
+    pub(crate) fn try_set(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.held);
+        let room = bytes <= FAIR_BYTES
+            || self.budget.used.load(Relaxed).saturating_add(more) <= self.budget.max;
+        if room {
+            self.set(bytes);
+        }
+        room
     }
 
     pub(crate) fn budget(&self) -> &Budget {

@@ -102,7 +102,7 @@ impl Broker {
     ) -> Result<(), Error> {
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&self.counters)));
         let budget = || Arc::new(Budget::new(self.config.packet_bytes_max));
-        let (budget, output_budget) = (budget(), budget());
+        let (budget, output_budget, kept_budget) = (budget(), budget(), budget());
         let fanout = Arc::new(Fanout::new(
             carrier,
             Arc::clone(&self.counters),
@@ -122,6 +122,7 @@ impl Broker {
             quiet: Quiet::default(),
             budget,
             output_budget,
+            kept_budget,
             sessions: AtomicU64::new(1),
         });
         let mut sessions = JoinSet::new();

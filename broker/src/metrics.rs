@@ -42,6 +42,8 @@ counters! {
     refused_protocol,
     /// Connections refused for their client identifier.
     refused_client_id,
+    /// Connections refused for a will that is more than all sessions may keep.
+    refused_memory,
     /// Connections whose predecessor under the same identifier did not end in time.
     refused_takeover_timeout,
     /// Sessions that ended because the client connected again.

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Config, Publisher,
-    budget::Budget,
+    budget::{Budget, Share},
     fanout::{Fanout, Outbox},
     metrics::Counters,
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
@@ -71,6 +71,8 @@ pub(crate) struct Context {
     pub(crate) budget: Arc<Budget>,
     /// For what waits to be sent to clients.
     pub(crate) output_budget: Arc<Budget>,
+    /// For what lasts as long as its session.
+    pub(crate) kept_budget: Arc<Budget>,
     pub(crate) sessions: AtomicU64,
 }
 
@@ -126,6 +128,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         connect,
         client_id,
         seat,
+        kept,
     } = admittee;
     let counters = &context.counters;
     let id = context.sessions.fetch_add(1, Relaxed);
@@ -153,6 +156,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
         topics: Topics::default(),
+        aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max),
         outbound: Outbound::new(
             connect.protocol,
@@ -197,7 +201,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     if with_will && let Some(will) = connect.will {
         ending::publish_will(context, &publisher, id, will).await;
     }
-    drop(seat);
+    drop((seat, kept));
 }
 
 struct Session<'s> {
@@ -205,6 +209,8 @@ struct Session<'s> {
     v5: bool,
     session_expiry_secs: u32,
     topics: Topics,
+    /// What the topic aliases hold.
+    aliases: Share,
     inbound: Inbound<'s>,
     outbound: Outbound,
     subscriptions: Subscriptions<'s>,
@@ -333,6 +339,13 @@ impl Session<'_> {
             let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
+            let alias_bytes = self.topics.alias_bytes();
+            if alias_bytes != self.aliases.held() && !self.aliases.try_set(alias_bytes) {
+                return Err(End::Illegal(Error {
+                    reason: reason::QUOTA_EXCEEDED,
+                    what: "topic aliases that are more than can be kept for all sessions",
+                }));
+            }
             self.handle(packet, wire)?;
             if header.kind == Kind::Subscribe {
                 *heard = Instant::now();
