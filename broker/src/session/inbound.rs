@@ -122,8 +122,9 @@ pub(super) struct Inbound<'s> {
     /// QoS 1 and 2 exchanges that are not over.
     open: usize,
     exchanges: HashMap<u16, Exchange>,
-    /// The front of `pending` found no room.
+    /// When the front of `pending`, which found no room, is asked about again.
     retry: Option<Pin<Box<Sleep>>>,
+    /// A publish found no room; until `pending` is empty nothing is taken.
     retrying: bool,
     pause: Duration,
 }
@@ -404,7 +405,9 @@ impl<'s> Inbound<'s> {
             }
             if batch.entries.is_empty() {
                 self.share.sub(batch.bytes);
-                self.retrying = false;
+                // What was handed over behind it may have found no room either, and
+                // nothing may be handed over before that is known.
+                self.retrying &= !self.pending.is_empty();
                 self.pause = PAUSE_MIN;
             } else {
                 self.pending.push_front(batch);

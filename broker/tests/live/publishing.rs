@@ -195,6 +195,37 @@ async fn a_311_client_without_room_is_pushed_back_and_keeps_its_order() {
 }
 
 #[tokio::test]
+async fn pipelined_batches_without_room_are_asked_about_again_in_order() {
+    let broker = start(config()).await;
+    broker.gateway.let_pass(0);
+    let mut asked = std::collections::HashMap::new();
+    broker.gateway.judge(move |publish| {
+        let times = asked.entry(publish.payload.clone()).or_insert(0);
+        *times += 1;
+        match &*publish.payload {
+            b"A" | b"B" if *times == 1 => Verdict::Busy,
+            _ => Verdict::Accepted,
+        }
+    });
+    let mut client = broker.v4("d").await;
+    client.send(&publish_v4("t", 1, 1, "A")).await;
+    broker.gateway.took(1).await;
+    client.send(&publish_v4("t", 1, 2, "B")).await;
+    broker.gateway.took(2).await;
+    // A is heard first, and asked about again, while B's verdict is on its way.
+    broker.gateway.hold(2);
+    client.expect(&[0x40, 2, 0, 1]).await;
+    client.send(&publish_v4("t", 1, 3, "C")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(broker.gateway.payloads(), ["A", "B", "A"]);
+    broker.gateway.open();
+    client.expect(&[0x40, 2, 0, 2]).await;
+    client.expect(&[0x40, 2, 0, 3]).await;
+    assert_eq!(broker.gateway.payloads(), ["A", "B", "A", "B", "C"]);
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_publish_at_qos0_without_room_waits_too() {
     let broker = start(config()).await;
     let full = Arc::new(AtomicBool::new(true));
