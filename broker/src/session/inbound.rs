@@ -473,7 +473,8 @@ impl<'s> Inbound<'s> {
                     (reason::QUOTA_EXCEEDED, Some("no room at the moment"))
                 }
                 Some(Verdict::Lost) | None => {
-                    counters.lost.add(batch.entries.len());
+                    // Nothing behind it is answered either.
+                    counters.lost.add(self.held);
                     result = Err(Lost);
                     break;
                 }

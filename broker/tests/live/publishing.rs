@@ -226,6 +226,31 @@ async fn pipelined_batches_without_room_are_asked_about_again_in_order() {
 }
 
 #[tokio::test]
+async fn whatever_waits_behind_a_lost_publish_counts_as_lost() {
+    let broker = start(config()).await;
+    broker.gateway.let_pass(0);
+    broker.gateway.judge(|publish| match &*publish.payload {
+        b"gone" => Verdict::Lost,
+        _ => Verdict::Accepted,
+    });
+    let mut client = broker.v4("d").await;
+    for (id, payload) in [(1, "kept"), (2, "gone"), (3, "behind"), (4, "behind")] {
+        client.send(&publish_v4("t", 1, id, payload)).await;
+        broker.gateway.took(id.into()).await;
+    }
+    broker.gateway.open();
+    client.expect(&[0x40, 2, 0, 1]).await;
+    client.expect_end().await;
+    let now = broker.handle.metrics();
+    assert_eq!(
+        (now.publishes_in_qos1, now.accepted, now.lost),
+        (4, 1, 3),
+        "every publish ends somewhere"
+    );
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_publish_at_qos0_without_room_waits_too() {
     let broker = start(config()).await;
     let full = Arc::new(AtomicBool::new(true));
