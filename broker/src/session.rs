@@ -199,7 +199,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
     if with_will && let Some(will) = connect.will {
-        ending::publish_will(context, &publisher, id, will).await;
+        ending::publish_will(context, &publisher, id, will, &seat).await;
     }
     drop((seat, kept));
 }
