@@ -103,7 +103,8 @@ impl Share {
     /// Holds `bytes` from now on, if that is the fair share or all may hold as much.
     pub(crate) fn try_set(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.held);
-        let room = bytes <= FAIR_BYTES
+        let room = more == 0
+            || bytes <= FAIR_BYTES
             || self.budget.used.load(Relaxed).saturating_add(more) <= self.budget.max;
         if room {
             self.set(bytes);

@@ -41,6 +41,8 @@ use crate::{
 const BATCH_MAX: usize = 256;
 /// Bytes of unsettled publishes beyond which nothing more is taken.
 const BYTES_MAX: usize = 256 * 1024;
+/// What an open QoS 2 exchange takes.
+const EXCHANGE_BYTES: usize = 16;
 /// What a publish takes here beside its frame: its entry and its copies, all of
 /// which share what is large.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<Publish>();
@@ -122,6 +124,8 @@ pub(super) struct Inbound<'s> {
     /// QoS 1 and 2 exchanges that are not over.
     open: usize,
     exchanges: HashMap<u16, Exchange>,
+    /// What exchanges beyond the receive maximum hold.
+    exchange_share: Share,
     /// When the front of `pending`, which found no room, is asked about again.
     retry: Option<Pin<Box<Sleep>>>,
     /// A publish found no room; until `pending` is empty nothing is taken.
@@ -151,6 +155,7 @@ impl<'s> Inbound<'s> {
             share: Share::new(&context.budget),
             open: 0,
             exchanges: HashMap::new(),
+            exchange_share: Share::new(&context.kept_budget),
             retry: None,
             retrying: false,
             pause: PAUSE_MIN,
@@ -209,7 +214,8 @@ impl<'s> Inbound<'s> {
                 return Ok(());
             }
             // Clients of 3.1.1 have no receive maximum, but what we remember is bounded.
-            if self.is_exceeded() || self.exchanges.len() >= self.receive_max() {
+            let one_more = publish.qos == QoS::ExactlyOnce && !self.remember(1);
+            if self.is_exceeded() || one_more {
                 return Err(Error {
                     reason: reason::RECEIVE_MAXIMUM_EXCEEDED,
                     what: "more publishes in flight than the receive maximum",
@@ -260,6 +266,26 @@ impl<'s> Inbound<'s> {
             self.submit();
         }
         Ok(())
+    }
+
+    /// Whether there is room for `more` QoS 2 exchanges. Those beyond the receive
+    /// maximum count in the budget of what sessions keep.
+    fn remember(&mut self, more: usize) -> bool {
+        let beyond = (self.exchanges.len() + more).saturating_sub(self.receive_max());
+        if beyond == 0 && self.exchange_share.held() == 0 {
+            return true;
+        }
+        self.exchange_share.try_set(beyond * EXCHANGE_BYTES)
+    }
+
+    /// Ends a QoS 2 exchange.
+    fn forget(&mut self, id: u16) {
+        self.exchanges.remove(&id);
+        if self.exchanges.is_empty() && self.exchanges.capacity() > 2 * self.receive_max() {
+            self.exchanges = HashMap::new();
+        }
+        // Fewer always fit.
+        self.remember(0);
     }
 
     /// Whether this very publish is being handled already: a QoS 2 identifier
@@ -507,7 +533,7 @@ impl<'s> Inbound<'s> {
             self.exchanges.insert(id, Exchange::Received);
         } else {
             if kind == Kind::PubRec {
-                self.exchanges.remove(&id);
+                self.forget(id);
             }
             self.open -= 1;
         }
@@ -518,7 +544,7 @@ impl<'s> Inbound<'s> {
     pub(super) fn release(&mut self, ack: Ack, wire: &mut Wire) {
         let mut code = reason::SUCCESS;
         if self.exchanges.get(&ack.id) == Some(&Exchange::Received) {
-            self.exchanges.remove(&ack.id);
+            self.forget(ack.id);
             self.open -= 1;
         } else {
             code = reason::PACKET_ID_NOT_FOUND;

@@ -385,6 +385,33 @@ async fn a_client_of_311_beyond_the_receive_maximum_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_client_of_311_may_have_every_identifier_in_a_qos2_exchange() {
+    let broker = start(config()).await;
+    let mut client = broker.v4("d").await;
+    let publish =
+        |id: u16| packet(0x34, &[&string("t"), &id.to_be_bytes(), &id.to_be_bytes()]);
+    let release = |id: u16| packet(0x62, &[&id.to_be_bytes()]);
+    for _ in 0..2 {
+        for ids in (1..=u16::MAX).collect::<Vec<_>>().chunks(500) {
+            let all: Vec<u8> = ids.iter().flat_map(|id| publish(*id)).collect();
+            client.send(&all).await;
+            for id in ids {
+                client.expect(&packet(0x50, &[&id.to_be_bytes()])).await;
+            }
+        }
+        for ids in (1..=u16::MAX).collect::<Vec<_>>().chunks(500) {
+            let all: Vec<u8> = ids.iter().flat_map(|id| release(*id)).collect();
+            client.send(&all).await;
+            for id in ids {
+                client.expect(&packet(0x70, &[&id.to_be_bytes()])).await;
+            }
+        }
+    }
+    assert_eq!(broker.handle.metrics().accepted, 2 * 65_535);
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn receipts_of_many_batches_are_pipelined() {
     let broker = start(config()).await;
     broker.gateway.let_pass(0);
