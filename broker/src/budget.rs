@@ -1,4 +1,4 @@
-//! What all connections together may hold of what they sent.
+//! What all connections together may hold.
 //!
 //! Limits per connection do not add up to something a small box has: ten
 //! thousand connections with a megabyte each are ten gigabytes. So connections
@@ -6,6 +6,15 @@
 //! [`FAIR_BYTES`] of unsettled publishes is not read until its own receipts come
 //! in, and a packet larger than a read is refused (0x97) instead of collected.
 //! Nobody can be starved of the fair share, and nothing acknowledged is at stake.
+//!
+//! What waits for subscribers has a second budget of the same kind. There each
+//! may hold as much as is still free, so that those who take nothing leave room
+//! for those who do: see [`Budget::has_room_for`]. What is in memory is at most
+//! the budget and everybody's fair share.
+//!
+//! A third is for what sessions keep for as long as they last: wills, names, topic
+//! aliases. A client that wants more than its fair share of it when it is spent is
+//! refused, or disconnected (0x97).
 
 use std::sync::{
     Arc,
@@ -27,10 +36,25 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(packet_bytes_max: usize) -> Self {
         // A few packets of the largest size must be possible at the same time.
+        Self::of(BYTES_MIN.max(packet_bytes_max.saturating_mul(4)))
+    }
+
+    pub(crate) fn of(max: usize) -> Self {
         Self {
             used: AtomicUsize::new(0),
-            max: BYTES_MIN.max(packet_bytes_max.saturating_mul(4)),
+            max,
         }
+    }
+
+    /// Whether a holder may come to hold `bytes`: the fair share, or as much as
+    /// is still free for others. So the greediest leave a part of it free.
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        bytes <= FAIR_BYTES || bytes <= self.max.saturating_sub(self.used.load(Relaxed))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Relaxed)
     }
 
     pub(crate) fn is_spent(&self) -> bool {
@@ -65,6 +89,31 @@ impl Share {
     pub(crate) fn add(&mut self, bytes: usize) {
         self.held += bytes;
         self.budget.used.fetch_add(bytes, Relaxed);
+    }
+
+    /// Holds `bytes` from now on.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        if bytes > self.held {
+            self.add(bytes - self.held);
+        } else if bytes < self.held {
+            self.sub(self.held - bytes);
+        }
+    }
+
+    /// Holds `bytes` from now on, if that is the fair share or all may hold as much.
+    pub(crate) fn try_set(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.held);
+        let room = more == 0
+            || bytes <= FAIR_BYTES
+            || self.budget.used.load(Relaxed).saturating_add(more) <= self.budget.max;
+        if room {
+            self.set(bytes);
+        }
+        room
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Adds unless that is beyond what all may hold.
@@ -107,6 +156,6 @@ mod tests {
         assert!(modest.try_add(1));
         modest.sub(1);
         drop(modest);
-        assert_eq!(budget.used.load(Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

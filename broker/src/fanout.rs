@@ -35,7 +35,9 @@ use bytes::Bytes;
 pub(crate) use message::Message;
 pub(crate) use outbox::{Delivery, Outbox};
 
-use crate::{Publish, QoS, filters::Filters, metrics::Counters, packet::SendRetained};
+use crate::{
+    Publish, QoS, budget::Budget, filters::Filters, metrics::Counters, packet::SendRetained,
+};
 use retained::Retained;
 
 /// Moves frames from publishing sessions to [`Fanout::deliver`], in the order
@@ -79,11 +81,17 @@ pub(crate) struct Fanout {
     retained: Mutex<Retained>,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
+    /// What all messages on their way to subscribers may take.
+    budget: Arc<Budget>,
     started: Instant,
 }
 
 impl Fanout {
-    pub(crate) fn new(carrier: Arc<dyn Carrier>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        carrier: Arc<dyn Carrier>,
+        counters: Arc<Counters>,
+        budget: Arc<Budget>,
+    ) -> Self {
         Self {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
@@ -92,6 +100,7 @@ impl Fanout {
             retained: Mutex::default(),
             carrier,
             counters,
+            budget,
             started: Instant::now(),
         }
     }
@@ -116,7 +125,7 @@ impl Fanout {
         let now_ms = self.now_ms();
         let message = |publish| {
             let number = self.number.fetch_add(1, Relaxed);
-            Message::new(publish, publisher, now_ms, number)
+            Message::new(publish, publisher, now_ms, number, &self.budget)
         };
         let mut frames = Vec::with_capacity(publishes.len());
         for publish in publishes {
@@ -328,9 +337,14 @@ mod tests {
         let counters = Arc::<Counters>::default();
         let embedded = Arc::new(Embedded::new(watch, Arc::clone(&counters)));
         let carrier: Arc<dyn Carrier> = embedded.clone();
-        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&counters)));
+        let budget = Arc::new(Budget::new(1));
+        let fanout = Arc::new(Fanout::new(
+            carrier,
+            Arc::clone(&counters),
+            Arc::clone(&budget),
+        ));
         let task = tokio::spawn(Arc::clone(&fanout).run());
-        let outbox = Arc::new(Outbox::new(1_000_000));
+        let outbox = Arc::new(Outbox::new(1_000_000, &budget));
         let subscription = Subscription {
             outbox: Arc::clone(&outbox),
             qos: QoS::AtMostOnce,
@@ -368,7 +382,7 @@ mod tests {
                 Box::pin(std::future::pending())
             }
         }
-        let fanout = Fanout::new(Arc::new(Never), Arc::default());
+        let fanout = Fanout::new(Arc::new(Never), Arc::default(), Arc::new(Budget::new(1)));
         let mut retained = publish("a", "x");
         retained.retain = true;
         assert!(!fanout.is_wanted("a"));

@@ -101,8 +101,13 @@ impl Broker {
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&self.counters)));
-        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&self.counters)));
-        let budget = Arc::new(Budget::new(self.config.packet_bytes_max));
+        let budget = || Arc::new(Budget::new(self.config.packet_bytes_max));
+        let (budget, output_budget, kept_budget) = (budget(), budget(), budget());
+        let fanout = Arc::new(Fanout::new(
+            carrier,
+            Arc::clone(&self.counters),
+            Arc::clone(&output_budget),
+        ));
         let mut live = JoinSet::new();
         live.spawn(Arc::clone(&fanout).run());
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
@@ -116,6 +121,8 @@ impl Broker {
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
             budget,
+            output_budget,
+            kept_budget,
             sessions: AtomicU64::new(1),
         });
         let mut sessions = JoinSet::new();

@@ -42,6 +42,8 @@ counters! {
     refused_protocol,
     /// Connections refused for their client identifier.
     refused_client_id,
+    /// Connections refused for a will that is more than all sessions may keep.
+    refused_memory,
     /// Connections whose predecessor under the same identifier did not end in time.
     refused_takeover_timeout,
     /// Sessions that ended because the client connected again.
@@ -86,7 +88,8 @@ counters! {
     subscriptions,
     /// Messages sent to subscribers.
     delivered,
-    /// Messages a subscriber did not get because its queue was full.
+    /// Messages a subscriber did not get because its queue was full, or the budget
+    /// that all queues share was spent.
     dropped_queue_full,
     /// Messages a subscriber did not get because they exceed its Maximum Packet Size.
     dropped_too_large,

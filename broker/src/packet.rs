@@ -33,6 +33,7 @@ pub(crate) mod reason {
     pub(crate) const SERVER_UNAVAILABLE: u8 = 0x88;
     pub(crate) const SERVER_BUSY: u8 = 0x89;
     pub(crate) const SERVER_SHUTTING_DOWN: u8 = 0x8B;
+    pub(crate) const BAD_USER_NAME: u8 = 0x86;
     pub(crate) const BAD_AUTHENTICATION_METHOD: u8 = 0x8C;
     pub(crate) const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
     pub(crate) const SESSION_TAKEN_OVER: u8 = 0x8E;
@@ -77,6 +78,10 @@ pub(crate) const FILTERS_MAX: usize = 8192;
 /// Most user properties of one message. Taken apart, a pair of a few bytes takes
 /// many times its size.
 pub(crate) const USER_PAIRS_MAX: usize = 256;
+/// Most bytes of the properties of a will, which last as long as their session.
+const WILL_PROPERTIES_BYTES_MAX: usize = 8 * 1024;
+/// Longest user name taken, in bytes.
+const USERNAME_BYTES_MAX: usize = 1024;
 /// What one pair takes beside its bytes.
 const USER_PAIR_BYTES: usize = 96;
 /// What the properties of a message take beside theirs.

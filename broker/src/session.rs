@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Config, Publisher,
-    budget::Budget,
+    budget::{Budget, Share},
     fanout::{Fanout, Outbox},
     metrics::Counters,
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
@@ -67,7 +67,12 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
+    /// For what clients send.
     pub(crate) budget: Arc<Budget>,
+    /// For what waits to be sent to clients.
+    pub(crate) output_budget: Arc<Budget>,
+    /// For what lasts as long as its session.
+    pub(crate) kept_budget: Arc<Budget>,
     pub(crate) sessions: AtomicU64,
 }
 
@@ -103,6 +108,7 @@ pub(crate) async fn serve(
         context.config.packet_bytes_max,
         context.config.connect_timeout,
         &context.budget,
+        &context.output_budget,
     );
     let admittee = tokio::select! {
         admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
@@ -122,6 +128,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         connect,
         client_id,
         seat,
+        kept,
     } = admittee;
     let counters = &context.counters;
     let id = context.sessions.fetch_add(1, Relaxed);
@@ -134,7 +141,10 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         turn: 0.into(),
         turns_over: Arc::default(),
     });
-    let outbox = Arc::new(Outbox::new(context.config.outbound_queue_bytes_max));
+    let outbox = Arc::new(Outbox::new(
+        context.config.outbound_queue_bytes_max,
+        &context.output_budget,
+    ));
     let window = connect
         .receive_max
         .min(context.config.outbound_in_flight_max);
@@ -148,6 +158,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
         topics: Topics::default(),
+        aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max),
         outbound: Outbound::new(
             connect.protocol,
@@ -190,9 +201,9 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
     if with_will && let Some(will) = connect.will {
-        ending::publish_will(context, &publisher, id, will).await;
+        ending::publish_will(context, &publisher, id, will, &seat).await;
     }
-    drop(seat);
+    drop((seat, kept));
 }
 
 struct Session<'s> {
@@ -200,6 +211,8 @@ struct Session<'s> {
     v5: bool,
     session_expiry_secs: u32,
     topics: Topics,
+    /// What the topic aliases hold.
+    aliases: Share,
     inbound: Inbound<'s>,
     outbound: Outbound,
     subscriptions: Subscriptions<'s>,
@@ -293,6 +306,8 @@ impl Session<'_> {
                         heard = now;
                         wire.excuse();
                     }
+                    // Bytes of a packet that is on its way are heard too.
+                    heard = heard.max(wire.grown().unwrap_or(heard));
                     let silent = heard + silence_max.unwrap_or(FAR);
                     let stalled = wire.deadline();
                     if silent <= now {
@@ -326,6 +341,13 @@ impl Session<'_> {
             let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
+            let alias_bytes = self.topics.alias_bytes();
+            if alias_bytes != self.aliases.held() && !self.aliases.try_set(alias_bytes) {
+                return Err(End::Illegal(Error {
+                    reason: reason::QUOTA_EXCEEDED,
+                    what: "topic aliases that are more than can be kept for all sessions",
+                }));
+            }
             self.handle(packet, wire)?;
             if header.kind == Kind::Subscribe {
                 *heard = Instant::now();

@@ -3,10 +3,11 @@
 //! Bounds of our own, beyond the specification's 65,535 bytes: a topic of more
 //! than [`BYTES_MAX`] bytes is refused (reason code 0x90), a filter of more
 //! than [`BYTES_MAX`] bytes or [`LEVELS_MAX`] levels too (0x8F); a session
-//! remembers [`CACHED`] topics and [`ALIASES`] topic aliases.
+//! remembers [`CACHED`] topics and [`ALIASES`] topic aliases, whose names count in
+//! a budget of all sessions.
 //!
-//! Publishing below `$SYS/`, `$penstock/` and `$share/` is refused: the broker
-//! will speak there itself. Other topics that begin with `$` are taken.
+//! Nobody sees what clients publish below `$SYS/`, `$penstock/` and `$share/`:
+//! the broker will speak there itself. Other topics that begin with `$` are taken.
 
 use std::sync::Arc;
 
@@ -125,6 +126,7 @@ pub(crate) struct Topics {
     /// The entry to be replaced next.
     oldest: usize,
     aliases: Vec<Option<Known>>,
+    alias_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -152,19 +154,22 @@ impl Topics {
                         None => Ok(known),
                     };
                 }
-                let mut known = self.lookup(name)?;
-                if known.name.len() > BYTES_MAX {
-                    // Refused anyway; not worth remembering.
-                    known.cached = None;
-                    known.name = Arc::from("");
-                }
+                let known = self.lookup(name)?;
                 if self.aliases.len() <= place {
                     self.aliases.resize(place + 1, None);
                 }
-                self.aliases[place] = Some(known.clone());
+                self.alias_bytes += known.name.len();
+                if let Some(old) = self.aliases[place].replace(known.clone()) {
+                    self.alias_bytes -= old.name.len();
+                }
                 Ok(known)
             }
         }
+    }
+
+    /// What the names behind the aliases take; they last as long as the connection.
+    pub(crate) fn alias_bytes(&self) -> usize {
+        self.alias_bytes
     }
 
     fn lookup(&mut self, name: &[u8]) -> Result<Known, Error> {

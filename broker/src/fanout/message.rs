@@ -12,13 +12,35 @@
 //! ```
 //!
 //! Copied out of the read buffer, so that a message waiting for a subscriber
-//! pins its own bytes only. The format lives in memory only; numbers are big endian.
+//! pins its own bytes only. Counts in the output budget once, until the last one
+//! who holds it is done with it.
+//! The format lives in memory only; numbers are big endian.
+
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{Publish, QoS, packet};
+use crate::{
+    Publish, QoS,
+    budget::{Budget, Share},
+    packet,
+};
 
 const HEADER: usize = 35;
+/// What a message takes beside its frame.
+const MESSAGE_BYTES: usize = 96;
+
+/// A frame that counts for as long as it is in memory.
+struct Charged {
+    frame: BytesMut,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -29,7 +51,13 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    pub(crate) fn new(publish: &Publish, publisher: u64, taken_ms: u64, number: u64) -> Self {
+    pub(crate) fn new(
+        publish: &Publish,
+        publisher: u64,
+        taken_ms: u64,
+        number: u64,
+        budget: &Arc<Budget>,
+    ) -> Self {
         let mut frame =
             BytesMut::with_capacity(HEADER + publish.topic.len() + publish.payload.len() + 16);
         let expiry = publish
@@ -54,8 +82,14 @@ impl Message {
             .expect("properties came in one packet of less than 256 MiB");
         frame[21..25].copy_from_slice(&properties.to_be_bytes());
         frame.put_slice(&publish.payload);
+        let mut share = Share::new(budget);
+        share.add(frame.capacity() + MESSAGE_BYTES);
+        let charged = Charged {
+            frame,
+            _share: share,
+        };
         Self {
-            frame: frame.freeze(),
+            frame: Bytes::from_owner(charged),
             topic_end,
             properties_end,
         }
@@ -145,8 +179,6 @@ impl From<Message> for Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::publish::Properties;
 
@@ -164,7 +196,8 @@ mod tests {
                 ..Properties::default()
             })),
         };
-        let frame = Bytes::from(Message::new(&publish, 5, 9, 11));
+        let budget = Arc::new(Budget::of(1000));
+        let frame = Bytes::from(Message::new(&publish, 5, 9, 11, &budget));
         let message = Message::from_frame(frame.clone()).unwrap();
         assert_eq!(message.topic_str(), "a/ü");
         assert_eq!(message.payload(), b"payload");
@@ -178,5 +211,13 @@ mod tests {
         for cut in 0..HEADER + 4 {
             assert!(Message::from_frame(frame.slice(..cut)).is_none());
         }
+        let once = budget.used();
+        assert!(once > frame.len());
+        let shared = message.clone();
+        assert_eq!(budget.used(), once);
+        drop((frame, message));
+        assert_eq!(budget.used(), once);
+        drop(shared);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -1,18 +1,22 @@
 //! What waits for one subscriber.
 //!
-//! Bounded in bytes for live messages and in count for retained ones, whose
-//! bytes the retained store owns. When there is no room the newest message is
-//! the one that is dropped.
+//! Bounded in bytes for live messages, in count for retained ones, and for both by
+//! the budget that all subscribers share: when that is spent, a subscriber gets no
+//! more than its fair share ([`crate::budget`]). When there is no room the newest
+//! message is the one that is dropped.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
 use super::Message;
-use crate::QoS;
+use crate::{
+    QoS,
+    budget::{Budget, Share},
+};
 
 /// What one entry takes beside its message.
 const ENTRY_BYTES: usize = 128;
@@ -34,17 +38,39 @@ pub(crate) struct Outbox {
     filled: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queues {
     retained: VecDeque<Delivery>,
     live: VecDeque<Delivery>,
     live_bytes: usize,
+    retained_bytes: usize,
+    /// What the entries take; their messages count by themselves.
+    share: Share,
+}
+
+impl Queues {
+    /// Whether an entry of `bytes` is within the budget; if so, it counts.
+    fn take_room(&mut self, bytes: usize) -> bool {
+        let own = self.live_bytes + self.retained_bytes + bytes;
+        let room = self.share.budget().has_room_for(own);
+        if room {
+            self.share.add(ENTRY_BYTES);
+        }
+        room
+    }
 }
 
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize, budget: &Arc<Budget>) -> Self {
+        let queues = Queues {
+            retained: VecDeque::new(),
+            live: VecDeque::new(),
+            live_bytes: 0,
+            retained_bytes: 0,
+            share: Share::new(budget),
+        };
         Self {
-            queues: Mutex::default(),
+            queues: Mutex::new(queues),
             bytes_max,
             filled: Notify::new(),
         }
@@ -53,12 +79,13 @@ impl Outbox {
     /// Adds a live message; false if there is no room for it.
     pub(crate) fn push(&self, delivery: Delivery) -> bool {
         let mut queues = self.lock();
-        let bytes = queues.live_bytes + delivery.message.len() + ENTRY_BYTES;
+        let bytes = delivery.message.len() + ENTRY_BYTES;
         // One message always fits, or large ones would never arrive.
-        if bytes > self.bytes_max && !queues.live.is_empty() {
+        let full = queues.live_bytes + bytes > self.bytes_max && !queues.live.is_empty();
+        if full || !queues.take_room(bytes) {
             return false;
         }
-        queues.live_bytes = bytes;
+        queues.live_bytes += bytes;
         queues.live.push_back(delivery);
         let first = queues.live.len() == 1;
         drop(queues);
@@ -71,9 +98,11 @@ impl Outbox {
     /// Adds a retained message unless `count_max` are waiting.
     pub(crate) fn push_retained(&self, delivery: Delivery, count_max: usize) -> bool {
         let mut queues = self.lock();
-        if queues.retained.len() >= count_max {
+        let bytes = delivery.message.len() + ENTRY_BYTES;
+        if queues.retained.len() >= count_max || !queues.take_room(bytes) {
             return false;
         }
+        queues.retained_bytes += bytes;
         queues.retained.push_back(delivery);
         drop(queues);
         self.filled.notify_one();
@@ -85,6 +114,8 @@ impl Outbox {
     pub(crate) fn pop(&self) -> Option<Delivery> {
         let mut queues = self.lock();
         if let Some(delivery) = queues.retained.pop_front() {
+            queues.retained_bytes -= delivery.message.len() + ENTRY_BYTES;
+            queues.share.sub(ENTRY_BYTES);
             if queues.retained.is_empty() {
                 queues.retained = VecDeque::new();
             }
@@ -92,6 +123,7 @@ impl Outbox {
         }
         let delivery = queues.live.pop_front()?;
         queues.live_bytes -= delivery.message.len() + ENTRY_BYTES;
+        queues.share.sub(ENTRY_BYTES);
         if queues.live.is_empty() && queues.live.capacity() > 256 {
             queues.live = VecDeque::new();
         }
@@ -110,14 +142,16 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
 
     use super::*;
     use crate::Publish;
 
-    fn delivery(bytes: usize) -> Delivery {
+    fn large() -> Arc<Budget> {
+        Arc::new(Budget::of(1_000_000))
+    }
+
+    fn delivery(bytes: usize, budget: &Arc<Budget>) -> Delivery {
         let publish = Publish {
             topic: Arc::from("t"),
             payload: Bytes::from(vec![0; bytes]),
@@ -127,7 +161,7 @@ mod tests {
             properties: None,
         };
         Delivery {
-            message: Message::new(&publish, 0, 0, 0),
+            message: Message::new(&publish, 0, 0, 0, budget),
             qos: QoS::AtMostOnce,
             retain: false,
             subscription_ids: Vec::new(),
@@ -136,11 +170,11 @@ mod tests {
 
     #[test]
     fn a_full_outbox_refuses_and_has_room_again_when_read() {
-        let outbox = Outbox::new(1000);
-        assert!(outbox.push(delivery(400)));
-        assert!(!outbox.push(delivery(400)));
+        let outbox = Outbox::new(1000, &large());
+        assert!(outbox.push(delivery(400, &large())));
+        assert!(!outbox.push(delivery(400, &large())));
         assert!(outbox.pop().is_some());
-        assert!(outbox.push(delivery(400)));
+        assert!(outbox.push(delivery(400, &large())));
         assert!(outbox.pop().is_some());
         assert!(outbox.pop().is_none());
         assert_eq!(outbox.lock().live_bytes, 0);
@@ -148,8 +182,49 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_the_outbox_still_passes_alone() {
-        let outbox = Outbox::new(1000);
-        assert!(outbox.push(delivery(5000)));
-        assert!(!outbox.push(delivery(1)));
+        let outbox = Outbox::new(1000, &large());
+        assert!(outbox.push(delivery(5000, &large())));
+        assert!(!outbox.push(delivery(1, &large())));
+    }
+
+    #[test]
+    fn subscribers_that_take_nothing_leave_room_for_those_that_do() {
+        const LEN: usize = 10_000;
+        let budget = Arc::new(Budget::of(100 * LEN));
+        let mut greedy = Vec::new();
+        for n in 0..1000 {
+            let outbox = Outbox::new(50 * LEN, &budget);
+            if n % 2 == 0 {
+                while outbox.push(delivery(LEN, &budget)) {}
+            } else {
+                while outbox.push_retained(delivery(LEN, &budget), 8192) {}
+            }
+            greedy.push(outbox);
+            assert!(budget.used() < 105 * LEN, "{} after {n}", budget.used());
+        }
+        // The fair share is there whatever the others do, and more is not.
+        let honest = Outbox::new(50 * LEN, &budget);
+        assert!(honest.push(delivery(crate::budget::FAIR_BYTES / 2, &budget)));
+        assert!(!honest.push(delivery(LEN, &budget)));
+        greedy.clear();
+        assert!(honest.push(delivery(LEN, &budget)));
+        assert!(honest.pop().is_some() && honest.pop().is_some());
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_message_that_many_wait_for_counts_once() {
+        let budget = Arc::new(Budget::of(1_000_000));
+        let one = delivery(10_000, &budget);
+        let outboxes: Vec<_> = (0..100).map(|_| Outbox::new(100_000, &budget)).collect();
+        for outbox in &outboxes {
+            assert!(outbox.push(Delivery {
+                message: one.message.clone(),
+                qos: one.qos,
+                retain: one.retain,
+                subscription_ids: Vec::new(),
+            }));
+        }
+        assert!(budget.used() < 30_000);
     }
 }

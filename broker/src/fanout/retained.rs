@@ -56,7 +56,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{Publish, QoS};
+    use crate::{Publish, QoS, budget::Budget};
 
     fn message(topic: &Arc<str>, bytes: usize) -> Message {
         let publish = Publish {
@@ -67,7 +67,7 @@ mod tests {
             dup: false,
             properties: None,
         };
-        Message::new(&publish, 0, 0, 0)
+        Message::new(&publish, 0, 0, 0, &Arc::new(Budget::of(0)))
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Error, is_v5, qos,
+    Error, PROPERTIES_BYTES, USER_PAIR_BYTES, USER_PAIRS_MAX, USERNAME_BYTES_MAX,
+    WILL_PROPERTIES_BYTES_MAX, is_v5, qos,
     read::{Properties, Reader, UNKNOWN},
     reason,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Connect {
     pub(crate) packet_bytes_max: usize,
     /// Whether the client wants reason strings.
     pub(crate) problem_information: bool,
+    /// What it takes in memory, for as long as the session lasts.
+    pub(crate) bytes: usize,
 }
 
 /// What to publish when the session ends without a DISCONNECT.
@@ -84,6 +87,7 @@ fn protocol(reader: &mut Reader<'_>) -> Result<Protocol, Refusal> {
 }
 
 fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
+    let frame_bytes = reader.len();
     let flags = reader.u8()?;
     if flags & 0b0000_0001 != 0 {
         return Err(Error::malformed("reserved flag of CONNECT"));
@@ -112,6 +116,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         receive_max: u16::MAX,
         packet_bytes_max: usize::MAX,
         problem_information: true,
+        bytes: frame_bytes,
     };
     if is_v5(protocol) {
         properties(&mut connect, reader.properties()?)?;
@@ -119,7 +124,11 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
     connect.client_id = reader.shared_str()?;
     if has_will {
         let properties = if is_v5(protocol) {
-            will_properties(reader.properties()?)?
+            let block = reader.properties()?;
+            if block.reader.len() > WILL_PROPERTIES_BYTES_MAX {
+                return Err(TOO_MUCH);
+            }
+            will_properties(block)?
         } else {
             None
         };
@@ -127,6 +136,9 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         // The will outlives the frame for as long as the session lasts, so it
         // must not keep the frame: copied.
         let payload = Bytes::copy_from_slice(reader.binary()?);
+        if let Some(found) = &properties {
+            connect.bytes += PROPERTIES_BYTES + found.user.len() * USER_PAIR_BYTES;
+        }
         connect.will = Some(Will {
             refused: name.refused(),
             publish: Publish {
@@ -140,7 +152,14 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         });
     }
     if has_username {
-        connect.username = Some(reader.shared_str()?);
+        let name = reader.str()?;
+        if name.len() > USERNAME_BYTES_MAX {
+            return Err(Error {
+                reason: reason::BAD_USER_NAME,
+                what: "a user name that is too long",
+            });
+        }
+        connect.username = Some(Arc::from(name));
     }
     if has_password {
         // Authentication is the next issue; until then nobody looks at it.
@@ -188,6 +207,12 @@ fn properties(connect: &mut Connect, mut block: Properties<'_>) -> Result<(), Er
     Ok(())
 }
 
+/// A will that asks us to keep too much.
+const TOO_MUCH: Error = Error {
+    reason: reason::QUOTA_EXCEEDED,
+    what: "a will with more than 256 user properties or 8 KiB of properties",
+};
+
 fn will_properties(mut block: Properties<'_>) -> Result<Option<publish::Properties>, Error> {
     let mut found = publish::Properties::default();
     while let Some(id) = block.next()? {
@@ -200,6 +225,7 @@ fn will_properties(mut block: Properties<'_>) -> Result<Option<publish::Properti
             0x09 => {
                 found.correlation_data = Some(Bytes::copy_from_slice(block.reader.binary()?));
             }
+            Properties::USER if found.user.len() >= USER_PAIRS_MAX => return Err(TOO_MUCH),
             Properties::USER => found.user.push(block.user()?),
             _ => return Err(UNKNOWN),
         }

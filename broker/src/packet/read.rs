@@ -29,6 +29,11 @@ impl<'a> Reader<'a> {
         self.at >= self.end
     }
 
+    /// Bytes that are left.
+    pub(super) fn len(&self) -> usize {
+        self.end - self.at
+    }
+
     /// The rest must be nothing.
     pub(super) fn finish(self) -> Result<(), Error> {
         if self.is_empty() {

@@ -2,26 +2,38 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, sleep};
 
 use super::{Context, End, short, wire::Wire};
 use crate::{
     Publish, Publisher, Verdict,
     metrics::{Counter, Counters},
     packet::{Will, reason},
+    registry::Seat,
 };
 
-/// How long a will is offered to a gateway that has no room.
-const WILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a will is offered to a gateway that has no room, and how much of
+/// that is left once the client's next connection waits for it.
+const WILL_PATIENCE: Duration = Duration::from_secs(2);
+const WILL_HURRY: Duration = Duration::from_millis(500);
 const WILL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Publishes a will like any publish of its client.
+/// Publishes a will like any publish of its client. While it is offered, the
+/// client cannot connect again, so that is short, and well within the time that
+/// its CONNECT may take.
 pub(super) async fn publish_will(
     context: &Context,
     publisher: &Arc<Publisher>,
     session: u64,
     will: Will,
+    seat: &Seat,
 ) {
+    let connect_timeout = context.config.connect_timeout;
+    let patience = WILL_PATIENCE.min(connect_timeout / 4);
+    let hurry = async {
+        seat.asked_to_leave().await;
+        sleep(WILL_HURRY.min(connect_timeout / 8)).await;
+    };
     let offer = async {
         loop {
             let batch = vec![will.publish.clone()];
@@ -38,12 +50,18 @@ pub(super) async fn publish_will(
             }
         }
     };
-    match timeout(WILL_PATIENCE, offer).await {
-        Ok(Some(Verdict::Accepted)) => {
+    let verdict = tokio::select! {
+        biased;
+        verdict = offer => verdict,
+        () = hurry => None,
+        () = sleep(patience) => None,
+    };
+    match verdict {
+        Some(Verdict::Accepted) => {
             context.counters.wills.add(1);
             show(context, session, &will.publish);
         }
-        Ok(Some(Verdict::Duplicate)) => context.counters.wills.add(1),
+        Some(Verdict::Duplicate) => context.counters.wills.add(1),
         _ => {
             context.counters.wills_lost.add(1);
             if let Some(held_back) = context.quiet.pass() {

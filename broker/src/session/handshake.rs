@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Context, short, wire::Wire};
 use crate::{
     Protocol,
+    budget::Share,
     metrics::Counter,
     packet::{
         self, Connect, Kind, Refusal,
@@ -33,6 +34,8 @@ pub(super) struct Admittee {
     pub(super) connect: Connect,
     pub(super) client_id: Arc<str>,
     pub(super) seat: Seat,
+    /// What CONNECT holds for as long as the session lasts.
+    pub(super) kept: Share,
 }
 
 /// Reads CONNECT, decides, answers. `None` when the connection is over.
@@ -90,6 +93,14 @@ pub(super) async fn welcome(
         };
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
+    let mut kept = Share::new(&context.kept_budget);
+    if !kept.try_set(connect.bytes) {
+        let error = packet::Error {
+            reason: reason::QUOTA_EXCEEDED,
+            what: "a CONNECT with more than can be kept for all sessions",
+        };
+        return refuse(context, wire, protocol, &counters.refused_memory, error).await;
+    }
     let Ok(seat) = timeout_at(deadline, context.registry.enter(&client_id)).await else {
         let error = packet::Error {
             reason: reason::SERVER_UNAVAILABLE,
@@ -119,6 +130,7 @@ pub(super) async fn welcome(
         connect,
         client_id,
         seat,
+        kept,
     })
 }
 

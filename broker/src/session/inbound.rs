@@ -11,6 +11,10 @@
 //! connections together hold too much ([`crate::budget`]). Beyond them
 //! [`Inbound::is_blocked`] and the session stops reading, so that TCP pushes back.
 //!
+//! A publish to a topic that is reserved or too long is refused (0x90) where the
+//! client can hear of it. For 3.1.1 clients, and at QoS 0, it goes to the gateway
+//! like any other, which sets it aside; subscribers never see it.
+//!
 //! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
 //! (0x97); for 3.1.1 clients, and at QoS 0, which have no way to hear of it, the
 //! publish is held and asked about again, everything behind it waiting.
@@ -37,6 +41,8 @@ use crate::{
 const BATCH_MAX: usize = 256;
 /// Bytes of unsettled publishes beyond which nothing more is taken.
 const BYTES_MAX: usize = 256 * 1024;
+/// What an open QoS 2 exchange takes.
+const EXCHANGE_BYTES: usize = 16;
 /// What a publish takes here beside its frame: its entry and its copies, all of
 /// which share what is large.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<Publish>();
@@ -120,8 +126,11 @@ pub(super) struct Inbound<'s> {
     /// QoS 1 and 2 exchanges that are not over.
     open: usize,
     exchanges: HashMap<u16, Exchange>,
-    /// The front of `pending` found no room.
+    /// What exchanges beyond the receive maximum hold.
+    exchange_share: Share,
+    /// When the front of `pending`, which found no room, is asked about again.
     retry: Option<Pin<Box<Sleep>>>,
+    /// A publish found no room; until `pending` is empty nothing is taken.
     retrying: bool,
     pause: Duration,
 }
@@ -148,6 +157,7 @@ impl<'s> Inbound<'s> {
             share: Share::new(&context.budget),
             open: 0,
             exchanges: HashMap::new(),
+            exchange_share: Share::new(&context.kept_budget),
             retry: None,
             retrying: false,
             pause: PAUSE_MIN,
@@ -206,7 +216,8 @@ impl<'s> Inbound<'s> {
                 return Ok(());
             }
             // Clients of 3.1.1 have no receive maximum, but what we remember is bounded.
-            if self.is_exceeded() || self.exchanges.len() >= self.receive_max() {
+            let one_more = publish.qos == QoS::ExactlyOnce && !self.remember(1);
+            if self.is_exceeded() || one_more {
                 return Err(Error {
                     reason: reason::RECEIVE_MAXIMUM_EXCEEDED,
                     what: "more publishes in flight than the receive maximum",
@@ -238,7 +249,7 @@ impl<'s> Inbound<'s> {
                 reason: reason::NOT_WILLING,
                 text: packet::TOO_MANY_PAIRS,
             });
-        } else if refused {
+        } else if refused && !may_be_held {
             entry.verdict = Some(Verdict::Refused {
                 reason: reason::TOPIC_NAME_INVALID,
                 text: "this topic is reserved or too long",
@@ -257,6 +268,26 @@ impl<'s> Inbound<'s> {
             self.submit();
         }
         Ok(())
+    }
+
+    /// Whether there is room for `more` QoS 2 exchanges. Those beyond the receive
+    /// maximum count in the budget of what sessions keep.
+    fn remember(&mut self, more: usize) -> bool {
+        let beyond = (self.exchanges.len() + more).saturating_sub(self.receive_max());
+        if beyond == 0 && self.exchange_share.held() == 0 {
+            return true;
+        }
+        self.exchange_share.try_set(beyond * EXCHANGE_BYTES)
+    }
+
+    /// Ends a QoS 2 exchange.
+    fn forget(&mut self, id: u16) {
+        self.exchanges.remove(&id);
+        if self.exchanges.is_empty() && self.exchanges.capacity() > 2 * self.receive_max() {
+            self.exchanges = HashMap::new();
+        }
+        // Fewer always fit.
+        self.remember(0);
     }
 
     /// Whether this very publish is being handled already: a QoS 2 identifier
@@ -410,7 +441,9 @@ impl<'s> Inbound<'s> {
             }
             if batch.entries.is_empty() {
                 self.share.sub(batch.bytes);
-                self.retrying = false;
+                // What was handed over behind it may have found no room either, and
+                // nothing may be handed over before that is known.
+                self.retrying &= !self.pending.is_empty();
                 self.pause = PAUSE_MIN;
             } else {
                 self.pending.push_front(batch);
@@ -478,7 +511,8 @@ impl<'s> Inbound<'s> {
                     (reason::QUOTA_EXCEEDED, Some("no room at the moment"))
                 }
                 Some(Verdict::Lost) | None => {
-                    counters.lost.add(batch.entries.len());
+                    // Nothing behind it is answered either.
+                    counters.lost.add(self.held);
                     result = Err(Lost);
                     break;
                 }
@@ -511,7 +545,7 @@ impl<'s> Inbound<'s> {
             self.exchanges.insert(id, Exchange::Received);
         } else {
             if kind == Kind::PubRec {
-                self.exchanges.remove(&id);
+                self.forget(id);
             }
             self.open -= 1;
         }
@@ -522,7 +556,7 @@ impl<'s> Inbound<'s> {
     pub(super) fn release(&mut self, ack: Ack, wire: &mut Wire) {
         let mut code = reason::SUCCESS;
         if self.exchanges.get(&ack.id) == Some(&Exchange::Received) {
-            self.exchanges.remove(&ack.id);
+            self.forget(ack.id);
             self.open -= 1;
         } else {
             code = reason::PACKET_ID_NOT_FOUND;

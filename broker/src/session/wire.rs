@@ -13,7 +13,8 @@
 //! send most of a packet could keep all others from sending large ones.
 //!
 //! Writing: everything of one turn of the session goes out in one system call;
-//! the session stops reading and delivering while [`Wire::is_congested`].
+//! the session stops reading and delivering while [`Wire::is_congested`]. What the
+//! client does not take counts in the output budget.
 
 use std::{io, sync::Arc};
 
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    budget::{Budget, Share},
+    budget::{Budget, FAIR_BYTES, Share},
     packet::{self, Header, reason},
 };
 
@@ -49,6 +50,8 @@ pub(super) struct Wire {
     closed: bool,
     /// What a packet larger than a read takes of the common budget.
     share: Share,
+    /// What is written and not taken.
+    output_share: Share,
     unfinished: Option<Unfinished>,
     pause_max: Duration,
     bytes_in: usize,
@@ -71,6 +74,7 @@ impl Wire {
         frame_max: usize,
         pause_max: Duration,
         budget: &Arc<Budget>,
+        output_budget: &Arc<Budget>,
     ) -> Self {
         Self {
             stream,
@@ -80,6 +84,7 @@ impl Wire {
             frame_max,
             closed: false,
             share: Share::new(budget),
+            output_share: Share::new(output_budget),
             unfinished: None,
             pause_max,
             bytes_in: 0,
@@ -172,6 +177,11 @@ impl Wire {
         Some(whole.min(unfinished.grown + self.pause_max))
     }
 
+    /// When the packet that has begun last grew.
+    pub(super) fn grown(&self) -> Option<Instant> {
+        self.unfinished.as_ref().map(|packet| packet.grown)
+    }
+
     /// Whether the packet that has begun takes of the common budget.
     pub(super) fn holds_much(&self) -> bool {
         self.share.held() > 0
@@ -210,6 +220,7 @@ impl Wire {
 
     pub(super) fn is_congested(&self) -> bool {
         self.output.len() >= OUTPUT_MAX
+            || self.output.len() > FAIR_BYTES && self.output_share.budget().is_spent()
     }
 
     /// Writes as much as the socket takes now.
@@ -227,6 +238,7 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
+        self.output_share.set(self.output.len());
         Ok(())
     }
 

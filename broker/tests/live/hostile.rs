@@ -202,6 +202,22 @@ async fn a_packet_that_does_not_come_to_its_end_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_packet_that_takes_longer_than_the_keep_alive_is_heard() {
+    let broker = start(config()).await;
+    let mut client = broker.raw().await;
+    client.send(&connect_v4("slow", 2, 1)).await;
+    client.expect(&[0x20, 2, 0, 0]).await;
+    // Twice what a silent client has.
+    let publish = publish_v4("t", 1, 1, &"x".repeat(20));
+    for byte in &publish {
+        client.send(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(3000) / 28).await;
+    }
+    client.expect(&[0x40, 2, 0, 1]).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_connect_that_trickles_in_is_cut_off() {
     let broker = start(penstock_broker::Config {
         connect_timeout: Duration::from_millis(100),

@@ -114,6 +114,134 @@ async fn subscriptions_beyond_the_limit_are_refused_one_by_one() {
     broker.stop().await;
 }
 
+/// A CONNECT of 5 with a will.
+fn connect_with_will(id: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(properties.len()).unwrap();
+    let varint = [
+        (len & 0x7F) as u8 | 0x80,
+        (len >> 7 & 0x7F) as u8 | 0x80,
+        (len >> 14) as u8,
+    ];
+    let will = [
+        &varint[..],
+        properties,
+        &string("will"),
+        &u16::try_from(payload.len()).unwrap().to_be_bytes(),
+        payload,
+    ]
+    .concat();
+    packet(
+        0x10,
+        &[
+            &string("MQTT"),
+            &[5, 0b110, 0, 0, 0],
+            &string(id),
+            &will,
+        ],
+    )
+}
+
+#[tokio::test]
+async fn a_will_or_a_user_name_beyond_the_limit_is_refused() {
+    let broker = start(config()).await;
+    let pair = [0x26, 0, 1, b'k', 0, 1, b'v'];
+    let content_type = [&[0x03][..], &string(&"x".repeat(8200))].concat();
+    for (properties, code) in [
+        (pair.repeat(256), 0),
+        (pair.repeat(257), 0x97),
+        (content_type, 0x97),
+    ] {
+        let mut client = broker.raw().await;
+        client.send(&connect_with_will("d", &properties, b"x")).await;
+        assert_eq!(client.packet().await[3], code);
+    }
+    let named = |level: u8, name: &str| {
+        let properties: &[u8] = if level == 5 { &[0] } else { &[] };
+        packet(
+            0x10,
+            &[
+                &string("MQTT"),
+                &[level, 0b1000_0010, 0, 0],
+                properties,
+                &string("d"),
+                &string(name),
+            ],
+        )
+    };
+    for (level, len, code) in [(4, 1024, 0), (4, 1025, 4), (5, 1024, 0), (5, 1025, 0x86)] {
+        let mut client = broker.raw().await;
+        client.send(&named(level, &"n".repeat(len))).await;
+        assert_eq!(client.packet().await[3], code, "level {level}, {len} bytes");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn all_sessions_together_keep_a_bounded_amount_of_wills_and_aliases() {
+    let broker = start(config()).await;
+    // Sixteen aliases of this length are a megabyte.
+    let topic = "t".repeat(65_000);
+    let mut clients = Vec::new();
+    'all: loop {
+        let mut client = broker.v5(&clients.len().to_string()).await;
+        for alias in 1..=16 {
+            client
+                .send(&publish_v5(&topic, 1, alias, &[0x23, 0, alias], "x"))
+                .await;
+            let answer = client.packet().await;
+            if answer[0] == 0xE0 {
+                assert_eq!(answer[2], 0x97);
+                break 'all;
+            }
+            assert_eq!((answer[0], answer[4]), (0x40, 0x90));
+        }
+        clients.push(client);
+        assert!(clients.len() < 100, "never too much");
+    }
+    let open = clients.len() as u64;
+    broker.until("gone", |now| now.sessions_open == open).await;
+    // Wills fill what is left, as far as they fit.
+    let mut wills = Vec::new();
+    for len in [65_000, 9_000] {
+        loop {
+            let mut client = broker.raw().await;
+            let id = format!("will-{}", wills.len());
+            client
+                .send(&connect_with_will(&id, &[], &vec![0; len]))
+                .await;
+            let answer = client.packet().await[3];
+            if answer != 0 {
+                assert_eq!(answer, 0x97);
+                break;
+            }
+            wills.push(client);
+            assert!(wills.len() < 100, "never too much");
+        }
+    }
+    assert_eq!(broker.handle.metrics().refused_memory, 2);
+    // A small will still finds its place, and so do a few aliases.
+    let mut small = broker.raw().await;
+    small.send(&connect_with_will("small", &[], b"x")).await;
+    assert_eq!(small.packet().await[3], 0);
+    let long = "t".repeat(4000);
+    for alias in 1..=2 {
+        small
+            .send(&publish_v5(&long, 1, alias, &[0x23, 0, alias], "x"))
+            .await;
+        small.expect(&[0x40, 2, 0, alias]).await;
+    }
+    small.send(&publish_v5(&long, 1, 3, &[0x23, 0, 3], "x")).await;
+    small.expect_disconnect(0x97).await;
+    // What a session kept is free once it ended.
+    clients.pop().unwrap().send(&[0xE0, 0]).await;
+    let open = (clients.len() + wills.len()) as u64;
+    broker.until("gone", |now| now.sessions_open == open).await;
+    let mut again = broker.raw().await;
+    again.send(&connect_with_will("again", &[], &[0; 65_000])).await;
+    assert_eq!(again.packet().await[3], 0);
+    broker.shutdown.cancel();
+}
+
 #[tokio::test]
 async fn a_filter_named_often_brings_its_retained_messages_once() {
     let broker = start(config()).await;

@@ -195,6 +195,62 @@ async fn a_311_client_without_room_is_pushed_back_and_keeps_its_order() {
 }
 
 #[tokio::test]
+async fn pipelined_batches_without_room_are_asked_about_again_in_order() {
+    let broker = start(config()).await;
+    broker.gateway.let_pass(0);
+    let mut asked = std::collections::HashMap::new();
+    broker.gateway.judge(move |publish| {
+        let times = asked.entry(publish.payload.clone()).or_insert(0);
+        *times += 1;
+        match &*publish.payload {
+            b"A" | b"B" if *times == 1 => Verdict::Busy,
+            _ => Verdict::Accepted,
+        }
+    });
+    let mut client = broker.v4("d").await;
+    client.send(&publish_v4("t", 1, 1, "A")).await;
+    broker.gateway.took(1).await;
+    client.send(&publish_v4("t", 1, 2, "B")).await;
+    broker.gateway.took(2).await;
+    // A is heard first, and asked about again, while B's verdict is on its way.
+    broker.gateway.hold(2);
+    client.expect(&[0x40, 2, 0, 1]).await;
+    client.send(&publish_v4("t", 1, 3, "C")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert_eq!(broker.gateway.payloads(), ["A", "B", "A"]);
+    broker.gateway.open();
+    client.expect(&[0x40, 2, 0, 2]).await;
+    client.expect(&[0x40, 2, 0, 3]).await;
+    assert_eq!(broker.gateway.payloads(), ["A", "B", "A", "B", "C"]);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_waits_behind_a_lost_publish_counts_as_lost() {
+    let broker = start(config()).await;
+    broker.gateway.let_pass(0);
+    broker.gateway.judge(|publish| match &*publish.payload {
+        b"gone" => Verdict::Lost,
+        _ => Verdict::Accepted,
+    });
+    let mut client = broker.v4("d").await;
+    for (id, payload) in [(1, "kept"), (2, "gone"), (3, "behind"), (4, "behind")] {
+        client.send(&publish_v4("t", 1, id, payload)).await;
+        broker.gateway.took(id.into()).await;
+    }
+    broker.gateway.open();
+    client.expect(&[0x40, 2, 0, 1]).await;
+    client.expect_end().await;
+    let now = broker.handle.metrics();
+    assert_eq!(
+        (now.publishes_in_qos1, now.accepted, now.lost),
+        (4, 1, 3),
+        "every publish ends somewhere"
+    );
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_publish_at_qos0_without_room_waits_too() {
     let broker = start(config()).await;
     let full = Arc::new(AtomicBool::new(true));
@@ -329,6 +385,33 @@ async fn a_client_of_311_beyond_the_receive_maximum_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_client_of_311_may_have_every_identifier_in_a_qos2_exchange() {
+    let broker = start(config()).await;
+    let mut client = broker.v4("d").await;
+    let publish =
+        |id: u16| packet(0x34, &[&string("t"), &id.to_be_bytes(), &id.to_be_bytes()]);
+    let release = |id: u16| packet(0x62, &[&id.to_be_bytes()]);
+    for _ in 0..2 {
+        for ids in (1..=u16::MAX).collect::<Vec<_>>().chunks(500) {
+            let all: Vec<u8> = ids.iter().flat_map(|id| publish(*id)).collect();
+            client.send(&all).await;
+            for id in ids {
+                client.expect(&packet(0x50, &[&id.to_be_bytes()])).await;
+            }
+        }
+        for ids in (1..=u16::MAX).collect::<Vec<_>>().chunks(500) {
+            let all: Vec<u8> = ids.iter().flat_map(|id| release(*id)).collect();
+            client.send(&all).await;
+            for id in ids {
+                client.expect(&packet(0x70, &[&id.to_be_bytes()])).await;
+            }
+        }
+    }
+    assert_eq!(broker.handle.metrics().accepted, 2 * 65_535);
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn receipts_of_many_batches_are_pipelined() {
     let broker = start(config()).await;
     broker.gateway.let_pass(0);
@@ -363,11 +446,53 @@ async fn topics_that_are_ours_are_refused_and_others_with_a_dollar_taken() {
     }
     v5.send(&publish_v5("$aws/x", 1, 4, &[], "x")).await;
     v5.expect(&[0x40, 2, 0, 4]).await;
-    let mut v4 = broker.v4("four").await;
-    v4.send(&publish_v4("$SYS/x", 1, 1, "x")).await;
-    v4.expect(&[0x40, 2, 0, 1]).await;
     assert_eq!(broker.gateway.taken().len(), 1);
-    assert_eq!(broker.handle.metrics().refused, 4);
+    assert_eq!(broker.handle.metrics().refused, 3);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_refused_aloud_reaches_the_gateway_and_nobody_else() {
+    let broker = start(config()).await;
+    let mut watcher = broker.v5("watcher").await;
+    for filter in ["$SYS/#", "$share/#", "long/#"] {
+        // `$share/` is refused to subscribers as well.
+        watcher
+            .send(&packet(0x82, &[&[0, 1, 0], &string(filter), &[0]]))
+            .await;
+        watcher.packet().await;
+    }
+    let long = format!("long/{}", "x".repeat(5000));
+    let mut v4 = broker.v4("four").await;
+    let mut v5 = broker.v5("five").await;
+    for topic in ["$SYS/x", "$share/g/x", &long] {
+        let mut retained = publish_v4(topic, 1, 1, "one");
+        retained[0] |= 1;
+        v4.send(&retained).await;
+        v4.expect(&[0x40, 2, 0, 1]).await;
+        v4.send(&publish_v4(topic, 2, 2, "two")).await;
+        v4.expect(&[0x50, 2, 0, 2]).await;
+        v4.send(&[0x62, 2, 0, 2]).await;
+        v4.expect(&[0x70, 2, 0, 2]).await;
+        v4.send(&publish_v4(topic, 0, 0, "zero")).await;
+        v5.send(&publish_v5(topic, 0, 0, &[0x23, 0, 1], "zero"))
+            .await;
+        v5.send(&publish_v5("", 0, 0, &[0x23, 0, 1], "alias")).await;
+    }
+    broker.gateway.took(15).await;
+    broker.until("accepted", |now| now.accepted == 15).await;
+    let taken = broker.gateway.taken();
+    for (topic, count) in [("$SYS/x", 5), ("$share/g/x", 5), (&long, 5)] {
+        let there = taken.iter().filter(|(_, one)| &*one.topic == topic);
+        assert_eq!(there.count(), count, "{topic}");
+    }
+    assert_eq!(broker.handle.metrics().retained, 0);
+    assert_eq!(broker.handle.metrics().refused, 0);
+    // The first thing a subscriber sees is what came after.
+    v4.send(&publish_v4("long/but/not/too", 0, 0, "seen")).await;
+    watcher
+        .expect(&publish_v5("long/but/not/too", 0, 0, &[], "seen"))
+        .await;
     broker.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! How sessions end: keep-alive, takeover, wills, shutdown.
 
-use penstock_broker::Config;
+use penstock_broker::{Config, Verdict};
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::support::{
@@ -112,6 +112,25 @@ async fn a_takeover_waits_until_the_old_session_is_settled_with_its_will() {
         ["last words", "d died", "first words"]
     );
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_will_without_room_does_not_lock_its_client_out() {
+    let broker = start(Config {
+        connect_timeout: Duration::from_secs(4),
+        ..config()
+    })
+    .await;
+    broker.gateway.judge(|_| Verdict::Busy);
+    let mut before = broker.raw().await;
+    before.send(&with_will("d", 0)).await;
+    before.expect(&[0x20, 2, 0, 0]).await;
+    before.abort();
+    broker.gateway.took(1).await;
+    // The will is being offered; the client has its place all the same.
+    broker.v4("d").await.ping().await;
+    assert_eq!(broker.handle.metrics().wills_lost, 1);
+    broker.shutdown.cancel();
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ type Judge = Box<dyn FnMut(&Publish) -> Verdict + Send>;
 pub(crate) struct Gateway {
     judge: Mutex<Judge>,
     taken: watch::Sender<Vec<(String, Publish)>>,
-    /// How many receipts may resolve; `usize::MAX` for all.
-    gate: watch::Sender<usize>,
+    /// How many receipts may resolve, `usize::MAX` for all, and which one not.
+    gate: watch::Sender<(usize, Option<usize>)>,
     receipts: Mutex<usize>,
 }
 
@@ -39,7 +39,7 @@ impl Gateway {
         Arc::new(Self {
             judge: Mutex::new(Box::new(|_| Verdict::Accepted)),
             taken: watch::Sender::new(Vec::new()),
-            gate: watch::Sender::new(usize::MAX),
+            gate: watch::Sender::new((usize::MAX, None)),
             receipts: Mutex::new(0),
         })
     }
@@ -50,7 +50,12 @@ impl Gateway {
 
     /// Receipts beyond the first `count` wait.
     pub(crate) fn let_pass(&self, count: usize) {
-        self.gate.send_replace(count);
+        self.gate.send_replace((count, None));
+    }
+
+    /// Only this receipt waits.
+    pub(crate) fn hold(&self, number: usize) {
+        self.gate.send_replace((usize::MAX, Some(number)));
     }
 
     pub(crate) fn open(&self) {
@@ -101,7 +106,7 @@ impl Admission for Gateway {
             });
             let mut gate = self.gate.subscribe();
             let receipt: Receipt = Box::pin(async move {
-                gate.wait_for(|passing| *passing >= number).await.ok();
+                gate.wait_for(|(passing, held)| *passing >= number && *held != Some(number)).await.ok();
                 verdicts
             });
             receipt

@@ -155,7 +155,7 @@ proptest! {
         id in 1_u16..,
         subscription_ids in prop::collection::vec(1_u32..268_435_455, 0..3),
     ) {
-        let message = Message::new(&publish, 0, 0, 0);
+        let message = Message::new(&publish, 0, 0, 0, &Arc::new(crate::budget::Budget::of(0)));
         let expiry_secs = message.expiry_secs();
         let delivery = encode::Delivery {
             message: &message,
