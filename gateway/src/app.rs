@@ -64,7 +64,8 @@ impl App {
             .iter()
             .map(|destination| {
                 let forwarder = forwarder(destination, &handle, &clock)
-                    .with_context(|| format!("destination {}", destination.name))?;
+                    .with_context(|| format!("destination {}", destination.name))?
+                    .end_within(config.shutdown_grace_period / 2);
                 Ok((destination.name.clone(), forwarder))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -162,11 +163,20 @@ impl App {
 
         shutdown.cancelled().await;
         let orderly = async {
-            let mut ended = ingress.join().await;
+            // Where the store takes nothing (a full disk), what was admitted is not
+            // waited for so long that destinations have no time left to settle.
+            let admitted = timeout(self.grace / 3, ingress.join()).await;
             stop_forward.cancel();
-            ended = ended.and(egress.join().await);
+            let settled = egress.join().await;
             stop_http.cancel();
-            ended.and(looking_in.join().await)
+            let ended = settled.and(looking_in.join().await);
+            match admitted {
+                Ok(admitted) => admitted.and(ended),
+                Err(_) => {
+                    tracing::warn!("publishes that could not be kept were not acknowledged");
+                    ended
+                }
+            }
         };
         let ended = timeout(self.grace, orderly).await;
         // What still runs must not use the store while it closes.

@@ -132,12 +132,7 @@ fn connect_with_will(id: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
     .concat();
     packet(
         0x10,
-        &[
-            &string("MQTT"),
-            &[5, 0b110, 0, 0, 0],
-            &string(id),
-            &will,
-        ],
+        &[&string("MQTT"), &[5, 0b110, 0, 0, 0], &string(id), &will],
     )
 }
 
@@ -152,7 +147,9 @@ async fn a_will_or_a_user_name_beyond_the_limit_is_refused() {
         (content_type, 0x97),
     ] {
         let mut client = broker.raw().await;
-        client.send(&connect_with_will("d", &properties, b"x")).await;
+        client
+            .send(&connect_with_will("d", &properties, b"x"))
+            .await;
         assert_eq!(client.packet().await[3], code);
     }
     let named = |level: u8, name: &str| {
@@ -230,14 +227,18 @@ async fn all_sessions_together_keep_a_bounded_amount_of_wills_and_aliases() {
             .await;
         small.expect(&[0x40, 2, 0, alias]).await;
     }
-    small.send(&publish_v5(&long, 1, 3, &[0x23, 0, 3], "x")).await;
+    small
+        .send(&publish_v5(&long, 1, 3, &[0x23, 0, 3], "x"))
+        .await;
     small.expect_disconnect(0x97).await;
     // What a session kept is free once it ended.
     clients.pop().unwrap().send(&[0xE0, 0]).await;
     let open = (clients.len() + wills.len()) as u64;
     broker.until("gone", |now| now.sessions_open == open).await;
     let mut again = broker.raw().await;
-    again.send(&connect_with_will("again", &[], &[0; 65_000])).await;
+    again
+        .send(&connect_with_will("again", &[], &[0; 65_000]))
+        .await;
     assert_eq!(again.packet().await[3], 0);
     broker.shutdown.cancel();
 }

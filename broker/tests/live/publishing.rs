@@ -388,8 +388,7 @@ async fn a_client_of_311_beyond_the_receive_maximum_is_not_read() {
 async fn a_client_of_311_may_have_every_identifier_in_a_qos2_exchange() {
     let broker = start(config()).await;
     let mut client = broker.v4("d").await;
-    let publish =
-        |id: u16| packet(0x34, &[&string("t"), &id.to_be_bytes(), &id.to_be_bytes()]);
+    let publish = |id: u16| packet(0x34, &[&string("t"), &id.to_be_bytes(), &id.to_be_bytes()]);
     let release = |id: u16| packet(0x62, &[&id.to_be_bytes()]);
     for _ in 0..2 {
         for ids in (1..=u16::MAX).collect::<Vec<_>>().chunks(500) {

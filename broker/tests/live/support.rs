@@ -106,7 +106,9 @@ impl Admission for Gateway {
             });
             let mut gate = self.gate.subscribe();
             let receipt: Receipt = Box::pin(async move {
-                gate.wait_for(|(passing, held)| *passing >= number && *held != Some(number)).await.ok();
+                gate.wait_for(|(passing, held)| *passing >= number && *held != Some(number))
+                    .await
+                    .ok();
                 verdicts
             });
             receipt
