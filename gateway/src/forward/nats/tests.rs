@@ -449,7 +449,7 @@ async fn what_was_not_kept_goes_again_although_a_batch_before_it_was_kept() {
     let proxy = Proxy::to(server.address).await;
     let nats = nats(Config {
         duplicate_window: window,
-        timeout: Duration::from_secs(1),
+        timeout: Duration::from_secs(20),
         ..config(format!("nats://{}", proxy.address))
     });
     assert!(all_acknowledged(&nats.send(batch(1..=10)).await));
@@ -464,13 +464,20 @@ async fn what_was_not_kept_goes_again_although_a_batch_before_it_was_kept() {
         proxy.deaf.send_replace(true);
         nats.send(batch(16..=20)).await
     };
-    // The second is polled first when the connection is given up.
-    let (second, first) = tokio::join!(biased; second, first);
+    let cut = async {
+        while nats.sending.load(SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The lock is fair: the second has published.
+        drop(nats.line.lock().await);
+        proxy.cut.send_modify(|n| *n += 1);
+    };
+    // The second gives up first.
+    let (second, first, ()) = tokio::join!(biased; second, first, cut);
     for outcomes in [first.unwrap(), second.unwrap()] {
         let unknown = |outcome: &Outcome| matches!(outcome, Outcome::Unknown(_));
         assert!(outcomes.iter().all(unknown), "{outcomes:?}");
     }
-    proxy.cut.send_modify(|n| *n += 1);
     until_forgotten(&context, window).await;
     proxy.mute.send_replace(false);
     proxy.deaf.send_replace(false);
