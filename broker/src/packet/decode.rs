@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Ack, Disconnect, Error, FILTERS_MAX, Header, Inbound, Kind, Options, PROPERTIES_BYTES, Packet, SendRetained,
-    Subscribe, USER_PAIR_BYTES, USER_PAIRS_MAX, Unsubscribe, connect, is_v5, qos,
+    Ack, Disconnect, Error, FILTERS_MAX, Header, Inbound, Kind, Options, PROPERTIES_BYTES, Packet,
+    SendRetained, Subscribe, USER_PAIR_BYTES, USER_PAIRS_MAX, Unsubscribe, connect, is_v5, qos,
     read::{Properties, Reader, UNKNOWN},
     reason,
 };

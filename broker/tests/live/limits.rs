@@ -3,7 +3,7 @@
 use penstock_broker::Config;
 
 use crate::support::{
-    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
+    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string, varint,
 };
 
 #[tokio::test]
@@ -114,16 +114,53 @@ async fn subscriptions_beyond_the_limit_are_refused_one_by_one() {
     broker.stop().await;
 }
 
+#[tokio::test]
+async fn answers_keep_to_the_client_s_maximum_packet_size() {
+    let broker = start(config()).await;
+    let limited = |id: &str, max: u8| connect_v5(id, 2, 0, &[0x27, 0, 0, 0, max]);
+    let needed = [0x21, 4, 0, 0x27, 0, 0x10, 0, 0];
+    for (max, answer) in [
+        (
+            18,
+            Some([&[0x20, 16, 0, 0, 13][..], &needed, &[0x22, 0, 16, 0x2A, 0]].concat()),
+        ),
+        (17, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
+        (13, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
+        (12, Some(vec![0x20, 3, 0, 0x95, 0])),
+        (4, None),
+    ] {
+        let mut client = broker.raw().await;
+        client.send(&limited("d", max)).await;
+        if let Some(answer) = &answer {
+            assert!(answer.len() <= max.into());
+            client.expect(answer).await;
+        }
+        if max < 13 {
+            client.expect_end().await;
+            continue;
+        }
+        // Thirteen bytes are eight filters.
+        for (kind, tail, count) in [(0x82, &[0][..], 8), (0xA2, &[], 8), (0x82, &[0], 20)] {
+            let filters = [&string("a")[..], tail].concat().repeat(count);
+            client.send(&packet(kind, &[&[0, 1, 0], &filters])).await;
+            if count > 8 {
+                client.expect_disconnect(0x95).await;
+            } else {
+                assert_eq!(client.packet().await.len(), 5 + count);
+            }
+        }
+    }
+    let mut client = broker.v5_with("d", &[0x27, 0, 0, 0, 13]).await;
+    let filters = string("a").repeat(20);
+    client.send(&packet(0xA2, &[&[0, 1, 0], &filters])).await;
+    client.expect_disconnect(0x95).await;
+    broker.stop().await;
+}
+
 /// A CONNECT of 5 with a will.
 fn connect_with_will(id: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(properties.len()).unwrap();
-    let varint = [
-        (len & 0x7F) as u8 | 0x80,
-        (len >> 7 & 0x7F) as u8 | 0x80,
-        (len >> 14) as u8,
-    ];
     let will = [
-        &varint[..],
+        &varint(properties.len())[..],
         properties,
         &string("will"),
         &u16::try_from(payload.len()).unwrap().to_be_bytes(),
@@ -132,12 +169,7 @@ fn connect_with_will(id: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
     .concat();
     packet(
         0x10,
-        &[
-            &string("MQTT"),
-            &[5, 0b110, 0, 0, 0],
-            &string(id),
-            &will,
-        ],
+        &[&string("MQTT"), &[5, 0b110, 0, 0, 0], &string(id), &will],
     )
 }
 
@@ -152,7 +184,9 @@ async fn a_will_or_a_user_name_beyond_the_limit_is_refused() {
         (content_type, 0x97),
     ] {
         let mut client = broker.raw().await;
-        client.send(&connect_with_will("d", &properties, b"x")).await;
+        client
+            .send(&connect_with_will("d", &properties, b"x"))
+            .await;
         assert_eq!(client.packet().await[3], code);
     }
     let named = |level: u8, name: &str| {
@@ -230,14 +264,18 @@ async fn all_sessions_together_keep_a_bounded_amount_of_wills_and_aliases() {
             .await;
         small.expect(&[0x40, 2, 0, alias]).await;
     }
-    small.send(&publish_v5(&long, 1, 3, &[0x23, 0, 3], "x")).await;
+    small
+        .send(&publish_v5(&long, 1, 3, &[0x23, 0, 3], "x"))
+        .await;
     small.expect_disconnect(0x97).await;
     // What a session kept is free once it ended.
     clients.pop().unwrap().send(&[0xE0, 0]).await;
     let open = (clients.len() + wills.len()) as u64;
     broker.until("gone", |now| now.sessions_open == open).await;
     let mut again = broker.raw().await;
-    again.send(&connect_with_will("again", &[], &[0; 65_000])).await;
+    again
+        .send(&connect_with_will("again", &[], &[0; 65_000]))
+        .await;
     assert_eq!(again.packet().await[3], 0);
     broker.shutdown.cancel();
 }
@@ -301,9 +339,7 @@ async fn others_have_their_turn_while_one_subscribes_to_much() {
         .flat_map(|n| [&string(&format!("none/{n}"))[..], &[0]].concat())
         .collect();
     client.send(&packet(0x82, &[&[0, 1], &filters])).await;
-    broker
-        .until("at work", |now| now.subscriptions > 0)
-        .await;
+    broker.until("at work", |now| now.subscriptions > 0).await;
     sender.ping().await;
     let before = broker.handle.metrics().subscriptions;
     assert!(before < 4000, "the ping waited for {before} subscriptions");
