@@ -58,6 +58,12 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long the last bytes to a client may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// An answer that the client would not take.
+const TOO_LARGE: Error = Error {
+    reason: reason::PACKET_TOO_LARGE,
+    what: "an answer larger than the client's Maximum Packet Size",
+};
+
 /// What all sessions share.
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -157,6 +163,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         context,
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
+        packet_bytes_max: connect.packet_bytes_max,
         topics: Topics::default(),
         aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max),
@@ -210,6 +217,8 @@ struct Session<'s> {
     context: &'s Context,
     v5: bool,
     session_expiry_secs: u32,
+    /// The largest packet the client takes.
+    packet_bytes_max: usize,
     topics: Topics,
     /// What the topic aliases hold.
     aliases: Share,
@@ -325,7 +334,7 @@ impl Session<'_> {
     /// Takes the complete packets that are here, up to a publish that has to wait.
     fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
         let mut any = false;
-        if self.subscriptions.is_under_way() && !self.subscribe(wire) {
+        if self.subscriptions.is_under_way() && !self.subscribe(wire)? {
             return Ok(Taken::UpToASubscribe);
         }
         while let Some(header) = wire.peek().map_err(End::Illegal)? {
@@ -351,7 +360,7 @@ impl Session<'_> {
             self.handle(packet, wire)?;
             if header.kind == Kind::Subscribe {
                 *heard = Instant::now();
-                self.subscribe(wire);
+                self.subscribe(wire)?;
                 // One in a turn: it may be much work.
                 return Ok(Taken::UpToASubscribe);
             }
@@ -363,12 +372,16 @@ impl Session<'_> {
     }
 
     /// Goes on with a SUBSCRIBE; whether it is done, and answered.
-    fn subscribe(&mut self, wire: &mut Wire) -> bool {
+    fn subscribe(&mut self, wire: &mut Wire) -> Result<bool, End> {
         let Some((id, codes)) = self.subscriptions.go_on() else {
-            return false;
+            return Ok(false);
         };
-        encode::suback(wire.output(), self.protocol(), id, &codes);
-        true
+        let frame_max = self.packet_bytes_max;
+        if encode::suback(wire.output(), self.protocol(), id, &codes, frame_max) {
+            Ok(true)
+        } else {
+            Err(End::Illegal(TOO_LARGE))
+        }
     }
 
     fn protocol(&self) -> crate::Protocol {
@@ -415,8 +428,12 @@ impl Session<'_> {
             }
             Packet::Unsubscribe(packet) => {
                 let codes = self.subscriptions.unsubscribe(&packet);
-                encode::unsuback(wire.output(), protocol, packet.id, &codes);
-                Ok(())
+                let frame_max = self.packet_bytes_max;
+                if encode::unsuback(wire.output(), protocol, packet.id, &codes, frame_max) {
+                    Ok(())
+                } else {
+                    Err(End::Illegal(TOO_LARGE))
+                }
             }
             Packet::PingReq => {
                 encode::pingresp(wire.output());

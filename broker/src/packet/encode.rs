@@ -16,11 +16,17 @@ pub(crate) struct Announce<'a> {
     pub(crate) assigned_client_id: Option<&'a str>,
 }
 
-/// CONNACK with success.
-pub(crate) fn connack(out: &mut BytesMut, protocol: Protocol, announce: &Announce<'_>) {
+/// CONNACK with success. Returns false, and writes nothing, if the packet would be
+/// larger than `frame_max` even without what the client can find out by itself.
+pub(crate) fn connack(
+    out: &mut BytesMut,
+    protocol: Protocol,
+    announce: &Announce<'_>,
+    frame_max: usize,
+) -> bool {
     if !is_v5(protocol) {
         out.put_slice(&[0x20, 2, 0, 0]);
-        return;
+        return true;
     }
     let mut block = BytesMut::with_capacity(64);
     if announce.session_ends {
@@ -35,11 +41,23 @@ pub(crate) fn connack(out: &mut BytesMut, protocol: Protocol, announce: &Announc
         block.put_u8(0x12);
         put_str(&mut block, id);
     }
+    let needed = block.len();
     block.put_u8(0x22);
     block.put_u16(announce.topic_alias_max);
     // Shared subscriptions are not available; the other features are, which is
     // what their absence says.
     block.put_slice(&[0x2A, 0]);
+    let fits = |block: usize| {
+        let body = 2 + varint_len(block) + block;
+        1 + varint_len(body) + body <= frame_max
+    };
+    if !fits(block.len()) {
+        // Without the one there are no aliases, and the other is said again in SUBACK.
+        block.truncate(needed);
+    }
+    if !fits(block.len()) {
+        return false;
+    }
     fixed(
         out,
         Kind::ConnAck,
@@ -49,7 +67,11 @@ pub(crate) fn connack(out: &mut BytesMut, protocol: Protocol, announce: &Announc
     out.put_slice(&[0, reason::SUCCESS]);
     put_varint(out, block.len());
     out.put_slice(&block);
+    true
 }
+
+/// The largest CONNACK with a refusal.
+pub(crate) const REFUSAL_BYTES: usize = 5;
 
 /// CONNACK with a refusal: an MQTT 5 reason code, translated for 3.1.1.
 /// Returns whether there is a way to say it at all.
@@ -108,9 +130,20 @@ pub(crate) fn ack(
 }
 
 /// SUBACK; `codes` are MQTT 5 reason codes, anything refused is 0x80 in 3.1.1.
-pub(crate) fn suback(out: &mut BytesMut, protocol: Protocol, id: u16, codes: &[u8]) {
+/// Returns false, and writes nothing, if the packet would be larger than `frame_max`.
+pub(crate) fn suback(
+    out: &mut BytesMut,
+    protocol: Protocol,
+    id: u16,
+    codes: &[u8],
+    frame_max: usize,
+) -> bool {
     let v5 = is_v5(protocol);
-    fixed(out, Kind::SubAck, 0, 2 + usize::from(v5) + codes.len());
+    let body = 2 + usize::from(v5) + codes.len();
+    if 1 + varint_len(body) + body > frame_max {
+        return false;
+    }
+    fixed(out, Kind::SubAck, 0, body);
     out.put_u16(id);
     if v5 {
         out.put_u8(0);
@@ -122,12 +155,24 @@ pub(crate) fn suback(out: &mut BytesMut, protocol: Protocol, id: u16, codes: &[u
                 .map(|&code| if code >= 0x80 { 0x80 } else { code }),
         );
     }
+    true
 }
 
-/// UNSUBACK.
-pub(crate) fn unsuback(out: &mut BytesMut, protocol: Protocol, id: u16, codes: &[u8]) {
+/// UNSUBACK. Returns false, and writes nothing, if the packet would be larger than
+/// `frame_max`.
+pub(crate) fn unsuback(
+    out: &mut BytesMut,
+    protocol: Protocol,
+    id: u16,
+    codes: &[u8],
+    frame_max: usize,
+) -> bool {
     if is_v5(protocol) {
-        fixed(out, Kind::UnsubAck, 0, 3 + codes.len());
+        let body = 3 + codes.len();
+        if 1 + varint_len(body) + body > frame_max {
+            return false;
+        }
+        fixed(out, Kind::UnsubAck, 0, body);
         out.put_u16(id);
         out.put_u8(0);
         out.put_slice(codes);
@@ -135,6 +180,7 @@ pub(crate) fn unsuback(out: &mut BytesMut, protocol: Protocol, id: u16, codes: &
         fixed(out, Kind::UnsubAck, 0, 2);
         out.put_u16(id);
     }
+    true
 }
 
 /// PINGRESP.

@@ -65,7 +65,8 @@ pub(super) async fn welcome(
             return None;
         }
     };
-    let protocol = Some(connect.protocol);
+    // Not even a refusal fits into what is smaller.
+    let protocol = (connect.packet_bytes_max >= encode::REFUSAL_BYTES).then_some(connect.protocol);
     if is_over_limit {
         let busy = packet::Error {
             reason: reason::SERVER_BUSY,
@@ -115,7 +116,7 @@ pub(super) async fn welcome(
         )
         .await;
     };
-    encode::connack(
+    let announced = encode::connack(
         wire.output(),
         connect.protocol,
         &Announce {
@@ -125,7 +126,15 @@ pub(super) async fn welcome(
             session_ends: connect.session_expiry_secs > 0,
             assigned_client_id: assigned.then_some(&*client_id),
         },
+        connect.packet_bytes_max,
     );
+    if !announced {
+        let error = packet::Error {
+            reason: reason::PACKET_TOO_LARGE,
+            what: "a Maximum Packet Size that no CONNACK fits into",
+        };
+        return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
+    }
     Some(Admittee {
         connect,
         client_id,

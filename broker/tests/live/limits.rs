@@ -3,7 +3,7 @@
 use penstock_broker::Config;
 
 use crate::support::{
-    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
+    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string, varint,
 };
 
 #[tokio::test]
@@ -114,16 +114,53 @@ async fn subscriptions_beyond_the_limit_are_refused_one_by_one() {
     broker.stop().await;
 }
 
+#[tokio::test]
+async fn answers_keep_to_the_client_s_maximum_packet_size() {
+    let broker = start(config()).await;
+    let limited = |id: &str, max: u8| connect_v5(id, 2, 0, &[0x27, 0, 0, 0, max]);
+    let needed = [0x21, 4, 0, 0x27, 0, 0x10, 0, 0];
+    for (max, answer) in [
+        (
+            18,
+            Some([&[0x20, 16, 0, 0, 13][..], &needed, &[0x22, 0, 16, 0x2A, 0]].concat()),
+        ),
+        (17, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
+        (13, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
+        (12, Some(vec![0x20, 3, 0, 0x95, 0])),
+        (4, None),
+    ] {
+        let mut client = broker.raw().await;
+        client.send(&limited("d", max)).await;
+        if let Some(answer) = &answer {
+            assert!(answer.len() <= max.into());
+            client.expect(answer).await;
+        }
+        if max < 13 {
+            client.expect_end().await;
+            continue;
+        }
+        // Thirteen bytes are eight filters.
+        for (kind, tail, count) in [(0x82, &[0][..], 8), (0xA2, &[], 8), (0x82, &[0], 20)] {
+            let filters = [&string("a")[..], tail].concat().repeat(count);
+            client.send(&packet(kind, &[&[0, 1, 0], &filters])).await;
+            if count > 8 {
+                client.expect_disconnect(0x95).await;
+            } else {
+                assert_eq!(client.packet().await.len(), 5 + count);
+            }
+        }
+    }
+    let mut client = broker.v5_with("d", &[0x27, 0, 0, 0, 13]).await;
+    let filters = string("a").repeat(20);
+    client.send(&packet(0xA2, &[&[0, 1, 0], &filters])).await;
+    client.expect_disconnect(0x95).await;
+    broker.stop().await;
+}
+
 /// A CONNECT of 5 with a will.
 fn connect_with_will(id: &str, properties: &[u8], payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(properties.len()).unwrap();
-    let varint = [
-        (len & 0x7F) as u8 | 0x80,
-        (len >> 7 & 0x7F) as u8 | 0x80,
-        (len >> 14) as u8,
-    ];
     let will = [
-        &varint[..],
+        &varint(properties.len())[..],
         properties,
         &string("will"),
         &u16::try_from(payload.len()).unwrap().to_be_bytes(),

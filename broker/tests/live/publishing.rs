@@ -7,7 +7,7 @@ use std::sync::{
 
 use penstock_broker::{Config, Protocol, QoS, Verdict};
 
-use crate::support::{config, packet, publish_v4, publish_v5, start, string};
+use crate::support::{config, packet, publish_v4, publish_v5, start, string, varint};
 
 #[tokio::test]
 async fn nothing_is_acknowledged_before_its_receipt() {
@@ -150,9 +150,9 @@ async fn reason_strings_are_left_out_where_they_are_not_wanted() {
     let broker = start(config()).await;
     broker.gateway.judge(|_| Verdict::Refused {
         reason: 0x99,
-        text: "why",
+        text: "why not",
     });
-    for properties in [&[0x17, 0][..], &[0x27, 0, 0, 0, 12]] {
+    for properties in [&[0x17, 0][..], &[0x27, 0, 0, 0, 13]] {
         let mut client = broker.v5_with("d", properties).await;
         client.send(&publish_v5("t", 1, 3, &[], "x")).await;
         client.expect(&[0x40, 3, 0, 3, 0x99]).await;
@@ -500,8 +500,7 @@ async fn a_publish_with_too_many_user_properties_is_refused() {
     let broker = start(config()).await;
     let with_pairs = |qos: u8, id: u8, count: usize| {
         let pairs = [0x26, 0, 1, b'k', 0, 1, b'v'].repeat(count);
-        let len = u16::try_from(pairs.len()).unwrap();
-        let len = [(len & 0x7F) as u8 | 0x80, (len >> 7) as u8];
+        let len = varint(pairs.len());
         let id: &[u8] = if qos > 0 { &[0, id] } else { &[] };
         packet(0x30 | qos << 1, &[&string("t"), id, &len, &pairs, b"x"])
     };
@@ -528,7 +527,7 @@ async fn what_properties_take_counts_as_held() {
     let mut client = broker.v5("d").await;
     // A few bytes each, tens of kilobytes once taken apart.
     let pairs = [0x26, 0, 0, 0, 0].repeat(256);
-    let len = [(pairs.len() & 0x7F) as u8 | 0x80, (pairs.len() >> 7) as u8];
+    let len = varint(pairs.len());
     let publish = packet(0x30, &[&string("t"), &len, &pairs]);
     for _ in 0..200 {
         client.send(&publish).await;

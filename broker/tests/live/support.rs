@@ -292,20 +292,22 @@ pub(crate) fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let body = parts.concat();
-    let mut bytes = vec![first];
-    let mut len = body.len();
+/// A variable byte integer.
+pub(crate) fn varint(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
     loop {
-        let byte = u8::try_from(len & 0x7F).unwrap();
-        len >>= 7;
-        bytes.push(if len > 0 { byte | 0x80 } else { byte });
-        if len == 0 {
-            break;
+        let byte = u8::try_from(value & 0x7F).unwrap();
+        value >>= 7;
+        bytes.push(if value > 0 { byte | 0x80 } else { byte });
+        if value == 0 {
+            return bytes;
         }
     }
-    bytes.extend(body);
-    bytes
+}
+
+pub(crate) fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    [&[first][..], &varint(body.len()), &body].concat()
 }
 
 pub(crate) fn connect_v4(id: &str, flags: u8, keep_alive: u8) -> Vec<u8> {

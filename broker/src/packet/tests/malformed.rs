@@ -320,14 +320,16 @@ fn packets_for_clients_are_encoded() {
         encode::ack(out, V5, Kind::PubRec, 2, 0x97, Some("no"));
     });
     check(&[0x90, 4, 0, 1, 2, 0x80], &|out| {
-        encode::suback(out, V4, 1, &[2, 0x8F])
+        assert!(encode::suback(out, V4, 1, &[2, 0x8F], usize::MAX))
     });
     check(&[0x90, 5, 0, 1, 0, 2, 0x8F], &|out| {
-        encode::suback(out, V5, 1, &[2, 0x8F])
+        assert!(encode::suback(out, V5, 1, &[2, 0x8F], usize::MAX))
     });
-    check(&[0xB0, 2, 0, 1], &|out| encode::unsuback(out, V4, 1, &[0]));
+    check(&[0xB0, 2, 0, 1], &|out| {
+        assert!(encode::unsuback(out, V4, 1, &[0], usize::MAX))
+    });
     check(&[0xB0, 4, 0, 1, 0, 0x11], &|out| {
-        encode::unsuback(out, V5, 1, &[0x11])
+        assert!(encode::unsuback(out, V5, 1, &[0x11], usize::MAX))
     });
     check(&[0xE0, 1, 0x8B], &|out| encode::disconnect(out, 0x8B, None));
     check(&[0x20, 2, 0, 3], &|out| {
