@@ -224,6 +224,14 @@ impl Writer {
                         if batch.is_empty() {
                             return Ok(());
                         }
+                        // Nobody waits behind progress that cannot be kept: appends
+                        // are answered, and an end is an end.
+                        while let Ok(job) = self.jobs.try_recv() {
+                            if matches!(job.work, Work::Close) {
+                                self.jobs.close();
+                            }
+                            batch.push(job);
+                        }
                         // Progress waits until it can be kept.
                         std::thread::sleep(TICK);
                     }
