@@ -108,6 +108,8 @@ impl Account {
             dedup_bytes: window.bytes() as u64,
             dedup_shortened: window.shortened(),
             in_quarantine: state.in_quarantine,
+            quarantine_bytes: state.quarantine_bytes,
+            quarantine_evicted: state.quarantine_evicted,
             dead_letters: state.dead_letters,
             set_aside: self.set_aside.clone(),
             destinations: state

@@ -33,6 +33,7 @@ use super::{
     job::{Job, Outcome, Work},
     promises::Promises,
     reader::Noticed,
+    quarantine,
     rescue, retention,
     room::Room,
     settle,
@@ -464,7 +465,19 @@ fn make_room(
         if room.fits(bytes) {
             return Ok(true);
         }
-        if room.on_full() == OnFull::PushBack || !retention::evict(connection, stage)? {
+        if room.on_full() == OnFull::PushBack {
+            return Ok(false);
+        }
+        let half = stage.state.quarantine_bytes / 2;
+        if !retention::evict(connection, stage)? && !quarantine::evict_to(connection, half, stage)?
+        {
+            if !room.refusing() {
+                tracing::warn!(
+                    dead_letters = stage.state.dead_letters,
+                    "no room, and nothing is left to evict: what is kept are dead letters, \
+                     retries and keys"
+                );
+            }
             return Ok(false);
         }
         room.look(connection)?;
