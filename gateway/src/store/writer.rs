@@ -28,12 +28,13 @@ use super::{
     config::OnFull,
     dead_letter,
     entry::Appended,
+    frame::number,
     handle::{Failure, Life},
     housekeeping::Duties,
     job::{Job, Outcome, Work},
     promises::Promises,
-    reader::Noticed,
     quarantine,
+    reader::Noticed,
     rescue, retention,
     room::Room,
     settle,
@@ -105,8 +106,13 @@ impl Writer {
             .enable_time()
             .build()
             .map_err(|error| Failure(error.to_string().into()))?;
-        self.load_keys()
-            .map_err(|error| Failure(error.to_string().into()))?;
+        while let Err(error) = self.load_keys() {
+            if !means_damage(&error) {
+                return Err(Failure(error.to_string().into()));
+            }
+            tracing::error!(%error, "the journal is damaged");
+            self.replace_file()?;
+        }
         let mut batch = Vec::new();
         loop {
             let open = self.receive(&runtime, &mut batch);
@@ -129,13 +135,14 @@ impl Writer {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let sequence = super::frame::integer(row.get(0)?);
-            let at = Timestamp::from_nanos(row.get(1)?);
-            let blob = row.get_ref(3)?.as_bytes()?;
-            if crc32fast::hash(blob) != row.get::<_, u32>(2)? {
-                tracing::error!(
-                    commit = sequence,
-                    "the keys of a commit are damaged; not remembered"
-                );
+            let (at, checksum) = (number(row, 1)?, number(row, 2)?);
+            let (Some(at), Ok(blob)) = (at, row.get_ref(3)?.as_bytes()) else {
+                tracing::error!(commit = sequence, "the keys of a commit are damaged");
+                continue;
+            };
+            let at = Timestamp::from_nanos(at);
+            if Some(i64::from(crc32fast::hash(blob))) != checksum {
+                tracing::error!(commit = sequence, "the keys of a commit are damaged");
                 continue;
             }
             let (keys, _) = blob.as_chunks::<16>();
@@ -217,14 +224,6 @@ impl Writer {
                     }
                     self.duties.hold = Some(Instant::now() + TICK);
                     if !accept {
-                        self.refuse_appends(batch);
-                        if batch.iter().any(|job| matches!(job.work, Work::Close)) {
-                            tracing::warn!("closing without the last progress: the disk is full");
-                            batch.clear();
-                        }
-                        if batch.is_empty() {
-                            return Ok(());
-                        }
                         // Nobody waits behind progress that cannot be kept: appends
                         // are answered, and an end is an end.
                         while let Ok(job) = self.jobs.try_recv() {
@@ -232,6 +231,14 @@ impl Writer {
                                 self.jobs.close();
                             }
                             batch.push(job);
+                        }
+                        self.refuse_appends(batch);
+                        if batch.iter().any(|job| matches!(job.work, Work::Close)) {
+                            tracing::warn!("closing without the last progress: the disk is full");
+                            batch.clear();
+                        }
+                        if batch.is_empty() {
+                            return Ok(());
                         }
                         // Progress waits until it can be kept.
                         std::thread::sleep(TICK);
