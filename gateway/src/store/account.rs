@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     checkpoint,
-    frame::{column, integer},
+    frame::{column, integer, number},
     room::Room,
     stage,
     state::{Standing, State},
@@ -108,6 +108,8 @@ impl Account {
             dedup_bytes: window.bytes() as u64,
             dedup_shortened: window.shortened(),
             in_quarantine: state.in_quarantine,
+            quarantine_bytes: state.quarantine_bytes,
+            quarantine_evicted: state.quarantine_evicted,
             dead_letters: state.dead_letters,
             set_aside: self.set_aside.clone(),
             destinations: state
@@ -169,8 +171,11 @@ impl Oldest {
         let mut rows = statement.query((column(self.clear_to.0), LOOK_ROWS))?;
         while let Some(row) = rows.next()? {
             let position = Position(integer(row.get(0)?));
-            if Routes(integer(row.get(1)?)).contains(d.id) {
-                self.found = Some((position, Timestamp::from_nanos(row.get(2)?)));
+            let routes = number(row, 1)?.map_or(0, integer);
+            if let Some(received) = number(row, 2)?
+                && Routes(routes).contains(d.id)
+            {
+                self.found = Some((position, Timestamp::from_nanos(received)));
                 break;
             }
             self.clear_to = position;

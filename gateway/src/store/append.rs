@@ -42,11 +42,9 @@ impl<'c> Inserter<'c> {
         window: &mut Window,
     ) -> rusqlite::Result<Outcome> {
         if let Some(id) = retry_of {
-            if !quarantine::remove(self.connection, id)? {
+            if !quarantine::remove(self.connection, id, stage)? {
                 return Ok(Outcome::Changed(0));
             }
-            stage.state.in_quarantine -= 1;
-            stage.dirty = true;
         }
         let mut appended = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -57,6 +55,7 @@ impl<'c> Inserter<'c> {
                     stage.state.quarantine_last += 1;
                     stage.state.quarantined += 1;
                     stage.state.in_quarantine += 1;
+                    stage.state.quarantine_bytes += entry.cost_bytes() as u64;
                     let id = stage.state.quarantine_last;
                     quarantine::insert(self.connection, id, item)?;
                     Appended::Quarantined(id)

@@ -21,10 +21,8 @@ pub(super) fn apply(
         Change::DiscardQuarantined(ids) => {
             let mut count = 0;
             for id in ids {
-                count += u64::from(quarantine::remove(connection, *id)?);
+                count += u64::from(quarantine::remove(connection, *id, stage)?);
             }
-            stage.state.in_quarantine = stage.state.in_quarantine.saturating_sub(count);
-            stage.dirty |= count > 0;
             Ok(count)
         }
         Change::Redrive(ids) => dead_letter::redrive(connection, ids, stage),

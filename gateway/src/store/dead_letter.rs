@@ -114,14 +114,15 @@ pub(super) fn set_damaged_aside(
         "SELECT position, routes, received, frame FROM events WHERE position = ?1",
     )?
     .query_row([column(position.0)], |row| {
-        Ok((frame::from_row(row, 0)?, integer(row.get(1)?)))
+        Ok((frame::from_row(row, 0)?, frame::number(row, 1)?))
     })
     .optional()?;
     if let Some((None, routes)) = row {
-        let routes = crate::record::Routes(routes);
+        // Where nobody can tell who wanted it, all who still wait for anything did.
+        let routes = crate::record::Routes(routes.map_or(u64::MAX, integer));
         let mut kept_for = None;
         for d in &mut stage.state.destinations {
-            if d.cursor < position && routes.contains(d.id) {
+            if d.cursor < position && routes.contains(d.id) && d.backlog() > d.retrying {
                 d.damaged += 1;
                 d.overtaken.damaged += 1;
                 d.overtaken.to = d.overtaken.to.max(position);
@@ -131,7 +132,8 @@ pub(super) fn set_damaged_aside(
         if let Some(destination) = kept_for {
             keep_damaged(
                 connection,
-                "SELECT ?1, ?2, position, 1, 0, ?3, ?4, routes, received, frame
+                "SELECT ?1, ?2, position, 1, 0, ?3, ?4, CAST(routes AS INTEGER),
+                 CAST(received AS INTEGER), CAST(frame AS BLOB)
                  FROM events WHERE position = ?5",
                 destination,
                 position,
@@ -166,7 +168,8 @@ fn set_damaged_retries_aside(
     for destination in found {
         keep_damaged(
             connection,
-            "SELECT ?1, ?2, position, 1, attempts, ?3, ?4, routes, received, frame
+            "SELECT ?1, ?2, position, 1, attempts, ?3, ?4, CAST(routes AS INTEGER),
+             CAST(received AS INTEGER), CAST(frame AS BLOB)
              FROM retry WHERE position = ?5 AND destination = ?2",
             destination,
             position,

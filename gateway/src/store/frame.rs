@@ -70,11 +70,27 @@ pub(super) fn read(
 
 /// A record from the columns `position, routes, received, frame`, beginning at `first`.
 pub(super) fn from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Record>> {
-    let position = Position(integer(row.get(first)?));
-    let routes = Routes(integer(row.get(first + 1)?));
-    let received = Timestamp::from_nanos(row.get(first + 2)?);
-    let frame = row.get_ref(first + 3)?.as_bytes()?;
-    Ok(read(position, routes, received, frame))
+    let number = |at| number(row, first + at);
+    let (Some(position), Some(routes), Some(received)) = (number(0)?, number(1)?, number(2)?)
+    else {
+        return Ok(None);
+    };
+    let Ok(frame) = row.get_ref(first + 3)?.as_bytes() else {
+        return Ok(None);
+    };
+    let (position, routes) = (Position(integer(position)), Routes(integer(routes)));
+    Ok(read(
+        position,
+        routes,
+        Timestamp::from_nanos(received),
+        frame,
+    ))
+}
+
+/// A column that holds a number; `None` where damage has made something else of
+/// it: one bit in a row's header does that, and SQLite calls the row sound.
+pub(super) fn number(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<i64>> {
+    Ok(row.get_ref(at)?.as_i64().ok())
 }
 
 fn checksum(position: Position, routes: Routes, received: Timestamp, rest: &[u8]) -> u32 {

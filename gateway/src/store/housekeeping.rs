@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    checkpoint, retention,
+    checkpoint, quarantine, retention,
     stage::Stage,
     writer::{BATCH_BYTES, TICK, Writer},
 };
@@ -13,6 +13,10 @@ use crate::{event::Timestamp, record::Position};
 /// How long settled records may stay when there is little to trim, and how
 /// often expired ones are looked for.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Quarantine may take so many-th of the room: one bad device must not keep
+/// every good one out.
+const QUARANTINE_SHARE: u64 = 8;
 
 /// What housekeeping has to do.
 #[derive(Debug, Default)]
@@ -56,6 +60,8 @@ impl Writer {
                 self.duties.looked = Some(Instant::now());
             }
         }
+        let share = self.room.max_bytes() / QUARANTINE_SHARE;
+        quarantine::evict_to(&self.connection, share, stage)?;
         if let Some(to) = self.duties.forgotten
             && !retention::forget_commits(&self.connection, to, stage)?
         {

@@ -259,6 +259,7 @@ fn keep_promise(promised: &State, state: &mut State) -> Promise {
     state.refused_full = state.refused_full.max(promised.refused_full);
     state.position = state.position.max(promised.position);
     state.quarantine_last = state.quarantine_last.max(promised.quarantine_last);
+    state.quarantine_evicted = state.quarantine_evicted.max(promised.quarantine_evicted);
     state.dead_letter_last = state.dead_letter_last.max(promised.dead_letter_last);
     state.commit = promised.commit;
     broken

@@ -6,7 +6,7 @@
 use rusqlite::Connection;
 
 use super::{
-    frame::column,
+    frame::{column, number},
     stage::{self, Stage},
     state::Standing,
 };
@@ -82,7 +82,11 @@ pub(super) fn expire(
     )?;
     let mut rows = statement.query((column(stage.state.trimmed.0), column(CHUNK_ROWS)))?;
     while let Some(row) = rows.next()? {
-        if row.get::<_, i64>(1)? >= before.as_nanos() {
+        // One that does not tell its age is as old as what surrounds it.
+        let Some(received) = number(row, 1)? else {
+            continue;
+        };
+        if received >= before.as_nanos() {
             break;
         }
         last = Some(Position(super::frame::integer(row.get(0)?)));
@@ -131,9 +135,11 @@ fn drop_to(
     let mut rows = statement.query((column(stage.state.trimmed.0), column(to.0)))?;
     while let Some(row) = rows.next()? {
         let position = Position(super::frame::integer(row.get(0)?));
-        let routes = Routes(super::frame::integer(row.get(1)?));
+        // Who wanted one that does not tell is not known: everybody missed it.
+        let routes = number(row, 1)?.map_or(u64::MAX, super::frame::integer);
+        let routes = Routes(routes);
         for d in &mut stage.state.destinations {
-            if d.cursor < position && routes.contains(d.id) {
+            if d.cursor < position && routes.contains(d.id) && d.backlog() > d.retrying {
                 count(d, position, cause);
             }
         }

@@ -94,6 +94,7 @@ pub(super) fn salvage(
         remaining: Vec::new(),
         out_of_room: false,
     };
+    copy.state.quarantine_bytes = 0;
     if let Some(old) = &old {
         copy.everything(old)?;
     }
@@ -197,6 +198,11 @@ impl Copy<'_> {
                 let id = integer(row.get(1)?);
                 copy.state.quarantine_last = copy.state.quarantine_last.max(id);
                 copy.salvaged.quarantined += 1;
+                for column in [3, 4, 6, 7, 8] {
+                    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+                    copy.state.quarantine_bytes += bytes.map_or(0, <[u8]>::len) as u64;
+                }
+                copy.state.quarantine_bytes += 64;
                 Ok(true)
             },
         )?;

@@ -27,7 +27,12 @@ pub(super) fn scan(
             let mut rows = statement.query([from])?;
             while let Some(row) = rows.next()? {
                 let number: i64 = row.get(0)?;
-                each(row)?;
+                match each(row) {
+                    Err(error) if is_unusable(&error) => {
+                        tracing::warn!(row = number, %error, "passed a row that is damaged");
+                    }
+                    result => result?,
+                }
                 from = number.saturating_add(1);
                 seen += 1;
             }
@@ -74,6 +79,16 @@ fn next_readable(from: i64, readable: impl Fn(i64) -> Option<bool>) -> Option<i6
         }
     }
     Some(good)
+}
+
+/// Whether it is the row that is damaged, not the page: it holds what does not
+/// belong into its columns.
+fn is_unusable(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    matches!(
+        error,
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..)
+    ) || error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

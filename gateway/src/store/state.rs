@@ -13,9 +13,11 @@
 
 use crate::record::{DestinationId, Position};
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD_BYTES: usize = 8;
-const GLOBAL: usize = 12;
+const GLOBAL: usize = 14;
+/// Counters of version 1: those of quarantine that came last were not there yet.
+const GLOBAL_1: usize = 12;
 const PER_DESTINATION: usize = 9;
 
 /// Where the journal stands.
@@ -38,6 +40,10 @@ pub(super) struct State {
     /// The last number given to a dead letter.
     pub(super) dead_letter_last: u64,
     pub(super) dead_letters: u64,
+    /// Bytes in quarantine, about.
+    pub(super) quarantine_bytes: u64,
+    /// Left quarantine because its share of the room was used up.
+    pub(super) quarantine_evicted: u64,
     /// By id, ascending.
     pub(super) destinations: Vec<Standing>,
 }
@@ -156,6 +162,8 @@ impl State {
             self.in_quarantine,
             self.dead_letter_last,
             self.dead_letters,
+            self.quarantine_bytes,
+            self.quarantine_evicted,
         ];
         global.into_iter().for_each(&mut put);
         for d in &self.destinations {
@@ -183,9 +191,14 @@ impl State {
         let count = usize::from(u16::from_le_bytes(
             bytes.get(6..HEAD_BYTES)?.try_into().ok()?,
         ));
-        let length = HEAD_BYTES - 4 + 8 * (GLOBAL + count * PER_DESTINATION);
+        let global = match version {
+            1 => GLOBAL_1,
+            VERSION => GLOBAL,
+            _ => return None,
+        };
+        let length = HEAD_BYTES - 4 + 8 * (global + count * PER_DESTINATION);
         let rest = rest.get(..length)?;
-        if version != VERSION || crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
+        if crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
             return None;
         }
         let (numbers, _) = rest[HEAD_BYTES - 4..].as_chunks::<8>();
@@ -204,6 +217,8 @@ impl State {
             in_quarantine: next()?,
             dead_letter_last: next()?,
             dead_letters: next()?,
+            quarantine_bytes: if global > GLOBAL_1 { next()? } else { 0 },
+            quarantine_evicted: if global > GLOBAL_1 { next()? } else { 0 },
             destinations: Vec::with_capacity(count),
         };
         for _ in 0..count {

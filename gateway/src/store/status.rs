@@ -75,6 +75,11 @@ pub struct Status {
     pub dedup_shortened: u64,
     /// Messages in quarantine now.
     pub in_quarantine: u64,
+    /// Bytes they take, about. Quarantine has an eighth of `max_bytes`.
+    pub quarantine_bytes: u64,
+    /// Of `quarantined`: the oldest, evicted because that eighth was used up, or,
+    /// with `drop-oldest`, because nothing else could make room.
+    pub quarantine_evicted: u64,
     /// Dead letters kept now, damaged records among them.
     pub dead_letters: u64,
     /// Damaged files that were set aside and are still there.

@@ -28,10 +28,12 @@ use super::{
     config::OnFull,
     dead_letter,
     entry::Appended,
+    frame::number,
     handle::{Failure, Life},
     housekeeping::Duties,
     job::{Job, Outcome, Work},
     promises::Promises,
+    quarantine,
     reader::Noticed,
     rescue, retention,
     room::Room,
@@ -104,8 +106,13 @@ impl Writer {
             .enable_time()
             .build()
             .map_err(|error| Failure(error.to_string().into()))?;
-        self.load_keys()
-            .map_err(|error| Failure(error.to_string().into()))?;
+        while let Err(error) = self.load_keys() {
+            if !means_damage(&error) {
+                return Err(Failure(error.to_string().into()));
+            }
+            tracing::error!(%error, "the journal is damaged");
+            self.replace_file()?;
+        }
         let mut batch = Vec::new();
         loop {
             let open = self.receive(&runtime, &mut batch);
@@ -128,13 +135,14 @@ impl Writer {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let sequence = super::frame::integer(row.get(0)?);
-            let at = Timestamp::from_nanos(row.get(1)?);
-            let blob = row.get_ref(3)?.as_bytes()?;
-            if crc32fast::hash(blob) != row.get::<_, u32>(2)? {
-                tracing::error!(
-                    commit = sequence,
-                    "the keys of a commit are damaged; not remembered"
-                );
+            let (at, checksum) = (number(row, 1)?, number(row, 2)?);
+            let (Some(at), Ok(blob)) = (at, row.get_ref(3)?.as_bytes()) else {
+                tracing::error!(commit = sequence, "the keys of a commit are damaged");
+                continue;
+            };
+            let at = Timestamp::from_nanos(at);
+            if Some(i64::from(crc32fast::hash(blob))) != checksum {
+                tracing::error!(commit = sequence, "the keys of a commit are damaged");
                 continue;
             }
             let (keys, _) = blob.as_chunks::<16>();
@@ -216,6 +224,14 @@ impl Writer {
                     }
                     self.duties.hold = Some(Instant::now() + TICK);
                     if !accept {
+                        // Nobody waits behind progress that cannot be kept: appends
+                        // are answered, and an end is an end.
+                        while let Ok(job) = self.jobs.try_recv() {
+                            if matches!(job.work, Work::Close) {
+                                self.jobs.close();
+                            }
+                            batch.push(job);
+                        }
                         self.refuse_appends(batch);
                         if batch.iter().any(|job| matches!(job.work, Work::Close)) {
                             tracing::warn!("closing without the last progress: the disk is full");
@@ -456,7 +472,19 @@ fn make_room(
         if room.fits(bytes) {
             return Ok(true);
         }
-        if room.on_full() == OnFull::PushBack || !retention::evict(connection, stage)? {
+        if room.on_full() == OnFull::PushBack {
+            return Ok(false);
+        }
+        let half = stage.state.quarantine_bytes / 2;
+        if !retention::evict(connection, stage)? && !quarantine::evict_to(connection, half, stage)?
+        {
+            if !room.refusing() {
+                tracing::warn!(
+                    dead_letters = stage.state.dead_letters,
+                    "no room, and nothing is left to evict: what is kept are dead letters, \
+                     retries and keys"
+                );
+            }
             return Ok(false);
         }
         room.look(connection)?;

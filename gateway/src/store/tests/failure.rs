@@ -142,3 +142,35 @@ fn a_transaction_that_fills_the_disk_is_turned_away_whole_and_kept_when_there_is
     );
     assert!(!driven.store.handle().status().full);
 }
+
+#[tokio::test]
+async fn while_progress_finds_no_room_appends_are_answered_and_the_end_comes() {
+    let mut driven = Driven::new();
+    assert!(driven.append(vec![event(1, to(&[0]))]).is_ok());
+    driven.set("max_page_count", driven.pages());
+    let Driven { store, _place } = driven;
+    let running = store.run().expect("a thread");
+    let handle = running.handle();
+    let mut record = read_all(&handle, 0, 0).remove(0);
+    record.body = Bytes::from(vec![7; 200_000]);
+    let retry = Retry {
+        record,
+        attempts: 1,
+        not_before: Timestamp::from_millis(0),
+        reason: "later".into(),
+    };
+    let progress = Progress {
+        retry: vec![retry],
+        ..delivered(0, 1, 0)
+    };
+    let progress = handle.progress(progress).await.expect("open");
+    until(&handle, |s| s.full).await;
+    for n in 2..5 {
+        assert_eq!(
+            append(&handle, vec![event(n, to(&[0]))]).await,
+            [Appended::Full]
+        );
+    }
+    running.shutdown().await.expect("an orderly end");
+    assert!(progress.await.is_err(), "it was not kept");
+}

@@ -273,3 +273,37 @@ async fn a_start_on_a_full_disk_works() {
     assert_balanced(&running.handle().status());
     running.shutdown().await.expect("an orderly end");
 }
+
+#[tokio::test]
+async fn one_bad_device_does_not_fill_the_journal_for_the_others() {
+    let place = place(OnFull::PushBack, 4 << 20);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 0..8_000 {
+        let Entry::Quarantine(item) = broken(n) else {
+            unreachable!()
+        };
+        let payload = Bytes::from(vec![b'{'; 1_000]);
+        let entry = Entry::Quarantine(NewQuarantine { payload, ..item });
+        assert_eq!(
+            append(&handle, vec![entry]).await,
+            [Appended::Quarantined(n + 1)]
+        );
+    }
+    let status = handle.status();
+    assert_balanced(&status);
+    assert_eq!((status.accepted, status.quarantined), (8_000, 8_000));
+    assert_eq!(status.in_quarantine + status.quarantine_evicted, 8_000);
+    assert!(status.quarantine_bytes <= (4 << 20) / 8, "{status:?}");
+    let kept = handle.listing().expect("a listing");
+    let kept = kept.quarantine(0, 10_000).expect("rows");
+    assert_eq!(kept.len() as u64, status.in_quarantine);
+    assert_eq!(kept.last().expect("the newest").id, 8_000);
+    let appended = append(&handle, (0..10).map(big).collect()).await;
+    assert!(matches!(appended[0], Appended::Stored(_)));
+    let ids = kept.iter().map(|item| item.id).collect();
+    handle.discard_quarantined(ids).await.expect("open");
+    assert_eq!(handle.status().quarantine_bytes, 0, "counted out as in");
+    running.shutdown().await.expect("an orderly end");
+    assert!(verify(place.dir.path()).expect("readable").is_whole());
+}

@@ -395,6 +395,7 @@ impl World {
         assert!(matches!(&outcomes[..], [Outcome::Appended(a)] if a[..] == [Appended::Full]));
         let writer = &mut self.store.as_mut().expect("it is open").writer;
         writer.room.set_limit(OnFull::PushBack, u64::MAX);
+        self.twin.in_quarantine.clear();
         for fates in &mut self.twin.fates {
             for fate in fates.values_mut().filter(|fate| **fate == Fate::Waiting) {
                 *fate = Fate::Evicted;
