@@ -41,10 +41,10 @@ impl<'c> Inserter<'c> {
         stage: &mut Stage,
         window: &mut Window,
     ) -> rusqlite::Result<Outcome> {
-        if let Some(id) = retry_of {
-            if !quarantine::remove(self.connection, id, stage)? {
-                return Ok(Outcome::Changed(0));
-            }
+        if let Some(id) = retry_of
+            && !quarantine::remove(self.connection, id, stage)?
+        {
+            return Ok(Outcome::Changed(0));
         }
         let mut appended = Vec::with_capacity(entries.len());
         for entry in entries {

@@ -127,7 +127,16 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
             }
         }
         Some(_) if report.salvaged.is_some() => Promise::Kept,
-        Some(promised) => keep_promise(promised, &mut state),
+        Some(promised) => {
+            if promised.commit > state.commit {
+                // Closed meanwhile: whoever else closes an open database's file
+                // takes SQLite's locks away with it.
+                drop(connection);
+                report.set_aside = rescue::copy_aside(database)?;
+                connection = schema::open(database)?;
+            }
+            keep_promise(promised, &mut state)
+        }
     };
     let names = number(&connection, config, &mut state)?;
     for name in &names {

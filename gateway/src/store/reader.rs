@@ -148,7 +148,9 @@ impl Reader {
             }
             let mut page = scanned.map_err(|error| self.notice(error))?;
             if page.scanned_to == END {
-                page.scanned_to = committed.max(after);
+                // Commits that came since may have been read too.
+                let last = page.records.last().map_or(after, |r| r.position);
+                page.scanned_to = committed.max(after).max(last);
             }
             self.noticed.put_rows(&damaged);
             return Ok(page);

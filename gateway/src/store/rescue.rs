@@ -134,16 +134,41 @@ pub(super) fn replace(
     Ok((now, rescued.aside.unwrap_or_default()))
 }
 
-/// Renames the database with its companions; says where to.
-fn set_aside(database: &Path) -> Result<PathBuf, Error> {
+/// Copies a database that goes on being used, with its log: the next commit
+/// writes over what lies behind the damage. Where there is no room for a copy
+/// the gateway starts without one.
+pub(super) fn copy_aside(database: &Path) -> Result<Option<PathBuf>, Error> {
+    let aside = free_name(database)?;
+    for companion in ["-wal", ""] {
+        let from = with_suffix(database, companion);
+        let copied = match from.try_exists()? {
+            true => fs::copy(from, with_suffix(&aside, companion)),
+            false => Ok(0),
+        };
+        if let Err(error) = copied {
+            tracing::warn!(%error, "could not copy the damaged journal aside");
+            remove_all(&aside)?;
+            return Ok(None);
+        }
+    }
+    Ok(Some(aside))
+}
+
+/// A name for a damaged file that is not in use.
+fn free_name(database: &Path) -> Result<PathBuf, Error> {
     let mut n = 1_u32;
-    let aside = loop {
+    loop {
         let aside = with_suffix(database, &format!(".damaged-{n}"));
         if !aside.try_exists()? {
-            break aside;
+            return Ok(aside);
         }
         n += 1;
-    };
+    }
+}
+
+/// Renames the database with its companions; says where to.
+fn set_aside(database: &Path) -> Result<PathBuf, Error> {
+    let aside = free_name(database)?;
     for companion in ["", "-wal"] {
         match fs::rename(
             with_suffix(database, companion),

@@ -9,7 +9,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -168,18 +168,44 @@ impl Room {
         if self.reserve_bytes == 0 {
             return Ok(());
         }
-        let file = File::create(&self.reserve)?;
-        rustix::fs::fallocate(
-            &file,
-            rustix::fs::FallocateFlags::empty(),
-            0,
-            self.reserve_bytes,
-        )?;
-        Ok(())
+        let mut file = File::create(&self.reserve)?;
+        let none = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&file, none, 0, self.reserve_bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                fill(&mut file, self.reserve_bytes)
+            }
+            result => Ok(result?),
+        }
     }
 
+    /// Bytes that are free to us on the disk.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Takes blocks by writing, where the file system cannot give them out unwritten
+/// (vfat, many of FUSE).
+fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
+    io::copy(&mut io::repeat(0).take(bytes), file)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_is_written_has_real_blocks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("reserve");
+        let mut file = File::create(&path).expect("created");
+        fill(&mut file, 300_000).expect("written");
+        let seen = fs::metadata(&path).expect("seen");
+        assert_eq!(seen.len(), 300_000);
+        assert!(seen.blocks() * 512 >= 300_000, "{} blocks", seen.blocks());
     }
 }

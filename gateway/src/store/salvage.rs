@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Row, types::ValueRef};
+use rusqlite::{Connection, Row, config::DbConfig, types::ValueRef};
 
 use super::{
     Error,
@@ -51,7 +51,7 @@ pub(super) fn salvage(
 ) -> Result<Salvaged, Error> {
     let mut salvaged = Salvaged::default();
     // A file that is no database at all leaves nothing but what was promised.
-    let old = aside.and_then(|aside| Connection::open(aside).ok());
+    let old = aside.and_then(|aside| open_as_evidence(aside).ok());
     let read = old
         .as_ref()
         .and_then(|old| super::open::read_state(old).ok().flatten());
@@ -103,6 +103,15 @@ pub(super) fn salvage(
     state.commit += 1;
     stage::write_state(fresh, &state, &mut Vec::new())?;
     Ok(salvaged)
+}
+
+/// Opens a damaged file so that closing it changes nothing: SQLite would copy the
+/// log into the database and remove it, and with it what a person could look at.
+fn open_as_evidence(aside: &Path) -> rusqlite::Result<Connection> {
+    let old = Connection::open(aside)?;
+    old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    old.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = 1")?;
+    Ok(old)
 }
 
 /// What is neither settled nor here is lost.

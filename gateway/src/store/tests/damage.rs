@@ -299,8 +299,12 @@ async fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
     let log = image.database().with_extension("db-wal");
     let length = std::fs::metadata(&log).expect("the log").len();
     flip(&log, length / 2);
+    let evidence = std::fs::read(&log).expect("the log");
     let (running, report) = image.run_reported();
-    assert!(report.set_aside.is_none(), "the database looks sound");
+    assert!(report.salvaged.is_none(), "the database looks sound");
+    let aside = report.set_aside.clone().expect("a copy");
+    let kept = std::fs::read(format!("{}-wal", aside.display())).expect("the copy");
+    assert_eq!(kept, evidence, "copied before it was written to");
     let Promise::Broken {
         promised,
         found,

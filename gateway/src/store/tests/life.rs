@@ -431,3 +431,20 @@ async fn everything_queued_before_the_shutdown_is_kept() {
                 == 0
     );
 }
+
+#[tokio::test]
+async fn a_page_reaches_at_least_to_its_last_record() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let mut handle = running.handle();
+    append(&handle, (1..=10).map(|n| event(n, to(&[0]))).collect()).await;
+    // As between a commit and the word of it, with nothing of it in memory.
+    let (_word, committed) = watch::channel(Position(4));
+    handle.committed = committed;
+    handle.tail = Arc::new(tail::Tail::new(Position(10), 0));
+    let mut reader = handle.reader().expect("a reader");
+    let page = reader.read(DestinationId(0), Position(0), 100, 1 << 20);
+    let page = page.expect("a page");
+    assert_eq!((page.records.len(), page.scanned_to), (10, Position(10)));
+    running.shutdown().await.expect("an orderly end");
+}
