@@ -122,7 +122,7 @@ pub fn normalise(
         resolved,
         message,
         scratch,
-        content: identity::Content::default(),
+        repeats: identity::Repeats::default(),
     };
     let Some(elements) = split(mapping, &root)? else {
         if root == Node::Null {
@@ -177,13 +177,13 @@ pub fn normalise(
         }
     );
     let reject = Reject::new(first.class, reason);
-    if events.is_empty() {
-        return Err(reject);
-    }
     let keep = |index: usize| {
         bad.binary_search_by_key(&index, |(index, _)| *index)
             .is_ok()
     };
+    if events.is_empty() || identity::field_repeats(mapping, elements, keep) {
+        return Err(reject);
+    }
     let left = Without {
         node: &root,
         array: elements,
@@ -315,7 +315,7 @@ struct Normaliser<'m> {
     resolved: &'m Resolved,
     message: &'m Message<'m>,
     scratch: &'m mut Scratch,
-    content: identity::Content,
+    repeats: identity::Repeats,
 }
 
 impl Normaliser<'_> {

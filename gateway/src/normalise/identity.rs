@@ -1,8 +1,8 @@
 //! What makes an event this event; see `dedup::key` for the bytes.
 //!
 //! In the order of preference: the configured MQTT 5 user property; the configured
-//! fields; device, topic, boot id and sequence number; the content, where the
-//! device's clock tells readings apart; nothing. A device that names itself in the
+//! fields; device, topic, boot id and sequence number, together with the content;
+//! the content alone, where the device's clock tells readings apart; nothing. A device that names itself in the
 //! payload only claims to be that device, so its keys and ids also hold the client
 //! identifier: one client cannot suppress what another will send.
 
@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     Named, Node, Normaliser, Place,
     decode::Float,
-    mapping::{Dedup, Sequence, Tag},
+    mapping::{Dedup, Mapping, Sequence, Tag},
     timestamp::Said,
 };
 use crate::{
@@ -31,11 +31,20 @@ pub(super) struct Identity {
     pub(super) sequence: Option<u64>,
 }
 
-/// How often each content was in this batch so far: two equal elements are two
+/// How often each key was in this batch so far: two equal elements are two
 /// readings, and counting them apart gives the same keys however they are batched.
 #[derive(Debug, Default)]
-pub(super) struct Content {
+pub(super) struct Repeats {
     seen: HashMap<Key, u64>,
+}
+
+impl Repeats {
+    /// How often `key` was before.
+    fn before(&mut self, key: Key) -> u64 {
+        let count = self.seen.entry(key).or_insert(0);
+        *count += 1;
+        *count - 1
+    }
 }
 
 /// Identifies one event.
@@ -85,7 +94,8 @@ type Known = (Key, Option<Arc<str>>, IdSource);
 
 fn explicit(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named) -> Option<Known> {
     let id = of.message.property(of.mapping.id_property.as_deref()?)?;
-    Some(named(of, IdSource::Explicit, device, id, place.index))
+    let index = place.index;
+    Some(named(of, place, IdSource::Explicit, device, id, index))
 }
 
 fn field<'n, 'a>(
@@ -110,7 +120,7 @@ fn field<'n, 'a>(
         if id.len() <= ID_BYTES_MAX {
             used.push(at.node);
         }
-        return Some(named(of, IdSource::Field, device, id, index));
+        return Some(named(of, place, IdSource::Field, device, id, index));
     }
     let parts = start(of, IdSource::Field, device);
     for (_, text) in &found {
@@ -122,12 +132,61 @@ fn field<'n, 'a>(
             .as_deref()
             .map(str::as_bytes),
     );
-    Some((parts.key(), None, IdSource::Field))
+    let key = parts.key();
+    let (key, _) = numbered(of, place, IdSource::Field, device, key);
+    Some((key, None, IdSource::Field))
+}
+
+/// Whether the fields of an element's id, its own and not those around it, are
+/// those of another element too: then it takes the other to number this one, and
+/// the batch must not be taken apart.
+pub(super) fn field_repeats(
+    mapping: &Mapping,
+    elements: &[Node<'_>],
+    wanted: impl Fn(usize) -> bool,
+) -> bool {
+    if mapping.id.is_empty() || mapping.dedup == Dedup::None {
+        return false;
+    }
+    let own = |element: &Node<'_>| -> Vec<Option<String>> {
+        let pointers = mapping.id.iter();
+        pointers.map(|at| text(at.find(element)?)).collect()
+    };
+    let mut count: HashMap<Vec<Option<String>>, usize> = HashMap::new();
+    for element in elements.iter().filter(|e| **e != Node::Null) {
+        *count.entry(own(element)).or_default() += 1;
+    }
+    elements.iter().enumerate().any(|(index, element)| {
+        let id = wanted(index).then(|| own(element));
+        id.is_some_and(|id| id.iter().any(Option::is_some) && count[&id] > 1)
+    })
+}
+
+/// The key of an element whose key may repeat in its batch, with the number of
+/// the repeat in it; and that number, 0 for the first.
+fn numbered(
+    of: &mut Normaliser<'_>,
+    place: &Place<'_, '_>,
+    source: IdSource,
+    device: &Named,
+    key: Key,
+) -> (Key, u64) {
+    if place.index.is_none() {
+        return (key, 0);
+    }
+    match of.repeats.before(key) {
+        0 => (key, 0),
+        before => {
+            let parts = start(of, source, device);
+            (parts.bytes(&key.0).number(before).key(), before)
+        }
+    }
 }
 
 /// An identity with a text of its own: the event's id.
 fn named(
     of: &mut Normaliser<'_>,
+    place: &Place<'_, '_>,
     source: IdSource,
     device: &Named,
     id: &str,
@@ -139,6 +198,7 @@ fn named(
         .bytes(id.as_bytes())
         .optional(index.as_deref().map(str::as_bytes));
     let key = parts.key();
+    let (key, before) = numbered(of, place, source, device, key);
     let mut text = String::with_capacity(id.len());
     if device.claimed {
         // No colon of the client's, so that no other client and id read the same.
@@ -149,6 +209,10 @@ fn named(
     if let Some(index) = &index {
         text.push('/');
         text.push_str(index);
+    }
+    if before > 0 {
+        text.push('.');
+        text.push_str(itoa::Buffer::new().format(before + 1));
     }
     let id = (text.len() <= ID_BYTES_MAX).then(|| Arc::from(text));
     (key, id, source)
@@ -189,8 +253,9 @@ fn counter<'n, 'a>(
     })
 }
 
-/// By device, topic, boot id and number, and the device's time where there is one:
-/// some devices always say 0.
+/// By device, topic, boot id and number, and the device's time where there is one;
+/// and by what it says, because some devices always say 0, or begin again at 256.
+/// What is resent is the same bytes, or in a batch the same element.
 fn counted(
     of: &mut Normaliser<'_>,
     place: &Place<'_, '_>,
@@ -208,19 +273,21 @@ fn counted(
         // A restart begins at 0 again.
         return None;
     }
-    let topic = of.message.topic.clone();
     let index = place
         .index
         .filter(|_| counter.shared)
         .map(|index| index.to_string());
+    let message = of.message;
     let parts = start(of, IdSource::Sequence, device);
     parts
-        .bytes(topic.as_bytes())
+        .bytes(message.topic.as_bytes())
         .optional(counter.boot.as_deref().map(str::as_bytes))
         .number(counter.sequence)
         .time(at)
         .optional(index.as_deref().map(str::as_bytes));
-    Some((parts.key(), None, IdSource::Sequence))
+    let key = said(parts, message.payload, place);
+    let (key, _) = numbered(of, place, IdSource::Sequence, device, key);
+    Some((key, None, IdSource::Sequence))
 }
 
 /// By what it says, with everything around it.
@@ -237,29 +304,23 @@ fn content(
     let message = of.message;
     let parts = start(of, IdSource::Content, device);
     parts.bytes(message.topic.as_bytes()).time(at);
-    let Some(header) = place.header else {
-        // The bytes as sent, not as we would write them.
-        parts.bytes(message.payload);
-        return Some((parts.key(), None, IdSource::Content));
-    };
-    parts.bytes(&header.digest().0).written(|out| {
-        ciborium::into_writer(place.element, out).expect("writing to memory cannot fail");
-    });
-    let key = parts.key();
-    let before = of
-        .content
-        .seen
-        .entry(key)
-        .and_modify(|n| *n += 1)
-        .or_insert(0);
-    let before = *before;
-    let key = if before == 0 {
-        key
-    } else {
-        let parts = start(of, IdSource::Content, device);
-        parts.bytes(&key.0).number(before).key()
-    };
+    let key = said(parts, message.payload, place);
+    let (key, _) = numbered(of, place, IdSource::Content, device, key);
     Some((key, None, IdSource::Content))
+}
+
+/// The key of the parts so far and of what the message, or its element, says.
+fn said(parts: &mut key::Parts, payload: &[u8], place: &Place<'_, '_>) -> Key {
+    match place.header {
+        // The bytes as sent, not as we would write them.
+        None => parts.bytes(payload).key(),
+        Some(header) => parts
+            .bytes(&header.digest().0)
+            .written(|out| {
+                ciborium::into_writer(place.element, out).expect("writing to memory cannot fail");
+            })
+            .key(),
+    }
 }
 
 fn start<'p>(of: &'p mut Normaliser<'_>, source: IdSource, device: &Named) -> &'p mut key::Parts {

@@ -520,7 +520,7 @@ fn a_sequence_number_counts_only_where_restarts_show() {
 }
 
 #[test]
-fn sequences_of_another_boot_topic_or_time_are_other_events() {
+fn sequences_of_another_boot_topic_time_or_content_are_other_events() {
     let of = |topic, payload: &str| {
         run(
             &mapping(),
@@ -535,7 +535,9 @@ fn sequences_of_another_boot_topic_or_time_are_other_events() {
             .key
     };
     let first = of("devices/b7/t", r#"{"seq":1,"boot":"a","v":1}"#);
-    assert_eq!(first, of("devices/b7/t", r#"{"v":2,"boot":"a","seq":1}"#));
+    assert_eq!(first, of("devices/b7/t", r#"{"seq":1,"boot":"a","v":1}"#));
+    // A counter of eight bits begins again after 256 messages.
+    assert_ne!(first, of("devices/b7/t", r#"{"seq":1,"boot":"a","v":2}"#));
     assert_ne!(first, of("devices/b7/t", r#"{"seq":1,"boot":"b","v":1}"#));
     assert_ne!(first, of("devices/b7/t", r#"{"seq":2,"boot":"a","v":1}"#));
     assert_ne!(first, of("devices/b7/u", r#"{"seq":1,"boot":"a","v":1}"#));
@@ -728,6 +730,76 @@ fn the_number_of_a_batch_counts_with_the_number_of_the_element() {
         keys(r#"{"boot":"x","r":[{"seq":2,"v":1}]}"#)[0],
         "re-batching changes nothing"
     );
+}
+
+#[test]
+fn elements_with_the_same_number_or_id_are_not_each_others_duplicates() {
+    let keys = |mapping: &Mapping, payload: &str| {
+        let events = events(mapping, payload);
+        events.iter().map(|event| event.key).collect::<Vec<_>>()
+    };
+    let by_sequence = [
+        r#"{"seq":5,"ts":1772366390,"n":"t","v":1}"#,
+        r#"{"seq":5,"ts":1772366390,"n":"h","v":2}"#,
+        r#"{"seq":5,"ts":1772366390,"n":"t","v":1}"#,
+    ];
+    let by_id = [
+        r#"{"mid":"m","n":"t","v":1}"#,
+        r#"{"mid":"m","n":"h","v":2}"#,
+        r#"{"mid":"m","n":"t","v":1}"#,
+    ];
+    for (mapping, elements) in [
+        (mapping(), by_sequence),
+        (with_id(&["/mid"]), by_id),
+        (with_id(&["/mid", "/mid"]), by_id),
+    ] {
+        let batch = format!("[{}]", elements.join(","));
+        let whole = keys(&mapping, &batch);
+        let distinct: HashSet<_> = whole.iter().collect();
+        assert_eq!(distinct.len(), 3, "{batch}");
+        assert_eq!(keys(&mapping, &batch), whole, "a resend is the same");
+    }
+    let whole = keys(&mapping(), &format!("[{}]", by_sequence.join(",")));
+    for (element, key) in by_sequence[..2].iter().zip(&whole) {
+        assert_eq!(
+            keys(&mapping(), &format!("[{element}]")),
+            [*key],
+            "re-batching changes nothing"
+        );
+    }
+    let ids: Vec<_> = events(&with_id(&["/mid"]), &format!("[{}]", by_id.join(",")))
+        .into_iter()
+        .map(|event| event.id.unwrap().to_string())
+        .collect();
+    assert_eq!(ids, ["m", "m.2", "m.3"]);
+}
+
+#[test]
+fn the_number_of_an_element_counts_with_what_is_around_it() {
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let of = |sensor| {
+        let payload = format!(r#"{{"boot":"x","sensor":"{sensor}","r":[{{"seq":1,"v":1}}]}}"#);
+        event(&split, &payload).key
+    };
+    assert_eq!(of("a"), of("a"));
+    assert_ne!(of("a"), of("b"));
+}
+
+#[test]
+fn a_batch_whose_bad_element_repeats_the_id_of_another_stays_together() {
+    let by_id = with_id(&["/mid"]);
+    // Alone, the second would take the key of the first and be lost when retried.
+    let repeated = r#"[{"mid":"m","v":1},{"mid":"m","ts":"never"},{"mid":"o"}]"#;
+    assert_eq!(class(&by_id, repeated), Class::Type);
+    let own = r#"[{"mid":"m","v":1},{"mid":"n","ts":"never"},{"mid":"m","v":2}]"#;
+    let sent = Sent {
+        payload: own.as_bytes(),
+        ..SENT
+    };
+    assert_eq!(run(&by_id, &sent).unwrap().events.len(), 2);
 }
 
 #[test]
