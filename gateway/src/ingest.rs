@@ -163,6 +163,8 @@ struct Preparing<'i> {
     routes: Routes,
     metrics: &'i Metrics,
     scratch: Scratch,
+    /// Where events are encoded, before they are copied to just their size.
+    body: Vec<u8>,
     entries: Vec<Entry>,
     /// Entries of each publish.
     counts: Vec<usize>,
@@ -177,6 +179,7 @@ impl<'i> Preparing<'i> {
             routes,
             metrics,
             scratch: Scratch::default(),
+            body: Vec::new(),
             entries: Vec::new(),
             counts: Vec::new(),
             last: None,
@@ -255,22 +258,25 @@ impl<'i> Preparing<'i> {
             self.metrics.event(event.id_source);
         }
         if let Some(rejected) = rejected {
-            self.quarantine(raw, rejected.reject, rejected.payload.into());
+            let payload = rejected.payload.into_boxed_slice().into();
+            self.quarantine(raw, rejected.reject, payload);
         }
         Ok(())
     }
 
-    fn entry(&self, event: &Event, payload_bytes: usize) -> NewEvent {
+    fn entry(&mut self, event: &Event, payload_bytes: usize) -> NewEvent {
+        self.body.clear();
         // What the attributes take beside the payload, about.
-        let mut body = Vec::with_capacity(payload_bytes + 192);
-        event.to_cbor(&mut body);
+        self.body.reserve(payload_bytes + 192);
+        event.to_cbor(&mut self.body);
         NewEvent {
             key: event.key,
             dedup: event.id_source != IdSource::None,
             device: event.device.clone(),
             received: event.received,
             routes: self.routes,
-            body: body.into(),
+            // Kept in memory until it is delivered, and counted by its length.
+            body: Bytes::copy_from_slice(&self.body),
         }
     }
 

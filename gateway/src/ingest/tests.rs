@@ -156,6 +156,29 @@ fn a_message_that_would_swell_is_quarantined_whole() {
 }
 
 #[test]
+fn a_body_takes_no_more_memory_than_it_is_counted_for() {
+    let spacious = format!("{{\"v\":1{}}}", " ".repeat(100_000));
+    let bad = format!("[{{\"v\":1}},{{\"ts\":\"never\"{}}}]", " ".repeat(999));
+    let group = prepare(
+        Config::default(),
+        &[
+            publish("devices/b7/t", spacious.as_bytes()),
+            publish("devices/b7/t", bad.as_bytes()),
+        ],
+    );
+    let capacity = |bytes: Bytes| bytes.try_into_mut().expect("nobody shares it").capacity();
+    assert_eq!(group.entries.len(), 3);
+    for entry in group.entries {
+        let bytes = match entry {
+            Entry::Event(new) => new.body,
+            Entry::Quarantine(new) => new.payload,
+        };
+        let length = bytes.len();
+        assert_eq!(capacity(bytes), length);
+    }
+}
+
+#[test]
 fn a_quarantined_message_is_tried_again_with_its_properties() {
     let properties = Properties {
         content_type: Some("application/json".into()),
