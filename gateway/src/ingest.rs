@@ -10,7 +10,9 @@
 //! tells the broker to forget a retained message (MQTT 5, section 3.3.1.3). It is
 //! acknowledged and counted, and not kept. Any other empty payload is quarantined.
 //!
-//! Does not order anything itself: entries are appended in the order of the batch.
+//! Entries are appended in the order of the batch. What a message becomes may be
+//! many times its size, so a batch is turned into entries piece by piece, each
+//! piece kept before the next is begun, and only so many pieces at a time.
 
 mod metrics;
 mod raw;
@@ -21,6 +23,7 @@ use std::{future::ready, sync::Arc};
 use bytes::Bytes;
 use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Receipt, Verdict};
 use rand::RngExt as _;
+use tokio::sync::Semaphore;
 
 pub use metrics::Metrics;
 pub use raw::Raw;
@@ -34,9 +37,27 @@ use crate::{
     store::{self, Appended, Entry, NewEvent, NewQuarantine},
 };
 
+/// Bytes of entries that are built before they are appended, about: one message
+/// more may begin below it.
+const GROUP_BYTES: usize = 1024 * 1024;
+
+/// What an entry takes beside its body or payload, about.
+const ENTRY_BYTES: usize = 128;
+
+/// Groups that are built, or wait for room in the journal's queue, at a time. With
+/// [`stored_bytes_max`] this bounds what entries take before they are in that queue.
+const PREPARING_MAX: usize = 16;
+
 /// What one message may become, as stored events: a small payload of many
-/// elements on a long topic could fill the disk otherwise.
-pub const STORED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// elements on a long topic could fill memory and disk otherwise.
+fn stored_bytes_max(payload_bytes: usize) -> usize {
+    let swollen = payload_bytes.saturating_mul(128);
+    // An event takes some hundred bytes however little it says, an element perhaps
+    // three. Whatever the broker takes may be kept as one event.
+    swollen
+        .clamp(256 * 1024, 2 * 1024 * 1024)
+        .saturating_add(payload_bytes)
+}
 
 /// How messages become events.
 #[derive(Debug, Clone)]
@@ -64,6 +85,8 @@ pub struct Ingest {
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// A permit for each of [`PREPARING_MAX`].
+    preparing: Semaphore,
 }
 
 impl Ingest {
@@ -80,6 +103,7 @@ impl Ingest {
             store,
             clock,
             metrics: Arc::default(),
+            preparing: Semaphore::new(PREPARING_MAX),
         }
     }
 
@@ -106,30 +130,44 @@ impl Admission for Ingest {
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         Box::pin(async move {
             let turn = store::Turn::of(publisher);
-            let mut preparing = Preparing::new(&self.topics, self.routes, &self.metrics);
             let received = self.clock.now();
-            for publish in &batch {
-                preparing.publish(&publisher.client_id, publish, received);
-            }
-            let Preparing {
-                entries, counts, ..
-            } = preparing;
-            drop(batch);
-            if entries.is_empty() {
-                return settled(vec![Verdict::Accepted; counts.len()]);
-            }
-            match self.store.append_in_turn(entries, turn).await {
-                Ok(receipt) => {
-                    Box::pin(async move { verdicts(&counts, receipt.await.as_deref().ok()) })
+            let mut settled = Vec::new();
+            let mut batch = batch.into_iter();
+            loop {
+                // Until there is a permit, nothing takes more than it did as a publish.
+                let permit = self.preparing.acquire().await.ok();
+                let (entries, counts) = Preparing::new(&self.topics, self.routes, &self.metrics)
+                    .group(&publisher.client_id, &mut batch, received);
+                let appended = if entries.is_empty() {
+                    None
+                } else {
+                    Some(self.store.append_in_turn(entries, turn.clone()).await)
+                };
+                drop(permit);
+                let own = async move {
+                    match appended {
+                        None => verdicts(&counts, Some(&[])),
+                        Some(Ok(receipt)) => verdicts(&counts, receipt.await.as_deref().ok()),
+                        Some(Err(store::Stopped)) => verdicts(&counts, None),
+                    }
+                };
+                if batch.len() == 0 {
+                    let receipt: Receipt = Box::pin(async move {
+                        settled.extend(own.await);
+                        settled
+                    });
+                    return receipt;
                 }
-                Err(store::Stopped) => settled(verdicts(&counts, None)),
+                settled.extend(own.await);
+                // Nothing may be kept that came after what is not.
+                if let Some(verdict @ (Verdict::Busy | Verdict::Lost)) = settled.last().cloned() {
+                    settled.resize(settled.len() + batch.len(), verdict);
+                    let receipt: Receipt = Box::pin(ready(settled));
+                    return receipt;
+                }
             }
         })
     }
-}
-
-fn settled(verdicts: Vec<Verdict>) -> Receipt {
-    Box::pin(ready(verdicts))
 }
 
 /// What to tell the device about each publish, from what became of its entries;
@@ -166,6 +204,8 @@ struct Preparing<'i> {
     /// Where events are encoded, before they are copied to just their size.
     body: Vec<u8>,
     entries: Vec<Entry>,
+    /// What they take, about.
+    bytes: usize,
     /// Entries of each publish.
     counts: Vec<usize>,
     /// The mapping of the last topic: a device mostly stays on one.
@@ -181,9 +221,26 @@ impl<'i> Preparing<'i> {
             scratch: Scratch::default(),
             body: Vec::new(),
             entries: Vec::new(),
+            bytes: 0,
             counts: Vec::new(),
             last: None,
         }
+    }
+
+    /// Entries of the first of these publishes, as far as [`GROUP_BYTES`] go, and
+    /// how many each of them has.
+    fn group(
+        mut self,
+        client_id: &Arc<str>,
+        publishes: &mut impl Iterator<Item = Publish>,
+        received: Timestamp,
+    ) -> (Vec<Entry>, Vec<usize>) {
+        while self.bytes < GROUP_BYTES
+            && let Some(publish) = publishes.next()
+        {
+            self.publish(client_id, &publish, received);
+        }
+        (self.entries, self.counts)
     }
 
     fn publish(&mut self, client_id: &Arc<str>, publish: &Publish, received: Timestamp) {
@@ -238,22 +295,24 @@ impl<'i> Preparing<'i> {
         let Normalised { events, rejected } =
             normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
         let before = self.entries.len();
+        let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;
         for event in &events {
             let entry = self.entry(event, raw.payload.len() / events.len());
-            stored_bytes += entry.body.len();
-            if stored_bytes > STORED_BYTES_MAX {
+            stored_bytes += entry.body.len() + ENTRY_BYTES;
+            if stored_bytes > stored_bytes_max {
                 self.entries.truncate(before);
                 return Err(Reject::new(
                     Class::Limit,
                     format!(
-                        "as {} events it has more than {STORED_BYTES_MAX} bytes",
+                        "as {} events it has more than {stored_bytes_max} bytes",
                         events.len()
                     ),
                 ));
             }
             self.entries.push(Entry::Event(entry));
         }
+        self.bytes += stored_bytes;
         for event in &events {
             self.metrics.event(event.id_source);
         }
@@ -282,6 +341,9 @@ impl<'i> Preparing<'i> {
 
     fn quarantine(&mut self, raw: &Raw, reject: Reject, payload: Bytes) {
         self.metrics.rejected(reject.class);
+        let properties = raw.properties();
+        let properties_bytes = properties.as_ref().map_or(0, Bytes::len);
+        self.bytes += payload.len() + properties_bytes + ENTRY_BYTES;
         self.entries.push(Entry::Quarantine(NewQuarantine {
             received: raw.received,
             client_id: raw.client_id.clone(),
@@ -289,7 +351,7 @@ impl<'i> Preparing<'i> {
             class: reject.class.as_str(),
             reason: reject.reason.into_owned(),
             payload,
-            properties: raw.properties(),
+            properties,
         }));
     }
 }

@@ -204,6 +204,25 @@ async fn a_full_journal_pushes_the_whole_batch_back() {
 }
 
 #[tokio::test]
+async fn a_batch_larger_than_the_journal_is_kept_up_to_where_it_is_full_and_nothing_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::with_size(dir.path(), Config::default(), 8 << 20);
+    let mut batch = vec![publish("devices/b7/t", &"x".repeat(512 << 10)); 64];
+    batch.push(publish("devices/b7/t", "1"));
+    let verdicts = gateway.admit(batch).await;
+    assert_eq!(verdicts.len(), 65);
+    let kept = verdicts
+        .iter()
+        .take_while(|v| **v == Verdict::Accepted)
+        .count();
+    assert!(kept > 0, "the first of them fit");
+    assert!(verdicts[kept..].iter().all(|v| *v == Verdict::Busy));
+    let handle = gateway.store.handle();
+    gateway.store.shutdown().await.unwrap();
+    assert_eq!(handle.status().stored, kept as u64);
+}
+
+#[tokio::test]
 async fn nothing_is_acknowledged_once_the_journal_has_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::open(dir.path(), Config::default());

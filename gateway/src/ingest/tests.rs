@@ -144,8 +144,8 @@ fn the_good_elements_of_a_batch_are_kept_and_the_bad_ones_quarantined() {
 
 #[test]
 fn a_message_that_would_swell_is_quarantined_whole() {
-    let elements = vec!["{\"v\":1}"; 4_000].join(",");
-    let topic = format!("devices/b7/{}", "t".repeat(10_000));
+    let elements = vec!["{}"; 2_000].join(",");
+    let topic = format!("devices/b7/{}", "t".repeat(3_000));
     let group = prepare(
         Config::default(),
         &[publish(&topic, format!("[{elements}]").as_bytes())],
@@ -153,6 +153,47 @@ fn a_message_that_would_swell_is_quarantined_whole() {
     assert_eq!(group.counts, [1]);
     assert_eq!(quarantined(&group.entries[0]).class, "limit");
     assert!(group.metrics.events().all(|(_, count)| count == 0));
+}
+
+#[test]
+fn what_the_broker_takes_is_one_event_however_large() {
+    let large = "x".repeat(8 << 20);
+    let group = prepare(
+        Config::default(),
+        &[
+            publish("devices/b7/t", large.as_bytes()),
+            publish(&format!("devices/b7/{}", "t".repeat(4_000)), b"1"),
+            publish(
+                "devices/b7/t",
+                format!("[{}]", ["{}"; 300].join(",")).as_bytes(),
+            ),
+        ],
+    );
+    assert_eq!(group.counts, [1, 1, 300]);
+    for entry in &group.entries {
+        event(entry);
+    }
+}
+
+#[test]
+fn a_batch_is_taken_apart_where_its_entries_would_take_too_much() {
+    let topics = Topics::new(Config::default());
+    let metrics = Metrics::default();
+    let text = "x".repeat(100 << 10);
+    let sent = [
+        publish("devices/b7/t", text.as_bytes()),
+        publish("devices/b7/t", format!("{{{text}").as_bytes()),
+    ];
+    let batch: Vec<_> = sent.iter().cycle().take(25).cloned().collect();
+    let mut batch = batch.into_iter();
+    let mut sizes = Vec::new();
+    while batch.len() > 0 {
+        let (entries, counts) =
+            Preparing::new(&topics, Routes(1), &metrics).group(&"c1".into(), &mut batch, RECEIVED);
+        assert_eq!(entries.len(), counts.len());
+        sizes.push(counts.len());
+    }
+    assert_eq!(sizes, [11, 11, 3]);
 }
 
 #[test]
