@@ -29,7 +29,11 @@ pub mod template;
 pub mod timestamp;
 pub mod topic;
 
-use std::{cell::OnceCell, collections::HashSet, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use decode::{Format, Node, Without};
 pub use mapping::{Mapping, Resolved};
@@ -249,6 +253,8 @@ fn split<'n, 'a>(mapping: &Mapping, root: &'n Node<'a>) -> Result<Option<&'n [No
 struct Header<'n, 'a> {
     root: &'n Node<'a>,
     array: &'n [Node<'a>],
+    /// What the mapping's pointers find in it.
+    found: Vec<(&'n pointer::Pointer, &'n Node<'a>)>,
     /// Its leaves, as tags, unless excluded.
     tags: Vec<(&'n Node<'a>, Tag)>,
     /// Hash of the payload without the array.
@@ -256,14 +262,29 @@ struct Header<'n, 'a> {
 }
 
 impl<'n, 'a> Header<'n, 'a> {
-    fn new(mapping: &Mapping, root: &'n Node<'a>, array: &'n [Node<'a>]) -> Result<Self, Reject> {
+    fn new(
+        mapping: &'n Mapping,
+        root: &'n Node<'a>,
+        array: &'n [Node<'a>],
+    ) -> Result<Self, Reject> {
         let tags = measure::header_tags(mapping, root, array)?;
+        let found = mapping
+            .pointers()
+            .filter_map(|pointer| Some((pointer, pointer.find(root)?)))
+            .collect();
         Ok(Self {
             root,
             array,
+            found,
             tags,
             digest: OnceCell::new(),
         })
+    }
+
+    /// What one of the mapping's own pointers names.
+    fn find(&self, pointer: &pointer::Pointer) -> Option<&'n Node<'a>> {
+        let found = self.found.iter().find(|(p, _)| std::ptr::eq(*p, pointer));
+        found.map(|(_, node)| *node)
     }
 
     fn digest(&self) -> Key {
@@ -305,8 +326,9 @@ impl<'n, 'a> Place<'n, 'a> {
                 shared: false,
             });
         }
-        let root = self.header.filter(|_| !pointer.is_root())?.root;
-        pointer.find(root).map(|node| Found { node, shared: true })
+        let header = self.header.filter(|_| !pointer.is_root())?;
+        let node = header.find(pointer)?;
+        Some(Found { node, shared: true })
     }
 }
 
@@ -427,11 +449,12 @@ impl Normaliser<'_> {
             .find(&time.at)
             .filter(|found| *found.node != Node::Null);
         let fallback = || {
-            let root = place.header.map_or(place.element, |header| header.root);
-            Some(Found {
-                node: time.fallback.as_ref()?.find(root)?,
-                shared: true,
-            })
+            let pointer = time.fallback.as_ref()?;
+            let node = match place.header {
+                Some(header) => header.find(pointer)?,
+                None => pointer.find(place.element)?,
+            };
+            Some(Found { node, shared: true })
         };
         let found = found.or_else(fallback);
         let said = match found {
@@ -476,12 +499,17 @@ fn number_repeated(tags: &mut [Tag]) {
         return;
     }
     let mut seen = HashSet::with_capacity(tags.len());
+    // Where to go on, or many tags of one name would each try all the numbers.
+    let mut next = HashMap::new();
     for (name, _) in tags {
+        if seen.insert(name.clone()) {
+            continue;
+        }
         let first = name.clone();
-        let mut number = 2;
+        let number = next.entry(first.clone()).or_insert(2_usize);
         while !seen.insert(name.clone()) {
             *name = format!("{first}.{number}").into();
-            number += 1;
+            *number += 1;
         }
     }
 }

@@ -172,6 +172,23 @@ impl Mapping {
 }
 
 impl Mapping {
+    /// The pointers that look into an element and then around it.
+    pub(super) fn pointers(&self) -> impl Iterator<Item = &Pointer> {
+        let device = match &self.device {
+            Device::At(at) => Some(at),
+            Device::Text(_) => None,
+        };
+        let time = self.time.iter().map(|time| &time.at);
+        let fallback = self.time.iter().filter_map(|time| time.fallback.as_ref());
+        let sequence = self.sequence.iter().map(|sequence| &sequence.at);
+        let boot = self.sequence.iter().filter_map(|s| s.boot.as_ref());
+        (device.into_iter().chain(time).chain(fallback))
+            .chain(sequence)
+            .chain(boot)
+            .chain(&self.id)
+            .chain(&self.exclude)
+    }
+
     /// The device that the topic and the client identifier tell; `None` where it
     /// is in the payload.
     pub(super) fn device(&self, topic: &str, client_id: &str) -> Option<Arc<str>> {

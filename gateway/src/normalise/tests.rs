@@ -689,6 +689,40 @@ fn a_tag_whose_name_is_taken_gets_a_number() {
     );
 }
 
+/// Would not end within hours if each tag tried every number.
+#[test]
+fn a_hundred_thousand_tags_of_one_name_are_numbered() {
+    let mut tags: Vec<Tag> = vec![("a".into(), "1".into()); 100_000];
+    tags[1].0 = "a.3".into();
+    number_repeated(&mut tags);
+    assert_eq!(
+        (&*tags[1].0, &*tags[2].0, &*tags[3].0),
+        ("a.3", "a.2", "a.4")
+    );
+    let names: HashSet<_> = tags.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), tags.len());
+}
+
+/// Would not end within minutes if each element searched what is around it.
+#[test]
+fn many_elements_with_much_around_them_and_many_pointers_are_read() {
+    let exclude = (0..1_000).map(|n| pointer(&format!("/x{n}"))).collect();
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        exclude,
+        ..mapping()
+    };
+    let around: Vec<_> = (0..4_900).map(|n| format!("\"n{n}\":null")).collect();
+    let elements = ["1"; 5_000].join(",");
+    let payload = format!(
+        r#"{{"ts":1772366390,"boot":"b",{},"r":[{elements}]}}"#,
+        around.join(",")
+    );
+    let events = events(&split, &payload);
+    assert_eq!(events.len(), 5_000);
+    assert!(events.iter().all(|event| tags(event) == [("boot", "b")]));
+}
+
 #[test]
 fn an_explicit_id_on_a_batch_counts_with_the_number_of_the_element() {
     let user = [("idempotency-key", "p")];
