@@ -197,7 +197,7 @@ pub fn normalise(
     if format == Format::Cbor {
         ciborium::into_writer(&left, &mut payload).expect("writing to memory cannot fail");
     } else {
-        serde_json::to_writer(&mut payload, &left).expect("names are text and memory suffices");
+        left.to_json(&mut payload);
     }
     Ok(Normalised {
         events,

@@ -906,6 +906,25 @@ fn bad_elements_come_back_in_a_payload_that_gives_only_them() {
 }
 
 #[test]
+fn bad_elements_come_back_with_the_digits_they_were_sent_with() {
+    let payload =
+        r#"{"h\"":1.10,"r":[1,{"ts":"never","v":[0.10000000000000000555,1e2,-0.0],"é\\":null}]}"#;
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let sent = Sent {
+        payload: payload.as_bytes(),
+        ..SENT
+    };
+    let rejected = run(&split, &sent).unwrap().rejected.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&rejected.payload),
+        payload.replace("[1,", "[null,")
+    );
+}
+
+#[test]
 fn a_batch_without_a_good_element_is_rejected_whole() {
     assert_eq!(
         class(&mapping(), r#"[{"ts":"never"},{"ts":[]}]"#),

@@ -129,6 +129,50 @@ pub(in crate::normalise) struct Without<'n, 'a, 'f> {
     pub(in crate::normalise) keep: Option<&'f dyn Fn(usize) -> bool>,
 }
 
+impl Without<'_, '_, '_> {
+    /// Appends JSON, every number with the digits that it was sent with.
+    pub(in crate::normalise) fn to_json(self, out: &mut Vec<u8>) {
+        let inner = |node, out: &mut Vec<u8>| Self { node, ..self }.to_json(out);
+        match self.node {
+            Node::Float(Float {
+                literal: Some(literal),
+                ..
+            }) => out.extend_from_slice(literal.as_bytes()),
+            Node::Array(items) => {
+                let split = std::ptr::eq(items.as_slice(), self.array);
+                let keep = |n| !split || self.keep.is_some_and(|keep| keep(n));
+                out.push(b'[');
+                for (n, item) in items.iter().enumerate() {
+                    comma(n, out);
+                    inner(if keep(n) { item } else { &Node::Null }, out);
+                }
+                out.push(b']');
+            }
+            Node::Map(members) => {
+                out.push(b'{');
+                for (n, (name, node)) in members.iter().enumerate() {
+                    comma(n, out);
+                    json(name, out);
+                    out.push(b':');
+                    inner(node, out);
+                }
+                out.push(b'}');
+            }
+            leaf => json(leaf, out),
+        }
+    }
+}
+
+fn comma(before: usize, out: &mut Vec<u8>) {
+    if before > 0 {
+        out.push(b',');
+    }
+}
+
+fn json(leaf: &(impl Serialize + ?Sized), out: &mut Vec<u8>) {
+    serde_json::to_writer(out, leaf).expect("names are text and memory suffices");
+}
+
 impl Serialize for Without<'_, '_, '_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let inner = |node| Self { node, ..*self };
