@@ -33,6 +33,9 @@ const MAP: u8 = 5;
 const TAG: u8 = 6;
 const BREAK: u8 = 0xff;
 
+/// Items that a container reserves room for at once.
+const RESERVE_MAX: usize = 64;
+
 /// The first bytes of an item (RFC 8949, section 3).
 struct Head {
     major: u8,
@@ -176,13 +179,14 @@ impl<'a> Parser<'a> {
         Ok(Node::Map(members))
     }
 
-    /// What to reserve for a container: never more than there can be.
+    /// What to reserve for a container before anything of it is read. Little, because
+    /// containers within each other may each claim as much as there can be.
     fn capacity(&self, length: Option<u64>) -> Result<usize, Reject> {
         let length = length.unwrap_or(0);
         if length > self.rest.len() as u64 {
             return Err(self.syntax("the CBOR item ends early"));
         }
-        Ok(usize::try_from(length).map_or(0, |length| length.min(self.budget.elements)))
+        Ok(usize::try_from(length).map_or(0, |length| length.min(RESERVE_MAX)))
     }
 
     fn more(&mut self, length: Option<u64>, have: usize) -> bool {
@@ -294,6 +298,23 @@ mod tests {
         decode(bytes)
             .map(|_| ())
             .map_err(|reject| reject.class.as_str())
+    }
+
+    #[test]
+    fn a_claimed_length_reserves_little() {
+        let payload = [0; 20_000];
+        let parser = Parser {
+            rest: &payload,
+            length: payload.len(),
+            budget: Budget::new(),
+        };
+        assert_eq!(parser.capacity(Some(3)), Ok(3));
+        assert_eq!(parser.capacity(Some(9_999)), Ok(RESERVE_MAX));
+        assert!(parser.capacity(Some(20_001)).is_err());
+        // More than is reserved is read all the same.
+        let mut long = vec![0x99, 0x03, 0xe8];
+        long.extend([0; 1_000]);
+        assert!(matches!(decode(&long), Ok(Node::Array(items)) if items.len() == 1_000));
     }
 
     #[test]
