@@ -1,5 +1,7 @@
 //! Publishes into a real journal: what is acknowledged is on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails is to say where")]
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
