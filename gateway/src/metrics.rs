@@ -111,6 +111,16 @@ const PLAIN: &[Plain] = &[
         |a| a.status.store.in_quarantine,
     ),
     gauge(
+        "gateway_store_quarantine_bytes",
+        "Room that messages in quarantine take, at most an eighth of the journal",
+        |a| a.status.store.quarantine_bytes,
+    ),
+    counter(
+        "gateway_store_quarantine_evicted",
+        "Oldest messages in quarantine that made room for others",
+        |a| a.status.store.quarantine_evicted,
+    ),
+    gauge(
         "gateway_store_set_aside_files",
         "Damaged journals that were set aside",
         |a| u64::try_from(a.status.store.set_aside.len()).unwrap_or(u64::MAX),
@@ -176,6 +186,16 @@ const PLAIN: &[Plain] = &[
         "gateway_broker_refused_takeover_timeout",
         "Connections whose predecessor under the same identifier did not end in time",
         |a| a.status.broker.refused_takeover_timeout,
+    ),
+    counter(
+        "gateway_broker_refused_memory",
+        "Connections refused because all sessions together keep too much",
+        |a| a.status.broker.refused_memory,
+    ),
+    counter(
+        "gateway_broker_packets_stalled",
+        "Connections closed because a packet that had begun did not arrive",
+        |a| a.status.broker.packets_stalled,
     ),
     counter(
         "gateway_broker_takeovers",
@@ -260,7 +280,7 @@ const PLAIN: &[Plain] = &[
     ),
     counter(
         "gateway_broker_dropped_queue_full",
-        "Messages a subscriber did not get because its queue was full",
+        "Messages a subscriber did not get because its queue, or what all may hold, was full",
         |a| a.status.broker.dropped_queue_full,
     ),
     counter(

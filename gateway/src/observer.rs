@@ -121,6 +121,8 @@ impl Observer {
                 dedup_bytes: store.dedup_bytes,
                 dedup_shortened: store.dedup_shortened,
                 in_quarantine: store.in_quarantine,
+                quarantine_bytes: store.quarantine_bytes,
+                quarantine_evicted: store.quarantine_evicted,
                 dead_letters: store.dead_letters,
                 set_aside: store
                     .set_aside

@@ -73,6 +73,10 @@ pub struct Journal {
     pub dedup_shortened: u64,
     /// Messages in quarantine.
     pub in_quarantine: u64,
+    /// Room that they take; at most an eighth of the journal.
+    pub quarantine_bytes: u64,
+    /// Oldest ones that made room for others, since the journal was begun.
+    pub quarantine_evicted: u64,
     /// Dead letters that can be redriven or discarded.
     pub dead_letters: u64,
     /// Damaged journals that were set aside.
