@@ -57,6 +57,7 @@ impl Audit {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+        println!("audit of {place}: {}", said.trim());
         let text = std::fs::read_to_string(&report)
             .unwrap_or_else(|error| panic!("no report of the audit: {error}; {said}"));
         Self {
@@ -96,6 +97,5 @@ impl Audit {
             "nothing was acknowledged: {:#}",
             self.report
         );
-        println!("audit of {}: {}", self.place, self.said.trim());
     }
 }

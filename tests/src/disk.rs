@@ -1,7 +1,8 @@
 //! A disk that is really small.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -55,15 +56,17 @@ impl SmallDisk {
         stat.f_bavail * stat.f_frsize
     }
 
-    /// Takes room away with a file of somebody else's; removing the file gives it back.
+    /// Takes all the room there is with a file of somebody else's; removing the file gives
+    /// it back.
     ///
     /// # Panics
-    /// When the file cannot be written.
-    pub fn occupy(&self, bytes: u64) -> PathBuf {
-        let file = self.dir.join("somebody-elses-file");
-        let zeroes = vec![0_u8; usize::try_from(bytes).expect("a small file")];
-        fs::write(&file, zeroes).expect("there is room for it");
-        file
+    /// When the file cannot be made.
+    pub fn occupy(&self) -> PathBuf {
+        let path = self.dir.join("somebody-elses-file");
+        let mut file = File::create(&path).expect("a file can be made");
+        // To the last page, whoever else writes meanwhile.
+        while file.write_all(&[0; 4_096]).is_ok() {}
+        path
     }
 }
 
@@ -93,7 +96,7 @@ mod tests {
         let Some(disk) = SmallDisk::mount(&sandbox.path("disk"), 1) else {
             return;
         };
-        let file = disk.occupy(disk.free_bytes());
+        let file = disk.occupy();
         fs::write(disk.dir().join("more"), [0; 8_192]).unwrap_err();
         fs::remove_file(file).unwrap();
         assert!(disk.free_bytes() > 900_000);

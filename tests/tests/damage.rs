@@ -32,8 +32,13 @@ fn survives(end: End, counted: bool, harm: impl FnOnce(&Setup, &mut StdRng)) {
     };
     let wire = ChaosProxy::to(nats.port);
     let setup = Setup::new(&sandbox).to_nats("stream", wire.port, "TELEMETRY");
-    let mut gateway =
-        Gateway::start(&setup).expecting(&["stream", "damage", "set aside", "salvag"]);
+    let mut gateway = Gateway::start(&setup).expecting(&[
+        "stream",
+        "damage",
+        "set aside",
+        "salvag",
+        "missing from the journal",
+    ]);
     wire.set(Mode::Reset);
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
         .load(20, 0)

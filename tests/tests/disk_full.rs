@@ -118,7 +118,7 @@ fn a_disk_filled_by_somebody_else_is_survived_until_room_is_made() {
         now.ledger.accepted > 1_000
     });
 
-    let somebody_elses = disk.occupy(disk.free_bytes());
+    let somebody_elses = disk.occupy();
     gateway.wait_for(Duration::from_secs(60), "a full disk", |now| now.store.full);
     let refused = gateway.status().ledger.accepted;
     fs::remove_file(somebody_elses).expect("it is ours");
