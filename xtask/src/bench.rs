@@ -31,7 +31,7 @@ pub(crate) struct Bench {
     only: Vec<String>,
 }
 
-const FILE: &str = "[[destination]]\nname = \"events\"\ntype = \"file\"\nfiles_max = 2\n";
+const FILE: &str = "[[destination]]\nname = \"events\"\ntype = \"file\"\npath = \"events\"\nfiles_max = 2\n";
 
 fn shape(secs: u64, rate: Option<u32>) -> Shape {
     Shape {
