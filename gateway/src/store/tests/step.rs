@@ -199,3 +199,16 @@ fn a_step_whose_commit_fails_is_noted_by_the_next() {
     bench.pass(5);
     bench.assert(1, 0, 1, true);
 }
+
+#[test]
+fn an_event_received_before_a_step_and_stored_after_it_stays() {
+    let mut bench = Bench::new();
+    let before = bench.place.clock.now();
+    bench.step(56 * YEAR);
+    bench.keep_house();
+    bench.store_event(1, before);
+    bench.pass(59);
+    bench.assert(1, 0, 1, true);
+    bench.pass(2);
+    bench.assert(0, 1, 1, false);
+}
