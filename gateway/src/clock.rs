@@ -1,14 +1,27 @@
-//! Wall time behind a trait. The only file that reads the wall clock; elapsed
-//! time comes from `tokio::time::Instant`, which tests can pause.
+//! Time behind a trait. The only file that reads the wall clock; elapsed time
+//! elsewhere comes from `tokio::time::Instant`, which tests can pause.
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use crate::event::Timestamp;
 
-/// Tells the wall time.
+/// Any fixed point will do, as long as it is the same for the whole process.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Tells the time.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// Now.
+    /// Now, by the wall clock, which may step.
     fn now(&self) -> Timestamp;
+
+    /// Since a fixed point in this process; never steps. Against [`Clock::now`]
+    /// this tells a step from time that has passed.
+    fn monotonic(&self) -> Duration {
+        BEGAN.elapsed()
+    }
 }
 
 /// The machine's clock.

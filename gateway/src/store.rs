@@ -55,6 +55,7 @@ mod settle;
 mod stage;
 mod state;
 mod status;
+mod step;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -116,7 +117,8 @@ impl Store {
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Report), Error> {
         std::fs::create_dir_all(&config.dir)?;
         let lock = lock::Lock::take(&config.dir)?;
-        let opened = open::open(&config)?;
+        let mut opened = open::open(&config)?;
+        let steps = step::Steps::new(&mut opened.state, clock.now(), clock.monotonic());
 
         let (jobs, jobs_received) = mpsc::channel(handle::QUEUE_GROUPS);
         let (committed, committed_seen) = watch::channel(opened.state.position);
@@ -153,6 +155,7 @@ impl Store {
             connection: opened.connection,
             jobs: jobs_received,
             clock,
+            steps,
             state: opened.state,
             window,
             max_age: config.max_age,

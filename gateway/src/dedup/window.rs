@@ -167,6 +167,14 @@ impl Window {
         forgotten
     }
 
+    /// The clock was set to `now`: the age of every key counts from here. Old
+    /// stamps say nothing on the new clock.
+    pub fn restamp(&mut self, now: Timestamp) {
+        for generation in &mut self.generations {
+            (generation.opened, generation.newest) = (now, now);
+        }
+    }
+
     /// Remembers `key` as of `commit`, unless it is known already. Says whether
     /// it was new. [`Window::begin`] comes first.
     pub fn insert(&mut self, key: Key, commit: u64, now: Timestamp) -> bool {

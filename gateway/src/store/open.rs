@@ -270,6 +270,10 @@ fn keep_promise(promised: &State, state: &mut State) -> Promise {
     state.quarantine_last = state.quarantine_last.max(promised.quarantine_last);
     state.quarantine_evicted = state.quarantine_evicted.max(promised.quarantine_evicted);
     state.dead_letter_last = state.dead_letter_last.max(promised.dead_letter_last);
+    state.wall = promised.wall;
+    if promised.step.commit > state.step.commit {
+        state.step = promised.step;
+    }
     state.commit = promised.commit;
     broken
 }

@@ -2,6 +2,9 @@
 //! what everybody has settled (trimmed), what is too old (expired), and, with
 //! `drop-oldest`, what there is no room for (evicted). The last two are counted
 //! for each destination that had not settled them, and move its cursor.
+//!
+//! Age is wall time since a record was received, or since the last step of the
+//! wall clock for what was stored before it (see `step`).
 
 use rusqlite::Connection;
 
@@ -67,13 +70,14 @@ pub(super) fn evict(connection: &Connection, stage: &mut Stage) -> rusqlite::Res
     Ok(true)
 }
 
-/// Removes a chunk of records received before `before`; says whether more may follow.
+/// Removes a chunk of records whose age counts from before `before`; says whether more may follow.
 pub(super) fn expire(
     connection: &Connection,
     before: Timestamp,
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
     expire_retries(connection, before, stage)?;
+    let step = stage.state.step;
     let mut last = None;
     let mut count = 0;
     let mut statement = stage::cached(
@@ -83,13 +87,14 @@ pub(super) fn expire(
     let mut rows = statement.query((column(stage.state.trimmed.0), column(CHUNK_ROWS)))?;
     while let Some(row) = rows.next()? {
         // One that does not tell its age is as old as what surrounds it.
-        let Some(received) = number(row, 1)? else {
+        let Some(received) = number(row, 1)?.map(Timestamp::from_nanos) else {
             continue;
         };
-        if received >= before.as_nanos() {
+        let position = Position(super::frame::integer(row.get(0)?));
+        if step.received(position, received) >= before {
             break;
         }
-        last = Some(Position(super::frame::integer(row.get(0)?)));
+        last = Some(position);
         count += 1;
     }
     drop(rows);
@@ -103,6 +108,7 @@ fn expire_retries(
     before: Timestamp,
     stage: &mut Stage,
 ) -> rusqlite::Result<()> {
+    let step = stage.state.step;
     for at in 0..stage.state.destinations.len() {
         if stage.state.destinations[at].retrying == 0 {
             continue;
@@ -110,9 +116,15 @@ fn expire_retries(
         let id = stage.state.destinations[at].id;
         let removed = stage::cached(
             connection,
-            "DELETE FROM retry WHERE destination = ?1 AND received < ?2",
+            "DELETE FROM retry WHERE destination = ?1
+             AND CASE WHEN position <= ?3 THEN ?4 ELSE received END < ?2",
         )?
-        .execute((id.0, before.as_nanos()))? as u64;
+        .execute((
+            id.0,
+            before.as_nanos(),
+            column(step.position.0),
+            step.at.as_nanos(),
+        ))? as u64;
         let d = &mut stage.state.destinations[at];
         d.retrying = d.retrying.saturating_sub(removed);
         d.expired += removed;

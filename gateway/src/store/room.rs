@@ -11,6 +11,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -24,6 +25,10 @@ use super::{
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// Room that must remain beside the reserve before it is taken again.
 const MARGIN_BYTES: u64 = 2 * 1024 * 1024;
+/// Until the reserve is tried again after the disk did not give what it says is
+/// free (a quota): each try costs writes.
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_mins(1);
 /// Pages of other tables that a commit touches, and room for index pages to split.
 const COMMIT_BYTES: u64 = 16 * PAGE_BYTES;
 
@@ -45,6 +50,10 @@ pub(super) struct Room {
     disk_full: bool,
     /// The last group was turned away.
     refusing: bool,
+    /// The reserve is not tried before.
+    retry_at: Option<Instant>,
+    /// How long to wait after the next failure.
+    retry_delay: Duration,
 }
 
 impl Room {
@@ -63,6 +72,8 @@ impl Room {
             added: 0,
             disk_full: false,
             refusing: false,
+            retry_at: None,
+            retry_delay: RETRY,
         }
     }
 
@@ -143,6 +154,9 @@ impl Room {
         if there && !self.disk_full {
             return;
         }
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
         match self.free_bytes() {
             Ok(free) if !there && free < self.reserve_bytes + MARGIN_BYTES => return,
             Ok(_) => {}
@@ -150,12 +164,15 @@ impl Room {
         }
         match self.allocate() {
             Ok(()) => {
+                (self.retry_at, self.retry_delay) = (None, RETRY);
                 if std::mem::take(&mut self.disk_full) {
                     tracing::info!("the disk has room again; took the reserve back");
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, "no room for the reserve yet");
+                self.retry_at = Some(Instant::now() + self.retry_delay);
+                self.retry_delay = (self.retry_delay * 2).min(RETRY_MAX);
                 // Half a reserve would only be in the way.
                 if let Err(error) = fs::remove_file(&self.reserve) {
                     tracing::debug!(%error, "could not remove the unfinished reserve");
@@ -207,5 +224,34 @@ mod tests {
         let seen = fs::metadata(&path).expect("seen");
         assert_eq!(seen.len(), 300_000);
         assert!(seen.blocks() * 512 >= 300_000, "{} blocks", seen.blocks());
+    }
+
+    #[test]
+    fn a_reserve_that_cannot_be_taken_is_tried_less_and_less_often() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = Config {
+            dir: dir.path().join("missing"),
+            max_bytes: 1 << 20,
+            max_age: None,
+            on_full: OnFull::PushBack,
+            reserve_bytes: 4_096,
+            dedup_age: RETRY,
+            dedup_count: 1,
+            dedup_memory_bytes: 1,
+            destinations: Vec::new(),
+        };
+        let mut room = Room::new(&config, &config.dir.join("db"));
+        for _ in 0..20 {
+            room.retry_at = None;
+            room.take_reserve();
+        }
+        assert_eq!(room.retry_delay, RETRY_MAX);
+        fs::create_dir(&config.dir).expect("created");
+        room.take_reserve();
+        assert!(fs::metadata(&room.reserve).is_err(), "it is not time yet");
+        room.retry_at = Some(Instant::now());
+        room.take_reserve();
+        assert_eq!(fs::metadata(&room.reserve).expect("taken").len(), 4_096);
+        assert_eq!((room.retry_at, room.retry_delay), (None, RETRY));
     }
 }

@@ -40,6 +40,7 @@ impl Stage {
     pub(super) fn new(state: &State, now: Timestamp) -> Self {
         let mut state = state.clone();
         state.commit += 1;
+        state.wall = Some(now);
         Self {
             state,
             now,

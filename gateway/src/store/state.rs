@@ -11,11 +11,20 @@
 //! accepted = stored + duplicate + quarantined, and for each destination
 //! backlog = routed - delivered - expired - evicted - damaged - dead.
 
-use crate::record::{DestinationId, Position};
+use super::{
+    frame::{column, integer},
+    step::Step,
+};
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position},
+};
 
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEAD_BYTES: usize = 8;
-const GLOBAL: usize = 14;
+const GLOBAL: usize = 18;
+/// Counters of version 2: the clock and its last step were not there yet.
+const GLOBAL_2: usize = 14;
 /// Counters of version 1: those of quarantine that came last were not there yet.
 const GLOBAL_1: usize = 12;
 const PER_DESTINATION: usize = 9;
@@ -44,6 +53,10 @@ pub(super) struct State {
     pub(super) quarantine_bytes: u64,
     /// Left quarantine because its share of the room was used up.
     pub(super) quarantine_evicted: u64,
+    /// The wall time of this commit; `None` where an earlier version wrote it.
+    pub(super) wall: Option<Timestamp>,
+    /// The last step of the wall clock.
+    pub(super) step: Step,
     /// By id, ascending.
     pub(super) destinations: Vec<Standing>,
 }
@@ -164,6 +177,10 @@ impl State {
             self.dead_letters,
             self.quarantine_bytes,
             self.quarantine_evicted,
+            self.wall.map_or(0, |wall| integer(wall.as_nanos())),
+            self.step.position.0,
+            self.step.commit,
+            integer(self.step.at.as_nanos()),
         ];
         global.into_iter().for_each(&mut put);
         for d in &self.destinations {
@@ -193,6 +210,7 @@ impl State {
         ));
         let global = match version {
             1 => GLOBAL_1,
+            2 => GLOBAL_2,
             VERSION => GLOBAL,
             _ => return None,
         };
@@ -219,8 +237,19 @@ impl State {
             dead_letters: next()?,
             quarantine_bytes: if global > GLOBAL_1 { next()? } else { 0 },
             quarantine_evicted: if global > GLOBAL_1 { next()? } else { 0 },
+            wall: None,
+            step: Step::default(),
             destinations: Vec::with_capacity(count),
         };
+        if global > GLOBAL_2 {
+            let wall = column(next()?);
+            state.wall = (wall != 0).then_some(Timestamp::from_nanos(wall));
+            state.step = Step {
+                position: Position(next()?),
+                commit: next()?,
+                at: Timestamp::from_nanos(column(next()?)),
+            };
+        }
         for _ in 0..count {
             let id = DestinationId(u8::try_from(next()?).ok()?);
             let mut standing = Standing::new(id, Position(next()?));
@@ -247,6 +276,12 @@ mod tests {
             commit: 3,
             position: Position(9),
             stored: 7,
+            wall: Some(Timestamp::from_nanos(-1)),
+            step: Step {
+                position: Position(8),
+                commit: 2,
+                at: Timestamp::from_nanos(i64::MAX),
+            },
             ..State::default()
         };
         state

@@ -6,6 +6,7 @@ mod full;
 mod life;
 mod model;
 mod retention;
+mod step;
 mod turns;
 mod unconfigured;
 
@@ -27,13 +28,23 @@ use crate::{
     record::{DestinationId, Position, Record, Routes},
 };
 
-/// A clock that stands where it was put.
+/// A clock that stands where it was put: milliseconds that have passed, and
+/// those by which the wall clock was set besides.
 #[derive(Debug)]
-struct Stopped(AtomicI64);
+struct Stopped {
+    passed: AtomicI64,
+    set: AtomicI64,
+}
 
 impl Clock for Stopped {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+        let set = self.set.load(Ordering::SeqCst);
+        Timestamp::from_millis(self.passed.load(Ordering::SeqCst) + set)
+    }
+
+    fn monotonic(&self) -> Duration {
+        let passed = self.passed.load(Ordering::SeqCst);
+        Duration::from_millis(passed.try_into().expect("it only grows"))
     }
 }
 
@@ -61,7 +72,10 @@ impl Place {
         Self {
             dir,
             config,
-            clock: Arc::new(Stopped(AtomicI64::new(1_000_000))),
+            clock: Arc::new(Stopped {
+                passed: AtomicI64::new(1_000_000),
+                set: AtomicI64::new(0),
+            }),
         }
     }
 
@@ -84,7 +98,7 @@ impl Place {
 
     fn advance(&self, by: Duration) {
         let ms = i64::try_from(by.as_millis()).expect("a short while");
-        self.clock.0.fetch_add(ms, Ordering::SeqCst);
+        self.clock.passed.fetch_add(ms, Ordering::SeqCst);
     }
 
     /// What is on disk now, as if the power had gone.

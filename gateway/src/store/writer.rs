@@ -41,6 +41,7 @@ use super::{
     stage::{self, Stage},
     state::State,
     status::Status,
+    step::Steps,
     tail::Tail,
     turn::Turn,
 };
@@ -69,6 +70,7 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) steps: Steps,
     pub(super) state: State,
     pub(super) window: Window,
     pub(super) max_age: Option<Duration>,
@@ -141,6 +143,7 @@ impl Writer {
                 continue;
             };
             let at = Timestamp::from_nanos(at);
+            let at = self.state.step.committed(sequence, at);
             if Some(i64::from(crc32fast::hash(blob))) != checksum {
                 tracing::error!(commit = sequence, "the keys of a commit are damaged");
                 continue;
@@ -152,7 +155,10 @@ impl Writer {
                 self.window.insert(Key(*key), sequence, at);
             }
         }
-        let forgotten = self.window.begin(self.clock.now(), 0);
+        drop(rows);
+        drop(statement);
+        let now = self.look_at_clock();
+        let forgotten = self.window.begin(now, 0);
         self.duties.forgotten = self.duties.forgotten.max(forgotten);
         tracing::debug!(
             keys = self.window.len(),
@@ -160,6 +166,15 @@ impl Writer {
             "remembered the keys"
         );
         Ok(())
+    }
+
+    /// The wall time; a step of it takes no key out of the window.
+    fn look_at_clock(&mut self) -> Timestamp {
+        let now = self.clock.now();
+        if self.steps.look(now, self.clock.monotonic()) {
+            self.window.restamp(now);
+        }
+        now
     }
 
     /// Waits for work, or for the next look around. False when no more will come.
@@ -264,7 +279,8 @@ impl Writer {
     }
 
     fn attempt(&mut self, batch: &[Job], accept: bool) -> rusqlite::Result<(Stage, Vec<Outcome>)> {
-        let mut stage = Stage::new(&self.state, self.clock.now());
+        let now = self.look_at_clock();
+        let mut stage = Stage::new(&self.state, now);
         stage::cached(&self.connection, "BEGIN IMMEDIATE")?.execute([])?;
         let result = self.fill(batch, accept, &mut stage).and_then(|outcomes| {
             if stage.dirty {
@@ -352,6 +368,7 @@ impl Writer {
             room.set_refusing(refused);
         }
         drop(inserter);
+        self.steps.note(stage);
         self.keep_house(stage)?;
         Ok(outcomes)
     }
@@ -366,6 +383,7 @@ impl Writer {
     fn publish(&mut self, mut stage: Stage, outcomes: Vec<Outcome>, batch: &mut Vec<Job>) {
         if stage.dirty {
             self.account.commits += 1;
+            self.steps.noted();
             self.account
                 .names
                 .retain(|name| !stage.forgot.contains(&name.id));
