@@ -290,14 +290,15 @@ pub enum Error {
 impl Error {
     /// Whether the file is to be set aside.
     fn means_damage(&self) -> bool {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TooBig};
         match self {
             Self::Damaged(_) => true,
             Self::Sqlite(error) => {
+                // A flipped byte can also make a row gigantic, or text of a number.
                 matches!(
                     error.sqlite_error_code(),
-                    Some(DatabaseCorrupt | NotADatabase)
-                )
+                    Some(DatabaseCorrupt | NotADatabase | TooBig)
+                ) || scan::is_about_the_row(error)
             }
             _ => false,
         }

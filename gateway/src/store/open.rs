@@ -102,7 +102,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     if missing {
         rescue::rescue(database, promised.as_ref(), &promises.names())?;
     }
-    let mut connection = match open_sound(database, &mut report) {
+    let mut connection = match open_sound(database, &promises.names(), &mut report) {
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
             let rescued = rescue::rescue(database, promised.as_ref(), &promises.names())?;
@@ -174,13 +174,20 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
 }
 
 /// Opens the database and looks whether its structure is whole.
-fn open_sound(database: &Path, report: &mut Report) -> Result<Connection, Error> {
+fn open_sound(
+    database: &Path,
+    names: &[(DestinationId, String)],
+    report: &mut Report,
+) -> Result<Connection, Error> {
     let fresh = !database.try_exists()?;
     let connection = schema::open(database)?;
     let version = schema::check_version(&connection)?;
     if fresh || version == 0 {
         report.checked_whole = true;
         return Ok(connection);
+    }
+    if !schema::is_as_made(&connection, version)? {
+        return Err(Error::Damaged("its tables are not ours".into()));
     }
     // Both ends of each tree, and the row without which nothing can be counted.
     for sql in [
@@ -195,8 +202,27 @@ fn open_sound(database: &Path, report: &mut Report) -> Result<Connection, Error>
             "the row that says where it stands cannot be read".into(),
         ));
     }
+    check_names(&connection, names)?;
     report.checked_whole = quick_check(&connection)?;
     Ok(connection)
+}
+
+/// Whether the destinations have the numbers and names that they had: with others,
+/// events would wait for nobody.
+fn check_names(connection: &Connection, before: &[(DestinationId, String)]) -> Result<(), Error> {
+    let mut statement = connection.prepare("SELECT id, name FROM destinations")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, name) = (DestinationId(row.get(0)?), row.get::<_, String>(1)?);
+        let renamed = before.iter().any(|b| b.0 == id && b.1 != name);
+        if renamed || usize::from(id.0) >= DESTINATIONS_MAX {
+            return Err(Error::Damaged(format!(
+                "destination {} is not called `{name}`",
+                id.0
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the structure for as long as a start may take; says whether it came to the end.

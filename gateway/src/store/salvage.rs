@@ -15,7 +15,7 @@ use super::{
     stage,
     state::{Standing, State},
 };
-use crate::record::{DestinationId, Position, Record};
+use crate::record::{DESTINATIONS_MAX, DestinationId, Position, Record};
 
 /// Rows, and bytes, copied in one transaction.
 const CHUNK_ROWS: i64 = 2_000;
@@ -60,23 +60,22 @@ pub(super) fn salvage(
         (Some(read), _) => read,
         (None, promised) => promised.cloned().unwrap_or_default(),
     };
-    // Names first: without them nobody knows whose bits the masks hold.
-    let mut names = Vec::new();
-    if let Some(old) = &old {
-        let read = scan(
-            old,
-            "SELECT id, id, name FROM destinations WHERE id >= ?1",
-            |row| {
-                names.push((DestinationId(row.get(1)?), row.get(2)?));
-                Ok(())
-            },
-        );
+    // Names first: without them nobody knows whose bits the masks hold. The promised
+    // ones have a checksum.
+    let mut names = promised_names.to_vec();
+    if let Some(old) = old.as_ref().filter(|_| names.is_empty()) {
+        let sql = "SELECT id, id, name FROM destinations WHERE id >= ?1";
+        let read = scan(old, sql, |row| {
+            let id = DestinationId(row.get(1)?);
+            let known = usize::from(id.0) < DESTINATIONS_MAX;
+            if known {
+                names.push((id, row.get(2)?));
+            }
+            Ok(known)
+        });
         if let Err(error) = read {
             tracing::warn!(%error, "could not read the names of the destinations");
         }
-    }
-    if names.is_empty() {
-        names = promised_names.to_vec();
     }
     for (id, name) in &names {
         fresh.execute(
@@ -111,6 +110,8 @@ fn open_as_evidence(aside: &Path) -> rusqlite::Result<Connection> {
     let old = Connection::open(aside)?;
     old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     old.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = 1")?;
+    // Nothing is written; it is what makes SQLite read a file that is shorter than it says.
+    old.execute_batch("PRAGMA writable_schema = 1")?;
     Ok(old)
 }
 
@@ -153,15 +154,17 @@ impl Copy<'_> {
             old,
             "SELECT sequence, sequence, at, first, count, checksum, keys FROM commits
              WHERE sequence >= ?1",
-            "INSERT INTO commits (sequence, at, first, count, checksum, keys)
+            "INSERT OR IGNORE INTO commits (sequence, at, first, count, checksum, keys)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            |copy, row| {
+            |_, row| {
                 let keys = row.get_ref(6)?.as_bytes()?;
                 let whole = crc32fast::hash(keys) == row.get::<_, u32>(5)?;
-                copy.salvaged.key_lists += u64::from(whole);
                 let sequence = integer(row.get(1)?);
+                Ok(whole.then_some(sequence))
+            },
+            |copy, sequence| {
+                copy.salvaged.key_lists += 1;
                 copy.state.commit = copy.state.commit.max(sequence);
-                Ok(whole)
             },
         )?;
         self.table(
@@ -173,63 +176,58 @@ impl Copy<'_> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             |copy, row| {
                 let id = DestinationId(row.get(1)?);
+                let known = copy.state.destinations.iter().any(|d| d.id == id);
                 let whole = frame::from_row(row, 5)?.is_some();
-                let Some(d) = copy.state.destination_mut(id).filter(|_| whole) else {
-                    return Ok(false);
-                };
-                d.retrying += 1;
+                Ok((known && whole).then_some(id))
+            },
+            |copy, id| {
+                if let Some(d) = copy.state.destination_mut(id) {
+                    d.retrying += 1;
+                }
                 copy.salvaged.retries += 1;
-                Ok(true)
             },
         )?;
         self.table(
             old,
             "SELECT id, id, destination, position, damaged, attempts, at, reason, routes, received,
                     frame FROM dead_letters WHERE id >= ?1",
-            "INSERT INTO dead_letters
+            "INSERT OR IGNORE INTO dead_letters
              (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            |copy, row| {
-                let id = integer(row.get(1)?);
+            |_, row| Ok(Some(integer(row.get(1)?))),
+            |copy, id| {
                 copy.state.dead_letter_last = copy.state.dead_letter_last.max(id);
                 copy.salvaged.dead_letters += 1;
-                Ok(true)
             },
         )?;
         self.table(
             old,
             "SELECT id, id, received, client_id, topic, class, reason, payload, properties, checksum
              FROM quarantine WHERE id >= ?1",
-            "INSERT INTO quarantine
+            "INSERT OR IGNORE INTO quarantine
              (id, received, client_id, topic, class, reason, payload, properties, checksum)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            |copy, row| {
-                let id = integer(row.get(1)?);
-                copy.state.quarantine_last = copy.state.quarantine_last.max(id);
-                copy.salvaged.quarantined += 1;
+            |_, row| {
+                let mut bytes = 64;
                 for column in [3, 4, 6, 7, 8] {
-                    let bytes = row.get_ref(column)?.as_bytes_or_null()?;
-                    copy.state.quarantine_bytes += bytes.map_or(0, <[u8]>::len) as u64;
+                    let held = row.get_ref(column)?.as_bytes_or_null()?;
+                    bytes += held.map_or(0, <[u8]>::len) as u64;
                 }
-                copy.state.quarantine_bytes += 64;
-                Ok(true)
+                Ok(Some((integer(row.get(1)?), bytes)))
+            },
+            |copy, (id, bytes)| {
+                copy.state.quarantine_last = copy.state.quarantine_last.max(id);
+                copy.state.quarantine_bytes += bytes;
+                copy.salvaged.quarantined += 1;
             },
         )?;
         let from = self.state.trimmed;
         self.table(
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
-            "INSERT INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
-            |copy, row| {
-                let Some(record) = frame::from_row(row, 1)? else {
-                    return Ok(false);
-                };
-                let wanted = record.position > from;
-                if wanted {
-                    copy.count_event(&record);
-                }
-                Ok(wanted)
-            },
+            "INSERT OR IGNORE INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
+            |_, row| Ok(frame::from_row(row, 1)?.filter(|record| record.position > from)),
+            |copy, record| copy.count_event(&record),
         )
     }
 
@@ -246,21 +244,26 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies the rows of one table that `keep` says are worth it. The first
-    /// column of `select` is the row's number and is not copied.
-    fn table(
+    /// Copies the rows of one table that `keep` says are worth it, and counts
+    /// those that are there then. The first column of `select` is the row's number
+    /// and is not copied.
+    fn table<T>(
         &mut self,
         old: &Connection,
         select: &str,
         insert: &str,
-        mut keep: impl FnMut(&mut Self, &Row<'_>) -> rusqlite::Result<bool>,
+        keep: impl Fn(&Self, &Row<'_>) -> rusqlite::Result<Option<T>>,
+        count: impl Fn(&mut Self, T),
     ) -> Result<(), Error> {
         self.fresh.execute_batch("BEGIN IMMEDIATE")?;
         let (mut rows, mut bytes) = (0, 0);
         let result = scan(old, select, |row| {
-            if self.out_of_room || !keep(self, row)? {
-                return Ok(());
+            if self.out_of_room {
+                return Ok(false);
             }
+            let Some(kept) = keep(self, row)? else {
+                return Ok(false);
+            };
             let columns = row.as_ref().column_count();
             let mut statement = self.fresh.prepare_cached(insert)?;
             for at in 1..columns {
@@ -277,14 +280,19 @@ impl Copy<'_> {
                     }
                 }
             }
-            statement.raw_execute()?;
+            if statement.raw_execute()? == 0 {
+                // It is there already, or damage took away what it must have.
+                return Ok(false);
+            }
+            drop(statement);
+            count(self, kept);
             rows += 1;
             if rows >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
                 (rows, bytes) = (0, 0);
                 self.fresh.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
                 self.out_of_room = is_out_of_room(self.fresh);
             }
-            Ok(())
+            Ok(true)
         });
         if !self.fresh.is_autocommit() {
             self.fresh.execute_batch("COMMIT")?;

@@ -65,3 +65,22 @@ pub(super) fn check_version(connection: &Connection) -> Result<u32, Error> {
     }
     Ok(found)
 }
+
+/// Whether the database has the tables that its version has, to the letter. SQLite
+/// believes a flipped byte in them.
+pub(super) fn is_as_made(connection: &Connection, version: u32) -> Result<bool, Error> {
+    let twin = Connection::open_in_memory()?;
+    for migration in MIGRATIONS.iter().take(version as usize) {
+        twin.execute_batch(migration)?;
+    }
+    Ok(tables(connection)? == tables(&twin)?)
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>> {
+    connection
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")?
+        .query_map([], |row| {
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+        })?
+        .collect()
+}

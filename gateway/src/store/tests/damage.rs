@@ -122,12 +122,42 @@ async fn a_cut_file_is_salvaged_as_far_as_it_goes() {
         .write(true)
         .open(place.database())
         .expect("the file");
-    file.set_len(length / 2 / 4096 * 4096).expect("cut");
+    file.set_len(length * 4 / 5 / 4096 * 4096).expect("cut");
     let (report, status, records) = survives(&place).await;
     assert!(report.set_aside.is_some());
     let a = &status.destinations[0];
     assert_eq!(a.routed, EVENTS);
     assert_eq!(a.damaged, EVENTS - records.len() as u64);
+    assert!(
+        records.len() as u64 > EVENTS / 3,
+        "only {} of {EVENTS} events were in most of the file",
+        records.len()
+    );
+}
+
+#[tokio::test]
+async fn bytes_may_be_flipped_anywhere_and_the_gateway_starts() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let place = filled().await;
+    let length = std::fs::metadata(place.database()).expect("seen").len();
+    for seed in 0..40 {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
+        let image = place.crash_image();
+        // Not in the first 100 bytes: they say which version wrote the file.
+        for _ in 0..rng.random_range(1..60) {
+            flip(&image.database(), rng.random_range(100..length));
+        }
+        let (store, report) = image
+            .open()
+            .unwrap_or_else(|error| panic!("seed {seed}: it does not start: {error}"));
+        let status = store.handle().status();
+        assert_balanced(&status);
+        assert_eq!(
+            status.committed,
+            Position(EVENTS),
+            "seed {seed}: {report:?}"
+        );
+    }
 }
 
 #[tokio::test]
