@@ -9,8 +9,9 @@ use rand::{RngExt as _, rngs::StdRng};
 
 const KILLS: usize = 20;
 /// What a fleet does that makes exactly-once hard: sends twice, drops off, goes away for a
-/// while and comes back with what it could not send.
-const CHAOS: &str = "duplicates=0.02,disconnect=0.0005,offline=0.00005,skew=5s";
+/// while and comes back with what it could not send; and now and then sends nonsense.
+const CHAOS: &str =
+    "duplicates=0.02,malformed=0.001,disconnect=0.0005,offline=0.00005,skew=5s";
 
 /// Waits until the gateway takes something new, then for a random moment after that.
 fn a_moment_under_load(gateway: &Gateway, rng: &mut StdRng) {
@@ -35,6 +36,15 @@ fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
             CHAOS,
         ])
         .start()
+}
+
+/// What could not be decoded was acknowledged too: all of it is in quarantine.
+#[track_caller]
+fn nonsense_is_kept(gateway: &Gateway, report: &serde_json::Value) {
+    let sent = report["malformed"].as_u64().expect("a count");
+    let kept = gateway.status().store.in_quarantine;
+    assert!(sent > 0, "the fleet sent no nonsense");
+    assert!(kept >= sent, "{sent} malformed, {kept} in quarantine");
 }
 
 #[test]
@@ -64,6 +74,7 @@ fn nothing_is_lost_or_doubled_when_the_gateway_is_killed_twenty_times_under_load
     let report = fleet.stop(Duration::from_secs(120));
     println!("the fleet: {report}");
     gateway.wait_until_drained(Duration::from_secs(60));
+    nonsense_is_kept(&gateway, &report);
     gateway.finish();
     Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();
     Audit::nats(&sandbox, &fleet, &nats, "TELEMETRY", &[]).assert_clean();
@@ -102,6 +113,7 @@ fn nothing_is_lost_or_doubled_when_gateway_and_stream_service_are_killed_in_turn
     let report = fleet.stop(Duration::from_secs(120));
     println!("the fleet: {report}");
     gateway.wait_until_drained(Duration::from_secs(60));
+    nonsense_is_kept(&gateway, &report);
     gateway.finish();
     Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();
     Audit::nats(&sandbox, &fleet, &nats, "TELEMETRY", &[]).assert_clean();
