@@ -10,8 +10,7 @@ use rand::{RngExt as _, rngs::StdRng};
 const KILLS: usize = 20;
 /// What a fleet does that makes exactly-once hard: sends twice, drops off, goes away for a
 /// while and comes back with what it could not send; and now and then sends nonsense.
-const CHAOS: &str =
-    "duplicates=0.02,malformed=0.001,disconnect=0.0005,offline=0.00005,skew=5s";
+const CHAOS: &str = "duplicates=0.02,malformed=0.001,disconnect=0.0005,offline=0.00005,skew=5s";
 
 /// Waits until the gateway takes something new, then for a random moment after that.
 fn a_moment_under_load(gateway: &Gateway, rng: &mut StdRng) {

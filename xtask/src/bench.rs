@@ -7,7 +7,6 @@ mod server;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -26,12 +25,16 @@ pub(crate) struct Bench {
     /// How often both brokers take their turn.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Measure this program instead of building one
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Only these parts: baseline, throughput, nats, latency, drain, memory, store.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
 
-const FILE: &str = "[[destination]]\nname = \"events\"\ntype = \"file\"\npath = \"events\"\nfiles_max = 2\n";
+const FILE: &str =
+    "[[destination]]\nname = \"events\"\ntype = \"file\"\npath = \"events\"\nfiles_max = 2\n";
 
 fn shape(secs: u64, rate: Option<u32>) -> Shape {
     Shape {
@@ -52,7 +55,10 @@ impl Bench {
                 .build()?;
             return runtime.block_on(self.baseline());
         }
-        let penstock = build()?;
+        let penstock = match &self.binary {
+            Some(binary) => binary.clone(),
+            None => build()?,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -78,7 +84,7 @@ impl Bench {
         })?;
         if self.only.is_empty() || self.only.iter().any(|only| only == "store") {
             println!("\n## Store writer alone");
-            let status = Command::new(env!("CARGO"))
+            let status = crate::cargo()?
                 .args([
                     "bench",
                     "--quiet",
@@ -397,7 +403,7 @@ fn nats_path() -> Option<PathBuf> {
 
 /// The gateway as users run it.
 fn build() -> Result<PathBuf> {
-    let status = Command::new(env!("CARGO"))
+    let status = crate::cargo()?
         .args([
             "build",
             "--release",

@@ -11,8 +11,9 @@ mod test;
 mod tools;
 
 use std::{
+    env,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::Context as _;
@@ -21,7 +22,7 @@ use clap::Parser;
 /// Chores of the Penstock workspace.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
-enum Command {
+enum Chore {
     /// Get what the tests need, then run every test of the workspace
     Test(test::Args),
     /// Measure the whole line against Mosquitto on the same machine
@@ -29,9 +30,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Command::parse() {
-        Command::Test(args) => test::run(&args),
-        Command::Bench(bench) => bench.run().map(|()| true),
+    let outcome = match Chore::parse() {
+        Chore::Test(args) => test::run(&args),
+        Chore::Bench(bench) => bench.run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -49,6 +50,21 @@ fn repository() -> anyhow::Result<PathBuf> {
         .parent()
         .map(Path::to_path_buf)
         .context("xtask is not inside a workspace")
+}
+
+/// Cargo, at the top of the repository. Without what `cargo run` said of this
+/// program: build scripts (ring's) take such variables for a change, and all that
+/// hangs on them would be built again at every switch between shell and chore.
+fn cargo() -> anyhow::Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository()?).stdin(Stdio::null());
+    for (name, _) in env::vars_os() {
+        let said = name.to_string_lossy();
+        if said.starts_with("CARGO_PKG_") || said.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    Ok(command)
 }
 
 /// A heading between the steps of a chore.

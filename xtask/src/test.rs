@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     }
 
     step("test");
-    let mut command = cargo(&repository);
+    let mut command = crate::cargo()?;
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     if args.quick {
         command.args(["--exclude", "penstock-tests"]);
@@ -83,7 +83,7 @@ fn environment(tools: &Tools) -> Vec<(&'static str, PathBuf)> {
 fn build(repository: &Path, args: &Args) -> anyhow::Result<PathBuf> {
     // With programs and tests in one build, features are resolved once and nothing is
     // compiled twice.
-    let status = cargo(repository)
+    let status = crate::cargo()?
         .args(["build", "--workspace", "--locked", "--bins", "--tests"])
         .status()
         .context("run cargo")?;
@@ -93,19 +93,13 @@ fn build(repository: &Path, args: &Args) -> anyhow::Result<PathBuf> {
     if !args.release {
         return Ok(target.join("debug"));
     }
-    let status = cargo(repository)
+    let status = crate::cargo()?
         .args(["build", "--release", "--locked", "--package", "penstock"])
         .args(["--package", "device-sim", "--bins"])
         .status()
         .context("run cargo")?;
     ensure!(status.success(), "the release build failed");
     Ok(target.join("release"))
-}
-
-fn cargo(repository: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository).stdin(Stdio::null());
-    command
 }
 
 /// Runs the tests, passing on what they print and counting.
