@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
+use crate::tools::Tools;
 use load::{Measured, Shape};
 use server::Server;
 
@@ -155,9 +156,7 @@ impl Bench {
     /// The same, forwarded to JetStream.
     async fn nats(&self, penstock: &Path) -> Result<()> {
         let Some(nats) = nats_path() else {
-            println!(
-                "\nSKIPPED: NATS, no nats-server (run `cargo xtask test` once, or set PENSTOCK_NATS_SERVER)"
-            );
+            println!("\nSKIPPED: NATS, no nats-server");
             return Ok(());
         };
         println!("\n## The same with NATS JetStream on the same two cores");
@@ -391,14 +390,9 @@ fn print_latency(what: &str, measured: &Measured) {
     );
 }
 
-/// The NATS server that the tests installed, or the one named by the environment.
+/// The NATS server that the tests use.
 fn nats_path() -> Option<PathBuf> {
-    let named = std::env::var_os("PENSTOCK_NATS_SERVER").map(PathBuf::from);
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
-    named
-        .into_iter()
-        .chain([installed])
-        .find(|path| path.is_file())
+    Tools::get(&crate::repository().ok()?).nats_server
 }
 
 /// The gateway as users run it.
