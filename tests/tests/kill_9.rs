@@ -24,7 +24,7 @@ fn a_moment_under_load(gateway: &Gateway, rng: &mut StdRng) {
 /// Load until it is told to stop.
 fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
     Sim::new(sandbox, "fleet", setup.mqtt, seed)
-        .load(50, 6_000)
+        .load(50, 8_000)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
         .with(&[
             "--profile",
