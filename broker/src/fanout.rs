@@ -31,6 +31,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::{Notify, futures::Notified};
 
 pub(crate) use message::Message;
 pub(crate) use outbox::{Delivery, Outbox};
@@ -75,6 +76,8 @@ pub(crate) struct Fanout {
     filters: RwLock<Filters<Subscription>>,
     /// Changes with every change of `filters`; never 0.
     version: AtomicU64,
+    /// Told of every change of `filters`.
+    changed: Notify,
     weight: AtomicUsize,
     /// The number of the next message.
     number: AtomicU64,
@@ -95,6 +98,7 @@ impl Fanout {
         Self {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
+            changed: Notify::new(),
             weight: AtomicUsize::new(0),
             number: AtomicU64::new(1),
             retained: Mutex::default(),
@@ -114,6 +118,17 @@ impl Fanout {
     pub(crate) fn is_wanted(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+    }
+
+    /// Whether somebody subscribes to `topic` or to anything below it now.
+    pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        filters.len() > 0 && filters.reaches_below(topic)
+    }
+
+    /// Resolves when subscriptions have changed since this was called.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Shows committed messages of session `publisher` to live subscribers, and
@@ -250,6 +265,7 @@ impl Fanout {
             self.weight.fetch_add(weight(filter), Relaxed);
         }
         self.version.fetch_add(1, Relaxed);
+        self.changed.notify_waiters();
         self.counters.subscriptions.set(filters.len());
         Ok(replaced)
     }
@@ -261,6 +277,7 @@ impl Fanout {
         if removed {
             self.weight.fetch_sub(weight(filter), Relaxed);
             self.version.fetch_add(1, Relaxed);
+            self.changed.notify_waiters();
             self.counters.subscriptions.set(filters.len());
         }
         removed

@@ -117,6 +117,16 @@ impl<T> Filters<T> {
             child.visit(next, levels, visit)
         })
     }
+
+    /// Whether a subscription matches `topic` or any topic below it.
+    pub(crate) fn reaches_below(&self, topic: &str) -> bool {
+        let mut levels = topic.split('/');
+        if !topic.starts_with('$') {
+            return self.root.reaches_below(levels);
+        }
+        let first = levels.next().and_then(|name| self.root.children.get(name));
+        first.is_some_and(|child| child.reaches_below(levels))
+    }
 }
 
 impl<T> Node<T> {
@@ -141,6 +151,19 @@ impl<T> Node<T> {
         self.any
             .as_ref()
             .is_some_and(|any| any.visit(next, after, visit))
+    }
+
+    fn reaches_below(&self, mut levels: std::str::Split<'_, char>) -> bool {
+        let Some(level) = levels.next() else {
+            return !self.is_empty();
+        };
+        let named = self.children.get(level);
+        !self.rest.is_empty()
+            || named.is_some_and(|child| child.reaches_below(levels.clone()))
+            || self
+                .any
+                .as_ref()
+                .is_some_and(|any| any.reaches_below(levels))
     }
 
     fn remove(&mut self, mut levels: std::str::Split<'_, char>, key: u64) -> Option<T> {
@@ -216,6 +239,26 @@ mod tests {
         assert_eq!(filters.remove("a/+/#", 2), Some('z'));
         assert_eq!(filters.len(), 0);
         assert!(filters.root.is_empty(), "every branch is freed");
+    }
+
+    #[test]
+    fn a_branch_is_reached_from_above_and_below() {
+        for (filter, expect) in [
+            ("$x/y/#", true),
+            ("$x/#", true),
+            ("$x/y", true),
+            ("$x/+/+/c", true),
+            ("$x/y/b/c", true),
+            ("$x/+", true),
+            ("#", false),
+            ("+/y/#", false),
+            ("$x", false),
+            ("$x/z/#", false),
+        ] {
+            let mut filters = Filters::default();
+            filters.insert(filter, 1, (), |(), ()| {});
+            assert_eq!(filters.reaches_below("$x/y"), expect, "{filter}");
+        }
     }
 
     fn level() -> impl Strategy<Value = String> {

@@ -26,6 +26,7 @@ mod embedded;
 mod fanout;
 mod filters;
 mod listener;
+mod local;
 mod metrics;
 mod packet;
 mod publish;
@@ -37,6 +38,7 @@ mod topic;
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
 pub use listener::{Broker, Handle};
+pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
 

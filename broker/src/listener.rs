@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Config, Error,
+    Admission, Config, Error, Local,
     budget::Budget,
     embedded::{Embedded, Watch},
     fanout::Fanout,
@@ -37,15 +37,24 @@ pub struct Broker {
     address: SocketAddr,
     config: Config,
     counters: Arc<Counters>,
+    fanout: Arc<Fanout>,
+    /// For what waits to be sent to clients.
+    output_budget: Arc<Budget>,
 }
 
 /// Looks into a broker while it runs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     counters: Arc<Counters>,
+    fanout: Arc<Fanout>,
 }
 
 impl Handle {
+    /// The way to the broker's subscribers from within the process.
+    pub fn local(&self) -> Local {
+        Local::new(Arc::clone(&self.fanout))
+    }
+
     /// The counters as they are now.
     pub fn metrics(&self) -> Metrics {
         self.counters.snapshot()
@@ -68,11 +77,21 @@ impl Broker {
             Ok((listener, address))
         };
         let (listener, address) = bind().map_err(|source| Error::Bind { address, source })?;
+        let counters = Arc::<Counters>::default();
+        let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
+        let output_budget = Arc::new(Budget::new(config.packet_bytes_max));
+        let fanout = Arc::new(Fanout::new(
+            carrier,
+            Arc::clone(&counters),
+            Arc::clone(&output_budget),
+        ));
         Ok(Self {
             listener,
             address,
             config,
-            counters: Arc::default(),
+            counters,
+            fanout,
+            output_budget,
         })
     }
 
@@ -85,6 +104,7 @@ impl Broker {
     pub fn handle(&self) -> Handle {
         Handle {
             counters: Arc::clone(&self.counters),
+            fanout: Arc::clone(&self.fanout),
         }
     }
 
@@ -100,28 +120,22 @@ impl Broker {
         admission: Arc<dyn Admission>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&self.counters)));
         let budget = || Arc::new(Budget::new(self.config.packet_bytes_max));
-        let (budget, output_budget, kept_budget) = (budget(), budget(), budget());
-        let fanout = Arc::new(Fanout::new(
-            carrier,
-            Arc::clone(&self.counters),
-            Arc::clone(&output_budget),
-        ));
+        let (budget, kept_budget) = (budget(), budget());
         let mut live = JoinSet::new();
-        live.spawn(Arc::clone(&fanout).run());
+        live.spawn(Arc::clone(&self.fanout).run());
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
         let lobby = Arc::new(Semaphore::new(LOBBY));
         let context = Arc::new(Context {
             config: self.config,
             counters: self.counters,
             admission,
-            fanout,
+            fanout: self.fanout,
             registry: Arc::default(),
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
             budget,
-            output_budget,
+            output_budget: self.output_budget,
             kept_budget,
             sessions: AtomicU64::new(1),
         });

@@ -14,6 +14,9 @@ pub struct Publisher {
     pub client_id: Arc<str>,
     /// The user name of CONNECT, if any. Authenticated only once authentication is on.
     pub username: Option<Arc<str>>,
+    /// Where the messages come from, if not from a client of this broker: the name
+    /// of the remote broker, so that they are not sent back there.
+    pub origin: Option<Arc<str>>,
     /// The peer's address.
     pub address: SocketAddr,
     /// The protocol of the connection.

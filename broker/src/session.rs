@@ -142,6 +142,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     let publisher = Arc::new(Publisher {
         client_id,
         username: connect.username.clone(),
+        origin: None,
         address,
         protocol: connect.protocol,
         turn: 0.into(),

@@ -45,6 +45,7 @@ impl Gateway {
         let publisher = Publisher {
             client_id: "c1".into(),
             username: None,
+            origin: None,
             address: ([127, 0, 0, 1], 1).into(),
             protocol: Protocol::V5,
             turn: 0.into(),

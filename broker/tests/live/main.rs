@@ -9,6 +9,7 @@
 mod clients;
 mod hostile;
 mod limits;
+mod local;
 mod publishing;
 mod sessions;
 mod subscribing;

@@ -1,0 +1,148 @@
+//! Publishing from within the process: the gateway's own voice.
+//!
+//! ```text
+//! Local::show ───────────────────────────────▶ Fanout ─▶ live subscribers, retained messages
+//! Client::publish ─▶ Admission ─▶ Receipt ──────▲
+//! ```
+//!
+//! [`Local::show`] shows messages to subscribers and asks nobody: for what is
+//! committed already, or is not data. It may use topics that clients may not, such
+//! as `$SYS/...`. It never waits; what subscribers have no room for is dropped
+//! and counted like any live message. [`Client`] takes the way of a device: what it
+//! publishes is admitted, committed, and shown after that.
+//!
+//! Neither takes a seat: no client identifier is in use because of them.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use tokio::{
+    sync::futures::Notified,
+    time::{Duration, sleep},
+};
+
+use crate::{Admission, Protocol, Publish, Publisher, Verdict, fanout::Fanout};
+
+/// The session number of what the gateway says itself; sessions count from 1.
+const NOBODY: u64 = 0;
+/// Pauses between asking about a publish that found no room.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Speaks to the broker's subscribers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Local {
+    fanout: Arc<Fanout>,
+}
+
+impl Local {
+    pub(crate) const fn new(fanout: Arc<Fanout>) -> Self {
+        Self { fanout }
+    }
+
+    /// Shows messages to those who subscribe to their topics now, in order, and
+    /// keeps those with the RETAIN flag. Each must have a valid topic of at most
+    /// 65,535 bytes. Before [`Broker::run`](crate::Broker::run) they wait, within bounds.
+    pub fn show(&self, publishes: &[Publish]) {
+        let wanted: Vec<Publish> = publishes
+            .iter()
+            .filter(|publish| publish.retain || self.fanout.is_wanted(&publish.topic))
+            .cloned()
+            .collect();
+        self.fanout.publish(NOBODY, &wanted);
+    }
+
+    /// Whether somebody subscribes to `topic` now.
+    pub fn is_wanted(&self, topic: &str) -> bool {
+        self.fanout.is_wanted(topic)
+    }
+
+    /// Whether somebody subscribes to `topic` or to anything below it now.
+    pub fn is_wanted_below(&self, topic: &str) -> bool {
+        self.fanout.is_wanted_below(topic)
+    }
+
+    /// Resolves when subscriptions have changed since this was called.
+    pub fn subscriptions_changed(&self) -> Notified<'_> {
+        self.fanout.changed()
+    }
+
+    /// A client within the process that publishes through `admission`. `origin`
+    /// is where its messages come from, for whoever must not send them back there.
+    pub fn client(
+        &self,
+        admission: Arc<dyn Admission>,
+        client_id: Arc<str>,
+        origin: Option<Arc<str>>,
+    ) -> Client {
+        Client {
+            local: self.clone(),
+            admission,
+            publisher: Arc::new(Publisher {
+                client_id,
+                username: None,
+                origin,
+                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                protocol: Protocol::V5,
+                turn: 0.into(),
+                turns_over: Arc::default(),
+            }),
+        }
+    }
+}
+
+/// Publishes like a device, from within the process.
+pub struct Client {
+    local: Local,
+    admission: Arc<dyn Admission>,
+    publisher: Arc<Publisher>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("publisher", &self.publisher)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Publishes a batch in order and waits until the fate of all is known: one
+    /// verdict each, never [`Verdict::Busy`], because what finds no room is asked
+    /// about again until it does. What was kept has been shown to subscribers by
+    /// then. Dropping the future gives up what is not committed yet.
+    pub async fn publish(&self, batch: Vec<Publish>) -> Vec<Verdict> {
+        let mut pause = PAUSE_MIN;
+        let mut settled = Vec::with_capacity(batch.len());
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let admitted = self.admission.admit(&self.publisher, rest.clone());
+            let mut verdicts = admitted.await.await;
+            // An admission that says too little has lost the others.
+            verdicts.resize(rest.len(), Verdict::Lost);
+            let busy = verdicts.iter().position(|one| *one == Verdict::Busy);
+            let done = busy.unwrap_or(rest.len());
+            let waiting = rest.split_off(done);
+            verdicts.truncate(done);
+            let kept = rest.iter().zip(&verdicts).filter(|(_, verdict)| {
+                // After a crash nobody knows whether they saw a duplicate.
+                matches!(verdict, Verdict::Accepted | Verdict::Duplicate)
+            });
+            let kept: Vec<Publish> = kept.map(|(publish, _)| publish.clone()).collect();
+            self.local.show(&kept);
+            settled.append(&mut verdicts);
+            rest = waiting;
+            if done > 0 {
+                pause = PAUSE_MIN;
+            }
+            if !rest.is_empty() {
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                self.publisher.turn.fetch_add(1, Relaxed);
+            }
+        }
+        settled
+    }
+}

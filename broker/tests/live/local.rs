@@ -1,0 +1,109 @@
+//! Publishing from within the process.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use penstock_broker::{Publish, QoS, Verdict};
+use tokio::time::timeout;
+
+use crate::support::{LONG, config, publish_v4, start};
+
+fn message(topic: &str, payload: &str, retain: bool) -> Publish {
+    Publish {
+        topic: topic.into(),
+        payload: payload.to_owned().into(),
+        qos: QoS::AtLeastOnce,
+        retain,
+        dup: false,
+        properties: None,
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
+    let broker = start(config()).await;
+    let local = broker.handle.local();
+    local.show(&[message("$SYS/broker/version", "1", true)]);
+    let mut subscriber = broker.v4("subscriber").await;
+    subscriber.subscribe_v4("$SYS/#", 0).await;
+    subscriber
+        .expect(
+            &[
+                &[0x31][..],
+                &publish_v4("$SYS/broker/version", 0, 0, "1")[1..],
+            ]
+            .concat(),
+        )
+        .await;
+    local.show(&[message("$SYS/a", "2", false), message("other", "3", false)]);
+    subscriber.expect(&publish_v4("$SYS/a", 0, 0, "2")).await;
+    subscriber.ping().await;
+    assert_eq!(broker.gateway.taken().len(), 0);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_subscribers_hears_when_they_come_and_go() {
+    let broker = start(config()).await;
+    let local = broker.handle.local();
+    assert!(!local.is_wanted_below("$penstock/events"));
+    let changed = local.subscriptions_changed();
+    let mut subscriber = broker.v4("subscriber").await;
+    subscriber.subscribe_v4("$penstock/events/d/+", 0).await;
+    timeout(LONG, changed).await.expect("a change is told");
+    assert!(local.is_wanted_below("$penstock/events"));
+    assert!(!local.is_wanted_below("$penstock/other"));
+    assert!(local.is_wanted("$penstock/events/d/x"));
+    let changed = local.subscriptions_changed();
+    drop(subscriber);
+    timeout(LONG, changed).await.expect("a change is told");
+    assert!(!local.is_wanted_below("$penstock/events"));
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_client_within_publishes_is_admitted_in_order_and_then_shown() {
+    let broker = start(config()).await;
+    let refusals = AtomicUsize::new(0);
+    broker
+        .gateway
+        .judge(move |publish| match &*publish.payload {
+            b"bad" => Verdict::Refused {
+                reason: 0x99,
+                text: "no",
+            },
+            // Room is found at the third attempt.
+            b"2" | b"3" if refusals.fetch_add(1, Relaxed) < 4 => Verdict::Busy,
+            _ => Verdict::Accepted,
+        });
+    let mut subscriber = broker.v4("subscriber").await;
+    subscriber.subscribe_v4("commands/#", 0).await;
+    let client =
+        broker
+            .handle
+            .local()
+            .client(broker.gateway.clone(), "remote".into(), Some("r".into()));
+    broker.gateway.let_pass(0);
+    let batch = ["1", "bad", "2", "3"].map(|text| message("commands/a", text, false));
+    let publishing = tokio::spawn(async move { client.publish(batch.into()).await });
+    broker.gateway.took(4).await;
+    subscriber.ping().await;
+    broker.gateway.open();
+    for text in ["1", "2", "3"] {
+        subscriber
+            .expect(&publish_v4("commands/a", 0, 0, text))
+            .await;
+    }
+    let verdicts = timeout(LONG, publishing).await.unwrap().unwrap();
+    assert!(matches!(
+        verdicts[..],
+        [
+            Verdict::Accepted,
+            Verdict::Refused { .. },
+            Verdict::Accepted,
+            Verdict::Accepted
+        ]
+    ));
+    let asked = ["1", "bad", "2", "3", "2", "3", "2", "3"].map(str::to_owned);
+    assert_eq!(broker.gateway.payloads(), asked);
+    broker.stop().await;
+}
