@@ -5,6 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,6 +34,12 @@ pub struct Config {
     pub outbound_queue_bytes_max: usize,
     /// Subscriptions of one client.
     pub subscriptions_per_client_max: usize,
+    /// The longest keep-alive, in whole seconds; MQTT 5 clients that ask for a longer
+    /// one, or for none, are told. `None`: whatever clients ask for.
+    pub keep_alive_max: Option<Duration>,
+    /// What MQTT 5 clients get that ask where to have responses sent (Response
+    /// Information), with `{client}` for their identifier. `None`: nothing.
+    pub response_information: Option<Arc<str>>,
 }
 
 impl Default for Config {
@@ -47,6 +54,8 @@ impl Default for Config {
             outbound_in_flight_max: 64,
             outbound_queue_bytes_max: 1024 * 1024,
             subscriptions_per_client_max: 100,
+            keep_alive_max: None,
+            response_information: None,
         }
     }
 }

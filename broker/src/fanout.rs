@@ -12,13 +12,15 @@
 //! messages from its own [`Outbox`], counted, and delays nobody.
 //!
 //! Where subscriptions of one session overlap, the session gets one copy, at
-//! the highest QoS granted, with every subscription identifier. Durable
-//! sessions, shared subscriptions and retained messages that survive a restart
-//! are not here yet.
+//! the highest QoS granted, with every subscription identifier. Shared
+//! subscriptions are apart: one member of a group gets each message, whatever else it
+//! subscribes to. Durable sessions and retained messages that survive a restart are
+//! not here yet.
 
 mod message;
 mod outbox;
 mod retained;
+mod shared;
 
 use std::{
     future::Future,
@@ -35,11 +37,13 @@ use tokio::sync::{Notify, futures::Notified};
 
 pub(crate) use message::Message;
 pub(crate) use outbox::{Delivery, Outbox};
+pub(crate) use shared::Claim;
 
 use crate::{
     Publish, QoS, budget::Budget, filters::Filters, metrics::Counters, packet::SendRetained,
 };
 use retained::Retained;
+use shared::Shared;
 
 /// Moves frames from publishing sessions to [`Fanout::deliver`], in the order
 /// given. May lose some, and then counts them; must not block and must bound
@@ -82,6 +86,7 @@ pub(crate) struct Fanout {
     /// The number of the next message.
     number: AtomicU64,
     retained: Mutex<Retained>,
+    shared: Shared,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
     /// What all messages on their way to subscribers may take.
@@ -102,6 +107,7 @@ impl Fanout {
             weight: AtomicUsize::new(0),
             number: AtomicU64::new(1),
             retained: Mutex::default(),
+            shared: Shared::new(Arc::clone(&counters), Arc::clone(&budget)),
             carrier,
             counters,
             budget,
@@ -117,13 +123,13 @@ impl Fanout {
     /// Whether somebody subscribes to `topic` now.
     pub(crate) fn is_wanted(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
-        filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+        filters.len() > 0 && filters.visit(topic, &mut |_, _| true) || self.shared.is_wanted(topic)
     }
 
     /// Whether somebody subscribes to `topic` or to anything below it now.
     pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
-        filters.len() > 0 && filters.reaches_below(topic)
+        filters.len() > 0 && filters.reaches_below(topic) || self.shared.is_wanted_below(topic)
     }
 
     /// Resolves when subscriptions have changed since this was called.
@@ -208,11 +214,61 @@ impl Fanout {
                 retain: message.retain() && same.iter().any(|(_, one)| one.retain_as_published),
                 subscription_ids: same.iter().filter_map(|(_, one)| one.id).collect(),
                 message: message.clone(),
+                claim: None,
             };
             if !first.outbox.push(delivery) {
                 self.counters.dropped_queue_full.add(1);
             }
         }
+        drop(filters);
+        self.shared.offer(&message);
+    }
+
+    /// Adds or replaces a membership of the shared subscription `name`, which is
+    /// `$share/{group}/{filter}`. `Err` when all subscriptions together are too large.
+    pub(crate) fn share(
+        &self,
+        session: u64,
+        name: &str,
+        filter: &str,
+        subscription: Subscription,
+    ) -> Result<(), Full> {
+        let bytes = shared_weight(name, filter);
+        if self.weight.fetch_add(bytes, Relaxed) + bytes > SUBSCRIPTION_BYTES_MAX {
+            self.weight.fetch_sub(bytes, Relaxed);
+            return Err(Full);
+        }
+        let number = self.number.load(Relaxed);
+        if self
+            .shared
+            .join(name, filter, session, subscription, number)
+        {
+            self.weight.fetch_sub(bytes, Relaxed);
+        }
+        self.note_change();
+        Ok(())
+    }
+
+    /// Ends a membership; whether there was one.
+    pub(crate) fn unshare(&self, session: u64, name: &str, filter: &str) -> bool {
+        let left = self.shared.leave(name, filter, session);
+        if left {
+            self.weight.fetch_sub(shared_weight(name, filter), Relaxed);
+            self.note_change();
+        }
+        left
+    }
+
+    fn note_change(&self) {
+        self.version.fetch_add(1, Relaxed);
+        self.changed.notify_waiters();
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        self.count(&filters);
+    }
+
+    fn count(&self, filters: &Filters<Subscription>) {
+        let all = filters.len() + self.shared.len();
+        self.counters.subscriptions.set(all);
     }
 
     /// Adds or replaces a subscription, and queues the retained messages that
@@ -243,6 +299,7 @@ impl Fanout {
                 retain: true,
                 subscription_ids: id.into_iter().collect(),
                 message: message.clone(),
+                claim: None,
             };
             if !outbox.push_retained(delivery, retained::COUNT_MAX) {
                 self.counters.dropped_queue_full.add(1);
@@ -266,7 +323,7 @@ impl Fanout {
         }
         self.version.fetch_add(1, Relaxed);
         self.changed.notify_waiters();
-        self.counters.subscriptions.set(filters.len());
+        self.count(&filters);
         Ok(replaced)
     }
 
@@ -278,7 +335,7 @@ impl Fanout {
             self.weight.fetch_sub(weight(filter), Relaxed);
             self.version.fetch_add(1, Relaxed);
             self.changed.notify_waiters();
-            self.counters.subscriptions.set(filters.len());
+            self.count(&filters);
         }
         removed
     }
@@ -311,6 +368,11 @@ pub(crate) struct Expired;
 /// What a subscription may cost in the trie if it shares no branch.
 fn weight(filter: &str) -> usize {
     filter.len() + 256 * (1 + memchr::memchr_iter(b'/', filter.as_bytes()).count())
+}
+
+/// What a membership of a shared subscription may cost, if it is the first.
+fn shared_weight(name: &str, filter: &str) -> usize {
+    name.len() + 512 + weight(filter)
 }
 
 #[cfg(test)]
@@ -361,7 +423,7 @@ mod tests {
             Arc::clone(&budget),
         ));
         let task = tokio::spawn(Arc::clone(&fanout).run());
-        let outbox = Arc::new(Outbox::new(1_000_000, &budget));
+        let outbox = Arc::new(Outbox::new(1_000_000, 64, &budget));
         let subscription = Subscription {
             outbox: Arc::clone(&outbox),
             qos: QoS::AtMostOnce,

@@ -17,7 +17,7 @@
 //! Not here yet, with their places: TLS and authentication (before
 //! `session::handshake`), permissions (where a session takes a PUBLISH or
 //! SUBSCRIBE), durable sessions and retained messages that survive a restart
-//! (`fanout`), shared subscriptions (`session::subscriptions`).
+//! (`fanout`).
 
 mod admission;
 mod budget;
@@ -25,6 +25,8 @@ mod config;
 mod embedded;
 mod fanout;
 mod filters;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod listener;
 mod local;
 mod metrics;
@@ -41,19 +43,3 @@ pub use listener::{Broker, Handle};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
-
-/// Entry for the fuzzer: decodes `data` as every packet of both protocols.
-#[cfg(feature = "fuzz")]
-pub fn fuzz_packets(data: &[u8]) {
-    use packet::{Header, decode, decode_connect};
-
-    let Ok(Some(header)) = Header::peek(data, usize::MAX) else {
-        return;
-    };
-    let body = bytes::Bytes::copy_from_slice(&data[header.len..]);
-    let mut topics = topic::Topics::default();
-    for protocol in [Protocol::V4, Protocol::V5] {
-        decode(protocol, header, &body, &mut topics).ok();
-    }
-    decode_connect(&body).ok();
-}

@@ -91,6 +91,8 @@ counters! {
     /// Messages a subscriber did not get because its queue was full, or the budget
     /// that all queues share was spent.
     dropped_queue_full,
+    /// Messages of a shared subscription that no member had taken when the last one left.
+    dropped_shared,
     /// Messages a subscriber did not get because they exceed its Maximum Packet Size.
     dropped_too_large,
     /// Messages that expired in a subscriber's queue.

@@ -13,6 +13,7 @@
 //! at once, whatever its delay, also at takeover and keep-alive timeout, but not
 //! when the broker itself shuts down.
 
+mod aliases;
 mod ending;
 mod handshake;
 mod inbound;
@@ -46,6 +47,7 @@ use crate::{
     registry::Registry,
     topic::Topics,
 };
+use aliases::Aliases;
 use ending::{Gauge, count_bytes};
 use handshake::Admittee;
 use inbound::Inbound;
@@ -148,13 +150,14 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
         turn: 0.into(),
         turns_over: Arc::default(),
     });
-    let outbox = Arc::new(Outbox::new(
-        context.config.outbound_queue_bytes_max,
-        &context.output_budget,
-    ));
     let window = connect
         .receive_max
         .min(context.config.outbound_in_flight_max);
+    let outbox = Arc::new(Outbox::new(
+        context.config.outbound_queue_bytes_max,
+        window,
+        &context.output_budget,
+    ));
     let reason_text_max = match connect.problem_information {
         // An acknowledgement has at most 10 bytes beside its text.
         true => connect.packet_bytes_max.saturating_sub(10),
@@ -173,6 +176,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
             Arc::clone(&outbox),
             window,
             connect.packet_bytes_max,
+            Aliases::new(connect.topic_alias_max, &context.kept_budget),
         ),
         subscriptions: Subscriptions::new(
             &context.fanout,
@@ -202,7 +206,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     {
         encode::disconnect(wire.output(), code, text);
     }
-    drop(session);
+    session.leave(&outbox);
     wire.finish(FAREWELL).await;
     count_bytes(&mut wire, counters);
     ending::count(context, &publisher, &end);
@@ -237,6 +241,13 @@ enum Taken {
 }
 
 impl Session<'_> {
+    /// Ends the subscriptions, and only then gives back what shared ones had given.
+    fn leave(self, outbox: &Outbox) {
+        drop(self.subscriptions);
+        outbox.close();
+        drop(self.outbound);
+    }
+
     /// The session's turns, until nothing that was taken is unanswered.
     async fn live(
         &mut self,

@@ -62,7 +62,8 @@ impl From<Topic> for Arc<str> {
     }
 }
 
-/// Checks a topic filter (section 4.7). Shared subscriptions are for the caller.
+/// Checks a topic filter (section 4.7). Shared subscriptions are for
+/// [`shared_filter`].
 pub(crate) fn check_filter(filter: &str) -> Result<(), Error> {
     let invalid = |what| {
         Err(Error {
@@ -87,6 +88,23 @@ pub(crate) fn check_filter(filter: &str) -> Result<(), Error> {
         return invalid("a topic filter with too many levels");
     }
     Ok(())
+}
+
+/// The topic filter of a shared subscription, `$share/{name}/{filter}` (section 4.8.2);
+/// `None` for a filter that is none.
+pub(crate) fn shared_filter(filter: &str) -> Option<Result<&str, Error>> {
+    let rest = filter.strip_prefix("$share/")?;
+    let invalid = Error {
+        reason: reason::TOPIC_FILTER_INVALID,
+        what: "a shared subscription without a name and a filter",
+    };
+    let found = match rest.split_once('/') {
+        Some((name, inner)) if !name.is_empty() && !name.contains(['+', '#']) => {
+            check_filter(inner).map(|()| inner)
+        }
+        _ => Err(invalid),
+    };
+    Some(found)
 }
 
 /// Whether a valid topic matches a valid filter.
@@ -285,6 +303,26 @@ mod tests {
         for bad in ["", "a#", "#/a", "a/#/b", "a+", "+a/b", "##", "++", &deep] {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn shared_subscriptions_have_a_name_and_a_filter() {
+        for (filter, inner) in [
+            ("$share/g/a/#", Some("a/#")),
+            ("$share/g//", Some("/")),
+            ("$share/g/$SYS/#", Some("$SYS/#")),
+            ("$share/g", None),
+            ("$share/g/", None),
+            ("$share//a", None),
+            ("$share/+/a", None),
+            ("$share/a#/a", None),
+            ("$share/g/a#", None),
+        ] {
+            let found = shared_filter(filter).expect("one of a shared subscription");
+            assert_eq!(found.ok(), inner, "{filter}");
+        }
+        assert!(shared_filter("a/$share/g/x").is_none());
+        assert!(shared_filter("$shared/g/x").is_none());
     }
 
     #[test]

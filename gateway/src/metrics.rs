@@ -284,6 +284,11 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.dropped_queue_full,
     ),
     counter(
+        "gateway_broker_dropped_shared",
+        "Messages of a shared subscription that nobody had taken when its last member left",
+        |a| a.status.broker.dropped_shared,
+    ),
+    counter(
         "gateway_broker_dropped_too_large",
         "Messages a subscriber did not get because of its Maximum Packet Size",
         |a| a.status.broker.dropped_too_large,

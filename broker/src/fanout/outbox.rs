@@ -7,12 +7,15 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::Notify;
 
-use super::Message;
+use super::{Message, shared::Claim};
 use crate::{
     QoS,
     budget::{Budget, Share},
@@ -28,6 +31,17 @@ pub(crate) struct Delivery {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) subscription_ids: Vec<u32>,
+    /// What ties a message of a shared subscription to this subscriber.
+    pub(crate) claim: Option<Claim>,
+}
+
+impl Delivery {
+    /// A message that no other member of a shared subscription is to get.
+    pub(crate) fn settle(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.settle();
+        }
+    }
 }
 
 /// See the module.
@@ -35,6 +49,10 @@ pub(crate) struct Delivery {
 pub(crate) struct Outbox {
     queues: Mutex<Queues>,
     bytes_max: usize,
+    /// Messages of a shared subscription that may wait here or be in flight.
+    window: usize,
+    /// Nobody takes from it any more.
+    closed: AtomicBool,
     filled: Notify,
 }
 
@@ -61,7 +79,7 @@ impl Queues {
 }
 
 impl Outbox {
-    pub(crate) fn new(bytes_max: usize, budget: &Arc<Budget>) -> Self {
+    pub(crate) fn new(bytes_max: usize, window: u16, budget: &Arc<Budget>) -> Self {
         let queues = Queues {
             retained: VecDeque::new(),
             live: VecDeque::new(),
@@ -72,7 +90,50 @@ impl Outbox {
         Self {
             queues: Mutex::new(queues),
             bytes_max,
+            window: window.into(),
+            closed: AtomicBool::new(false),
             filled: Notify::new(),
+        }
+    }
+
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    pub(crate) fn window(&self) -> usize {
+        self.window
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    /// Takes no more, and gives what waits back to its shared subscriptions.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Relaxed);
+        let mut queues = self.lock();
+        let Queues {
+            live,
+            live_bytes,
+            share,
+            ..
+        } = &mut *queues;
+        let all = std::mem::take(live);
+        share.sub(all.iter().filter(|one| one.claim.is_none()).count() * ENTRY_BYTES);
+        *live_bytes = 0;
+        // Not under the lock: whoever they go to may be us.
+        drop(queues);
+        drop(all);
+    }
+
+    /// Adds a message of a shared subscription, whose group bounds and counts it.
+    pub(crate) fn push_claimed(&self, delivery: Delivery) {
+        let mut queues = self.lock();
+        queues.live.push_back(delivery);
+        let first = queues.live.len() == 1;
+        drop(queues);
+        if first {
+            self.filled.notify_one();
         }
     }
 
@@ -81,7 +142,7 @@ impl Outbox {
         let mut queues = self.lock();
         let bytes = delivery.message.len() + ENTRY_BYTES;
         // One message always fits, or large ones would never arrive.
-        let full = queues.live_bytes + bytes > self.bytes_max && !queues.live.is_empty();
+        let full = queues.live_bytes + bytes > self.bytes_max && queues.live_bytes > 0;
         if full || !queues.take_room(bytes) {
             return false;
         }
@@ -122,8 +183,10 @@ impl Outbox {
             return Some(delivery);
         }
         let delivery = queues.live.pop_front()?;
-        queues.live_bytes -= delivery.message.len() + ENTRY_BYTES;
-        queues.share.sub(ENTRY_BYTES);
+        if delivery.claim.is_none() {
+            queues.live_bytes -= delivery.message.len() + ENTRY_BYTES;
+            queues.share.sub(ENTRY_BYTES);
+        }
         if queues.live.is_empty() && queues.live.capacity() > 256 {
             queues.live = VecDeque::new();
         }
@@ -165,12 +228,13 @@ mod tests {
             qos: QoS::AtMostOnce,
             retain: false,
             subscription_ids: Vec::new(),
+            claim: None,
         }
     }
 
     #[test]
     fn a_full_outbox_refuses_and_has_room_again_when_read() {
-        let outbox = Outbox::new(1000, &large());
+        let outbox = Outbox::new(1000, 64, &large());
         assert!(outbox.push(delivery(400, &large())));
         assert!(!outbox.push(delivery(400, &large())));
         assert!(outbox.pop().is_some());
@@ -182,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_the_outbox_still_passes_alone() {
-        let outbox = Outbox::new(1000, &large());
+        let outbox = Outbox::new(1000, 64, &large());
         assert!(outbox.push(delivery(5000, &large())));
         assert!(!outbox.push(delivery(1, &large())));
     }
@@ -193,7 +257,7 @@ mod tests {
         let budget = Arc::new(Budget::of(100 * LEN));
         let mut greedy = Vec::new();
         for n in 0..1000 {
-            let outbox = Outbox::new(50 * LEN, &budget);
+            let outbox = Outbox::new(50 * LEN, 64, &budget);
             if n % 2 == 0 {
                 while outbox.push(delivery(LEN, &budget)) {}
             } else {
@@ -203,7 +267,7 @@ mod tests {
             assert!(budget.used() < 105 * LEN, "{} after {n}", budget.used());
         }
         // The fair share is there whatever the others do, and more is not.
-        let honest = Outbox::new(50 * LEN, &budget);
+        let honest = Outbox::new(50 * LEN, 64, &budget);
         assert!(honest.push(delivery(crate::budget::FAIR_BYTES / 2, &budget)));
         assert!(!honest.push(delivery(LEN, &budget)));
         greedy.clear();
@@ -216,13 +280,16 @@ mod tests {
     fn a_message_that_many_wait_for_counts_once() {
         let budget = Arc::new(Budget::of(1_000_000));
         let one = delivery(10_000, &budget);
-        let outboxes: Vec<_> = (0..100).map(|_| Outbox::new(100_000, &budget)).collect();
+        let outboxes: Vec<_> = (0..100)
+            .map(|_| Outbox::new(100_000, 64, &budget))
+            .collect();
         for outbox in &outboxes {
             assert!(outbox.push(Delivery {
                 message: one.message.clone(),
                 qos: one.qos,
                 retain: one.retain,
                 subscription_ids: Vec::new(),
+                claim: None,
             }));
         }
         assert!(budget.used() < 30_000);

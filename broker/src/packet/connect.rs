@@ -28,8 +28,12 @@ pub(crate) struct Connect {
     pub(crate) receive_max: u16,
     /// The largest packet the client takes.
     pub(crate) packet_bytes_max: usize,
+    /// The highest topic alias that we may send; 0 for none.
+    pub(crate) topic_alias_max: u16,
     /// Whether the client wants reason strings.
     pub(crate) problem_information: bool,
+    /// Whether the client asks where it may have responses sent.
+    pub(crate) response_information: bool,
     /// What it takes in memory, for as long as the session lasts.
     pub(crate) bytes: usize,
 }
@@ -115,7 +119,9 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         session_expiry_secs: 0,
         receive_max: u16::MAX,
         packet_bytes_max: usize::MAX,
+        topic_alias_max: 0,
         problem_information: true,
+        response_information: false,
         bytes: frame_bytes,
     };
     if is_v5(protocol) {
@@ -180,8 +186,8 @@ fn properties(connect: &mut Connect, mut block: Properties<'_>) -> Result<(), Er
                 let max = non_zero(block.reader.u32()?)?;
                 connect.packet_bytes_max = usize::try_from(max).unwrap_or(usize::MAX);
             }
-            0x22 => drop(block.reader.u16()?), // we send no topic aliases
-            0x19 => drop(block.reader.bool()?), // we have no response information
+            0x22 => connect.topic_alias_max = block.reader.u16()?,
+            0x19 => connect.response_information = block.reader.bool()?,
             0x17 => connect.problem_information = block.reader.bool()?,
             0x15 => {
                 block.reader.str()?;

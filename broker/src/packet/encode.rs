@@ -14,6 +14,10 @@ pub(crate) struct Announce<'a> {
     /// The client asked for a session that outlives the connection; it gets none.
     pub(crate) session_ends: bool,
     pub(crate) assigned_client_id: Option<&'a str>,
+    /// The keep-alive that counts, where it is not the client's own.
+    pub(crate) keep_alive_secs: Option<u16>,
+    /// Where the client may have responses sent, if it asked.
+    pub(crate) response_information: Option<&'a str>,
 }
 
 /// CONNACK with success. Returns false, and writes nothing, if the packet would be
@@ -41,18 +45,25 @@ pub(crate) fn connack(
         block.put_u8(0x12);
         put_str(&mut block, id);
     }
+    if let Some(secs) = announce.keep_alive_secs {
+        block.put_u8(0x13);
+        block.put_u16(secs);
+    }
+    // QoS 2, retained messages, wildcards, subscription identifiers and shared
+    // subscriptions are available, which is what their absence says.
     let needed = block.len();
     block.put_u8(0x22);
     block.put_u16(announce.topic_alias_max);
-    // Shared subscriptions are not available; the other features are, which is
-    // what their absence says.
-    block.put_slice(&[0x2A, 0]);
+    if let Some(text) = announce.response_information {
+        block.put_u8(0x1A);
+        put_str(&mut block, text);
+    }
     let fits = |block: usize| {
         let body = 2 + varint_len(block) + block;
         1 + varint_len(body) + body <= frame_max
     };
     if !fits(block.len()) {
-        // Without the one there are no aliases, and the other is said again in SUBACK.
+        // Without the one there are no aliases, and nobody may count on the other.
         block.truncate(needed);
     }
     if !fits(block.len()) {
@@ -214,6 +225,16 @@ pub(crate) struct Delivery<'a> {
     /// What is left of the message's lifetime.
     pub(crate) expiry_secs: Option<u32>,
     pub(crate) subscription_ids: &'a [u32],
+    pub(crate) alias: Option<Alias>,
+}
+
+/// The topic alias of a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alias {
+    /// From here on it stands for the topic, which is there too.
+    New(u16),
+    /// It stands for the topic, which is left out.
+    Known(u16),
 }
 
 /// PUBLISH. Returns false, and writes nothing, if the packet would be larger
@@ -225,7 +246,12 @@ pub(crate) fn publish(
     frame_max: usize,
 ) -> bool {
     let Delivery { message, qos, .. } = delivery;
-    let mut body = 2 + message.topic().len() + message.payload().len();
+    let (topic, alias) = match delivery.alias.filter(|_| is_v5(protocol)) {
+        None => (message.topic(), None),
+        Some(Alias::New(alias)) => (message.topic(), Some(alias)),
+        Some(Alias::Known(alias)) => (&[][..], Some(alias)),
+    };
+    let mut body = 2 + topic.len() + message.payload().len();
     if *qos != QoS::AtMostOnce {
         body += 2;
     }
@@ -234,6 +260,9 @@ pub(crate) fn publish(
         block = message.properties().len() + if delivery.expiry_secs.is_some() { 5 } else { 0 };
         for &id in delivery.subscription_ids {
             block += 1 + varint_len(id as usize);
+        }
+        if alias.is_some() {
+            block += 3;
         }
         body += varint_len(block) + block;
     }
@@ -247,7 +276,7 @@ pub(crate) fn publish(
         (*qos as u8) << 1 | u8::from(delivery.retain),
         body,
     );
-    put_binary(out, message.topic());
+    put_binary(out, topic);
     if *qos != QoS::AtMostOnce {
         out.put_u16(delivery.id);
     }
@@ -261,6 +290,10 @@ pub(crate) fn publish(
         for &id in delivery.subscription_ids {
             out.put_u8(0x0B);
             put_varint(out, id as usize);
+        }
+        if let Some(alias) = alias {
+            out.put_u8(0x23);
+            out.put_u16(alias);
         }
     }
     out.put_slice(message.payload());

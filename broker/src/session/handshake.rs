@@ -17,7 +17,7 @@ use crate::{
     packet::{
         self, Connect, Kind, Refusal,
         encode::{self, Announce},
-        reason,
+        is_v5, reason,
     },
     registry::Seat,
     topic,
@@ -46,7 +46,7 @@ pub(super) async fn welcome(
 ) -> Option<Admittee> {
     let counters = &context.counters;
     let deadline = tokio::time::Instant::now() + context.config.connect_timeout;
-    let connect = match timeout_at(deadline, read(wire)).await {
+    let mut connect = match timeout_at(deadline, read(wire)).await {
         Ok(Ok(connect)) => connect,
         Ok(Err(Ended::Closed)) => return None,
         Ok(Err(Ended::Refused(refusal))) => {
@@ -116,6 +116,8 @@ pub(super) async fn welcome(
         )
         .await;
     };
+    let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
+    let response_information = response_information(context, &connect, &client_id);
     let announced = encode::connack(
         wire.output(),
         connect.protocol,
@@ -125,6 +127,8 @@ pub(super) async fn welcome(
             topic_alias_max: topic::ALIASES,
             session_ends: connect.session_expiry_secs > 0,
             assigned_client_id: assigned.then_some(&*client_id),
+            keep_alive_secs,
+            response_information: response_information.as_deref(),
         },
         connect.packet_bytes_max,
     );
@@ -192,6 +196,26 @@ fn identify(connect: &Connect) -> Result<(Arc<str>, bool), packet::Error> {
         1..=CLIENT_ID_BYTES_MAX => Ok((Arc::clone(&connect.client_id), false)),
         _ => error("a client identifier that is too long"),
     }
+}
+
+/// Sets the client's keep-alive to the longest that may be, if it asks for more and
+/// can be told: clients of 3.1.1 cannot. What it is to be told.
+fn shorten_keep_alive(connect: &mut Connect, max: Option<Duration>) -> Option<u16> {
+    let max = max.filter(|_| is_v5(connect.protocol))?;
+    if connect.keep_alive.is_some_and(|asked| asked <= max) {
+        return None;
+    }
+    let secs = u16::try_from(max.as_secs()).unwrap_or(u16::MAX).max(1);
+    connect.keep_alive = Some(Duration::from_secs(secs.into()));
+    Some(secs)
+}
+
+/// Where the client may have responses sent, if it asks and its identifier can be
+/// part of a topic name.
+fn response_information(context: &Context, connect: &Connect, client_id: &str) -> Option<String> {
+    let template = context.config.response_information.as_deref()?;
+    let fits = !template.contains("{client}") || !client_id.contains(['+', '#']);
+    (connect.response_information && fits).then(|| template.replace("{client}", client_id))
 }
 
 async fn refuse(

@@ -7,10 +7,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::wire::Wire;
+use super::{aliases::Aliases, wire::Wire};
 use crate::{
     Protocol, QoS,
-    fanout::{Delivery, Fanout, Outbox},
+    fanout::{Claim, Delivery, Fanout, Outbox},
     metrics::Counters,
     packet::{Ack, Error, Kind, encode, reason},
 };
@@ -27,10 +27,11 @@ enum Owed {
 pub(super) struct Outbound {
     protocol: Protocol,
     outbox: Arc<Outbox>,
-    in_flight: HashMap<u16, Owed>,
+    in_flight: HashMap<u16, (Owed, Option<Claim>)>,
     window: usize,
     frame_max: usize,
     last_id: u16,
+    aliases: Aliases,
     /// Taken from the outbox, waiting for room in the window.
     held: Option<Delivery>,
 }
@@ -41,6 +42,7 @@ impl Outbound {
         outbox: Arc<Outbox>,
         window: u16,
         frame_max: usize,
+        aliases: Aliases,
     ) -> Self {
         Self {
             protocol,
@@ -49,6 +51,7 @@ impl Outbound {
             window: window.into(),
             frame_max,
             last_id: 0,
+            aliases,
             held: None,
         }
     }
@@ -58,7 +61,7 @@ impl Outbound {
     pub(super) fn pump(&mut self, wire: &mut Wire, fanout: &Fanout, counters: &Counters) -> bool {
         let mut delivered = 0;
         while !wire.is_congested() {
-            let Some(delivery) = self.held.take().or_else(|| self.outbox.pop()) else {
+            let Some(mut delivery) = self.held.take().or_else(|| self.outbox.pop()) else {
                 break;
             };
             if delivery.qos != QoS::AtMostOnce && self.in_flight.len() >= self.window {
@@ -66,6 +69,7 @@ impl Outbound {
                 break;
             }
             let Ok(expiry_secs) = fanout.lifetime_left(&delivery.message) else {
+                delivery.settle();
                 counters.dropped_expired.add(1);
                 continue;
             };
@@ -74,32 +78,65 @@ impl Outbound {
             } else {
                 self.next_id()
             };
-            let sent = encode::publish(
-                wire.output(),
-                self.protocol,
-                &encode::Delivery {
-                    message: &delivery.message,
-                    qos: delivery.qos,
-                    retain: delivery.retain,
-                    id,
-                    expiry_secs,
-                    subscription_ids: &delivery.subscription_ids,
-                },
-                self.frame_max,
-            );
-            if !sent {
+            if !self.write(wire, &delivery, id, expiry_secs) {
+                delivery.settle();
                 counters.dropped_too_large.add(1);
                 continue;
             }
             delivered += 1;
-            match delivery.qos {
-                QoS::AtMostOnce => {}
-                QoS::AtLeastOnce => drop(self.in_flight.insert(id, Owed::Acknowledged)),
-                QoS::ExactlyOnce => drop(self.in_flight.insert(id, Owed::Received)),
-            }
+            let owed = match delivery.qos {
+                QoS::AtMostOnce => {
+                    delivery.settle();
+                    continue;
+                }
+                QoS::AtLeastOnce => Owed::Acknowledged,
+                QoS::ExactlyOnce => {
+                    // [MQTT-4.8.2-5]: to no second client.
+                    delivery.settle();
+                    Owed::Received
+                }
+            };
+            self.in_flight.insert(id, (owed, delivery.claim));
         }
         counters.delivered.add(delivered);
         wire.is_congested()
+    }
+
+    /// Writes a PUBLISH, with a topic alias where one is to be had; false if the
+    /// client does not take packets of its size.
+    fn write(
+        &mut self,
+        wire: &mut Wire,
+        delivery: &Delivery,
+        id: u16,
+        expiry_secs: Option<u32>,
+    ) -> bool {
+        let Self {
+            protocol,
+            frame_max,
+            ..
+        } = *self;
+        let topic = delivery.message.topic();
+        let alias = self.aliases.find(topic);
+        let mut packet = encode::Delivery {
+            message: &delivery.message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            id,
+            expiry_secs,
+            subscription_ids: &delivery.subscription_ids,
+            alias,
+        };
+        if encode::publish(wire.output(), protocol, &packet, frame_max) {
+            if let Some(alias) = alias {
+                self.aliases.sent(alias, topic);
+            }
+            return true;
+        }
+        // A new alias makes the packet longer.
+        packet.alias = None;
+        matches!(alias, Some(encode::Alias::New(_)))
+            && encode::publish(wire.output(), protocol, &packet, frame_max)
     }
 
     /// The next identifier that is not in flight; the window is smaller than
@@ -121,28 +158,33 @@ impl Outbound {
         wire: &mut Wire,
         counters: &Counters,
     ) -> Result<(), Error> {
-        let Some(&owed) = self.in_flight.get(&ack.id) else {
+        let Some(&mut (ref mut owed, _)) = self.in_flight.get_mut(&ack.id) else {
             counters.unknown_acks.add(1);
             if kind == Kind::PubRec && ack.reason < 0x80 {
                 self.release(wire, ack.id, reason::PACKET_ID_NOT_FOUND);
             }
             return Ok(());
         };
-        match (kind, owed) {
+        match (kind, *owed) {
             (Kind::PubAck, Owed::Acknowledged) | (Kind::PubComp, Owed::Completed) => {
-                self.in_flight.remove(&ack.id);
+                self.finish(ack.id);
             }
             // The client refuses it: the exchange is over.
-            (Kind::PubRec, Owed::Received) if ack.reason >= 0x80 => {
-                self.in_flight.remove(&ack.id);
-            }
+            (Kind::PubRec, Owed::Received) if ack.reason >= 0x80 => self.finish(ack.id),
             (Kind::PubRec, Owed::Received | Owed::Completed) => {
-                self.in_flight.insert(ack.id, Owed::Completed);
+                *owed = Owed::Completed;
                 self.release(wire, ack.id, reason::SUCCESS);
             }
             _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),
         }
         Ok(())
+    }
+
+    /// The client has it, or will not have it: nobody else is to get it either.
+    fn finish(&mut self, id: u16) {
+        if let Some((_, Some(mut claim))) = self.in_flight.remove(&id) {
+            claim.settle();
+        }
     }
 
     fn release(&self, wire: &mut Wire, id: u16, code: u8) {

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     fanout::{Fanout, Outbox, Subscription},
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
-    topic::check_filter,
+    topic::{check_filter, shared_filter},
 };
 
 /// Filters added and retained messages looked at in one turn, and one filter's more.
@@ -136,10 +136,8 @@ impl<'s> Subscriptions<'s> {
     }
 
     fn add(&mut self, filter: &Arc<str>, options: Options, id: Option<u32>) -> Result<usize, u8> {
-        // Shared subscriptions are the next issue.
-        if filter.starts_with("$share/") {
-            return Err(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-        }
+        let shared = shared_filter(filter).transpose();
+        let shared = shared.map_err(|error| error.reason)?;
         check_filter(filter).map_err(|error| error.reason)?;
         if self.filters.len() >= self.count_max && !self.filters.contains(filter) {
             return Err(reason::QUOTA_EXCEEDED);
@@ -152,10 +150,17 @@ impl<'s> Subscriptions<'s> {
             id,
             since: 0,
         };
-        let looked_at = self
-            .fanout
-            .subscribe(self.session, filter, subscription, options.retained)
-            .map_err(|_| reason::QUOTA_EXCEEDED)?;
+        let looked_at = match shared {
+            // Retained messages do not come: nobody could say to whom.
+            Some(inner) => self
+                .fanout
+                .share(self.session, filter, inner, subscription)
+                .map(|()| 0),
+            None => self
+                .fanout
+                .subscribe(self.session, filter, subscription, options.retained),
+        };
+        let looked_at = looked_at.map_err(|_| reason::QUOTA_EXCEEDED)?;
         self.filters.insert(Arc::clone(filter));
         Ok(looked_at)
     }
@@ -166,7 +171,7 @@ impl<'s> Subscriptions<'s> {
             .filters
             .iter()
             .map(|filter| {
-                if self.filters.remove(filter) && self.fanout.unsubscribe(self.session, filter) {
+                if self.filters.remove(filter) && end(self.fanout, self.session, filter) {
                     reason::SUCCESS
                 } else {
                     reason::NO_SUBSCRIPTION_EXISTED
@@ -179,7 +184,15 @@ impl<'s> Subscriptions<'s> {
 impl Drop for Subscriptions<'_> {
     fn drop(&mut self) {
         for filter in &self.filters {
-            self.fanout.unsubscribe(self.session, filter);
+            end(self.fanout, self.session, filter);
         }
+    }
+}
+
+/// Ends a subscription, shared or not; whether there was one.
+fn end(fanout: &Fanout, session: u64, filter: &str) -> bool {
+    match shared_filter(filter) {
+        Some(inner) => inner.is_ok_and(|inner| fanout.unshare(session, filter, inner)),
+        None => fanout.unsubscribe(session, filter),
     }
 }

@@ -14,12 +14,11 @@ async fn connack_announces_what_is_enforced() {
         .send(&connect_v5("d", 2, 0, &[0x11, 0, 0, 0, 60]))
         .await;
     let expect: Vec<u8> = [
-        &[0x20, 21, 0, 0, 18][..],
+        &[0x20, 19, 0, 0, 16][..],
         &[0x11, 0, 0, 0, 0],    // the session ends with the connection
         &[0x21, 0x04, 0x00],    // receive maximum 1024
         &[0x27, 0, 0x10, 0, 0], // packets of 1 MiB
         &[0x22, 0, 16],         // topic aliases
-        &[0x2A, 0],             // no shared subscriptions
     ]
     .concat();
     client.expect(&expect).await;
@@ -121,10 +120,10 @@ async fn answers_keep_to_the_client_s_maximum_packet_size() {
     let needed = [0x21, 4, 0, 0x27, 0, 0x10, 0, 0];
     for (max, answer) in [
         (
-            18,
-            Some([&[0x20, 16, 0, 0, 13][..], &needed, &[0x22, 0, 16, 0x2A, 0]].concat()),
+            16,
+            Some([&[0x20, 14, 0, 0, 11][..], &needed, &[0x22, 0, 16]].concat()),
         ),
-        (17, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
+        (15, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
         (13, Some([&[0x20, 11, 0, 0, 8][..], &needed].concat())),
         (12, Some(vec![0x20, 3, 0, 0x95, 0])),
         (4, None),

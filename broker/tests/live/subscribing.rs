@@ -256,13 +256,13 @@ async fn after_unsubscribe_nothing_arrives() {
 #[tokio::test]
 async fn filters_that_cannot_be_are_refused_one_by_one() {
     let broker = start(config()).await;
-    let filters: Vec<u8> = ["a/#/b", "$share/g/a", "ok", "", "a+"]
+    let filters: Vec<u8> = ["a/#/b", "$share/g", "ok", "", "a+"]
         .iter()
         .flat_map(|one| [&string(one)[..], &[0]].concat())
         .collect();
     let mut v5 = broker.v5("five").await;
     v5.send(&packet(0x82, &[&[0, 1, 0], &filters])).await;
-    v5.expect(&[0x90, 8, 0, 1, 0, 0x8F, 0x9E, 0, 0x8F, 0x8F])
+    v5.expect(&[0x90, 8, 0, 1, 0, 0x8F, 0x8F, 0, 0x8F, 0x8F])
         .await;
     let mut v4 = broker.v4("four").await;
     v4.send(&packet(0x82, &[&[0, 1], &filters])).await;

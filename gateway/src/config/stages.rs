@@ -1,6 +1,6 @@
 //! The tables of single stages: `[broker]`, `[http]`, `[store]`, `[dedup]`, `[log]`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::reader::Table;
 use crate::{
@@ -49,10 +49,29 @@ pub(super) fn broker(table: Table<'_, '_, '_>) -> penstock_broker::Config {
             1..=1_000_000,
             default.subscriptions_per_client_max,
         ),
+        keep_alive_max: table.duration_or_never(
+            "keep_alive_max",
+            Duration::from_secs(1)..=Duration::from_secs(65_535),
+            default.keep_alive_max,
+        ),
+        response_information: table
+            .parsed("response_information", response_information)
+            .map(Arc::from),
     };
     loopback(&table, config.listen, config.allow_anonymous);
     table.finish();
     config
+}
+
+/// A topic, or the beginning of one, that clients append to.
+fn response_information(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.len() > 1024 || text.contains(['+', '#', '\0']) {
+        return Err(
+            "this is the beginning of topics for responses, such as \"responses/{client}/\": \
+             at most 1024 bytes, without + and #",
+        );
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn http(table: Table<'_, '_, '_>) -> http::Config {

@@ -134,7 +134,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
         r#"
         data_dir = "/data"
         shutdown_grace_period = "5s"
-        broker = { listen = "[::1]:0", connections_max = 5, packet_bytes_max = 2048, connect_timeout = "1s", receive_max = 9, outbound_in_flight_max = 8, outbound_queue_bytes_max = "2KiB", subscriptions_per_client_max = 7 }
+        broker = { listen = "[::1]:0", connections_max = 5, packet_bytes_max = 2048, connect_timeout = "1s", receive_max = 9, outbound_in_flight_max = 8, outbound_queue_bytes_max = "2KiB", subscriptions_per_client_max = 7, keep_alive_max = "20m", response_information = "r/{client}/" }
         http = { listen = "0.0.0.0:0", allow_anonymous = true }
         store = { size_max = "64MB", age_max = "never", on_full = "drop-oldest", reserve = "1MiB" }
         dedup = { age_max = "1h", keys_max = 5_000, memory_max = "2MiB" }
@@ -149,7 +149,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
     .unwrap();
     assert_eq!(config.data_dir, Path::new("/data"));
     assert_eq!(config.shutdown_grace_period, Duration::from_secs(5));
-    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listen: [::1]:0, allow_anonymous: false, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7 }"#);
+    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listen: [::1]:0, allow_anonymous: false, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/") }"#);
     assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true } Config { level: "warn,penstock=trace", format: Json }"#);
     assert_snapshot!(format!("{:?}", config.store), @r#"Config { dir: "/data", max_bytes: 64000000, max_age: None, on_full: DropOldest, reserve_bytes: 1048576, dedup_age: 3600s, dedup_count: 5000, dedup_memory_bytes: 2097152, destinations: ["f"] }"#);
     assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3 }), retry_first: 1s, retry_max: 2s, attempts_max: 1 }]"#);

@@ -10,7 +10,10 @@ use super::*;
 use crate::{
     Publish, QoS,
     fanout::Message,
-    packet::{encode, is_v5},
+    packet::{
+        encode::{self, Alias},
+        is_v5,
+    },
     publish::Properties,
 };
 
@@ -121,6 +124,14 @@ prop_compose! {
     }
 }
 
+fn aliases() -> impl Strategy<Value = Option<Alias>> {
+    prop_oneof![
+        Just(None),
+        (1_u16..).prop_map(|alias| Some(Alias::New(alias))),
+        (1_u16..).prop_map(|alias| Some(Alias::Known(alias))),
+    ]
+}
+
 proptest! {
     #[test]
     fn publishes_that_rumqttd_writes_are_read(
@@ -154,6 +165,7 @@ proptest! {
         publish in publishes(),
         id in 1_u16..,
         subscription_ids in prop::collection::vec(1_u32..268_435_455, 0..3),
+        alias in aliases(),
     ) {
         let message = Message::new(&publish, 0, 0, 0, &Arc::new(crate::budget::Budget::of(0)));
         let expiry_secs = message.expiry_secs();
@@ -164,6 +176,7 @@ proptest! {
             id,
             expiry_secs,
             subscription_ids: &subscription_ids,
+            alias,
         };
         let bytes = written(|out| assert!(encode::publish(out, protocol, &delivery, usize::MAX)));
         let size = bytes.len();
@@ -176,12 +189,16 @@ proptest! {
         let mut expect = publish.clone();
         expect.dup = false;
         let id = if publish.qos == QoS::AtMostOnce { 0 } else { id };
+        if is_v5(protocol) && matches!(alias, Some(Alias::Known(_))) {
+            expect.topic = Arc::from("");
+        }
         prop_assert_eq!(found, peer_publish(&expect, id));
         let expect = is_v5(protocol).then(|| {
             let known = publish.properties.as_deref().cloned().unwrap_or_default();
             let mut expect = peer_properties(&known);
             expect.subscription_identifiers =
                 subscription_ids.iter().map(|&id| id as usize).collect();
+            expect.topic_alias = alias.map(|(Alias::New(n) | Alias::Known(n))| n);
             expect
         });
         prop_assert_eq!(properties.unwrap_or_default(), expect.unwrap_or_default());

@@ -1,0 +1,4 @@
+//! PUBACK, PUBREC, PUBREL and PUBCOMP of both versions.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| penstock_broker::fuzz::acks(data));

@@ -1,0 +1,358 @@
+//! Shared subscriptions: each message to one member of a group (MQTT 5, section 4.8.2).
+//!
+//! ```text
+//! message ─▶ Group::offer ─▶ a member with room, the one with least in flight ─▶ its Outbox
+//!                    └─▶ waiting, while no member has room ◀── Claim dropped unsettled
+//! ```
+//!
+//! A member is given no more than its window at a time, so that a slow one holds up
+//! little. What it was given stays with it as a [`Claim`] until it is settled. A claim
+//! that ends unsettled, because its session did, gives its message back, to go to
+//! another member in its old place; a QoS 2 message that was sent is settled, for it
+//! must not reach a second client.
+//!
+//! A group holds at most the queue of one subscriber for each member, within the
+//! budget of all queues; beyond it the newest message is dropped and counted. It ends
+//! with its last member, and what waits then is dropped and counted too.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::{Delivery, Message, Subscription};
+use crate::{
+    budget::{Budget, Share},
+    filters::Filters,
+    metrics::Counters,
+};
+
+/// What a message takes in a group beside itself.
+const ENTRY_BYTES: usize = 128;
+
+/// All groups.
+#[derive(Debug)]
+pub(super) struct Shared {
+    groups: RwLock<Groups>,
+    members: AtomicUsize,
+    counters: Arc<Counters>,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    /// By `$share/{name}/{filter}`.
+    by_name: HashMap<Arc<str>, Arc<Group>>,
+    by_topic: Filters<Arc<Group>>,
+    last_key: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Among the groups with the same filter.
+    key: u64,
+    /// Messages with lower numbers were before it.
+    since: u64,
+    state: Mutex<State>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct State {
+    members: Vec<Member>,
+    last_member: u64,
+    /// Where the search for a member begins.
+    next: usize,
+    /// In the order of their numbers.
+    waiting: VecDeque<Message>,
+    /// Messages that wait or are claimed, and their bytes.
+    held: usize,
+    bytes: usize,
+    share: Share,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// A session that leaves and comes again is another member.
+    number: u64,
+    session: u64,
+    subscription: Subscription,
+    claims: usize,
+}
+
+/// A message that a member was given. Gives it back when dropped unsettled.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    group: Arc<Group>,
+    member: u64,
+    message: Message,
+    settled: bool,
+}
+
+impl Claim {
+    /// The message goes to nobody else, whatever becomes of the member.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let message = (!self.settled).then(|| self.message.clone());
+        self.group.end(self.member, self.message.len(), message);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(counters: Arc<Counters>, budget: Arc<Budget>) -> Self {
+        Self {
+            groups: RwLock::default(),
+            members: AtomicUsize::new(0),
+            counters,
+            budget,
+        }
+    }
+
+    /// Subscriptions that there are.
+    pub(super) fn len(&self) -> usize {
+        self.members.load(Relaxed)
+    }
+
+    pub(super) fn is_wanted(&self, topic: &str) -> bool {
+        self.len() > 0 && self.read(|groups| groups.by_topic.visit(topic, &mut |_, _| true))
+    }
+
+    pub(super) fn is_wanted_below(&self, topic: &str) -> bool {
+        self.len() > 0 && self.read(|groups| groups.by_topic.reaches_below(topic))
+    }
+
+    /// Gives a message to one member of each group that it is for.
+    pub(super) fn offer(&self, message: &Message) {
+        if self.len() == 0 {
+            return;
+        }
+        self.read(|groups| {
+            groups.by_topic.visit(message.topic_str(), &mut |_, group| {
+                if group.since <= message.number() {
+                    group.offer(message);
+                }
+                false
+            })
+        });
+    }
+
+    /// Adds a member to the group `name`, which is `$share/{group}/{filter}`, or
+    /// replaces its subscription; whether it was there. `number` is that of the next
+    /// message.
+    pub(super) fn join(
+        &self,
+        name: &str,
+        filter: &str,
+        session: u64,
+        subscription: Subscription,
+        number: u64,
+    ) -> bool {
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        let group = match groups.by_name.get(name) {
+            Some(group) => Arc::clone(group),
+            None => {
+                groups.last_key += 1;
+                let group = Arc::new(Group {
+                    key: groups.last_key,
+                    since: number,
+                    state: Mutex::new(State {
+                        members: Vec::new(),
+                        last_member: 0,
+                        next: 0,
+                        waiting: VecDeque::new(),
+                        held: 0,
+                        bytes: 0,
+                        share: Share::new(&self.budget),
+                    }),
+                    counters: Arc::clone(&self.counters),
+                });
+                groups.by_name.insert(Arc::from(name), Arc::clone(&group));
+                groups
+                    .by_topic
+                    .insert(filter, group.key, Arc::clone(&group), |_, _| {});
+                group
+            }
+        };
+        let mut state = group.lock();
+        let known = state.members.iter_mut().find(|one| one.session == session);
+        let replaced = known.is_some();
+        // Kept until the lock is gone: the last of an outbox gives its claims back.
+        let before = match known {
+            Some(member) => Some(std::mem::replace(&mut member.subscription, subscription)),
+            None => {
+                state.last_member += 1;
+                let number = state.last_member;
+                state.members.push(Member {
+                    number,
+                    session,
+                    subscription,
+                    claims: 0,
+                });
+                self.members.fetch_add(1, Relaxed);
+                None
+            }
+        };
+        group.hand_out(&mut state);
+        drop(state);
+        drop(before);
+        replaced
+    }
+
+    /// Takes a member out of the group `name`; whether it was in it.
+    pub(super) fn leave(&self, name: &str, filter: &str, session: u64) -> bool {
+        let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(group) = groups.by_name.get(name).cloned() else {
+            return false;
+        };
+        let mut state = group.lock();
+        let place = state.members.iter().position(|one| one.session == session);
+        let Some(place) = place else {
+            return false;
+        };
+        let member = state.members.remove(place);
+        self.members.fetch_sub(1, Relaxed);
+        if state.members.is_empty() {
+            groups.by_name.remove(name);
+            groups.by_topic.remove(filter, group.key);
+            let State { waiting, .. } = &mut *state;
+            let lost = std::mem::take(waiting);
+            self.counters.dropped_shared.add(lost.len());
+            state.forget(lost.iter().map(Message::len));
+        }
+        drop((state, groups));
+        drop(member);
+        true
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Groups) -> T) -> T {
+        look(&self.groups.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Group {
+    fn offer(self: &Arc<Self>, message: &Message) {
+        let mut state = self.lock();
+        if !state.take(message.len()) {
+            self.counters.dropped_queue_full.add(1);
+            return;
+        }
+        state.waiting.push_back(message.clone());
+        self.hand_out(&mut state);
+    }
+
+    /// A claim of a member is over; `message` is what it gives back.
+    fn end(self: &Arc<Self>, member: u64, bytes: usize, message: Option<Message>) {
+        let mut state = self.lock();
+        let member = state.members.iter_mut().find(|one| one.number == member);
+        if let Some(member) = member {
+            member.claims -= 1;
+        }
+        match message {
+            Some(message) if !state.members.is_empty() => {
+                let number = message.number();
+                let place = state.waiting.partition_point(|one| one.number() < number);
+                state.waiting.insert(place, message);
+            }
+            Some(_) => {
+                self.counters.dropped_shared.add(1);
+                state.forget([bytes]);
+            }
+            None => state.forget([bytes]),
+        }
+        self.hand_out(&mut state);
+    }
+
+    /// Gives what waits to members, as long as one has room.
+    fn hand_out(self: &Arc<Self>, state: &mut State) {
+        while !state.waiting.is_empty()
+            && let Some(place) = state.choose()
+            && let Some(message) = state.waiting.pop_front()
+        {
+            let member = &mut state.members[place];
+            let Subscription {
+                outbox,
+                qos,
+                retain_as_published,
+                id,
+                ..
+            } = &member.subscription;
+            member.claims += 1;
+            let mut delivery = Delivery {
+                qos: (*qos).min(message.qos()),
+                retain: message.retain() && *retain_as_published,
+                subscription_ids: id.iter().copied().collect(),
+                message: message.clone(),
+                claim: None,
+            };
+            delivery.claim = Some(Claim {
+                group: Arc::clone(self),
+                member: member.number,
+                message,
+                settled: false,
+            });
+            outbox.push_claimed(delivery);
+        }
+        if state.waiting.is_empty() && state.waiting.capacity() > 256 {
+            state.waiting = VecDeque::new();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The member with room that has least in flight; in turn among equals.
+    fn choose(&mut self) -> Option<usize> {
+        let count = self.members.len();
+        let place = (0..count)
+            .map(|step| (self.next + step) % count)
+            .filter(|&place| {
+                let Member {
+                    claims,
+                    subscription,
+                    ..
+                } = &self.members[place];
+                *claims < subscription.outbox.window() && !subscription.outbox.is_closed()
+            })
+            .min_by_key(|&place| self.members[place].claims)?;
+        self.next = place + 1;
+        Some(place)
+    }
+
+    /// Whether there is room for a message; if so, it counts.
+    fn take(&mut self, bytes: usize) -> bool {
+        let most: usize = self
+            .members
+            .iter()
+            .map(|one| one.subscription.outbox.bytes_max())
+            .fold(0, usize::saturating_add);
+        let all = self.bytes + bytes + (self.held + 1) * ENTRY_BYTES;
+        // One message always fits, or large ones would never arrive.
+        let full = all > most && self.held > 0;
+        if full || !self.share.budget().has_room_for(all) {
+            return false;
+        }
+        self.held += 1;
+        self.bytes += bytes;
+        self.share.set(self.held * ENTRY_BYTES);
+        true
+    }
+
+    fn forget(&mut self, messages: impl IntoIterator<Item = usize>) {
+        for bytes in messages {
+            self.held -= 1;
+            self.bytes -= bytes;
+        }
+        self.share.set(self.held * ENTRY_BYTES);
+    }
+}
