@@ -17,7 +17,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use penstock_broker::{Admission, Admitted, Config, Publish, Publisher, Receipt, Verdict};
+use penstock_broker::{
+    Admission, Admitted, Config, Publish, Publisher, Receipt, Verdict, listener,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -46,11 +48,11 @@ async fn main() -> Result<()> {
     let seconds: u64 = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let subscribers: usize = arguments.next().map_or(Ok(0), |text| text.parse())?;
     let config = Config {
-        listen: "127.0.0.1:0".parse()?,
+        listeners: vec![listener::Config::tcp("127.0.0.1:0".parse()?)],
         ..Config::default()
     };
     let broker = config.bind().await?;
-    let address = broker.local_addr();
+    let address = broker.local_addr().context("an address")?;
     let handle = broker.handle();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(broker.run(Arc::new(Nothing), shutdown.clone()));

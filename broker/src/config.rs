@@ -1,30 +1,23 @@
 //! What an operator may set, with the limits that bound the broker's memory.
 //!
-//! [`Config::bind`] binds the port and refuses what cannot be right, before
+//! [`Config::bind`] binds the ports and refuses what cannot be right, before
 //! anything runs.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use crate::listener::Broker;
+use crate::listener::{self, Broker};
 
 /// Settings of the broker. Every limit is per connection unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen; port 0 lets the system choose.
-    pub listen: SocketAddr,
-    /// Allow anyone to connect from beyond this machine. There is no
-    /// authentication yet, so this must be said in words.
-    pub allow_anonymous: bool,
+    /// Where to listen: at least one.
+    pub listeners: Vec<listener::Config>,
     /// Connections open at the same time, over all clients.
     pub connections_max: usize,
     /// Largest MQTT packet taken, in bytes, fixed header included.
     pub packet_bytes_max: usize,
-    /// Time from TCP accept to a complete CONNECT; also how long a packet that has
-    /// begun may pause.
+    /// Time from accepting a connection to a complete CONNECT, all handshakes before
+    /// it included; also how long a packet that has begun may pause.
     pub connect_timeout: Duration,
     /// QoS 1 and 2 publishes received and not acknowledged (MQTT 5 Receive Maximum).
     pub receive_max: u16,
@@ -45,8 +38,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)),
-            allow_anonymous: false,
+            listeners: vec![listener::Config::default()],
             connections_max: 10_000,
             packet_bytes_max: 1024 * 1024,
             connect_timeout: Duration::from_secs(10),
@@ -61,10 +53,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks the settings and binds the port.
+    /// Checks the settings and binds the ports.
     ///
     /// # Errors
     /// [`Error::Anonymous`] beyond loopback without `allow_anonymous`,
+    /// [`Error::Listeners`] for listeners that cannot be told apart,
     /// [`Error::Invalid`] for a limit that cannot work, [`Error::Bind`] when the
     /// system refuses.
     pub async fn bind(self) -> Result<Broker, Error> {
@@ -72,9 +65,25 @@ impl Config {
         Broker::bind(self)
     }
 
+    /// Whether nobody can connect from beyond this machine without saying who they
+    /// are, unless the configuration says in words that anyone may.
+    pub fn may_listen(&self, listener: &listener::Config) -> bool {
+        listener.is_local() || listener.allow_anonymous || listener.requires_certificate()
+    }
+
     fn check(&self) -> Result<(), Error> {
-        if !self.listen.ip().is_loopback() && !self.allow_anonymous {
-            return Err(Error::Anonymous(self.listen));
+        if self.listeners.is_empty() {
+            return Err(Error::Listeners("there is none".to_owned()));
+        }
+        let mut names = HashSet::new();
+        for listener in &self.listeners {
+            if !self.may_listen(listener) {
+                return Err(Error::Anonymous(listener.address.to_string()));
+            }
+            if !names.insert(&listener.name) {
+                let what = format!("two are named {}", listener.name);
+                return Err(Error::Listeners(what));
+            }
         }
         let at_least = |name, value: usize, least: usize| {
             if value < least {
@@ -112,9 +121,12 @@ impl Config {
 pub enum Error {
     /// Listening beyond loopback without saying that anyone may connect.
     #[error(
-        "listen on {0}: there is no authentication yet, so set allow_anonymous = true to listen beyond loopback"
+        "listen on {0}: it is beyond this machine and clients need not say who they are; require client certificates, or set allow_anonymous = true to let anyone in"
     )]
-    Anonymous(SocketAddr),
+    Anonymous(String),
+    /// No listeners, or some that cannot be told apart.
+    #[error("listeners: {0}")]
+    Listeners(String),
     /// A limit below what the protocol needs.
     #[error("{name} is {value}, the least is {least}")]
     Invalid {
@@ -129,7 +141,7 @@ pub enum Error {
     #[error("listen on {address}")]
     Bind {
         /// The address asked for.
-        address: SocketAddr,
+        address: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -142,18 +154,27 @@ mod tests {
     #[tokio::test]
     async fn listening_beyond_loopback_takes_a_word() {
         let open = Config {
-            listen: "0.0.0.0:0".parse().unwrap(),
+            listeners: vec![listener::Config::tcp("0.0.0.0:0".parse().unwrap())],
             ..Config::default()
         };
         assert!(matches!(
             open.clone().bind().await,
             Err(Error::Anonymous(_))
         ));
-        let said = Config {
-            allow_anonymous: true,
-            ..open
+        let mut said = open;
+        said.listeners[0].allow_anonymous = true;
+        let address = said.bind().await.unwrap().local_addr();
+        assert_ne!(address.unwrap().port(), 0);
+    }
+
+    #[tokio::test]
+    async fn listeners_need_names_of_their_own() {
+        let same = Config {
+            listeners: vec![listener::Config::default(); 2],
+            ..Config::default()
         };
-        assert_ne!(said.bind().await.unwrap().local_addr().port(), 0);
+        let said = same.bind().await.unwrap_err().to_string();
+        assert_eq!(said, "listeners: two are named 127.0.0.1:1883");
     }
 
     #[tokio::test]

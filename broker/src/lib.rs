@@ -6,7 +6,7 @@
 //!                          └──── fanout ◀── embedded ◀───────────┘ after the receipt
 //! ```
 //!
-//! MQTT 3.1.1 and 5 share one TCP port. What a PUBACK or PUBREC promises is what
+//! MQTT 3.1.1 and 5 share every listener. What a PUBACK or PUBREC promises is what
 //! the [`Admission`] behind it promises; live subscribers see a message only
 //! after its receipt, and nothing they do delays a publisher.
 //!
@@ -14,7 +14,7 @@
 //! is malformed is answered with its reason code or a closed connection, and
 //! counted in [`Metrics`].
 //!
-//! Not here yet, with their places: TLS and authentication (before
+//! Not here yet, with their places: authentication (before
 //! `session::handshake`), permissions (where a session takes a PUBLISH or
 //! SUBSCRIBE), durable sessions and retained messages that survive a restart
 //! (`fanout`).
@@ -27,7 +27,8 @@ mod fanout;
 mod filters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-mod listener;
+mod link;
+pub mod listener;
 mod local;
 mod metrics;
 mod packet;
@@ -39,7 +40,7 @@ mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
-pub use listener::{Broker, Handle};
+pub use listener::{Broker, Handle, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};

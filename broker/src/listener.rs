@@ -1,4 +1,13 @@
-//! Accepts connections and bounds how many there are.
+//! Accepts connections wherever the configuration says, and bounds how many there are.
+//!
+//! Each listener accepts in a task of its own, and each connection is a task from
+//! the moment it is accepted: whatever it has to say before MQTT begins holds up
+//! nobody else.
+
+mod accept;
+mod bound;
+pub mod config;
+mod peer;
 
 use std::{
     net::SocketAddr,
@@ -6,40 +15,50 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, TcpSocket},
     sync::Semaphore,
     task::{JoinError, JoinSet},
-    time::{Duration, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Config, Error, Local,
+    Admission, Error, Local,
     budget::Budget,
+    config::Config as BrokerConfig,
     embedded::{Embedded, Watch},
     fanout::Fanout,
     metrics::{Counters, Metrics},
     quiet::Quiet,
-    session::{self, Context},
+    session::Context,
 };
+use accept::Acceptor;
+use bound::Bound;
+pub use config::Config;
+pub(crate) use peer::Peer;
 
-/// Connections the system may queue before we accept them.
-const BACKLOG: u32 = 1024;
 /// Connections beyond `connections_max` that are told so; others are just closed.
 const LOBBY: usize = 64;
-/// Between two tries when the system refuses to accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound broker. Nothing is accepted until [`Broker::run`].
 #[derive(Debug)]
 pub struct Broker {
-    listener: TcpListener,
-    address: SocketAddr,
-    config: Config,
+    listeners: Vec<(Bound, Arc<Config>)>,
+    config: BrokerConfig,
     counters: Arc<Counters>,
     fanout: Arc<Fanout>,
     /// For what waits to be sent to clients.
     output_budget: Arc<Budget>,
+}
+
+/// Where a broker listens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listening {
+    /// The listener's name.
+    pub name: String,
+    /// As a client would be told: `mqtt://`, `mqtts://`, `ws://`, `wss://` or
+    /// `mqtt+unix://`.
+    pub url: String,
+    /// Its address, if it has one.
+    pub address: Option<SocketAddr>,
 }
 
 /// Looks into a broker while it runs. Cheap to clone.
@@ -62,21 +81,14 @@ impl Handle {
 }
 
 impl Broker {
-    pub(crate) fn bind(config: Config) -> Result<Self, Error> {
-        let address = config.listen;
-        let bind = || {
-            let socket = if address.is_ipv4() {
-                TcpSocket::new_v4()
-            } else {
-                TcpSocket::new_v6()
-            }?;
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            let listener = socket.listen(BACKLOG)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
+    pub(crate) fn bind(config: BrokerConfig) -> Result<Self, Error> {
+        let bind = |listener: &Config| {
+            let bound = Bound::new(&listener.address).map_err(|source| Error::Bind {
+                address: listener.address.to_string(),
+                source,
+            })?;
+            Ok((bound, Arc::new(listener.clone())))
         };
-        let (listener, address) = bind().map_err(|source| Error::Bind { address, source })?;
         let counters = Arc::<Counters>::default();
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
         let output_budget = Arc::new(Budget::new(config.packet_bytes_max));
@@ -86,8 +98,11 @@ impl Broker {
             Arc::clone(&output_budget),
         ));
         Ok(Self {
-            listener,
-            address,
+            listeners: config
+                .listeners
+                .iter()
+                .map(bind)
+                .collect::<Result<_, _>>()?,
             config,
             counters,
             fanout,
@@ -95,9 +110,22 @@ impl Broker {
         })
     }
 
-    /// Where the broker listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    /// Where plain MQTT over TCP is taken, if anywhere.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter(|(_, config)| config.is_plain())
+            .find_map(|(bound, _)| bound.address())
+    }
+
+    /// Every place where it listens, with the ports that the system chose.
+    pub fn listening(&self) -> Vec<Listening> {
+        let one = |(bound, config): &(Bound, Arc<Config>)| Listening {
+            name: config.name.clone(),
+            url: config.url(bound.address()),
+            address: bound.address(),
+        };
+        self.listeners.iter().map(one).collect()
     }
 
     /// A view of the counters.
@@ -132,56 +160,19 @@ impl Broker {
             admission,
             fanout: self.fanout,
             registry: Arc::default(),
-            shutdown: shutdown.clone(),
+            shutdown,
             quiet: Quiet::default(),
             budget,
             output_budget: self.output_budget,
             kept_budget,
             sessions: AtomicU64::new(1),
         });
-        let mut sessions = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                Some(ended) = sessions.join_next() => {
-                    report(ended);
-                    continue;
-                }
-                accepted = self.listener.accept() => accepted,
-            };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    if let Some(held_back) = context.quiet.pass() {
-                        tracing::error!(%error, held_back, "a connection cannot be accepted");
-                    }
-                    // Out of descriptors, most likely: wait for some to come back.
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            context.counters.connections_total.add(1);
-            // Acknowledgements are small and waited for.
-            stream.set_nodelay(true).ok();
-            let (permit, is_over_limit) = match Arc::clone(&seats).try_acquire_owned() {
-                Ok(permit) => (permit, false),
-                Err(_) => match Arc::clone(&lobby).try_acquire_owned() {
-                    Ok(permit) => (permit, true),
-                    Err(_) => {
-                        context.counters.refused_connection_limit.add(1);
-                        continue;
-                    }
-                },
-            };
-            let context = Arc::clone(&context);
-            sessions.spawn(async move {
-                session::serve(context, stream, address, is_over_limit).await;
-                drop(permit);
-            });
+        let mut acceptors = JoinSet::new();
+        for (bound, config) in self.listeners {
+            let acceptor = Acceptor::new(&context, config, &seats, &lobby);
+            acceptors.spawn(acceptor.run(bound));
         }
-        drop(self.listener);
-        while let Some(ended) = sessions.join_next().await {
+        while let Some(ended) = acceptors.join_next().await {
             report(ended);
         }
         live.shutdown().await;

@@ -13,10 +13,7 @@
 //!
 //! Neither takes a seat: no client identifier is in use because of them.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::{
     sync::futures::Notified,
@@ -84,7 +81,7 @@ impl Local {
                 client_id,
                 username: None,
                 origin,
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                address: None,
                 protocol: Protocol::V5,
                 turn: 0.into(),
                 turns_over: Arc::default(),

@@ -17,8 +17,9 @@ pub struct Publisher {
     /// Where the messages come from, if not from a client of this broker: the name
     /// of the remote broker, so that they are not sent back there.
     pub origin: Option<Arc<str>>,
-    /// The peer's address.
-    pub address: SocketAddr,
+    /// The peer's address; none for the gateway itself, and for a program
+    /// of this machine on a Unix socket.
+    pub address: Option<SocketAddr>,
     /// The protocol of the connection.
     pub protocol: Protocol,
     /// The turn of what is handed over now. The session raises it whenever it

@@ -22,7 +22,6 @@ mod subscriptions;
 mod wire;
 
 use std::{
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -31,7 +30,6 @@ use std::{
 };
 
 use tokio::{
-    net::TcpStream,
     task::yield_now,
     time::{Duration, Instant, sleep_until},
 };
@@ -41,6 +39,8 @@ use crate::{
     Admission, Config, Publisher,
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
+    link::Link,
+    listener::Peer,
     metrics::Counters,
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
     quiet::Quiet,
@@ -48,7 +48,8 @@ use crate::{
     topic::Topics,
 };
 use aliases::Aliases;
-use ending::{Gauge, count_bytes};
+pub(crate) use ending::Gauge;
+use ending::count_bytes;
 use handshake::Admittee;
 use inbound::Inbound;
 use outbound::Outbound;
@@ -104,22 +105,16 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(
-    context: Arc<Context>,
-    stream: TcpStream,
-    address: SocketAddr,
-    is_over_limit: bool,
-) {
-    let _open = Gauge::new(&context.counters.connections_open);
+pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, is_over_limit: bool) {
     let mut wire = Wire::new(
-        stream,
+        link,
         context.config.packet_bytes_max,
         context.config.connect_timeout,
         &context.budget,
         &context.output_budget,
     );
     let admittee = tokio::select! {
-        admittee = handshake::welcome(&context, &mut wire, is_over_limit) => admittee,
+        admittee = handshake::welcome(&context, &mut wire, &peer, is_over_limit) => admittee,
         () = context.shutdown.cancelled() => None,
     };
     let Some(admittee) = admittee else {
@@ -128,10 +123,10 @@ pub(crate) async fn serve(
     };
     let _session = Gauge::new(&context.counters.sessions_open);
     context.counters.sessions_total.add(1);
-    run(&context, wire, admittee, address).await;
+    run(&context, wire, admittee, peer).await;
 }
 
-async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: SocketAddr) {
+async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) {
     let Admittee {
         connect,
         client_id,
@@ -140,12 +135,18 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, address: Soc
     } = admittee;
     let counters = &context.counters;
     let id = context.sessions.fetch_add(1, Relaxed);
-    tracing::debug!(client.id = %short(&client_id), %address, "connected");
+    tracing::debug!(
+        client.id = %short(&client_id),
+        %peer,
+        listener = peer.listener.name,
+        with_certificate = peer.certificate.is_some(),
+        "connected"
+    );
     let publisher = Arc::new(Publisher {
         client_id,
         username: connect.username.clone(),
         origin: None,
-        address,
+        address: peer.address,
         protocol: connect.protocol,
         turn: 0.into(),
         turns_over: Arc::default(),
@@ -482,7 +483,7 @@ fn short(client_id: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Arc<Context>, TcpStream, SocketAddr, bool) -> F) -> usize {
+    fn size<F>(_: impl Fn(Arc<Context>, Link, Peer, bool) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -95,6 +95,7 @@ impl App {
         Running {
             pid: std::process::id(),
             mqtt: self.broker.local_addr(),
+            listeners: self.broker.listening(),
             http: self.http.local_addr(),
             instance: self.observer.instance().clone(),
         }

@@ -10,6 +10,7 @@
 //! mean is in `docs/configuration.md`, which a test compares with what is read here.
 
 mod destination;
+mod listener;
 mod mapping;
 mod mistake;
 mod reader;
@@ -26,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use penstock_broker::listener::config::Address;
 use toml::de::DeTable;
 
 pub use mistake::{Mistake, Mistakes};
@@ -168,7 +170,7 @@ impl Config {
             Duration::from_secs(1)..=Duration::from_secs(3_600),
             Duration::from_secs(20),
         );
-        let broker = stages::broker(root.table("broker"));
+        let broker = stages::broker(root.table("broker"), dir);
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
@@ -188,7 +190,10 @@ impl Config {
             None => vec![destination::default(&data_dir)],
         };
         let log = stages::log(root.table("log"));
-        if broker.listen == http.listen && broker.listen.port() != 0 {
+        let of_broker = |one: &penstock_broker::listener::Config| {
+            one.address == Address::Ip(http.listen) && http.listen.port() != 0
+        };
+        if broker.listeners.iter().any(of_broker) {
             let what = format!("{} is the broker's address too", http.listen);
             root.mistake(http_listen.as_ref(), "http.listen", what);
         }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use penstock_broker::listener;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -89,16 +90,17 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     let dir = fresh(&args.dir)?;
     let app = App::build(configuration(&dir)?).await?;
     let running = app.running();
+    let mqtt = running.mqtt.context("the demo listens on TCP")?;
     let observer = app.observer();
     running.write(&dir)?;
-    introduce(args, &dir, &running);
+    introduce(args, &dir, mqtt, running.http);
 
     // The devices end first and the gateway after them, so the gateway gets a
     // signal of its own.
     let (interrupted, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let watch = tokio::spawn(signal::watch(interrupted.clone()));
     let gateway = tokio::spawn(app.run(shutdown.clone()));
-    let mut devices = Devices::start(args, &dir, running.mqtt)?;
+    let mut devices = Devices::start(args, &dir, mqtt)?;
 
     let live = Live::new(observer.clone());
     let early = tokio::select! {
@@ -161,7 +163,8 @@ fn fresh(base: &Path) -> Result<PathBuf> {
 /// The defaults, in the demo's directory, on other ports if the usual ones are taken.
 fn configuration(dir: &Path) -> Result<Config> {
     let mut config = Config::defaults(dir);
-    config.broker.listen = free(config.broker.listen)?;
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
+    config.broker.listeners = vec![listener::Config::tcp(free(usual)?)];
     config.http.listen = free(config.http.listen)?;
     Ok(config)
 }
@@ -174,7 +177,7 @@ fn free(wanted: SocketAddr) -> Result<SocketAddr> {
     other.context("no free port")
 }
 
-fn introduce(args: &Args, dir: &Path, running: &Running) {
+fn introduce(args: &Args, dir: &Path, mqtt: SocketAddr, http: SocketAddr) {
     output::line(format_args!(
         "{} simulated devices publish to mqtt://{} at {} messages a second,\n\
          some of them twice, some of them broken.\n\n  \
@@ -182,11 +185,11 @@ fn introduce(args: &Args, dir: &Path, running: &Running) {
          events arrive in  {}\n  \
          be a device       mosquitto_pub -p {} -q 1 -t devices/me/telemetry -m '{{\"temperature\": 21.5}}'\n",
         args.devices,
-        running.mqtt,
+        mqtt,
         args.rate,
-        running.http,
+        http,
         dir.join("events").display(),
-        running.mqtt.port()
+        mqtt.port()
     ));
     if args.duration.is_none() {
         output::line("Ctrl-C ends it and shows the ledger.\n");

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use penstock_broker::Listening;
 use serde::{Deserialize, Serialize};
 
 /// A gateway answers at once or is in trouble.
@@ -26,8 +27,10 @@ const FILE: &str = "gateway.json";
 pub struct Running {
     /// Its process.
     pub pid: u32,
-    /// Where it takes MQTT.
-    pub mqtt: SocketAddr,
+    /// Where it takes plain MQTT over TCP, if anywhere.
+    pub mqtt: Option<SocketAddr>,
+    /// Everywhere that it takes MQTT.
+    pub listeners: Vec<Listening>,
     /// Where it answers HTTP.
     pub http: SocketAddr,
     /// Random, new at each start, and part of the status: after a crash another

@@ -46,7 +46,7 @@ impl Gateway {
             client_id: "c1".into(),
             username: None,
             origin: None,
-            address: ([127, 0, 0, 1], 1).into(),
+            address: Some(([127, 0, 0, 1], 1).into()),
             protocol: Protocol::V5,
             turn: 0.into(),
             turns_over: Arc::default(),

@@ -40,14 +40,16 @@ impl Gateway {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config::defaults(dir.path());
-        config.broker.listen.set_port(0);
+        config.broker.listeners = vec![penstock_broker::listener::Config::tcp(
+            ([127, 0, 0, 1], 0).into(),
+        )];
         config.http.listen.set_port(0);
         let app = App::build(config).await.expect("a gateway");
         let running = app.running();
         let shutdown = CancellationToken::new();
         Self {
             http: running.http,
-            mqtt: running.mqtt,
+            mqtt: running.mqtt.expect("TCP"),
             ended: tokio::spawn(app.run(shutdown.clone())),
             shutdown,
             _dir: dir,

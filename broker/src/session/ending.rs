@@ -121,10 +121,10 @@ pub(super) fn count_bytes(wire: &mut Wire, counters: &Counters) {
 
 /// Counts one up for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Gauge<'c>(&'c Counter);
+pub(crate) struct Gauge<'c>(&'c Counter);
 
 impl<'c> Gauge<'c> {
-    pub(super) fn new(counter: &'c Counter) -> Self {
+    pub(crate) fn new(counter: &'c Counter) -> Self {
         counter.add(1);
         Self(counter)
     }

@@ -1,8 +1,7 @@
-//! From a new socket to an established session: CONNECT and CONNACK.
+//! From a new connection to an established session: CONNECT and CONNACK.
 //!
-//! The places for what is still to come: TLS before it, authentication and the
-//! client's permissions between CONNECT and the registry, resuming a durable
-//! session after it.
+//! The places for what is still to come: authentication and the client's
+//! permissions between CONNECT and the registry, resuming a durable session after it.
 
 use std::{io, sync::Arc};
 
@@ -13,6 +12,7 @@ use super::{Context, short, wire::Wire};
 use crate::{
     Protocol,
     budget::Share,
+    listener::Peer,
     metrics::Counter,
     packet::{
         self, Connect, Kind, Refusal,
@@ -42,10 +42,11 @@ pub(super) struct Admittee {
 pub(super) async fn welcome(
     context: &Context,
     wire: &mut Wire,
+    peer: &Peer,
     is_over_limit: bool,
 ) -> Option<Admittee> {
     let counters = &context.counters;
-    let deadline = tokio::time::Instant::now() + context.config.connect_timeout;
+    let deadline = peer.connect_by;
     let mut connect = match timeout_at(deadline, read(wire)).await {
         Ok(Ok(connect)) => connect,
         Ok(Err(Ended::Closed)) => return None,

@@ -1,4 +1,4 @@
-//! One socket with its buffers.
+//! One connection with its buffers.
 //!
 //! Reading: payloads are slices of the buffer they were read into, so a payload
 //! that is kept keeps its whole read. Reads are therefore sized by what the
@@ -19,14 +19,11 @@
 use std::{io, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::Interest,
-    net::TcpStream,
-    time::{Duration, Instant, timeout},
-};
+use tokio::time::{Duration, Instant, timeout};
 
 use crate::{
     budget::{Budget, FAIR_BYTES, Share},
+    link::Link,
     packet::{self, Header, reason},
 };
 
@@ -41,7 +38,7 @@ const OUTPUT_KEPT: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TcpStream,
+    link: Link,
     input: BytesMut,
     output: BytesMut,
     chunk: usize,
@@ -70,14 +67,14 @@ struct Unfinished {
 
 impl Wire {
     pub(super) fn new(
-        stream: TcpStream,
+        link: Link,
         frame_max: usize,
         pause_max: Duration,
         budget: &Arc<Budget>,
         output_budget: &Arc<Budget>,
     ) -> Self {
         Self {
-            stream,
+            link,
             input: BytesMut::new(),
             output: BytesMut::new(),
             chunk: CHUNK_MIN,
@@ -92,17 +89,11 @@ impl Wire {
         }
     }
 
-    /// Waits until the socket can be read, if `read`, or written, if there is
+    /// Waits until there is something to read, if `read`, or room to write, if there is
     /// output; for ever if neither.
     pub(super) async fn ready(&self, read: bool) -> io::Result<()> {
         let write = !self.output.is_empty() && !self.closed;
-        let interest = match (read && !self.closed, write) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, true) => Interest::WRITABLE,
-            (false, false) => return std::future::pending().await,
-        };
-        self.stream.ready(interest).await.map(drop)
+        self.link.ready(read && !self.closed, write).await
     }
 
     /// Reads what is there, once. `Ok(true)` if something was read, `Err` of
@@ -112,7 +103,7 @@ impl Wire {
             self.input.reserve(self.chunk);
         }
         let room = self.input.capacity() - self.input.len();
-        match self.stream.try_read_buf(&mut self.input) {
+        match self.link.try_read(&mut self.input) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 self.bytes_in += read;
@@ -229,7 +220,7 @@ impl Wire {
             self.output.clear();
         }
         while !self.output.is_empty() {
-            match self.stream.try_write(&self.output) {
+            match self.link.try_write(&self.output) {
                 Ok(written) => {
                     self.bytes_out += written;
                     self.output.advance(written);

@@ -9,7 +9,7 @@ use std::{
 
 use penstock_broker::{
     Admission, Admitted, Broker, Config, Error, Handle, Metrics, Publish, Publisher, Receipt,
-    Verdict,
+    Verdict, listener,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -127,7 +127,7 @@ pub(crate) struct Running {
 
 pub(crate) fn config() -> Config {
     Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
+        listeners: vec![listener::Config::tcp("127.0.0.1:0".parse().unwrap())],
         ..Config::default()
     }
 }
@@ -137,7 +137,7 @@ pub(crate) async fn start(config: Config) -> Running {
     let gateway = Gateway::new();
     let shutdown = CancellationToken::new();
     Running {
-        address: broker.local_addr(),
+        address: broker.local_addr().unwrap(),
         handle: broker.handle(),
         gateway: Arc::clone(&gateway),
         shutdown: shutdown.clone(),

@@ -14,7 +14,13 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     );
     output::line(format_args!(
         "{name} is fine: MQTT on {}, HTTP on {}, data in {}, {} mappings, destinations: {}",
-        config.broker.listen,
+        config
+            .broker
+            .listeners
+            .iter()
+            .map(|listener| listener.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", "),
         config.http.listen,
         config.data_dir.display(),
         config.ingest.mappings.len(),

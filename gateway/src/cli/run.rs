@@ -16,7 +16,10 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
         let data_dir = config.data_dir.clone();
         let app = App::build(config).await?;
         let running = app.running();
-        tracing::info!(mqtt = %running.mqtt, http = %running.http, "listening");
+        for listener in &running.listeners {
+            tracing::info!(listener = listener.name, url = listener.url, "listening");
+        }
+        tracing::info!(http = %running.http, "listening");
         running
             .write(&data_dir)
             .context("cannot write gateway.json")?;

@@ -1,8 +1,8 @@
 //! The tables of single stages: `[broker]`, `[http]`, `[store]`, `[dedup]`, `[log]`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use super::reader::Table;
+use super::{listener, reader::Table};
 use crate::{
     http,
     store::OnFull,
@@ -21,11 +21,11 @@ const PACKET_BYTES_MAX: u64 = 8 * MIB;
 /// Below this SQLite's own pages and the write-ahead log leave no room.
 const STORE_BYTES_MIN: u64 = 8 * MIB;
 
-pub(super) fn broker(table: Table<'_, '_, '_>) -> penstock_broker::Config {
+pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::Config {
     let default = penstock_broker::Config::default();
+    let listeners = listener::read(&table, dir);
     let config = penstock_broker::Config {
-        listen: table.address("listen", default.listen),
-        allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
+        listeners: listeners.iter().map(|one| one.config.clone()).collect(),
         connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
         packet_bytes_max: bytes(table.size(
             "packet_bytes_max",
@@ -58,7 +58,7 @@ pub(super) fn broker(table: Table<'_, '_, '_>) -> penstock_broker::Config {
             .parsed("response_information", response_information)
             .map(Arc::from),
     };
-    loopback(&table, config.listen, config.allow_anonymous);
+    listener::check(&table, &listeners, &config);
     table.finish();
     config
 }

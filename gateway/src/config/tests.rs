@@ -78,7 +78,16 @@ fn every_key_is_read() {
     let config = read(&text).unwrap();
     let defaults = Config::defaults(Path::new("/etc/penstock/./penstock-data"));
     // The file shows defaults, so a key that were read under another name would not show here.
-    assert_eq!(config.broker, defaults.broker);
+    let local = &config.broker.listeners[1];
+    assert_eq!(
+        local.address.to_string(),
+        "unix:/etc/penstock/penstock.sock"
+    );
+    let shown = penstock_broker::Config {
+        listeners: vec![config.broker.listeners[0].clone()],
+        ..config.broker
+    };
+    assert_eq!(shown, defaults.broker);
     assert_eq!(config.http, defaults.http);
     assert_eq!(config.log, defaults.log);
     assert_eq!(config.data_dir, defaults.data_dir);
@@ -149,7 +158,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
     .unwrap();
     assert_eq!(config.data_dir, Path::new("/data"));
     assert_eq!(config.shutdown_grace_period, Duration::from_secs(5));
-    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listen: [::1]:0, allow_anonymous: false, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/") }"#);
+    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/") }"#);
     assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true } Config { level: "warn,penstock=trace", format: Json }"#);
     assert_snapshot!(format!("{:?}", config.store), @r#"Config { dir: "/data", max_bytes: 64000000, max_age: None, on_full: DropOldest, reserve_bytes: 1048576, dedup_age: 3600s, dedup_count: 5000, dedup_memory_bytes: 2097152, destinations: ["f"] }"#);
     assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3 }), retry_first: 1s, retry_max: 2s, attempts_max: 1 }]"#);
@@ -407,7 +416,7 @@ fn text_that_is_no_toml_is_said_with_its_line() {
 fn beyond_loopback_takes_a_word() {
     assert_snapshot!(
         mistakes("[broker]\nlisten = \"0.0.0.0:1883\"\n[http]\nlisten = \"[::]:8080\""), @r#"
-    configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and there is no authentication yet; listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
+    configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and there is no authentication; listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
     configuration:4: http.listen: [::]:8080 is beyond this machine, and there is no authentication yet; listen on "127.0.0.1:8080", or set allow_anonymous = true to let anyone in
     "#
     );
