@@ -5,13 +5,18 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use crate::listener::{self, Broker};
+use crate::{
+    auth,
+    listener::{self, Broker},
+};
 
 /// Settings of the broker. Every limit is per connection unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Where to listen: at least one.
     pub listeners: Vec<listener::Config>,
+    /// How clients are known and what they may do.
+    pub auth: auth::Config,
     /// Connections open at the same time, over all clients.
     pub connections_max: usize,
     /// Largest MQTT packet taken, in bytes, fixed header included.
@@ -39,6 +44,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listeners: vec![listener::Config::default()],
+            auth: auth::Config::default(),
             connections_max: 10_000,
             packet_bytes_max: 1024 * 1024,
             connect_timeout: Duration::from_secs(10),
@@ -58,6 +64,7 @@ impl Config {
     /// # Errors
     /// [`Error::Anonymous`] beyond loopback without `allow_anonymous`,
     /// [`Error::Listeners`] for listeners that cannot be told apart,
+    /// [`Error::Auth`] for a file that clients are known by and that cannot be used,
     /// [`Error::Invalid`] for a limit that cannot work, [`Error::Bind`] when the
     /// system refuses.
     pub async fn bind(self) -> Result<Broker, Error> {
@@ -68,7 +75,10 @@ impl Config {
     /// Whether nobody can connect from beyond this machine without saying who they
     /// are, unless the configuration says in words that anyone may.
     pub fn may_listen(&self, listener: &listener::Config) -> bool {
-        listener.is_local() || listener.allow_anonymous || listener.requires_certificate()
+        listener.is_local()
+            || listener.allow_anonymous
+            || listener.requires_certificate()
+            || self.auth.is_on()
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -121,12 +131,15 @@ impl Config {
 pub enum Error {
     /// Listening beyond loopback without saying that anyone may connect.
     #[error(
-        "listen on {0}: it is beyond this machine and clients need not say who they are; require client certificates, or set allow_anonymous = true to let anyone in"
+        "listen on {0}: it is beyond this machine and clients are not asked who they are; configure [auth], require client certificates, or set allow_anonymous = true to let anyone in"
     )]
     Anonymous(String),
     /// No listeners, or some that cannot be told apart.
     #[error("listeners: {0}")]
     Listeners(String),
+    /// A file that clients are known by cannot be used.
+    #[error("cannot tell who clients are: {0}")]
+    Auth(#[from] auth::Error),
     /// A limit below what the protocol needs.
     #[error("{name} is {value}, the least is {least}")]
     Invalid {

@@ -14,12 +14,14 @@
 //! is malformed is answered with its reason code or a closed connection, and
 //! counted in [`Metrics`].
 //!
-//! Not here yet, with their places: authentication (before
-//! `session::handshake`), permissions (where a session takes a PUBLISH or
-//! SUBSCRIBE), durable sessions and retained messages that survive a restart
-//! (`fanout`).
+//! Who may connect is decided by [`auth`], what a client may do by [`acl`].
+//!
+//! Not here yet, with their places: durable sessions and retained messages that
+//! survive a restart (`fanout`).
 
+pub mod acl;
 mod admission;
+pub mod auth;
 mod budget;
 mod config;
 mod embedded;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Admission, Error, Local,
+    auth::{self, Auth},
     budget::Budget,
     config::Config as BrokerConfig,
     embedded::{Embedded, Watch},
@@ -44,6 +45,7 @@ pub struct Broker {
     listeners: Vec<(Bound, Arc<Config>)>,
     config: BrokerConfig,
     counters: Arc<Counters>,
+    auth: Arc<Auth>,
     fanout: Arc<Fanout>,
     /// For what waits to be sent to clients.
     output_budget: Arc<Budget>,
@@ -65,10 +67,20 @@ pub struct Listening {
 #[derive(Debug, Clone)]
 pub struct Handle {
     counters: Arc<Counters>,
+    auth: Arc<Auth>,
     fanout: Arc<Fanout>,
 }
 
 impl Handle {
+    /// Reads passwords, keys and rules again and puts them in force; sessions that
+    /// would not be let in again end. With a mistake anywhere nothing changes.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn reload_auth(&self, config: auth::Config) -> Result<(), auth::Error> {
+        self.auth.reload(config)
+    }
+
     /// The way to the broker's subscribers from within the process.
     pub fn local(&self) -> Local {
         Local::new(Arc::clone(&self.fanout))
@@ -90,6 +102,8 @@ impl Broker {
             Ok((bound, Arc::new(listener.clone())))
         };
         let counters = Arc::<Counters>::default();
+        let auth = Auth::load(config.auth.clone(), Arc::clone(&counters))?;
+        let auth = Arc::new(auth);
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
         let output_budget = Arc::new(Budget::new(config.packet_bytes_max));
         let fanout = Arc::new(Fanout::new(
@@ -102,9 +116,10 @@ impl Broker {
                 .listeners
                 .iter()
                 .map(bind)
-                .collect::<Result<_, _>>()?,
+                .collect::<Result<_, Error>>()?,
             config,
             counters,
+            auth,
             fanout,
             output_budget,
         })
@@ -128,10 +143,18 @@ impl Broker {
         self.listeners.iter().map(one).collect()
     }
 
+    /// Whom to ask about clients, where the configuration says that somebody is asked.
+    #[must_use]
+    pub fn with_hook(self, hook: Arc<dyn auth::hook::Hook>) -> Self {
+        self.auth.set_hook(hook);
+        self
+    }
+
     /// A view of the counters.
     pub fn handle(&self) -> Handle {
         Handle {
             counters: Arc::clone(&self.counters),
+            auth: Arc::clone(&self.auth),
             fanout: Arc::clone(&self.fanout),
         }
     }
@@ -162,6 +185,7 @@ impl Broker {
             registry: Arc::default(),
             shutdown,
             quiet: Quiet::default(),
+            auth: self.auth,
             budget,
             output_budget: self.output_budget,
             kept_budget,

@@ -78,6 +78,7 @@ impl Local {
             local: self.clone(),
             admission,
             publisher: Arc::new(Publisher {
+                identity: None,
                 client_id,
                 username: None,
                 origin,

@@ -46,6 +46,28 @@ counters! {
     refused_memory,
     /// Connections whose predecessor under the same identifier did not end in time.
     refused_takeover_timeout,
+    /// Clients that were let in after they were asked who they are.
+    auth_allowed,
+    /// Clients that were turned away because of who they are, or are not.
+    auth_denied,
+    /// Clients that were turned away because of too many failed logins.
+    auth_locked,
+    /// Clients that were turned away because the authentication service did not answer,
+    /// or a password could not be checked in time.
+    auth_unanswered,
+    /// Passwords that were checked against their hash; remembered ones are not.
+    passwords_checked,
+    /// Questions put to the authentication service; remembered answers are not.
+    hook_questions,
+    /// Publishes that their client had no right to, dropped.
+    publishes_denied,
+    /// Filters of SUBSCRIBE that were refused for want of a right.
+    subscriptions_denied,
+    /// Sessions that ended because their client may not stay: its token expired, or
+    /// users or rules changed.
+    sessions_revoked,
+    /// Lines of the audit log that were not written because there were too many.
+    audit_held_back,
     /// Sessions that ended because the client connected again.
     takeovers,
     /// Sessions that ended because the client was silent.
@@ -72,7 +94,7 @@ counters! {
     duplicates,
     /// Publishes resent on their own connection, not handed on again.
     resent,
-    /// Publishes refused for good, by the gateway or for their topic.
+    /// Publishes refused for good, by the gateway, for their topic, or for want of a right.
     refused,
     /// Times a publish found no room.
     busy,

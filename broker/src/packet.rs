@@ -34,6 +34,7 @@ pub(crate) mod reason {
     pub(crate) const SERVER_BUSY: u8 = 0x89;
     pub(crate) const SERVER_SHUTTING_DOWN: u8 = 0x8B;
     pub(crate) const BAD_USER_NAME: u8 = 0x86;
+    pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
     pub(crate) const BAD_AUTHENTICATION_METHOD: u8 = 0x8C;
     pub(crate) const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
     pub(crate) const SESSION_TAKEN_OVER: u8 = 0x8E;
@@ -45,6 +46,7 @@ pub(crate) mod reason {
     pub(crate) const TOPIC_ALIAS_INVALID: u8 = 0x94;
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
+    pub(crate) const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
 }
 
 /// A packet that must not have been sent: the reason code for an MQTT 5 client
@@ -213,6 +215,8 @@ pub(crate) struct Inbound {
     pub(crate) publish: Publish,
     /// Whether the topic is one we refuse: reserved, or longer than we take.
     pub(crate) refused: bool,
+    /// Whether the client has no right to publish it; for the session to say.
+    pub(crate) denied: bool,
     /// More user properties than [`USER_PAIRS_MAX`]; those beyond are not here.
     pub(crate) excess: bool,
     /// What it takes in memory: its frame, and what was taken apart.

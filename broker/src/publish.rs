@@ -12,8 +12,10 @@ use bytes::Bytes;
 pub struct Publisher {
     /// The client identifier, as sent or as assigned.
     pub client_id: Arc<str>,
-    /// The user name of CONNECT, if any. Authenticated only once authentication is on.
+    /// The user name of CONNECT, if any: only a claim, see `identity`.
     pub username: Option<Arc<str>>,
+    /// The user as whom the client was let in; `None` for an anonymous client.
+    pub identity: Option<Arc<str>>,
     /// Where the messages come from, if not from a client of this broker: the name
     /// of the remote broker, so that they are not sent back there.
     pub origin: Option<Arc<str>>,

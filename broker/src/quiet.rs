@@ -5,14 +5,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines that clients may cause per [`WINDOW`], over all clients.
+/// Lines that clients may cause per [`WINDOW`], over all clients, unless said otherwise.
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// Lets a bounded number of lines pass per second.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quiet {
     window: Mutex<Option<Window>>,
+    lines: u32,
+}
+
+impl Default for Quiet {
+    fn default() -> Self {
+        Self::of(LINES)
+    }
 }
 
 #[derive(Debug)]
@@ -23,6 +30,14 @@ struct Window {
 }
 
 impl Quiet {
+    /// Lets so many lines pass per second.
+    pub(crate) const fn of(lines: u32) -> Self {
+        Self {
+            window: Mutex::new(None),
+            lines,
+        }
+    }
+
     /// Whether a line may be written now; if so, how many were held back before.
     pub(crate) fn pass(&self) -> Option<u64> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,7 +54,7 @@ impl Quiet {
                 held_back: window.held_back,
             };
         }
-        if window.passed == LINES {
+        if window.passed == self.lines {
             window.held_back += 1;
             return None;
         }

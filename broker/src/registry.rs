@@ -1,4 +1,8 @@
 //! Who is connected under which client identifier: at most one session each.
+//!
+//! An identifier belongs to the user whose session holds it: the session of another
+//! user is not ended by a client that asks for the same one. What an anonymous
+//! client holds anybody may take.
 
 use std::{
     collections::HashMap,
@@ -15,6 +19,7 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Clone)]
 struct Holder {
+    owner: Option<Arc<str>>,
     leave: CancellationToken,
     gone: CancellationToken,
 }
@@ -27,26 +32,41 @@ pub(crate) struct Seat {
     holder: Holder,
 }
 
+/// The session of another user holds the seat.
+#[derive(Debug)]
+pub(crate) struct Taken;
+
 impl Registry {
-    /// Takes the seat of `client_id`. A session that holds it is told to leave
-    /// and is waited for, so that nothing of it comes after the new one.
-    pub(crate) async fn enter(self: &Arc<Self>, client_id: &Arc<str>) -> Seat {
+    /// Takes the seat of `client_id` for `owner`. A session that holds it is told to
+    /// leave and is waited for, so that nothing of it comes after the new one.
+    ///
+    /// # Errors
+    /// When it is another user's.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        client_id: &Arc<str>,
+        owner: Option<&Arc<str>>,
+    ) -> Result<Seat, Taken> {
         loop {
             let before = {
                 let mut seats = self.lock();
                 match seats.get(client_id) {
+                    Some(holder) if holder.owner.is_some() && holder.owner.as_ref() != owner => {
+                        return Err(Taken);
+                    }
                     Some(holder) => holder.clone(),
                     None => {
                         let holder = Holder {
+                            owner: owner.cloned(),
                             leave: CancellationToken::new(),
                             gone: CancellationToken::new(),
                         };
                         seats.insert(Arc::clone(client_id), holder.clone());
-                        return Seat {
+                        return Ok(Seat {
                             registry: Arc::clone(self),
                             client_id: Arc::clone(client_id),
                             holder,
-                        };
+                        });
                     }
                 }
             };
@@ -82,18 +102,31 @@ mod tests {
     async fn a_seat_changes_hands_only_when_its_holder_is_gone() {
         let registry = Arc::new(Registry::default());
         let id: Arc<str> = Arc::from("x");
-        let first = registry.enter(&id).await;
+        let first = registry.enter(&id, None).await.unwrap();
         let other = tokio::spawn({
             let (registry, id) = (Arc::clone(&registry), Arc::clone(&id));
-            async move { registry.enter(&id).await }
+            async move { registry.enter(&id, None).await }
         });
         first.asked_to_leave().await;
         tokio::task::yield_now().await;
         assert!(!other.is_finished());
         drop(first);
-        let second = other.await.unwrap();
+        let second = other.await.unwrap().unwrap();
         assert_eq!(registry.lock().len(), 1);
         drop(second);
         assert_eq!(registry.lock().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_seat_of_one_user_is_not_taken_by_another() {
+        let registry = Arc::new(Registry::default());
+        let (id, one, other): (Arc<str>, Arc<str>, Arc<str>) =
+            (Arc::from("x"), Arc::from("one"), Arc::from("other"));
+        let held = registry.enter(&id, Some(&one)).await.unwrap();
+        assert!(registry.enter(&id, Some(&other)).await.is_err());
+        assert!(registry.enter(&id, None).await.is_err());
+        assert!(!held.holder.leave.is_cancelled());
+        drop(held);
+        assert!(registry.enter(&id, Some(&other)).await.is_ok());
     }
 }

@@ -36,7 +36,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Config, Publisher,
+    Admission, Config, Publisher, QoS,
+    auth::{Auth, DeniedPublish, Rights},
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
     link::Link,
@@ -76,6 +77,7 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
+    pub(crate) auth: Arc<Auth>,
     /// For what clients send.
     pub(crate) budget: Arc<Budget>,
     /// For what waits to be sent to clients.
@@ -102,6 +104,8 @@ enum End {
     Illegal(Error),
     /// The gateway lost a publish.
     Lost,
+    /// The client may not do what it does, or not be here any longer.
+    NotAuthorized(&'static str),
 }
 
 /// Serves one connection to its end.
@@ -131,6 +135,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         connect,
         client_id,
         seat,
+        rights,
         kept,
     } = admittee;
     let counters = &context.counters;
@@ -140,11 +145,13 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         %peer,
         listener = peer.listener.name,
         with_certificate = peer.certificate.is_some(),
+        method = rights.identity().method().word(),
         "connected"
     );
     let publisher = Arc::new(Publisher {
         client_id,
         username: connect.username.clone(),
+        identity: rights.owner(),
         origin: None,
         address: peer.address,
         protocol: connect.protocol,
@@ -169,6 +176,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
         packet_bytes_max: connect.packet_bytes_max,
+        rights: &rights,
         topics: Topics::default(),
         aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max),
@@ -181,6 +189,8 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         ),
         subscriptions: Subscriptions::new(
             &context.fanout,
+            &rights,
+            counters,
             id,
             Arc::clone(&outbox),
             context.config.subscriptions_per_client_max,
@@ -201,6 +211,11 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
         End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
         End::Lost => (Some(reason::SERVER_BUSY), None, true),
+        End::NotAuthorized(what) => (
+            Some(reason::NOT_AUTHORIZED),
+            Some(*what).filter(text_fits),
+            true,
+        ),
     };
     if let Some(code) = code
         && session.v5
@@ -213,7 +228,10 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
     ending::count(context, &publisher, &end);
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
-    if with_will && let Some(will) = connect.will {
+    if with_will
+        && let Some(will) = connect.will
+        && ending::may_be_published(context, &rights, &will)
+    {
         ending::publish_will(context, &publisher, id, will, &seat).await;
     }
     drop((seat, kept));
@@ -225,6 +243,7 @@ struct Session<'s> {
     session_expiry_secs: u32,
     /// The largest packet the client takes.
     packet_bytes_max: usize,
+    rights: &'s Rights,
     topics: Topics,
     /// What the topic aliases hold.
     aliases: Share,
@@ -261,7 +280,11 @@ impl Session<'_> {
         let mut leave = pin!(leave);
         let mut shutdown = pin!(self.context.shutdown.cancelled());
         let mut heard = Instant::now();
-        let mut alarm = pin!(sleep_until(heard + silence_max.unwrap_or(FAR)));
+        // When the client is no longer who it was.
+        let over = self.rights.ends().unwrap_or(heard + FAR);
+        let mut alarm = pin!(sleep_until(over.min(heard + silence_max.unwrap_or(FAR))));
+        let is_restricted = self.rights.is_restricted();
+        let mut revised = pin!(self.rights.revision().cancelled_owned());
         let mut end: Option<End> = None;
         loop {
             let mut taken = Taken::All;
@@ -322,6 +345,13 @@ impl Session<'_> {
                 () = outbox.filled(), if going => {}
                 // Nobody tells us of what is in the outbox already; others first.
                 () = yield_now(), if more => {}
+                () = &mut revised, if going && is_restricted => {
+                    revised.set(self.rights.revision().cancelled_owned());
+                    if let Some(why) = self.rights.objection(self.subscriptions.filters()) {
+                        counters.sessions_revoked.add(1);
+                        end = Some(End::NotAuthorized(why));
+                    }
+                }
                 () = &mut alarm, if going => {
                     let now = Instant::now();
                     if blocked {
@@ -332,11 +362,15 @@ impl Session<'_> {
                     heard = heard.max(wire.grown().unwrap_or(heard));
                     let silent = heard + silence_max.unwrap_or(FAR);
                     let stalled = wire.deadline();
-                    if silent <= now {
+                    if over <= now {
+                        counters.sessions_revoked.add(1);
+                        end = Some(End::NotAuthorized(self.rights.expired()));
+                    } else if silent <= now {
                         end = Some(End::Silent);
                     } else if stalled.is_some_and(|deadline| deadline <= now) {
                         end = Some(End::Stalled);
                     } else {
+                        let silent = silent.min(over);
                         alarm.as_mut().reset(stalled.map_or(silent, |one| one.min(silent)));
                     }
                 }
@@ -405,11 +439,34 @@ impl Session<'_> {
         }
     }
 
+    /// Marks a publish that the client has no right to. Where there is no way to tell
+    /// a client of 3.1.1, and an acknowledgement would be a lie, the session ends.
+    fn authorise(&mut self, packet: &mut packet::Inbound) -> Result<(), End> {
+        let (rights, publish) = (self.rights, &packet.publish);
+        let permit = self.topics.permit(packet.cached, rights.version(), || {
+            rights.publish(&publish.topic)
+        });
+        let allowed = permit.is_some_and(|permit| {
+            publish.qos <= permit.qos_max && (permit.retain || !publish.retain)
+        });
+        if allowed {
+            return Ok(());
+        }
+        let untellable = !self.v5 && publish.qos != QoS::AtMostOnce;
+        if untellable && rights.denied_publish() == DeniedPublish::Disconnect {
+            self.context.counters.publishes_denied.add(1);
+            return Err(End::NotAuthorized(inbound::NOT_AUTHORIZED));
+        }
+        packet.denied = true;
+        Ok(())
+    }
+
     fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
         let counters = &self.context.counters;
         let protocol = self.protocol();
         match packet {
-            Packet::Publish(publish) => {
+            Packet::Publish(mut publish) => {
+                self.authorise(&mut publish)?;
                 let fanout = &self.context.fanout;
                 let name = &publish.publish.topic;
                 let wanted = self

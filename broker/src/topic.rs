@@ -11,7 +11,10 @@
 
 use std::sync::Arc;
 
-use crate::packet::{Error, reason, text};
+use crate::{
+    acl::Permit,
+    packet::{Error, reason, text},
+};
 
 /// Longest topic name or filter taken.
 pub(crate) const BYTES_MAX: usize = 4096;
@@ -151,6 +154,7 @@ pub(crate) struct Topics {
 struct Cached {
     known: Known,
     note: (u64, bool),
+    permit: (u64, Option<Permit>),
 }
 
 impl Topics {
@@ -218,6 +222,7 @@ impl Topics {
             let cached = Cached {
                 known: known.clone(),
                 note: (0, false),
+                permit: (0, None),
             };
             if place == self.cache.len() {
                 self.cache.push(cached);
@@ -245,6 +250,22 @@ impl Topics {
             cached.note = (version, compute());
         }
         cached.note.1
+    }
+
+    /// The same for what the client may do there; the versions are others.
+    pub(crate) fn permit(
+        &mut self,
+        cached: Option<usize>,
+        version: u64,
+        compute: impl FnOnce() -> Option<Permit>,
+    ) -> Option<Permit> {
+        let Some(cached) = cached.and_then(|place| self.cache.get_mut(place)) else {
+            return compute();
+        };
+        if cached.permit.0 != version {
+            cached.permit = (version, compute());
+        }
+        cached.permit.1
     }
 }
 

@@ -198,6 +198,56 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.packets_stalled,
     ),
     counter(
+        "gateway_broker_auth_allowed",
+        "Clients let in after they were asked who they are",
+        |a| a.status.broker.auth_allowed,
+    ),
+    counter(
+        "gateway_broker_auth_denied",
+        "Clients turned away because of who they are, or are not",
+        |a| a.status.broker.auth_denied,
+    ),
+    counter(
+        "gateway_broker_auth_locked",
+        "Clients turned away because of too many failed logins",
+        |a| a.status.broker.auth_locked,
+    ),
+    counter(
+        "gateway_broker_auth_unanswered",
+        "Clients turned away because it could not be found out in time who they are",
+        |a| a.status.broker.auth_unanswered,
+    ),
+    counter(
+        "gateway_broker_passwords_checked",
+        "Passwords checked against their hash; remembered ones are not",
+        |a| a.status.broker.passwords_checked,
+    ),
+    counter(
+        "gateway_broker_auth_questions",
+        "Questions put to the authentication service; remembered answers are not",
+        |a| a.status.broker.hook_questions,
+    ),
+    counter(
+        "gateway_broker_publishes_denied",
+        "Publishes that their client had no right to, dropped",
+        |a| a.status.broker.publishes_denied,
+    ),
+    counter(
+        "gateway_broker_subscriptions_denied",
+        "Filters of SUBSCRIBE refused for want of a right",
+        |a| a.status.broker.subscriptions_denied,
+    ),
+    counter(
+        "gateway_broker_sessions_revoked",
+        "Sessions ended because their token expired, or users or rules changed",
+        |a| a.status.broker.sessions_revoked,
+    ),
+    counter(
+        "gateway_broker_audit_held_back",
+        "Lines of the audit log that were not written because there were too many",
+        |a| a.status.broker.audit_held_back,
+    ),
+    counter(
         "gateway_broker_takeovers",
         "Sessions that ended because the client connected again",
         |a| a.status.broker.takeovers,

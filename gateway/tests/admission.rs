@@ -43,6 +43,7 @@ impl Gateway {
         let handle = store.handle();
         let routes = Routes::NONE.with(handle.destination_id("events").expect("it is configured"));
         let publisher = Publisher {
+            identity: None,
             client_id: "c1".into(),
             username: None,
             origin: None,

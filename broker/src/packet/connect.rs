@@ -23,6 +23,8 @@ pub(crate) struct Connect {
     /// Empty when the client wants one assigned.
     pub(crate) client_id: Arc<str>,
     pub(crate) username: Option<Arc<str>>,
+    /// Taken out once the client is known.
+    pub(crate) password: Option<Password>,
     pub(crate) will: Option<Will>,
     pub(crate) session_expiry_secs: u32,
     pub(crate) receive_max: u16,
@@ -36,6 +38,15 @@ pub(crate) struct Connect {
     pub(crate) response_information: bool,
     /// What it takes in memory, for as long as the session lasts.
     pub(crate) bytes: usize,
+}
+
+/// A password or token. Debug output hides it.
+pub(crate) struct Password(pub(crate) Box<[u8]>);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// What to publish when the session ends without a DISCONNECT.
@@ -115,6 +126,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive.into())),
         client_id: Arc::from(""),
         username: None,
+        password: None,
         will: None,
         session_expiry_secs: 0,
         receive_max: u16::MAX,
@@ -168,8 +180,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         connect.username = Some(Arc::from(name));
     }
     if has_password {
-        // Authentication is the next issue; until then nobody looks at it.
-        reader.binary()?;
+        connect.password = Some(Password(reader.binary()?.into()));
     }
     reader.finish()?;
     Ok(connect)

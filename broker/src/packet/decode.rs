@@ -82,6 +82,7 @@ fn publish(
     Ok(Inbound {
         id,
         refused: known.refused,
+        denied: false,
         excess,
         bytes: body.len().max(known.name.len()) + taken_apart,
         cached: known.cached,

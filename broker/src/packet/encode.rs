@@ -95,9 +95,9 @@ pub(crate) fn connack_refused(out: &mut BytesMut, protocol: Protocol, code: u8) 
         reason::UNSUPPORTED_PROTOCOL => 1,
         reason::CLIENT_ID_INVALID => 2,
         reason::SERVER_UNAVAILABLE | reason::SERVER_BUSY => 3,
-        reason::QUOTA_EXCEEDED => 3,
+        reason::QUOTA_EXCEEDED | reason::CONNECTION_RATE_EXCEEDED => 3,
         reason::BAD_USER_NAME => 4,
-        reason::TOPIC_NAME_INVALID => 5,
+        reason::TOPIC_NAME_INVALID | reason::NOT_AUTHORIZED => 5,
         // For anything else 3.1.1 says: close without a word.
         _ => return false,
     };

@@ -7,6 +7,7 @@ use tokio::time::{Duration, sleep};
 use super::{Context, End, short, wire::Wire};
 use crate::{
     Publish, Publisher, Verdict,
+    auth::Rights,
     metrics::{Counter, Counters},
     packet::{Will, reason},
     registry::Seat,
@@ -75,6 +76,16 @@ pub(super) async fn publish_will(
     }
 }
 
+/// Whether the client still has the right to its will, which may have been taken away
+/// since CONNECT.
+pub(super) fn may_be_published(context: &Context, rights: &Rights, will: &Will) -> bool {
+    let allowed = rights.will(will);
+    if !allowed {
+        context.counters.publishes_denied.add(1);
+    }
+    allowed
+}
+
 fn show(context: &Context, session: u64, publish: &Publish) {
     if publish.retain || context.fanout.is_wanted(&publish.topic) {
         context
@@ -107,7 +118,7 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
             }
             return;
         }
-        End::Disconnect { .. } | End::Closed | End::Shutdown => {}
+        End::Disconnect { .. } | End::Closed | End::Shutdown | End::NotAuthorized(_) => {}
     }
     tracing::debug!(client.id = %client_id, end = ?end, "disconnected");
 }

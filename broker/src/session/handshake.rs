@@ -1,7 +1,7 @@
 //! From a new connection to an established session: CONNECT and CONNACK.
 //!
-//! The places for what is still to come: authentication and the client's
-//! permissions between CONNECT and the registry, resuming a durable session after it.
+//! Who the client is, and whether it may leave its will behind, is decided before it
+//! takes anybody's place. Still to come: resuming a durable session after it.
 
 use std::{io, sync::Arc};
 
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Context, short, wire::Wire};
 use crate::{
     Protocol,
+    auth::{Attempt, Refusal as Refused, Rights},
     budget::Share,
     listener::Peer,
     metrics::Counter,
@@ -34,6 +35,7 @@ pub(super) struct Admittee {
     pub(super) connect: Connect,
     pub(super) client_id: Arc<str>,
     pub(super) seat: Seat,
+    pub(super) rights: Arc<Rights>,
     /// What CONNECT holds for as long as the session lasts.
     pub(super) kept: Share,
 }
@@ -95,6 +97,38 @@ pub(super) async fn welcome(
         };
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
+    let password = connect.password.take();
+    let attempt = Attempt {
+        client_id: &client_id,
+        is_assigned: assigned,
+        username: connect.username.as_ref(),
+        password: password.as_ref().map(|password| &*password.0),
+        address: peer.address,
+        listener: &peer.listener.name,
+        certificate: peer.certificate.as_deref(),
+        allow_anonymous: peer.listener.allow_anonymous,
+    };
+    // Apart from the session, which would keep its size for good.
+    let admitting = Box::pin(admit(context, &attempt, &connect));
+    let rights = match timeout_at(deadline, admitting).await {
+        Ok(Ok(rights)) => Arc::new(rights),
+        Ok(Err(refusal)) => {
+            let error = packet::Error {
+                reason: refusal.reason,
+                what: refusal.what,
+            };
+            return turn_away(wire, protocol, error).await;
+        }
+        Err(_) => {
+            counters.auth_unanswered.add(1);
+            let error = packet::Error {
+                reason: reason::SERVER_BUSY,
+                what: "it could not be found out in time who the client is",
+            };
+            return turn_away(wire, protocol, error).await;
+        }
+    };
+    drop(password);
     let mut kept = Share::new(&context.kept_budget);
     if !kept.try_set(connect.bytes) {
         let error = packet::Error {
@@ -103,7 +137,9 @@ pub(super) async fn welcome(
         };
         return refuse(context, wire, protocol, &counters.refused_memory, error).await;
     }
-    let Ok(seat) = timeout_at(deadline, context.registry.enter(&client_id)).await else {
+    let owner = rights.owner();
+    let entering = context.registry.enter(&client_id, owner.as_ref());
+    let Ok(seat) = timeout_at(deadline, entering).await else {
         let error = packet::Error {
             reason: reason::SERVER_UNAVAILABLE,
             what: "the session before under this client identifier has not ended",
@@ -116,6 +152,13 @@ pub(super) async fn welcome(
             error,
         )
         .await;
+    };
+    let Ok(seat) = seat else {
+        let error = packet::Error {
+            reason: reason::CLIENT_ID_INVALID,
+            what: "a client identifier that another user is connected with",
+        };
+        return refuse(context, wire, protocol, &counters.refused_client_id, error).await;
     };
     let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
     let response_information = response_information(context, &connect, &client_id);
@@ -144,6 +187,7 @@ pub(super) async fn welcome(
         connect,
         client_id,
         seat,
+        rights,
         kept,
     })
 }
@@ -219,6 +263,39 @@ fn response_information(context: &Context, connect: &Connect, client_id: &str) -
     (connect.response_information && fits).then(|| template.replace("{client}", client_id))
 }
 
+/// Who the client is; not without the right to its will.
+async fn admit(
+    context: &Context,
+    attempt: &Attempt<'_>,
+    connect: &Connect,
+) -> Result<Rights, Refused> {
+    let rights = context.auth.admit(attempt).await?;
+    match &connect.will {
+        Some(will) if !rights.will(will) => {
+            context.counters.auth_denied.add(1);
+            Err(Refused {
+                reason: reason::NOT_AUTHORIZED,
+                what: "a will that the client has no right to publish",
+            })
+        }
+        _ => Ok(rights),
+    }
+}
+
+/// Refuses a client that has been counted, and is in the audit log, already.
+async fn turn_away(
+    wire: &mut Wire,
+    protocol: Option<Protocol>,
+    error: packet::Error,
+) -> Option<Admittee> {
+    if let Some(protocol) = protocol
+        && encode::connack_refused(wire.output(), protocol, error.reason)
+    {
+        wire.finish(FAREWELL).await;
+    }
+    None
+}
+
 async fn refuse(
     context: &Context,
     wire: &mut Wire,
@@ -230,12 +307,7 @@ async fn refuse(
     if let Some(held_back) = context.quiet.pass() {
         tracing::warn!(reason = error.what, held_back, "a connection was refused");
     }
-    if let Some(protocol) = protocol
-        && encode::connack_refused(wire.output(), protocol, error.reason)
-    {
-        wire.finish(FAREWELL).await;
-    }
-    None
+    turn_away(wire, protocol, error).await
 }
 
 impl std::fmt::Display for Admittee {

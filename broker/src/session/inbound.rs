@@ -15,6 +15,10 @@
 //! client can hear of it. For 3.1.1 clients, and at QoS 0, it goes to the gateway
 //! like any other, which sets it aside; subscribers never see it.
 //!
+//! A publish that its client has no right to is refused too (0x87), and the gateway
+//! never sees it. At QoS 0 it is dropped and counted; a 3.1.1 client at QoS 1 and 2
+//! is disconnected before it comes here, unless the operator wants it acknowledged.
+//!
 //! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
 //! (0x97); for 3.1.1 clients, and at QoS 0, which have no way to hear of it, the
 //! publish is held and asked about again, everything behind it waiting.
@@ -46,6 +50,8 @@ const EXCHANGE_BYTES: usize = 16;
 /// What a publish takes here beside its frame: its entry and its copies, all of
 /// which share what is large.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<Publish>();
+/// Why a publish is refused that its client has no right to.
+pub(super) const NOT_AUTHORIZED: &str = "not authorised for this topic";
 /// Pauses between asking about a publish that found no room.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -202,6 +208,7 @@ impl<'s> Inbound<'s> {
             id,
             publish,
             refused,
+            denied,
             excess,
             bytes,
             ..
@@ -234,7 +241,7 @@ impl<'s> Inbound<'s> {
             self.to_admit.reserve(self.batch_len);
         }
         let bytes = bytes + ENTRY_BYTES;
-        let wanted = (wanted || publish.retain) && !refused && !excess;
+        let wanted = (wanted || publish.retain) && !refused && !denied && !excess;
         let qos = publish.qos;
         let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
         let mut entry = Entry {
@@ -244,7 +251,13 @@ impl<'s> Inbound<'s> {
             publish: None,
             verdict: None,
         };
-        if excess {
+        if denied {
+            counters.publishes_denied.add(1);
+            entry.verdict = Some(Verdict::Refused {
+                reason: reason::NOT_AUTHORIZED,
+                text: NOT_AUTHORIZED,
+            });
+        } else if excess {
             entry.verdict = Some(Verdict::Refused {
                 reason: reason::NOT_WILLING,
                 text: packet::TOO_MANY_PAIRS,

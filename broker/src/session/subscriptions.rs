@@ -11,7 +11,10 @@ use std::{
 };
 
 use crate::{
+    QoS,
+    auth::Rights,
     fanout::{Fanout, Outbox, Subscription},
+    metrics::Counters,
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
     topic::{check_filter, shared_filter},
 };
@@ -34,6 +37,8 @@ struct UnderWay {
 struct Wanted {
     options: Options,
     refused: Option<u8>,
+    /// The highest QoS that the client may have.
+    qos_max: QoS,
     is_added: bool,
 }
 
@@ -55,6 +60,8 @@ impl Wanted {
 #[derive(Debug)]
 pub(super) struct Subscriptions<'s> {
     fanout: &'s Fanout,
+    rights: &'s Rights,
+    counters: &'s Counters,
     session: u64,
     outbox: Arc<Outbox>,
     filters: HashSet<Arc<str>>,
@@ -65,12 +72,16 @@ pub(super) struct Subscriptions<'s> {
 impl<'s> Subscriptions<'s> {
     pub(super) fn new(
         fanout: &'s Fanout,
+        rights: &'s Rights,
+        counters: &'s Counters,
         session: u64,
         outbox: Arc<Outbox>,
         count_max: usize,
     ) -> Self {
         Self {
             fanout,
+            rights,
+            counters,
             session,
             outbox,
             filters: HashSet::new(),
@@ -89,6 +100,7 @@ impl<'s> Subscriptions<'s> {
                 .or_insert(Wanted {
                     options: *options,
                     refused: None,
+                    qos_max: QoS::ExactlyOnce,
                     is_added: false,
                 });
         }
@@ -120,14 +132,24 @@ impl<'s> Subscriptions<'s> {
             };
             if !wanted.is_added {
                 wanted.is_added = true;
-                match self.add(filter, wanted.options, under_way.packet.subscription_id) {
-                    Ok(looked_at) => work += looked_at,
-                    Err(code) => wanted.refused = Some(code),
+                let id = under_way.packet.subscription_id;
+                match self.rights.subscribe(filter) {
+                    Some(permit) => {
+                        wanted.qos_max = permit.qos_max;
+                        wanted.options.qos = wanted.options.qos.min(permit.qos_max);
+                        match self.add(filter, wanted.options, id) {
+                            Ok(looked_at) => work += looked_at,
+                            Err(code) => wanted.refused = Some(code),
+                        }
+                    }
+                    None => {
+                        self.counters.subscriptions_denied.add(1);
+                        wanted.refused = Some(reason::NOT_AUTHORIZED);
+                    }
                 }
             }
-            under_way
-                .codes
-                .push(wanted.refused.unwrap_or(options.qos as u8));
+            let granted = options.qos.min(wanted.qos_max) as u8;
+            under_way.codes.push(wanted.refused.unwrap_or(granted));
         }
         let mut codes = under_way.codes;
         let all = under_way.packet.filters.len() + under_way.packet.excess;
@@ -163,6 +185,11 @@ impl<'s> Subscriptions<'s> {
         let looked_at = looked_at.map_err(|_| reason::QUOTA_EXCEEDED)?;
         self.filters.insert(Arc::clone(filter));
         Ok(looked_at)
+    }
+
+    /// The filters that are subscribed to.
+    pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().map(|filter| &**filter)
     }
 
     /// Takes an UNSUBSCRIBE; one reason code for each filter.

@@ -6,6 +6,7 @@
     reason = "an admission resolves to a receipt"
 )]
 
+mod auth;
 mod clients;
 mod hostile;
 mod limits;

@@ -9,7 +9,7 @@ use std::{
 
 use penstock_broker::{
     Admission, Admitted, Broker, Config, Error, Handle, Metrics, Publish, Publisher, Receipt,
-    Verdict, listener,
+    Verdict, auth::hook::Hook, listener,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -133,7 +133,14 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) async fn start(config: Config) -> Running {
-    let broker: Broker = config.bind().await.unwrap();
+    serve(config.bind().await.unwrap())
+}
+
+pub(crate) async fn start_with_hook(config: Config, hook: Arc<dyn Hook>) -> Running {
+    serve(config.bind().await.unwrap().with_hook(hook))
+}
+
+fn serve(broker: Broker) -> Running {
     let gateway = Gateway::new();
     let shutdown = CancellationToken::new();
     Running {

@@ -26,6 +26,7 @@ pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::C
     let listeners = listener::read(&table, dir);
     let config = penstock_broker::Config {
         listeners: listeners.iter().map(|one| one.config.clone()).collect(),
+        auth: default.auth.clone(),
         connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
         packet_bytes_max: bytes(table.size(
             "packet_bytes_max",

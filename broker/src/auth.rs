@@ -1,0 +1,597 @@
+//! Who may connect: by certificate, token, password, or the operator's own service.
+//!
+//! ```text
+//! CONNECT ─▶ certificate ─▶ token ─▶ password file ─▶ service ─▶ anonymous ─▶ Rights
+//! ```
+//!
+//! The first method that the client brings something for decides, and its no is
+//! final: a wrong password never makes an anonymous client. A method that is not
+//! configured is passed over. With none configured everybody is anonymous and may
+//! do everything, which is why listening beyond this machine then takes a word.
+//! What a client may do is in [`crate::acl`].
+//!
+//! Passwords, keys and rules can be replaced while the broker runs
+//! ([`Auth::reload`]); sessions that would not be let in again are ended.
+//! Nothing here writes a password, token or hash to the log.
+
+mod audit;
+pub mod certificate;
+mod clock;
+pub mod hook;
+mod identity;
+pub mod lockout;
+pub mod passwords;
+pub mod token;
+mod verifier;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+pub use identity::Method;
+
+use crate::{acl::Rules, metrics::Counters, packet::reason};
+use audit::Audit;
+use hook::{Asked, Hook, Question};
+pub(crate) use identity::{Identity, Rights};
+use lockout::{Lockout, Standing};
+use passwords::{PASSWORD_BYTES_MAX, Passwords};
+use verifier::Verifier;
+
+/// How clients are known and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The password file.
+    pub passwords: Option<PathBuf>,
+    /// The name of a certificate that is the user's.
+    pub certificate: Option<certificate::Name>,
+    /// Tokens as passwords.
+    pub token: Option<token::Config>,
+    /// A service of the operator's own.
+    pub hook: Option<hook::Config>,
+    /// Which client identifiers a user may take.
+    pub client_ids: ClientIds,
+    /// What may be done; nothing else may.
+    pub rules: Arc<Rules>,
+    /// What becomes of a 3.1.1 client's publish that is refused.
+    pub denied_publish: DeniedPublish,
+    /// When guessing is slowed down.
+    pub lockout: lockout::Config,
+    /// Passwords that are checked at the same time.
+    pub checks_at_once: usize,
+    /// How long a right password is remembered after the last session with it.
+    pub remember: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            passwords: None,
+            certificate: None,
+            token: None,
+            hook: None,
+            client_ids: ClientIds::Any,
+            rules: Arc::default(),
+            denied_publish: DeniedPublish::Disconnect,
+            lockout: lockout::Config::default(),
+            // Half of the machine is for those who are connected.
+            checks_at_once: available_parallelism()
+                .map_or(1, NonZeroUsize::get)
+                .div_ceil(2),
+            remember: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Config {
+    /// Whether clients are asked who they are.
+    pub fn is_on(&self) -> bool {
+        self.passwords.is_some()
+            || self.certificate.is_some()
+            || self.token.is_some()
+            || self.hook.is_some()
+    }
+
+    /// Whether only what the rules allow is allowed.
+    pub(crate) fn restricts(&self) -> bool {
+        self.is_on() || !self.rules.0.is_empty()
+    }
+
+    /// The files that it is read from, besides itself.
+    pub fn files(&self) -> Vec<&Path> {
+        let key = self.token.as_ref().and_then(|token| match &token.key {
+            token::Key::File(path) => Some(path.as_path()),
+            token::Key::Secret(_) => None,
+        });
+        self.passwords.as_deref().into_iter().chain(key).collect()
+    }
+
+    /// Reads those files and forgets what was in them.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn check(&self) -> Result<(), Error> {
+        State::load(self.clone()).map(drop)
+    }
+}
+
+/// What becomes of a publish that a 3.1.1 client has no right to, and that has QoS 1
+/// or 2: 3.1.1 has no way to refuse one (MQTT-3.3.5-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// The connection is closed: an acknowledgement would say that it is on disk.
+    Disconnect,
+    /// It is acknowledged, dropped and counted, as other brokers do.
+    Acknowledge,
+}
+
+/// Which client identifiers a user may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientIds {
+    /// Any that is not taken by another user.
+    Any,
+    /// Those that are like this, with the user's name between both parts.
+    Like {
+        /// Before the name.
+        before: Box<str>,
+        /// After it.
+        after: Box<str>,
+        /// More may follow.
+        is_prefix: bool,
+    },
+}
+
+impl ClientIds {
+    /// Reads `any`, `user`, or a pattern such as `{user}-*`.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (text, is_prefix) = match text {
+            "any" => return Ok(Self::Any),
+            "user" => ("{user}", false),
+            _ => text
+                .strip_suffix('*')
+                .map_or((text, false), |text| (text, true)),
+        };
+        let parts = text.split_once("{user}");
+        let fit = |part: &str| !part.contains(['{', '}', '*']);
+        match parts {
+            Some((before, after)) if fit(before) && fit(after) => Ok(Self::Like {
+                before: before.into(),
+                after: after.into(),
+                is_prefix,
+            }),
+            _ => Err(
+                "should be \"any\", \"user\" for the user's name, or a pattern with {user} in it, such as \"{user}-*\"",
+            ),
+        }
+    }
+
+    fn takes(&self, user: &str, client_id: &str) -> bool {
+        let Self::Like {
+            before,
+            after,
+            is_prefix,
+        } = self
+        else {
+            return true;
+        };
+        let rest = client_id
+            .strip_prefix(&**before)
+            .and_then(|rest| rest.strip_prefix(user))
+            .and_then(|rest| rest.strip_prefix(&**after));
+        rest.is_some_and(|rest| *is_prefix || rest.is_empty())
+    }
+}
+
+/// Every mistake in the files that clients are known by.
+#[derive(Debug)]
+pub struct Error(pub Vec<String>);
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+/// What is in force: the configuration and what its files say.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) config: Config,
+    passwords: Option<Passwords>,
+    token: Option<token::Checker>,
+}
+
+impl State {
+    fn load(config: Config) -> Result<Self, Error> {
+        let mut mistakes = Vec::new();
+        let passwords = config.passwords.as_deref().and_then(|path| {
+            Passwords::load(path)
+                .map_err(|error| mistakes.push(error.to_string()))
+                .ok()
+        });
+        let token = config.token.as_ref().and_then(|token| {
+            token::Checker::load(token)
+                .map_err(|error| mistakes.push(format!("the key for tokens: {error}")))
+                .ok()
+        });
+        if mistakes.is_empty() {
+            Ok(Self {
+                config,
+                passwords,
+                token,
+            })
+        } else {
+            Err(Error(mistakes))
+        }
+    }
+
+    /// Whether a client that was let in would be by its method today.
+    fn still_knows(&self, identity: &Identity) -> bool {
+        match identity.method {
+            Method::Anonymous => true,
+            Method::Certificate => self.config.certificate.is_some(),
+            Method::Token => self.token.is_some(),
+            Method::Hook => self.config.hook.is_some(),
+            Method::Password => {
+                let known = self.passwords.as_ref().zip(identity.user.as_deref());
+                let hash = known.and_then(|(known, user)| known.hash_of(user));
+                hash.is_some() && hash == identity.hash.as_ref()
+            }
+        }
+    }
+}
+
+/// What a client brings to be known by.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) client_id: &'a Arc<str>,
+    /// The broker made the client identifier up.
+    pub(crate) is_assigned: bool,
+    pub(crate) username: Option<&'a Arc<str>>,
+    pub(crate) password: Option<&'a [u8]>,
+    /// None for a program of this machine.
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) listener: &'a str,
+    /// Verified by TLS, in DER.
+    pub(crate) certificate: Option<&'a [u8]>,
+    /// The listener takes clients that bring nothing.
+    pub(crate) allow_anonymous: bool,
+}
+
+impl Attempt<'_> {
+    /// Whom failures are counted for.
+    fn ip(&self) -> IpAddr {
+        self.address
+            .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+    }
+}
+
+/// Why a client may not connect: the reason code, and a line for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: u8,
+    pub(crate) what: &'static str,
+}
+
+/// The same words whether the user is known or not.
+const WRONG: Refusal = Refusal {
+    reason: reason::BAD_USER_NAME,
+    what: "a wrong user name or password",
+};
+const LOCKED: Refusal = Refusal {
+    reason: reason::CONNECTION_RATE_EXCEEDED,
+    what: "too many failed logins",
+};
+const UNANSWERED: Refusal = Refusal {
+    reason: reason::SERVER_UNAVAILABLE,
+    what: "the authentication service does not answer",
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    state: RwLock<Arc<State>>,
+    version: AtomicU64,
+    revision: Mutex<CancellationToken>,
+    verifier: Verifier,
+    lockout: Lockout,
+    asked: OnceLock<Asked>,
+    audit: Audit,
+    counters: Arc<Counters>,
+}
+
+impl Auth {
+    /// Reads the files.
+    pub(crate) fn load(config: Config, counters: Arc<Counters>) -> Result<Self, Error> {
+        let (at_once, remember) = (config.checks_at_once, config.remember);
+        Ok(Self {
+            state: RwLock::new(Arc::new(State::load(config)?)),
+            version: AtomicU64::new(1),
+            revision: Mutex::default(),
+            verifier: Verifier::new(at_once, remember, Arc::clone(&counters)),
+            lockout: Lockout::default(),
+            asked: OnceLock::new(),
+            audit: Audit::new(Arc::clone(&counters)),
+            counters,
+        })
+    }
+
+    /// Who is asked where the configuration says that somebody is.
+    pub(crate) fn set_hook(&self, hook: Arc<dyn Hook>) {
+        let state = self.state();
+        let config = state.config.hook.clone().unwrap_or_default();
+        self.asked
+            .get_or_init(|| Asked::new(hook, &config, Arc::clone(&self.counters)));
+    }
+
+    /// Reads everything again and puts it in force, or changes nothing. What is
+    /// remembered of passwords stays, as far as the stored hashes are the same; how
+    /// many are checked at once, and who the service is, stays too.
+    ///
+    /// # Errors
+    /// Every mistake in the files, or that clients would be asked who they are where
+    /// they were not, or no longer.
+    pub(crate) fn reload(&self, config: Config) -> Result<(), Error> {
+        if config.restricts() != self.state().config.restricts() {
+            let what = "authentication is turned on or off by a restart only";
+            return Err(Error(vec![what.to_owned()]));
+        }
+        let state = Arc::new(State::load(config)?);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        if let Some(asked) = self.asked.get() {
+            asked.forget();
+        }
+        self.version.fetch_add(1, Relaxed);
+        let mut revision = self.revision.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *revision).cancel();
+        Ok(())
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    fn revision(&self) -> CancellationToken {
+        self.revision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Finds out who a client is, and what it may do from now on.
+    pub(crate) async fn admit(self: &Arc<Self>, attempt: &Attempt<'_>) -> Result<Rights, Refusal> {
+        let state = self.state();
+        let found = match self.identify(&state, attempt).await {
+            Ok(identity) => may_be_called(&state.config, attempt, &identity).map(|()| identity),
+            Err(refusal) => Err(refusal),
+        };
+        let counters = &self.counters;
+        match found {
+            Ok(identity) => {
+                if state.config.is_on() {
+                    counters.auth_allowed.add(1);
+                    self.audit
+                        .connected(attempt.client_id, attempt.address, &identity);
+                }
+                let client_id = Arc::clone(attempt.client_id);
+                Ok(Rights::new(Arc::clone(self), identity, client_id))
+            }
+            Err(refusal) => {
+                match refusal.reason {
+                    reason::CONNECTION_RATE_EXCEEDED => counters.auth_locked.add(1),
+                    reason::SERVER_UNAVAILABLE => counters.auth_unanswered.add(1),
+                    _ => counters.auth_denied.add(1),
+                }
+                let user = attempt.username.map(|name| &**name);
+                self.audit
+                    .refused(attempt.client_id, user, attempt.address, &refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn identify(&self, state: &State, attempt: &Attempt<'_>) -> Result<Identity, Refusal> {
+        let config = &state.config;
+        if !config.is_on() {
+            return Ok(Identity::new(Method::Anonymous));
+        }
+        if let (Some(which), Some(der)) = (config.certificate, attempt.certificate) {
+            let name = certificate::name(der, which).ok_or(Refusal {
+                reason: reason::NOT_AUTHORIZED,
+                what: "a certificate without the name that is the user's",
+            })?;
+            let name: Arc<str> = Arc::from(name);
+            return Ok(Identity {
+                user: Some(Arc::clone(&name)),
+                device: Some(name),
+                ..Identity::new(Method::Certificate)
+            });
+        }
+        if let (Some(checker), Some(password)) = (&state.token, attempt.password)
+            && token::is_token(password)
+        {
+            return by_token(checker, password);
+        }
+        if attempt.username.is_some() || attempt.password.is_some() {
+            return self.by_password(state, attempt).await;
+        }
+        if let Some(asked) = self.asked.get()
+            && config.hook.is_some()
+            && attempt.certificate.is_some()
+        {
+            return self.by_hook(asked, state, attempt, Standing::Free).await;
+        }
+        if attempt.allow_anonymous {
+            return Ok(Identity::new(Method::Anonymous));
+        }
+        Err(Refusal {
+            reason: reason::NOT_AUTHORIZED,
+            what: "no certificate, token or password",
+        })
+    }
+
+    async fn by_password(&self, state: &State, attempt: &Attempt<'_>) -> Result<Identity, Refusal> {
+        let name = attempt.username.map_or("", |name| &**name);
+        let password = attempt.password.unwrap_or_default();
+        if password.len() > PASSWORD_BYTES_MAX && state.config.hook.is_none() {
+            return Err(WRONG);
+        }
+        let (address, user) = (attempt.ip(), self.verifier.number(name));
+        let lockout = &state.config.lockout;
+        let standing = self.lockout.standing(lockout, address, user);
+        if standing == Standing::Locked {
+            return Err(LOCKED);
+        }
+        let known = state
+            .passwords
+            .as_ref()
+            .and_then(|passwords| passwords.hash_of(name));
+        let found = match (self.asked.get(), known) {
+            (Some(asked), None) if state.config.hook.is_some() => {
+                self.by_hook(asked, state, attempt, standing).await
+            }
+            _ => self.by_file(state, name, password, standing).await,
+        };
+        match &found {
+            Ok(_) => self.lockout.succeeded(address, user),
+            Err(refusal) if *refusal == WRONG => self.lockout.failed(lockout, address, user),
+            Err(_) => {}
+        }
+        found
+    }
+
+    async fn by_file(
+        &self,
+        state: &State,
+        name: &str,
+        password: &[u8],
+        standing: Standing,
+    ) -> Result<Identity, Refusal> {
+        let Some(passwords) = &state.passwords else {
+            return Err(WRONG);
+        };
+        let hash = passwords.hash_of(name);
+        let proven = if let Some(hash) = hash
+            && let Some(proven) = self.verifier.known(name, hash, password)
+        {
+            Some(proven)
+        } else if standing == Standing::OnlyKnown {
+            return Err(LOCKED);
+        } else if let Some(costly) = hash.or_else(|| passwords.any_hash(self.verifier.number(name)))
+        {
+            self.verifier
+                .check(name, costly, password, hash.is_some())
+                .await
+        } else {
+            None
+        };
+        let proven = proven.ok_or(WRONG)?;
+        let name: Arc<str> = Arc::from(name);
+        Ok(Identity {
+            user: Some(Arc::clone(&name)),
+            device: Some(name),
+            hash: hash.cloned(),
+            _proven: Some(proven),
+            ..Identity::new(Method::Password)
+        })
+    }
+
+    async fn by_hook(
+        &self,
+        asked: &Asked,
+        state: &State,
+        attempt: &Attempt<'_>,
+        standing: Standing,
+    ) -> Result<Identity, Refusal> {
+        let question = Question {
+            client_id: Arc::clone(attempt.client_id),
+            username: attempt.username.cloned(),
+            password: attempt.password.map(Box::from),
+            address: attempt.ip(),
+            listener: Arc::from(attempt.listener),
+            certificate: attempt.certificate.and_then(certificate::subject),
+        };
+        let allowed = if standing == Standing::OnlyKnown {
+            asked.known(&question).ok_or(LOCKED)?
+        } else {
+            asked.ask(&question).await.map_err(|error| {
+                // Once per question at most, and questions are bounded; still a flood
+                // when the service is down.
+                if let Some(held_back) = self.audit.pass_trouble() {
+                    tracing::warn!(%error, held_back, "the authentication service does not answer");
+                }
+                UNANSWERED
+            })?
+        };
+        let allowed = allowed.ok_or(WRONG)?;
+        debug_assert!(state.config.hook.is_some(), "asked only where configured");
+        let user = allowed
+            .user
+            .or_else(|| attempt.username.cloned())
+            .unwrap_or_else(|| Arc::clone(attempt.client_id));
+        Ok(Identity {
+            device: Some(allowed.device.unwrap_or_else(|| Arc::clone(&user))),
+            user: Some(user),
+            own: allowed.rules,
+            ..Identity::new(Method::Hook)
+        })
+    }
+}
+
+fn by_token(checker: &token::Checker, password: &[u8]) -> Result<Identity, Refusal> {
+    let claims = checker.check(password).map_err(|what| Refusal {
+        reason: reason::NOT_AUTHORIZED,
+        what,
+    })?;
+    let user: Arc<str> = Arc::from(claims.user);
+    Ok(Identity {
+        device: Some(claims.device.map_or_else(|| Arc::clone(&user), Arc::from)),
+        user: Some(user),
+        own: claims.rules.map(Arc::new),
+        ends: identity::after(claims.secs_left),
+        ..Identity::new(Method::Token)
+    })
+}
+
+/// Whether a client may have the identifier that it asks for.
+fn may_be_called(
+    config: &Config,
+    attempt: &Attempt<'_>,
+    identity: &Identity,
+) -> Result<(), Refusal> {
+    match &identity.user {
+        Some(user) if !attempt.is_assigned => {
+            if config.client_ids.takes(user, attempt.client_id) {
+                Ok(())
+            } else {
+                Err(Refusal {
+                    reason: reason::CLIENT_ID_INVALID,
+                    what: "a client identifier that is not this user's",
+                })
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! One line per decision, for whoever has to say later who did what.
+//!
+//! Tracing events of the target `penstock::audit`, at `INFO` where a client is let
+//! in or turned away and where a subscription is decided or a publish refused, at
+//! `DEBUG` where publishing to a topic is allowed for the first time on a
+//! connection. No password, token or hash is ever in one. Clients cause these
+//! lines, so there are at most [`LINES`] a second; those that were held back are
+//! counted, in the next line and in `audit_held_back`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Identity, Refusal};
+use crate::{metrics::Counters, quiet::Quiet};
+
+/// Lines a second.
+const LINES: u32 = 200;
+/// Characters of a name that a line shows.
+const SHOWN_MAX: usize = 128;
+
+#[derive(Debug)]
+pub(crate) struct Audit {
+    quiet: Quiet,
+    trouble: Quiet,
+    counters: Arc<Counters>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Publish,
+    Subscribe,
+    Will,
+}
+
+impl Action {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Will => "will",
+        }
+    }
+}
+
+impl Audit {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            quiet: Quiet::of(LINES),
+            trouble: Quiet::of(1),
+            counters,
+        }
+    }
+
+    /// Whether to write, now, that something of ours is broken.
+    pub(super) fn pass_trouble(&self) -> Option<u64> {
+        self.trouble.pass()
+    }
+
+    fn pass(&self) -> Option<u64> {
+        let passed = self.quiet.pass();
+        if passed.is_none() {
+            self.counters.audit_held_back.add(1);
+        }
+        passed
+    }
+
+    pub(super) fn connected(
+        &self,
+        client_id: &str,
+        address: Option<SocketAddr>,
+        identity: &Identity,
+    ) {
+        if let Some(held_back) = self.pass() {
+            tracing::info!(
+                target: "penstock::audit",
+                action = "connect",
+                allowed = true,
+                client.id = shown(client_id),
+                user = identity.user().map(|user| shown(user)),
+                method = identity.method().word(),
+                address = address.map(tracing::field::display),
+                held_back,
+                "a client may connect"
+            );
+        }
+    }
+
+    pub(super) fn refused(
+        &self,
+        client_id: &str,
+        user: Option<&str>,
+        address: Option<SocketAddr>,
+        refusal: &Refusal,
+    ) {
+        if let Some(held_back) = self.pass() {
+            tracing::info!(
+                target: "penstock::audit",
+                action = "connect",
+                allowed = false,
+                client.id = shown(client_id),
+                user = user.map(shown),
+                reason = refusal.what,
+                address = address.map(tracing::field::display),
+                held_back,
+                "a client may not connect"
+            );
+        }
+    }
+
+    pub(super) fn decided(
+        &self,
+        action: Action,
+        allowed: bool,
+        client_id: &str,
+        identity: &Identity,
+        topic: &str,
+    ) {
+        let (user, method) = (
+            identity.user().map(|user| shown(user)),
+            identity.method().word(),
+        );
+        let (client_id, topic) = (shown(client_id), shown(topic));
+        let action_word = action.word();
+        if allowed && matches!(action, Action::Publish) {
+            if tracing::enabled!(target: "penstock::audit", tracing::Level::DEBUG)
+                && let Some(held_back) = self.pass()
+            {
+                tracing::debug!(
+                    target: "penstock::audit",
+                    action = action_word, allowed, client.id = client_id, user, method, topic, held_back,
+                    "a client may use a topic"
+                );
+            }
+            return;
+        }
+        if let Some(held_back) = self.pass() {
+            tracing::info!(
+                target: "penstock::audit",
+                action = action_word, allowed, client.id = client_id, user, method, topic, held_back,
+                "{}", if allowed { "a client may use a topic" } else { "a client may not use a topic" }
+            );
+        }
+    }
+
+    pub(super) fn ended(&self, client_id: &str, identity: &Identity, why: &'static str) {
+        if let Some(held_back) = self.pass() {
+            tracing::info!(
+                target: "penstock::audit",
+                action = "stay",
+                allowed = false,
+                client.id = shown(client_id),
+                user = identity.user().map(|user| shown(user)),
+                method = identity.method().word(),
+                reason = why,
+                held_back,
+                "a client may not stay connected"
+            );
+        }
+    }
+}
+
+/// The beginning of a text that a client chose.
+fn shown(text: &str) -> &str {
+    let end = text
+        .char_indices()
+        .nth(SHOWN_MAX)
+        .map_or(text.len(), |(end, _)| end);
+    &text[..end]
+}

@@ -1,0 +1,273 @@
+//! Methods in their order, with a password file and a service of the tests' own.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use crate::acl::Permit;
+
+use super::{
+    hook::{Allowed, Answer, Asking},
+    passwords::Cost,
+    *,
+};
+
+const CHEAP: Cost = Cost {
+    memory_kib: 8,
+    iterations: 1,
+};
+
+#[derive(Debug, Default)]
+struct Service {
+    asked: AtomicUsize,
+    broken: AtomicBool,
+}
+
+impl Hook for Service {
+    fn ask<'a>(&'a self, question: &'a Question) -> Asking<'a> {
+        self.asked.fetch_add(1, Relaxed);
+        Box::pin(async move {
+            if self.broken.load(Relaxed) {
+                return Err("down".to_owned());
+            }
+            Ok(Answer {
+                allowed: (question.password.as_deref() == Some(b"asked")).then(|| Allowed {
+                    device: Some(Arc::from("press")),
+                    ..Allowed::default()
+                }),
+                remember: Duration::from_secs(60),
+            })
+        })
+    }
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    config: Config,
+    auth: Arc<Auth>,
+    service: Arc<Service>,
+}
+
+/// A password file with `line-3` and `sesame`.
+fn file(dir: &Path) -> PathBuf {
+    let path = dir.join("passwords");
+    let mut users = Passwords::default();
+    users.set("line-3", &passwords::hash(b"sesame", CHEAP).unwrap());
+    users.save(&path).unwrap();
+    path
+}
+
+fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config {
+        passwords: Some(file(dir.path())),
+        ..Config::default()
+    };
+    change(&mut config);
+    let service = Arc::new(Service::default());
+    let auth = Auth::load(config.clone(), Arc::default()).unwrap();
+    auth.set_hook(service.clone());
+    Fixture {
+        dir,
+        config,
+        auth: Arc::new(auth),
+        service,
+    }
+}
+
+impl Fixture {
+    async fn admit(&self, user: Option<&str>, password: Option<&str>) -> Result<Rights, Refusal> {
+        self.admit_as("c1", user, password, false, "10.0.0.1").await
+    }
+
+    async fn admit_as(
+        &self,
+        client_id: &str,
+        user: Option<&str>,
+        password: Option<&str>,
+        allow_anonymous: bool,
+        address: &str,
+    ) -> Result<Rights, Refusal> {
+        let user: Option<Arc<str>> = user.map(Arc::from);
+        self.auth
+            .admit(&Attempt {
+                client_id: &Arc::from(client_id),
+                is_assigned: false,
+                username: user.as_ref(),
+                password: password.map(str::as_bytes),
+                address: Some(SocketAddr::new(address.parse().unwrap(), 50_000)),
+                listener: "mqtt",
+                certificate: None,
+                allow_anonymous,
+            })
+            .await
+    }
+}
+
+fn who(rights: &Rights) -> (Option<&str>, Method) {
+    let identity = rights.identity();
+    (identity.user.as_deref(), identity.method)
+}
+
+#[tokio::test]
+async fn nothing_configured_asks_nobody_and_forbids_nothing() {
+    let fixture = fixture(|config| config.passwords = None);
+    let rights = fixture.admit(Some("anyone"), Some("x")).await.unwrap();
+    assert_eq!(who(&rights), (None, Method::Anonymous));
+    assert_eq!(rights.publish("a"), Some(Permit::ALL));
+    assert_eq!(rights.subscribe("$SYS/#"), Some(Permit::ALL));
+}
+
+#[tokio::test]
+async fn a_password_is_right_or_wrong_and_never_anonymous() {
+    let fixture = fixture(|_| {});
+    let rights = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
+    assert_eq!(who(&rights), (Some("line-3"), Method::Password));
+    assert_eq!(
+        rights.publish("a"),
+        None,
+        "nothing is allowed without a rule"
+    );
+    assert_eq!(rights.subscribe("a"), None);
+    for (user, password) in [
+        (Some("line-3"), Some("guess")),
+        (Some("line-3"), None),
+        (Some("nobody"), Some("sesame")),
+        (None, Some("sesame")),
+    ] {
+        let refused = fixture
+            .admit_as("c1", user, password, true, "10.0.0.2")
+            .await;
+        assert_eq!(refused.unwrap_err(), WRONG, "{user:?} {password:?}");
+    }
+    let refused = fixture.admit(None, None).await.unwrap_err();
+    assert_eq!(refused.reason, reason::NOT_AUTHORIZED);
+    let anonymous = fixture.admit_as("c1", None, None, true, "10.0.0.2").await;
+    assert_eq!(who(&anonymous.unwrap()), (None, Method::Anonymous));
+}
+
+#[tokio::test]
+async fn an_unknown_user_costs_a_check_too() {
+    let fixture = fixture(|_| {});
+    fixture.admit(Some("nobody"), Some("x")).await.unwrap_err();
+    assert_eq!(fixture.auth.counters.passwords_checked.get(), 1);
+}
+
+#[tokio::test]
+async fn guessing_is_locked_for_the_address_and_not_for_the_device() {
+    let fixture = fixture(|_| {});
+    for _ in 0..5 {
+        fixture
+            .admit(Some("line-3"), Some("guess"))
+            .await
+            .unwrap_err();
+    }
+    // Also with the right password, or a guess that is right would be told.
+    let locked = fixture.admit(Some("line-3"), Some("sesame")).await;
+    assert_eq!(locked.unwrap_err(), LOCKED);
+    let honest = fixture.admit_as("c1", Some("line-3"), Some("sesame"), false, "10.0.0.9");
+    assert!(honest.await.is_ok());
+    assert_eq!(fixture.auth.counters.auth_locked.get(), 1);
+    assert_eq!(fixture.auth.counters.auth_denied.get(), 5);
+}
+
+#[tokio::test]
+async fn an_address_with_many_failures_lets_what_is_remembered_pass() {
+    let fixture = fixture(|config| config.lockout.failures_in_total_max = 3);
+    let before = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
+    for user in ["a", "b", "c"] {
+        fixture.admit(Some(user), Some("x")).await.unwrap_err();
+    }
+    assert!(fixture.admit(Some("line-3"), Some("sesame")).await.is_ok());
+    let guess = fixture.admit(Some("line-3"), Some("guess")).await;
+    assert_eq!(guess.unwrap_err(), LOCKED);
+    drop(before);
+}
+
+#[tokio::test]
+async fn the_service_is_asked_about_whom_the_file_does_not_know() {
+    let fixture = fixture(|config| config.hook = Some(hook::Config::default()));
+    let known = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
+    assert_eq!(who(&known), (Some("line-3"), Method::Password));
+    assert_eq!(fixture.service.asked.load(Relaxed), 0);
+    for _ in 0..3 {
+        let asked = fixture.admit(Some("other"), Some("asked")).await.unwrap();
+        assert_eq!(who(&asked), (Some("other"), Method::Hook));
+        assert_eq!(asked.identity().device.as_deref(), Some("press"));
+    }
+    assert_eq!(
+        fixture.service.asked.load(Relaxed),
+        1,
+        "the answer is remembered"
+    );
+    assert_eq!(
+        fixture.admit(Some("other"), Some("x")).await.unwrap_err(),
+        WRONG
+    );
+    fixture.service.broken.store(true, Relaxed);
+    let other = fixture.admit(Some("third"), Some("asked")).await;
+    assert_eq!(other.unwrap_err(), UNANSWERED, "no answer is a no");
+    assert!(fixture.admit(Some("other"), Some("asked")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_identifier_may_have_to_be_the_users() {
+    let fixture = fixture(|config| config.client_ids = ClientIds::parse("{user}-*").unwrap());
+    let admit = |id| fixture.admit_as(id, Some("line-3"), Some("sesame"), false, "10.0.0.1");
+    assert!(admit("line-3-gateway").await.is_ok());
+    let other = admit("line-4-gateway").await.unwrap_err();
+    assert_eq!(other.reason, reason::CLIENT_ID_INVALID);
+}
+
+#[test]
+fn client_identifiers_are_like_their_pattern() {
+    for (pattern, user, id, expect) in [
+        ("any", "u", "x", true),
+        ("user", "u", "u", true),
+        ("user", "u", "u2", false),
+        ("{user}-*", "u", "u-1", true),
+        ("{user}-*", "u", "u", false),
+        ("dev-{user}-x", "u", "dev-u-x", true),
+        ("dev-{user}-x", "u", "dev-u-xy", false),
+    ] {
+        let rule = ClientIds::parse(pattern).unwrap();
+        assert_eq!(rule.takes(user, id), expect, "{pattern} {user} {id}");
+    }
+    for bad in ["", "users", "*", "{client}", "{user}*{user}", "*{user}"] {
+        assert!(ClientIds::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_takes_effect_at_once_or_not_at_all() {
+    let fixture = fixture(|_| {});
+    let rights = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
+    let (version, revision) = (rights.version(), rights.revision());
+    let path = fixture.dir.path().join("passwords");
+    std::fs::write(&path, "nonsense").unwrap();
+    let error = fixture.auth.reload(fixture.config.clone()).unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
+    assert_eq!(rights.version(), version);
+    assert_eq!(rights.objection([]), None);
+
+    let rule = crate::acl::Rule {
+        subscribe: vec![crate::acl::Filter::parse("a/{user}").unwrap()],
+        ..crate::acl::Rule::default()
+    };
+    let config = Config {
+        rules: Arc::new(Rules(vec![rule])),
+        ..fixture.config.clone()
+    };
+    file(fixture.dir.path());
+    fixture.auth.reload(config.clone()).unwrap();
+    assert!(revision.is_cancelled() && rights.version() != version);
+    assert!(rights.subscribe("a/line-3").is_some());
+    assert!(rights.objection(["a/line-3"]).is_some(), "another hash");
+
+    let rights = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
+    assert_eq!(rights.objection(["a/line-3", "$share/g/a/line-3"]), None);
+    assert!(rights.objection(["a/line-4"]).is_some());
+    let mut users = Passwords::load(&path).unwrap();
+    users.remove("line-3");
+    users.save(&path).unwrap();
+    fixture.auth.reload(config).unwrap();
+    assert!(rights.objection([]).is_some(), "the user is gone");
+}
