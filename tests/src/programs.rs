@@ -31,6 +31,12 @@ pub fn nats_server() -> Option<PathBuf> {
         .or_else(|| on_path("nats-server"))
 }
 
+/// The directory with a version of Paho's Python client, where it is: a `PYTHONPATH`.
+pub fn paho(version: &str) -> Option<PathBuf> {
+    let dir = repository().join(format!(".tools/paho-mqtt-{version}"));
+    dir.is_dir().then_some(dir)
+}
+
 /// A program of that name, where there is one.
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

