@@ -45,6 +45,10 @@ pub enum Retried {
 /// # Errors
 /// When the store has stopped.
 pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result<Retried, Stopped> {
+    if !item.intact {
+        let reason = "it is damaged: what the journal has is not what was received".to_owned();
+        return Ok(Retried::StillBad { reason });
+    }
     let raw = Raw::from_quarantine(
         item.topic.into(),
         item.client_id.into(),

@@ -29,8 +29,10 @@
 
 mod account;
 mod append;
+mod carve;
 mod change;
 mod checkpoint;
+mod column;
 mod config;
 mod dead_letter;
 mod entry;
@@ -45,6 +47,7 @@ mod progress;
 mod promises;
 mod quarantine;
 mod reader;
+mod recover;
 mod rescue;
 mod retention;
 mod room;

@@ -121,16 +121,17 @@ fn a_journal_that_was_cut_in_half_is_set_aside_and_salvaged() {
 }
 
 #[test]
-fn a_journal_without_its_first_page_is_set_aside() {
-    survives(End::Orderly, true, WAITING, |setup, _| {
+fn a_journal_without_its_first_page_is_set_aside_and_salvaged() {
+    // No row of ours lies on it.
+    survives(End::Orderly, true, 0, |setup, _| {
         damage::blank(&journal(setup), 0, 4_096)
     });
 }
 
 #[test]
 fn a_damaged_write_ahead_log_is_noticed() {
-    // SQLite ends its log where the damage begins.
-    survives(End::Killed, false, WAITING, |setup, rng| {
+    // SQLite ends its log where the damage begins; most of what comes after is found all the same.
+    survives(End::Killed, false, WAITING / 10, |setup, rng| {
         damage::flip_bytes(&setup.data().join("journal.db-wal"), 32, 20, rng);
     });
 }

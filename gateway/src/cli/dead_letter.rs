@@ -62,11 +62,12 @@ fn list(of: &Of<List>) -> Result<ExitCode> {
                 output::line(line);
             } else {
                 output::line(format_args!(
-                    "{}  {}  {}  position {}  {} attempts  {}",
+                    "{}  {}  {}  position {}{}  {} attempts  {}",
                     letter.id,
                     line["at"].as_str().unwrap_or_default(),
                     letter.destination_name,
                     letter.record.position,
+                    if letter.damaged { " (damaged)" } else { "" },
                     letter.attempts,
                     output::tame(&letter.reason)
                 ));

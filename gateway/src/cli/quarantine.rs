@@ -95,10 +95,11 @@ fn list(args: &List) -> Result<ExitCode> {
                 output::line(line);
             } else {
                 output::line(format_args!(
-                    "{}  {}  {}  {}  {} bytes on {} from {}",
+                    "{}  {}  {}{}  {}  {} bytes on {} from {}",
                     item.id,
                     line["received"].as_str().unwrap_or_default(),
-                    item.class,
+                    output::tame(&item.class),
+                    if item.intact { "" } else { " (damaged)" },
                     output::tame(&item.reason),
                     item.payload.len(),
                     output::tame(&item.topic),

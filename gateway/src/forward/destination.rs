@@ -53,6 +53,15 @@ pub enum Error {
     /// stops, loudly, and looks now and then whether it was put right; others go on.
     #[error("{0}")]
     Misconfigured(String),
+    /// It refuses whatever it is given, and a person should look. As above, but the
+    /// destination says when it wants to be tried again.
+    #[error("{reason}")]
+    Refusing {
+        /// What it said.
+        reason: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
 }
 
 /// One outcome per record of the batch, in order.

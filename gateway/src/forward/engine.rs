@@ -375,6 +375,13 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.pause(State::Stopped, &reason, Some(PROBE_EVERY));
                 self.again.insert(flight.sequence, flight);
             }
+            Err(destination::Error::Refusing {
+                reason,
+                retry_after,
+            }) => {
+                self.pause(State::Stopped, &reason, Some(retry_after));
+                self.again.insert(flight.sequence, flight);
+            }
         }
     }
 
@@ -422,7 +429,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.backoff.reset();
             }
             self.pause(state, &reason, retry_after);
-        } else {
+        } else if delivered > 0 || self.trouble != Some(State::Stopped) {
+            // That it refuses records does not show that it was put right.
             self.recovered();
         }
         match flight.origin {

@@ -9,9 +9,11 @@
 //! What an answer means is in [`reply`]; a batch that is refused is halved until
 //! the record that is to blame stands alone.
 
+mod refusals;
 mod reply;
 
 use std::{
+    collections::HashSet,
     io::Write as _,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
@@ -25,8 +27,12 @@ use reqwest::{
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect::Policy,
 };
+use tokio::time::Instant;
 
-use self::reply::Reply;
+use self::{
+    refusals::{PROBES_MAX, Refusals},
+    reply::Reply,
+};
 use super::{
     Secret,
     batch::{Batch, Item},
@@ -99,30 +105,6 @@ impl Config {
     }
 }
 
-/// Records refused one after the other, with none accepted, after which the
-/// endpoint may be at fault rather than the records.
-const REFUSED_MAX: usize = 16;
-/// How often they are tried again before it is the next ones' turn.
-const ROUNDS: u32 = 2;
-
-/// Records that were refused since one was accepted, over any number of batches.
-#[derive(Debug, Default)]
-struct Refusals {
-    in_a_row: usize,
-    /// How often the endpoint was said to be at fault because of them.
-    rounds: u32,
-}
-
-impl Refusals {
-    fn add(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Acknowledged => *self = Self::default(),
-            Outcome::Permanent(_) => self.in_a_row += 1,
-            _ => {}
-        }
-    }
-}
-
 /// The HTTP destination.
 #[derive(Debug)]
 pub(super) struct Http {
@@ -161,12 +143,24 @@ impl Http {
         })
     }
 
-    /// Posts the batch, or its parts if it is refused whole. Parts go in order,
-    /// so that what is known is always the beginning.
+    /// Delivers the batch; single records of it where the endpoint may be at fault.
     async fn deliver(&self, batch: Batch) -> Outcomes {
+        let probing = self.refusals().is_probing(Instant::now())?;
+        // What is in doubt goes again as it was, before anything else.
+        if probing && self.in_doubt().is_none() {
+            self.probe(batch).await
+        } else {
+            self.deliver_all(&batch, false).await
+        }
+    }
+
+    /// Posts the batch, or its parts if it is refused whole. Parts go in order,
+    /// so that what is known is always the beginning. An endpoint that has just been
+    /// `proven` to take records is not at fault whatever it refuses.
+    async fn deliver_all(&self, batch: &Batch, proven: bool) -> Outcomes {
         let mut outcomes = Vec::with_capacity(batch.items.len());
-        let refused_before = self.refusals().in_a_row;
-        let mut parts = self.parts(&batch);
+        let before = self.refusals().clone();
+        let mut parts = self.parts(batch);
         while let Some(part) = parts.pop() {
             match self.post(&part).await {
                 Ok(Reply::Outcomes(known)) => outcomes.extend(known),
@@ -189,45 +183,106 @@ impl Http {
                 }
             }
             let answered = outcomes.len() - part.items.len();
-            if let Some(reason) = self.all_refused(&outcomes, answered) {
-                let reason = format!("refuses record after record: {reason}");
-                if self.goes_again(refused_before) {
-                    return Err(Error::Misconfigured(reason));
-                }
-                outcomes.resize(batch.items.len(), Outcome::Unknown(reason));
-                break;
+            let mut refusals = self.refusals();
+            for (item, outcome) in part.items.iter().zip(&outcomes[answered..]) {
+                refusals.add(item.partition_key(), outcome);
+            }
+            if !proven
+                && refusals.are_too_many()
+                && outcomes.iter().all(is_refused)
+                && let Some(Outcome::Permanent(reason)) = outcomes.last()
+            {
+                // None of this batch is given up: it may not be to blame.
+                return Err(refusals.begin(before, reason, Instant::now()));
             }
         }
         Ok(outcomes)
     }
 
-    /// Counts the outcomes from `answered` on. When too many records in a row
-    /// were refused, and all of this batch so far: what was said of the last.
-    fn all_refused(&self, outcomes: &[Outcome], answered: usize) -> Option<String> {
-        let mut refusals = self.refusals();
-        outcomes[answered..].iter().for_each(|o| refusals.add(o));
-        let refused = |outcome: &Outcome| matches!(outcome, Outcome::Permanent(_));
-        if refusals.in_a_row < REFUSED_MAX || !outcomes.iter().all(refused) {
-            return None;
+    /// Posts the first record of one partition key after the other by itself. One
+    /// that is taken shows that the endpoint works, and those before it were to
+    /// blame. If none is, the first one is given up, at most: good ones may be
+    /// waiting behind it.
+    async fn probe(&self, batch: Batch) -> Outcomes {
+        let mut refused = Vec::new();
+        let mut tried = HashSet::new();
+        for (at, item) in batch.items.iter().enumerate() {
+            if tried.len() >= PROBES_MAX {
+                break;
+            }
+            if !tried.insert(item.partition_key()) {
+                continue;
+            }
+            let alone = Batch {
+                items: [item.clone()].into(),
+            };
+            let outcome = match self.post(&alone).await? {
+                Reply::Outcomes(known) => known.into_iter().next(),
+                Reply::Refused(reason) => Some(Outcome::Permanent(reason)),
+                Reply::Throttled(retry_after) => Some(Outcome::Throttled { retry_after }),
+            };
+            match outcome {
+                Some(Outcome::Permanent(reason)) => refused.push((at, reason)),
+                Some(Outcome::Acknowledged) => {
+                    *self.refusals() = Refusals::default();
+                    return Ok(self.deliver_rest(&batch, refused, at).await);
+                }
+                Some(Outcome::Transient(reason) | Outcome::Unknown(reason)) => {
+                    return Err(unavailable(reason));
+                }
+                Some(throttled @ Outcome::Throttled { .. }) => {
+                    return Ok(vec![throttled; batch.items.len()]);
+                }
+                None => break,
+            }
         }
-        match outcomes.last() {
-            Some(Outcome::Permanent(reason)) => Some(reason.clone()),
-            _ => None,
+        let Some((_, reason)) = refused.pop() else {
+            return Err(unavailable("an answer about no record".to_owned()));
+        };
+        let (refusing, gives_up) = self.refusals().go_on(&reason, Instant::now());
+        if !gives_up {
+            return Err(refusing);
         }
+        let mut outcomes = vec![Outcome::Unknown(refusing.to_string()); batch.items.len()];
+        outcomes[0] = Outcome::Permanent(refused.into_iter().next().map_or(reason, |(_, r)| r));
+        Ok(outcomes)
     }
 
-    /// Whether the endpoint is at fault for now, and the same records go again.
-    /// After some rounds they become dead letters, slowly, and the next are
-    /// tried: one that takes any ends it.
-    fn goes_again(&self, refused_before: usize) -> bool {
-        let mut refusals = self.refusals();
-        if refusals.rounds < ROUNDS {
-            refusals.rounds += 1;
-            refusals.in_a_row = refused_before;
-            return true;
+    /// The endpoint took the record at `taken`, and refused some before it: the
+    /// others go as ever.
+    async fn deliver_rest(
+        &self,
+        batch: &Batch,
+        refused: Vec<(usize, String)>,
+        taken: usize,
+    ) -> Vec<Outcome> {
+        let mut outcomes = vec![None; batch.items.len()];
+        outcomes[taken] = Some(Outcome::Acknowledged);
+        for (at, reason) in refused {
+            outcomes[at] = Some(Outcome::Permanent(reason));
         }
-        *refusals = Refusals::default();
-        false
+        let open = batch.items.iter().zip(&outcomes);
+        let open: Vec<Item> = open
+            .filter(|(_, outcome)| outcome.is_none())
+            .map(|(item, _)| item.clone())
+            .collect();
+        let rest = if open.is_empty() {
+            Vec::new()
+        } else {
+            let rest = Batch { items: open.into() };
+            self.deliver_all(&rest, true)
+                .await
+                .unwrap_or_else(|error| vec![Outcome::Unknown(error.to_string()); rest.items.len()])
+        };
+        let mut rest = rest.into_iter();
+        outcomes
+            .into_iter()
+            .map(|known| {
+                known
+                    .or_else(|| rest.next())
+                    .expect("one for each that was open")
+            })
+            .collect()
     }
 
     /// Nothing that holds the lock panics, so a poisoned one is as good.
@@ -272,7 +327,7 @@ impl Http {
         let reply = self.post_once(part).await;
         match &reply {
             // What it was the last time remains open.
-            Ok(Reply::Throttled(_)) | Err(Error::Misconfigured(_)) => {}
+            Ok(Reply::Throttled(_)) | Err(Error::Misconfigured(_) | Error::Refusing { .. }) => {}
             Ok(_) => {
                 let key = part.items[0].record().key;
                 let answered = |doubt: &mut Batch| doubt.items[0].record().key == key;
@@ -343,6 +398,10 @@ fn encode(items: &[Item], gzip: bool) -> Bytes {
 
 fn idempotency_key(batch: &Batch) -> String {
     crate::event::Key(batch.fingerprint()).to_string()
+}
+
+const fn is_refused(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Permanent(_))
 }
 
 /// The request was not answered; whether it was taken is not known.

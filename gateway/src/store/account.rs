@@ -6,7 +6,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     checkpoint,
-    frame::{column, integer, number},
+    column::{self, number},
+    frame::{column, integer},
     room::Room,
     stage,
     state::{Standing, State},
@@ -153,8 +154,10 @@ impl Oldest {
                 connection,
                 "SELECT received FROM retry WHERE destination = ?1 ORDER BY position LIMIT 1",
             )?;
-            let received = statement.query_row([d.id.0], |row| row.get(0)).optional()?;
-            self.retry = received.map(Timestamp::from_nanos);
+            let received = statement
+                .query_row([d.id.0], |row| column::number(row, 0))
+                .optional()?;
+            self.retry = received.flatten().map(Timestamp::from_nanos);
         }
         if self.found.is_some_and(|(position, _)| position > d.cursor) {
             return Ok(());

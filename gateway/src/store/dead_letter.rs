@@ -3,10 +3,12 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    column,
     frame::{self, column, integer},
     progress::{Dead, Retry},
     settle,
     stage::{self, Stage},
+    state::Standing,
 };
 use crate::record::{DestinationId, Position};
 
@@ -54,15 +56,22 @@ pub(super) fn redrive(
              FROM dead_letters WHERE id = ?1 AND damaged = 0",
         )?
         .query_row([column(*id)], |row| {
-            Ok((DestinationId(row.get(0)?), frame::from_row(row, 1)?))
+            Ok((column::number(row, 0)?, frame::from_row(row, 1)?))
         })
         .optional()?;
-        let Some((destination, Some(record))) = found else {
+        // Where the columns do not fit together it is damaged, whatever it says.
+        let Some((Some(destination), Some(record))) = found else {
+            continue;
+        };
+        let Ok(destination) = u8::try_from(destination).map(DestinationId) else {
             continue;
         };
         let Some(d) = stage.state.destination_mut(destination) else {
             continue;
         };
+        if d.dead == 0 || !record.routes.contains(destination) {
+            continue;
+        }
         d.dead -= 1;
         d.retrying += 1;
         let (not_before, reason) = (stage.now, "redriven".to_owned());
@@ -96,7 +105,7 @@ fn remove(connection: &Connection, id: u64, stage: &mut Stage) -> rusqlite::Resu
     let removed = stage::cached(connection, "DELETE FROM dead_letters WHERE id = ?1")?
         .execute([column(id)])?;
     if removed > 0 {
-        stage.state.dead_letters -= 1;
+        stage.state.dead_letters = stage.state.dead_letters.saturating_sub(1);
         stage.dirty = true;
     }
     Ok(removed > 0)
@@ -114,7 +123,7 @@ pub(super) fn set_damaged_aside(
         "SELECT position, routes, received, frame FROM events WHERE position = ?1",
     )?
     .query_row([column(position.0)], |row| {
-        Ok((frame::from_row(row, 0)?, frame::number(row, 1)?))
+        Ok((frame::from_row(row, 0)?, column::number(row, 1)?))
     })
     .optional()?;
     if let Some((None, routes)) = row {
@@ -132,11 +141,12 @@ pub(super) fn set_damaged_aside(
         if let Some(destination) = kept_for {
             keep_damaged(
                 connection,
-                "SELECT ?1, ?2, position, 1, 0, ?3, ?4, CAST(routes AS INTEGER),
-                 CAST(received AS INTEGER), CAST(frame AS BLOB)
+                "SELECT ?1, ?2, position, 1, 0, ?3, ?4, coalesce(CAST(routes AS INTEGER), 0),
+                 coalesce(CAST(received AS INTEGER), 0), coalesce(CAST(frame AS BLOB), x'')
                  FROM events WHERE position = ?5",
                 destination,
                 position,
+                None,
                 stage,
             )?;
         }
@@ -146,48 +156,57 @@ pub(super) fn set_damaged_aside(
         stage.dirty = true;
         tracing::error!(%position, "a damaged record was set aside as a dead letter");
     }
-    set_damaged_retries_aside(connection, position, stage)
+    Ok(())
 }
 
-fn set_damaged_retries_aside(
+/// The same for a row of the retry list.
+pub(super) fn set_damaged_retry_aside(
     connection: &Connection,
-    position: Position,
+    row: i64,
     stage: &mut Stage,
 ) -> rusqlite::Result<()> {
-    let mut found = Vec::new();
-    let mut statement = stage::cached(
+    let found = stage::cached(
         connection,
-        "SELECT destination, position, routes, received, frame FROM retry WHERE position = ?1",
+        "SELECT destination, position, routes, received, frame FROM retry WHERE rowid = ?1",
+    )?
+    .query_row([row], |row| {
+        let whole = frame::from_row(row, 1)?.is_some();
+        Ok((whole, column::number(row, 0)?, column::number(row, 1)?))
+    })
+    .optional()?;
+    let Some((false, destination, position)) = found else {
+        return Ok(());
+    };
+    let position = Position(position.map_or(0, integer));
+    let waits = |d: &&mut Standing| Some(i64::from(d.id.0)) == destination && d.retrying > 0;
+    let Some(d) = stage.state.destinations.iter_mut().find(waits) else {
+        // Nobody can be told that it is missing: a fresh file is counted anew.
+        return Err(damage("a retry belongs to nobody"));
+    };
+    d.retrying -= 1;
+    d.damaged += 1;
+    let destination = d.id;
+    keep_damaged(
+        connection,
+        "SELECT ?1, ?2, ?5, 1, coalesce(CAST(attempts AS INTEGER), 0), ?3, ?4,
+         coalesce(CAST(routes AS INTEGER), 0), coalesce(CAST(received AS INTEGER), 0),
+         coalesce(CAST(frame AS BLOB), x'') FROM retry WHERE rowid = ?6",
+        destination,
+        position,
+        Some(row),
+        stage,
     )?;
-    let mut rows = statement.query([column(position.0)])?;
-    while let Some(row) = rows.next()? {
-        if frame::from_row(row, 1)?.is_none() {
-            found.push(DestinationId(row.get(0)?));
-        }
-    }
-    for destination in found {
-        keep_damaged(
-            connection,
-            "SELECT ?1, ?2, position, 1, attempts, ?3, ?4, CAST(routes AS INTEGER),
-             CAST(received AS INTEGER), CAST(frame AS BLOB)
-             FROM retry WHERE position = ?5 AND destination = ?2",
-            destination,
-            position,
-            stage,
-        )?;
-        stage::cached(
-            connection,
-            "DELETE FROM retry WHERE destination = ?1 AND position = ?2",
-        )?
-        .execute((destination.0, column(position.0)))?;
-        if let Some(d) = stage.state.destination_mut(destination) {
-            d.retrying = d.retrying.saturating_sub(1);
-            d.damaged += 1;
-        }
-        stage.dirty = true;
-        tracing::error!(%position, "a damaged record was set aside as a dead letter");
-    }
+    stage::cached(connection, "DELETE FROM retry WHERE rowid = ?1")?.execute([row])?;
+    stage.dirty = true;
+    tracing::error!(%position, "a damaged record that waited was set aside as a dead letter");
     Ok(())
+}
+
+fn damage(what: &str) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        Some(what.to_owned()),
+    )
 }
 
 fn keep_damaged(
@@ -195,6 +214,7 @@ fn keep_damaged(
     select: &str,
     destination: DestinationId,
     position: Position,
+    row: Option<i64>,
     stage: &mut Stage,
 ) -> rusqlite::Result<()> {
     stage.state.dead_letter_last += 1;
@@ -203,12 +223,15 @@ fn keep_damaged(
         "INSERT INTO dead_letters
          (id, destination, position, damaged, attempts, at, reason, routes, received, frame) {select}"
     );
-    stage::cached(connection, &insert)?.execute((
-        column(stage.state.dead_letter_last),
-        destination.0,
-        stage.now.as_nanos(),
-        "damaged",
-        column(position.0),
-    ))?;
+    let mut statement = stage::cached(connection, &insert)?;
+    statement.raw_bind_parameter(1, column(stage.state.dead_letter_last))?;
+    statement.raw_bind_parameter(2, destination.0)?;
+    statement.raw_bind_parameter(3, stage.now.as_nanos())?;
+    statement.raw_bind_parameter(4, "damaged")?;
+    statement.raw_bind_parameter(5, column(position.0))?;
+    if let Some(row) = row {
+        statement.raw_bind_parameter(6, row)?;
+    }
+    statement.raw_execute()?;
     Ok(())
 }

@@ -12,6 +12,7 @@
 use bytes::Bytes;
 use rusqlite::Row;
 
+use super::column;
 use crate::{
     event::{Key, Timestamp},
     record::{Position, Record, Routes},
@@ -70,7 +71,7 @@ pub(super) fn read(
 
 /// A record from the columns `position, routes, received, frame`, beginning at `first`.
 pub(super) fn from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Record>> {
-    let number = |at| number(row, first + at);
+    let number = |at| column::number(row, first + at);
     let (Some(position), Some(routes), Some(received)) = (number(0)?, number(1)?, number(2)?)
     else {
         return Ok(None);
@@ -85,12 +86,6 @@ pub(super) fn from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<R
         Timestamp::from_nanos(received),
         frame,
     ))
-}
-
-/// A column that holds a number; `None` where damage has made something else of
-/// it: one bit in a row's header does that, and SQLite calls the row sound.
-pub(super) fn number(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<i64>> {
-    Ok(row.get_ref(at)?.as_i64().ok())
 }
 
 fn checksum(position: Position, routes: Routes, received: Timestamp, rest: &[u8]) -> u32 {

@@ -1,7 +1,10 @@
 //! What the writer does beside its jobs: removing what may leave, checkpoints, the
 //! reserve, the status. It rides along with commits, or runs when it is quiet.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     checkpoint, quarantine, retention,
@@ -31,6 +34,8 @@ pub(super) struct Duties {
     pub(super) hold: Option<Instant>,
     /// Damaged rows to set aside.
     pub(super) damaged: Vec<Position>,
+    /// Damaged rows of the retry list, by row number.
+    pub(super) damaged_retries: BTreeSet<i64>,
     pub(super) failures: u32,
     /// How often the file was replaced.
     pub(super) replaced: u32,

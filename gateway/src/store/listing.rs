@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use super::{
-    Error,
+    Error, column,
     frame::{self, column, integer},
     quarantine, reader, schema,
 };
@@ -80,8 +80,11 @@ impl Listing {
 
     pub(super) fn of_database(database: &Path) -> Result<Self, Error> {
         let connection = reader::open_read_only(database)?;
-        schema::check_version(&connection)?;
-        Ok(Self { connection })
+        match schema::check_version(&connection) {
+            // What can be read of a damaged one is worth listing.
+            Ok(_) | Err(Error::Damaged(_)) => Ok(Self { connection }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Messages in quarantine after number `after`: at most `count`, and no more
@@ -196,53 +199,57 @@ fn page<T>(
 fn quarantined(row: &Row<'_>) -> rusqlite::Result<Quarantined> {
     let mut item = Quarantined {
         id: integer(row.get(0)?),
-        received: Timestamp::from_nanos(row.get(1)?),
-        client_id: row.get(2)?,
-        topic: row.get(3)?,
-        class: row.get(4)?,
-        reason: row.get(5)?,
-        payload: Bytes::copy_from_slice(row.get_ref(6)?.as_bytes()?),
-        properties: row
-            .get_ref(7)?
-            .as_bytes_or_null()?
-            .map(Bytes::copy_from_slice),
+        received: column::instant(row, 1)?,
+        client_id: column::text(row, 2)?,
+        topic: column::text(row, 3)?,
+        class: column::text(row, 4)?,
+        reason: column::text(row, 5)?,
+        payload: Bytes::copy_from_slice(column::bytes(row, 6)?),
+        properties: match row.get_ref(7)? {
+            ValueRef::Null => None,
+            _ => Some(Bytes::copy_from_slice(column::bytes(row, 7)?)),
+        },
         intact: false,
     };
-    item.intact = row.get::<_, u32>(8)? == quarantine::checksum_of(&item);
+    let checksum = column::number(row, 8)?;
+    let has_types = row.get_ref(1)?.as_i64().is_ok() && row.get_ref(7)?.as_bytes_or_null().is_ok();
+    item.intact = has_types && checksum == Some(quarantine::checksum_of(&item).into());
     Ok(item)
 }
 
 fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    let destination = column::number(row, 1)?.and_then(|id| u8::try_from(id).ok());
     let record = frame::from_row(row, 7)?;
-    let damaged = row.get::<_, bool>(3)? || record.is_none();
+    let damaged = column::number(row, 3)? != Some(0) || record.is_none() || destination.is_none();
     let record = match record {
         Some(record) => record,
         None => as_found(row)?,
     };
     Ok(DeadLetter {
         id: integer(row.get(0)?),
-        destination: DestinationId(row.get(1)?),
-        destination_name: row.get(2)?,
+        // No destination has this number.
+        destination: DestinationId(destination.unwrap_or(u8::MAX)),
+        destination_name: column::text(row, 2)?,
         record,
         damaged,
-        attempts: row.get(4)?,
-        at: Timestamp::from_nanos(row.get(5)?),
-        reason: row.get(6)?,
+        attempts: column::small(row, 4)?,
+        at: column::instant(row, 5)?,
+        reason: column::text(row, 6)?,
     })
 }
 
 /// What can be read of a damaged record.
 fn as_found(row: &Row<'_>) -> rusqlite::Result<Record> {
-    let frame = row.get_ref(10)?.as_bytes()?;
+    let frame = column::bytes(row, 10)?;
     let rest = frame.get(4..).unwrap_or_default();
     let (key, body) = rest
         .split_first_chunk::<16>()
         .map_or(([0; 16], rest), |(k, b)| (*k, b));
     Ok(Record {
-        position: Position(integer(row.get(7)?)),
+        position: Position(integer(column::number(row, 7)?.unwrap_or(0))),
         key: Key(key),
-        received: Timestamp::from_nanos(row.get(9)?),
-        routes: Routes(integer(row.get(8)?)),
+        received: column::instant(row, 9)?,
+        routes: Routes(integer(column::number(row, 8)?.unwrap_or(0))),
         body: Bytes::copy_from_slice(body),
     })
 }

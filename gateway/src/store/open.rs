@@ -13,8 +13,9 @@ use super::{
     DATABASE, Error,
     account::Name,
     config::Config,
+    frame::integer,
     promises::Promises,
-    rescue,
+    recover, rescue,
     room::Room,
     salvage::Salvaged,
     schema, stage,
@@ -52,13 +53,14 @@ pub enum Promise {
     /// It is.
     Kept,
     /// Commits are missing: the write-ahead log or the file was damaged or
-    /// taken away. The events are counted as damaged.
+    /// taken away. Of their events, those that are not in the damaged log either
+    /// are counted as damaged.
     Broken {
         /// The last commit that was released.
         promised: u64,
         /// The last commit found.
         found: u64,
-        /// Events stored in between.
+        /// Events stored in between, and lost.
         events: u64,
     },
 }
@@ -102,7 +104,12 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     if missing {
         rescue::rescue(database, promised.as_ref(), &promises.names())?;
     }
-    let mut connection = match open_sound(database, &promises.names(), &mut report) {
+    let mut connection = match open_sound(
+        database,
+        promised.is_some() && !missing,
+        &promises.names(),
+        &mut report,
+    ) {
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
             let rescued = rescue::rescue(database, promised.as_ref(), &promises.names())?;
@@ -134,8 +141,17 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
                 drop(connection);
                 report.set_aside = rescue::copy_aside(database)?;
                 connection = schema::open(database)?;
+                tracing::error!(
+                    promised = promised.commit,
+                    found = state.commit,
+                    "commits are missing from the journal"
+                );
             }
-            keep_promise(promised, &mut state)
+            let found = state.commit;
+            if let Some(aside) = &report.set_aside {
+                recover::recover(&connection, aside, promised, &mut state)?;
+            }
+            keep_promise(promised, found, &mut state)
         }
     };
     let names = number(&connection, config, &mut state)?;
@@ -176,18 +192,25 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
 /// Opens the database and looks whether its structure is whole.
 fn open_sound(
     database: &Path,
+    promised: bool,
     names: &[(DestinationId, String)],
     report: &mut Report,
 ) -> Result<Connection, Error> {
     let fresh = !database.try_exists()?;
+    if !fresh {
+        schema::check_header(database)?;
+    }
     let connection = schema::open(database)?;
     let version = schema::check_version(&connection)?;
-    if fresh || version == 0 {
+    if version == 0 && promised {
+        return Err(Error::Damaged("it is empty, and should not be".into()));
+    }
+    if !fresh && !schema::is_as_made(&connection, version)? {
+        return Err(Error::Damaged("its tables are not ours".into()));
+    }
+    if version == 0 {
         report.checked_whole = true;
         return Ok(connection);
-    }
-    if !schema::is_as_made(&connection, version)? {
-        return Err(Error::Damaged("its tables are not ours".into()));
     }
     // Both ends of each tree, and the row without which nothing can be counted.
     for sql in [
@@ -197,11 +220,12 @@ fn open_sound(
     ] {
         connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
     }
-    if read_state(&connection)?.is_none() {
+    let Some(state) = read_state(&connection)? else {
         return Err(Error::Damaged(
             "the row that says where it stands cannot be read".into(),
         ));
-    }
+    };
+    check_retries(&connection, &state)?;
     check_names(&connection, names)?;
     report.checked_whole = quick_check(&connection)?;
     Ok(connection)
@@ -219,6 +243,23 @@ fn check_names(connection: &Connection, before: &[(DestinationId, String)]) -> R
             return Err(Error::Damaged(format!(
                 "destination {} is not called `{name}`",
                 id.0
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every record that waits for another attempt can be found: otherwise it
+/// would wait for ever. There are never many.
+fn check_retries(connection: &Connection, state: &State) -> Result<(), Error> {
+    let mut statement = connection.prepare("SELECT count(*) FROM retry WHERE destination = ?1")?;
+    for d in &state.destinations {
+        let found: i64 = statement.query_row([d.id.0], |row| row.get(0))?;
+        let found = integer(found);
+        if found != d.retrying {
+            return Err(Error::Damaged(format!(
+                "{} records wait for destination {}, and {found} are there",
+                d.retrying, d.id.0
             )));
         }
     }
@@ -262,24 +303,21 @@ pub(super) fn read_state(connection: &Connection) -> Result<Option<State>, Error
     Ok(state.flatten())
 }
 
-/// Compares with what was promised. What is missing is counted as damaged, and
+/// Compares with what was promised, after commit `found`. What is missing is counted as damaged, and
 /// its positions are not given again.
-fn keep_promise(promised: &State, state: &mut State) -> Promise {
-    if promised.commit <= state.commit {
+fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
+    if promised.commit <= found {
         return Promise::Kept;
     }
     let events = promised.stored.saturating_sub(state.stored);
     let broken = Promise::Broken {
         promised: promised.commit,
-        found: state.commit,
+        found,
         events,
     };
-    tracing::error!(
-        promised = promised.commit,
-        found = state.commit,
-        events,
-        "commits are missing from the journal"
-    );
+    if events > 0 {
+        tracing::error!(events, "events are missing from the journal");
+    }
     for old in &promised.destinations {
         let Some(d) = state.destinations.iter_mut().find(|d| d.id == old.id) else {
             continue;

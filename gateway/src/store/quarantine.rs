@@ -13,8 +13,9 @@ use super::{
 const CHUNK_ROWS: u64 = 1_000;
 /// What a message counts towards the share; see `Entry::cost_bytes`.
 pub(super) const COST: &str =
-    "octet_length(payload) + octet_length(topic) + octet_length(client_id)
-     + octet_length(reason) + coalesce(octet_length(properties), 0) + 64";
+    "coalesce(octet_length(payload), 0) + coalesce(octet_length(topic), 0)
+     + coalesce(octet_length(client_id), 0) + coalesce(octet_length(reason), 0)
+     + coalesce(octet_length(properties), 0) + 64";
 
 /// Keeps a message under a number of its own.
 pub(super) fn insert(
@@ -100,7 +101,8 @@ pub(super) fn checksum_of(item: &Quarantined) -> u32 {
     )
 }
 
-fn checksum(texts: &[&str], payload: &[u8], properties: Option<&[u8]>) -> u32 {
+/// Over what was received, and why it could not be decoded.
+pub(super) fn checksum(texts: &[&str], payload: &[u8], properties: Option<&[u8]>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for text in texts {
         hasher.update(text.as_bytes());

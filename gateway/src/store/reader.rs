@@ -6,6 +6,7 @@
 //! A damaged row is passed, and the writer is told of it.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,16 +19,13 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
 use super::{
-    Error,
+    Error, column,
     frame::{self, column, integer},
     handle::Handle,
     progress::Retry,
     tail::Tail,
 };
-use crate::{
-    event::Timestamp,
-    record::{DestinationId, Position, Record, Routes},
-};
+use crate::record::{DestinationId, Position, Record, Routes};
 
 /// A read transaction ends after this long, with what it has.
 const READ_TIME_MAX: Duration = Duration::from_millis(50);
@@ -50,6 +48,8 @@ pub(super) struct Noticed {
     /// Rows with a wrong checksum that readers met. The writer deals with them
     /// before it applies any progress that passes them.
     rows: Mutex<Vec<Position>>,
+    /// The same in the retry list, by row number.
+    retries: Mutex<BTreeSet<i64>>,
     /// A reader found the structure of the file damaged.
     structure: AtomicBool,
     /// How often the file was replaced by a salvaged one.
@@ -67,12 +67,25 @@ impl Noticed {
         std::mem::take(&mut self.rows())
     }
 
+    /// What is not noted for want of room is met again.
+    pub(super) fn put_retries(&self, rows: impl IntoIterator<Item = i64>) {
+        let mut retries = self.retries();
+        let room = Self::ROWS_MAX.saturating_sub(retries.len());
+        retries.extend(rows.into_iter().take(room));
+    }
+
+    pub(super) fn take_retries(&self) -> BTreeSet<i64> {
+        std::mem::take(&mut self.retries())
+    }
+
     pub(super) fn take_structure(&self) -> bool {
         self.structure.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rows().is_empty() && !self.structure.load(Ordering::Acquire)
+        self.rows().is_empty()
+            && self.retries().is_empty()
+            && !self.structure.load(Ordering::Acquire)
     }
 
     /// Readers must open the file again.
@@ -91,6 +104,10 @@ impl Noticed {
 
     fn rows(&self) -> MutexGuard<'_, Vec<Position>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retries(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +197,7 @@ impl Reader {
         bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT attempts, not_before, reason, position, routes, received, frame
+            "SELECT attempts, not_before, reason, position, routes, received, frame, rowid
              FROM retry WHERE destination = ?1 ORDER BY position LIMIT ?2",
         )?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -192,20 +209,20 @@ impl Reader {
             && let Some(row) = rows.next()?
         {
             let Some(record) = frame::from_row(row, 3)? else {
-                damaged.push(Position(integer(row.get(3)?)));
+                damaged.push(row.get(7)?);
                 continue;
             };
             taken += record.body.len();
             retries.push(Retry {
                 record,
-                attempts: row.get(0)?,
-                not_before: Timestamp::from_nanos(row.get(1)?),
-                reason: row.get(2)?,
+                attempts: column::small(row, 0)?,
+                not_before: column::instant(row, 1)?,
+                reason: column::text(row, 2)?,
             });
         }
         drop(rows);
         drop(statement);
-        self.noticed.put_rows(&damaged);
+        self.noticed.put_retries(damaged);
         Ok(retries)
     }
 
@@ -255,7 +272,7 @@ impl Reader {
                 ));
             }
             // A row that does not tell who wants it is looked at, and found damaged.
-            let routes = frame::number(row, 1)?.map_or(u64::MAX, integer);
+            let routes = column::number(row, 1)?.map_or(u64::MAX, integer);
             if Routes(routes).contains(destination) {
                 let size = row.get_ref(3)?.as_bytes().map_or(0, <[u8]>::len);
                 if page.records.len() >= count || (taken > 0 && taken + size > bytes) {

@@ -9,7 +9,8 @@
 use rusqlite::Connection;
 
 use super::{
-    frame::{column, number},
+    column::number,
+    frame::column,
     stage::{self, Stage},
     state::Standing,
 };

@@ -1,16 +1,26 @@
 //! A damaged journal is set aside, and what can be read of it goes into a fresh
 //! one: destinations, cursors and counters, events, keys, retries, dead letters,
-//! quarantine. What is missing afterwards is
-//! counted as damaged, for each destination that had not settled it. The damaged
-//! file stays for a person to look at; nothing of it is ever deleted by us.
+//! quarantine. First by way of SQLite, which can pass over damaged pages; then
+//! page by page, which finds what hangs on them, or all there is where the first
+//! page is gone. What is missing afterwards is counted as damaged, for each
+//! destination that had not settled it. The damaged file stays for a person to
+//! look at; nothing of it is ever deleted by us.
+
+pub(super) mod pages;
 
 use std::path::Path;
 
-use rusqlite::{Connection, Row, config::DbConfig, types::ValueRef};
+use rusqlite::{
+    Connection, Row,
+    config::DbConfig,
+    types::{Value, ValueRef},
+};
 
+use self::pages::Missing;
 use super::{
-    Error,
+    Error, column,
     frame::{self, integer},
+    open,
     scan::scan,
     stage,
     state::{Standing, State},
@@ -23,6 +33,22 @@ const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Copying ends when the disk has less room than this: the gateway needs some to
 /// start. What was not copied is counted as lost, and still is in the old file.
 const FREE_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
+pub(super) const INSERT_EVENT: &str =
+    "INSERT OR IGNORE INTO events (position, routes, received, frame)
+     VALUES (?1, ?2, ?3, ?4)";
+pub(super) const INSERT_KEYS: &str =
+    "INSERT OR IGNORE INTO commits (sequence, at, first, count, checksum, keys)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const INSERT_RETRY: &str = "INSERT OR IGNORE INTO retry
+     (destination, position, attempts, not_before, reason, routes, received, frame)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+const INSERT_DEAD_LETTER: &str = "INSERT OR IGNORE INTO dead_letters
+     (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+pub(super) const INSERT_QUARANTINE: &str = "INSERT OR IGNORE INTO quarantine
+     (id, received, client_id, topic, class, reason, payload, properties, checksum)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 /// What could be read of a damaged journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +80,12 @@ pub(super) fn salvage(
     let old = aside.and_then(|aside| open_as_evidence(aside).ok());
     let read = old
         .as_ref()
-        .and_then(|old| super::open::read_state(old).ok().flatten());
+        .and_then(|old| open::read_state(old).ok().flatten());
+    let mut names = promised_names.to_vec();
+    let read = match (read, aside) {
+        (None, Some(aside)) => pages::find_state(aside, &mut names),
+        (read, _) => read,
+    };
     let mut state = match (read, promised) {
         (Some(read), Some(promised)) if read.commit < promised.commit => promised.clone(),
         (Some(read), _) => read,
@@ -62,7 +93,6 @@ pub(super) fn salvage(
     };
     // Names first: without them nobody knows whose bits the masks hold. The promised
     // ones have a checksum.
-    let mut names = promised_names.to_vec();
     if let Some(old) = old.as_ref().filter(|_| names.is_empty()) {
         let sql = "SELECT id, id, name FROM destinations WHERE id >= ?1";
         let read = scan(old, sql, |row| {
@@ -86,16 +116,31 @@ pub(super) fn salvage(
             state.destinations.push(Standing::new(*id, Position(0)));
         }
     }
+    let expected = Missing {
+        retries: state.destinations.iter().any(|d| d.retrying > 0),
+        dead_letters: state.dead_letters > 0,
+        quarantine: state.in_quarantine > 0,
+    };
+    // Counted anew, row by row.
+    state.destinations.iter_mut().for_each(|d| d.retrying = 0);
     let mut copy = Copy {
         fresh,
         salvaged: &mut salvaged,
         state: &mut state,
         remaining: Vec::new(),
+        expected,
+        chunk: (0, 0),
         out_of_room: false,
     };
     copy.state.quarantine_bytes = 0;
+    copy.remaining = copy.state.destinations.iter().map(|d| (d.id, 0)).collect();
     if let Some(old) = &old {
         copy.everything(old)?;
+    }
+    // Not beside another connection: closing a file takes SQLite's locks away.
+    drop(old);
+    if let Some(aside) = aside {
+        copy.pages(aside)?;
     }
     let remaining = copy.remaining;
     settle_counters(&mut state, &remaining, &mut salvaged);
@@ -144,91 +189,129 @@ struct Copy<'a> {
     state: &'a mut State,
     /// Undelivered events that are here, by destination.
     remaining: Vec<(DestinationId, u64)>,
+    /// Which of the other lists should have something.
+    expected: Missing,
+    /// Rows and bytes of the transaction under way.
+    chunk: (i64, usize),
     out_of_room: bool,
 }
 
 impl Copy<'_> {
     fn everything(&mut self, old: &Connection) -> Result<(), Error> {
-        self.remaining = self.state.destinations.iter().map(|d| (d.id, 0)).collect();
         self.table(
             old,
             "SELECT sequence, sequence, at, first, count, checksum, keys FROM commits
              WHERE sequence >= ?1",
-            "INSERT OR IGNORE INTO commits (sequence, at, first, count, checksum, keys)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            INSERT_KEYS,
             |_, row| {
                 let keys = row.get_ref(6)?.as_bytes()?;
                 let whole = crc32fast::hash(keys) == row.get::<_, u32>(5)?;
                 let sequence = integer(row.get(1)?);
                 Ok(whole.then_some(sequence))
             },
-            |copy, sequence| {
-                copy.salvaged.key_lists += 1;
-                copy.state.commit = copy.state.commit.max(sequence);
-            },
+            Self::count_keys,
         )?;
         self.table(
             old,
-            "SELECT rowid, destination, attempts, not_before, reason, position, routes, received,
-                    frame FROM retry WHERE rowid >= ?1",
-            "INSERT OR IGNORE INTO retry
-             (destination, attempts, not_before, reason, position, routes, received, frame)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "SELECT rowid, destination, position, attempts, not_before, reason, routes, received,
+                    frame, position, routes, received, frame FROM retry WHERE rowid >= ?1",
+            INSERT_RETRY,
             |copy, row| {
                 let id = DestinationId(row.get(1)?);
-                let known = copy.state.destinations.iter().any(|d| d.id == id);
-                let whole = frame::from_row(row, 5)?.is_some();
-                Ok((known && whole).then_some(id))
+                let record = frame::from_row(row, 9)?;
+                Ok(record
+                    .filter(|record| copy.may_wait(id, record))
+                    .map(|_| id))
             },
-            |copy, id| {
-                if let Some(d) = copy.state.destination_mut(id) {
-                    d.retrying += 1;
-                }
-                copy.salvaged.retries += 1;
-            },
+            Self::count_retry,
         )?;
         self.table(
             old,
             "SELECT id, id, destination, position, damaged, attempts, at, reason, routes, received,
                     frame FROM dead_letters WHERE id >= ?1",
-            "INSERT OR IGNORE INTO dead_letters
-             (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            INSERT_DEAD_LETTER,
             |_, row| Ok(Some(integer(row.get(1)?))),
-            |copy, id| {
-                copy.state.dead_letter_last = copy.state.dead_letter_last.max(id);
-                copy.salvaged.dead_letters += 1;
-            },
+            Self::count_dead_letter,
         )?;
         self.table(
             old,
             "SELECT id, id, received, client_id, topic, class, reason, payload, properties, checksum
              FROM quarantine WHERE id >= ?1",
-            "INSERT OR IGNORE INTO quarantine
-             (id, received, client_id, topic, class, reason, payload, properties, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            INSERT_QUARANTINE,
             |_, row| {
                 let mut bytes = 64;
-                for column in [3, 4, 6, 7, 8] {
-                    let held = row.get_ref(column)?.as_bytes_or_null()?;
-                    bytes += held.map_or(0, <[u8]>::len) as u64;
+                for at in [3, 4, 6, 7, 8] {
+                    bytes += column::bytes(row, at)?.len() as u64;
                 }
                 Ok(Some((integer(row.get(1)?), bytes)))
             },
-            |copy, (id, bytes)| {
-                copy.state.quarantine_last = copy.state.quarantine_last.max(id);
-                copy.state.quarantine_bytes += bytes;
-                copy.salvaged.quarantined += 1;
-            },
+            |copy, (id, bytes)| copy.count_quarantined(id, bytes),
         )?;
         let from = self.state.trimmed;
         self.table(
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
-            "INSERT OR IGNORE INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
+            INSERT_EVENT,
             |_, row| Ok(frame::from_row(row, 1)?.filter(|record| record.position > from)),
             |copy, record| copy.count_event(&record),
         )
+    }
+
+    /// Copies a row; false where it is there already.
+    fn insert(&mut self, insert: &str, columns: &[Value]) -> rusqlite::Result<bool> {
+        let bytes = columns.iter().map(|column| match column {
+            Value::Blob(blob) => blob.len(),
+            _ => 8,
+        });
+        let bytes = bytes.sum();
+        let mut statement = self.fresh.prepare_cached(insert)?;
+        let inserted = statement.execute(rusqlite::params_from_iter(columns))? > 0;
+        drop(statement);
+        if inserted {
+            self.inserted(bytes)?;
+        }
+        Ok(inserted)
+    }
+
+    /// Ends the transaction when it is large enough, and looks for room.
+    fn inserted(&mut self, bytes: usize) -> rusqlite::Result<()> {
+        self.chunk.0 += 1;
+        self.chunk.1 += bytes;
+        if self.chunk.0 >= CHUNK_ROWS || self.chunk.1 >= CHUNK_BYTES {
+            self.chunk = (0, 0);
+            self.fresh.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
+            self.out_of_room = is_out_of_room(self.fresh);
+        }
+        Ok(())
+    }
+
+    fn count_keys(&mut self, sequence: u64) {
+        self.salvaged.key_lists += 1;
+        self.state.commit = self.state.commit.max(sequence);
+    }
+
+    /// Whether a record of the retry list is one of the destination's.
+    fn may_wait(&self, id: DestinationId, record: &Record) -> bool {
+        let known = self.state.destinations.iter().any(|d| d.id == id);
+        known && record.routes.contains(id)
+    }
+
+    fn count_retry(&mut self, id: DestinationId) {
+        if let Some(d) = self.state.destination_mut(id) {
+            d.retrying += 1;
+        }
+        self.salvaged.retries += 1;
+    }
+
+    fn count_dead_letter(&mut self, id: u64) {
+        self.state.dead_letter_last = self.state.dead_letter_last.max(id);
+        self.salvaged.dead_letters += 1;
+    }
+
+    fn count_quarantined(&mut self, id: u64, bytes: u64) {
+        self.state.quarantine_last = self.state.quarantine_last.max(id);
+        self.state.quarantine_bytes += bytes;
+        self.salvaged.quarantined += 1;
     }
 
     fn count_event(&mut self, record: &Record) {
@@ -256,7 +339,6 @@ impl Copy<'_> {
         count: impl Fn(&mut Self, T),
     ) -> Result<(), Error> {
         self.fresh.execute_batch("BEGIN IMMEDIATE")?;
-        let (mut rows, mut bytes) = (0, 0);
         let result = scan(old, select, |row| {
             if self.out_of_room {
                 return Ok(false);
@@ -266,6 +348,8 @@ impl Copy<'_> {
             };
             let columns = row.as_ref().column_count();
             let mut statement = self.fresh.prepare_cached(insert)?;
+            let columns = columns.min(statement.parameter_count() + 1);
+            let mut bytes = 0;
             for at in 1..columns {
                 match row.get_ref(at)? {
                     ValueRef::Null => statement.raw_bind_parameter(at, rusqlite::types::Null)?,
@@ -286,12 +370,7 @@ impl Copy<'_> {
             }
             drop(statement);
             count(self, kept);
-            rows += 1;
-            if rows >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
-                (rows, bytes) = (0, 0);
-                self.fresh.execute_batch("COMMIT; BEGIN IMMEDIATE")?;
-                self.out_of_room = is_out_of_room(self.fresh);
-            }
+            self.inserted(bytes)?;
             Ok(true)
         });
         if !self.fresh.is_autocommit() {

@@ -1,6 +1,6 @@
 //! Opening the database file: pragmas and migrations.
 
-use std::{path::Path, time::Duration};
+use std::{io::Read as _, path::Path, time::Duration};
 
 use rusqlite::{Connection, config::DbConfig};
 
@@ -9,7 +9,8 @@ use super::{Error, stage, state::State};
 /// How long to wait for somebody else's lock; nobody else should write.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// In order; the database's `user_version` says how many were applied.
+/// In order; the database's `user_version` says how many were applied. Each changes
+/// the tables: that tells a later version from a damaged number.
 const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
 
 /// Opens the database for the writer; creates it where there is none.
@@ -28,6 +29,36 @@ pub(super) fn open(database: &Path) -> Result<Connection, Error> {
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Looks at the first bytes of the file, which SQLite believes: one that is flipped
+/// can make it read-only, or another format. Where there is none yet, all is well.
+/// Not while the database is open: closing a file takes SQLite's locks away.
+pub(super) fn check_header(database: &Path) -> Result<(), Error> {
+    let mut header = Vec::new();
+    std::fs::File::open(database)?
+        .take(100)
+        .read_to_end(&mut header)?;
+    let number = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|n| header[at + n]));
+    let is_ours = || {
+        header.len() == 100
+            && header.starts_with(b"SQLite format 3\0")
+            && header[16..18] == [0x10, 0x00]
+            && header[18] == header[19]
+            && matches!(header[18], 1 | 2)
+            && header[20..24] == [0, 64, 32, 32]
+            // Nothing, as long as the tables are in the log only.
+            && matches!((number(44), number(56)), (0, 0) | (4, 1))
+            && [52, 64, 68].iter().all(|at| number(*at) == 0)
+            && header[72..92].iter().all(|byte| *byte == 0)
+    };
+    if header.is_empty() || is_ours() {
+        Ok(())
+    } else {
+        Err(Error::Damaged(
+            "the beginning of the file is not ours".into(),
+        ))
+    }
 }
 
 /// Brings the database to this version; says from which version, if it changed.
@@ -54,9 +85,24 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<Option<u32>, Error>
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
 
-/// The database's version, if this build can read it.
+/// No later version has a number as much higher as this.
+const LATER_MAX: u32 = 1_000;
+
+/// The database's version, if this build can read it. One that is not what the
+/// tables say is damage: a later version has other tables.
 pub(super) fn check_version(connection: &Connection) -> Result<u32, Error> {
     let found = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let damaged = |what: &str| {
+        Err(Error::Damaged(format!(
+            "it says that its format is {found}, {what}"
+        )))
+    };
+    if found != VERSION && is_as_made(connection, VERSION)? {
+        return damaged("and has the tables of this version's");
+    }
+    if found > VERSION.saturating_add(LATER_MAX) {
+        return damaged("which no version of penstock has");
+    }
     if found > VERSION {
         return Err(Error::LaterVersion {
             found,

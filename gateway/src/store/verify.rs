@@ -8,7 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
-    DATABASE, Error, Listing, Promise,
+    DATABASE, Error, Listing, Promise, column,
     frame::{self, column, integer},
     open,
     promises::Promises,
@@ -73,8 +73,11 @@ impl VerifyReport {
 /// finding, not an error.
 pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
     let connection = reader::open_read_only(&dir.join(DATABASE))?;
-    schema::check_version(&connection)?;
     let mut report = VerifyReport::default();
+    match schema::check_version(&connection) {
+        Err(Error::Damaged(finding)) => report.find(finding),
+        other => drop(other?),
+    }
     let transaction = connection.unchecked_transaction()?;
     if let Err(error) = look(&transaction, dir, &mut report) {
         report.find(format!("could not read on: {error}"));
@@ -109,7 +112,8 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
         "SELECT sequence, keys, checksum FROM commits",
         |row| {
             report.others += 1;
-            if crc32fast::hash(row.get_ref(1)?.as_bytes()?) != row.get::<_, u32>(2)? {
+            let checksum = crc32fast::hash(column::bytes(row, 1)?);
+            if column::number(row, 2)? != Some(checksum.into()) {
                 report.damaged("list of keys of commit", integer(row.get(0)?));
             }
             Ok(())
@@ -117,11 +121,15 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
     )?;
     each(
         connection,
-        "SELECT position, routes, received, frame FROM retry",
+        "SELECT position, routes, received, frame, destination FROM retry",
         |row| {
             report.others += 1;
-            if frame::from_row(row, 0)?.is_none() {
-                report.damaged("retry of position", integer(row.get(0)?));
+            let destination = column::number(row, 4)?;
+            let is_of = |d: &Standing| Some(i64::from(d.id.0)) == destination;
+            let known = state.destinations.iter().any(is_of);
+            if frame::from_row(row, 0)?.is_none() || !known {
+                let position = column::number(row, 0)?.map_or(0, integer);
+                report.damaged("retry of position", position);
             }
             Ok(())
         },
@@ -129,7 +137,7 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
     let dead = "SELECT id, damaged, position, routes, received, frame FROM dead_letters";
     each(connection, dead, |row| {
         report.others += 1;
-        if frame::from_row(row, 2)?.is_none() && !row.get::<_, bool>(1)? {
+        if frame::from_row(row, 2)?.is_none() && column::number(row, 1)? == Some(0) {
             report.damaged("dead letter", integer(row.get(0)?));
         }
         Ok(())
@@ -171,7 +179,8 @@ fn events(
             if frame::from_row(row, 0)?.is_none() {
                 report.damaged("event", position.0);
             }
-            let routes = Routes(integer(row.get(1)?));
+            // One that does not tell is waited for by all.
+            let routes = Routes(column::number(row, 1)?.map_or(u64::MAX, integer));
             for (d, waiting) in state.destinations.iter().zip(&mut waiting) {
                 *waiting += u64::from(position > d.cursor && routes.contains(d.id));
             }
@@ -315,10 +324,7 @@ pub fn stats(dir: &Path) -> Result<Stats, Error> {
         let sql =
             format!("SELECT position, received FROM events ORDER BY position {order} LIMIT 1");
         let row = transaction.query_row(&sql, [], |row| {
-            Ok((
-                Position(integer(row.get(0)?)),
-                Timestamp::from_nanos(row.get(1)?),
-            ))
+            Ok((Position(integer(row.get(0)?)), column::instant(row, 1)?))
         });
         Ok(row.optional()?)
     };
@@ -344,7 +350,7 @@ pub fn stats(dir: &Path) -> Result<Stats, Error> {
         duplicate: state.duplicate,
         quarantined: state.quarantined,
         refused_full: state.refused_full,
-        keys: number("SELECT sum(count) FROM commits")?,
+        keys: number("SELECT CAST(total(count) AS INTEGER) FROM commits")?,
         in_quarantine: state.in_quarantine,
         dead_letters: state.dead_letters,
         database_bytes: number("PRAGMA page_count")? * page_bytes,
@@ -366,7 +372,7 @@ fn destination(
                 "SELECT received FROM events WHERE position > ?1 AND routes & ?2 != 0
                  ORDER BY position LIMIT 1",
                 (column(d.cursor.0), bit),
-                |row| row.get(0).map(Timestamp::from_nanos),
+                |row| column::instant(row, 0),
             )
             .optional()?
     } else {

@@ -25,10 +25,10 @@ use super::{
     append::Inserter,
     change,
     checkpoint::{self, Checkpoints},
+    column::number,
     config::OnFull,
     dead_letter,
     entry::Appended,
-    frame::number,
     handle::{Failure, Life},
     housekeeping::Duties,
     job::{Job, Outcome, Work},
@@ -218,6 +218,9 @@ impl Writer {
     pub(super) fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Failure> {
         let mut accept = self.duties.hold.is_none_or(|until| Instant::now() >= until);
         self.duties.damaged.append(&mut self.noticed.take_rows());
+        self.duties
+            .damaged_retries
+            .append(&mut self.noticed.take_retries());
         if self.noticed.take_structure() {
             self.replace_file()?;
         }
@@ -226,6 +229,7 @@ impl Writer {
                 Ok((stage, outcomes)) => {
                     self.duties.failures = 0;
                     self.duties.damaged.clear();
+                    self.duties.damaged_retries.clear();
                     self.publish(stage, outcomes, batch);
                     return Ok(());
                 }
@@ -320,6 +324,9 @@ impl Writer {
         } = self;
         for position in &self.duties.damaged {
             dead_letter::set_damaged_aside(connection, *position, stage)?;
+        }
+        for row in &self.duties.damaged_retries {
+            dead_letter::set_damaged_retry_aside(connection, *row, stage)?;
         }
         let mut inserter = Inserter::new(connection)?;
         let mut refused = !accept;

@@ -264,24 +264,75 @@ fn refused(outcomes: &Outcomes) -> usize {
     outcomes.iter().take_while(refused).count()
 }
 
-#[tokio::test]
-async fn an_endpoint_that_refuses_everything_is_at_fault_and_turns_little_into_dead_letters() {
-    let (_, address) = Receiver::start([Answer::Poison((1..=500).collect())]).await;
-    let http = http(address);
-    for first in [1, 1 + REFUSED_MAX as u64] {
-        for _ in 0..ROUNDS {
-            let outcomes = http.send(batch(first..=500)).await;
-            assert!(
-                matches!(outcomes, Err(Error::Misconfigured(_))),
-                "{outcomes:?}"
-            );
-        }
-        // The next may be better.
-        let outcomes = http.send(batch(first..=500)).await;
-        assert_eq!(refused(&outcomes), REFUSED_MAX);
-        let rest = &outcomes.unwrap()[REFUSED_MAX..];
-        assert!(rest.iter().all(|o| matches!(o, Outcome::Unknown(_))));
+/// A batch of one device's records after the other's.
+fn mixed(positions: impl IntoIterator<Item = u64>, devices: u64) -> Batch {
+    let item = |position| {
+        let device = u8::try_from(position % devices).unwrap();
+        Item::check(record(position, device)).unwrap()
+    };
+    Batch {
+        items: positions.into_iter().map(item).collect(),
     }
+}
+
+/// How long until the endpoint is tried again.
+fn refusing(outcomes: &Outcomes) -> Duration {
+    match outcomes {
+        Err(Error::Refusing { retry_after, .. }) => *retry_after,
+        other => panic!("not at fault: {other:?}"),
+    }
+}
+
+/// The time passes without waiting for it.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_everything_is_tried_ever_more_rarely_and_costs_a_record_each_time()
+ {
+    let (receiver, address) = Receiver::start([Answer::Poison((1..=500).collect())]).await;
+    let http = http(address);
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let near = |wait: Duration, expect: Duration| {
+        assert!(wait <= expect && wait > expect - minutes(1), "{wait:?}");
+    };
+    // The first three times nothing is given up, and after that one record.
+    let mut first = 1;
+    for (round, wait) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+        let outcomes = http.send(mixed(first..=500, 5)).await;
+        if round > 1 {
+            assert_eq!(refused(&outcomes), 1);
+            let rest = &outcomes.unwrap()[1..];
+            assert!(rest.iter().all(|o| matches!(o, Outcome::Unknown(_))));
+            first += 1;
+        } else {
+            near(refusing(&outcomes), minutes(wait));
+        }
+        let asked = receiver.requests.lock().unwrap().len();
+        near(
+            refusing(&http.send(mixed(first..=500, 5)).await),
+            minutes(wait),
+        );
+        let requests = receiver.requests.lock().unwrap().clone();
+        assert_eq!(requests.len(), asked, "it is left alone meanwhile");
+        if round > 0 {
+            assert!(requests.last().is_some_and(|r| r.sequences.len() == 1));
+        }
+        pass(minutes(wait)).await;
+    }
+    receiver.script.lock().unwrap().clear();
+    assert_eq!(
+        http.send(mixed(first..=500, 5)).await,
+        acknowledged((first..=500).count())
+    );
+    assert_eq!(
+        receiver.taken(),
+        (first..=500).collect::<Vec<_>>(),
+        "in order"
+    );
 }
 
 #[tokio::test]
@@ -290,38 +341,65 @@ async fn an_endpoint_that_refuses_every_small_batch_is_at_fault_too() {
     let (_, address) = Receiver::start([Answer::Poison(poison)]).await;
     let http = http(address);
     for n in 1..=15 {
-        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+        assert_eq!(refused(&http.send(mixed([n], 5)).await), 1, "{n}");
     }
     // Taken: it begins anew.
-    assert_eq!(http.send(batch([16])).await, acknowledged(1));
+    assert_eq!(http.send(mixed([16], 5)).await, acknowledged(1));
     for n in 17..=31 {
-        assert_eq!(refused(&http.send(batch([n])).await), 1, "{n}");
+        assert_eq!(refused(&http.send(mixed([n], 5)).await), 1, "{n}");
     }
-    for _ in 0..ROUNDS {
-        let outcomes = http.send(batch([32])).await;
-        assert!(
-            matches!(outcomes, Err(Error::Misconfigured(_))),
-            "{outcomes:?}"
-        );
+    for _ in 0..2 {
+        let wait = refusing(&http.send(mixed([32], 5)).await);
+        pass(wait).await;
     }
-    assert_eq!(refused(&http.send(batch([32])).await), 1);
+    assert_eq!(refused(&http.send(mixed([32], 5)).await), 1);
+    refusing(&http.send(mixed([33], 5)).await);
 }
 
 #[tokio::test]
-async fn many_bad_records_in_a_row_do_not_stop_the_good_ones_behind_them() {
-    let (receiver, address) = Receiver::start([Answer::Poison((1..=40).collect())]).await;
+async fn bad_records_of_several_devices_do_not_stop_the_good_ones_behind_them() {
+    // Devices 0 to 2 are bad for a while, and 3 is not.
+    let bad: Vec<u64> = (1..=80).filter(|n| n % 4 != 3).collect();
+    let (receiver, address) = Receiver::start([Answer::Poison(bad.clone())]).await;
     let http = http(address);
-    let mut from = 1;
-    while from <= 100 {
-        match http.send(batch(from..=100)).await {
-            Ok(outcomes) => {
-                let settled = |o: &&Outcome| !matches!(o, Outcome::Unknown(_));
-                from += outcomes.iter().take_while(settled).count() as u64;
-            }
-            Err(error) => assert!(matches!(error, Error::Misconfigured(_)), "{error}"),
-        }
+    // A run of bad ones is met first.
+    let positions = || {
+        bad.iter()
+            .copied()
+            .chain((1..=100).filter(|n| !bad.contains(n)))
+    };
+    let wait = refusing(&http.send(mixed(positions(), 4)).await);
+    pass(wait).await;
+    let outcomes = http.send(mixed(positions(), 4)).await;
+    assert_eq!(refused(&outcomes), bad.len());
+    let outcomes = outcomes.unwrap();
+    assert!(
+        outcomes[bad.len()..]
+            .iter()
+            .all(|o| *o == Outcome::Acknowledged)
+    );
+    let good: Vec<u64> = (1..=100).filter(|n| !bad.contains(n)).collect();
+    let of = |device: u64| {
+        let mut taken = receiver.taken();
+        taken.retain(|n| n % 4 == device);
+        taken
+    };
+    for device in 0..4 {
+        let expect: Vec<_> = good.iter().copied().filter(|n| n % 4 == device).collect();
+        assert_eq!(of(device), expect, "in the order of device {device}");
     }
-    assert_eq!(receiver.taken(), (41..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_device_with_a_bad_past_does_not_put_the_endpoint_at_fault() {
+    let (receiver, address) = Receiver::start([Answer::Poison((1..=200).collect())]).await;
+    let outcomes = http(address).send(batch(1..=250)).await;
+    assert_eq!(refused(&outcomes), 200);
+    assert_eq!(receiver.taken(), (201..=250).collect::<Vec<_>>());
+    // Unless it goes on and on.
+    let (_, address) = Receiver::start([Answer::Poison((1..=1_000).collect())]).await;
+    let outcomes = http(address).send(batch(1..=1_000)).await;
+    refusing(&outcomes);
 }
 
 #[tokio::test]

@@ -143,9 +143,8 @@ async fn bytes_may_be_flipped_anywhere_and_the_gateway_starts() {
     for seed in 0..40 {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let image = place.crash_image();
-        // Not in the first 100 bytes: they say which version wrote the file.
         for _ in 0..rng.random_range(1..60) {
-            flip(&image.database(), rng.random_range(100..length));
+            flip(&image.database(), rng.random_range(0..length));
         }
         let (store, report) = image
             .open()
@@ -157,6 +156,227 @@ async fn bytes_may_be_flipped_anywhere_and_the_gateway_starts() {
             Position(EVENTS),
             "seed {seed}: {report:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn any_bit_of_the_file_header_may_be_flipped_and_nothing_is_lost() {
+    let place = filled().await;
+    for at in 0..100 {
+        for bit in 0..8 {
+            let image = place.crash_image();
+            let mut bytes = std::fs::read(image.database()).expect("the file");
+            bytes[at] ^= 1 << bit;
+            std::fs::write(image.database(), bytes).expect("written");
+            let (store, report) = image
+                .open()
+                .unwrap_or_else(|error| panic!("byte {at}, bit {bit}: it does not start: {error}"));
+            let status = store.handle().status();
+            assert_balanced(&status);
+            let [a, b] = &status.destinations[..] else {
+                panic!("{status:?}")
+            };
+            assert_eq!(
+                (a.backlog, a.damaged, b.delivered, b.backlog),
+                (EVENTS, 0, 100, EVENTS - 100),
+                "byte {at}, bit {bit}: {report:?}"
+            );
+            assert_eq!(status.in_quarantine, 1, "byte {at}, bit {bit}: {report:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_later_version_is_told_from_a_damaged_number() {
+    let place = filled().await;
+    let version = |number: u32, tables: &str| {
+        let image = place.crash_image();
+        let disk = rusqlite::Connection::open(image.database()).expect("the file");
+        disk.execute_batch(&format!("{tables}; PRAGMA user_version = {number}"))
+            .expect("written");
+        drop(disk);
+        image
+    };
+    let later = version(2, "ALTER TABLE events ADD COLUMN more").open();
+    assert!(
+        matches!(later, Err(Error::LaterVersion { found: 2, .. })),
+        "{later:?}"
+    );
+    for (number, tables) in [
+        (0, ""),
+        (2, ""),
+        (1 << 30, ""),
+        (1 << 20, "DROP TABLE retry"),
+    ] {
+        let image = version(number, tables);
+        let found = verify(image.dir.path()).expect("readable");
+        assert!(
+            found.findings[0].contains(&format!("its format is {number}")),
+            "{found:?}"
+        );
+        let (report, status, records) = survives(&image).await;
+        assert!(report.set_aside.is_some());
+        assert_eq!(records.len() as u64, EVENTS);
+        assert_eq!(
+            (status.destinations[0].damaged, status.in_quarantine),
+            (0, 1)
+        );
+    }
+}
+
+/// A journal with one of each: a retry, a dead letter, a message in quarantine;
+/// killed with its log, or closed in order.
+async fn with_all_lists(killed: bool) -> Place {
+    let place = filled().await;
+    let running = place.run();
+    let handle = running.handle();
+    let records = read_all(&handle, 0, 0);
+    let mut progress = delivered(0, 3, 1);
+    progress.retry.push(Retry {
+        record: records[1].clone(),
+        attempts: 1,
+        not_before: Timestamp::from_millis(1_000_000),
+        reason: "not now".into(),
+    });
+    progress.dead.push(Dead {
+        record: records[2].clone(),
+        attempts: 1,
+        reason: "never".into(),
+    });
+    settle(&handle, progress).await;
+    append(&handle, vec![broken(2)]).await;
+    if killed {
+        let image = place.crash_image();
+        running.shutdown().await.expect("an orderly end");
+        image
+    } else {
+        running.shutdown().await.expect("an orderly end");
+        place
+    }
+}
+
+#[tokio::test]
+async fn without_its_first_page_everything_is_found_on_the_others() {
+    for (killed, promises) in [(false, true), (true, true), (false, false)] {
+        let place = with_all_lists(killed).await;
+        if !promises {
+            std::fs::remove_file(place.config.dir.join("journal.promises")).expect("removed");
+        }
+        destroy_page(&place, 0);
+        if killed {
+            // And the log cannot bring it back.
+            flip(&place.database().with_extension("db-wal"), 3);
+        }
+        let (report, status, records) = survives(&place).await;
+        let salvaged = report.salvaged.expect("salvaged");
+        assert_eq!(
+            (salvaged.events, salvaged.retries, salvaged.dead_letters),
+            (EVENTS - 3, 1, 1),
+            "{salvaged:?}"
+        );
+        assert_eq!(
+            (salvaged.quarantined, salvaged.lost),
+            (2, 0),
+            "{salvaged:?}"
+        );
+        assert!(salvaged.key_lists >= EVENTS / 50, "{salvaged:?}");
+        assert_eq!(records.len() as u64, EVENTS - 3);
+        let [a, b] = &status.destinations[..] else {
+            panic!("{status:?}")
+        };
+        assert_eq!((&*a.name, &*b.name), ("a", "b"));
+        assert_eq!((a.retrying, a.dead, a.damaged), (1, 1, 0), "{a:?}");
+        assert_eq!((b.delivered, b.damaged), (100, 0), "{b:?}");
+        let running = place.run();
+        let again = append(&running.handle(), vec![event(EVENTS, to(&[0]))]).await;
+        assert_eq!(again, [Appended::Duplicate], "the keys are remembered");
+        running.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_once_by_a_salvage() {
+    let place = with_all_lists(false).await;
+    destroy_page(&place, page_with(&place, b"event 300"));
+    let (_, status, _) = survives(&place).await;
+    let a = &status.destinations[0];
+    assert_eq!(
+        (a.retrying, a.dead, status.in_quarantine),
+        (1, 1, 2),
+        "{a:?}"
+    );
+    assert_eq!(a.routed, EVENTS, "{a:?}");
+}
+
+#[tokio::test]
+async fn rows_of_the_lists_with_columns_of_another_type_stop_nobody() {
+    let changes = [
+        ("retry", "attempts", "'x'"),
+        ("retry", "not_before", "'x'"),
+        ("retry", "reason", "x'ff'"),
+        ("retry", "routes", "'x'"),
+        ("retry", "received", "0.5"),
+        ("retry", "frame", "7"),
+        ("retry", "destination", "'x'"),
+        ("retry", "position", "'x'"),
+        ("dead_letters", "destination", "'x'"),
+        ("dead_letters", "destination", "1"),
+        ("dead_letters", "position", "'x'"),
+        ("dead_letters", "damaged", "'x'"),
+        ("dead_letters", "attempts", "-1"),
+        ("dead_letters", "at", "'x'"),
+        ("dead_letters", "reason", "x'ff'"),
+        ("dead_letters", "routes", "0.5"),
+        ("dead_letters", "frame", "7"),
+        ("quarantine", "received", "'x'"),
+        ("quarantine", "client_id", "x'ff'"),
+        ("quarantine", "topic", "x'ff'"),
+        ("quarantine", "payload", "7"),
+        ("quarantine", "properties", "7"),
+        ("quarantine", "checksum", "'x'"),
+    ];
+    for (table, column, value) in changes {
+        let what = format!("{table}.{column}");
+        let place = with_all_lists(false).await;
+        flip_type(&place, table, column, value);
+        let found = verify(place.dir.path()).expect("readable");
+        assert!(
+            !found.findings.iter().any(|f| f.starts_with("could not")),
+            "{what}: {found:?}"
+        );
+        stats(place.dir.path()).expect("readable");
+        let (running, report) = place.run_reported();
+        let handle = running.handle();
+        let mut reader = handle.reader().expect("a reader");
+        let waiting = reader
+            .retries(DestinationId(0), 10, 1 << 20)
+            .expect("readable");
+        // Whole, or set aside and counted.
+        let (retrying, damaged) = if waiting.is_empty() { (0, 1) } else { (1, 0) };
+        let status = until(&handle, |s| s.destinations[0].retrying == retrying).await;
+        assert_eq!(status.destinations[0].damaged, damaged, "{what}");
+        assert_balanced(&status);
+        let listing = handle.listing().expect("a listing");
+        let letters = listing.dead_letters(None, 0, 10).expect("readable");
+        // One that nobody can find among those that wait is in the old file.
+        let named = if report.set_aside.is_some() {
+            1
+        } else {
+            1 + damaged
+        };
+        assert_eq!(letters.len() as u64, named, "{what}: each is named");
+        let items = listing.quarantine(0, 10).expect("readable");
+        assert_eq!(items.len(), 2, "{what}: each is named");
+        if table == "quarantine" {
+            assert!(items.iter().all(|item| !item.intact), "{what}");
+        }
+        let ids = letters.iter().map(|letter| letter.id).collect();
+        handle.redrive(ids).await.expect("open");
+        handle.discard_quarantined(vec![1, 2]).await.expect("open");
+        assert_balanced(&handle.status());
+        let next = append(&handle, vec![event(9_999, to(&[0]))]).await;
+        assert_eq!(next, [Appended::Stored(Position(EVENTS + 1))], "{what}");
+        running.shutdown().await.expect("an orderly end");
     }
 }
 
@@ -343,16 +563,26 @@ async fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
     else {
         panic!("nothing was noticed: {report:?}")
     };
-    assert!(found < promised && events > 0 && events < 20, "{report:?}");
+    assert!(found < promised, "{report:?}");
+    // What SQLite no longer sees lies on later pages, which are whole.
+    assert_eq!(events, 0, "{report:?}");
     let handle = running.handle();
     let status = handle.status();
     assert_balanced(&status);
     let a = &status.destinations[0];
     assert_eq!((a.routed, a.damaged, status.stored), (20, events, 20));
-    assert_eq!(read_all(&handle, 0, 0).len() as u64, 20 - events);
-    // What was lost may be sent again, and gets a position of its own.
-    let again = append(&handle, vec![event(20, to(&[0])), event(1, to(&[0]))]).await;
-    assert_eq!(again, [Appended::Stored(Position(21)), Appended::Duplicate]);
+    assert_eq!(read_all(&handle, 0, 0).len(), 20);
+    let again = append(
+        &handle,
+        vec![event(20, to(&[0])), event(1, to(&[0])), event(21, to(&[0]))],
+    )
+    .await;
+    let expect = [
+        Appended::Duplicate,
+        Appended::Duplicate,
+        Appended::Stored(Position(21)),
+    ];
+    assert_eq!(again, expect);
     running.shutdown().await.expect("an orderly end");
     assert!(verify(image.dir.path()).expect("readable").is_whole());
     assert_eq!(
@@ -360,6 +590,44 @@ async fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
         Promise::Kept,
         "it is reported once"
     );
+}
+
+#[tokio::test]
+async fn events_of_a_log_of_which_nothing_is_left_are_counted_as_damaged() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 1..=20 {
+        append(&handle, vec![event(n, to(&[0]))]).await;
+    }
+    append(&handle, vec![broken(1)]).await;
+    settle(&handle, delivered(0, 5, 5)).await;
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    // All of it is in the log, of which SQLite trusts nothing; then nothing is left.
+    for (left, lost) in [(true, 0), (false, 15)] {
+        let image = image.crash_image();
+        let log = image.database().with_extension("db-wal");
+        let mut bytes = std::fs::read(&log).expect("the log");
+        bytes[3] ^= 0x55;
+        if !left {
+            bytes.fill(0xA5);
+        }
+        std::fs::write(&log, bytes).expect("written");
+        let (running, report) = image.run_reported();
+        assert!(report.set_aside.is_some(), "{report:?}");
+        let handle = running.handle();
+        let status = handle.status();
+        assert_balanced(&status);
+        let a = &status.destinations[0];
+        assert_eq!((a.routed, a.delivered, a.damaged), (20, 5, lost), "{a:?}");
+        assert_eq!(status.in_quarantine, u64::from(lost == 0));
+        assert_eq!(read_all(&handle, 0, 5).len() as u64, 15 - lost);
+        let next = append(&handle, vec![event(21, to(&[0]))]).await;
+        assert_eq!(next, [Appended::Stored(Position(21))]);
+        running.shutdown().await.expect("an orderly end");
+        assert!(verify(image.dir.path()).expect("readable").is_whole());
+    }
 }
 
 #[tokio::test]

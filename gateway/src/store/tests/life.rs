@@ -380,7 +380,7 @@ async fn a_later_format_is_refused_and_left_alone() {
     place.run().shutdown().await.expect("an orderly end");
     let connection = rusqlite::Connection::open(place.database()).expect("the file");
     connection
-        .pragma_update(None, "user_version", 99)
+        .execute_batch("CREATE TABLE more (id INTEGER PRIMARY KEY); PRAGMA user_version = 99")
         .expect("written");
     drop(connection);
     let error = place.open().expect_err("from the future").to_string();

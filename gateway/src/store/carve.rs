@@ -1,0 +1,354 @@
+//! Reads a damaged database file page by page, without SQLite: it needs neither the
+//! first page nor any tree, only the pages on which rows lie, and those of long rows.
+//!
+//! Promises: every row on a readable leaf page is shown, of the file and of its
+//! write-ahead log; a page costs the same whatever is on it; memory is bounded by the
+//! longest row. A row may be an old copy, or one that was removed: what it is, and
+//! whether it is whole, its checksum must say.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::types::Value;
+
+/// Ours has no other (see `schema`).
+const PAGE: usize = 4_096;
+/// The file header that the first page begins with.
+const FILE_HEADER: usize = 100;
+/// A page of the log has this before it, and all of them have this before them.
+const FRAME_HEADER: u64 = 24;
+const LOG_HEADER: u64 = 32;
+/// What a leaf page of a table begins with.
+const LEAF: u8 = 0x0d;
+/// Of a row, more than this lies on other pages.
+const LOCAL_MAX: usize = PAGE - 35;
+const LOCAL_MIN: usize = (PAGE - 12) * 32 / 255 - 23;
+/// No row of ours is longer.
+const ROW_MAX: usize = 512 * 1024 * 1024;
+/// No table of ours has more columns.
+const COLUMNS_MAX: usize = 10;
+
+/// A row, as it lies there.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) row: i64,
+    pub(super) columns: Vec<Value>,
+}
+
+/// Shows every row that can be made out in `database` and its log. What `each` says
+/// is an error ends it; what cannot be read is passed.
+pub(super) fn read<E>(
+    database: &Path,
+    mut each: impl FnMut(Cell) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut pages = Pages::open(database);
+    let mut page = vec![0; PAGE];
+    // The newest first: the log.
+    for at in pages.places() {
+        if pages.read(at, &mut page).is_err() {
+            continue;
+        }
+        let begin = if at == (Place::Database, 0) {
+            FILE_HEADER
+        } else {
+            0
+        };
+        if page[begin] != LEAF {
+            continue;
+        }
+        let cells = usize::from(number(&page, begin + 3));
+        // Each has a pointer of two bytes, and four bytes at least.
+        for cell in 0..cells.min(PAGE / 6) {
+            let start = usize::from(number(&page, begin + 8 + 2 * cell));
+            if let Some(cell) = pages.cell(&page, start) {
+                each(cell)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which file, and where in it.
+type At = (Place, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Database,
+    Log,
+}
+
+#[derive(Debug)]
+struct Pages {
+    database: Option<File>,
+    log: Option<File>,
+    database_pages: u64,
+    log_pages: u64,
+    /// Where the newest copy of a page lies in the log.
+    logged: HashMap<u32, u64>,
+    /// Pages that rows may still be continued on: damage can make chains of any length.
+    further: u64,
+}
+
+impl Pages {
+    fn open(database: &Path) -> Self {
+        let mut log = database.as_os_str().to_owned();
+        log.push("-wal");
+        let open = |path: PathBuf| File::open(path).ok();
+        let (database, log) = (open(database.to_owned()), open(log.into()));
+        let bytes = |file: &Option<File>| {
+            let metadata = file.as_ref().and_then(|file| file.metadata().ok());
+            metadata.map_or(0, |metadata| metadata.len())
+        };
+        let page = PAGE as u64;
+        let database_pages = bytes(&database) / page;
+        let log_pages = bytes(&log).saturating_sub(LOG_HEADER) / (page + FRAME_HEADER);
+        let mut logged = HashMap::new();
+        if let Some(log) = &log {
+            let mut number = [0; 4];
+            for frame in 0..log_pages {
+                let at = LOG_HEADER + frame * (page + FRAME_HEADER);
+                if log.read_exact_at(&mut number, at).is_ok() {
+                    logged.insert(u32::from_be_bytes(number), at + FRAME_HEADER);
+                }
+            }
+        }
+        Self {
+            database,
+            log,
+            database_pages,
+            log_pages,
+            logged,
+            further: 4 * (database_pages + log_pages),
+        }
+    }
+
+    /// All pages, the newest copies first.
+    fn places(&self) -> impl Iterator<Item = At> + use<> {
+        let page = PAGE as u64;
+        let log = (0..self.log_pages).rev();
+        let log = log.map(move |n| LOG_HEADER + n * (page + FRAME_HEADER) + FRAME_HEADER);
+        let database = (0..self.database_pages).map(move |n| n * page);
+        log.map(|at| (Place::Log, at))
+            .chain(database.map(|at| (Place::Database, at)))
+    }
+
+    fn read(&self, (place, at): At, page: &mut [u8]) -> io::Result<()> {
+        let file = match place {
+            Place::Database => &self.database,
+            Place::Log => &self.log,
+        };
+        let file = file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        file.read_exact_at(page, at)
+    }
+
+    /// Where the newest copy of a page is.
+    fn find(&self, number: u32) -> Option<At> {
+        if let Some(at) = self.logged.get(&number) {
+            return Some((Place::Log, *at));
+        }
+        let index = u64::from(number).checked_sub(1)?;
+        (index < self.database_pages).then_some((Place::Database, index * PAGE as u64))
+    }
+
+    /// The row that begins at `start`, if there is one.
+    fn cell(&mut self, page: &[u8], start: usize) -> Option<Cell> {
+        let mut rest = page.get(start..)?;
+        let length = usize::try_from(varint(&mut rest)?).ok()?;
+        let row = varint(&mut rest)?.cast_signed();
+        if length > ROW_MAX {
+            return None;
+        }
+        let local = if length <= LOCAL_MAX {
+            length
+        } else {
+            let local = LOCAL_MIN + (length - LOCAL_MIN) % (PAGE - 4);
+            if local <= LOCAL_MAX { local } else { LOCAL_MIN }
+        };
+        let here = rest.get(..local)?;
+        let (types, header) = types(here)?;
+        let held = types.iter().map(|t| size(*t)).sum::<Option<usize>>()?;
+        if header + held != length {
+            return None;
+        }
+        let whole;
+        let payload = if local == length {
+            here
+        } else {
+            let next = rest.get(local..local + 4)?.try_into().ok()?;
+            whole = self.follow(here, u32::from_be_bytes(next), length)?;
+            &whole
+        };
+        let mut body = payload.get(header..)?;
+        let columns = types.iter().map(|t| value(*t, &mut body));
+        Some(Cell {
+            row,
+            columns: columns.collect::<Option<_>>()?,
+        })
+    }
+
+    /// The rest of a long row.
+    fn follow(&mut self, here: &[u8], mut next: u32, length: usize) -> Option<Vec<u8>> {
+        let mut payload = here.to_vec();
+        let mut page = vec![0; PAGE];
+        while payload.len() < length {
+            self.further = self.further.checked_sub(1)?;
+            self.read(self.find(next)?, &mut page).ok()?;
+            next = u32::from_be_bytes(page[..4].try_into().ok()?);
+            let more = (length - payload.len()).min(PAGE - 4);
+            payload.extend_from_slice(&page[4..4 + more]);
+        }
+        Some(payload)
+    }
+}
+
+/// The types of a row's columns, and how long its header is.
+fn types(payload: &[u8]) -> Option<(Vec<u64>, usize)> {
+    let mut rest = payload;
+    let header = usize::try_from(varint(&mut rest)?).ok()?;
+    let mut types = Vec::new();
+    while payload.len() - rest.len() < header {
+        if types.len() == COLUMNS_MAX {
+            return None;
+        }
+        types.push(varint(&mut rest)?);
+    }
+    (payload.len() - rest.len() == header).then_some((types, header))
+}
+
+/// How many bytes a column of this type takes.
+fn size(kind: u64) -> Option<usize> {
+    Some(match kind {
+        0 | 8 | 9 => 0,
+        1..=4 => usize::try_from(kind).ok()?,
+        5 => 6,
+        6 | 7 => 8,
+        10 | 11 => return None,
+        _ => usize::try_from((kind - 12) / 2)
+            .ok()
+            .filter(|n| *n <= ROW_MAX)?,
+    })
+}
+
+/// Takes one column from the front.
+fn value(kind: u64, body: &mut &[u8]) -> Option<Value> {
+    let (bytes, rest) = body.split_at_checked(size(kind)?)?;
+    *body = rest;
+    let integer = || {
+        let first = bytes.first().map_or(0, |b| i64::from(b.cast_signed()));
+        bytes
+            .iter()
+            .skip(1)
+            .fold(first, |n, b| n << 8 | i64::from(*b))
+    };
+    Some(match kind {
+        0 => Value::Null,
+        8 => Value::Integer(0),
+        9 => Value::Integer(1),
+        1..=6 => Value::Integer(integer()),
+        7 => Value::Real(f64::from_bits(integer().cast_unsigned())),
+        _ if kind.is_multiple_of(2) => Value::Blob(bytes.to_vec()),
+        _ => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
+    })
+}
+
+/// SQLite's number of one to nine bytes.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for at in 0..9 {
+        let byte = *bytes.get(at)?;
+        if at == 8 || byte < 0x80 {
+            *bytes = &bytes[at + 1..];
+            let bits = if at == 8 { 8 } else { 7 };
+            return Some(number << bits | u64::from(byte));
+        }
+        number = number << 7 | u64::from(byte & 0x7f);
+    }
+    None
+}
+
+fn number(page: &[u8], at: usize) -> u16 {
+    let bytes = page.get(at..at + 2).and_then(|b| b.try_into().ok());
+    bytes.map_or(0, u16::from_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn a_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Value::Integer),
+            any::<i8>().prop_map(|n| Value::Integer(n.into())),
+            any::<i32>().prop_map(|n| Value::Integer(n.into())),
+            Just(Value::Integer(1)),
+            "[a-zé]{0,40}".prop_map(Value::Text),
+            proptest::collection::vec(any::<u8>(), 0..12_000).prop_map(Value::Blob),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn every_row_is_found_without_the_first_page_whatever_its_length(
+            rows in proptest::collection::vec((any::<i64>(), a_value(), a_value()), 1..40),
+            logged in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("x.db");
+            let database = Connection::open(&path).expect("a database");
+            let mode = if logged { "WAL" } else { "DELETE" };
+            database
+                .execute_batch(&format!(
+                    "PRAGMA page_size = 4096; PRAGMA journal_mode = {mode};
+                     PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)"
+                ))
+                .expect("a table");
+            let mut expect = HashMap::new();
+            for (id, a, b) in rows {
+                database
+                    .execute("INSERT OR REPLACE INTO t VALUES (?1, ?2, ?3)", (id, &a, &b))
+                    .expect("a row");
+                expect.insert(id, vec![Value::Null, a, b]);
+            }
+            // While it is open: closing it would empty the log.
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("the file");
+            file.write_all_at(&[0; PAGE], 0).expect("destroyed");
+            let mut found = HashMap::new();
+            read(&path, |cell| {
+                // Older copies come after.
+                found.entry(cell.row).or_insert(cell.columns);
+                Ok::<_, ()>(())
+            }).expect("read");
+            for (id, columns) in expect {
+                prop_assert_eq!(found.get(&id), Some(&columns));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_passed(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..3 * PAGE),
+            leaf in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("x.db");
+            for at in (0..bytes.len()).step_by(PAGE) {
+                if leaf {
+                    bytes[at] = LEAF;
+                }
+            }
+            std::fs::write(&path, &bytes).expect("written");
+            std::fs::write(dir.path().join("x.db-wal"), &bytes).expect("written");
+            read(&path, |_| Ok::<_, ()>(())).expect("read");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Commits that SQLite no longer sees: damage in the middle of the write-ahead log
+//! hides all that comes after it, and yet most of its pages are whole.
+//!
+//! Promises: events, keys and quarantined messages of commits that were promised, and
+//! that lie whole in the copy of the log, are in the journal again. What destinations
+//! had settled since is not: it goes out once more, under the same keys.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params_from_iter, types::Value};
+
+use super::{
+    Error,
+    carve::{self, Cell},
+    column,
+    frame::{column, integer},
+    quarantine,
+    salvage::{INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, pages},
+    state::State,
+};
+use crate::record::Routes;
+
+/// Puts into the journal, which stands at `state`, what `aside` has up to `promised`.
+pub(super) fn recover(
+    connection: &Connection,
+    aside: &Path,
+    promised: &State,
+    state: &mut State,
+) -> Result<(), Error> {
+    let transaction = connection.unchecked_transaction()?;
+    carve::read(aside, |cell| {
+        let Some((insert, columns)) = wanted(cell, state, promised) else {
+            return Ok(());
+        };
+        let inserted = transaction
+            .prepare_cached(insert)?
+            .execute(params_from_iter(&columns));
+        inserted.map(drop)
+    })?;
+    // Counted from what is there: a crash before the state is written changes nothing.
+    let mut events = transaction.prepare("SELECT routes FROM events WHERE position > ?1")?;
+    let mut rows = events.query([column(state.position.0)])?;
+    while let Some(row) = rows.next()? {
+        let routes = Routes(column::number(row, 0)?.map_or(0, integer));
+        state.stored += 1;
+        state.buffered += 1;
+        for d in &mut state.destinations {
+            d.routed += u64::from(routes.contains(d.id));
+        }
+    }
+    drop(rows);
+    drop(events);
+    let sql = "SELECT count(*), coalesce(sum(octet_length(payload) + 64), 0) FROM quarantine WHERE id > ?1";
+    let (messages, bytes): (i64, i64) =
+        transaction.query_row(sql, [column(state.quarantine_last)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    state.quarantined += integer(messages);
+    state.in_quarantine += integer(messages);
+    state.quarantine_bytes += integer(bytes);
+    transaction.commit()?;
+    Ok(())
+}
+
+/// How to insert a row that is missing, and whole.
+fn wanted(cell: Cell, state: &State, promised: &State) -> Option<(&'static str, Vec<Value>)> {
+    let number = integer(cell.row);
+    let between = |after: u64, to: u64| number > after && number <= to;
+    let insert = if pages::event(&cell).is_some() {
+        between(state.position.0, promised.position.0).then_some(INSERT_EVENT)
+    } else if pages::is_keys(&cell) {
+        between(state.commit, promised.commit).then_some(INSERT_KEYS)
+    } else if pages::quarantined(&cell).is_some() {
+        between(state.quarantine_last, promised.quarantine_last).then_some(INSERT_QUARANTINE)
+    } else {
+        None
+    }?;
+    let mut columns = cell.columns;
+    columns[0] = Value::Integer(cell.row);
+    Some((insert, columns))
+}
