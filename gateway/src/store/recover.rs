@@ -50,9 +50,12 @@ pub(super) fn recover(
     }
     drop(rows);
     drop(events);
-    let sql = "SELECT count(*), coalesce(sum(octet_length(payload) + 64), 0) FROM quarantine WHERE id > ?1";
+    let sql = format!(
+        "SELECT count(*), coalesce(sum({}), 0) FROM quarantine WHERE id > ?1",
+        quarantine::COST
+    );
     let (messages, bytes): (i64, i64) =
-        transaction.query_row(sql, [column(state.quarantine_last)], |row| {
+        transaction.query_row(&sql, [column(state.quarantine_last)], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     state.quarantined += integer(messages);
