@@ -7,10 +7,14 @@ use anyhow::{Context as _, Result};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "mqtt")]
+use crate::remote::{self as bridged, Remote};
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
+    events::Events,
     forward::{self, Forwarder},
+    gateway_id::GatewayId,
     http,
     ingest::Ingest,
     observer::{Observer, Parts},
@@ -31,6 +35,9 @@ pub struct App {
     http: http::Server,
     ingest: Arc<Ingest>,
     forwarders: Vec<(Arc<str>, Forwarder)>,
+    events: Events,
+    #[cfg(feature = "mqtt")]
+    remotes: Vec<(Arc<str>, Remote)>,
     observer: Arc<Observer>,
     grace: Duration,
 }
@@ -52,15 +59,27 @@ impl App {
         announce(&report);
         let store = store.run()?;
         let handle = store.handle();
+        let dir = config.data_dir.clone();
+        let gateway = tokio::task::spawn_blocking(move || GatewayId::of_dir(&dir))
+            .await?
+            .context("the file gateway.id in the data directory")?;
         let routes = routes(&config.destinations, &handle);
-        let ingest = Arc::new(Ingest::new(
-            config.ingest,
-            routes,
-            handle.clone(),
-            clock.clone(),
+        let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock.clone())
+            .known_as(gateway.clone());
+        #[cfg(feature = "mqtt")]
+        let ingest = ingest.not_back(bridged::not_back(
+            &config.remotes,
+            &config.destinations,
+            &handle,
         ));
-        let forwarders = config
-            .destinations
+        let ingest = Arc::new(ingest);
+        #[cfg(feature = "mqtt")]
+        let destinations = config.destinations.into_iter();
+        #[cfg(feature = "mqtt")]
+        let destinations: Vec<_> = destinations.map(|d| d.of_gateway(&gateway)).collect();
+        #[cfg(not(feature = "mqtt"))]
+        let destinations = config.destinations;
+        let forwarders = destinations
             .iter()
             .map(|destination| {
                 let forwarder = forwarder(destination, &handle, &clock)
@@ -69,10 +88,20 @@ impl App {
                 Ok((destination.name.clone(), forwarder))
             })
             .collect::<Result<Vec<_>>>()?;
+        let local = broker.handle().local();
+        #[cfg(feature = "mqtt")]
+        let remotes = bridged::remotes(config.remotes, &gateway, &local, &ingest);
+        let events = Events::new(config.events, handle.clone(), local);
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
             broker: broker.handle(),
             ingest: ingest.clone(),
+            events: events.handle(),
+            #[cfg(feature = "mqtt")]
+            remotes: remotes
+                .iter()
+                .map(|(name, remote)| (name.clone(), remote.handle()))
+                .collect(),
             destinations: forwarders
                 .iter()
                 .map(|(name, forwarder)| (name.clone(), forwarder.handle()))
@@ -85,6 +114,9 @@ impl App {
             http,
             ingest,
             forwarders,
+            events,
+            #[cfg(feature = "mqtt")]
+            remotes,
             observer,
             grace: config.shutdown_grace_period,
         })
@@ -155,6 +187,19 @@ impl App {
             // A restart continues at the cursor; going on without would be silent.
             egress.spawn(name, OnEnd::StopGateway, async move {
                 Ok(forwarder.run(stop).await?)
+            });
+        }
+        let stop = shutdown.clone();
+        looking_in.spawn("events", OnEnd::Log, async move {
+            self.events.run(stop).await;
+            Ok(())
+        });
+        #[cfg(feature = "mqtt")]
+        for (name, remote) in self.remotes {
+            let stop = shutdown.clone();
+            ingress.spawn(name, OnEnd::StopGateway, async move {
+                remote.run(stop).await;
+                Ok(())
             });
         }
         ingress.spawn("broker", OnEnd::StopGateway, {

@@ -13,6 +13,8 @@ mod destination;
 mod listener;
 mod mapping;
 mod mistake;
+#[cfg(feature = "mqtt")]
+mod mqtt;
 mod reader;
 mod stages;
 mod unit;
@@ -34,7 +36,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
-    forward, http, ingest,
+    events, forward, http, ingest,
     record::DESTINATIONS_MAX,
     store::{self},
     telemetry,
@@ -63,6 +65,11 @@ pub struct Config {
     pub ingest: ingest::Config,
     /// Where events go.
     pub destinations: Vec<forward::Config>,
+    /// The stream of events for local subscribers.
+    pub events: events::Config,
+    /// Brokers from which messages come.
+    #[cfg(feature = "mqtt")]
+    pub remotes: Vec<crate::remote::Config>,
     /// The log.
     pub log: telemetry::Config,
 }
@@ -186,9 +193,12 @@ impl Config {
             None => ingest::Config::default().mappings,
         };
         let destinations = match root.tables("destination") {
-            Some(tables) => destinations(root, &tables, &data_dir),
+            Some(tables) => destinations(root, &tables, &data_dir, dir),
             None => vec![destination::default(&data_dir)],
         };
+        #[cfg(feature = "mqtt")]
+        let remotes = mqtt::read_remotes(root, dir, &destinations);
+        let events = stages::events(root.table("events"));
         let log = stages::log(root.table("log"));
         let of_broker = |one: &penstock_broker::listener::Config| {
             one.address == Address::Ip(http.listen) && http.listen.port() != 0
@@ -216,6 +226,9 @@ impl Config {
             http,
             ingest: ingest::Config { mappings, site },
             destinations,
+            events,
+            #[cfg(feature = "mqtt")]
+            remotes,
             log,
         }
     }
@@ -225,6 +238,7 @@ fn destinations(
     root: &Table<'_, '_, '_>,
     tables: &[Table<'_, '_, '_>],
     data_dir: &Path,
+    dir: &Path,
 ) -> Vec<forward::Config> {
     let span = root.span("destination");
     if tables.is_empty() {
@@ -242,7 +256,7 @@ fn destinations(
     let mut paths: HashMap<PathBuf, usize> = HashMap::new();
     let mut configs = Vec::with_capacity(tables.len());
     for (n, table) in tables.iter().enumerate() {
-        let read = destination::read(table, data_dir);
+        let read = destination::read(table, data_dir, dir);
         if let Some(name) = read.name
             && let Some(first) = names.insert(name.value, n)
         {

@@ -7,6 +7,7 @@
 
 mod cbor;
 pub mod json;
+pub mod message;
 mod value;
 mod view;
 

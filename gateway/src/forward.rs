@@ -8,6 +8,8 @@
 //! Nothing here knows how events come in.
 
 pub mod batch;
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+mod breaker;
 pub mod destination;
 mod engine;
 pub mod file;
@@ -16,6 +18,8 @@ mod flight;
 pub mod http;
 pub mod journal;
 mod load;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod pending;
@@ -36,6 +40,9 @@ use crate::{
     record::{DestinationId, Position},
     store,
 };
+
+#[cfg(feature = "mqtt")]
+use crate::gateway_id::GatewayId;
 
 pub use secret::Secret;
 pub use status::{Handle, State, Status};
@@ -63,6 +70,16 @@ impl Config {
     /// `attempts_max` where not configured.
     pub const ATTEMPTS_MAX: u32 = 20;
 
+    /// The same, knowing who this gateway is.
+    #[must_use]
+    #[cfg(feature = "mqtt")]
+    pub fn of_gateway(mut self, gateway: &GatewayId) -> Self {
+        if let Kind::Mqtt(config) = &mut self.kind {
+            config.gateway = Some(gateway.clone());
+        }
+        self
+    }
+
     /// Says what cannot work, without touching anything outside.
     ///
     /// # Errors
@@ -74,6 +91,8 @@ impl Config {
             Kind::Http(config) => config.check(),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => config.check(),
+            #[cfg(feature = "mqtt")]
+            Kind::Mqtt(config) => config.check(),
         }
     }
 
@@ -84,6 +103,8 @@ impl Config {
             Kind::Http(config) => Arc::new(http::Http::new(config.clone(), clock.clone())?),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone())?),
+            #[cfg(feature = "mqtt")]
+            Kind::Mqtt(config) => Arc::new(mqtt::Mqtt::new(self.name.clone(), config.clone())?),
         })
     }
 }
@@ -99,6 +120,9 @@ pub enum Kind {
     /// A NATS JetStream stream.
     #[cfg(feature = "nats")]
     Nats(nats::Config),
+    /// Another MQTT broker.
+    #[cfg(feature = "mqtt")]
+    Mqtt(mqtt::Config),
 }
 
 /// Why forwarding to a destination ended, or cannot begin.

@@ -6,9 +6,10 @@
 //! Nothing is dropped: what no mapping takes, what cannot be decoded, and what
 //! would swell beyond bounds is quarantined as it came, with the reason.
 //!
-//! One exception, because it is not data: an empty payload with the RETAIN flag
-//! tells the broker to forget a retained message (MQTT 5, section 3.3.1.3). It is
-//! acknowledged and counted, and not kept. Any other empty payload is quarantined.
+//! Two exceptions, acknowledged and counted, and not kept. What has been through this
+//! gateway before, and came back from another, is kept already. And an empty payload
+//! with the RETAIN flag is not data: it tells the broker to forget a retained message
+//! (MQTT 5, section 3.3.1.3). Any other empty payload is quarantined.
 //!
 //! Entries are appended in the order of the batch. What a message becomes may be
 //! many times its size, so a batch is turned into entries piece by piece, each
@@ -18,7 +19,7 @@ mod metrics;
 mod raw;
 mod topics;
 
-use std::{future::ready, sync::Arc};
+use std::{collections::HashMap, future::ready, sync::Arc};
 
 use bytes::Bytes;
 use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Receipt, Verdict};
@@ -31,7 +32,8 @@ use topics::Topics;
 
 use crate::{
     clock::Clock,
-    event::{Event, IdSource, Timestamp},
+    event::{Event, IdSource, Timestamp, message::VIA_PROPERTY},
+    gateway_id::GatewayId,
     normalise::{self, Class, Mapping, Message, Normalised, Reject, Scratch},
     record::Routes,
     store::{self, Appended, Entry, NewEvent, NewQuarantine},
@@ -43,6 +45,9 @@ const GROUP_BYTES: usize = 1024 * 1024;
 
 /// What an entry takes beside its body or payload, about.
 const ENTRY_BYTES: usize = 128;
+
+/// Gateways that are remembered of a message's way.
+const HOPS_MAX: usize = 16;
 
 /// Groups that are built, or wait for room in the journal's queue, at a time. With
 /// [`stored_bytes_max`] this bounds what entries take before they are in that queue.
@@ -82,6 +87,10 @@ impl Default for Config {
 pub struct Ingest {
     topics: Topics,
     routes: Routes,
+    /// Who this gateway is, where its messages may come back to it.
+    gateway: Option<GatewayId>,
+    /// Destinations that do not get what comes from an origin.
+    not_back: HashMap<Arc<str>, Routes>,
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -100,11 +109,36 @@ impl Ingest {
         Self {
             topics: Topics::new(config),
             routes,
+            gateway: None,
+            not_back: HashMap::new(),
             store,
             clock,
             metrics: Arc::default(),
             preparing: Semaphore::new(PREPARING_MAX),
         }
+    }
+
+    /// Takes no messages that have been through this gateway before: they are
+    /// acknowledged and counted, because they are kept already.
+    #[must_use]
+    pub fn known_as(mut self, gateway: GatewayId) -> Self {
+        self.gateway = Some(gateway);
+        self
+    }
+
+    /// Keeps events that come from an origin away from the destinations that are
+    /// the same place.
+    #[must_use]
+    pub fn not_back(mut self, routes: HashMap<Arc<str>, Routes>) -> Self {
+        self.not_back = routes;
+        self
+    }
+
+    /// Where events of this publisher go.
+    fn routes_of(&self, publisher: &Publisher) -> Routes {
+        let origin = publisher.origin.as_ref();
+        let same = origin.and_then(|origin| self.not_back.get(origin));
+        same.map_or(self.routes, |same| self.routes.without(*same))
     }
 
     /// What was taken so far.
@@ -130,13 +164,15 @@ impl Admission for Ingest {
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         Box::pin(async move {
             let turn = store::Turn::of(publisher);
+            let routes = self.routes_of(publisher);
             let received = self.clock.now();
             let mut settled = Vec::new();
             let mut batch = batch.into_iter();
             loop {
                 // Until there is a permit, nothing takes more than it did as a publish.
                 let permit = self.preparing.acquire().await.ok();
-                let (entries, counts) = Preparing::new(&self.topics, self.routes, &self.metrics)
+                let (entries, counts) = Preparing::new(&self.topics, routes, &self.metrics)
+                    .known_as(self.gateway.as_ref())
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
                     None
@@ -170,6 +206,24 @@ impl Admission for Ingest {
     }
 }
 
+/// Through which gateways a message came, for those that it goes to from here.
+fn via(user: &[(Arc<str>, Arc<str>)]) -> Option<Arc<str>> {
+    let mut via = user
+        .iter()
+        .filter(|(name, value)| **name == *VIA_PROPERTY && is_gateway(value))
+        .map(|(_, value)| &**value)
+        .take(HOPS_MAX);
+    let first = via.next()?;
+    let all = via.fold(first.to_owned(), |all, next| all + " " + next);
+    Some(all.into())
+}
+
+/// Whether this may be the name of a gateway; anything else is not passed on.
+fn is_gateway(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(word)
+}
+
 /// What to tell the device about each publish, from what became of its entries;
 /// `None` where the store has stopped.
 fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
@@ -199,6 +253,7 @@ fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
 struct Preparing<'i> {
     topics: &'i Topics,
     routes: Routes,
+    gateway: Option<&'i GatewayId>,
     metrics: &'i Metrics,
     scratch: Scratch,
     /// Where events are encoded, before they are copied to just their size.
@@ -217,6 +272,7 @@ impl<'i> Preparing<'i> {
         Self {
             topics,
             routes,
+            gateway: None,
             metrics,
             scratch: Scratch::default(),
             body: Vec::new(),
@@ -225,6 +281,11 @@ impl<'i> Preparing<'i> {
             counts: Vec::new(),
             last: None,
         }
+    }
+
+    const fn known_as(mut self, gateway: Option<&'i GatewayId>) -> Self {
+        self.gateway = gateway;
+        self
     }
 
     /// Entries of the first of these publishes, as far as [`GROUP_BYTES`] go, and
@@ -251,6 +312,11 @@ impl<'i> Preparing<'i> {
             return;
         }
         let properties = publish.properties.as_deref();
+        if properties.is_some_and(|known| self.is_circle(known)) {
+            self.metrics.circle();
+            self.counts.push(0);
+            return;
+        }
         let raw = Raw {
             topic: publish.topic.clone(),
             client_id: client_id.clone(),
@@ -265,6 +331,15 @@ impl<'i> Preparing<'i> {
             self.quarantine(&raw, reject, raw.payload.clone());
         }
         self.counts.push(self.entries.len() - before);
+    }
+
+    /// Whether the message has been through this gateway before.
+    fn is_circle(&self, properties: &Properties) -> bool {
+        let Some(gateway) = self.gateway else {
+            return false;
+        };
+        let mut user = properties.user.iter();
+        user.any(|(name, value)| **name == *VIA_PROPERTY && value == gateway.as_str())
     }
 
     fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
@@ -292,8 +367,15 @@ impl<'i> Preparing<'i> {
             nonce: rand::rng().random(),
         };
         let mapping = self.topics.mapping(found);
-        let Normalised { events, rejected } =
-            normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
+        let Normalised {
+            mut events,
+            rejected,
+        } = normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
+        if let Some(via) = via(&raw.user) {
+            for event in &mut events {
+                event.tags.push((VIA_PROPERTY.into(), via.clone()));
+            }
+        }
         let before = self.entries.len();
         let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;

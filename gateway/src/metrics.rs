@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::{
     observer::{Account, Observer},
-    status::{Destination, Status},
+    status::{Destination, Remote, Status},
 };
 
 /// The media type of [`encode`]'s text.
@@ -25,6 +25,14 @@ struct Plain {
     help: &'static str,
     kind: MetricType,
     value: fn(&Account) -> u64,
+}
+
+/// A metric of each remote broker.
+struct PerRemote {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    value: fn(&Remote) -> u64,
 }
 
 /// A metric of each destination.
@@ -378,6 +386,21 @@ const PLAIN: &[Plain] = &[
         "Empty retained messages: they clear one, and are not kept",
         |a| a.ingest.retained_cleared(),
     ),
+    counter(
+        "gateway_ingest_circles",
+        "Messages that came back from another gateway, and were kept already",
+        |a| a.ingest.circles(),
+    ),
+    counter(
+        "gateway_events_shown",
+        "Events handed to subscribers of $penstock/events",
+        |a| a.status.events.shown,
+    ),
+    counter(
+        "gateway_events_skipped",
+        "Events that left memory before subscribers of $penstock/events could be shown them",
+        |a| a.status.events.skipped,
+    ),
 ];
 
 const PER_DESTINATION: &[PerDestination] = &[
@@ -443,6 +466,51 @@ const PER_DESTINATION: &[PerDestination] = &[
     },
 ];
 
+const PER_REMOTE: &[PerRemote] = &[
+    PerRemote {
+        name: "gateway_remote_connected",
+        help: "1 while this remote broker can send messages here",
+        kind: MetricType::Gauge,
+        value: |r| u64::from(r.state == "connected"),
+    },
+    PerRemote {
+        name: "gateway_remote_received",
+        help: "Messages of this remote broker: shown + kept + circles + refused",
+        kind: MetricType::Counter,
+        value: |r| r.counts.received,
+    },
+    PerRemote {
+        name: "gateway_remote_shown",
+        help: "Messages shown to local subscribers only",
+        kind: MetricType::Counter,
+        value: |r| r.counts.shown,
+    },
+    PerRemote {
+        name: "gateway_remote_kept",
+        help: "Messages kept in the journal, or known there already",
+        kind: MetricType::Counter,
+        value: |r| r.counts.kept,
+    },
+    PerRemote {
+        name: "gateway_remote_circles",
+        help: "Messages that have been through this gateway before, and go nowhere",
+        kind: MetricType::Counter,
+        value: |r| r.counts.circles,
+    },
+    PerRemote {
+        name: "gateway_remote_refused",
+        help: "Messages not taken: no filter takes them, their topic would be one of the gateway's own, or ingest refuses them",
+        kind: MetricType::Counter,
+        value: |r| r.counts.refused,
+    },
+    PerRemote {
+        name: "gateway_remote_disconnects",
+        help: "Connections to this remote broker that ended or could not be made",
+        kind: MetricType::Counter,
+        value: |r| r.counts.disconnects,
+    },
+];
+
 /// Name, help and label of a counter by kind.
 type ByKind = (&'static str, &'static str, &'static str);
 
@@ -486,6 +554,14 @@ impl Collector for Scrape {
                     (per.value)(destination),
                     family.encode_family(&labels)?,
                 )?;
+            }
+        }
+        for per in PER_REMOTE {
+            let mut family = encoder.encode_descriptor(per.name, per.help, None, per.kind)?;
+            for remote in &self.0.status.remotes {
+                let labels = [("remote", &*remote.name)];
+                let metric = family.encode_family(&labels)?;
+                sample(per.kind, (per.value)(remote), metric)?;
             }
         }
         let events = self
@@ -546,11 +622,14 @@ mod tests {
         let per = PER_DESTINATION
             .iter()
             .map(|metric| total(metric.name, metric.kind));
+        let remote = PER_REMOTE
+            .iter()
+            .map(|metric| total(metric.name, metric.kind));
         let by_kind = [EVENTS_BY_IDENTITY, REJECTS_BY_CLASS];
         let by_kind = by_kind
             .into_iter()
             .map(|(name, ..)| format!("{name}_total"));
-        plain.chain(per).chain(by_kind).collect()
+        plain.chain(per).chain(remote).chain(by_kind).collect()
     }
 
     #[test]

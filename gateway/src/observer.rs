@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    forward,
+    events, forward,
     ingest::{self, Ingest},
     status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
     store,
@@ -28,6 +28,11 @@ pub struct Parts {
     pub broker: penstock_broker::Handle,
     /// Ingest, for its counters.
     pub ingest: Arc<Ingest>,
+    /// The stream of events for local subscribers.
+    pub events: events::Handle,
+    /// Each remote broker, by name.
+    #[cfg(feature = "mqtt")]
+    pub remotes: Vec<(Arc<str>, crate::remote::Handle)>,
     /// Each configured destination, by name.
     pub destinations: Vec<(Arc<str>, forward::Handle)>,
     /// The wall clock, for ages.
@@ -135,8 +140,29 @@ impl Observer {
                 .iter()
                 .map(|d| self.destination(&sampler, d))
                 .collect(),
+            remotes: self.remotes(),
+            events: self.parts.events.counts(),
             broker: self.parts.broker.metrics(),
         }
+    }
+
+    #[cfg(feature = "mqtt")]
+    fn remotes(&self) -> Vec<status::Remote> {
+        let remotes = self.parts.remotes.iter().map(|(name, handle)| {
+            let (state, error) = handle.state();
+            status::Remote {
+                name: name.clone(),
+                state: state.as_str(),
+                error,
+                counts: handle.counted(),
+            }
+        });
+        remotes.collect()
+    }
+
+    #[cfg(not(feature = "mqtt"))]
+    const fn remotes(&self) -> Vec<status::Remote> {
+        Vec::new()
     }
 
     fn destination(&self, sampler: &Sampler, at: &store::DestinationStatus) -> Destination {

@@ -37,6 +37,12 @@ impl Routes {
         Self(self.0 | 1 << destination.0)
     }
 
+    /// These, but none of `others`.
+    #[must_use]
+    pub const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
     /// Whether `destination` is among them.
     pub const fn contains(self, destination: DestinationId) -> bool {
         self.0 >> destination.0 & 1 == 1

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{event::Timestamp, store};
+use crate::{event::Timestamp, events, store};
 
 /// The whole account. Field names are the API.
 #[derive(Debug, Clone, Serialize)]
@@ -25,8 +25,44 @@ pub struct Status {
     pub store: Journal,
     /// Each destination: `routed = delivered + backlog + expired + evicted + damaged + dead`.
     pub destinations: Vec<Destination>,
+    /// Each remote broker whose messages come here.
+    pub remotes: Vec<Remote>,
+    /// The stream of events for local subscribers.
+    pub events: events::Counts,
     /// The broker's counters.
     pub broker: penstock_broker::Metrics,
+}
+
+/// Where a remote broker stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct Remote {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `connecting`, `connected` or `stopped`.
+    pub state: &'static str,
+    /// The last failure, while it lasts.
+    pub error: Option<String>,
+    /// What came of messages.
+    #[serde(flatten)]
+    pub counts: RemoteCounts,
+}
+
+/// What came of the messages of a remote broker, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct RemoteCounts {
+    /// Messages that came: shown + kept + circles + refused, but for those at hand.
+    pub received: u64,
+    /// Of those: shown to local subscribers only.
+    pub shown: u64,
+    /// Of those: kept in the journal, or known there already.
+    pub kept: u64,
+    /// Of those: been here before.
+    pub circles: u64,
+    /// Of those: not taken, because no filter takes them, their topic would be one of
+    /// the gateway's own, or ingest refuses them.
+    pub refused: u64,
+    /// Connections that ended, or could not be made.
+    pub disconnects: u64,
 }
 
 /// What was taken from devices, since the journal was begun.

@@ -84,6 +84,7 @@ pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub use status::{DestinationStatus, Status};
+pub use tail::Newest;
 pub use turn::Turn;
 pub use verify::{Stats, VerifyReport, stats, verify};
 

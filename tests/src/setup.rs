@@ -66,6 +66,18 @@ impl Setup {
         ))
     }
 
+    /// Adds a destination that is another MQTT broker, with events where the built-in
+    /// mapping of a gateway looks for them; `more` are its other keys.
+    #[must_use]
+    pub fn to_mqtt(self, name: &str, port: u16, more: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"mqtt\"\n\
+             server = \"mqtt://127.0.0.1:{port}\"\n\
+             topic = \"devices/{{device}}/{{type}}\"\n\
+             timeout = \"5s\"\nretry_max = \"1s\"\n{more}"
+        ))
+    }
+
     /// Adds an HTTP destination.
     #[must_use]
     pub fn to_http(self, name: &str, url: &str) -> Self {

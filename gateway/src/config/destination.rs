@@ -18,7 +18,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Names of types, whether this build has them or not.
-const TYPES: [&str; 3] = ["file", "http", "nats"];
+const TYPES: [&str; 4] = ["file", "http", "mqtt", "nats"];
 
 /// One destination with the places of what must differ from the others.
 pub(super) struct Read {
@@ -26,8 +26,8 @@ pub(super) struct Read {
     pub(super) config: Option<forward::Config>,
 }
 
-/// Reads one destination.
-pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path) -> Read {
+/// Reads one destination. Certificates are relative to `dir`.
+pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Read {
     let before = table.reader.mistakes();
     let name = table.required("name", "\"events\"");
     if let Some(name) = &name {
@@ -38,7 +38,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path) -> Read {
         // Which keys belong to it is not known, so none is called unknown.
         table.know_all();
     }
-    let kind = kind.and_then(|kind| read_kind(table, &kind, data_dir));
+    let kind = kind.and_then(|kind| read_kind(table, &kind, data_dir, dir));
     let retry_first = table.duration("retry_first", MILLI..=DAY, forward::Config::RETRY_FIRST);
     let retry_max = table.duration("retry_max", MILLI..=DAY, forward::Config::RETRY_MAX);
     if retry_first > retry_max {
@@ -79,7 +79,7 @@ pub(super) fn default(data_dir: &Path) -> forward::Config {
     }
 }
 
-fn check_name(name: &str) -> Result<(), &'static str> {
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
     const BYTES_MAX: usize = 64;
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
     if name.is_empty() || name.len() > BYTES_MAX || !name.chars().all(word) {
@@ -88,11 +88,12 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path) -> Option<Kind> {
+fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path) -> Option<Kind> {
     match kind.value.as_str() {
         "file" => read_file(table, data_dir).map(Kind::File),
         "http" => read_http(table),
         "nats" => read_nats(table),
+        "mqtt" => read_mqtt(table, dir),
         _ => {
             table.know_all();
             table.parse("type", kind, |kind| {
@@ -240,7 +241,17 @@ fn read_nats(table: &Table<'_, '_, '_>) -> Option<Kind> {
     not_built_in(table, "nats")
 }
 
-#[cfg(not(all(feature = "http", feature = "nats")))]
+#[cfg(feature = "mqtt")]
+fn read_mqtt(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::mqtt::read_destination(table, dir)
+}
+
+#[cfg(not(feature = "mqtt"))]
+fn read_mqtt(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
+    not_built_in(table, "mqtt")
+}
+
+#[cfg(not(all(feature = "http", feature = "mqtt", feature = "nats")))]
 fn not_built_in(table: &Table<'_, '_, '_>, feature: &str) -> Option<Kind> {
     table.know_all();
     let what = format!("{feature:?} is not in this program; build it with the feature {feature}");

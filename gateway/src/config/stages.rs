@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use super::{listener, reader::Table};
 use crate::{
-    http,
+    event::message::Payload,
+    events, http,
     store::OnFull,
     telemetry::{self, Format},
 };
@@ -82,6 +83,15 @@ pub(super) fn http(table: Table<'_, '_, '_>) -> http::Config {
         allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
     };
     loopback(&table, config.listen, config.allow_anonymous);
+    table.finish();
+    config
+}
+
+pub(super) fn events(table: Table<'_, '_, '_>) -> events::Config {
+    let default = events::Config::default();
+    let config = events::Config {
+        format: table.word("format", &Payload::WORDS, default.format),
+    };
     table.finish();
     config
 }

@@ -16,7 +16,10 @@ use crate::{
 fn env(name: &str) -> Option<String> {
     match name {
         "TOKEN" => Some("sesame-open".to_owned()),
-        "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" => Some("secret".to_owned()),
+        "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD" | "CENTRE_PASSWORD" => {
+            Some("secret".to_owned())
+        }
+        "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
         _ => None,
     }
 }
@@ -113,8 +116,8 @@ fn every_key_is_read() {
     assert_eq!(*mapping.tags, [("line".into(), "L1".into())]);
     assert!(matches!(config.ingest.mappings[1].device, Device::At(_)));
     let names: Vec<_> = config.destinations.iter().map(|d| &*d.name).collect();
-    assert_eq!(names, ["events", "lake", "stream"]);
-    assert_eq!(config.store.destinations.len(), 3);
+    assert_eq!(names, ["events", "lake", "stream", "cloud"]);
+    assert_eq!(config.store.destinations.len(), 4);
     #[cfg(feature = "http")]
     {
         let forward::Kind::Http(lake) = &config.destinations[1].kind else {
@@ -372,7 +375,7 @@ path = "."
     configuration:13: destination[3].path: destination[2] writes there as well
     configuration:14: destination[3].retry_first: retry_first should be at most retry_max
     configuration:15: destination[3].url: is not a key; known here are attempts_max, files_max, name, path, retry_first, retry_max, rotate_age, rotate_size, type
-    configuration:18: destination[4].type: "pigeon": should be one of file, http, nats
+    configuration:18: destination[4].type: "pigeon": should be one of file, http, mqtt, nats
     configuration:20: destination[5].name: is missing; for example name = "events"
     configuration:20: destination[5].url: is missing; for example url = "https://lake.example/events"
     configuration:22: destination[5].batch_records: 0 is not between 1 and 10000

@@ -92,6 +92,18 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The value of a tag.
+    pub fn tag(&self, name: &str) -> Option<&'a str> {
+        let mut cbor = Cbor {
+            rest: self.tags.bytes,
+        };
+        (0..self.tags.count).find_map(|_| {
+            cbor.array().ok()?;
+            let (known, value) = (cbor.text().ok()?, cbor.text().ok()?);
+            (known == name).then_some(value)
+        })
+    }
+
     /// Appends the event as [`Event::to_json`](super::Event::to_json) would.
     pub fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
         self.attributes.open_json(position, out);

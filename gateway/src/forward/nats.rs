@@ -17,14 +17,7 @@ mod session;
 mod stream;
 mod subject;
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use async_nats::{
     HeaderMap,
@@ -37,6 +30,7 @@ use self::{ack::Verdict, doubt::Doubts, session::Session, subject::Template};
 use super::{
     Secret,
     batch::{Batch, Item},
+    breaker::Breaker,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
 };
 use crate::event::json::MEDIA_TYPE;
@@ -132,9 +126,7 @@ pub(super) struct Nats {
     subject: Template,
     /// One batch at a time publishes; waiting for acknowledgements is outside.
     line: Mutex<Line>,
-    /// A batch failed: none of those in flight publishes any more, until all have ended.
-    broken: Arc<AtomicBool>,
-    sending: Arc<AtomicUsize>,
+    breaker: Breaker,
 }
 
 #[derive(Debug, Default)]
@@ -167,21 +159,20 @@ impl Nats {
             subject: Template::parse(&config.subject).map_err(super::Error::Config)?,
             config: Arc::new(config),
             line: Mutex::default(),
-            broken: Arc::default(),
-            sending: Arc::default(),
+            breaker: Breaker::default(),
         })
     }
 
     async fn deliver(&self, batch: Batch) -> Outcomes {
-        let _sending = Sending::begin(self);
+        let _sending = self.breaker.begin();
         // First polled in journal order, and the lock is fair: batches keep that order.
         let (session, sent) = {
             let mut line = self.line.lock().await;
-            if self.broken.load(SeqCst) {
+            if self.breaker.is_tripped() {
                 return Err(unavailable("a batch before this one failed".to_owned()));
             }
             let published = self.publish(&mut line, &batch).await;
-            published.inspect_err(|_| self.broken.store(true, SeqCst))?
+            published.inspect_err(|_| self.breaker.trip())?
         };
         let (mut failure, mut refused) = (None, false);
         let mut outcomes = Vec::with_capacity(batch.items.len());
@@ -200,7 +191,7 @@ impl Nats {
             });
         }
         if outcomes.iter().any(is_open) || outcomes.len() < batch.items.len() {
-            self.broken.store(true, SeqCst);
+            self.breaker.trip();
         }
         let answers = Answers {
             outcomes,
@@ -240,7 +231,7 @@ impl Nats {
                 Ok(next) => sent.push(next),
                 Err(()) => {
                     // Said before another batch gets the line.
-                    self.broken.store(true, SeqCst);
+                    self.breaker.trip();
                     break;
                 }
             }
@@ -343,30 +334,6 @@ impl Destination for Nats {
         Box::pin(async {
             self.line.lock().await.session = None;
         })
-    }
-}
-
-/// Counts the batches in flight; when the last has ended, publishing may go on.
-struct Sending {
-    broken: Arc<AtomicBool>,
-    sending: Arc<AtomicUsize>,
-}
-
-impl Sending {
-    fn begin(nats: &Nats) -> Self {
-        nats.sending.fetch_add(1, SeqCst);
-        Self {
-            broken: nats.broken.clone(),
-            sending: nats.sending.clone(),
-        }
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if self.sending.fetch_sub(1, SeqCst) == 1 {
-            self.broken.store(false, SeqCst);
-        }
     }
 }
 

@@ -11,6 +11,7 @@ pub struct Metrics {
     events: [AtomicU64; IdSource::ALL.len()],
     rejected: [AtomicU64; Class::ALL.len()],
     cleared: AtomicU64,
+    circles: AtomicU64,
 }
 
 impl Metrics {
@@ -33,12 +34,21 @@ impl Metrics {
         self.cleared.load(Relaxed)
     }
 
+    /// Messages that have been through this gateway before, and are not kept again.
+    pub fn circles(&self) -> u64 {
+        self.circles.load(Relaxed)
+    }
+
     pub(super) fn event(&self, source: IdSource) {
         self.events[source as usize].fetch_add(1, Relaxed);
     }
 
     pub(super) fn rejected(&self, class: Class) {
         self.rejected[class as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn circle(&self) {
+        self.circles.fetch_add(1, Relaxed);
     }
 
     pub(super) fn cleared(&self) {

@@ -12,7 +12,7 @@ use super::{
     progress::Progress,
     reader::Noticed,
     status::Status,
-    tail::Tail,
+    tail::{Newest, Tail},
     turn::Turn,
 };
 use crate::record::{DestinationId, Position};
@@ -95,6 +95,13 @@ impl Handle {
     /// Follows the last committed position.
     pub fn committed(&self) -> watch::Receiver<Position> {
         self.committed.clone()
+    }
+
+    /// The newest committed records after `after`, of all destinations and none, as
+    /// far as they are in memory: at most `count` of them and about `bytes`. Cheap;
+    /// never reads from the disk.
+    pub fn newest(&self, after: Position, count: usize, bytes: usize) -> Newest {
+        self.tail.newest(after, count, bytes)
     }
 
     /// The store's account of itself, at most a moment old. Cheap.

@@ -15,6 +15,15 @@ use crate::record::{DestinationId, Position, Record};
 /// Memory for the newest records, about.
 pub(super) const TAIL_BYTES: usize = 8 * 1024 * 1024;
 
+/// Some of the newest records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newest {
+    /// In order, without gaps.
+    pub records: Vec<Record>,
+    /// Nothing at or before this is in memory any more.
+    pub floor: Position,
+}
+
 #[derive(Debug)]
 pub(super) struct Tail {
     held: Mutex<Held>,
@@ -100,6 +109,30 @@ impl Tail {
             page.scanned_to = record.position;
         }
         Some(page)
+    }
+
+    /// The records after `after`, for whomever they are. Where that is further back
+    /// than this goes, from its beginning, which is said.
+    pub(super) fn newest(&self, after: Position, count: usize, bytes: usize) -> Newest {
+        let held = self.held();
+        let skip = after.0.saturating_sub(held.floor.0);
+        let mut newest = Newest {
+            records: Vec::new(),
+            floor: held.floor,
+        };
+        let mut taken = 0;
+        for record in held
+            .records
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+        {
+            if newest.records.len() >= count || (taken > 0 && taken + record.body.len() > bytes) {
+                break;
+            }
+            taken += record.body.len();
+            newest.records.push(record.clone());
+        }
+        newest
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

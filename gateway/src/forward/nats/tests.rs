@@ -465,7 +465,7 @@ async fn what_was_not_kept_goes_again_although_a_batch_before_it_was_kept() {
         nats.send(batch(16..=20)).await
     };
     let cut = async {
-        while nats.sending.load(SeqCst) < 2 {
+        while nats.breaker.in_flight() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // The lock is fair: the second has published.

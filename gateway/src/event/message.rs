@@ -1,0 +1,161 @@
+//! An event as a message: what it looks like, and what is said beside it.
+//!
+//! The payload is the whole event (structured mode of the `CloudEvents` MQTT
+//! binding). The properties repeat what names it, so that whoever routes or dedupes
+//! need not look inside: the attributes under their own names, and
+//! `idempotency-key`.
+
+use super::{Attributes, View, json, source};
+
+/// The media type of an event in CBOR.
+pub const CBOR_MEDIA_TYPE: &str = "application/cloudevents+cbor";
+/// The user property with the idempotency key, in hex.
+pub const KEY_PROPERTY: &str = "idempotency-key";
+
+/// The user property that says through which gateway a message came, one for each,
+/// so that it does not go in circles; also the tag that remembers them in an event.
+pub const VIA_PROPERTY: &str = "penstock-via";
+
+/// What an event looks like in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// `CloudEvents` JSON.
+    Json,
+    /// The same document in CBOR.
+    Cbor,
+}
+
+impl Payload {
+    /// The words used in the configuration.
+    pub const WORDS: [(&'static str, Self); 2] = [("json", Self::Json), ("cbor", Self::Cbor)];
+
+    /// For the content type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => json::MEDIA_TYPE,
+            Self::Cbor => CBOR_MEDIA_TYPE,
+        }
+    }
+
+    /// The event in this form.
+    pub fn encode(self, view: &View<'_>) -> Vec<u8> {
+        let mut text = Vec::with_capacity(512);
+        view.to_json(None, &mut text);
+        match self {
+            Self::Json => text,
+            Self::Cbor => {
+                let document: serde_json::Value =
+                    serde_json::from_slice(&text).expect("`to_json` writes JSON");
+                let mut bytes = Vec::with_capacity(text.len());
+                ciborium::into_writer(&document, &mut bytes)
+                    .expect("a document of JSON can be CBOR, and memory takes it");
+                bytes
+            }
+        }
+    }
+}
+
+/// What names the event, as user properties.
+pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
+    let key = of.key.to_string();
+    let mut time = Vec::with_capacity(32);
+    json::time(of.time, &mut time);
+    let time = String::from_utf8_lossy(&time).trim_matches('"').to_owned();
+    vec![
+        ("specversion", "1.0".to_owned()),
+        ("id", of.id.map_or_else(|| key.clone(), str::to_owned)),
+        ("source", source(of.site, of.device)),
+        ("type", of.kind.to_owned()),
+        ("subject", of.device.to_owned()),
+        ("time", time),
+        (KEY_PROPERTY, key),
+    ]
+}
+
+/// Appends `text` as one level of a topic, or part of one: `/`, `+`, `#`, `$`, `%` and
+/// control characters are written as `%XX` per UTF-8 byte, so that two names never
+/// give the same level. An empty name is `_`.
+pub fn escape(text: &str, out: &mut String) {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
+    if text.is_empty() {
+        out.push('_');
+    }
+    for c in text.chars() {
+        if !c.is_control() && !"/+#$%".contains(c) {
+            out.push(c);
+            continue;
+        }
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            out.push('%');
+            out.push(DIGITS[usize::from(byte >> 4)]);
+            out.push(DIGITS[usize::from(byte & 15)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value};
+
+    #[test]
+    fn whatever_a_device_is_called_it_stays_in_its_level() {
+        for (name, expect) in [
+            ("a-1", "a-1"),
+            ("a/b", "a%2Fb"),
+            ("+#$", "%2B%23%24"),
+            ("100%", "100%25"),
+            ("ü ö", "ü ö"),
+            ("a\u{0}\u{85}", "a%00%C2%85"),
+            ("", "_"),
+        ] {
+            let mut level = String::new();
+            escape(name, &mut level);
+            assert_eq!(level, expect);
+        }
+    }
+
+    #[test]
+    fn json_and_cbor_say_the_same_and_so_do_the_properties() {
+        let event = Event {
+            key: Key([0xAB; 16]),
+            id: None,
+            id_source: IdSource::Explicit,
+            kind: "env".into(),
+            device: "a/1".into(),
+            site: Some("pune".into()),
+            time: Timestamp::from_millis(1_700_000_000_000),
+            time_source: TimeSource::Device,
+            received: Timestamp::from_millis(1_700_000_000_001),
+            sequence: None,
+            partition_key: None,
+            topic: "t".into(),
+            traceparent: None,
+            measurements: vec![Measurement {
+                name: "n".into(),
+                value: Value::UInt(u64::MAX),
+                unit: None,
+                bad: false,
+                time: None,
+            }],
+            tags: Vec::new(),
+        };
+        let mut body = Vec::new();
+        event.to_cbor(&mut body);
+        let view = View::parse(&body).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&Payload::Json.encode(&view)).unwrap();
+        let cbor: serde_json::Value =
+            ciborium::from_reader(&Payload::Cbor.encode(&view)[..]).unwrap();
+        assert_eq!(json, cbor);
+        for (name, value) in properties(&view.attributes) {
+            let name = if name == KEY_PROPERTY {
+                "eventkey"
+            } else {
+                name
+            };
+            assert_eq!(json[name], value, "{name}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Another MQTT broker: AWS IoT Core, Azure Event Grid, HiveMQ, EMQX, Mosquitto,
+//! another Penstock.
+//!
+//! Each event is one QoS 1 message: `CloudEvents` JSON or the same in CBOR, and in
+//! MQTT 5 the user property `idempotency-key`, by which another Penstock refuses a
+//! second copy. Publishes are pipelined on one connection, in journal order, and
+//! each waits for its PUBACK.
+//!
+//! A connection that breaks is not mended but replaced, and everything that was not
+//! acknowledged goes again, in order ([`session`]). Every connection begins a new
+//! session at the server: what a session of a publisher keeps is packet identifiers,
+//! which nothing here needs. QoS 0 would promise nothing, and QoS 2 nothing more,
+//! because its exchange does not outlive the session; neither is offered.
+
+mod message;
+mod session;
+
+use std::{pin::Pin, sync::Arc};
+
+use tokio::sync::Mutex;
+
+use self::session::{Answer, Session};
+use super::{
+    batch::Batch,
+    breaker::Breaker,
+    destination::{Destination, Error, Limits, Outcome, Outcomes},
+};
+use crate::{
+    gateway_id::GatewayId,
+    mqtt::{Server, link::PACKET_BYTES_MAX, reason::Verdict, topic::Template},
+};
+
+pub use message::Payload;
+
+/// How events are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The broker.
+    pub server: Server,
+    /// Who we are, for the client identifier and against circles; one for this run
+    /// where it is not given.
+    pub gateway: Option<GatewayId>,
+    /// The topic of an event; `{site}`, `{device}` and `{type}` are filled in.
+    pub topic: String,
+    /// What an event looks like.
+    pub payload: Payload,
+    /// Publishes without acknowledgement, at most.
+    pub in_flight: u16,
+    /// The largest packet the server takes, where it does not say so itself.
+    pub packet_bytes_max: u32,
+}
+
+impl Config {
+    /// The configured defaults.
+    pub fn new(server: Server) -> Self {
+        Self {
+            server,
+            gateway: None,
+            topic: "telemetry/{site}/{device}/{type}".to_owned(),
+            payload: Payload::Json,
+            in_flight: 100,
+            packet_bytes_max: PACKET_BYTES_MAX,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), super::Error> {
+        Template::parse(&self.topic)
+            .map(drop)
+            .map_err(|what| super::Error::Config(format!("topic `{}`: {what}", self.topic)))
+    }
+
+    /// A filter that matches every topic published on.
+    pub(crate) fn pattern(&self) -> Option<String> {
+        Template::parse(&self.topic)
+            .ok()
+            .map(|topic| topic.pattern())
+    }
+}
+
+/// Bytes of stored records in a batch, about.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// The MQTT destination.
+#[derive(Debug)]
+pub(super) struct Mqtt {
+    name: Arc<str>,
+    config: Config,
+    gateway: GatewayId,
+    topic: Template,
+    /// One batch at a time publishes; waiting for acknowledgements is outside.
+    line: Mutex<Option<Arc<Session>>>,
+    breaker: Breaker,
+}
+
+/// A message that was published or settled without that.
+enum Sent {
+    Waiting(Answer),
+    Settled(Outcome),
+}
+
+impl Mqtt {
+    pub(super) fn new(name: Arc<str>, config: Config) -> Result<Self, super::Error> {
+        config.check()?;
+        let topic =
+            Template::parse(&config.topic).map_err(|what| super::Error::Config(what.to_owned()))?;
+        Ok(Self {
+            name,
+            gateway: config.gateway.clone().unwrap_or_else(GatewayId::random),
+            config,
+            topic,
+            line: Mutex::default(),
+            breaker: Breaker::default(),
+        })
+    }
+
+    async fn deliver(&self, batch: Batch) -> Outcomes {
+        let _sending = self.breaker.begin();
+        // First polled in journal order, and the lock is fair: batches keep that order.
+        let (session, sent) = {
+            let mut line = self.line.lock().await;
+            if self.breaker.is_tripped() {
+                return Err(unavailable("a batch before this one failed".to_owned()));
+            }
+            let published = self.publish(&mut line, &batch).await;
+            published.inspect_err(|_| self.breaker.trip())?
+        };
+        let mut needs_person = None;
+        let mut outcomes = Vec::with_capacity(batch.items.len());
+        for sent in sent {
+            outcomes.push(match sent {
+                Sent::Settled(outcome) => outcome,
+                Sent::Waiting(answer) => match session.wait(answer).await {
+                    Verdict::Kept => Outcome::Acknowledged,
+                    Verdict::Throttled => Outcome::Throttled { retry_after: None },
+                    Verdict::Transient(reason) => Outcome::Transient(reason),
+                    Verdict::Permanent(reason) => Outcome::Permanent(reason),
+                    Verdict::Doubtful(reason) => {
+                        session.close(&reason);
+                        Outcome::Unknown(reason)
+                    }
+                    Verdict::Misconfigured(reason) => {
+                        needs_person.get_or_insert_with(|| reason.clone());
+                        Outcome::Unknown(reason)
+                    }
+                },
+            });
+        }
+        if outcomes.len() < batch.items.len() {
+            let why = match session.is_open() {
+                true => "held back behind a message that was not taken".to_owned(),
+                false => session.reason(),
+            };
+            outcomes.resize(batch.items.len(), Outcome::Unknown(why));
+        }
+        if outcomes.iter().any(is_open) {
+            self.breaker.trip();
+            if session.needs_person() {
+                needs_person.get_or_insert_with(|| session.reason());
+            }
+        }
+        match needs_person {
+            // What was taken is told first; the rest of the batch comes again alone.
+            Some(reason) if !outcomes.contains(&Outcome::Acknowledged) => {
+                Err(Error::Misconfigured(reason))
+            }
+            _ => Ok(outcomes),
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, Error> {
+        let own_id = self.gateway.client_id("to", &self.name);
+        Session::open(&self.config, own_id, self.breaker.clone()).await
+    }
+
+    /// Publishes until the end of the batch, or until something breaks.
+    async fn publish(
+        &self,
+        line: &mut Option<Arc<Session>>,
+        batch: &Batch,
+    ) -> Result<(Arc<Session>, Vec<Sent>), Error> {
+        let session = match line {
+            Some(session) if session.is_open() => session.clone(),
+            _ => {
+                *line = None;
+                let session = Arc::new(self.connect().await?);
+                line.insert(session).clone()
+            }
+        };
+        let mut sent = Vec::with_capacity(batch.items.len());
+        for item in &*batch.items {
+            let message = message::of_event(item, &self.topic, &self.config, &self.gateway);
+            let message = match message {
+                Ok(message) if message.packet_bytes() <= session.packet_bytes_max() => message,
+                Ok(message) => {
+                    sent.push(Sent::Settled(Outcome::Permanent(format!(
+                        "a packet of {} bytes, and the server takes {}",
+                        message.packet_bytes(),
+                        session.packet_bytes_max()
+                    ))));
+                    continue;
+                }
+                Err(reason) => {
+                    sent.push(Sent::Settled(Outcome::Permanent(reason)));
+                    continue;
+                }
+            };
+            match session.publish(message).await {
+                Ok(answer) => sent.push(Sent::Waiting(answer)),
+                Err(_) => {
+                    // Said before another batch gets the line.
+                    self.breaker.trip();
+                    break;
+                }
+            }
+        }
+        Ok((session, sent))
+    }
+}
+
+impl Destination for Mqtt {
+    fn limits(&self) -> Limits {
+        let in_flight = usize::from(self.config.in_flight);
+        Limits {
+            // Two batches fill the window: one is acknowledged while the other goes.
+            batch_records: (in_flight / 2).max(1),
+            batch_bytes: BATCH_BYTES,
+            linger: std::time::Duration::ZERO,
+            in_flight: in_flight.clamp(1, 2),
+        }
+    }
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(self.deliver(batch))
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if let Some(session) = self.line.lock().await.take() {
+                session.end().await;
+            }
+        })
+    }
+}
+
+const fn is_open(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Unknown(_) | Outcome::Throttled { .. })
+}
+
+const fn unavailable(reason: String) -> Error {
+    Error::Unavailable {
+        reason,
+        retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! Who this gateway is among others: random, made once, and kept beside the journal.
+//!
+//! What it sends to other brokers carries it, so that what comes back is known; see
+//! [`VIA_PROPERTY`](crate::event::message::VIA_PROPERTY).
+
+use std::{fs, io, path::Path, sync::Arc};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayId(Arc<str>);
+
+impl GatewayId {
+    /// The name of its file.
+    const FILE: &str = "gateway.id";
+
+    /// Reads it, or makes one. Blocking.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or written.
+    pub fn of_dir(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(Self::FILE);
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        match fs::read_to_string(&path) {
+            Ok(text) if (8..=64).contains(&text.trim().len()) && text.trim().chars().all(word) => {
+                return Ok(Self(text.trim().into()));
+            }
+            // Another one is better than none: at worst one message goes round once.
+            Ok(_) => tracing::warn!(path = %path.display(), "replaced: it held no identity"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let id = Self::random();
+        fs::create_dir_all(dir)?;
+        fs::write(&path, format!("{}\n", id.0))?;
+        Ok(id)
+    }
+
+    /// One that nobody else has, for this run.
+    pub fn random() -> Self {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        // The end of it is random; the beginning is the time.
+        Self(id[id.len() - 16..].into())
+    }
+
+    /// As text.
+    pub const fn as_str(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    /// The client identifier of a connection named `name`, where none is
+    /// configured: letters, digits and dashes, 23 bytes at most where it can be.
+    pub fn client_id(&self, role: &str, name: &str) -> String {
+        format!("penstock-{}-{role}-{name}", &self.0[..8.min(self.0.len())])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_stays_who_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = GatewayId::of_dir(dir.path()).unwrap();
+        assert_eq!(GatewayId::of_dir(dir.path()).unwrap(), id);
+        assert_eq!(id.as_str().len(), 16);
+        fs::write(dir.path().join(GatewayId::FILE), "\0").unwrap();
+        let other = GatewayId::of_dir(dir.path()).unwrap();
+        assert_ne!(other, id);
+        assert_eq!(GatewayId::of_dir(dir.path()).unwrap(), other);
+    }
+}

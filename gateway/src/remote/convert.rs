@@ -1,0 +1,203 @@
+//! From a message of a remote broker to one of this broker.
+
+use std::sync::Arc;
+
+use penstock_broker::{Properties, Publish};
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
+
+use super::{Subscription, qos};
+use crate::{
+    event::message::VIA_PROPERTY,
+    gateway_id::GatewayId,
+    mqtt::{link::Received, topic},
+};
+
+/// What is to be done with a message.
+#[derive(Debug)]
+pub(super) enum Converted {
+    /// Show it to local subscribers.
+    Show(Publish),
+    /// Keep it, then show it.
+    Keep(Publish),
+    /// It has been through this gateway before.
+    Circle,
+    /// It cannot be a message here.
+    Refused(&'static str),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Converter {
+    subscriptions: Vec<Subscription>,
+    gateway: GatewayId,
+}
+
+impl Converter {
+    pub(super) const fn new(subscriptions: Vec<Subscription>, gateway: GatewayId) -> Self {
+        Self {
+            subscriptions,
+            gateway,
+        }
+    }
+
+    pub(super) fn convert(&self, received: &Received) -> Converted {
+        let (remote_topic, payload, level, retain, properties) = match received {
+            Received::V4(one) => (
+                one.topic.as_str(),
+                &one.payload,
+                one.qos as u8,
+                one.retain,
+                None,
+            ),
+            Received::V5(one) => {
+                let Ok(topic) = std::str::from_utf8(&one.topic) else {
+                    return Converted::Refused("its topic is not UTF-8");
+                };
+                let properties = one.properties.as_ref();
+                (topic, &one.payload, one.qos as u8, one.retain, properties)
+            }
+        };
+        // The first that takes it, in the order of the configuration.
+        let mut subscriptions = self.subscriptions.iter();
+        let Some(subscription) =
+            subscriptions.find(|one| topic::matches(remote_topic, &one.filter))
+        else {
+            return Converted::Refused("no configured filter takes its topic");
+        };
+        let rest = remote_topic.strip_prefix(&subscription.remote_prefix);
+        let local_topic = match rest {
+            Some(rest) => format!("{}{rest}", subscription.local_prefix),
+            None => return Converted::Refused("its topic does not begin with remote_prefix"),
+        };
+        if local_topic.is_empty() || local_topic.len() > 65_535 {
+            return Converted::Refused("its topic would be empty or too long here");
+        }
+        if local_topic.starts_with('$') || local_topic.contains(['+', '#', '\0']) {
+            return Converted::Refused("its topic would be one of the gateway's own here");
+        }
+        let own = self.gateway.as_str();
+        let mut user = properties
+            .into_iter()
+            .flat_map(|known| &known.user_properties);
+        if user.any(|(name, value)| name == VIA_PROPERTY && **value == **own) {
+            return Converted::Circle;
+        }
+        let publish = Publish {
+            topic: local_topic.into(),
+            payload: payload.clone(),
+            qos: qos(level),
+            retain,
+            dup: false,
+            properties: Some(Arc::new(self.properties(properties))),
+        };
+        match subscription.journal {
+            true => Converted::Keep(publish),
+            false => Converted::Show(publish),
+        }
+    }
+
+    /// What belongs to the message goes on with it; our mark is added.
+    fn properties(&self, known: Option<&PublishProperties>) -> Properties {
+        let text = |text: &Option<String>| text.as_deref().map(Arc::from);
+        let mark = (VIA_PROPERTY.into(), self.gateway.as_str().clone());
+        let Some(known) = known else {
+            return Properties {
+                user: vec![mark],
+                ..Properties::default()
+            };
+        };
+        let user = known.user_properties.iter();
+        Properties {
+            payload_is_utf8: known.payload_format_indicator.map(|byte| byte == 1),
+            message_expiry_secs: known.message_expiry_interval,
+            content_type: text(&known.content_type),
+            response_topic: text(&known.response_topic),
+            correlation_data: known.correlation_data.clone(),
+            user: user
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .chain([mark])
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::{QoS, v5};
+
+    use super::*;
+
+    fn converter() -> Converter {
+        let subscription = |filter: &str, remote: &str, local: &str, journal| Subscription {
+            filter: filter.to_owned(),
+            qos: 1,
+            remote_prefix: remote.to_owned(),
+            local_prefix: local.to_owned(),
+            journal,
+        };
+        Converter::new(
+            vec![
+                subscription("site/7/cmd/#", "site/7/", "", false),
+                subscription("$share/g/all/+", "", "cloud/", true),
+                subscription("own/#", "own/", "", false),
+            ],
+            GatewayId::random(),
+        )
+    }
+
+    fn v4(topic: &str) -> Received {
+        Received::V4(rumqttc::Publish::new(topic, QoS::AtLeastOnce, "x"))
+    }
+
+    #[test]
+    fn topics_lose_one_prefix_and_get_another() {
+        let converter = converter();
+        let topic = |name: &str| match converter.convert(&v4(name)) {
+            Converted::Show(publish) => format!("show {}", publish.topic),
+            Converted::Keep(publish) => format!("keep {}", publish.topic),
+            Converted::Circle => "circle".to_owned(),
+            Converted::Refused(_) => "refused".to_owned(),
+        };
+        for (name, expect) in [
+            ("site/7/cmd/a", "show cmd/a"),
+            ("site/7/cmd", "show cmd"),
+            ("all/x", "keep cloud/all/x"),
+            ("all/x/y", "refused"),
+            ("own/$SYS/a", "refused"),
+            ("own/$penstock/events/a", "refused"),
+            ("own", "refused"),
+        ] {
+            assert_eq!(topic(name), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_here_before_is_known_by_its_mark() {
+        let converter = converter();
+        let mut message = v5::mqttbytes::v5::Publish::new(
+            "all/x",
+            v5::mqttbytes::QoS::AtLeastOnce,
+            "x",
+            Some(PublishProperties {
+                content_type: Some("text/plain".to_owned()),
+                user_properties: vec![(VIA_PROPERTY.to_owned(), "another".to_owned())],
+                ..PublishProperties::default()
+            }),
+        );
+        let Converted::Keep(publish) = converter.convert(&Received::V5(message.clone())) else {
+            panic!("it is new");
+        };
+        let known = publish.properties.unwrap();
+        assert_eq!(known.content_type.as_deref(), Some("text/plain"));
+        let via: Vec<_> = known.user.iter().map(|(_, value)| value.clone()).collect();
+        assert_eq!(via, ["another".into(), converter.gateway.as_str().clone()]);
+        // It comes back with what it left with.
+        message.properties.as_mut().unwrap().user_properties = known
+            .user
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        let again = converter.convert(&Received::V5(message));
+        assert!(matches!(again, Converted::Circle), "{again:?}");
+    }
+}
