@@ -34,6 +34,13 @@ impl Link {
         }
     }
 
+    /// Tells the peer that nothing more comes; reading goes on.
+    pub(crate) fn end_output(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.end_output(),
+        }
+    }
+
     /// Writes as much as is taken now.
     pub(crate) fn try_write(&mut self, output: &[u8]) -> io::Result<usize> {
         match self {

@@ -223,9 +223,13 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         encode::disconnect(wire.output(), code, text);
     }
     session.leave(&outbox);
-    wire.finish(FAREWELL).await;
-    count_bytes(&mut wire, counters);
     ending::count(context, &publisher, &end);
+    // Who broke the protocol is likely to be in the middle of more.
+    match end {
+        End::Illegal(_) | End::NotAuthorized(_) => wire.part(FAREWELL).await,
+        _ => wire.finish(FAREWELL).await,
+    }
+    count_bytes(&mut wire, counters);
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
     if with_will

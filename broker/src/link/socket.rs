@@ -1,8 +1,9 @@
 //! A socket of either kind.
 
-use std::io;
+use std::{io, net::Shutdown};
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{
     io::Interest,
     net::{TcpStream, UnixStream},
@@ -36,6 +37,14 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.try_read_buf(input),
             Self::Unix(stream) => stream.try_read_buf(input),
+        }
+    }
+
+    /// Tells the peer that nothing more comes; reading goes on.
+    pub(super) fn end_output(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
+            Self::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
         }
     }
 

@@ -291,7 +291,7 @@ async fn turn_away(
     if let Some(protocol) = protocol
         && encode::connack_refused(wire.output(), protocol, error.reason)
     {
-        wire.finish(FAREWELL).await;
+        wire.part(FAREWELL).await;
     }
     None
 }

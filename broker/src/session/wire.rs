@@ -29,6 +29,8 @@ use crate::{
 
 /// Bytes a second below which a packet takes too long.
 const PACE_MIN: usize = 1024;
+/// What is thrown away of a client that goes on after it was told to leave.
+const PARTING_BYTES_MAX: usize = 4 * 1024 * 1024;
 const CHUNK_MIN: usize = 2 * 1024;
 const CHUNK_MAX: usize = 64 * 1024;
 /// Output beyond which nothing more is produced.
@@ -231,6 +233,32 @@ impl Wire {
         }
         self.output_share.set(self.output.len());
         Ok(())
+    }
+
+    /// Writes what is left, and throws away what still comes until the peer has closed
+    /// too: bytes that nobody reads make the system reset the connection, and the peer
+    /// would lose the reason that it was just given. For at most `limit`.
+    pub(super) async fn part(&mut self, limit: Duration) {
+        let until_closed = async {
+            while self.write().is_ok() && !self.output.is_empty() {
+                if self.ready(false).await.is_err() {
+                    return;
+                }
+            }
+            if self.link.end_output().is_err() {
+                return;
+            }
+            let mut seen = 0;
+            while !self.closed && seen < PARTING_BYTES_MAX && self.ready(true).await.is_ok() {
+                self.input.clear();
+                if self.read().is_err() {
+                    return;
+                }
+                seen += self.input.len();
+            }
+        };
+        timeout(limit, until_closed).await.ok();
+        self.close();
     }
 
     /// Writes what is left for at most `limit`, and closes.

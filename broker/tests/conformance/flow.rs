@@ -64,6 +64,30 @@ async fn a_client_that_has_more_in_flight_than_we_take_is_disconnected() {
     broker.stop().await;
 }
 
+/// [MQTT-4.13.1-1]: the reason arrives although the client is in the middle of more.
+#[tokio::test]
+async fn a_client_that_is_told_to_leave_hears_why_while_it_still_sends() {
+    let broker = start(Config {
+        receive_max: 2,
+        ..config()
+    })
+    .await;
+    broker.gateway.let_pass(0);
+    let mut peer = Peer::connect(&broker, true, "d").await;
+    let payload = "x".repeat(10_000);
+    let publish = |peer: &Peer, id| peer.publish_bytes("t", 1, false, id, &[], &payload);
+    let all: Vec<u8> = (1..=100).flat_map(|id| publish(&peer, id)).collect();
+    peer.client.send(&all).await;
+    broker.gateway.open();
+    let mut last = peer.client.packet().await;
+    while last[0] == 0x40 {
+        last = peer.client.packet().await;
+    }
+    assert_eq!((last[0], last[2]), (0xE0, 0x93), "{last:02x?}");
+    peer.client.expect_end().await;
+    broker.stop().await;
+}
+
 /// [MQTT-4.3.3-10], [MQTT-4.3.3-11], [MQTT-4.3.3-12] (receiver of QoS 2): a PUBLISH
 /// sent again before its PUBREL is answered and not delivered again; after it, the
 /// identifier is free.

@@ -9,6 +9,7 @@
 mod auth;
 mod clients;
 mod hostile;
+mod killers;
 mod limits;
 mod local;
 mod publishing;
