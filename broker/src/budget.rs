@@ -15,6 +15,9 @@
 //! A third is for what sessions keep for as long as they last: wills, names, topic
 //! aliases. A client that wants more than its fair share of it when it is spent is
 //! refused, or disconnected (0x97).
+//!
+//! Each is a quarter of `memory_max`. The last quarter is for subscriptions, which
+//! [`crate::fanout`] estimates by their filters; beyond it they are refused (0x97).
 
 use std::sync::{
     Arc,
@@ -23,8 +26,29 @@ use std::sync::{
 
 /// What a connection may hold whatever the others do.
 pub(crate) const FAIR_BYTES: usize = 8 * 1024;
-/// The least that is shared.
-const BYTES_MIN: usize = 64 * 1024 * 1024;
+
+/// The three.
+#[derive(Debug, Clone)]
+pub(crate) struct Budgets {
+    /// For what clients send.
+    pub(crate) input: Arc<Budget>,
+    /// For what waits to be sent to clients.
+    pub(crate) output: Arc<Budget>,
+    /// For what lasts as long as its session.
+    pub(crate) kept: Arc<Budget>,
+}
+
+impl Budgets {
+    /// Three budgets of `max` bytes each.
+    pub(crate) fn of(max: usize) -> Self {
+        let one = || Arc::new(Budget::of(max));
+        Self {
+            input: one(),
+            output: one(),
+            kept: one(),
+        }
+    }
+}
 
 /// Bytes held by all connections.
 #[derive(Debug)]
@@ -34,11 +58,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(packet_bytes_max: usize) -> Self {
-        // A few packets of the largest size must be possible at the same time.
-        Self::of(BYTES_MIN.max(packet_bytes_max.saturating_mul(4)))
-    }
-
+    /// A few packets of the largest size must fit: see [`crate::Limits`].
     pub(crate) fn of(max: usize) -> Self {
         Self {
             used: AtomicUsize::new(0),
@@ -52,7 +72,10 @@ impl Budget {
         bytes <= FAIR_BYTES || bytes <= self.max.saturating_sub(self.used.load(Relaxed))
     }
 
-    #[cfg(test)]
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -144,10 +167,11 @@ mod tests {
 
     #[test]
     fn a_spent_budget_stops_those_who_hold_much_and_comes_back_with_them() {
-        let budget = Arc::new(Budget::new(1));
+        const BYTES: usize = 1_000_000;
+        let budget = Arc::new(Budget::of(BYTES));
         let mut greedy = Share::new(&budget);
         let mut modest = Share::new(&budget);
-        greedy.add(BYTES_MIN);
+        greedy.add(BYTES);
         modest.add(FAIR_BYTES);
         assert!(greedy.is_exhausted() && !modest.is_exhausted());
         assert!(!modest.try_add(1));

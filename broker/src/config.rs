@@ -7,6 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{
     auth,
+    limits::Limits,
     listener::{self, Broker},
 };
 
@@ -38,6 +39,8 @@ pub struct Config {
     /// What MQTT 5 clients get that ask where to have responses sent (Response
     /// Information), with `{client}` for their identifier. `None`: nothing.
     pub response_information: Option<Arc<str>>,
+    /// What one client, address or identity may take, and what all may.
+    pub limits: Limits,
 }
 
 impl Default for Config {
@@ -54,6 +57,7 @@ impl Default for Config {
             subscriptions_per_client_max: 100,
             keep_alive_max: None,
             response_information: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -115,6 +119,7 @@ impl Config {
             self.outbound_queue_bytes_max,
             1024,
         )?;
+        self.limits.check(self.packet_bytes_max)?;
         if self.connect_timeout.is_zero() {
             return Err(Error::Invalid {
                 name: "connect_timeout",
@@ -149,6 +154,16 @@ pub enum Error {
         value: usize,
         /// What it has to be at least.
         least: usize,
+    },
+    /// A limit beyond what can be kept.
+    #[error("{name} is {value}, the most is {most}")]
+    TooMuch {
+        /// The setting.
+        name: &'static str,
+        /// What it was.
+        value: usize,
+        /// What it may be at most.
+        most: usize,
     },
     /// The system refused the address.
     #[error("listen on {address}")]

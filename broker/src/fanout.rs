@@ -59,9 +59,6 @@ pub(crate) trait Carrier: std::fmt::Debug + Send + Sync {
 /// A future that does not end by itself.
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// What all subscriptions together may take, in the estimate of [`weight`].
-const SUBSCRIPTION_BYTES_MAX: usize = 128 * 1024 * 1024;
-
 /// One subscription of one session.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscription {
@@ -82,6 +79,8 @@ pub(crate) struct Fanout {
     version: AtomicU64,
     /// Told of every change of `filters`.
     changed: Notify,
+    /// What all subscriptions take, in the estimate of [`weight`]: as much as the
+    /// budget allows besides.
     weight: AtomicUsize,
     /// The number of the next message.
     number: AtomicU64,
@@ -118,6 +117,11 @@ impl Fanout {
     /// Changes whenever an answer of [`Fanout::is_wanted`] may change.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Relaxed)
+    }
+
+    /// What all subscriptions take, estimated.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight.load(Relaxed)
     }
 
     /// Whether somebody subscribes to `topic` now.
@@ -234,7 +238,7 @@ impl Fanout {
         subscription: Subscription,
     ) -> Result<(), Full> {
         let bytes = shared_weight(name, filter);
-        if self.weight.fetch_add(bytes, Relaxed) + bytes > SUBSCRIPTION_BYTES_MAX {
+        if self.weight.fetch_add(bytes, Relaxed) + bytes > self.budget.max() {
             self.weight.fetch_sub(bytes, Relaxed);
             return Err(Full);
         }
@@ -311,7 +315,7 @@ impl Fanout {
     /// Whether the subscription replaced one.
     fn insert(&self, session: u64, filter: &str, subscription: Subscription) -> Result<bool, Full> {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
-        if self.weight.load(Relaxed) + weight(filter) > SUBSCRIPTION_BYTES_MAX {
+        if self.weight.load(Relaxed) + weight(filter) > self.budget.max() {
             return Err(Full);
         }
         let replaced = filters.insert(filter, session, subscription, |old, new| {
@@ -416,7 +420,7 @@ mod tests {
         let counters = Arc::<Counters>::default();
         let embedded = Arc::new(Embedded::new(watch, Arc::clone(&counters)));
         let carrier: Arc<dyn Carrier> = embedded.clone();
-        let budget = Arc::new(Budget::new(1));
+        let budget = Arc::new(Budget::of(1_000_000));
         let fanout = Arc::new(Fanout::new(
             carrier,
             Arc::clone(&counters),
@@ -461,7 +465,11 @@ mod tests {
                 Box::pin(std::future::pending())
             }
         }
-        let fanout = Fanout::new(Arc::new(Never), Arc::default(), Arc::new(Budget::new(1)));
+        let fanout = Fanout::new(
+            Arc::new(Never),
+            Arc::default(),
+            Arc::new(Budget::of(1_000_000)),
+        );
         let mut retained = publish("a", "x");
         retained.retain = true;
         assert!(!fanout.is_wanted("a"));

@@ -29,6 +29,8 @@ mod fanout;
 mod filters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod handle;
+mod limits;
 mod link;
 pub mod listener;
 mod local;
@@ -42,7 +44,9 @@ mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
-pub use listener::{Broker, Handle, Listening};
+pub use handle::Handle;
+pub use limits::Limits;
+pub use listener::{Broker, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};

@@ -21,13 +21,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Error, Local,
+    Admission, Error, Handle,
     auth::{self, Auth},
-    budget::Budget,
+    budget::Budgets,
     config::Config as BrokerConfig,
     embedded::{Embedded, Watch},
     fanout::Fanout,
-    metrics::{Counters, Metrics},
+    limits::Doors,
+    metrics::Counters,
     quiet::Quiet,
     session::Context,
 };
@@ -47,8 +48,7 @@ pub struct Broker {
     counters: Arc<Counters>,
     auth: Arc<Auth>,
     fanout: Arc<Fanout>,
-    /// For what waits to be sent to clients.
-    output_budget: Arc<Budget>,
+    budgets: Budgets,
 }
 
 /// Where a broker listens.
@@ -61,35 +61,6 @@ pub struct Listening {
     pub url: String,
     /// Its address, if it has one.
     pub address: Option<SocketAddr>,
-}
-
-/// Looks into a broker while it runs. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    counters: Arc<Counters>,
-    auth: Arc<Auth>,
-    fanout: Arc<Fanout>,
-}
-
-impl Handle {
-    /// Reads passwords, keys and rules again and puts them in force; sessions that
-    /// would not be let in again end. With a mistake anywhere nothing changes.
-    ///
-    /// # Errors
-    /// Every mistake.
-    pub fn reload_auth(&self, config: auth::Config) -> Result<(), auth::Error> {
-        self.auth.reload(config)
-    }
-
-    /// The way to the broker's subscribers from within the process.
-    pub fn local(&self) -> Local {
-        Local::new(Arc::clone(&self.fanout))
-    }
-
-    /// The counters as they are now.
-    pub fn metrics(&self) -> Metrics {
-        self.counters.snapshot()
-    }
 }
 
 impl Broker {
@@ -105,11 +76,11 @@ impl Broker {
         let auth = Auth::load(config.auth.clone(), Arc::clone(&counters))?;
         let auth = Arc::new(auth);
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
-        let output_budget = Arc::new(Budget::new(config.packet_bytes_max));
+        let budgets = Budgets::of(config.limits.memory_part());
         let fanout = Arc::new(Fanout::new(
             carrier,
             Arc::clone(&counters),
-            Arc::clone(&output_budget),
+            Arc::clone(&budgets.output),
         ));
         Ok(Self {
             listeners: config
@@ -121,7 +92,7 @@ impl Broker {
             counters,
             auth,
             fanout,
-            output_budget,
+            budgets,
         })
     }
 
@@ -156,6 +127,7 @@ impl Broker {
             counters: Arc::clone(&self.counters),
             auth: Arc::clone(&self.auth),
             fanout: Arc::clone(&self.fanout),
+            budgets: self.budgets.clone(),
         }
     }
 
@@ -171,10 +143,9 @@ impl Broker {
         admission: Arc<dyn Admission>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let budget = || Arc::new(Budget::new(self.config.packet_bytes_max));
-        let (budget, kept_budget) = (budget(), budget());
         let mut live = JoinSet::new();
         live.spawn(Arc::clone(&self.fanout).run());
+        let doors = Doors::new(&self.config.limits, self.config.connections_max);
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
         let lobby = Arc::new(Semaphore::new(LOBBY));
         let context = Arc::new(Context {
@@ -182,13 +153,14 @@ impl Broker {
             counters: self.counters,
             admission,
             fanout: self.fanout,
+            doors,
             registry: Arc::default(),
             shutdown,
             quiet: Quiet::default(),
             auth: self.auth,
-            budget,
-            output_budget: self.output_budget,
-            kept_budget,
+            budget: self.budgets.input,
+            output_budget: self.budgets.output,
+            kept_budget: self.budgets.kept,
             sessions: AtomicU64::new(1),
         });
         let mut acceptors = JoinSet::new();

@@ -78,6 +78,24 @@ counters! {
     protocol_errors,
     /// Packets beyond `packet_bytes_max`, in or out.
     packets_too_large,
+    /// Connections refused because their address had as many open as it may.
+    refused_address_limit,
+    /// Connections refused because their user name had as many sessions as it may.
+    refused_identity_limit,
+    /// Connections refused because too many came in a short time, in all or from
+    /// their address.
+    refused_connect_rate,
+    /// Times a client was not read for a while because of its publish rate.
+    publishes_paused,
+    /// Publishes, wills and filters refused for their topic: reserved, malformed, too
+    /// long or too deep.
+    topics_refused,
+    /// Filters refused because their client, or all, had as many as they may.
+    subscriptions_refused,
+    /// Sessions that ended because a client exceeded the receive maximum.
+    receive_max_exceeded,
+    /// Sessions that ended because all together held too much to take more of them.
+    memory_exceeded,
     /// Bytes read.
     bytes_in,
     /// Bytes written.
@@ -126,6 +144,14 @@ counters! {
     router_restarts,
     /// Acknowledgements from subscribers for packets that were not in flight.
     unknown_acks,
+    /// What clients sent and was not settled yet, of a quarter of `memory_max`.
+    memory_input_bytes,
+    /// What waits to be sent to clients, of a quarter of `memory_max`.
+    memory_output_bytes,
+    /// What sessions keep as long as they last, of a quarter of `memory_max`.
+    memory_sessions_bytes,
+    /// What subscriptions take, estimated, of a quarter of `memory_max`.
+    memory_subscriptions_bytes,
     /// Retained messages held now.
     retained,
     /// Retained messages not held because the store of them was full.

@@ -40,6 +40,7 @@ use crate::{
     auth::{Auth, DeniedPublish, Rights},
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
+    limits::{Doors, Pace, Turned},
     link::Link,
     listener::Peer,
     metrics::Counters,
@@ -74,6 +75,7 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     pub(crate) admission: Arc<dyn Admission>,
     pub(crate) fanout: Arc<Fanout>,
+    pub(crate) doors: Arc<Doors>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
@@ -109,7 +111,7 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, is_over_limit: bool) {
+pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, turned: Option<Turned>) {
     let mut wire = Wire::new(
         link,
         context.config.packet_bytes_max,
@@ -118,7 +120,7 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, is_over
         &context.output_budget,
     );
     let admittee = tokio::select! {
-        admittee = handshake::welcome(&context, &mut wire, &peer, is_over_limit) => admittee,
+        admittee = handshake::welcome(&context, &mut wire, &peer, turned) => admittee,
         () = context.shutdown.cancelled() => None,
     };
     let Some(admittee) = admittee else {
@@ -137,6 +139,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         seat,
         rights,
         kept,
+        named,
     } = admittee;
     let counters = &context.counters;
     let id = context.sessions.fetch_add(1, Relaxed);
@@ -177,7 +180,8 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         session_expiry_secs: connect.session_expiry_secs,
         packet_bytes_max: connect.packet_bytes_max,
         rights: &rights,
-        topics: Topics::default(),
+        topics: Topics::new(context.config.limits.topics()),
+        pace: Pace::new(&context.config.limits),
         aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max),
         outbound: Outbound::new(
@@ -194,6 +198,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
             id,
             Arc::clone(&outbox),
             context.config.subscriptions_per_client_max,
+            context.config.limits.topics(),
         ),
     };
     // A client may be silent for one and a half times what it said.
@@ -238,6 +243,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
     {
         ending::publish_will(context, &publisher, id, will, &seat).await;
     }
+    drop(named);
     drop((seat, kept));
 }
 
@@ -249,6 +255,8 @@ struct Session<'s> {
     packet_bytes_max: usize,
     rights: &'s Rights,
     topics: Topics,
+    /// How fast its publishes are read.
+    pace: Pace,
     /// What the topic aliases hold.
     aliases: Share,
     inbound: Inbound<'s>,
@@ -261,6 +269,8 @@ struct Session<'s> {
 enum Taken {
     All,
     UpToAPublish,
+    /// It is not earned yet.
+    UpToALatePublish,
     UpToASubscribe,
 }
 
@@ -321,18 +331,20 @@ impl Session<'_> {
             let going = end.is_none();
             let more = more && !wire.is_congested();
             let read = going && taken == Taken::All && !blocked && !wire.is_congested();
-            if blocked {
+            let paused = taken == Taken::UpToALatePublish;
+            if blocked || paused {
                 // The client may have spoken; we are the ones who do not listen.
                 heard = Instant::now();
             }
             // A client that does not take our output may not hold a large packet for it.
-            if blocked || wire.is_congested() && !wire.holds_much() {
+            if blocked || paused || wire.is_congested() && !wire.holds_much() {
                 wire.excuse();
             }
-            if let Some(deadline) = wire.deadline()
-                && deadline < alarm.deadline()
-            {
-                alarm.as_mut().reset(deadline);
+            let resume = self.pace.holds_until().filter(|_| paused);
+            for deadline in [wire.deadline(), resume].into_iter().flatten() {
+                if deadline < alarm.deadline() {
+                    alarm.as_mut().reset(deadline);
+                }
             }
             tokio::select! {
                 biased;
@@ -358,7 +370,7 @@ impl Session<'_> {
                 }
                 () = &mut alarm, if going => {
                     let now = Instant::now();
-                    if blocked {
+                    if blocked || paused {
                         heard = now;
                         wire.excuse();
                     }
@@ -385,6 +397,7 @@ impl Session<'_> {
     /// Takes the complete packets that are here, up to a publish that has to wait.
     fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
         let mut any = false;
+        self.pace.turn();
         if self.subscriptions.is_under_way() && !self.subscribe(wire)? {
             return Ok(Taken::UpToASubscribe);
         }
@@ -394,6 +407,14 @@ impl Session<'_> {
                 let over = header.flags & 0b0110 != 0 && self.inbound.is_exceeded();
                 if !over {
                     return Ok(Taken::UpToAPublish);
+                }
+            }
+            if header.kind == Kind::Publish {
+                if self.pace.holds_until().is_some() {
+                    return Ok(Taken::UpToALatePublish);
+                }
+                if self.pace.charge(header.frame()) {
+                    self.context.counters.publishes_paused.add(1);
                 }
             }
             let body = wire.take(header);
@@ -428,6 +449,14 @@ impl Session<'_> {
             return Ok(false);
         };
         let frame_max = self.packet_bytes_max;
+        let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
+        let counters = &self.context.counters;
+        counters
+            .subscriptions_refused
+            .add(count(reason::QUOTA_EXCEEDED));
+        counters
+            .topics_refused
+            .add(count(reason::TOPIC_FILTER_INVALID));
         if encode::suback(wire.output(), self.protocol(), id, &codes, frame_max) {
             Ok(true)
         } else {
@@ -544,7 +573,7 @@ fn short(client_id: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Arc<Context>, Link, Peer, bool) -> F) -> usize {
+    fn size<F>(_: impl Fn(Arc<Context>, Link, Peer, Option<Turned>) -> F) -> usize {
         size_of::<F>()
     }
 

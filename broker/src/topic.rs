@@ -1,8 +1,8 @@
 //! Topic names and topic filters: validated once, then trusted.
 //!
 //! Bounds of our own, beyond the specification's 65,535 bytes: a topic of more
-//! than [`BYTES_MAX`] bytes is refused (reason code 0x90), a filter of more
-//! than [`BYTES_MAX`] bytes or [`LEVELS_MAX`] levels too (0x8F); a session
+//! than [`BYTES_MAX`] bytes or [`LEVELS_MAX`] levels is refused (reason code 0x90),
+//! a filter too (0x8F), and the operator may set less ([`Bounds`]); a session
 //! remembers [`CACHED`] topics and [`ALIASES`] topic aliases, whose names count in
 //! a budget of all sessions.
 //!
@@ -18,7 +18,7 @@ use crate::{
 
 /// Longest topic name or filter taken.
 pub(crate) const BYTES_MAX: usize = 4096;
-/// Most levels of a filter.
+/// Most levels of a topic name or filter.
 pub(crate) const LEVELS_MAX: usize = 128;
 /// Topic aliases a client may set (MQTT 5 Topic Alias Maximum).
 pub(crate) const ALIASES: u16 = 16;
@@ -26,6 +26,30 @@ pub(crate) const ALIASES: u16 = 16;
 const CACHED: usize = 16;
 /// Longest topic that is remembered.
 const CACHED_BYTES_MAX: usize = 512;
+
+/// How long and how deep topics and filters may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) bytes_max: usize,
+    pub(crate) levels_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            bytes_max: BYTES_MAX,
+            levels_max: LEVELS_MAX,
+        }
+    }
+}
+
+impl Bounds {
+    /// Whether a topic or filter is too long or too deep.
+    pub(crate) fn exceeded(self, name: &str) -> bool {
+        name.len() > self.bytes_max
+            || memchr::memchr_iter(b'/', name.as_bytes()).count() >= self.levels_max
+    }
+}
 
 /// A topic name: UTF-8, not empty, no wildcards, no U+0000.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +74,9 @@ impl Topic {
     }
 
     /// Whether we refuse to take messages on it.
-    pub(crate) fn refused(&self) -> bool {
+    pub(crate) fn refused(&self, bounds: Bounds) -> bool {
         let name = &*self.0;
-        name.len() > BYTES_MAX
+        bounds.exceeded(name)
             || ["$SYS/", "$penstock/", "$share/"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
@@ -141,6 +165,7 @@ pub(crate) struct Known {
 /// once, and what a session wants to know per topic is kept beside the name.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
+    bounds: Bounds,
     cache: Vec<Cached>,
     /// The entry hit last: a device that has one topic pays one comparison.
     last: usize,
@@ -158,6 +183,13 @@ struct Cached {
 }
 
 impl Topics {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            ..Self::default()
+        }
+    }
+
     /// The topic of a PUBLISH: by name, by alias, or by name and setting the alias.
     pub(crate) fn resolve(&mut self, name: &[u8], alias: Option<u16>) -> Result<Known, Error> {
         match alias {
@@ -206,7 +238,7 @@ impl Topics {
             return Ok(self.cache[place].known.clone());
         }
         let topic = Topic::parse(name)?;
-        let refused = topic.refused();
+        let refused = topic.refused(self.bounds);
         let mut known = Known {
             name: topic.into(),
             refused,
@@ -307,12 +339,24 @@ mod tests {
             ("x/$SYS/", false),
         ] {
             assert_eq!(
-                Topic::parse(name.as_bytes()).unwrap().refused(),
+                Topic::parse(name.as_bytes())
+                    .unwrap()
+                    .refused(Bounds::default()),
                 refused,
                 "{name}"
             );
         }
-        assert!(Topic::parse(&[b'a'; BYTES_MAX + 1]).unwrap().refused());
+        let refused = |name: &str, bounds| Topic::parse(name.as_bytes()).unwrap().refused(bounds);
+        assert!(refused(&"a".repeat(BYTES_MAX + 1), Bounds::default()));
+        assert!(refused(&"/".repeat(LEVELS_MAX), Bounds::default()));
+        assert!(!refused(&"/".repeat(LEVELS_MAX - 1), Bounds::default()));
+        let strict = Bounds {
+            bytes_max: 5,
+            levels_max: 2,
+        };
+        assert!(!refused("ab/cd", strict));
+        assert!(refused("ab/cde", strict));
+        assert!(refused("a/b/c", strict));
     }
 
     #[test]

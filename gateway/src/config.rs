@@ -10,6 +10,7 @@
 //! mean is in `docs/configuration.md`, which a test compares with what is read here.
 
 mod destination;
+mod limits;
 mod listener;
 mod mapping;
 mod mistake;

@@ -275,6 +275,66 @@ const PLAIN: &[Plain] = &[
         "Packets beyond packet_bytes_max, in or out",
         |a| a.status.broker.packets_too_large,
     ),
+    counter(
+        "gateway_broker_refused_address_limit",
+        "Connections refused because connections_per_address_max are open from there",
+        |a| a.status.broker.refused_address_limit,
+    ),
+    counter(
+        "gateway_broker_refused_identity_limit",
+        "Connections refused because connections_per_identity_max are open under the user name",
+        |a| a.status.broker.refused_identity_limit,
+    ),
+    counter(
+        "gateway_broker_refused_connect_rate",
+        "Connections refused because too many came in a short time, in all or from their address",
+        |a| a.status.broker.refused_connect_rate,
+    ),
+    counter(
+        "gateway_broker_publishes_paused",
+        "Times a client was not read for a while because of its publish rate",
+        |a| a.status.broker.publishes_paused,
+    ),
+    counter(
+        "gateway_broker_topics_refused",
+        "Publishes, wills and filters refused for their topic: reserved, malformed, too long or too deep",
+        |a| a.status.broker.topics_refused,
+    ),
+    counter(
+        "gateway_broker_subscriptions_refused",
+        "Filters refused because their client, or all, had as many as they may",
+        |a| a.status.broker.subscriptions_refused,
+    ),
+    counter(
+        "gateway_broker_receive_max_exceeded",
+        "Sessions that ended because a client exceeded the receive maximum",
+        |a| a.status.broker.receive_max_exceeded,
+    ),
+    counter(
+        "gateway_broker_memory_exceeded",
+        "Sessions that ended because all together held too much to take more of them",
+        |a| a.status.broker.memory_exceeded,
+    ),
+    gauge(
+        "gateway_broker_memory_input_bytes",
+        "What clients sent and was not settled yet, of a quarter of memory_max",
+        |a| a.status.broker.memory_input_bytes,
+    ),
+    gauge(
+        "gateway_broker_memory_output_bytes",
+        "What waits to be sent to clients, of a quarter of memory_max",
+        |a| a.status.broker.memory_output_bytes,
+    ),
+    gauge(
+        "gateway_broker_memory_sessions_bytes",
+        "What sessions keep as long as they last, of a quarter of memory_max",
+        |a| a.status.broker.memory_sessions_bytes,
+    ),
+    gauge(
+        "gateway_broker_memory_subscriptions_bytes",
+        "What subscriptions take, estimated, of a quarter of memory_max",
+        |a| a.status.broker.memory_subscriptions_bytes,
+    ),
     counter("gateway_broker_in_bytes", "Bytes read from devices", |a| {
         a.status.broker.bytes_in
     }),

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{Bound, Config, Peer, report};
 use crate::{
+    limits::Turned,
     link::{Link, Socket},
     session::{self, Context, Gauge},
 };
@@ -86,7 +87,16 @@ impl Acceptor {
             sessions.spawn(async move {
                 let _open = Gauge::new(&context.counters.connections_open);
                 let (link, peer) = arrive(&context, config, socket, address);
-                session::serve(Arc::clone(&context), link, peer, seated.is_over_limit).await;
+                let from = peer.address.map(|address| address.ip());
+                let visit = match context.doors.visit(from) {
+                    Ok(visit) => visit,
+                    Err(turned) => {
+                        turned.counter(&context.counters).add(1);
+                        return;
+                    }
+                };
+                let full = seated.is_over_limit.then_some(Turned::Connections);
+                session::serve(Arc::clone(&context), link, peer, full.or(visit.turned)).await;
                 drop(seated);
             });
         }

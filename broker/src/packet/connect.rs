@@ -158,7 +158,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
             connect.bytes += PROPERTIES_BYTES + found.user.len() * USER_PAIR_BYTES;
         }
         connect.will = Some(Will {
-            refused: name.refused(),
+            refused: name.refused(topic::Bounds::default()),
             publish: Publish {
                 topic: name.into(),
                 payload,

@@ -104,8 +104,11 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
         End::Stalled => counters.packets_stalled.add(1),
         End::Illegal(error) => {
             counters.protocol_errors.add(1);
-            if error.reason == reason::PACKET_TOO_LARGE {
-                counters.packets_too_large.add(1);
+            match error.reason {
+                reason::PACKET_TOO_LARGE => counters.packets_too_large.add(1),
+                reason::RECEIVE_MAXIMUM_EXCEEDED => counters.receive_max_exceeded.add(1),
+                reason::QUOTA_EXCEEDED => counters.memory_exceeded.add(1),
+                _ => {}
             }
             if let Some(held_back) = context.quiet.pass() {
                 tracing::warn!(client.id = %client_id, reason = error.what, held_back, "a client broke the protocol");

@@ -13,10 +13,11 @@ use crate::{
     Protocol,
     auth::{Attempt, Refusal as Refused, Rights},
     budget::Share,
+    limits::{Pass, Turned},
     listener::Peer,
     metrics::Counter,
     packet::{
-        self, Connect, Kind, Refusal,
+        self, Connect, Kind, Refusal, Will,
         encode::{self, Announce},
         is_v5, reason,
     },
@@ -38,6 +39,8 @@ pub(super) struct Admittee {
     pub(super) rights: Arc<Rights>,
     /// What CONNECT holds for as long as the session lasts.
     pub(super) kept: Share,
+    /// Its place among the sessions of its user name.
+    pub(super) named: Option<Box<Pass>>,
 }
 
 /// Reads CONNECT, decides, answers. `None` when the connection is over.
@@ -45,7 +48,7 @@ pub(super) async fn welcome(
     context: &Context,
     wire: &mut Wire,
     peer: &Peer,
-    is_over_limit: bool,
+    turned: Option<Turned>,
 ) -> Option<Admittee> {
     let counters = &context.counters;
     let deadline = peer.connect_by;
@@ -70,19 +73,9 @@ pub(super) async fn welcome(
     };
     // Not even a refusal fits into what is smaller.
     let protocol = (connect.packet_bytes_max >= encode::REFUSAL_BYTES).then_some(connect.protocol);
-    if is_over_limit {
-        let busy = packet::Error {
-            reason: reason::SERVER_BUSY,
-            what: "connections_max are open",
-        };
-        return refuse(
-            context,
-            wire,
-            protocol,
-            &counters.refused_connection_limit,
-            busy,
-        )
-        .await;
+    if let Some(turned) = turned {
+        let counter = turned.counter(counters);
+        return refuse(context, wire, protocol, counter, turned.error()).await;
     }
     let (client_id, assigned) = match identify(&connect) {
         Ok(known) => known,
@@ -90,10 +83,13 @@ pub(super) async fn welcome(
             return refuse(context, wire, protocol, &counters.refused_client_id, error).await;
         }
     };
-    if connect.will.as_ref().is_some_and(|will| will.refused) {
+    let bounds = context.config.limits.topics();
+    let refused = |will: &Will| will.refused || bounds.exceeded(&will.publish.topic);
+    if connect.will.as_ref().is_some_and(refused) {
+        counters.topics_refused.add(1);
         let error = packet::Error {
             reason: reason::TOPIC_NAME_INVALID,
-            what: "a will on a topic that is reserved or too long",
+            what: "a will on a topic that is reserved, too long or too deep",
         };
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
@@ -162,6 +158,17 @@ pub(super) async fn welcome(
     };
     let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
     let response_information = response_information(context, &connect, &client_id);
+    // The session before is gone by now, so a client never stands in its own way.
+    let named = match &owner {
+        Some(user) => match context.doors.enter_as(user) {
+            Ok(pass) => pass,
+            Err(turned) => {
+                let counter = turned.counter(counters);
+                return refuse(context, wire, protocol, counter, turned.error()).await;
+            }
+        },
+        None => None,
+    };
     let announced = encode::connack(
         wire.output(),
         connect.protocol,
@@ -189,6 +196,7 @@ pub(super) async fn welcome(
         seat,
         rights,
         kept,
+        named,
     })
 }
 

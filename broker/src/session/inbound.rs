@@ -233,6 +233,9 @@ impl<'s> Inbound<'s> {
             self.open += 1;
         }
         self.taken[publish.qos as usize] += 1;
+        if refused {
+            counters.topics_refused.add(1);
+        }
         if publish.qos == QoS::ExactlyOnce {
             self.exchanges.insert(id, Exchange::Pending);
         }

@@ -16,7 +16,7 @@ use crate::{
     fanout::{Fanout, Outbox, Subscription},
     metrics::Counters,
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
-    topic::{check_filter, shared_filter},
+    topic::{Bounds, check_filter, shared_filter},
 };
 
 /// Filters added and retained messages looked at in one turn, and one filter's more.
@@ -66,6 +66,7 @@ pub(super) struct Subscriptions<'s> {
     outbox: Arc<Outbox>,
     filters: HashSet<Arc<str>>,
     count_max: usize,
+    bounds: Bounds,
     under_way: Option<UnderWay>,
 }
 
@@ -77,6 +78,7 @@ impl<'s> Subscriptions<'s> {
         session: u64,
         outbox: Arc<Outbox>,
         count_max: usize,
+        bounds: Bounds,
     ) -> Self {
         Self {
             fanout,
@@ -86,6 +88,7 @@ impl<'s> Subscriptions<'s> {
             outbox,
             filters: HashSet::new(),
             count_max,
+            bounds,
             under_way: None,
         }
     }
@@ -161,6 +164,9 @@ impl<'s> Subscriptions<'s> {
         let shared = shared_filter(filter).transpose();
         let shared = shared.map_err(|error| error.reason)?;
         check_filter(filter).map_err(|error| error.reason)?;
+        if self.bounds.exceeded(filter) {
+            return Err(reason::TOPIC_FILTER_INVALID);
+        }
         if self.filters.len() >= self.count_max && !self.filters.contains(filter) {
             return Err(reason::QUOTA_EXCEEDED);
         }

@@ -1,10 +1,19 @@
 //! What the broker announces and enforces.
 
-use penstock_broker::Config;
+use penstock_broker::{Config, Limits};
 
 use crate::support::{
     config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string, varint,
 };
+
+/// A quarter of the memory for each kind.
+fn with_parts_of_64_mib() -> Config {
+    let limits = Limits {
+        memory_max: 256 * 1024 * 1024,
+        ..Limits::default()
+    };
+    Config { limits, ..config() }
+}
 
 #[tokio::test]
 async fn connack_announces_what_is_enforced() {
@@ -211,7 +220,7 @@ async fn a_will_or_a_user_name_beyond_the_limit_is_refused() {
 
 #[tokio::test]
 async fn all_sessions_together_keep_a_bounded_amount_of_wills_and_aliases() {
-    let broker = start(config()).await;
+    let broker = start(with_parts_of_64_mib()).await;
     // Sixteen aliases of this length are a megabyte.
     let topic = "t".repeat(65_000);
     let mut clients = Vec::new();
@@ -387,7 +396,7 @@ async fn all_connections_together_collect_a_bounded_amount_of_large_packets() {
     const LARGE: usize = 8 * 1024 * 1024;
     let broker = start(Config {
         packet_bytes_max: LARGE,
-        ..config()
+        ..with_parts_of_64_mib()
     })
     .await;
     let whole = publish_v5("t", 1, 1, &[], &"x".repeat(LARGE - 11));

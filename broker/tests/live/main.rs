@@ -13,6 +13,7 @@ mod killers;
 mod limits;
 mod local;
 mod publishing;
+mod rates;
 mod sessions;
 mod subscribing;
 mod support;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use super::{listener, reader::Table};
+use super::{limits, listener, reader::Table};
 use crate::{
     event::message::Payload,
     events, http,
@@ -25,15 +25,16 @@ const STORE_BYTES_MIN: u64 = 8 * MIB;
 pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::Config {
     let default = penstock_broker::Config::default();
     let listeners = listener::read(&table, dir);
+    let packet_bytes_max = bytes(table.size(
+        "packet_bytes_max",
+        KIB..=PACKET_BYTES_MAX,
+        default.packet_bytes_max as u64,
+    ));
     let config = penstock_broker::Config {
         listeners: listeners.iter().map(|one| one.config.clone()).collect(),
         auth: default.auth.clone(),
         connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
-        packet_bytes_max: bytes(table.size(
-            "packet_bytes_max",
-            KIB..=PACKET_BYTES_MAX,
-            default.packet_bytes_max as u64,
-        )),
+        packet_bytes_max,
         connect_timeout: table.duration("connect_timeout", MILLI..=DAY, default.connect_timeout),
         receive_max: table.number("receive_max", 1..=65_535, default.receive_max),
         outbound_in_flight_max: table.number(
@@ -59,6 +60,7 @@ pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::C
         response_information: table
             .parsed("response_information", response_information)
             .map(Arc::from),
+        limits: limits::limits(table.table("limits"), packet_bytes_max),
     };
     listener::check(&table, &listeners, &config);
     table.finish();
