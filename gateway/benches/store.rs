@@ -1,7 +1,10 @@
 //! How fast the journal takes events: `cargo bench -p penstock --bench store`.
 //!
 //! Ratios within one run mean something; absolute figures depend on the disk.
-//! Arguments after `--` choose cases by a part of their name.
+//! Arguments after `--` choose cases by a part of their name. `-- backlog` is only
+//! run when asked for: it fills a journal with ten million undelivered events
+//! (`PENSTOCK_BACKLOG` says another number), keeps it for the next time, and tells how
+//! long a start takes with them.
 
 #![allow(clippy::print_stdout, missing_docs)]
 
@@ -103,6 +106,9 @@ fn main() {
         .skip(1)
         .filter(|a| !a.starts_with("--"))
         .collect();
+    if wanted.iter().any(|w| w == "backlog") {
+        return backlog();
+    }
     println!(
         "{:<48} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>8}",
         "case", "events/s", "B/event", "ev/commit", "drained/s", "log MiB", "open ms", "take ms"
@@ -116,20 +122,65 @@ fn main() {
 
 fn run(case: &Case) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime().block_on(measure(case, dir.path()));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("a runtime");
-    runtime.block_on(measure(case, dir.path()));
+        .expect("a runtime")
 }
 
-async fn measure(case: &Case, dir: &Path) {
-    // One that nobody reads for keeps everything in the journal.
-    let names = (0..case.readers.max(1))
-        .map(|n| Arc::from(format!("d{n}")))
-        .collect();
-    let config = Config {
+/// How long a start takes with much behind it.
+fn backlog() {
+    let wanted = std::env::var("PENSTOCK_BACKLOG").ok();
+    let wanted = wanted.map_or(10_000_000, |n| {
+        n.parse().expect("PENSTOCK_BACKLOG is a number")
+    });
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("backlog-{wanted}"));
+    let config = config(&dir, 1);
+    let case = Case {
+        name: "backlog",
+        dedup: true,
+        ..CASES[1]
+    };
+    let routes = Routes::NONE.with(DestinationId(0));
+    runtime().block_on(async {
+        let (store, _) = Store::open(config.clone(), Arc::new(SystemClock)).expect("opens");
+        let running = store.run().expect("a thread");
+        let there = running.handle().status().buffered;
+        if there < wanted {
+            println!("filling {} with {} events", dir.display(), wanted - there);
+            produce(&running.handle(), &case, routes, there, wanted - there).await;
+        }
+        running.shutdown().await.expect("an orderly end");
+        for n in 1..=3 {
+            let began = Instant::now();
+            let (store, report) =
+                Store::open(config.clone(), Arc::new(SystemClock)).expect("opens");
+            let opened = began.elapsed();
+            let running = store.run().expect("a thread");
+            produce(&running.handle(), &case, Routes::NONE, u64::MAX / 4 + n, 1).await;
+            let taken = began.elapsed();
+            let status = running.handle().status();
+            println!(
+                "{} events, {} keys, {:.1} GiB: open in {:.0} ms (checked whole: {}), first event kept after {:.0} ms",
+                status.buffered,
+                status.dedup_keys,
+                status.file_bytes as f64 / f64::from(1 << 30),
+                opened.as_secs_f64() * 1e3,
+                report.checked_whole,
+                taken.as_secs_f64() * 1e3,
+            );
+            running.shutdown().await.expect("an orderly end");
+        }
+    });
+}
+
+fn config(dir: &Path, destinations: u8) -> Config {
+    Config {
         dir: dir.to_owned(),
         max_bytes: 16 << 30,
         max_age: Some(Duration::from_secs(7 * 24 * 3600)),
@@ -138,8 +189,15 @@ async fn measure(case: &Case, dir: &Path) {
         dedup_age: Duration::from_secs(24 * 3600),
         dedup_count: 2_000_000,
         dedup_memory_bytes: 128 << 20,
-        destinations: names,
-    };
+        destinations: (0..destinations)
+            .map(|n| Arc::from(format!("d{n}")))
+            .collect(),
+    }
+}
+
+async fn measure(case: &Case, dir: &Path) {
+    // One that nobody reads for keeps everything in the journal.
+    let config = config(dir, case.readers.max(1));
     let (store, _) = Store::open(config.clone(), Arc::new(SystemClock)).expect("opens");
     let running = store.run().expect("a thread");
     let handle = running.handle();
