@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::forward::{
-    destination::Error as Trouble,
+    batch::Batch,
+    destination::{Error as Trouble, Outcome, Outcomes},
     status::Status,
     testing::{Model, engine, record},
 };

@@ -1,0 +1,170 @@
+//! What goes out: which records may go now, and in which batches.
+
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
+
+use super::{DEAD_MAX, Engine, LOOK_EVERY};
+use crate::forward::{
+    batch::{Batch, Item},
+    destination::Limits,
+    flight::{Flight, Landing, Origin},
+    journal::{Journal, Pages},
+    status::State,
+    waiting,
+};
+
+impl<J: Journal, P: Pages> Engine<J, P> {
+    /// Hands over whatever may go now.
+    pub(super) fn dispatch(&mut self, now: Instant) {
+        while self.may_dispatch(now) {
+            let Some(flight) = self.next_flight(now) else {
+                break;
+            };
+            let destination = self.destination.clone();
+            let mut landing: Landing = Box::pin(async move {
+                let outcomes = destination.send(flight.batch.clone()).await;
+                (flight, outcomes)
+            });
+            // Begun here and now: were it begun after something else has
+            // landed, it could overtake what that sends back.
+            match (&mut landing).now_or_never() {
+                Some((flight, outcomes)) => self.landed(flight, outcomes),
+                None => self.flights.push(landing),
+            }
+        }
+    }
+
+    pub(super) fn may_dispatch(&mut self, now: Instant) -> bool {
+        if self.pause_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        self.pause_until = None;
+        if !self.dead_letters_have_room() {
+            return false;
+        }
+        self.landing &= !self.flights.is_empty();
+        !self.landing
+            && !self.looking
+            && self.flights.len() < self.limits.in_flight.max(1)
+            && !self.pending.is_full()
+    }
+
+    /// Otherwise the destination stops, until a person has looked at them.
+    pub(super) fn dead_letters_have_room(&mut self) -> bool {
+        let pending = u64::try_from(self.pending.dead()).unwrap_or(u64::MAX);
+        let dead = self.journal.dead(self.id).saturating_add(pending);
+        if dead >= DEAD_MAX {
+            self.too_many_dead = true;
+            let reason = format!(
+                "{dead} dead letters wait: look at them with `penstock dead-letter list`, \
+                 redrive or discard them"
+            );
+            self.pause(State::Stopped, &reason, Some(LOOK_EVERY));
+            return false;
+        }
+        if std::mem::take(&mut self.too_many_dead) {
+            self.recovered();
+        }
+        true
+    }
+
+    pub(super) fn next_flight(&mut self, now: Instant) -> Option<Flight> {
+        while let Some((_, flight)) = self.again.pop_first() {
+            let flight = self.without_held_back(flight);
+            if flight.is_some() {
+                return flight;
+            }
+        }
+        let Limits {
+            batch_records,
+            batch_bytes,
+            ..
+        } = self.limits;
+        let due = self.waiting.take_due(now, batch_records, batch_bytes);
+        let (items, origin) = if due.is_empty() {
+            (self.next_fresh(now), Origin::Journal)
+        } else {
+            (due, Origin::Waiting)
+        };
+        if items.is_empty() {
+            return None;
+        }
+        self.sequence += 1;
+        Some(Flight {
+            sequence: self.sequence,
+            origin,
+            batch: Batch {
+                items: items.into(),
+            },
+        })
+    }
+
+    /// With several batches in flight, a record of an earlier one may have
+    /// failed by itself while this one came back whole: what belongs behind it
+    /// goes there. With one in flight a batch always stays what it was.
+    pub(super) fn without_held_back(&mut self, flight: Flight) -> Option<Flight> {
+        if flight.origin == Origin::Waiting || self.limits.in_flight <= 1 || self.waiting.is_empty()
+        {
+            return Some(flight);
+        }
+        let mut items = Vec::with_capacity(flight.batch.items.len());
+        for item in &*flight.batch.items {
+            if self.waiting.holds(item.partition_key()) {
+                self.leave(item);
+                self.hold_back(item.clone());
+            } else {
+                items.push(item.clone());
+            }
+        }
+        (!items.is_empty()).then(|| Flight {
+            batch: Batch {
+                items: items.into(),
+            },
+            ..flight
+        })
+    }
+
+    /// Records for the next batch, if enough gathered or they waited long enough.
+    pub(super) fn next_fresh(&mut self, now: Instant) -> Vec<Item> {
+        let Limits {
+            batch_records,
+            batch_bytes,
+            linger,
+            ..
+        } = self.limits;
+        let full =
+            self.window.fresh_len() >= batch_records || self.window.fresh_bytes() >= batch_bytes;
+        let waited = self.fresh_since.is_some_and(|since| since + linger <= now);
+        if !self.waiting_complete || !(full || waited) {
+            return Vec::new();
+        }
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while items.len() < batch_records
+            && let Some(next) = self.window.peek_fresh()
+        {
+            let size = next.record().body.len();
+            if !items.is_empty() && bytes + size > batch_bytes || !self.has_room(size) {
+                break;
+            }
+            let item = self.window.take_fresh().expect("looked at just before");
+            if self.waiting.holds(item.partition_key()) {
+                self.hold_back(item);
+                continue;
+            }
+            bytes += size;
+            self.out_records += 1;
+            self.out_bytes += size;
+            items.push(item);
+        }
+        self.fresh_since = self.window.peek_fresh().map(|_| now);
+        items
+    }
+
+    /// Whether a record of `size` would find a place among the waiting if
+    /// everything that is out failed. Otherwise the cursor stands still.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        let records = self.waiting.len() + self.out_records;
+        let bytes = self.waiting.bytes() + self.out_bytes;
+        records == 0 || records < waiting::RECORDS_MAX && bytes + size <= waiting::BYTES_MAX
+    }
+}

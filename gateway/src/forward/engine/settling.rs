@@ -1,0 +1,276 @@
+//! What comes back: what became of each record, and how the destination is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Engine;
+use crate::{
+    event::{CborError, Timestamp},
+    forward::{
+        batch::{Batch, Item},
+        destination::{self, Outcome, Outcomes},
+        flight::{Flight, Origin, retry_delay},
+        journal::{Journal, Pages},
+        status::State,
+        waiting::Entry,
+        window::Fate,
+    },
+    record::{Position, Record},
+    store::{Dead, Retry},
+};
+
+/// How often a destination that needs a person is tried.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
+/// How much of a reason is kept.
+const REASON_MAX: usize = 500;
+
+impl<J: Journal, P: Pages> Engine<J, P> {
+    pub(super) fn landed(&mut self, flight: Flight, outcomes: Outcomes) {
+        match outcomes {
+            Ok(outcomes) => self.settle(flight, outcomes),
+            Err(destination::Error::Unavailable {
+                reason,
+                retry_after,
+            }) => {
+                self.pause(State::Retrying, &reason, retry_after);
+                self.again.insert(flight.sequence, flight);
+            }
+            Err(destination::Error::Misconfigured(reason)) => {
+                self.pause(State::Stopped, &reason, Some(PROBE_EVERY));
+                self.again.insert(flight.sequence, flight);
+            }
+            Err(destination::Error::Refusing {
+                reason,
+                retry_after,
+            }) => {
+                self.pause(State::Stopped, &reason, Some(retry_after));
+                self.again.insert(flight.sequence, flight);
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self, flight: Flight, outcomes: Vec<Outcome>) {
+        let items = &flight.batch.items;
+        assert_eq!(items.len(), outcomes.len(), "one outcome per record");
+        let undecided = |o: &Outcome| matches!(o, Outcome::Throttled { .. } | Outcome::Unknown(_));
+        let stopped_short = outcomes.iter().any(undecided);
+        let (mut delivered, mut dead, mut left) = (0, 0, Vec::new());
+        let mut pause: Option<(State, String, Option<Duration>)> = None;
+        for (item, outcome) in items.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Acknowledged => {
+                    delivered += 1;
+                    self.acknowledged(flight.origin, item);
+                }
+                Outcome::Permanent(reason) => {
+                    dead += 1;
+                    self.give_up(flight.origin, item, reason);
+                }
+                // While the whole destination is in trouble no record is to blame.
+                Outcome::Transient(reason) if !stopped_short => {
+                    dead += u32::from(self.failed(flight.origin, item, reason));
+                }
+                Outcome::Throttled { retry_after } => {
+                    let longest = pause
+                        .take()
+                        .and_then(|(_, _, after)| after)
+                        .max(retry_after);
+                    pause = Some((State::Throttled, "asked to slow down".to_owned(), longest));
+                    left.push(item.clone());
+                }
+                Outcome::Unknown(reason) | Outcome::Transient(reason) => {
+                    pause.get_or_insert((State::Retrying, reason, None));
+                    left.push(item.clone());
+                }
+            }
+        }
+        if dead > 0 {
+            tracing::warn!(destination = %self.name, records = dead, "records became dead letters");
+        }
+        self.status.settled(delivered, self.clock.now());
+        if let Some((state, reason, retry_after)) = pause {
+            if delivered > 0 {
+                self.backoff.reset();
+            }
+            self.pause(state, &reason, retry_after);
+        } else if delivered > 0 || self.trouble != Some(State::Stopped) {
+            // That it refuses records does not show that it was put right.
+            self.recovered();
+        }
+        match flight.origin {
+            _ if left.is_empty() => {}
+            Origin::Waiting => {
+                for item in &left {
+                    self.waiting.put_back(item, None);
+                }
+            }
+            Origin::Journal => {
+                let batch = Batch { items: left.into() };
+                self.again
+                    .insert(flight.sequence, Flight { batch, ..flight });
+            }
+        }
+    }
+
+    /// Says what became of a record. One that waits can be tried again while
+    /// the cursor has not passed it; then its fate is only another.
+    pub(super) fn settled(&mut self, position: Position, fate: Fate) {
+        if let Err(fate) = self.window.settle(position, fate, &mut self.pending) {
+            self.pending.add_retried(position, fate);
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, origin: Origin, item: &Item) {
+        match origin {
+            Origin::Journal => self.leave(item),
+            Origin::Waiting => {
+                self.waiting.remove(item);
+                self.waiting_left += 1;
+            }
+        }
+        self.settled(item.position(), Fate::Delivered);
+    }
+
+    /// A record failed by itself; true if that was its last attempt.
+    pub(super) fn failed(&mut self, origin: Origin, item: &Item, reason: String) -> bool {
+        let before = match origin {
+            Origin::Journal => 0,
+            Origin::Waiting => self.waiting.attempts(item),
+        };
+        let attempts = before + 1;
+        if attempts >= self.retrying.attempts_max {
+            self.give_up(origin, item, format!("gave up: {reason}"));
+            return true;
+        }
+        let delay = retry_delay(self.retrying.first, self.retrying.max, attempts);
+        let not_before = Instant::now() + delay;
+        match origin {
+            Origin::Journal => {
+                self.leave(item);
+                self.waiting.add(Entry {
+                    item: item.detached(),
+                    attempts,
+                    not_before,
+                });
+            }
+            Origin::Waiting => self.waiting.put_back(item, Some(not_before)),
+        }
+        let retry = Retry {
+            record: item.detached().into(),
+            attempts,
+            not_before: later(self.clock.now(), delay),
+            reason: short(reason),
+        };
+        self.settled(item.position(), Fate::Waits(retry));
+        false
+    }
+
+    /// A record whose key waits goes behind what waits.
+    pub(super) fn hold_back(&mut self, item: Item) {
+        let item = item.detached();
+        let retry = Retry {
+            record: item.clone().into(),
+            attempts: 0,
+            not_before: self.clock.now(),
+            reason: "held back behind an earlier record of the same partition key".to_owned(),
+        };
+        self.settled(item.position(), Fate::Waits(retry));
+        self.waiting.add(Entry {
+            item,
+            attempts: 0,
+            not_before: Instant::now(),
+        });
+    }
+
+    pub(super) fn give_up(&mut self, origin: Origin, item: &Item, reason: String) {
+        let attempts = match origin {
+            Origin::Journal => {
+                self.leave(item);
+                1
+            }
+            Origin::Waiting => {
+                self.waiting_left += 1;
+                self.waiting.remove(item).attempts + 1
+            }
+        };
+        tracing::debug!(
+            destination = %self.name,
+            position = item.position().0,
+            reason,
+            "record became a dead letter"
+        );
+        self.status.failed(&reason);
+        let dead = Dead {
+            record: item.detached().into(),
+            attempts,
+            reason: short(reason),
+        };
+        self.settled(item.position(), Fate::Dead(dead));
+    }
+
+    /// A record that cannot be read back cannot be sent.
+    pub(super) fn bury(&mut self, record: Record, error: &CborError) {
+        tracing::error!(
+            destination = %self.name,
+            position = record.position.0,
+            %error,
+            "record cannot be read back, it became a dead letter"
+        );
+        let dead = Dead {
+            attempts: 0,
+            reason: short(error.to_string()),
+            record,
+        };
+        self.settled(dead.record.position, Fate::Dead(dead));
+    }
+
+    /// The record of the window is no longer out.
+    pub(super) fn leave(&mut self, item: &Item) {
+        self.out_records -= 1;
+        self.out_bytes -= item.record().body.len();
+    }
+
+    pub(super) fn pause(&mut self, state: State, reason: &str, at_least: Option<Duration>) {
+        let delay = self.backoff.next_delay().max(at_least.unwrap_or_default());
+        let until = Instant::now() + delay;
+        self.pause_until = Some(self.pause_until.map_or(until, |other| other.max(until)));
+        self.landing = true;
+        if self.trouble != Some(state) {
+            let destination = &*self.name;
+            match state {
+                State::Stopped => tracing::error!(
+                    destination,
+                    reason,
+                    "destination needs a person; looks now and then whether it was put right"
+                ),
+                State::Throttled => tracing::info!(destination, "destination asked to slow down"),
+                _ => tracing::warn!(destination, reason, "destination is unavailable"),
+            }
+        }
+        self.trouble = Some(state);
+        self.status.failed(reason);
+    }
+
+    pub(super) fn recovered(&mut self) {
+        self.backoff.reset();
+        if let Some(state) = self.trouble.take()
+            && state != State::Throttled
+        {
+            tracing::info!(destination = &*self.name, "destination is back");
+        }
+        if self.waiting.is_empty() {
+            self.status.recovered();
+        }
+    }
+}
+
+fn later(at: Timestamp, delay: Duration) -> Timestamp {
+    let nanos = i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX);
+    Timestamp::from_nanos(at.as_nanos().saturating_add(nanos))
+}
+
+fn short(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(REASON_MAX));
+    reason
+}
