@@ -368,6 +368,9 @@ async fn a_reload_ends_the_sessions_that_would_not_be_let_in_again() {
         .send(&publish_v5("devices/d2/x", 1, 1, &[], "x"))
         .await;
     stays.expect(&[0x40, 2, 0, 1]).await;
+    narrowed
+        .expect(&publish_v5("devices/d2/x", 0, 0, &[], "x"))
+        .await;
 
     let mut passwords = Passwords::load(auth.passwords.as_ref().unwrap()).unwrap();
     passwords.remove("d1");
