@@ -27,7 +27,6 @@ mod verifier;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
@@ -68,8 +67,9 @@ pub struct Config {
     pub denied_publish: DeniedPublish,
     /// When guessing is slowed down.
     pub lockout: lockout::Config,
-    /// Passwords that are checked at the same time.
-    pub checks_at_once: usize,
+    /// Passwords that are checked at the same time; as many as half of the cores,
+    /// where it is not said.
+    pub checks_at_once: Option<usize>,
     /// How long a right password is remembered after the last session with it.
     pub remember: Duration,
 }
@@ -85,10 +85,7 @@ impl Default for Config {
             rules: Arc::default(),
             denied_publish: DeniedPublish::Disconnect,
             lockout: lockout::Config::default(),
-            // Half of the machine is for those who are connected.
-            checks_at_once: available_parallelism()
-                .map_or(1, NonZeroUsize::get)
-                .div_ceil(2),
+            checks_at_once: None,
             remember: Duration::from_secs(15 * 60),
         }
     }
@@ -318,7 +315,10 @@ pub(crate) struct Auth {
 impl Auth {
     /// Reads the files.
     pub(crate) fn load(config: Config, counters: Arc<Counters>) -> Result<Self, Error> {
-        let (at_once, remember) = (config.checks_at_once, config.remember);
+        let remember = config.remember;
+        // Half of the machine is for those who are connected.
+        let half = || available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        let at_once = config.checks_at_once.unwrap_or_else(half);
         Ok(Self {
             state: RwLock::new(Arc::new(State::load(config)?)),
             version: AtomicU64::new(1),

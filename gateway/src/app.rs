@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::remote::{self as bridged, Remote};
 use crate::{
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     events::Events,
     forward::{self, Forwarder},
     gateway_id::GatewayId,
@@ -19,6 +19,7 @@ use crate::{
     ingest::Ingest,
     observer::{Observer, Parts},
     record::Routes,
+    reload::Reload,
     running::Running,
     store::{self, Store},
     tasks::{OnEnd, Tasks},
@@ -32,6 +33,7 @@ const CLOSE_MIN: Duration = Duration::from_secs(5);
 pub struct App {
     store: store::Running,
     broker: penstock_broker::Broker,
+    reload: Reload,
     http: http::Server,
     ingest: Arc<Ingest>,
     forwarders: Vec<(Arc<str>, Forwarder)>,
@@ -50,7 +52,10 @@ impl App {
     /// cannot be set up.
     pub async fn build(config: Config) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let auth = config.broker.auth.clone();
         let broker = config.broker.bind().await?;
+        let broker = with_service(broker, config.auth_service.as_ref())?;
+        let reload = Reload::new(broker.handle(), config.file, auth);
         let http = config.http.bind().await?;
         let (store, report) = {
             let clock = clock.clone();
@@ -111,6 +116,7 @@ impl App {
         Ok(Self {
             store,
             broker,
+            reload,
             http,
             ingest,
             forwarders,
@@ -129,6 +135,7 @@ impl App {
             mqtt: self.broker.local_addr(),
             listeners: self.broker.listening(),
             http: self.http.local_addr(),
+            token: None,
             instance: self.observer.instance().clone(),
         }
     }
@@ -163,6 +170,7 @@ impl App {
                 Ok(())
             }
         });
+        looking_in.spawn("reload", OnEnd::Log, self.reload.run(stop_http.clone()));
         looking_in.spawn("observer", OnEnd::Log, {
             let stop = stop_http.clone();
             async move {
@@ -233,6 +241,29 @@ impl App {
             .context("closing the journal took longer than shutdown_grace_period")?
             .context("cannot close the journal")
     }
+}
+
+/// Gives the broker the way to the authentication service, if there is one.
+#[cfg(feature = "http")]
+fn with_service(
+    broker: penstock_broker::Broker,
+    service: Option<&config::auth::Service>,
+) -> Result<penstock_broker::Broker> {
+    let Some(service) = service else {
+        return Ok(broker);
+    };
+    let service = crate::auth_service::AuthService::new(service)
+        .map_err(|what| anyhow::anyhow!("auth.http: {what}"))?;
+    Ok(broker.with_hook(Arc::new(service)))
+}
+
+/// Without HTTP there is none: the configuration refuses it.
+#[cfg(not(feature = "http"))]
+fn with_service(
+    broker: penstock_broker::Broker,
+    _service: Option<&config::auth::Service>,
+) -> Result<penstock_broker::Broker> {
+    Ok(broker)
 }
 
 /// Continues a destination where the journal says it stands.

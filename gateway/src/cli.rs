@@ -8,6 +8,7 @@ pub(crate) mod output;
 mod quarantine;
 pub(crate) mod run;
 pub(crate) mod status;
+mod user;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -31,6 +32,9 @@ enum Command {
     CheckConfig(ConfigFile),
     /// Show the running gateway's ledger, backlog and destinations
     Status(status::Args),
+    /// Who may connect with a password
+    #[command(subcommand)]
+    User(user::Command),
     /// Messages that could not be decoded
     #[command(subcommand)]
     Quarantine(quarantine::Command),
@@ -62,6 +66,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Run(file) => run::run(&file),
         Command::CheckConfig(file) => check::run(&file),
         Command::Status(args) => status::run(&args),
+        Command::User(command) => user::run(command),
         Command::Quarantine(command) => quarantine::run(command),
         Command::DeadLetter(command) => dead_letter::run(command),
         Command::Buffer(command) => buffer::run(command),

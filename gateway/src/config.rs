@@ -9,6 +9,7 @@
 //! Each stage has its own `Config`; this puts them together. What all the keys
 //! mean is in `docs/configuration.md`, which a test compares with what is read here.
 
+pub mod auth;
 mod destination;
 mod limits;
 mod listener;
@@ -52,12 +53,16 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Everything that can be configured.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file that it was read from, if any.
+    pub file: Option<PathBuf>,
     /// Where the journal and the file destinations are.
     pub data_dir: PathBuf,
     /// How long an orderly end may take.
     pub shutdown_grace_period: Duration,
     /// The MQTT side.
     pub broker: penstock_broker::Config,
+    /// Who is asked about clients, if anybody is.
+    pub auth_service: Option<auth::Service>,
     /// The status pages.
     pub http: http::Config,
     /// The journal.
@@ -100,6 +105,10 @@ impl Config {
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         Self::parse(&text, dir, &|name| std::env::var(name).ok())
             .0
+            .map(|config| Self {
+                file: Some(path.to_path_buf()),
+                ..config
+            })
             .map_err(with_file)
     }
 
@@ -178,7 +187,8 @@ impl Config {
             Duration::from_secs(1)..=Duration::from_secs(3_600),
             Duration::from_secs(20),
         );
-        let broker = stages::broker(root.table("broker"), dir);
+        let (auth, auth_service) = auth::read(root, dir);
+        let broker = stages::broker(root.table("broker"), dir, auth);
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
@@ -221,9 +231,11 @@ impl Config {
                 dedup_memory_bytes: journal.dedup_memory_bytes,
                 destinations: destinations.iter().map(|d| d.name.clone()).collect(),
             },
+            file: None,
             data_dir,
             shutdown_grace_period,
             broker,
+            auth_service,
             http,
             ingest: ingest::Config { mappings, site },
             destinations,

@@ -1,8 +1,8 @@
 //! The way to look in: health, readiness, metrics, status, the page, and the
 //! operator's lists (quarantine, dead letters).
 //!
-//! There is no authentication yet. So it listens on loopback unless the operator
-//! says otherwise in words, refuses requests that a web page of another origin
+//! Beyond loopback it asks for a token, unless the operator says in words that anyone
+//! may look; health and readiness answer everybody. It refuses requests that a web page of another origin
 //! could make a browser send, and changes nothing without a JSON content type.
 
 mod dead_letters;
@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ingest::Ingest, observer::Observer, store};
+use crate::{forward::Secret, ingest::Ingest, observer::Observer, store};
 
 pub use error::Error;
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Listen beyond loopback although nobody is asked who they are.
     pub allow_anonymous: bool,
+    /// What everybody has to know who asks for more than health and readiness.
+    pub token: Option<Secret>,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             allow_anonymous: false,
+            token: None,
         }
     }
 }
@@ -79,17 +82,19 @@ pub struct Context {
 pub struct Server {
     listener: TcpListener,
     local: SocketAddr,
-    anonymous: bool,
+    open: bool,
+    token: Option<Secret>,
 }
 
 impl Config {
     /// Binds the port.
     ///
     /// # Errors
-    /// When the address cannot be had, or reaches beyond loopback without
+    /// When the address cannot be had, or reaches beyond loopback without a token or
     /// `allow_anonymous`.
     pub async fn bind(&self) -> Result<Server, Error> {
-        if !self.listen.ip().is_loopback() && !self.allow_anonymous {
+        let open = self.allow_anonymous || self.token.is_some();
+        if !self.listen.ip().is_loopback() && !open {
             return Err(Error::BeyondLoopback(self.listen));
         }
         let bound = TcpListener::bind(self.listen).await;
@@ -104,7 +109,8 @@ impl Config {
         Ok(Server {
             listener,
             local,
-            anonymous: self.allow_anonymous,
+            open,
+            token: self.token.clone(),
         })
     }
 }
@@ -118,7 +124,8 @@ impl Server {
     /// Serves until `shutdown`, then gives the requests at hand a moment to end.
     pub async fn run(self, context: Context, shutdown: CancellationToken) {
         let guard = guard::Guard {
-            any_host: self.anonymous && !self.local.ip().is_loopback(),
+            any_host: self.open && !self.local.ip().is_loopback(),
+            token: self.token.as_ref().map(guard::Token::new),
         };
         let router = router(context, guard);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));

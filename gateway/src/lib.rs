@@ -7,6 +7,8 @@
 
 pub mod admin;
 pub mod app;
+#[cfg(feature = "http")]
+mod auth_service;
 pub mod backoff;
 pub mod cli;
 pub mod clock;
@@ -26,6 +28,7 @@ pub mod mqtt;
 pub mod normalise;
 pub mod observer;
 pub mod record;
+mod reload;
 #[cfg(feature = "mqtt")]
 pub mod remote;
 pub mod running;

@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use penstock_broker::Listening;
 use serde::{Deserialize, Serialize};
 
+use crate::forward::Secret;
+
 /// A gateway answers at once or is in trouble.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// More than the longest list that the API gives.
@@ -33,6 +35,9 @@ pub struct Running {
     pub listeners: Vec<Listening>,
     /// Where it answers HTTP.
     pub http: SocketAddr,
+    /// What it wants to hear before it answers; from the configuration, never in the file.
+    #[serde(skip)]
+    pub token: Option<Secret>,
     /// Random, new at each start, and part of the status: after a crash another
     /// gateway may listen on the same port.
     pub instance: Arc<str>,
@@ -57,14 +62,15 @@ impl Running {
 
     /// The gateway that runs on `data_dir`; `None` when there is none, or only
     /// the note of one that was killed.
-    pub fn find(data_dir: &Path) -> Result<Option<Self>> {
+    pub fn find(data_dir: &Path, token: Option<&Secret>) -> Result<Option<Self>> {
         let path = data_dir.join(FILE);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let running: Self = serde_json::from_slice(&text)
+        let mut running: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged", path.display()))?;
+        running.token = token.cloned();
         // Whoever answers there must be the one that wrote the note.
         let status = running.request("GET", "/api/v1/status");
         let same = status.is_ok_and(|status| status["instance"] == *running.instance);
@@ -78,10 +84,13 @@ impl Running {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         // HTTP/1.0: the answer is not chunked and ends with the connection.
+        let authorization = self.token.as_ref().map_or_else(String::new, |token| {
+            format!("Authorization: Bearer {}\r\n", token.expose())
+        });
         write!(
             stream,
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: 0\r\n\r\n"
+             {authorization}Content-Length: 0\r\n\r\n"
         )?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

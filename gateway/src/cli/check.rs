@@ -5,9 +5,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::{ConfigFile, output};
+use crate::config::auth::too_open;
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
+    config.broker.auth.check()?;
+    for path in too_open(&config.broker.auth) {
+        output::line(format_args!(
+            "warning: {} can be read by others; chmod 600 keeps it to its owner",
+            path.display()
+        ));
+    }
     let name = file.config.as_ref().map_or_else(
         || "the default configuration".to_owned(),
         |path| path.display().to_string(),

@@ -167,8 +167,8 @@ pub(super) fn check(
             };
             let local = SocketAddr::from(([127, 0, 0, 1], port));
             let what = format!(
-                "{address} is beyond this machine, and there is no authentication; \
-                 listen on \"{local}\", or set allow_anonymous = true to let anyone in"
+                "{address} is beyond this machine, and clients are not asked who they are; \
+                 configure [auth], listen on \"{local}\", or set allow_anonymous = true to let anyone in"
             );
             listener.mistake(broker, "listen", what);
         }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use super::{limits, listener, reader::Table};
 use crate::{
     event::message::Payload,
-    events, http,
+    events,
+    forward::Secret,
+    http,
     store::OnFull,
     telemetry::{self, Format},
 };
@@ -22,7 +24,11 @@ const PACKET_BYTES_MAX: u64 = 8 * MIB;
 /// Below this SQLite's own pages and the write-ahead log leave no room.
 const STORE_BYTES_MIN: u64 = 8 * MIB;
 
-pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::Config {
+pub(super) fn broker(
+    table: Table<'_, '_, '_>,
+    dir: &Path,
+    auth: penstock_broker::auth::Config,
+) -> penstock_broker::Config {
     let default = penstock_broker::Config::default();
     let listeners = listener::read(&table, dir);
     let packet_bytes_max = bytes(table.size(
@@ -32,7 +38,7 @@ pub(super) fn broker(table: Table<'_, '_, '_>, dir: &Path) -> penstock_broker::C
     ));
     let config = penstock_broker::Config {
         listeners: listeners.iter().map(|one| one.config.clone()).collect(),
-        auth: default.auth.clone(),
+        auth,
         connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
         packet_bytes_max,
         connect_timeout: table.duration("connect_timeout", MILLI..=DAY, default.connect_timeout),
@@ -83,10 +89,26 @@ pub(super) fn http(table: Table<'_, '_, '_>) -> http::Config {
     let config = http::Config {
         listen: table.address("listen", default.listen),
         allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
+        token: table.parsed("token", token).map(Secret::from),
     };
-    loopback(&table, config.listen, config.allow_anonymous);
+    if let (Some(_), true) = (&config.token, config.allow_anonymous) {
+        let what =
+            "a token keeps out who does not know it; leave one of token and allow_anonymous away";
+        table.mistake(table.span("token").as_ref(), "token", what);
+    }
+    loopback(&table, &config);
     table.finish();
     config
+}
+
+/// A token that nobody guesses and every header can carry.
+fn token(text: &str) -> Result<String, &'static str> {
+    if text.len() < 16 || text.len() > 512 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "a token has 16 to 512 visible ASCII characters, such as from \"openssl rand -hex 32\"",
+        );
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn events(table: Table<'_, '_, '_>) -> events::Config {
@@ -98,12 +120,15 @@ pub(super) fn events(table: Table<'_, '_, '_>) -> events::Config {
     config
 }
 
-/// There is no authentication yet, so beyond this machine it takes a word.
-fn loopback(table: &Table<'_, '_, '_>, listen: SocketAddr, allow_anonymous: bool) {
-    if !listen.ip().is_loopback() && !allow_anonymous {
+/// Beyond this machine it takes a token, or a word.
+fn loopback(table: &Table<'_, '_, '_>, config: &http::Config) {
+    let listen = config.listen;
+    // With a mistake in the token it would be said twice.
+    let has_token = config.token.is_some() || table.span("token").is_some();
+    if !listen.ip().is_loopback() && !config.allow_anonymous && !has_token {
         let local = SocketAddr::from(([127, 0, 0, 1], listen.port()));
         let what = format!(
-            "{listen} is beyond this machine, and there is no authentication yet; \
+            "{listen} is beyond this machine, and nobody is asked who they are; set token, \
              listen on \"{local}\", or set allow_anonymous = true to let anyone in"
         );
         table.mistake(table.span("listen").as_ref(), "listen", what);

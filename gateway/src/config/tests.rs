@@ -16,9 +16,9 @@ use crate::{
 fn env(name: &str) -> Option<String> {
     match name {
         "TOKEN" => Some("sesame-open".to_owned()),
-        "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD" | "CENTRE_PASSWORD" => {
-            Some("secret".to_owned())
-        }
+        "JWT_SECRET" => Some("0123456789abcdef0123456789abcdef".to_owned()),
+        "AUTH_TOKEN" | "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD"
+        | "CENTRE_PASSWORD" => Some("secret".to_owned()),
         "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
         _ => None,
     }
@@ -88,6 +88,7 @@ fn every_key_is_read() {
     );
     let shown = penstock_broker::Config {
         listeners: vec![config.broker.listeners[0].clone()],
+        auth: defaults.broker.auth.clone(),
         ..config.broker
     };
     assert_eq!(shown, defaults.broker);
@@ -161,8 +162,8 @@ fn every_value_that_differs_from_the_default_is_taken() {
     .unwrap();
     assert_eq!(config.data_dir, Path::new("/data"));
     assert_eq!(config.shutdown_grace_period, Duration::from_secs(5));
-    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], auth: Config { passwords: None, certificate: None, token: None, hook: None, client_ids: Any, rules: Rules([]), denied_publish: Disconnect, lockout: Config { failures_max: 5, failures_in_total_max: 50, lock: 60s }, checks_at_once: 1, remember: 900s }, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/"), limits: Limits { connections_per_address_max: 4, connections_per_identity_max: 3, connect_rate_max: 20, connect_rate_per_address_max: 10, publish_rate_max: 100, publish_bytes_rate_max: 2048, publish_burst: 2s, topic_bytes_max: 99, topic_levels_max: 8, memory_max: 33554432 } }"#);
-    assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true } Config { level: "warn,penstock=trace", format: Json }"#);
+    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], auth: Config { passwords: None, certificate: None, token: None, hook: None, client_ids: Any, rules: Rules([]), denied_publish: Disconnect, lockout: Config { failures_max: 5, failures_in_total_max: 50, lock: 60s }, checks_at_once: None, remember: 900s }, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/"), limits: Limits { connections_per_address_max: 4, connections_per_identity_max: 3, connect_rate_max: 20, connect_rate_per_address_max: 10, publish_rate_max: 100, publish_bytes_rate_max: 2048, publish_burst: 2s, topic_bytes_max: 99, topic_levels_max: 8, memory_max: 33554432 } }"#);
+    assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true, token: None } Config { level: "warn,penstock=trace", format: Json }"#);
     assert_snapshot!(format!("{:?}", config.store), @r#"Config { dir: "/data", max_bytes: 64000000, max_age: None, on_full: DropOldest, reserve_bytes: 1048576, dedup_age: 3600s, dedup_count: 5000, dedup_memory_bytes: 2097152, destinations: ["f"] }"#);
     assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3 }), retry_first: 1s, retry_max: 2s, attempts_max: 1 }]"#);
     let [first, second] = &config.ingest.mappings[..] else {
@@ -263,7 +264,7 @@ format = "jsom"
     configuration:7: broker.receive_max: 70000 is not between 1 and 65535
     configuration:8: broker.packet_bytes_max: 64MiB is not between 1KiB and 8MiB
     configuration:9: broker.allow_anonymous: should be true or false, not a string
-    configuration:11: http.listen: 0.0.0.0:80 is beyond this machine, and there is no authentication yet; listen on "127.0.0.1:80", or set allow_anonymous = true to let anyone in
+    configuration:11: http.listen: 0.0.0.0:80 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:80", or set allow_anonymous = true to let anyone in
     configuration:13: store.size_max: "a lot": a size is a number and a unit: 512KiB, 256MiB, 1GiB, or 1GB for a thousand million bytes
     configuration:14: store.age_max: "24": a duration is a number and a unit: 500ms, 30s, 5m, 24h or 7d (such as "24s" or "24h")
     configuration:15: store.on_full: "explode": should be one of push-back, drop-oldest
@@ -419,8 +420,8 @@ fn text_that_is_no_toml_is_said_with_its_line() {
 fn beyond_loopback_takes_a_word() {
     assert_snapshot!(
         mistakes("[broker]\nlisten = \"0.0.0.0:1883\"\n[http]\nlisten = \"[::]:8080\""), @r#"
-    configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and there is no authentication; listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
-    configuration:4: http.listen: [::]:8080 is beyond this machine, and there is no authentication yet; listen on "127.0.0.1:8080", or set allow_anonymous = true to let anyone in
+    configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and clients are not asked who they are; configure [auth], listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
+    configuration:4: http.listen: [::]:8080 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:8080", or set allow_anonymous = true to let anyone in
     "#
     );
     read("[broker]\nlisten = \"0.0.0.0:1883\"\nallow_anonymous = true").unwrap();

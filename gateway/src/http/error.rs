@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::{
     Json,
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -25,7 +25,7 @@ pub enum Error {
     /// Nobody is asked who they are, so only this machine may ask.
     #[error(
         "HTTP on {0} would answer anybody who reaches it: listen on 127.0.0.1, \
-         or say [http] allow_anonymous = true"
+         set [http] token, or say allow_anonymous = true"
     )]
     BeyondLoopback(SocketAddr),
 }
@@ -45,6 +45,14 @@ impl Problem {
         }
     }
 
+    /// Who asks did not say the token.
+    pub(super) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "say the token of [http]: as a bearer token, or as a password",
+        )
+    }
+
     pub(super) fn not_found(what: &str, id: u64) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -60,12 +68,20 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        (
+        let mut response = (
             self.status,
             [(header::CONTENT_TYPE, "application/problem+json")],
             Json(body),
         )
-            .into_response()
+            .into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            // Browsers know how to ask for a password.
+            let challenge = HeaderValue::from_static("Basic realm=\"penstock\", Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 }
 

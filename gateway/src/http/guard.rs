@@ -1,4 +1,4 @@
-//! Keeps web pages of other origins out. A page may make a browser send requests
+//! Keeps out who does not know the token, and web pages of other origins. A page may make a browser send requests
 //! to loopback, and may point a name of its own at 127.0.0.1 (DNS rebinding).
 
 use std::net::IpAddr;
@@ -11,12 +11,47 @@ use axum::{
 };
 
 use super::error::Problem;
+use crate::forward::Secret;
 
 /// How strict to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Guard {
     /// The operator opened the port to others, who know the box by other names.
     pub(super) any_host: bool,
+    /// What has to be known.
+    pub(super) token: Option<Token>,
+}
+
+/// A token, hashed: comparing hashes takes the same time wherever they differ.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Token(blake3::Hash);
+
+impl Token {
+    pub(super) fn new(token: &Secret) -> Self {
+        Self(blake3::hash(token.expose().as_bytes()))
+    }
+
+    /// Whether an Authorization header has it: as a bearer token, or as the password
+    /// of any user, which is how browsers ask for one.
+    fn is_in(&self, header: &str) -> bool {
+        use base64::Engine as _;
+
+        let Some((scheme, rest)) = header.split_once(' ') else {
+            return false;
+        };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return blake3::hash(rest.trim().as_bytes()) == self.0;
+        }
+        let decoded = base64::engine::general_purpose::STANDARD.decode(rest.trim());
+        scheme.eq_ignore_ascii_case("basic")
+            && decoded.is_ok_and(|decoded| {
+                let mut parts = decoded.splitn(2, |byte| *byte == b':');
+                parts.next();
+                parts
+                    .next()
+                    .is_some_and(|password| blake3::hash(password) == self.0)
+            })
+    }
 }
 
 /// Refuses a request that a foreign page could have caused.
@@ -28,13 +63,20 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 }
 
 impl Guard {
-    fn objection(self, request: &Request) -> Option<Problem> {
+    fn objection(&self, request: &Request) -> Option<Problem> {
         let header = |name: HeaderName| request.headers().get(name)?.to_str().ok();
         if !self.any_host && !header(header::HOST).is_some_and(is_loopback) {
             return Some(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "ask for localhost or a loopback address",
             ));
+        }
+        let public = matches!(request.uri().path(), "/healthz" | "/readyz");
+        if let Some(token) = &self.token
+            && !public
+            && !header(header::AUTHORIZATION).is_some_and(|said| token.is_in(said))
+        {
+            return Some(Problem::unauthorized());
         }
         // A page cannot send this content type to another origin without the
         // server's consent (CORS), which is never given.
