@@ -409,12 +409,22 @@ fn away(error: reqwest::Error) -> Error {
     use std::error::Error as _;
     // The address may hold a secret, and is known from the configuration.
     let error = error.without_url();
-    let mut reason = error.to_string();
+    let what = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "cannot connect"
+    } else {
+        "the request failed"
+    };
+    // Each layer says its own; the innermost says what it is.
     let mut cause = error.source();
-    while let Some(error) = cause {
-        reason = format!("{reason}: {error}");
-        cause = error.source();
+    while let Some(inner) = cause.and_then(|cause| cause.source()) {
+        cause = Some(inner);
     }
+    let reason = match cause {
+        Some(cause) => format!("{what}: {cause}"),
+        None => what.to_owned(),
+    };
     unavailable(reason)
 }
 

@@ -525,6 +525,25 @@ async fn a_receiver_that_dedupes_by_key_gets_everything_once_and_in_order() {
     assert_eq!(receiver.taken(), (1..=3_000).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn a_person_is_told_why_nothing_arrives() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let reason = |outcomes: Outcomes| match outcomes {
+        Err(Error::Unavailable { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let away = reason(http(address).send(batch(1..=2)).await);
+    assert!(
+        away.starts_with("cannot connect: Connection refused"),
+        "{away}"
+    );
+    let (_, address) = Receiver::start([Answer::TakeInSilence]).await;
+    let silent = reason(http(address).send(batch(1..=2)).await);
+    assert!(silent.starts_with("no answer in time"), "{silent}");
+}
+
 #[test]
 fn what_cannot_work_is_said_before_anything_starts() {
     let check = |config: Config, expect: &str| {
