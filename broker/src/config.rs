@@ -39,6 +39,8 @@ pub struct Config {
     /// What MQTT 5 clients get that ask where to have responses sent (Response
     /// Information), with `{client}` for their identifier. `None`: nothing.
     pub response_information: Option<Arc<str>>,
+    /// How often `$SYS` topics are brought up to date; zero for never.
+    pub sys_interval: Duration,
     /// What one client, address or identity may take, and what all may.
     pub limits: Limits,
 }
@@ -57,6 +59,7 @@ impl Default for Config {
             subscriptions_per_client_max: 100,
             keep_alive_max: None,
             response_information: None,
+            sys_interval: Duration::from_secs(10),
             limits: Limits::default(),
         }
     }

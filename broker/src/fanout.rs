@@ -344,6 +344,14 @@ impl Fanout {
         removed
     }
 
+    /// Shows every subscription: whose session, its filter, its QoS.
+    pub(crate) fn each_subscription(&self, show: &mut dyn FnMut(u64, &str, QoS)) {
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        filters.walk(&mut |filter, session, subscription| show(session, filter, subscription.qos));
+        drop(filters);
+        self.shared.each_member(show);
+    }
+
     /// What is left of a message's lifetime; `Err` when it is over.
     pub(crate) fn lifetime_left(&self, message: &Message) -> Result<Option<u32>, Expired> {
         let Some(secs) = message.expiry_secs() else {

@@ -118,6 +118,11 @@ impl<T> Filters<T> {
         })
     }
 
+    /// Shows every subscription with its filter, in no order.
+    pub(crate) fn walk(&self, show: &mut dyn FnMut(&str, u64, &T)) {
+        self.root.walk(None, show);
+    }
+
     /// Whether a subscription matches `topic` or any topic below it.
     pub(crate) fn reaches_below(&self, topic: &str) -> bool {
         let mut levels = topic.split('/');
@@ -130,6 +135,29 @@ impl<T> Filters<T> {
 }
 
 impl<T> Node<T> {
+    /// `path` are the levels up to here; none at the root.
+    fn walk(&self, path: Option<&str>, show: &mut dyn FnMut(&str, u64, &T)) {
+        let below = |level: &str| match path {
+            Some(path) => format!("{path}/{level}"),
+            None => level.to_owned(),
+        };
+        for (key, value) in &self.here {
+            show(path.unwrap_or_default(), *key, value);
+        }
+        if !self.rest.is_empty() {
+            let filter = below("#");
+            for (key, value) in &self.rest {
+                show(&filter, *key, value);
+            }
+        }
+        for (name, child) in &self.children {
+            child.walk(Some(&below(name)), show);
+        }
+        if let Some(any) = &self.any {
+            any.walk(Some(&below("+")), show);
+        }
+    }
+
     fn visit<'a>(
         &'a self,
         level: Option<&str>,
@@ -234,6 +262,12 @@ mod tests {
         assert!(filters.insert("a/+/#", 1, 'y', merge));
         assert!(!filters.insert("a/+/#", 2, 'z', merge));
         assert_eq!(filters.len(), 2);
+        let mut walked = Vec::new();
+        filters.walk(&mut |filter, key, value| walked.push((filter.to_owned(), key, *value)));
+        assert_eq!(
+            walked,
+            [("a/+/#".to_owned(), 1, 'y'), ("a/+/#".to_owned(), 2, 'z')]
+        );
         assert_eq!(filters.remove("a/+", 1), None);
         assert_eq!(filters.remove("a/+/#", 1), Some('y'));
         assert_eq!(filters.remove("a/+/#", 2), Some('z'));

@@ -1,13 +1,16 @@
 //! The view into a broker from within the process.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+use serde::Serialize;
 
 use crate::{
-    Local,
+    ClientInfo, Local,
     auth::{self, Auth},
     budget::Budgets,
     fanout::Fanout,
     metrics::{Counters, Metrics},
+    registry::Registry,
 };
 
 /// Looks into a broker while it runs. Cheap to clone.
@@ -17,6 +20,18 @@ pub struct Handle {
     pub(crate) auth: Arc<Auth>,
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) budgets: Budgets,
+    pub(crate) registry: Arc<Registry>,
+}
+
+/// A subscription of a client that is connected.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LiveSubscription {
+    /// Whose it is.
+    pub client_id: Arc<str>,
+    /// The filter, with `$share/{group}/` before it if it is shared.
+    pub filter: Arc<str>,
+    /// The highest QoS that it gets.
+    pub qos: u8,
 }
 
 impl Handle {
@@ -32,6 +47,47 @@ impl Handle {
     /// The way to the broker's subscribers from within the process.
     pub fn local(&self) -> Local {
         Local::new(Arc::clone(&self.fanout))
+    }
+
+    /// The clients that are connected, by client identifier.
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        let clients = self.registry.clients();
+        let mut infos: Vec<_> = clients.iter().map(|client| client.info()).collect();
+        infos.sort_by(|one, other| one.client_id.cmp(&other.client_id));
+        infos
+    }
+
+    /// The client of that identifier, if it is connected.
+    pub fn client(&self, client_id: &str) -> Option<ClientInfo> {
+        Some(self.registry.client(client_id)?.info())
+    }
+
+    /// Ends the connection of a client, with its will; whether there was one. An
+    /// MQTT 5 client is told that it was an operator (0x98).
+    pub fn kick(&self, client_id: &str) -> bool {
+        self.registry.kick(client_id)
+    }
+
+    /// The subscriptions of connected clients, by client and filter.
+    pub fn live_subscriptions(&self) -> Vec<LiveSubscription> {
+        let clients = self.registry.clients();
+        let by_session: HashMap<u64, &Arc<str>> = clients
+            .iter()
+            .map(|client| (client.facts.session, &client.facts.client_id))
+            .collect();
+        let mut found = Vec::new();
+        self.fanout.each_subscription(&mut |session, filter, qos| {
+            // One that has just gone, or is just coming, is not shown.
+            if let Some(client_id) = by_session.get(&session) {
+                found.push(LiveSubscription {
+                    client_id: Arc::clone(client_id),
+                    filter: Arc::from(filter),
+                    qos: qos as u8,
+                });
+            }
+        });
+        found.sort();
+        found
     }
 
     /// The counters as they are now.

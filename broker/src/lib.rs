@@ -39,14 +39,17 @@ mod packet;
 mod publish;
 mod quiet;
 mod registry;
+mod roster;
 mod session;
+mod sys;
 mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
-pub use handle::Handle;
+pub use handle::{Handle, LiveSubscription};
 pub use limits::Limits;
 pub use listener::{Broker, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
+pub use roster::ClientInfo;

@@ -30,7 +30,9 @@ use crate::{
     limits::Doors,
     metrics::Counters,
     quiet::Quiet,
+    registry::Registry,
     session::Context,
+    sys,
 };
 use accept::Acceptor;
 use bound::Bound;
@@ -49,6 +51,7 @@ pub struct Broker {
     auth: Arc<Auth>,
     fanout: Arc<Fanout>,
     budgets: Budgets,
+    registry: Arc<Registry>,
 }
 
 /// Where a broker listens.
@@ -93,6 +96,7 @@ impl Broker {
             auth,
             fanout,
             budgets,
+            registry: Arc::default(),
         })
     }
 
@@ -128,6 +132,7 @@ impl Broker {
             auth: Arc::clone(&self.auth),
             fanout: Arc::clone(&self.fanout),
             budgets: self.budgets.clone(),
+            registry: Arc::clone(&self.registry),
         }
     }
 
@@ -145,6 +150,7 @@ impl Broker {
     ) -> Result<(), Error> {
         let mut live = JoinSet::new();
         live.spawn(Arc::clone(&self.fanout).run());
+        live.spawn(sys::run(self.handle(), self.config.sys_interval));
         let doors = Doors::new(&self.config.limits, self.config.connections_max);
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
         let lobby = Arc::new(Semaphore::new(LOBBY));
@@ -154,7 +160,7 @@ impl Broker {
             admission,
             fanout: self.fanout,
             doors,
-            registry: Arc::default(),
+            registry: self.registry,
             shutdown,
             quiet: Quiet::default(),
             auth: self.auth,

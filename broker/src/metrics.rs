@@ -96,6 +96,14 @@ counters! {
     receive_max_exceeded,
     /// Sessions that ended because all together held too much to take more of them.
     memory_exceeded,
+    /// Sessions that an operator ended.
+    kicked,
+    /// Packets of every kind received in a session.
+    packets_in,
+    /// Packets sent in answer to others than publishes.
+    answers,
+    /// Most sessions that were connected at the same time.
+    sessions_max,
     /// Bytes read.
     bytes_in,
     /// Bytes written.
@@ -177,6 +185,11 @@ impl Counter {
 
     pub(crate) fn set(&self, n: usize) {
         self.0.store(n as u64, Relaxed);
+    }
+
+    /// Is at least `n` from now on.
+    pub(crate) fn raise(&self, n: u64) {
+        self.0.fetch_max(n, Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

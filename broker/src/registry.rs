@@ -6,10 +6,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio_util::sync::CancellationToken;
+
+use crate::roster::Client;
 
 /// The sessions by client identifier; as many as there are connections.
 #[derive(Debug, Default)]
@@ -22,6 +27,10 @@ struct Holder {
     owner: Option<Arc<str>>,
     leave: CancellationToken,
     gone: CancellationToken,
+    /// Whether it is an operator who wants the session to leave.
+    kicked: Arc<AtomicBool>,
+    /// The session, once it is established.
+    client: Option<Arc<Client>>,
 }
 
 /// The right to be the session of a client identifier; given back when dropped.
@@ -60,6 +69,8 @@ impl Registry {
                             owner: owner.cloned(),
                             leave: CancellationToken::new(),
                             gone: CancellationToken::new(),
+                            kicked: Arc::default(),
+                            client: None,
                         };
                         seats.insert(Arc::clone(client_id), holder.clone());
                         return Ok(Seat {
@@ -75,13 +86,50 @@ impl Registry {
         }
     }
 
+    /// Tells the session of `client_id` to leave; whether there is one.
+    pub(crate) fn kick(&self, client_id: &str) -> bool {
+        let seats = self.lock();
+        let Some(holder) = seats.get(client_id) else {
+            return false;
+        };
+        holder.kicked.store(true, Relaxed);
+        holder.leave.cancel();
+        true
+    }
+
+    /// Everybody who is connected, in no order.
+    pub(crate) fn clients(&self) -> Vec<Arc<Client>> {
+        let seats = self.lock();
+        seats
+            .values()
+            .filter_map(|one| one.client.clone())
+            .collect()
+    }
+
+    /// The client of that identifier, if it is connected.
+    pub(crate) fn client(&self, client_id: &str) -> Option<Arc<Client>> {
+        self.lock().get(client_id)?.client.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Holder>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
-    /// Resolves when another connection wants the seat.
+    /// Shows the client that sits here in lists.
+    pub(crate) fn show(&self, client: Arc<Client>) {
+        if let Some(holder) = self.registry.lock().get_mut(&self.client_id) {
+            holder.client = Some(client);
+        }
+    }
+
+    /// Whether it is an operator who wants the seat to be empty.
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.holder.kicked.load(Relaxed)
+    }
+
+    /// Resolves when another connection wants the seat, or an operator wants it empty.
     pub(crate) async fn asked_to_leave(&self) {
         self.holder.leave.cancelled().await;
     }

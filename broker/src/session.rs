@@ -47,6 +47,7 @@ use crate::{
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
     quiet::Quiet,
     registry::Registry,
+    roster::{Client, Facts, Turn},
     topic::Topics,
 };
 use aliases::Aliases;
@@ -102,6 +103,8 @@ enum End {
     /// A packet began and did not come to its end.
     Stalled,
     TakenOver,
+    /// An operator said so.
+    Kicked,
     Shutdown,
     Illegal(Error),
     /// The gateway lost a publish.
@@ -129,6 +132,8 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, turned:
     };
     let _session = Gauge::new(&context.counters.sessions_open);
     context.counters.sessions_total.add(1);
+    let open = context.counters.sessions_open.get();
+    context.counters.sessions_max.raise(open);
     run(&context, wire, admittee, peer).await;
 }
 
@@ -174,8 +179,26 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         true => connect.packet_bytes_max.saturating_sub(10),
         false => 0,
     };
+    let client = Arc::new(Client::new(
+        Facts {
+            session: id,
+            client_id: Arc::clone(&publisher.client_id),
+            address: peer.address,
+            listener: Arc::from(&*peer.listener.name),
+            protocol: connect.protocol,
+            user: rights.owner(),
+            method: rights.identity().method().word(),
+            keep_alive: connect.keep_alive,
+            session_expiry_secs: connect.session_expiry_secs,
+            connected: Instant::now(),
+        },
+        Arc::clone(&outbox),
+    ));
+    seat.show(Arc::clone(&client));
     let mut session = Session {
         context,
+        client: &client,
+        turn: Turn::default(),
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
         packet_bytes_max: connect.packet_bytes_max,
@@ -207,11 +230,16 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         .live(&mut wire, &outbox, seat.asked_to_leave(), silence_max)
         .await;
 
+    let end = match end {
+        End::TakenOver if seat.is_kicked() => End::Kicked,
+        end => end,
+    };
     let text_fits = |text: &&str| text.len() <= reason_text_max;
     let (code, text, with_will) = match &end {
         End::Disconnect { with_will } => (None, None, *with_will),
         End::Closed => (None, None, true),
         End::Silent | End::Stalled => (Some(reason::KEEP_ALIVE_TIMEOUT), None, true),
+        End::Kicked => (Some(reason::ADMINISTRATIVE_ACTION), None, true),
         End::TakenOver => (Some(reason::SESSION_TAKEN_OVER), None, true),
         End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
         End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
@@ -249,6 +277,10 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
 
 struct Session<'s> {
     context: &'s Context,
+    /// How it is shown to operators.
+    client: &'s Client,
+    /// What this turn did.
+    turn: Turn,
     v5: bool,
     session_expiry_secs: u32,
     /// The largest packet the client takes.
@@ -321,7 +353,7 @@ impl Session<'_> {
                 wire.close();
                 end.get_or_insert(End::Closed);
             }
-            count_bytes(wire, counters);
+            self.note(wire);
             let blocked = self.inbound.is_blocked();
             match end {
                 Some(end) if self.inbound.is_idle() => return end,
@@ -419,6 +451,7 @@ impl Session<'_> {
             }
             let body = wire.take(header);
             any = true;
+            self.turn.took(header.kind);
             let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
@@ -462,6 +495,26 @@ impl Session<'_> {
         } else {
             Err(End::Illegal(TOO_LARGE))
         }
+    }
+
+    /// Writes down what this turn did.
+    fn note(&mut self, wire: &mut Wire) {
+        let counters = &self.context.counters;
+        let (bytes_in, bytes_out) = wire.take_counts();
+        counters.bytes_in.add(bytes_in);
+        counters.bytes_out.add(bytes_out);
+        let turn = Turn {
+            bytes_in,
+            bytes_out,
+            publishes_out: self.outbound.take_delivered(),
+            in_flight_in: self.inbound.in_flight(),
+            in_flight_out: self.outbound.in_flight(),
+            subscriptions: self.subscriptions.count(),
+            ..std::mem::take(&mut self.turn)
+        };
+        counters.packets_in.add(turn.packets_in);
+        counters.answers.add(turn.answers);
+        self.client.tally.note(turn);
     }
 
     fn protocol(&self) -> crate::Protocol {

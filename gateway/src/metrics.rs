@@ -335,6 +335,26 @@ const PLAIN: &[Plain] = &[
         "What subscriptions take, estimated, of a quarter of memory_max",
         |a| a.status.broker.memory_subscriptions_bytes,
     ),
+    counter(
+        "gateway_broker_kicked",
+        "Sessions that an operator ended",
+        |a| a.status.broker.kicked,
+    ),
+    counter(
+        "gateway_broker_packets_in",
+        "Packets of every kind received in a session",
+        |a| a.status.broker.packets_in,
+    ),
+    counter(
+        "gateway_broker_answers",
+        "Packets sent in answer to others than publishes",
+        |a| a.status.broker.answers,
+    ),
+    gauge(
+        "gateway_broker_sessions_max",
+        "Most sessions that were connected at the same time",
+        |a| a.status.broker.sessions_max,
+    ),
     counter("gateway_broker_in_bytes", "Bytes read from devices", |a| {
         a.status.broker.bytes_in
     }),

@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -54,6 +54,16 @@ pub(crate) struct Outbox {
     /// Nobody takes from it any more.
     closed: AtomicBool,
     filled: Notify,
+    /// Messages that found no room.
+    dropped: AtomicU64,
+}
+
+/// What waits in an outbox, and what did not find room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) dropped: u64,
 }
 
 #[derive(Debug)]
@@ -93,11 +103,21 @@ impl Outbox {
             window: window.into(),
             closed: AtomicBool::new(false),
             filled: Notify::new(),
+            dropped: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let queues = self.lock();
+        Standing {
+            messages: queues.live.len() + queues.retained.len(),
+            bytes: queues.live_bytes + queues.retained_bytes,
+            dropped: self.dropped.load(Relaxed),
+        }
     }
 
     pub(crate) fn window(&self) -> usize {
@@ -144,6 +164,7 @@ impl Outbox {
         // One message always fits, or large ones would never arrive.
         let full = queues.live_bytes + bytes > self.bytes_max && queues.live_bytes > 0;
         if full || !queues.take_room(bytes) {
+            self.dropped.fetch_add(1, Relaxed);
             return false;
         }
         queues.live_bytes += bytes;
@@ -161,6 +182,7 @@ impl Outbox {
         let mut queues = self.lock();
         let bytes = delivery.message.len() + ENTRY_BYTES;
         if queues.retained.len() >= count_max || !queues.take_room(bytes) {
+            self.dropped.fetch_add(1, Relaxed);
             return false;
         }
         queues.retained_bytes += bytes;

@@ -25,6 +25,7 @@ use std::{
 
 use super::{Delivery, Message, Subscription};
 use crate::{
+    QoS,
     budget::{Budget, Share},
     filters::Filters,
     metrics::Counters,
@@ -113,6 +114,16 @@ impl Shared {
             members: AtomicUsize::new(0),
             counters,
             budget,
+        }
+    }
+
+    /// Shows every membership: whose session, its name, its QoS.
+    pub(super) fn each_member(&self, show: &mut dyn FnMut(u64, &str, QoS)) {
+        let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
+        for (name, group) in &groups.by_name {
+            for member in &group.lock().members {
+                show(member.session, name, member.subscription.qos);
+            }
         }
     }
 

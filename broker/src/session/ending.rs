@@ -99,6 +99,7 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
     let counters = &context.counters;
     let client_id = short(&publisher.client_id);
     match end {
+        End::Kicked => counters.kicked.add(1),
         End::TakenOver => counters.takeovers.add(1),
         End::Silent => counters.keep_alive_timeouts.add(1),
         End::Stalled => counters.packets_stalled.add(1),

@@ -192,6 +192,11 @@ impl<'s> Inbound<'s> {
         self.is_v5() && self.open >= self.receive_max()
     }
 
+    /// QoS 1 and 2 exchanges that are not over.
+    pub(super) fn in_flight(&self) -> usize {
+        self.open
+    }
+
     /// Everything that was taken has its verdict and is acknowledged.
     pub(super) fn is_idle(&self) -> bool {
         self.gathering.entries.is_empty() && self.admitting.is_none() && self.pending.is_empty()

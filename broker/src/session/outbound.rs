@@ -31,6 +31,8 @@ pub(super) struct Outbound {
     window: usize,
     frame_max: usize,
     last_id: u16,
+    /// Messages sent since somebody asked.
+    delivered: usize,
     aliases: Aliases,
     /// Taken from the outbox, waiting for room in the window.
     held: Option<Delivery>,
@@ -51,6 +53,7 @@ impl Outbound {
             window: window.into(),
             frame_max,
             last_id: 0,
+            delivered: 0,
             aliases,
             held: None,
         }
@@ -99,6 +102,7 @@ impl Outbound {
             self.in_flight.insert(id, (owed, delivery.claim));
         }
         counters.delivered.add(delivered);
+        self.delivered += delivered;
         wire.is_congested()
     }
 
@@ -137,6 +141,16 @@ impl Outbound {
         packet.alias = None;
         matches!(alias, Some(encode::Alias::New(_)))
             && encode::publish(wire.output(), protocol, &packet, frame_max)
+    }
+
+    /// Messages sent since the last time.
+    pub(super) fn take_delivered(&mut self) -> usize {
+        std::mem::take(&mut self.delivered)
+    }
+
+    /// Messages that the client has not acknowledged.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// The next identifier that is not in flight; the window is smaller than

@@ -67,7 +67,7 @@ pub(super) struct Subscriptions<'s> {
     filters: HashSet<Arc<str>>,
     count_max: usize,
     bounds: Bounds,
-    under_way: Option<UnderWay>,
+    under_way: Option<Box<UnderWay>>,
 }
 
 impl<'s> Subscriptions<'s> {
@@ -107,11 +107,11 @@ impl<'s> Subscriptions<'s> {
                     is_added: false,
                 });
         }
-        self.under_way = Some(UnderWay {
+        self.under_way = Some(Box::new(UnderWay {
             codes: Vec::with_capacity(packet.filters.len() + packet.excess),
             packet,
             wanted,
-        });
+        }));
     }
 
     /// Whether a SUBSCRIBE is not answered yet; nothing may be taken until it is.
@@ -196,6 +196,11 @@ impl<'s> Subscriptions<'s> {
     /// The filters that are subscribed to.
     pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.iter().map(|filter| &**filter)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.filters.len()
     }
 
     /// Takes an UNSUBSCRIBE; one reason code for each filter.

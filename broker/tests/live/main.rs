@@ -12,6 +12,7 @@ mod hostile;
 mod killers;
 mod limits;
 mod local;
+mod operating;
 mod publishing;
 mod rates;
 mod sessions;

@@ -128,6 +128,8 @@ pub(crate) struct Running {
 pub(crate) fn config() -> Config {
     Config {
         listeners: vec![listener::Config::tcp("127.0.0.1:0".parse().unwrap())],
+        // So that counts of retained messages are the test's own.
+        sys_interval: Duration::ZERO,
         ..Config::default()
     }
 }

@@ -66,6 +66,13 @@ pub(super) fn broker(
         response_information: table
             .parsed("response_information", response_information)
             .map(Arc::from),
+        sys_interval: table
+            .duration_or_never(
+                "sys_interval",
+                Duration::from_secs(1)..=DAY,
+                Some(default.sys_interval),
+            )
+            .unwrap_or_default(),
         limits: limits::limits(table.table("limits"), packet_bytes_max),
     };
     listener::check(&table, &listeners, &config);
