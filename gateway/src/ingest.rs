@@ -172,7 +172,7 @@ impl Admission for Ingest {
                 // Until there is a permit, nothing takes more than it did as a publish.
                 let permit = self.preparing.acquire().await.ok();
                 let (entries, counts) = Preparing::new(&self.topics, routes, &self.metrics)
-                    .known_as(self.gateway.as_ref())
+                    .known_as(self.gateway.as_ref(), publisher)
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
                     None
@@ -206,11 +206,11 @@ impl Admission for Ingest {
     }
 }
 
-/// Through which gateways a message came, for those that it goes to from here.
-fn via(user: &[(Arc<str>, Arc<str>)]) -> Option<Arc<str>> {
+/// Through which other gateways a message came, for those that it goes to from here.
+fn via(user: &[(Arc<str>, Arc<str>)], is_own: impl Fn(&str) -> bool) -> Option<Arc<str>> {
     let mut via = user
         .iter()
-        .filter(|(name, value)| **name == *VIA_PROPERTY && is_gateway(value))
+        .filter(|(name, value)| **name == *VIA_PROPERTY && is_gateway(value) && !is_own(value))
         .map(|(_, value)| &**value)
         .take(HOPS_MAX);
     let first = via.next()?;
@@ -254,6 +254,7 @@ struct Preparing<'i> {
     topics: &'i Topics,
     routes: Routes,
     gateway: Option<&'i GatewayId>,
+    may_be_circle: bool,
     metrics: &'i Metrics,
     scratch: Scratch,
     /// Where events are encoded, before they are copied to just their size.
@@ -273,6 +274,7 @@ impl<'i> Preparing<'i> {
             topics,
             routes,
             gateway: None,
+            may_be_circle: true,
             metrics,
             scratch: Scratch::default(),
             body: Vec::new(),
@@ -283,8 +285,10 @@ impl<'i> Preparing<'i> {
         }
     }
 
-    const fn known_as(mut self, gateway: Option<&'i GatewayId>) -> Self {
+    /// What an origin gives us it has looked at itself, and marked as having been here.
+    const fn known_as(mut self, gateway: Option<&'i GatewayId>, publisher: &Publisher) -> Self {
         self.gateway = gateway;
+        self.may_be_circle = publisher.origin.is_none();
         self
     }
 
@@ -333,13 +337,15 @@ impl<'i> Preparing<'i> {
         self.counts.push(self.entries.len() - before);
     }
 
+    fn is_own(&self, name: &str) -> bool {
+        self.gateway.is_some_and(|own| **own.as_str() == *name)
+    }
+
     /// Whether the message has been through this gateway before.
     fn is_circle(&self, properties: &Properties) -> bool {
-        let Some(gateway) = self.gateway else {
-            return false;
-        };
         let mut user = properties.user.iter();
-        user.any(|(name, value)| **name == *VIA_PROPERTY && value == gateway.as_str())
+        self.may_be_circle
+            && user.any(|(name, value)| **name == *VIA_PROPERTY && self.is_own(value))
     }
 
     fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
@@ -371,7 +377,7 @@ impl<'i> Preparing<'i> {
             mut events,
             rejected,
         } = normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
-        if let Some(via) = via(&raw.user) {
+        if let Some(via) = via(&raw.user, |name| self.is_own(name)) {
             for event in &mut events {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));
             }

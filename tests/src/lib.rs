@@ -19,6 +19,7 @@ pub mod http;
 pub mod http_receiver;
 pub mod http_stub;
 pub mod log;
+pub mod mosquitto;
 pub mod mqtt;
 pub mod nats;
 pub mod ports;

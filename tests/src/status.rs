@@ -13,8 +13,21 @@ pub struct Status {
     pub store: Store,
     /// What goes out.
     pub destinations: Vec<Destination>,
+    /// Brokers whose messages come here.
+    pub remotes: Vec<Remote>,
     /// The front door.
     pub broker: Broker,
+}
+
+/// One broker whose messages come here.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Remote {
+    /// Whether messages can come.
+    pub state: String,
+    /// Messages that came.
+    pub received: u64,
+    /// Of those: been here before.
+    pub circles: u64,
 }
 
 /// What came in.

@@ -44,8 +44,8 @@ const PAHO: [(&str, &str, &str); 2] = [
 pub(crate) struct Tools {
     /// The NATS server's program.
     pub(crate) nats_server: Option<PathBuf>,
-    /// Whether Mosquitto's clients are on the path.
-    pub(crate) mosquitto_clients: bool,
+    /// Whether Mosquitto and its clients are on the path.
+    pub(crate) mosquitto: bool,
     /// Whether both versions of Paho's Python client are in `.tools/`.
     pub(crate) paho_clients: bool,
 }
@@ -58,9 +58,9 @@ impl Tools {
             .inspect(|program| println!("nats-server: {}", program.display()))
             .inspect_err(|error| eprintln!("nats-server: not available: {error:#}"))
             .ok();
-        let mosquitto_clients = mosquitto_clients()
-            .inspect(|()| println!("mosquitto clients: installed"))
-            .inspect_err(|error| eprintln!("mosquitto clients: not available: {error:#}"))
+        let mosquitto = mosquitto()
+            .inspect(|()| println!("mosquitto and its clients: installed"))
+            .inspect_err(|error| eprintln!("mosquitto and its clients: not available: {error:#}"))
             .is_ok();
         let paho_clients = paho_clients(&repository.join(".tools"))
             .inspect(|()| println!("paho clients: unpacked"))
@@ -68,7 +68,7 @@ impl Tools {
             .is_ok();
         Self {
             nats_server,
-            mosquitto_clients,
+            mosquitto,
             paho_clients,
         }
     }
@@ -79,8 +79,8 @@ impl Tools {
         if self.nats_server.is_none() {
             missing.push("nats-server");
         }
-        if !self.mosquitto_clients {
-            missing.push("mosquitto clients");
+        if !self.mosquitto {
+            missing.push("mosquitto and its clients");
         }
         if !self.paho_clients {
             missing.push("paho clients");
@@ -183,12 +183,24 @@ fn paho_clients(tools: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mosquitto_clients() -> anyhow::Result<()> {
-    let all = ["mosquitto_pub", "mosquitto_sub", "mosquitto_rr"];
-    let found = || all.into_iter().all(|program| on_path(program).is_some());
+fn mosquitto() -> anyhow::Result<()> {
+    let all = [
+        "mosquitto_pub",
+        "mosquitto_sub",
+        "mosquitto_rr",
+        "mosquitto_passwd",
+    ];
+    let found = || {
+        // The broker itself lies where only root looks for programs.
+        let broker = on_path("mosquitto").is_some() || Path::new("/usr/sbin/mosquitto").is_file();
+        broker && all.into_iter().all(|program| on_path(program).is_some())
+    };
     if !found() {
-        debian(&["mosquitto-clients"])?;
-        ensure!(found(), "Debian's mosquitto-clients are not on the path");
+        debian(&["mosquitto", "mosquitto-clients"])?;
+        ensure!(
+            found(),
+            "Debian's mosquitto and its clients are not on the path"
+        );
     }
     Ok(())
 }

@@ -297,3 +297,54 @@ fn verdicts_say_what_is_on_disk() {
     }
     assert_eq!(verdicts(&[1, 0], None), [Verdict::Lost, Verdict::Lost]);
 }
+
+#[test]
+fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
+    let topics = Topics::new(Config::default());
+    let metrics = Metrics::default();
+    let gateway = GatewayId::random();
+    let own = gateway.as_str().clone();
+    let via = |names: &[&str]| {
+        let user = names
+            .iter()
+            .map(|name| (VIA_PROPERTY.into(), (*name).into()));
+        Publish {
+            properties: Some(Arc::new(Properties {
+                user: user.collect(),
+                ..Properties::default()
+            })),
+            ..publish("devices/a/env", b"1")
+        }
+    };
+    let publisher = |origin: Option<&str>| Publisher {
+        client_id: "c1".into(),
+        username: None,
+        identity: None,
+        origin: origin.map(Arc::from),
+        address: None,
+        protocol: penstock_broker::Protocol::V5,
+        turn: 0.into(),
+        turns_over: Arc::default(),
+    };
+    let tags = |names: &[&str], origin| {
+        let preparing = Preparing::new(&topics, Routes(5), &metrics)
+            .known_as(Some(&gateway), &publisher(origin));
+        let mut publishes = [via(names)].into_iter();
+        let (entries, counts) = preparing.group(&"c1".into(), &mut publishes, RECEIVED);
+        assert_eq!(counts, [entries.len()]);
+        let first = entries.first().map(|entry| event(entry).1.tags);
+        first.map(|tags| format!("{tags:?}"))
+    };
+    assert_eq!(tags(&["other", &own], None), None);
+    assert_eq!(metrics.circles(), 1);
+    let remembered = r#"[("penstock-via", "x other")]"#;
+    assert_eq!(tags(&["x", "other"], None).as_deref(), Some(remembered));
+    // A remote has looked itself, and put our own mark on it.
+    assert_eq!(
+        tags(&["x", "other", &own], Some("r")).as_deref(),
+        Some(remembered)
+    );
+    // No name of a gateway is passed on as one.
+    assert_eq!(tags(&["a b", ""], None).as_deref(), Some("[]"));
+    assert_eq!(metrics.circles(), 1);
+}
