@@ -352,6 +352,9 @@ impl Auth {
             return Err(Error(vec![what.to_owned()]));
         }
         let state = Arc::new(State::load(config)?);
+        if state.passwords != self.state().passwords {
+            self.lockout.forget();
+        }
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         if let Some(asked) = self.asked.get() {
             asked.forget();

@@ -124,6 +124,15 @@ impl Lockout {
         count(&mut tables.users, user, config.lock, now);
     }
 
+    /// Forgets every failure: other passwords are right now, and a device that came too
+    /// early should not wait.
+    pub(crate) fn forget(&self) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.pairs.clear();
+        tables.addresses.clear();
+        tables.users.clear();
+    }
+
     /// A check was right.
     pub(crate) fn succeeded(&self, address: IpAddr, user: User) {
         let address = network(address);

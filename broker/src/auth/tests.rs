@@ -170,6 +170,27 @@ async fn guessing_is_locked_for_the_address_and_not_for_the_device() {
 }
 
 #[tokio::test]
+async fn a_device_that_came_before_its_user_was_added_is_not_locked_out() {
+    let fixture = fixture(|_| {});
+    for _ in 0..9 {
+        fixture
+            .admit(Some("line-4"), Some("four"))
+            .await
+            .unwrap_err();
+    }
+    // Without a change of the passwords nothing is forgotten.
+    fixture.auth.reload(fixture.config.clone()).unwrap();
+    let locked = fixture.admit(Some("line-4"), Some("four")).await;
+    assert_eq!(locked.unwrap_err(), LOCKED);
+    let path = fixture.dir.path().join("passwords");
+    let mut users = Passwords::load(&path).unwrap();
+    users.set("line-4", &passwords::hash(b"four", CHEAP).unwrap());
+    users.save(&path).unwrap();
+    fixture.auth.reload(fixture.config.clone()).unwrap();
+    assert!(fixture.admit(Some("line-4"), Some("four")).await.is_ok());
+}
+
+#[tokio::test]
 async fn an_address_with_many_failures_lets_what_is_remembered_pass() {
     let fixture = fixture(|config| config.lockout.failures_in_total_max = 3);
     let before = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
