@@ -40,7 +40,8 @@ pub(crate) use outbox::{Delivery, Outbox};
 pub(crate) use shared::Claim;
 
 use crate::{
-    Publish, QoS, budget::Budget, filters::Filters, metrics::Counters, packet::SendRetained,
+    Publish, QoS, RetainedInfo, budget::Budget, filters::Filters, metrics::Counters,
+    packet::SendRetained,
 };
 use retained::Retained;
 use shared::Shared;
@@ -342,6 +343,25 @@ impl Fanout {
             self.count(&filters);
         }
         removed
+    }
+
+    /// The retained messages, by topic.
+    pub(crate) fn retained(&self) -> Vec<RetainedInfo> {
+        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = |message: &Message| RetainedInfo {
+            topic: message.topic_str().to_owned(),
+            qos: message.qos() as u8,
+            payload_bytes: message.payload().len(),
+        };
+        retained.all().map(info).collect()
+    }
+
+    /// Forgets the retained message of a topic; whether there was one.
+    pub(crate) fn clear_retained(&self, topic: &str) -> bool {
+        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
+        let cleared = retained.clear(topic);
+        self.counters.retained.set(retained.len());
+        cleared
     }
 
     /// Shows every subscription: whose session, its filter, its QoS.

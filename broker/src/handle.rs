@@ -23,6 +23,17 @@ pub struct Handle {
     pub(crate) registry: Arc<Registry>,
 }
 
+/// A retained message, for whoever looks in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RetainedInfo {
+    /// The topic.
+    pub topic: String,
+    /// The QoS it was published with.
+    pub qos: u8,
+    /// The size of its payload.
+    pub payload_bytes: usize,
+}
+
 /// A subscription of a client that is connected.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct LiveSubscription {
@@ -49,12 +60,14 @@ impl Handle {
         Local::new(Arc::clone(&self.fanout))
     }
 
-    /// The clients that are connected, by client identifier.
-    pub fn clients(&self) -> Vec<ClientInfo> {
-        let clients = self.registry.clients();
-        let mut infos: Vec<_> = clients.iter().map(|client| client.info()).collect();
-        infos.sort_by(|one, other| one.client_id.cmp(&other.client_id));
-        infos
+    /// The clients that are connected, by client identifier: at most `limit` of those
+    /// after `after`.
+    pub fn clients(&self, after: &str, limit: usize) -> Vec<ClientInfo> {
+        let mut clients = self.registry.clients();
+        clients.retain(|client| *client.facts.client_id > *after);
+        clients.sort_unstable_by(|one, other| one.facts.client_id.cmp(&other.facts.client_id));
+        clients.truncate(limit);
+        clients.iter().map(|client| client.info()).collect()
     }
 
     /// The client of that identifier, if it is connected.
@@ -88,6 +101,24 @@ impl Handle {
         });
         found.sort();
         found
+    }
+
+    /// The retained messages, by topic.
+    pub fn retained(&self) -> Vec<RetainedInfo> {
+        self.fanout.retained()
+    }
+
+    /// Forgets the retained message of a topic. Whether there was one; `None` when
+    /// that could not be written.
+    pub async fn clear_retained(&self, topic: Arc<str>) -> Option<bool> {
+        Some(self.fanout.clear_retained(&topic))
+    }
+
+    /// Ends the connection of a client and its session. Whether there was one; `None`
+    /// when that could not be written.
+    pub async fn remove_session(&self, client_id: Arc<str>) -> Option<bool> {
+        // No session outlives its connection.
+        Some(self.kick(&client_id))
     }
 
     /// The counters as they are now.

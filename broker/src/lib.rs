@@ -46,10 +46,20 @@ mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
-pub use handle::{Handle, LiveSubscription};
+pub use handle::{Handle, LiveSubscription, RetainedInfo};
 pub use limits::Limits;
 pub use listener::{Broker, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
 pub use roster::ClientInfo;
+
+/// Whether a topic matches a topic filter.
+pub fn topic_matches(topic: &str, filter: &str) -> bool {
+    topic::matches(topic, filter)
+}
+
+/// Whether a text is a topic filter that a client may subscribe to.
+pub fn is_topic_filter(text: &str) -> bool {
+    topic::check_filter(text).is_ok()
+}

@@ -162,6 +162,7 @@ impl App {
             observer: self.observer.clone(),
             store: handle.clone(),
             ingest: self.ingest.clone(),
+            broker: self.broker.handle(),
         };
         looking_in.spawn("http", OnEnd::Log, {
             let stop = stop_http.clone();

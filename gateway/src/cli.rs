@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and who answers.
 
+mod broker;
 mod buffer;
 mod check;
 mod dead_letter;
@@ -41,6 +42,9 @@ enum Command {
     /// Events that a destination will not take
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    /// The running gateway's MQTT clients, retained messages and subscriptions
+    #[command(subcommand)]
+    Broker(broker::Command),
     /// The journal itself
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -69,6 +73,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::User(command) => user::run(command),
         Command::Quarantine(command) => quarantine::run(command),
         Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Broker(command) => broker::run(command),
         Command::Buffer(command) => buffer::run(command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(&args),

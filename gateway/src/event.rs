@@ -242,7 +242,8 @@ pub fn source(site: Option<&str>, device: &str) -> String {
     source
 }
 
-fn percent_encode(text: &str, out: &mut String) {
+/// Adds `text` as one segment of a path.
+pub(crate) fn percent_encode(text: &str, out: &mut String) {
     const DIGITS: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
     ];

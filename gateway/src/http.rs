@@ -5,6 +5,7 @@
 //! may look; health and readiness answer everybody. It refuses requests that a web page of another origin
 //! could make a browser send, and changes nothing without a JSON content type.
 
+mod broker;
 mod dead_letters;
 mod error;
 mod guard;
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router, middleware,
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -75,6 +76,8 @@ pub struct Context {
     pub store: store::Handle,
     /// Decodes a quarantined message once more.
     pub ingest: Arc<Ingest>,
+    /// The broker.
+    pub broker: penstock_broker::Handle,
 }
 
 /// A bound port, not served yet.
@@ -208,6 +211,14 @@ fn router(context: Context, guard: guard::Guard) -> Router {
             "/api/v1/dead-letters/{id}/redrive",
             post(dead_letters::redrive),
         )
+        .route("/api/v1/broker/clients", get(broker::clients))
+        .route(
+            "/api/v1/broker/clients/{id}",
+            get(broker::client).delete(broker::kick),
+        )
+        .route("/api/v1/broker/retained", get(broker::retained))
+        .route("/api/v1/broker/retained/{*topic}", delete(broker::clear))
+        .route("/api/v1/broker/subscriptions", get(broker::subscriptions))
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .with_state(context)
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
+    event::Timestamp,
     events, forward,
     ingest::{self, Ingest},
     status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
@@ -89,6 +90,11 @@ impl Observer {
             status: self.status(),
             ingest: self.parts.ingest.metrics(),
         }
+    }
+
+    /// Now, by the wall clock.
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
     }
 
     /// Whether events get on their way.

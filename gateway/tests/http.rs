@@ -246,3 +246,149 @@ async fn half_a_request_does_not_hold_up_the_end() {
     // Waiting for it would take the whole grace period, which is an error.
     gateway.stop().await;
 }
+
+/// A client that stays connected, with a subscription and a retained message.
+async fn client(gateway: &Gateway, id: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway.mqtt).await.expect("connect");
+    let len = u8::try_from(id.len()).expect("short");
+    let mut bytes = vec![
+        0x10,
+        12 + len,
+        0,
+        4,
+        b'M',
+        b'Q',
+        b'T',
+        b'T',
+        4,
+        2,
+        0,
+        0,
+        0,
+        len,
+    ];
+    bytes.extend_from_slice(id.as_bytes());
+    bytes.extend_from_slice(&[0x82, 8, 0, 1, 0, 3, b'a', b'/', b'#', 1]);
+    bytes.extend_from_slice(&[0x33, 8, 0, 3, b'r', b'/', b'x', 0, 2, b'1']);
+    stream.write_all(&bytes).await.expect("write");
+    let mut answer = [0; 13];
+    let read = timeout(LONG, stream.read_exact(&mut answer)).await;
+    read.expect("an answer in time").expect("an answer");
+    assert_eq!(answer, [0x20, 2, 0, 0, 0x90, 3, 0, 1, 1, 0x40, 2, 0, 2]);
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_listed_in_pages_and_can_be_kicked_but_not_by_a_web_page() {
+    let gateway = Gateway::start().await;
+    let mut streams = Vec::new();
+    for id in ["a", "b/1 ü", "c"] {
+        streams.push(client(&gateway, id).await);
+    }
+    let mut found = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = gateway
+            .get(&format!("/api/v1/broker/clients?limit=2&after={after}"))
+            .await
+            .json();
+        let items = page["items"].as_array().expect("items");
+        assert!(items.len() <= 2);
+        found.extend(items.iter().map(|one| one["client_id"].to_string()));
+        match page["next"].as_str() {
+            Some(next) => {
+                after = next
+                    .replace('/', "%2F")
+                    .replace(' ', "%20")
+                    .replace('ü', "%C3%BC")
+            }
+            None => break,
+        }
+    }
+    assert_eq!(found, ["\"a\"", "\"b/1 ü\"", "\"c\""]);
+    let path = "/api/v1/broker/clients/b%2F1%20%C3%BC";
+    let one = gateway.get(path).await.json();
+    assert_eq!(
+        (&one["protocol"], &one["subscriptions"]),
+        (&"3.1.1".into(), &1.into())
+    );
+    assert!(
+        one["connected_since"]
+            .as_str()
+            .expect("a time")
+            .ends_with('Z')
+    );
+    let forged = format!("DELETE {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    assert_eq!(gateway.ask(&forged).await.status, 415);
+    assert_eq!(gateway.change("DELETE", path).await.json()["kicked"], 1);
+    let mut rest = Vec::new();
+    let end = timeout(LONG, streams[1].read_to_end(&mut rest)).await;
+    end.expect("an end in time").ok();
+    let began = Instant::now();
+    while gateway.get(path).await.status != 404 {
+        assert!(began.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(gateway.change("DELETE", path).await.status, 404);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_messages_and_subscriptions_are_listed_and_cleared() {
+    let gateway = Gateway::start().await;
+    let _client = client(&gateway, "me").await;
+    let listed = gateway
+        .get("/api/v1/broker/retained?filter=r/%2B")
+        .await
+        .json();
+    assert_eq!(
+        listed["items"],
+        serde_json::json!([{ "topic": "r/x", "qos": 1, "payload_bytes": 1 }])
+    );
+    let bad = gateway.get("/api/v1/broker/retained?filter=r/x%23").await;
+    assert_eq!((bad.status, &bad.json()["status"]), (400, &400.into()));
+    for (query, count) in [
+        ("", 1),
+        ("?client=me", 1),
+        ("?client=you", 0),
+        ("?filter=a/%23", 1),
+        ("?filter=a", 0),
+    ] {
+        let path = format!("/api/v1/broker/subscriptions{query}");
+        let listed = gateway.get(&path).await.json();
+        let items = listed["items"].as_array().expect("items");
+        assert_eq!(items.len(), count, "{query}");
+    }
+    let page = gateway
+        .get("/api/v1/broker/subscriptions?limit=1")
+        .await
+        .json();
+    let next = page["next"].as_str().expect("maybe more");
+    let rest = gateway
+        .get(&format!("/api/v1/broker/subscriptions?after={next}"))
+        .await
+        .json();
+    assert_eq!(rest, serde_json::json!({ "items": [], "next": null }));
+    assert_eq!(
+        gateway
+            .get("/api/v1/broker/subscriptions?after=x")
+            .await
+            .status,
+        400
+    );
+    assert_eq!(
+        gateway
+            .change("DELETE", "/api/v1/broker/retained/r/x")
+            .await
+            .json()["cleared"],
+        1
+    );
+    assert_eq!(
+        gateway
+            .change("DELETE", "/api/v1/broker/retained/r/x")
+            .await
+            .status,
+        404
+    );
+    gateway.stop().await;
+}

@@ -37,10 +37,17 @@ impl Retained {
         true
     }
 
-    pub(super) fn clear(&mut self, topic: &str) {
-        if let Some(old) = self.by_topic.remove(topic) {
+    /// Whether there was one.
+    pub(super) fn clear(&mut self, topic: &str) -> bool {
+        let old = self.by_topic.remove(topic);
+        if let Some(old) = &old {
             self.bytes -= old.len();
         }
+        old.is_some()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Message> {
+        self.by_topic.values()
     }
 
     pub(super) fn matching<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Message> {

@@ -20,7 +20,7 @@ async fn a_connected_client_is_listed_with_what_it_does() {
         assert_eq!(old.packet().await[0], 0x32);
     }
     old.ping().await;
-    let clients = broker.handle.clients();
+    let clients = broker.handle.clients("", 10);
     let names: Vec<&str> = clients.iter().map(|one| &*one.client_id).collect();
     assert_eq!(names, ["new", "old"]);
     let [new_info, old_info] = &clients[..] else {
@@ -34,6 +34,8 @@ async fn a_connected_client_is_listed_with_what_it_does() {
     assert_eq!((old_info.publishes_in, old_info.publishes_out), (0, 3));
     assert_eq!((old_info.in_flight_out, old_info.subscriptions), (3, 1));
     assert!(old_info.bytes_out > old_info.publishes_out);
+    let rest = broker.handle.clients("new", 1);
+    assert_eq!(&*rest[0].client_id, "old");
     drop(new);
     broker.until("one left", |now| now.sessions_open == 1).await;
     assert!(broker.handle.client("new").is_none());

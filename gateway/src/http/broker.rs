@@ -1,0 +1,238 @@
+//! The broker's clients, retained messages and subscriptions.
+//!
+//! Lists are in order and come in pages: `next` is where the following page begins,
+//! `null` at the end. What changes between two pages may be missed or be out of date,
+//! but nothing is shown twice.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use penstock_broker::{ClientInfo, is_topic_filter, topic_matches};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Context, error::Problem};
+use crate::{
+    admin::{self, PAGE_MAX},
+    event::Timestamp,
+};
+
+type Answer = Result<Json<Value>, Problem>;
+
+const fn default_limit() -> usize {
+    100
+}
+
+/// A page of clients.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Clients {
+    #[serde(default)]
+    after: String,
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+/// How to end a client.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kick {
+    #[serde(default)]
+    session: bool,
+}
+
+/// A page of retained messages.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetainedPage {
+    filter: Option<String>,
+    #[serde(default)]
+    after: String,
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+/// A page of subscriptions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Subscriptions {
+    client: Option<String>,
+    filter: Option<String>,
+    #[serde(default)]
+    after: String,
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+pub(super) async fn clients(State(context): State<Context>, Query(page): Query<Clients>) -> Answer {
+    let limit = page.limit.min(PAGE_MAX);
+    let broker = context.broker.clone();
+    let found = look(move || broker.clients(&page.after, limit)).await?;
+    let now = context.observer.now();
+    let items: Vec<Value> = found.iter().map(|one| client_line(one, now)).collect();
+    let last = found.last().map(|one| one.client_id.to_string());
+    Ok(Json(
+        json!({ "items": items, "next": last.filter(|_| found.len() == limit) }),
+    ))
+}
+
+pub(super) async fn client(State(context): State<Context>, Path(id): Path<String>) -> Answer {
+    let found = context.broker.client(&id).ok_or_else(|| no_client(&id))?;
+    Ok(Json(client_line(&found, context.observer.now())))
+}
+
+pub(super) async fn kick(
+    State(context): State<Context>,
+    Path(id): Path<String>,
+    Query(how): Query<Kick>,
+) -> Answer {
+    let done = if how.session {
+        let removed = context.broker.remove_session(Arc::from(&*id)).await;
+        removed.ok_or_else(unwritten)?
+    } else {
+        context.broker.kick(&id)
+    };
+    if !done {
+        return Err(no_client(&id));
+    }
+    tracing::info!(client.id = %id, session = how.session, "an operator ended a client");
+    Ok(Json(json!({ "kicked": 1 })))
+}
+
+pub(super) async fn retained(
+    State(context): State<Context>,
+    Query(page): Query<RetainedPage>,
+) -> Answer {
+    if let Some(filter) = &page.filter
+        && !is_topic_filter(filter)
+    {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("{filter:?} is not a topic filter"),
+        ));
+    }
+    let limit = page.limit.min(PAGE_MAX);
+    let broker = context.broker.clone();
+    let found = look(move || {
+        let mut all = broker.retained();
+        all.retain(|one| {
+            *one.topic > *page.after
+                && page
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| topic_matches(&one.topic, filter))
+        });
+        all.truncate(limit);
+        all
+    })
+    .await?;
+    let last = found.last().map(|one| one.topic.clone());
+    Ok(Json(
+        json!({ "items": found, "next": last.filter(|_| found.len() == limit) }),
+    ))
+}
+
+pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<String>) -> Answer {
+    let cleared = context.broker.clear_retained(Arc::from(&*topic)).await;
+    if cleared.ok_or_else(unwritten)? {
+        Ok(Json(json!({ "cleared": 1 })))
+    } else {
+        Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no retained message on {topic:?}"),
+        ))
+    }
+}
+
+pub(super) async fn subscriptions(
+    State(context): State<Context>,
+    Query(page): Query<Subscriptions>,
+) -> Answer {
+    let after = cursor(&page.after)
+        .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "after is not what next said"))?;
+    let limit = page.limit.min(PAGE_MAX);
+    let broker = context.broker.clone();
+    let found = look(move || {
+        let mut all = broker.live_subscriptions();
+        all.retain(|one| {
+            (&*one.client_id, &*one.filter) > (&*after.0, &*after.1)
+                && page
+                    .client
+                    .as_ref()
+                    .is_none_or(|client| **client == *one.client_id)
+                && page
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| **filter == *one.filter)
+        });
+        all.truncate(limit);
+        all
+    })
+    .await?;
+    let last = found.last().filter(|_| found.len() == limit);
+    let next = last.map(|one| URL_SAFE_NO_PAD.encode(format!("{}\0{}", one.client_id, one.filter)));
+    Ok(Json(json!({ "items": found, "next": next })))
+}
+
+/// The client and filter that a page begins after; neither may hold a U+0000.
+fn cursor(text: &str) -> Option<(String, String)> {
+    if text.is_empty() {
+        return Some(Default::default());
+    }
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (client, filter) = text.split_once('\0')?;
+    Some((client.to_owned(), filter.to_owned()))
+}
+
+/// A client, with the time since when it is connected as the clock says it now.
+fn client_line(client: &ClientInfo, now: Timestamp) -> Value {
+    let ago_ms = i64::try_from(client.connected_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let since = Timestamp::from_millis(now.as_millis().saturating_sub(ago_ms));
+    let mut line = json!(client);
+    line["connected_since"] = admin::instant(since);
+    line
+}
+
+fn no_client(id: &str) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("no client {id:?} is connected"),
+    )
+}
+
+fn unwritten() -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the broker's own file could not be written",
+    )
+}
+
+/// Looks through what may be much, on a thread that may take its time.
+async fn look<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(look).await.map_err(|error| {
+        tracing::error!(%error, "a request for a list failed");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the list could not be read",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_next_said_is_a_cursor() {
+        let said = URL_SAFE_NO_PAD.encode("client\0a/#");
+        assert_eq!(cursor(&said), Some(("client".into(), "a/#".into())));
+        assert_eq!(cursor(""), Some(Default::default()));
+        assert_eq!(cursor("client"), None);
+        assert_eq!(cursor("%"), None);
+    }
+}
