@@ -11,7 +11,7 @@ use crate::{
     event::{Timestamp, json as event_json},
     ingest::{Ingest, Raw},
     record::DestinationId,
-    store::{Appended, DeadLetter, Error, Handle, Listing, Quarantined, Stopped},
+    store::{Appended, DeadLetter, Devices, Error, Handle, Listing, Quarantined, Stopped},
 };
 
 /// Items in one answer, at most.
@@ -126,6 +126,31 @@ pub fn dead_letter_whole(letter: &DeadLetter) -> Value {
         _ => whole["body_base64"] = base64(&letter.record.body).into(),
     }
     whole
+}
+
+/// What waits, by device.
+pub fn devices(devices: &Devices, names: &[(DestinationId, String)]) -> Value {
+    let name = |id: DestinationId| {
+        let known = names.iter().find(|(known, _)| *known == id);
+        known.map_or_else(|| id.0.to_string(), |(_, name)| name.clone())
+    };
+    let list = devices.devices.iter().map(|one| {
+        let of = one.destinations.iter();
+        let of: serde_json::Map<String, Value> = of
+            .map(|(id, events)| (name(*id), (*events).into()))
+            .collect();
+        json!({
+            "device": one.device,
+            "waiting": one.events,
+            "oldest": instant(one.oldest),
+            "destinations": of,
+        })
+    });
+    json!({
+        "devices": list.collect::<Vec<_>>(),
+        "others": devices.others,
+        "complete": devices.complete,
+    })
 }
 
 /// Every dead letter's number, of one destination or of all.

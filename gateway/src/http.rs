@@ -7,6 +7,7 @@
 
 mod broker;
 mod dead_letters;
+mod devices;
 mod error;
 mod guard;
 mod health;
@@ -196,6 +197,7 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
+        .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route(
             "/api/v1/quarantine/{id}",

@@ -35,6 +35,7 @@ mod checkpoint;
 mod column;
 mod config;
 mod dead_letter;
+mod devices;
 mod entry;
 mod frame;
 mod handle;
@@ -76,6 +77,7 @@ use crate::{
 };
 
 pub use config::{Config, OnFull};
+pub use devices::{Devices, Waiting};
 pub use entry::{Appended, Entry, NewEvent, NewQuarantine, Receipt, Stopped};
 pub use handle::{Failure, Handle};
 pub use listing::{DeadLetter, Listing, Quarantined};

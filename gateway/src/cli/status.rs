@@ -1,12 +1,12 @@
 //! `penstock status`: the running gateway's account.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::{ConfigFile, output};
-use crate::running::Running;
+use crate::{admin, running::Running};
 
 /// Arguments of `penstock status`.
 #[derive(Debug, clap::Args)]
@@ -16,10 +16,17 @@ pub(super) struct Args {
     /// The whole account as JSON
     #[arg(long)]
     json: bool,
+    /// What waits by device instead, those with the most first; counted from the
+    /// journal, also where no gateway runs
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20")]
+    devices: Option<usize>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.file.load()?;
+    if let Some(top) = args.devices {
+        return devices(&config.data_dir, top, args.json);
+    }
     let running =
         Running::find(&config.data_dir, config.http.token.as_ref())?.with_context(|| {
             format!(
@@ -32,6 +39,35 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output::line(format_args!("{status:#}"));
     } else {
         print(&status);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn devices(data_dir: &Path, top: usize, json: bool) -> Result<ExitCode> {
+    let listing = admin::listing(data_dir)?;
+    let counted = admin::devices(&listing.devices(top)?, &listing.destinations()?);
+    if json {
+        output::line(format_args!("{counted:#}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for one in counted["devices"].as_array().into_iter().flatten() {
+        let of = one["destinations"].as_object().into_iter().flatten();
+        let of: Vec<_> = of
+            .map(|(name, events)| format!("{name} {events}"))
+            .collect();
+        output::line(format_args!(
+            "{}  {} waiting, the oldest since {}: {}",
+            output::tame(text(&one["device"])),
+            one["waiting"],
+            text(&one["oldest"]),
+            of.join(", ")
+        ));
+    }
+    if counted["others"] != 0 {
+        output::line(format_args!("other devices  {} waiting", counted["others"]));
+    }
+    if counted["complete"] != true {
+        output::line("more waits than could be counted in ten seconds");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -66,7 +66,7 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Reads quarantine and dead letters. Blocking.
 #[derive(Debug)]
 pub struct Listing {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Listing {

@@ -212,13 +212,16 @@ fn open_sound(
         report.checked_whole = true;
         return Ok(connection);
     }
-    // Both ends of each tree, and the row without which nothing can be counted.
+    // Both ends of each tree, and the row without which nothing can be counted. One
+    // end at a time: for two in one query SQLite reads all that is between them.
     for sql in [
-        "SELECT coalesce(min(position), 0) + coalesce(max(position), 0) FROM events",
-        "SELECT coalesce(min(sequence), 0) + coalesce(max(sequence), 0) FROM commits",
+        "SELECT min(position) FROM events",
+        "SELECT max(position) FROM events",
+        "SELECT min(sequence) FROM commits",
+        "SELECT max(sequence) FROM commits",
         "SELECT count(*) FROM destinations",
     ] {
-        connection.query_row(sql, [], |row| row.get::<_, i64>(0))?;
+        connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0))?;
     }
     let Some(state) = read_state(&connection)? else {
         return Err(Error::Damaged(

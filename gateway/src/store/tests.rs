@@ -1,6 +1,7 @@
 //! The journal's promises, tried on a real database.
 
 mod damage;
+mod devices;
 mod failure;
 mod full;
 mod life;
