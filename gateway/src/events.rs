@@ -157,13 +157,13 @@ impl Events {
                 shown_to = floor;
             }
             shown_to = records.last().map_or(shown_to, |record| record.position);
-            self.show(&records);
+            self.show(&records).await;
             // Others first: nobody waits for this.
             yield_now().await;
         }
     }
 
-    fn show(&self, records: &[Record]) {
+    async fn show(&self, records: &[Record]) {
         let publishes: Vec<Publish> = records.iter().filter_map(|one| self.publish(one)).collect();
         self.handle
             .0
@@ -205,3 +205,7 @@ impl Events {
         })
     }
 }
+
+#[cfg(feature = "mqtt")]
+#[cfg(test)]
+mod tests;

@@ -284,7 +284,7 @@ impl Remote {
                     show.push(publish);
                 }
                 Converted::Keep(publish) => {
-                    self.show(&mut show);
+                    self.show(&mut show).await?;
                     keep.push(publish);
                 }
                 Converted::Circle => counts.circle(),
@@ -295,17 +295,18 @@ impl Remote {
                 }
             }
         }
-        self.show(&mut show);
+        self.show(&mut show).await?;
         self.keep(&mut keep).await
     }
 
-    fn show(&self, publishes: &mut Vec<Publish>) {
+    async fn show(&self, publishes: &mut Vec<Publish>) -> Result<(), Broken> {
         if publishes.is_empty() {
-            return;
+            return Ok(());
         }
         self.local.show(publishes);
         self.handle.counts().shown(publishes.len());
         publishes.clear();
+        Ok(())
     }
 
     async fn keep(&self, publishes: &mut Vec<Publish>) -> Result<(), Broken> {

@@ -122,6 +122,21 @@ pub(crate) fn print(status: &Value) {
             output::line(format_args!("  {error}"));
         }
     }
+    for remote in status["remotes"].as_array().into_iter().flatten() {
+        output::line(format_args!(
+            "from {} ({}): received {} = shown {} + kept {} + circles {} + refused {}",
+            text(&remote["name"]),
+            text(&remote["state"]),
+            remote["received"],
+            remote["shown"],
+            remote["kept"],
+            remote["circles"],
+            remote["refused"]
+        ));
+        if let Some(error) = remote["error"].as_str() {
+            output::line(format_args!("  {error}"));
+        }
+    }
 }
 
 fn text(value: &Value) -> &str {

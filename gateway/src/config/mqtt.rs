@@ -52,7 +52,36 @@ pub(super) fn read_remotes(
         circles(&table, &remote, destinations);
         remotes.push(remote);
     }
+    thieves(root, destinations, &remotes);
     remotes
+}
+
+/// Two connections with one client identifier throw each other out, for ever.
+fn thieves(
+    root: &Table<'_, '_, '_>,
+    destinations: &[crate::forward::Config],
+    remotes: &[remote::Config],
+) {
+    let of_destinations = destinations.iter().filter_map(|one| match &one.kind {
+        Kind::Mqtt(config) => Some(("destination", &one.name, &config.server)),
+        _ => None,
+    });
+    let of_remotes = remotes.iter().map(|one| ("remote", &one.name, &one.server));
+    let all: Vec<_> = of_destinations.chain(of_remotes).collect();
+    for (n, (kind, name, server)) in all.iter().enumerate() {
+        let Some(id) = &server.client_id else {
+            continue;
+        };
+        let same = |(_, _, other): &&(_, _, &Server)| {
+            other.is_same(server) && other.client_id.as_ref() == Some(id)
+        };
+        if let Some((other_kind, other_name, _)) = all[..n].iter().find(same) {
+            let what = format!(
+                "{kind} {name:?} and {other_kind} {other_name:?} would throw each other out: both are {id:?} at the same broker; give one of them another client_id"
+            );
+            root.mistake(root.span(kind).as_ref(), kind, what);
+        }
+    }
 }
 
 fn read_remote(table: &Table<'_, '_, '_>, dir: &Path) -> Option<remote::Config> {

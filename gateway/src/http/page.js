@@ -68,6 +68,17 @@ function show(s) {
     cell(row, count(d.evicted), "n");
     if (d.error) cell(body.insertRow(), d.error, "error").colSpan = 11;
   }
+
+  const remotes = byId("remotes");
+  byId("remotes-section").hidden = s.remotes.length === 0;
+  remotes.replaceChildren();
+  for (const r of s.remotes) {
+    const row = remotes.insertRow();
+    cell(row, r.name);
+    cell(row, r.state);
+    for (const n of [r.received, r.shown, r.kept, r.circles, r.refused]) cell(row, count(n), "n");
+    if (r.error) cell(remotes.insertRow(), r.error, "error").colSpan = 7;
+  }
 }
 
 async function refresh() {

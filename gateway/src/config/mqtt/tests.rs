@@ -190,3 +190,17 @@ fn what_cannot_be_marked_must_be_told_by_its_topic() {
     configuration:10: remote[1].subscribe: "telemetry/+/x/#" also takes what destination "up" publishes there ("telemetry/+/+/+"), and MQTT 3.1.1 cannot tell them apart; use other topics, or version = "5" for both
     "#);
 }
+
+#[test]
+fn no_two_connections_throw_each_other_out() {
+    let read_both = |one: &str, other: &str| {
+        read(&format!(
+            "[[destination]]\nname = \"up\"\ntype = \"mqtt\"\nserver = \"mqtt://h\"\nclient_id = \"{one}\"\n\
+             [[remote]]\nname = \"down\"\nserver = \"mqtt://h\"\nclient_id = \"{other}\"\n\
+             [[remote.subscribe]]\nfilter = \"a\""
+        ))
+    };
+    assert!(read_both("a", "b").is_ok());
+    let said = read_both("a", "a").unwrap_err().to_string();
+    assert!(said.contains("would throw each other out"), "{said}");
+}
