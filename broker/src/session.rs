@@ -259,7 +259,16 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
     ending::count(context, &publisher, &end);
     // Who broke the protocol is likely to be in the middle of more.
     match end {
-        End::Illegal(_) | End::NotAuthorized(_) => wire.part(FAREWELL).await,
+        End::Illegal(_) | End::NotAuthorized(_) => {
+            let parted = tokio::select! {
+                () = wire.part(FAREWELL) => true,
+                // Its next connection does not wait for it to listen.
+                () = seat.asked_to_leave() => false,
+            };
+            if !parted {
+                wire.close();
+            }
+        }
         _ => wire.finish(FAREWELL).await,
     }
     count_bytes(&mut wire, counters);
