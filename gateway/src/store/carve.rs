@@ -2,12 +2,12 @@
 //! first page nor any tree, only the pages on which rows lie, and those of long rows.
 //!
 //! Promises: every row on a readable leaf page is shown, of the file and of its
-//! write-ahead log; a page costs the same whatever is on it; memory is bounded by the
-//! longest row. A row may be an old copy, or one that was removed: what it is, and
+//! write-ahead log; a page costs the same whatever is on it; memory is bounded by twice
+//! the longest row that can be, whatever damage says. A row may be an old copy, or one that was removed: what it is, and
 //! whether it is whole, its checksum must say.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::unix::fs::FileExt as _,
@@ -28,8 +28,10 @@ const LEAF: u8 = 0x0d;
 /// Of a row, more than this lies on other pages.
 const LOCAL_MAX: usize = PAGE - 35;
 const LOCAL_MIN: usize = (PAGE - 12) * 32 / 255 - 23;
-/// No row of ours is longer.
-const ROW_MAX: usize = 512 * 1024 * 1024;
+/// No row of ours is longer: an event is not larger than the largest packet that a
+/// broker can be configured to take and 2 MiB, nor are a message in quarantine or a
+/// commit's keys.
+const ROW_MAX: usize = 24 * 1024 * 1024;
 /// No table of ours has more columns.
 const COLUMNS_MAX: usize = 10;
 
@@ -191,12 +193,16 @@ impl Pages {
         })
     }
 
-    /// The rest of a long row.
+    /// The rest of a long row. A chain that comes back to itself is damage.
     fn follow(&mut self, here: &[u8], mut next: u32, length: usize) -> Option<Vec<u8>> {
         let mut payload = here.to_vec();
         let mut page = vec![0; PAGE];
+        let mut seen = HashSet::new();
         while payload.len() < length {
             self.further = self.further.checked_sub(1)?;
+            if !seen.insert(next) {
+                return None;
+            }
             self.read(self.find(next)?, &mut page).ok()?;
             next = u32::from_be_bytes(page[..4].try_into().ok()?);
             let more = (length - payload.len()).min(PAGE - 4);
@@ -283,6 +289,20 @@ mod tests {
 
     use super::*;
 
+    /// A number as SQLite writes it.
+    fn header(mut number: u64) -> Vec<u8> {
+        let mut bytes = vec![u8::try_from(number & 0x7f).expect("seven bits")];
+        while number > 0x7f {
+            number >>= 7;
+            bytes.insert(0, u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
+        }
+        bytes
+    }
+
+    fn len(number: u64) -> u64 {
+        header(number).len() as u64
+    }
+
     fn a_value() -> impl Strategy<Value = Value> {
         prop_oneof![
             Just(Value::Null),
@@ -332,6 +352,49 @@ mod tests {
             for (id, columns) in expect {
                 prop_assert_eq!(found.get(&id), Some(&columns));
             }
+        }
+
+        #[test]
+        fn a_row_whose_pages_run_in_circles_is_passed(
+            pages in 1_usize..6,
+            back_to in 0_usize..6,
+            length in prop_oneof![5_000_usize..100_000, 100_000..ROW_MAX],
+        ) {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("x.db");
+            // The first page is left alone; the second is a leaf with one row of one
+            // blob; those after it are its chain, the last of which leads back.
+            let mut file = vec![0; PAGE * (2 + pages)];
+            let leaf = &mut file[PAGE..2 * PAGE];
+            let mut row = Vec::new();
+            let body = 2 * length as u64 + 12;
+            let types = [header(2 + len(body)), header(0), header(body)].concat();
+            row.extend(header((types.len() + length) as u64));
+            row.extend(header(7));
+            row.extend(&types);
+            let total = types.len() + length;
+            let local = LOCAL_MIN + (total - LOCAL_MIN) % (PAGE - 4);
+            let local = if local <= LOCAL_MAX { local } else { LOCAL_MIN };
+            let before = row.len() - types.len();
+            row.resize(before + local, 0x11);
+            row.extend(3_u32.to_be_bytes());
+            leaf[0] = LEAF;
+            leaf[3..5].copy_from_slice(&1_u16.to_be_bytes());
+            leaf[8..10].copy_from_slice(&16_u16.to_be_bytes());
+            leaf[16..16 + row.len()].copy_from_slice(&row);
+            for at in 0..pages {
+                let next = if at + 1 < pages { at + 1 } else { back_to % pages };
+                let next = u32::try_from(3 + next).expect("small");
+                file[(2 + at) * PAGE..][..4].copy_from_slice(&next.to_be_bytes());
+            }
+            std::fs::write(&path, &file).expect("written");
+            let mut found = 0;
+            read(&path, |_| {
+                found += 1;
+                Ok::<_, ()>(())
+            }).expect("read");
+            // Only where it ends before it comes back to itself.
+            prop_assert_eq!(found == 1, total <= local + pages * (PAGE - 4));
         }
 
         #[test]
