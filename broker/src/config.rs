@@ -145,6 +145,9 @@ pub enum Error {
     /// No listeners, or some that cannot be told apart.
     #[error("listeners: {0}")]
     Listeners(String),
+    /// A certificate or key cannot be used.
+    #[error("cannot encrypt: {0}")]
+    Tls(#[from] listener::tls::Error),
     /// A file that clients are known by cannot be used.
     #[error("cannot tell who clients are: {0}")]
     Auth(#[from] auth::Error),

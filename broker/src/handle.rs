@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::{
     ClientInfo, Local,
@@ -21,6 +22,7 @@ pub struct Handle {
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) budgets: Budgets,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) reload: Arc<Notify>,
 }
 
 /// A retained message, for whoever looks in.
@@ -46,6 +48,12 @@ pub struct LiveSubscription {
 }
 
 impl Handle {
+    /// Reads the certificates of all listeners again. Those that cannot be used are
+    /// said in the log, and what was in force stays.
+    pub fn reload_certificates(&self) {
+        self.reload.notify_one();
+    }
+
     /// Reads passwords, keys and rules again and puts them in force; sessions that
     /// would not be let in again end. With a mistake anywhere nothing changes.
     ///

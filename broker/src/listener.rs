@@ -5,9 +5,13 @@
 //! nobody else.
 
 mod accept;
+mod arrival;
 mod bound;
 pub mod config;
 mod peer;
+mod proxy;
+pub mod tls;
+mod web;
 
 use std::{
     net::SocketAddr,
@@ -15,8 +19,9 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
-    task::{JoinError, JoinSet},
+    sync::{Notify, Semaphore},
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +40,11 @@ use crate::{
     sys,
 };
 use accept::Acceptor;
+use arrival::Arrivals;
 use bound::Bound;
 pub use config::Config;
 pub(crate) use peer::Peer;
+use tls::Certificates;
 
 /// Connections beyond `connections_max` that are told so; others are just closed.
 const LOBBY: usize = 64;
@@ -45,13 +52,24 @@ const LOBBY: usize = 64;
 /// A bound broker. Nothing is accepted until [`Broker::run`].
 #[derive(Debug)]
 pub struct Broker {
-    listeners: Vec<(Bound, Arc<Config>)>,
+    listeners: Vec<Listener>,
+    /// Of certificates, where there are some.
+    watch: Option<tls::Watch>,
+    reload: Arc<Notify>,
     config: BrokerConfig,
     counters: Arc<Counters>,
     auth: Arc<Auth>,
     fanout: Arc<Fanout>,
     budgets: Budgets,
     registry: Arc<Registry>,
+}
+
+/// One place where clients connect.
+#[derive(Debug)]
+struct Listener {
+    bound: Bound,
+    config: Arc<Config>,
+    certificates: Option<Arc<Certificates>>,
 }
 
 /// Where a broker listens.
@@ -73,7 +91,12 @@ impl Broker {
                 address: listener.address.to_string(),
                 source,
             })?;
-            Ok((bound, Arc::new(listener.clone())))
+            let certificates = listener.certificates()?.map(Arc::new);
+            Ok(Listener {
+                bound,
+                config: Arc::new(listener.clone()),
+                certificates,
+            })
         };
         let counters = Arc::<Counters>::default();
         let auth = Auth::load(config.auth.clone(), Arc::clone(&counters))?;
@@ -85,12 +108,16 @@ impl Broker {
             Arc::clone(&counters),
             Arc::clone(&budgets.output),
         ));
+        let listeners = config.listeners.iter().map(bind);
+        let listeners = listeners.collect::<Result<Vec<_>, Error>>()?;
+        let certificates = listeners.iter().filter_map(|one| one.certificates.clone());
+        let certificates: Vec<_> = certificates.collect();
+        let watch = (!certificates.is_empty())
+            .then(|| tls::Watch::new(certificates, Arc::clone(&counters)));
         Ok(Self {
-            listeners: config
-                .listeners
-                .iter()
-                .map(bind)
-                .collect::<Result<_, Error>>()?,
+            listeners,
+            watch,
+            reload: Arc::default(),
             config,
             counters,
             auth,
@@ -104,13 +131,13 @@ impl Broker {
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.listeners
             .iter()
-            .filter(|(_, config)| config.is_plain())
-            .find_map(|(bound, _)| bound.address())
+            .filter(|listener| listener.config.is_plain())
+            .find_map(|listener| listener.bound.address())
     }
 
     /// Every place where it listens, with the ports that the system chose.
     pub fn listening(&self) -> Vec<Listening> {
-        let one = |(bound, config): &(Bound, Arc<Config>)| Listening {
+        let one = |Listener { bound, config, .. }: &Listener| Listening {
             name: config.name.clone(),
             url: config.url(bound.address()),
             address: bound.address(),
@@ -133,6 +160,7 @@ impl Broker {
             fanout: Arc::clone(&self.fanout),
             budgets: self.budgets.clone(),
             registry: Arc::clone(&self.registry),
+            reload: Arc::clone(&self.reload),
         }
     }
 
@@ -170,15 +198,38 @@ impl Broker {
             sessions: AtomicU64::new(1),
         });
         let mut acceptors = JoinSet::new();
-        for (bound, config) in self.listeners {
-            let acceptor = Acceptor::new(&context, config, &seats, &lobby);
-            acceptors.spawn(acceptor.run(bound));
+        if let Some(watch) = self.watch {
+            live.spawn(keep_watch(watch, self.reload));
+        }
+        let arrivals = Arc::new(Arrivals::default());
+        for listener in self.listeners {
+            let acceptor = Acceptor::new(&context, &listener, &arrivals, &seats, &lobby);
+            acceptors.spawn(acceptor.run(listener.bound));
         }
         while let Some(ended) = acceptors.join_next().await {
             report(ended);
         }
         live.shutdown().await;
         Ok(())
+    }
+}
+
+/// Looks at certificates now and then, and whenever somebody asks.
+async fn keep_watch(mut watch: tls::Watch, reload: Arc<Notify>) {
+    loop {
+        let asked = tokio::select! {
+            () = reload.notified() => true,
+            () = sleep(tls::LOOK_EVERY) => false,
+        };
+        // A few small files, but a disk may take its time.
+        let looked = spawn_blocking(move || {
+            watch.look(asked);
+            watch
+        });
+        match looked.await {
+            Ok(back) => watch = back,
+            Err(_) => return,
+        }
     }
 }
 

@@ -38,6 +38,27 @@ counters! {
     refused_connection_limit,
     /// Connections that sent no complete CONNECT in time.
     refused_connect_timeout,
+    /// Connections that were closed by the client before its handshakes were over.
+    handshakes_given_up,
+    /// Connections that were the slowest when too many handshakes were under way.
+    handshakes_crowded,
+    /// Connections without a PROXY header where there has to be one, or from an address
+    /// that may not send one.
+    proxy_refused,
+    /// Connections whose WebSocket request was refused.
+    websocket_refused,
+    /// Clients that did not speak TLS on a port that does nothing else.
+    tls_plain_text,
+    /// Clients with no TLS version or cipher in common with us.
+    tls_incompatible,
+    /// Clients whose certificate was missing, unknown, expired or revoked.
+    tls_certificate_refused,
+    /// Clients that refused our certificate or settings.
+    tls_refused_by_client,
+    /// Clients whose TLS handshake failed otherwise.
+    tls_failed,
+    /// When the first of the listeners' certificates ends, in seconds since 1970; 0 without.
+    certificate_ends,
     /// Connections whose CONNECT was malformed or of an unknown protocol.
     refused_protocol,
     /// Connections refused for their client identifier.

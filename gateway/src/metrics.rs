@@ -181,6 +181,56 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.refused_connect_timeout,
     ),
     counter(
+        "gateway_broker_handshakes_given_up",
+        "Connections that the client closed before its handshakes were over",
+        |a| a.status.broker.handshakes_given_up,
+    ),
+    counter(
+        "gateway_broker_handshakes_crowded",
+        "Connections that were the slowest when too many handshakes were under way",
+        |a| a.status.broker.handshakes_crowded,
+    ),
+    counter(
+        "gateway_broker_proxy_refused",
+        "Connections without a PROXY header where there has to be one, or from where none may come",
+        |a| a.status.broker.proxy_refused,
+    ),
+    counter(
+        "gateway_broker_websocket_refused",
+        "Connections whose WebSocket request was refused",
+        |a| a.status.broker.websocket_refused,
+    ),
+    counter(
+        "gateway_broker_tls_plain_text",
+        "Clients that did not speak TLS on a port that does nothing else",
+        |a| a.status.broker.tls_plain_text,
+    ),
+    counter(
+        "gateway_broker_tls_incompatible",
+        "Clients with no TLS version or cipher in common with the gateway",
+        |a| a.status.broker.tls_incompatible,
+    ),
+    counter(
+        "gateway_broker_tls_certificate_refused",
+        "Clients whose certificate was missing, unknown, expired or revoked",
+        |a| a.status.broker.tls_certificate_refused,
+    ),
+    counter(
+        "gateway_broker_tls_refused_by_client",
+        "Clients that refused the gateway's certificate or settings",
+        |a| a.status.broker.tls_refused_by_client,
+    ),
+    counter(
+        "gateway_broker_tls_failed",
+        "Clients whose TLS handshake failed otherwise",
+        |a| a.status.broker.tls_failed,
+    ),
+    gauge(
+        "gateway_broker_certificate_not_after_timestamp_seconds",
+        "When the first of the listeners' certificates ends; 0 without any",
+        |a| a.status.broker.certificate_ends,
+    ),
+    counter(
         "gateway_broker_refused_protocol",
         "Connections whose CONNECT was malformed or of an unknown protocol",
         |a| a.status.broker.refused_protocol,

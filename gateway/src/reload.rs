@@ -52,6 +52,10 @@ impl Reload {
                 _ = hangup.recv() => true,
                 () = sleep(PAUSE) => false,
             };
+            if asked {
+                // The listeners watch their certificates themselves.
+                self.broker.reload_certificates();
+            }
             let now = stamps(&self.files()).await;
             if now == seen && !asked {
                 continue;

@@ -1,17 +1,21 @@
 //! One listener at work: accepts, seats, and sees each connection to its session.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Duration, Instant, sleep},
+    time::{Duration, sleep},
 };
 
-use super::{Bound, Config, Peer, report};
+use super::{
+    Bound, Config, Listener,
+    arrival::{self, Arrivals},
+    report,
+    tls::Certificates,
+};
 use crate::{
     limits::Turned,
-    link::{Link, Socket},
     session::{self, Context, Gauge},
 };
 
@@ -22,6 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Acceptor {
     context: Arc<Context>,
     config: Arc<Config>,
+    certificates: Option<Arc<Certificates>>,
+    arrivals: Arc<Arrivals>,
     /// Of the whole broker.
     seats: Arc<Semaphore>,
     /// Of this listener.
@@ -38,15 +44,18 @@ struct Seated {
 impl Acceptor {
     pub(super) fn new(
         context: &Arc<Context>,
-        config: Arc<Config>,
+        listener: &Listener,
+        arrivals: &Arc<Arrivals>,
         seats: &Arc<Semaphore>,
         lobby: &Arc<Semaphore>,
     ) -> Self {
         let own = |most: usize| Arc::new(Semaphore::new(most));
         Self {
             context: Arc::clone(context),
-            own_seats: config.connections_max.map(own),
-            config,
+            own_seats: listener.config.connections_max.map(own),
+            config: Arc::clone(&listener.config),
+            certificates: listener.certificates.clone(),
+            arrivals: Arc::clone(arrivals),
             seats: Arc::clone(seats),
             lobby: Arc::clone(lobby),
         }
@@ -84,19 +93,18 @@ impl Acceptor {
                 continue;
             };
             let (context, config) = (Arc::clone(context), Arc::clone(&self.config));
+            let (arrivals, certificates) = (Arc::clone(&self.arrivals), self.certificates.clone());
             sessions.spawn(async move {
                 let _open = Gauge::new(&context.counters.connections_open);
-                let (link, peer) = arrive(&context, config, socket, address);
-                let from = peer.address.map(|address| address.ip());
-                let visit = match context.doors.visit(from) {
-                    Ok(visit) => visit,
-                    Err(turned) => {
-                        turned.counter(&context.counters).add(1);
-                        return;
-                    }
-                };
-                let full = seated.is_over_limit.then_some(Turned::Connections);
-                session::serve(Arc::clone(&context), link, peer, full.or(visit.turned)).await;
+                let certificates = certificates.as_deref();
+                let arrived =
+                    arrival::receive(&context, &arrivals, &config, certificates, socket, address);
+                if let Some((link, peer, visit)) = arrived.await {
+                    let full = seated.is_over_limit.then_some(Turned::Connections);
+                    let turned = full.or(visit.turned);
+                    session::serve(Arc::clone(&context), link, peer, turned).await;
+                    drop(visit);
+                }
                 drop(seated);
             });
         }
@@ -122,20 +130,4 @@ impl Acceptor {
             is_over_limit,
         })
     }
-}
-
-/// Everything between the socket and the first byte of MQTT.
-fn arrive(
-    context: &Context,
-    listener: Arc<Config>,
-    socket: Socket,
-    address: Option<SocketAddr>,
-) -> (Link, Peer) {
-    let peer = Peer {
-        address,
-        certificate: None,
-        listener,
-        connect_by: Instant::now() + context.config.connect_timeout,
-    };
-    (Link::Plain(socket), peer)
 }

@@ -6,6 +6,8 @@ use std::{
     path::PathBuf,
 };
 
+use super::tls::Certificates;
+
 /// One place where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -66,6 +68,19 @@ impl Config {
             }
             (Address::Unix(unix), _) => format!("{scheme}+unix://{}", unix.path.display()),
         }
+    }
+
+    /// Reads the files that it names.
+    ///
+    /// # Errors
+    /// For the first that cannot be used.
+    pub fn check_files(&self) -> Result<(), super::tls::Error> {
+        self.certificates().map(drop)
+    }
+
+    pub(super) fn certificates(&self) -> Result<Option<Certificates>, super::tls::Error> {
+        let load = |files| Certificates::load(&self.name, files);
+        self.tls.as_ref().map(load).transpose()
     }
 
     /// Whether nobody gets as far as CONNECT without a certificate that we know

@@ -94,8 +94,10 @@ impl Wire {
     /// Waits until there is something to read, if `read`, or room to write, if there is
     /// output; for ever if neither.
     pub(super) async fn ready(&self, read: bool) -> io::Result<()> {
-        let write = !self.output.is_empty() && !self.closed;
-        self.link.ready(read && !self.closed, write).await
+        if self.closed {
+            return std::future::pending().await;
+        }
+        self.link.ready(read, !self.output.is_empty()).await
     }
 
     /// Reads what is there, once. `Ok(true)` if something was read, `Err` of
@@ -220,6 +222,7 @@ impl Wire {
     pub(super) fn write(&mut self) -> io::Result<()> {
         if self.closed {
             self.output.clear();
+            return Ok(());
         }
         while !self.output.is_empty() {
             match self.link.try_write(&self.output) {
@@ -231,8 +234,14 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
-        self.output_share.set(self.output.len());
+        self.link.flush()?;
+        self.output_share
+            .set(self.output.len() + self.link.unsent());
         Ok(())
+    }
+
+    fn is_written(&self) -> bool {
+        self.output.is_empty() && self.link.unsent() == 0
     }
 
     /// Writes what is left, and throws away what still comes until the peer has closed
@@ -240,8 +249,8 @@ impl Wire {
     /// would lose the reason that it was just given. For at most `limit`.
     pub(super) async fn part(&mut self, limit: Duration) {
         let until_closed = async {
-            while self.write().is_ok() && !self.output.is_empty() {
-                if self.ready(false).await.is_err() {
+            while self.write().is_ok() && !self.is_written() {
+                if self.closed || self.ready(false).await.is_err() {
                     return;
                 }
             }
@@ -264,7 +273,7 @@ impl Wire {
     /// Writes what is left for at most `limit`, and closes.
     pub(super) async fn finish(&mut self, limit: Duration) {
         let flush = async {
-            while self.write().is_ok() && !self.output.is_empty() {
+            while self.write().is_ok() && !self.is_written() {
                 if self.ready(false).await.is_err() {
                     break;
                 }
@@ -272,6 +281,10 @@ impl Wire {
         };
         // A peer that takes nothing loses what was left.
         timeout(limit, flush).await.ok();
+        if !self.closed {
+            // Nor does one that is gone already hear of the end.
+            self.link.end_output().ok();
+        }
         self.close();
     }
 

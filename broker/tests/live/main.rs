@@ -18,3 +18,4 @@ mod rates;
 mod sessions;
 mod subscribing;
 mod support;
+mod transports;

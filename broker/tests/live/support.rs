@@ -8,8 +8,8 @@ use std::{
 };
 
 use penstock_broker::{
-    Admission, Admitted, Broker, Config, Error, Handle, Metrics, Publish, Publisher, Receipt,
-    Verdict, auth::hook::Hook, listener,
+    Admission, Admitted, Broker, Config, Error, Handle, Listening, Metrics, Publish, Publisher,
+    Receipt, Verdict, auth::hook::Hook, listener,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,6 +29,7 @@ type Judge = Box<dyn FnMut(&Publish) -> Verdict + Send>;
 pub(crate) struct Gateway {
     judge: Mutex<Judge>,
     taken: watch::Sender<Vec<(String, Publish)>>,
+    publishers: Mutex<Vec<Arc<Publisher>>>,
     /// How many receipts may resolve, `usize::MAX` for all, and which one not.
     gate: watch::Sender<(usize, Option<usize>)>,
     receipts: Mutex<usize>,
@@ -39,6 +40,7 @@ impl Gateway {
         Arc::new(Self {
             judge: Mutex::new(Box::new(|_| Verdict::Accepted)),
             taken: watch::Sender::new(Vec::new()),
+            publishers: Mutex::default(),
             gate: watch::Sender::new((usize::MAX, None)),
             receipts: Mutex::new(0),
         })
@@ -64,6 +66,11 @@ impl Gateway {
 
     pub(crate) fn taken(&self) -> Vec<(String, Publish)> {
         self.taken.borrow().clone()
+    }
+
+    /// Who sent each batch.
+    pub(crate) fn publishers(&self) -> Vec<Arc<Publisher>> {
+        self.publishers.lock().unwrap().clone()
     }
 
     pub(crate) fn payloads(&self) -> Vec<String> {
@@ -100,6 +107,7 @@ impl Admission for Gateway {
                 *receipts += 1;
                 *receipts
             };
+            self.publishers.lock().unwrap().push(Arc::clone(publisher));
             let client = publisher.client_id.to_string();
             self.taken.send_modify(|taken| {
                 taken.extend(batch.into_iter().map(|publish| (client.clone(), publish)));
@@ -118,7 +126,9 @@ impl Admission for Gateway {
 
 /// A running broker.
 pub(crate) struct Running {
+    /// Of the first listener that has one.
     pub(crate) address: SocketAddr,
+    pub(crate) listening: Vec<Listening>,
     pub(crate) handle: Handle,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) shutdown: CancellationToken,
@@ -146,7 +156,11 @@ fn serve(broker: Broker) -> Running {
     let gateway = Gateway::new();
     let shutdown = CancellationToken::new();
     Running {
-        address: broker.local_addr().unwrap(),
+        address: {
+            let first = broker.listening().iter().find_map(|one| one.address);
+            first.unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+        },
+        listening: broker.listening(),
         handle: broker.handle(),
         gateway: Arc::clone(&gateway),
         shutdown: shutdown.clone(),

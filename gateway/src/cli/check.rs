@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{ConfigFile, output};
 use crate::config::auth::too_open;
@@ -10,6 +10,11 @@ use crate::config::auth::too_open;
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
     config.broker.auth.check()?;
+    for listener in &config.broker.listeners {
+        listener
+            .check_files()
+            .with_context(|| format!("broker.listener {}: tls", listener.name))?;
+    }
     for path in too_open(&config.broker.auth) {
         output::line(format_args!(
             "warning: {} can be read by others; chmod 600 keeps it to its owner",

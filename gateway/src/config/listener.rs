@@ -4,10 +4,12 @@ use std::{net::SocketAddr, path::Path};
 
 use penstock_broker::listener::{
     Config,
-    config::{Address, UnixAddress},
+    config::{
+        Address, ClientCertificate, Network, ProxyProtocol, Tls, Transport, UnixAddress, WebSocket,
+    },
 };
 
-use super::reader::{Span, Table};
+use super::reader::{Span, Table, Text};
 
 /// Permissions of a Unix socket: its owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
@@ -95,6 +97,9 @@ fn one<'r, 'e, 't>(table: Table<'r, 'e, 't>, dir: &Path) -> Option<Listener<'r, 
         .is_some()
         .then(|| table.number("connections_max", 1..=1_000_000, 1));
     table.know("connections_max");
+    let transport = transport(&table);
+    let tls = tls(&table, dir);
+    let proxy_protocol = proxy_protocol(&table);
     table.finish();
     let mut address = address?;
     match (&mut address, mode) {
@@ -108,14 +113,112 @@ fn one<'r, 'e, 't>(table: Table<'r, 'e, 't>, dir: &Path) -> Option<Listener<'r, 
     let config = Config {
         name: name.unwrap_or_else(|| address.to_string()),
         address,
+        transport,
+        tls: tls?,
+        proxy_protocol,
         allow_anonymous,
         connections_max,
-        ..Config::default()
     };
     Some(Listener {
         config,
         table: Some(table),
     })
+}
+
+fn transport(table: &Table<'_, '_, '_>) -> Transport {
+    let is_web = table.word("transport", &[("tcp", false), ("websocket", true)], false);
+    let path = table.parsed("path", |path| match path.strip_prefix('/') {
+        Some(rest) if !rest.contains(['?', '#', ' ']) => Ok(path.to_owned()),
+        _ => Err("the path of a URL begins with a slash and has no \"?\"; for example \"/mqtt\""),
+    });
+    let origins = table.texts("origins").map(|texts| {
+        let parsed = |text| table.parse("origins", text, origin);
+        texts.iter().filter_map(parsed).collect()
+    });
+    if is_web {
+        return Transport::WebSocket(WebSocket {
+            path: path.unwrap_or_else(|| "/mqtt".to_owned()),
+            origins,
+        });
+    }
+    for key in ["path", "origins"] {
+        if let Some(span) = table.span(key) {
+            let what = "is for WebSockets; say transport = \"websocket\" or leave it away";
+            table.mistake(Some(&span), key, what);
+        }
+    }
+    Transport::Tcp
+}
+
+fn origin(text: &str) -> Result<String, &'static str> {
+    let host = text.split_once("://").map(|(_, host)| host);
+    match host {
+        Some(host) if !host.is_empty() && !host.contains('/') => Ok(text.to_owned()),
+        _ => Err("an origin is a scheme and a host, for example \"https://plant.example\""),
+    }
+}
+
+/// `None` where something is wrong, so that there is no saying what was meant.
+fn tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Option<Tls>> {
+    let tls = table.table("tls");
+    if !tls.is_present() {
+        return table.span("tls").is_none().then_some(None);
+    }
+    let file = |text: &Text| dir.join(&text.value);
+    let certificate = tls
+        .required("certificate", "\"server.pem\"")
+        .as_ref()
+        .map(file);
+    let key = tls.required("key", "\"server.key\"").as_ref().map(file);
+    let client_ca = tls.text("client_ca").as_ref().map(file);
+    let client_crl = tls.text("client_crl").as_ref().map(file);
+    let words = [
+        ("none", ClientCertificate::None),
+        ("optional", ClientCertificate::Optional),
+        ("required", ClientCertificate::Required),
+    ];
+    // Whoever names an authority wants to be asked for certificates of its.
+    let usual = if client_ca.is_some() {
+        ClientCertificate::Required
+    } else {
+        ClientCertificate::None
+    };
+    let client_certificate = tls.word("client_certificate", &words, usual);
+    tls.finish();
+    let asks = client_certificate != ClientCertificate::None;
+    if asks && client_ca.is_none() {
+        let what =
+            "client certificates need client_ca, the file of the authorities that they come from";
+        tls.mistake(tls.span("client_certificate").as_ref(), "client_ca", what);
+    }
+    for (key, given) in [("client_ca", &client_ca), ("client_crl", &client_crl)] {
+        if !asks && given.is_some() {
+            let what =
+                "is for client certificates; say client_certificate = \"required\" or \"optional\"";
+            tls.mistake(tls.span(key).as_ref(), key, what);
+        }
+    }
+    Some(Some(Tls {
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+        client_crl,
+        client_certificate,
+    }))
+}
+
+fn proxy_protocol(table: &Table<'_, '_, '_>) -> Option<ProxyProtocol> {
+    let is_on = table.boolean("proxy_protocol", false);
+    let trusted = table.texts("proxy_trusted").map(|texts| {
+        let network = |text: &str| text.parse::<Network>();
+        let parsed = |text| table.parse("proxy_trusted", text, network);
+        texts.iter().filter_map(parsed).collect()
+    });
+    if trusted.is_some() && !is_on {
+        let what = "is for a load balancer in front; say proxy_protocol = true or leave it away";
+        table.mistake(table.span("proxy_trusted").as_ref(), "proxy_trusted", what);
+    }
+    is_on.then_some(ProxyProtocol { trusted })
 }
 
 fn address(text: &str, dir: &Path) -> Result<Address, String> {
