@@ -23,11 +23,18 @@
 mod convert;
 mod status;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use penstock_broker::{Admission, Client as LocalClient, Local, Publish, QoS, Verdict};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -55,6 +62,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const RETRY_PERSON: Duration = Duration::from_secs(60);
 /// A connection that lasted so long was a good one.
 const LASTED: Duration = Duration::from_secs(10);
+/// What may come beyond `in_flight` while acknowledgements leave; a server of MQTT 5
+/// keeps to `in_flight`, and with QoS 0 and 3.1.1 this bounds what is in memory.
+const LATE_MAX: usize = 4_096;
+const LATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Messages handed to the journal at once.
 const BATCH_MAX: usize = 64;
 
@@ -192,11 +203,12 @@ impl Remote {
             Ok(Err(broken)) => return broken,
             Err(error) => return Broken::lost(error.to_string()),
         };
-        // As many as may come unacknowledged; the link stops reading beyond.
+        // As many as may come unacknowledged.
         let (messages, received) = mpsc::channel(usize::from(self.config.in_flight).max(1));
+        let acks = Acks::default();
         tokio::select! {
-            broken = self.listen(&client, link, messages) => broken,
-            broken = self.handle_all(&client, received) => broken,
+            broken = self.listen(&client, link, messages, &acks) => broken,
+            broken = self.handle_all(&client, received, &acks) => broken,
         }
     }
 
@@ -206,6 +218,7 @@ impl Remote {
         client: &Client,
         mut link: Link,
         messages: mpsc::Sender<Received>,
+        acks: &Acks,
     ) -> Broken {
         let subscriptions = self.config.subscriptions.iter();
         let filters: Vec<_> = subscriptions
@@ -231,13 +244,36 @@ impl Remote {
         if client.subscribe(&filters).await.is_err() {
             return Broken::lost("the connection was lost");
         }
+        // What came while there was no room, because acknowledgements had to leave.
+        let mut late = VecDeque::new();
+        let mut late_bytes = 0;
         loop {
+            while let Some(message) = late.pop_front() {
+                late_bytes -= Received::bytes(&message);
+                if let Err(full) = messages.try_send(message) {
+                    let message = full.into_inner();
+                    late_bytes += message.bytes();
+                    late.push_front(message);
+                    break;
+                }
+            }
+            if !late.is_empty() && acks.all_left() {
+                // Nothing more is read until there is room, or something to be told.
+                tokio::select! {
+                    () = acks.asked() => {}
+                    _ = messages.reserve() => {}
+                }
+                continue;
+            }
+            if late_bytes > LATE_BYTES_MAX || late.len() > LATE_MAX {
+                return Broken::lost("messages come faster than acknowledgements leave");
+            }
             match link.poll().await {
                 Ok(Signal::Received(message)) => {
-                    if messages.send(message).await.is_err() {
-                        return Broken::lost("nobody takes messages any more");
-                    }
+                    late_bytes += message.bytes();
+                    late.push_back(message);
                 }
+                Ok(Signal::Acknowledged) => acks.left(),
                 Ok(Signal::Subscribed(codes)) => {
                     let mut refused = codes.iter().zip(&filters);
                     if let Some((Err(why), (filter, _))) = refused.find(|(code, _)| code.is_err()) {
@@ -253,7 +289,12 @@ impl Remote {
     }
 
     /// Handles messages in order, and acknowledges them.
-    async fn handle_all(&self, client: &Client, mut received: mpsc::Receiver<Received>) -> Broken {
+    async fn handle_all(
+        &self,
+        client: &Client,
+        mut received: mpsc::Receiver<Received>,
+        acks: &Acks,
+    ) -> Broken {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             batch.clear();
@@ -264,7 +305,8 @@ impl Remote {
             if let Err(broken) = self.handle_batch(&batch).await {
                 return broken;
             }
-            for message in &batch {
+            for message in batch.iter().filter(|one| one.is_owed()) {
+                acks.ask();
                 if client.acknowledge(message).await.is_err() {
                     return Broken::lost("the connection was lost");
                 }
@@ -329,6 +371,33 @@ impl Remote {
             }
         }
         Ok(())
+    }
+}
+
+/// Acknowledgements that were asked for and have not left. While there are any the
+/// connection must be moved, also when nobody has room for what comes on it.
+#[derive(Debug, Default)]
+struct Acks {
+    open: AtomicUsize,
+    asked: Notify,
+}
+
+impl Acks {
+    fn ask(&self) {
+        self.open.fetch_add(1, SeqCst);
+        self.asked.notify_one();
+    }
+
+    fn left(&self) {
+        self.open.fetch_sub(1, SeqCst);
+    }
+
+    fn all_left(&self) -> bool {
+        self.open.load(SeqCst) == 0
+    }
+
+    async fn asked(&self) {
+        self.asked.notified().await;
     }
 }
 

@@ -1,6 +1,13 @@
 //! A Mosquitto broker, as a process.
 
-use std::{fs, net::TcpStream, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
@@ -150,4 +157,23 @@ pub fn publish(port: u16, topic: &str, payload: &str, user: &[(&str, &str)]) {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Publishes each line as a message, at QoS 1 over one connection.
+///
+/// # Panics
+/// When they are not acknowledged.
+#[track_caller]
+pub fn publish_lines(port: u16, topic: &str, lines: &str) {
+    let mut process = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(["-q", "1", "-t", topic, "-l"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("mosquitto_pub runs");
+    let mut input = process.stdin.take().expect("it was asked for");
+    input.write_all(lines.as_bytes()).expect("it reads");
+    drop(input);
+    let status = process.wait().expect("it ends");
+    assert!(status.success(), "{status}");
 }

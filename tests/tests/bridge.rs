@@ -9,7 +9,7 @@ use std::{
 
 use penstock_tests::{
     ChaosProxy, Gateway, Mode, Sandbox, Setup, Sim,
-    mosquitto::{Mosquitto, Subscriber, publish},
+    mosquitto::{Mosquitto, Subscriber, publish, publish_lines},
     seed, wait,
 };
 use rand::RngExt as _;
@@ -295,5 +295,34 @@ fn two_gateways_that_send_each_other_everything_make_no_circle() {
         assert_eq!(status.ledger.stored, 30, "{:?}", status.ledger);
         assert!(remote.circles > 0, "{remote:?}");
         gateway.finish();
+    }
+}
+
+#[test]
+fn more_messages_than_there_is_room_for_wait_and_arrive_in_order() {
+    const TOTAL: u64 = 2_000;
+    for version in ["5", "3.1.1"] {
+        let sandbox = Sandbox::new();
+        let Some(cloud) = Mosquitto::start(&sandbox) else {
+            return;
+        };
+        let setup = Setup::new(&sandbox).to_file("events");
+        // A server of 3.1.1 does not know of our room, and sends twenty at a time.
+        let more = format!("version = \"{version}\"\nin_flight = 1");
+        let setup = remote(setup, cloud.port, &more);
+        let gateway = Gateway::start(&setup);
+        gateway.wait_for(SOON, "the remote", |now| {
+            now.remotes[0].state == "connected"
+        });
+        let lines: String = (0..TOTAL).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        publish_lines(cloud.port, "site/7/settings/a", &lines);
+        gateway.wait_for(SOON, "all of them", |now| now.ledger.stored >= TOTAL);
+        gateway.wait_until_drained(SOON);
+        gateway.finish();
+        let seen: Vec<u64> = events(&setup.data().join("events"))
+            .iter()
+            .map(|event| event["data"]["m"][0]["v"].as_u64().expect("a number"))
+            .collect();
+        assert_eq!(seen, (0..TOTAL).collect::<Vec<_>>(), "in version {version}");
     }
 }

@@ -77,6 +77,8 @@ pub(crate) enum Signal {
     Sent(u16),
     /// The server answered the publish of this identifier.
     Answered(u16, Verdict),
+    /// An acknowledgement that was asked for left.
+    Acknowledged,
     /// A message came; it is to be acknowledged with [`Client::acknowledge`].
     Received(Received),
     /// What became of each filter asked for.
@@ -90,6 +92,24 @@ pub(crate) enum Signal {
 pub(crate) enum Received {
     V4(rumqttc::Publish),
     V5(v5::mqttbytes::v5::Publish),
+}
+
+impl Received {
+    /// Whether the server waits for an acknowledgement.
+    pub(crate) fn is_owed(&self) -> bool {
+        match self {
+            Self::V4(publish) => publish.qos != QoS::AtMostOnce,
+            Self::V5(publish) => publish.qos != v5::mqttbytes::QoS::AtMostOnce,
+        }
+    }
+
+    /// Bytes that it holds, about.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::V4(publish) => publish.topic.len() + publish.payload.len(),
+            Self::V5(publish) => publish.topic.len() + publish.payload.len(),
+        }
+    }
 }
 
 /// Asks for what is to be done on a connection.
@@ -163,7 +183,7 @@ impl Client {
         }
     }
 
-    /// Asks to acknowledge a message that came at QoS 1.
+    /// Asks to acknowledge a message; only those of QoS 1 can be.
     pub(crate) async fn acknowledge(&self, received: &Received) -> Result<(), Gone> {
         match (self, received) {
             (Self::V4(client), Received::V4(publish)) => {
@@ -306,6 +326,7 @@ fn of_event_v4(event: Event) -> Signal {
                 .collect(),
         ),
         Event::Outgoing(Outgoing::Publish(id)) => Signal::Sent(id),
+        Event::Outgoing(Outgoing::PubAck(_)) => Signal::Acknowledged,
         _ => Signal::Other,
     }
 }
@@ -345,6 +366,7 @@ fn of_event_v5(event: v5::Event) -> Signal {
                 .collect(),
         ),
         v5::Event::Outgoing(Outgoing::Publish(id)) => Signal::Sent(id),
+        v5::Event::Outgoing(Outgoing::PubAck(_)) => Signal::Acknowledged,
         _ => Signal::Other,
     }
 }

@@ -147,7 +147,12 @@ impl Session {
                 }
                 all.asked.push_back((owed, room));
             }
-            self.client.publish(message).await.map(|()| answer)
+            // Whoever gives up here leaves it unknown whether the message was taken,
+            // and with it whose every later answer is.
+            let step = OutOfStep(&self.fate);
+            self.client.publish(message).await?;
+            step.kept();
+            Ok(answer)
         };
         tokio::select! {
             biased;
@@ -178,6 +183,23 @@ impl Session {
         };
         drop(timeout(END_MAX, ended).await);
         self.close("the destination was closed");
+    }
+}
+
+/// Ends the connection when dropped.
+struct OutOfStep<'f>(&'f Fate);
+
+impl OutOfStep<'_> {
+    /// All is well.
+    fn kept(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for OutOfStep<'_> {
+    fn drop(&mut self) {
+        self.0
+            .end(Broken::lost("a batch was given up while it was published"));
     }
 }
 
