@@ -5,13 +5,17 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use super::config::{Address, UnixAddress};
 use crate::link::Socket;
 
+/// How long what we sent may stay unacknowledged by the peer's system.
+const UNHEARD_MAX: Duration = Duration::from_secs(120);
 /// Connections the system may queue before we accept them.
 const BACKLOG: u32 = 1024;
 
@@ -36,6 +40,7 @@ impl Bound {
                 }?;
                 socket.set_reuseaddr(true)?;
                 socket.bind(*address)?;
+                notice_the_dead(&socket)?;
                 let listener = socket.listen(BACKLOG)?;
                 let address = listener.local_addr()?;
                 Ok(Self::Tcp(listener, address))
@@ -75,6 +80,18 @@ impl Bound {
     }
 }
 
+/// A peer that vanished, with no keep-alive in MQTT, is noticed by the system within
+/// some two minutes, and no longer holds its seat. Connections inherit it.
+fn notice_the_dead(socket: &TcpSocket) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(UNHEARD_MAX))
+}
+
 /// The file of a Unix socket; removed with it.
 #[derive(Debug)]
 pub(crate) struct SocketFile(PathBuf);
@@ -110,5 +127,27 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_notices_that_its_peer_is_dead() {
+        let bound = Bound::new(&Address::Ip("127.0.0.1:0".parse().unwrap())).unwrap();
+        let client = std::net::TcpStream::connect(bound.address().unwrap()).unwrap();
+        let (Socket::Tcp(stream), _) = bound.accept().await.unwrap() else {
+            panic!("TCP");
+        };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(60)
+        );
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNHEARD_MAX));
+        drop(client);
     }
 }
