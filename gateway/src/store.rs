@@ -49,6 +49,7 @@ mod promises;
 mod quarantine;
 mod reader;
 mod recover;
+mod remember;
 mod rescue;
 mod retention;
 mod room;

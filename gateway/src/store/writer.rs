@@ -25,7 +25,6 @@ use super::{
     append::Inserter,
     change,
     checkpoint::{self, Checkpoints},
-    column::number,
     config::OnFull,
     dead_letter,
     entry::Appended,
@@ -45,12 +44,7 @@ use super::{
     tail::Tail,
     turn::Turn,
 };
-use crate::{
-    clock::Clock,
-    dedup::window::Window,
-    event::{Key, Timestamp},
-    record::Position,
-};
+use crate::{clock::Clock, dedup::window::Window, event::Timestamp, record::Position};
 
 /// Entries in one commit, about.
 const BATCH_ENTRIES: usize = 1_024;
@@ -128,48 +122,8 @@ impl Writer {
         }
     }
 
-    /// Reads the keys of the window back. Appends wait for it in the queue.
-    pub(super) fn load_keys(&mut self) -> rusqlite::Result<()> {
-        let began = Instant::now();
-        let mut statement = self
-            .connection
-            .prepare("SELECT sequence, at, checksum, keys FROM commits ORDER BY sequence")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let sequence = super::frame::integer(row.get(0)?);
-            let (at, checksum) = (number(row, 1)?, number(row, 2)?);
-            let (Some(at), Ok(blob)) = (at, row.get_ref(3)?.as_bytes()) else {
-                tracing::error!(commit = sequence, "the keys of a commit are damaged");
-                continue;
-            };
-            let at = Timestamp::from_nanos(at);
-            let at = self.state.step.committed(sequence, at);
-            if Some(i64::from(crc32fast::hash(blob))) != checksum {
-                tracing::error!(commit = sequence, "the keys of a commit are damaged");
-                continue;
-            }
-            let (keys, _) = blob.as_chunks::<16>();
-            let forgotten = self.window.begin(at, keys.len());
-            self.duties.forgotten = self.duties.forgotten.max(forgotten);
-            for key in keys {
-                self.window.insert(Key(*key), sequence, at);
-            }
-        }
-        drop(rows);
-        drop(statement);
-        let now = self.look_at_clock();
-        let forgotten = self.window.begin(now, 0);
-        self.duties.forgotten = self.duties.forgotten.max(forgotten);
-        tracing::debug!(
-            keys = self.window.len(),
-            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "remembered the keys"
-        );
-        Ok(())
-    }
-
     /// The wall time; a step of it takes no key out of the window.
-    fn look_at_clock(&mut self) -> Timestamp {
+    pub(super) fn look_at_clock(&mut self) -> Timestamp {
         let now = self.clock.now();
         if self.steps.look(now, self.clock.monotonic()) {
             self.window.restamp(now);
