@@ -364,12 +364,13 @@ impl Fanout {
         cleared
     }
 
-    /// Shows every subscription: whose session, its filter, its QoS.
-    pub(crate) fn each_subscription(&self, show: &mut dyn FnMut(u64, &str, QoS)) {
+    /// The QoS of a subscription, if there is one.
+    pub(crate) fn qos_of(&self, session: u64, filter: &str) -> Option<QoS> {
+        if let Some(qos) = self.shared.qos_of(filter, session) {
+            return Some(qos);
+        }
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
-        filters.walk(&mut |filter, session, subscription| show(session, filter, subscription.qos));
-        drop(filters);
-        self.shared.each_member(show);
+        filters.get(filter, session).map(|one| one.qos)
     }
 
     /// What is left of a message's lifetime; `Err` when it is over.

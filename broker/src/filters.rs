@@ -118,9 +118,24 @@ impl<T> Filters<T> {
         })
     }
 
-    /// Shows every subscription with its filter, in no order.
-    pub(crate) fn walk(&self, show: &mut dyn FnMut(&str, u64, &T)) {
-        self.root.walk(None, show);
+    /// The subscription of `key` to exactly this filter.
+    pub(crate) fn get(&self, filter: &str, key: u64) -> Option<&T> {
+        let mut node = &self.root;
+        let mut ends_with_rest = false;
+        for level in filter.split('/') {
+            match level {
+                "#" => ends_with_rest = true,
+                "+" => node = node.any.as_deref()?,
+                name => node = node.children.get(name)?,
+            }
+        }
+        let list = if ends_with_rest {
+            &node.rest
+        } else {
+            &node.here
+        };
+        let (_, value) = list.iter().find(|(other, _)| *other == key)?;
+        Some(value)
     }
 
     /// Whether a subscription matches `topic` or any topic below it.
@@ -135,29 +150,6 @@ impl<T> Filters<T> {
 }
 
 impl<T> Node<T> {
-    /// `path` are the levels up to here; none at the root.
-    fn walk(&self, path: Option<&str>, show: &mut dyn FnMut(&str, u64, &T)) {
-        let below = |level: &str| match path {
-            Some(path) => format!("{path}/{level}"),
-            None => level.to_owned(),
-        };
-        for (key, value) in &self.here {
-            show(path.unwrap_or_default(), *key, value);
-        }
-        if !self.rest.is_empty() {
-            let filter = below("#");
-            for (key, value) in &self.rest {
-                show(&filter, *key, value);
-            }
-        }
-        for (name, child) in &self.children {
-            child.walk(Some(&below(name)), show);
-        }
-        if let Some(any) = &self.any {
-            any.walk(Some(&below("+")), show);
-        }
-    }
-
     fn visit<'a>(
         &'a self,
         level: Option<&str>,
@@ -262,12 +254,9 @@ mod tests {
         assert!(filters.insert("a/+/#", 1, 'y', merge));
         assert!(!filters.insert("a/+/#", 2, 'z', merge));
         assert_eq!(filters.len(), 2);
-        let mut walked = Vec::new();
-        filters.walk(&mut |filter, key, value| walked.push((filter.to_owned(), key, *value)));
-        assert_eq!(
-            walked,
-            [("a/+/#".to_owned(), 1, 'y'), ("a/+/#".to_owned(), 2, 'z')]
-        );
+        assert_eq!(filters.get("a/+/#", 1), Some(&'y'));
+        assert_eq!(filters.get("a/+/#", 3), None);
+        assert_eq!(filters.get("a/+", 1), None);
         assert_eq!(filters.remove("a/+", 1), None);
         assert_eq!(filters.remove("a/+/#", 1), Some('y'));
         assert_eq!(filters.remove("a/+/#", 2), Some('z'));

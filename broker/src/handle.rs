@@ -1,6 +1,6 @@
 //! The view into a broker from within the process.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -89,25 +89,38 @@ impl Handle {
         self.registry.kick(client_id)
     }
 
-    /// The subscriptions of connected clients, by client and filter.
-    pub fn live_subscriptions(&self) -> Vec<LiveSubscription> {
-        let clients = self.registry.clients();
-        let by_session: HashMap<u64, &Arc<str>> = clients
-            .iter()
-            .map(|client| (client.facts.session, &client.facts.client_id))
-            .collect();
+    /// The subscriptions of connected clients, by client and filter: at most `limit`
+    /// of those after `after` for which `wanted` says so. Looks at one client after the
+    /// other, so that nothing waits for it.
+    pub fn live_subscriptions(
+        &self,
+        after: (&str, &str),
+        limit: usize,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> Vec<LiveSubscription> {
+        let mut clients = self.registry.clients();
+        clients.retain(|client| *client.facts.client_id >= *after.0);
+        clients.sort_unstable_by(|one, other| one.facts.client_id.cmp(&other.facts.client_id));
         let mut found = Vec::new();
-        self.fanout.each_subscription(&mut |session, filter, qos| {
-            // One that has just gone, or is just coming, is not shown.
-            if let Some(client_id) = by_session.get(&session) {
-                found.push(LiveSubscription {
-                    client_id: Arc::clone(client_id),
-                    filter: Arc::from(filter),
-                    qos: qos as u8,
-                });
+        for client in clients {
+            let client_id = &client.facts.client_id;
+            for filter in &*client.filters() {
+                if found.len() >= limit {
+                    return found;
+                }
+                if (&**client_id, &**filter) <= after || !wanted(client_id, filter) {
+                    continue;
+                }
+                // One that has just ended is not shown.
+                if let Some(qos) = self.fanout.qos_of(client.facts.session, filter) {
+                    found.push(LiveSubscription {
+                        client_id: Arc::clone(client_id),
+                        filter: Arc::clone(filter),
+                        qos: qos as u8,
+                    });
+                }
             }
-        });
-        found.sort();
+        }
         found
     }
 

@@ -14,7 +14,7 @@ mod pace;
 use std::time::Duration;
 
 pub(crate) use bucket::{Bucket, Rate};
-pub(crate) use doors::{Doors, Pass, Turned, Visit};
+pub(crate) use doors::{Doors, Entry, Pass, Turned, Visit};
 pub(crate) use pace::Pace;
 
 use crate::{

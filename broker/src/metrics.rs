@@ -101,6 +101,8 @@ counters! {
     packets_too_large,
     /// Connections refused because their address had as many open as it may.
     refused_address_limit,
+    /// Connections refused because too many had not been let in yet.
+    refused_waiting,
     /// Connections refused because their user name had as many sessions as it may.
     refused_identity_limit,
     /// Connections refused because too many came in a short time, in all or from

@@ -92,8 +92,11 @@ impl Registry {
         let Some(holder) = seats.get(client_id) else {
             return false;
         };
-        holder.kicked.store(true, Relaxed);
-        holder.leave.cancel();
+        // One that gives way to its successor is told so.
+        if !holder.leave.is_cancelled() {
+            holder.kicked.store(true, Relaxed);
+            holder.leave.cancel();
+        }
         true
     }
 

@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -88,6 +88,9 @@ pub(crate) struct Client {
     pub(crate) facts: Facts,
     pub(crate) tally: Tally,
     outbox: Arc<Outbox>,
+    /// Its topic filters, in order. Replaced whole, so that who lists them holds up
+    /// nobody.
+    filters: Mutex<Arc<[Arc<str>]>>,
     /// The publishes at the last sample, and the rates since the one before.
     sampled: [AtomicU64; 2],
     rates: [AtomicU64; 2],
@@ -105,14 +108,20 @@ pub(crate) struct Tally {
     subscriptions: AtomicU64,
 }
 
+/// The packets that one turn of a session took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// Of every kind.
+    pub(crate) packets: u32,
+    /// Those that are answered by one of ours, other than publishes.
+    pub(crate) answers: u32,
+    pub(crate) publishes: u32,
+}
+
 /// What one turn of a session did, and how it stands after it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Turn {
-    /// Packets of every kind.
-    pub(crate) packets_in: usize,
-    /// Packets that are answered by one of ours, other than publishes.
-    pub(crate) answers: usize,
-    pub(crate) publishes_in: usize,
+    pub(crate) taken: Taken,
     pub(crate) publishes_out: usize,
     pub(crate) bytes_in: usize,
     pub(crate) bytes_out: usize,
@@ -121,12 +130,12 @@ pub(crate) struct Turn {
     pub(crate) subscriptions: usize,
 }
 
-impl Turn {
+impl Taken {
     /// A packet of this kind was taken.
     pub(crate) fn took(&mut self, kind: Kind) {
-        self.packets_in += 1;
+        self.packets += 1;
         match kind {
-            Kind::Publish => self.publishes_in += 1,
+            Kind::Publish => self.publishes += 1,
             Kind::PubRec | Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe | Kind::PingReq => {
                 self.answers += 1;
             }
@@ -143,7 +152,7 @@ impl Tally {
                 to.store(to.load(Relaxed) + more as u64, Relaxed);
             }
         };
-        add(&self.publishes_in, turn.publishes_in);
+        add(&self.publishes_in, turn.taken.publishes as usize);
         add(&self.publishes_out, turn.publishes_out);
         add(&self.bytes_in, turn.bytes_in);
         add(&self.bytes_out, turn.bytes_out);
@@ -159,9 +168,26 @@ impl Client {
             facts,
             tally: Tally::default(),
             outbox,
+            filters: Mutex::new(Arc::default()),
             sampled: Default::default(),
             rates: Default::default(),
         }
+    }
+
+    /// Its subscriptions have changed.
+    pub(crate) fn set_filters(&self, filters: impl Iterator<Item = Arc<str>>) {
+        let mut filters: Vec<_> = filters.collect();
+        filters.sort_unstable();
+        *self.lock_filters() = filters.into();
+    }
+
+    /// Its topic filters, in order.
+    pub(crate) fn filters(&self) -> Arc<[Arc<str>]> {
+        Arc::clone(&self.lock_filters())
+    }
+
+    fn lock_filters(&self) -> MutexGuard<'_, Arc<[Arc<str>]>> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the rates up to date, `since` the last time.

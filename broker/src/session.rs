@@ -40,14 +40,14 @@ use crate::{
     auth::{Auth, DeniedPublish, Rights},
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
-    limits::{Doors, Pace, Turned},
+    limits::{Doors, Entry, Pace},
     link::Link,
     listener::Peer,
     metrics::Counters,
     packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
     quiet::Quiet,
     registry::Registry,
-    roster::{Client, Facts, Turn},
+    roster::{self, Client, Facts, Turn},
     topic::Topics,
 };
 use aliases::Aliases;
@@ -114,7 +114,8 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, turned: Option<Turned>) {
+pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, entry: Entry) {
+    let Entry { turned, waiting } = entry;
     let mut wire = Wire::new(
         link,
         context.config.packet_bytes_max,
@@ -130,6 +131,7 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, turned:
         count_bytes(&mut wire, &context.counters);
         return;
     };
+    drop(waiting);
     let _session = Gauge::new(&context.counters.sessions_open);
     context.counters.sessions_total.add(1);
     let open = context.counters.sessions_open.get();
@@ -198,7 +200,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
     let mut session = Session {
         context,
         client: &client,
-        turn: Turn::default(),
+        packets: roster::Taken::default(),
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
         packet_bytes_max: connect.packet_bytes_max,
@@ -288,8 +290,8 @@ struct Session<'s> {
     context: &'s Context,
     /// How it is shown to operators.
     client: &'s Client,
-    /// What this turn did.
-    turn: Turn,
+    /// The packets of this turn.
+    packets: roster::Taken,
     v5: bool,
     session_expiry_secs: u32,
     /// The largest packet the client takes.
@@ -460,7 +462,7 @@ impl Session<'_> {
             }
             let body = wire.take(header);
             any = true;
-            self.turn.took(header.kind);
+            self.packets.took(header.kind);
             let protocol = self.protocol();
             let packet =
                 packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
@@ -490,6 +492,7 @@ impl Session<'_> {
         let Some((id, codes)) = self.subscriptions.go_on() else {
             return Ok(false);
         };
+        self.client.set_filters(self.subscriptions.names());
         let frame_max = self.packet_bytes_max;
         let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
         let counters = &self.context.counters;
@@ -519,10 +522,10 @@ impl Session<'_> {
             in_flight_in: self.inbound.in_flight(),
             in_flight_out: self.outbound.in_flight(),
             subscriptions: self.subscriptions.count(),
-            ..std::mem::take(&mut self.turn)
+            taken: std::mem::take(&mut self.packets),
         };
-        counters.packets_in.add(turn.packets_in);
-        counters.answers.add(turn.answers);
+        counters.packets_in.add(turn.taken.packets as usize);
+        counters.answers.add(turn.taken.answers as usize);
         self.client.tally.note(turn);
     }
 
@@ -593,6 +596,7 @@ impl Session<'_> {
             }
             Packet::Unsubscribe(packet) => {
                 let codes = self.subscriptions.unsubscribe(&packet);
+                self.client.set_filters(self.subscriptions.names());
                 let frame_max = self.packet_bytes_max;
                 if encode::unsuback(wire.output(), protocol, packet.id, &codes, frame_max) {
                     Ok(())
@@ -635,7 +639,7 @@ fn short(client_id: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl Fn(Arc<Context>, Link, Peer, Option<Turned>) -> F) -> usize {
+    fn size<F>(_: impl Fn(Arc<Context>, Link, Peer, Entry) -> F) -> usize {
         size_of::<F>()
     }
 

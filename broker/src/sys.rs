@@ -1,7 +1,8 @@
 //! `$SYS`: the broker's counts as retained messages, under the names that Mosquitto
 //! gave them, and the rates of the clients in lists.
 //!
-//! A topic is said again only when its value has changed. Loads are moving averages
+//! A topic is said again when its value has changed, and all are now and then, in
+//! case one found no room among the retained messages. Loads are moving averages
 //! per minute over 1, 5 and 15 minutes, as Mosquitto reckons them. Nothing of it is
 //! data: it never goes to the gateway, and wildcards of the first level do not match
 //! it. `heap` is what the system holds in memory for the whole process.
@@ -15,6 +16,8 @@ use crate::{Handle, Metrics, Publish, QoS};
 
 /// How often the rates of clients are brought up to date.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// Turns after which everything is said again.
+const REPEAT_EVERY: u32 = 30;
 /// The averages: their topics' last level, and their seconds.
 const AVERAGES: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
 
@@ -65,7 +68,11 @@ fn messages_sent(now: &Metrics) -> u64 {
 }
 
 fn dropped(now: &Metrics) -> u64 {
-    now.dropped_queue_full + now.dropped_too_large + now.dropped_expired + now.dropped_router
+    now.dropped_queue_full
+        + now.dropped_shared
+        + now.dropped_too_large
+        + now.dropped_expired
+        + now.dropped_router
 }
 
 /// Keeps rates and topics up to date for as long as it is polled; `every` is zero
@@ -104,6 +111,7 @@ struct Tree {
     said: HashMap<String, String>,
     loads: Vec<Load>,
     last: Option<Instant>,
+    turns: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -119,6 +127,7 @@ impl Tree {
             said: HashMap::new(),
             loads: vec![Load::default(); LOADS.len()],
             last: None,
+            turns: 0,
         }
     }
 
@@ -143,6 +152,11 @@ impl Tree {
             for ((span, _), average) in AVERAGES.iter().zip(load.averages) {
                 values.push((format!("load/{name}/{span}"), format!("{average:.2}")));
             }
+        }
+        self.turns += 1;
+        if self.turns == REPEAT_EVERY {
+            self.turns = 0;
+            self.said.clear();
         }
         values.retain(|(name, value)| self.said.get(name) != Some(value));
         let messages = values.iter().map(|(name, value)| Publish {

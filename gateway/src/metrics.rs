@@ -331,6 +331,11 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.refused_address_limit,
     ),
     counter(
+        "gateway_broker_refused_waiting",
+        "Connections refused because too many, in all or from there, had not been let in yet",
+        |a| a.status.broker.refused_waiting,
+    ),
+    counter(
         "gateway_broker_refused_identity_limit",
         "Connections refused because connections_per_identity_max are open under the user name",
         |a| a.status.broker.refused_identity_limit,

@@ -117,14 +117,12 @@ impl Shared {
         }
     }
 
-    /// Shows every membership: whose session, its name, its QoS.
-    pub(super) fn each_member(&self, show: &mut dyn FnMut(u64, &str, QoS)) {
+    /// The QoS of a membership, if there is one.
+    pub(super) fn qos_of(&self, name: &str, session: u64) -> Option<QoS> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        for (name, group) in &groups.by_name {
-            for member in &group.lock().members {
-                show(member.session, name, member.subscription.qos);
-            }
-        }
+        let group = groups.by_name.get(name)?.lock();
+        let member = group.members.iter().find(|one| one.session == session)?;
+        Some(member.subscription.qos)
     }
 
     /// Subscriptions that there are.

@@ -24,6 +24,11 @@ impl Rate {
         Self::new(per_sec, one_sec.time_of(units.max(1)))
     }
 
+    /// How long a full bucket lasts that is not filled.
+    pub(crate) const fn burst(self) -> Duration {
+        self.burst
+    }
+
     /// How long it takes to earn `units`.
     fn time_of(self, units: u64) -> Duration {
         let nanos = u128::from(units) * 1_000_000_000 / u128::from(self.per_sec);
@@ -44,8 +49,13 @@ impl Bucket {
 
     /// Takes one unit if it is there.
     pub(crate) fn try_take(&mut self, rate: Rate, now: Instant) -> bool {
+        self.try_take_leaving(rate, Duration::ZERO, now)
+    }
+
+    /// Takes one unit if it is there besides a part of the burst that stays.
+    pub(crate) fn try_take_leaving(&mut self, rate: Rate, stays: Duration, now: Instant) -> bool {
         let full_at = self.full_at.max(now) + rate.time_of(1);
-        let there = full_at.duration_since(now) <= rate.burst;
+        let there = full_at.duration_since(now) + stays <= rate.burst;
         if there {
             self.full_at = full_at;
         }
@@ -61,6 +71,11 @@ impl Bucket {
     pub(crate) fn empty_until(&self, rate: Rate, now: Instant) -> Option<Instant> {
         let missing = self.full_at.saturating_duration_since(now);
         (missing > rate.burst).then(|| now + (missing - rate.burst))
+    }
+
+    /// Whether more than `units` were taken and not earned back.
+    pub(crate) fn owes_more_than(&self, rate: Rate, units: u64, now: Instant) -> bool {
+        self.full_at.saturating_duration_since(now) > rate.time_of(units)
     }
 
     pub(crate) fn is_full(&self, now: Instant) -> bool {

@@ -1,6 +1,12 @@
 //! Who may come in: connections and connect rates, per address and in all, and
 //! sessions per user name.
 //!
+//! Without a limit per address nobody is kept from connecting, but neither may those
+//! who say nothing keep others out: connections that have not been let in by their
+//! CONNECT are at most half of all, and of one address at most a quarter. And when
+//! many come, half of the common connect rate's burst is for addresses that took
+//! little of it.
+//!
 //! What is remembered of addresses is bounded: those with an open connection are at
 //! most as many as there are connections, and the others are forgotten once they
 //! have been quiet for long enough, or, when too many come for that, at once. An
@@ -15,7 +21,7 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Bucket, Limits, Rate};
@@ -28,12 +34,20 @@ use crate::{
 const QUIET_MAX: usize = 16 * 1024;
 /// Connections that are not let in and are told why; others are just closed.
 const LOBBY: usize = 64;
+/// Connections that an address made lately without being one that took much.
+const LITTLE: u64 = 16;
+/// However few connections there may be, so many may wait to be let in, in all and
+/// from one address.
+const WAITING_MIN: usize = 16;
+const WAITING_PER_ADDRESS_MIN: usize = 8;
 
 /// Why a connection is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turned {
     /// `connections_max` are open.
     Connections,
+    /// Too many, in all or from there, have not sent a CONNECT that lets them in.
+    Waiting,
     /// `connections_per_address_max` are open from there.
     Address,
     /// `connections_per_identity_max` are open under the user name.
@@ -49,6 +63,10 @@ impl Turned {
     pub(crate) const fn error(self) -> Error {
         let (reason, what) = match self {
             Self::Connections => (reason::SERVER_BUSY, "connections_max are open"),
+            Self::Waiting => (
+                reason::SERVER_BUSY,
+                "too many connections have not said who they are",
+            ),
             Self::Address => (
                 reason::QUOTA_EXCEEDED,
                 "connections_per_address_max are open",
@@ -73,6 +91,7 @@ impl Turned {
     pub(crate) const fn counter(self, counters: &Counters) -> &Counter {
         match self {
             Self::Connections => &counters.refused_connection_limit,
+            Self::Waiting => &counters.refused_waiting,
             Self::Address => &counters.refused_address_limit,
             Self::Identity => &counters.refused_identity_limit,
             Self::Rate | Self::AddressRate => &counters.refused_connect_rate,
@@ -85,8 +104,47 @@ impl Turned {
 pub(crate) struct Visit {
     /// Why it is not let in; it may be told.
     pub(crate) turned: Option<Turned>,
+    waiting: Option<Box<Waiting>>,
     _pass: Option<Pass>,
     _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Visit {
+    /// How it comes to its session: with `turned` unless that is `None`.
+    pub(crate) fn entry(&mut self, turned: Option<Turned>) -> Entry {
+        Entry {
+            turned: turned.or(self.turned),
+            waiting: self.waiting.take(),
+        }
+    }
+}
+
+/// A connection on its way to a session.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Why it is not let in; it may be told.
+    pub(crate) turned: Option<Turned>,
+    /// Its place among those who wait to be let in; to be dropped when it is.
+    pub(crate) waiting: Option<Box<Waiting>>,
+}
+
+/// A place among those who have not been let in yet; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    doors: Arc<Doors>,
+    from: Option<IpAddr>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut inside = self.doors.lock();
+        inside.waiting -= 1;
+        if let Some(from) = self.from
+            && let Some(visitor) = inside.addresses.get_mut(&from)
+        {
+            visitor.waiting -= 1;
+        }
+    }
 }
 
 /// See the module.
@@ -94,6 +152,8 @@ pub(crate) struct Visit {
 pub(crate) struct Doors {
     per_address_max: usize,
     per_identity_max: usize,
+    waiting_max: usize,
+    waiting_per_address_max: usize,
     rate: Option<Rate>,
     rate_per_address: Option<Rate>,
     /// Addresses remembered at most before some are forgotten.
@@ -104,6 +164,7 @@ pub(crate) struct Doors {
 
 #[derive(Debug)]
 struct Inside {
+    waiting: usize,
     bucket: Bucket,
     addresses: HashMap<IpAddr, Visitor>,
     identities: HashMap<Arc<str>, usize>,
@@ -112,7 +173,14 @@ struct Inside {
 #[derive(Debug)]
 struct Visitor {
     open: usize,
+    waiting: usize,
     bucket: Bucket,
+}
+
+impl Visitor {
+    const fn is_here(&self) -> bool {
+        self.open > 0 || self.waiting > 0
+    }
 }
 
 /// One connection of an address, or one session of a user name; given back when
@@ -139,14 +207,19 @@ impl Doors {
         let rate = |per_sec: u32, all: usize| {
             Rate::with_burst(per_sec.into(), u64::from(per_sec).max(all as u64))
         };
+        let part = |of: usize, least: usize| (connections_max / of).max(least.min(connections_max));
         let all_of_one = per_address_max.min(connections_max);
         Arc::new(Self {
             per_address_max,
             per_identity_max: or_all(limits.connections_per_identity_max),
-            rate: rate(limits.connect_rate_max, connections_max),
+            waiting_max: part(2, WAITING_MIN),
+            waiting_per_address_max: part(4, WAITING_PER_ADDRESS_MIN),
+            // Twice, because half of it is not for those who take much.
+            rate: rate(limits.connect_rate_max, 2 * connections_max),
             rate_per_address: rate(limits.connect_rate_per_address_max, all_of_one),
             addresses_max: 2 * connections_max + QUIET_MAX,
             inside: Mutex::new(Inside {
+                waiting: 0,
                 bucket: Bucket::new(Instant::now()),
                 addresses: HashMap::new(),
                 identities: HashMap::new(),
@@ -159,14 +232,16 @@ impl Doors {
     /// address. `Err` if there is not even room to tell it why it may not come in.
     pub(crate) fn visit(self: &Arc<Self>, from: Option<IpAddr>) -> Result<Visit, Turned> {
         match self.enter(from) {
-            Ok(pass) => Ok(Visit {
+            Ok((pass, waiting)) => Ok(Visit {
                 turned: None,
+                waiting: Some(Box::new(waiting)),
                 _pass: Some(pass),
                 _place: None,
             }),
             Err(turned) => match Arc::clone(&self.lobby).try_acquire_owned() {
                 Ok(place) => Ok(Visit {
                     turned: Some(turned),
+                    waiting: None,
                     _pass: None,
                     _place: Some(place),
                 }),
@@ -175,49 +250,29 @@ impl Doors {
         }
     }
 
-    fn enter(self: &Arc<Self>, from: Option<IpAddr>) -> Result<Pass, Turned> {
+    fn enter(self: &Arc<Self>, from: Option<IpAddr>) -> Result<(Pass, Waiting), Turned> {
         self.enter_at(from, Instant::now())
     }
 
-    fn enter_at(self: &Arc<Self>, from: Option<IpAddr>, now: Instant) -> Result<Pass, Turned> {
+    fn enter_at(
+        self: &Arc<Self>,
+        from: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<(Pass, Waiting), Turned> {
         let mut inside = self.lock();
-        let inside = &mut *inside;
-        let counts = self.per_address_max < usize::MAX || self.rate_per_address.is_some();
-        let origin = from.filter(|_| counts).map(origin);
-        if let Some(origin) = origin {
-            if inside.addresses.len() >= self.addresses_max
-                && !inside.addresses.contains_key(&origin)
-            {
-                inside.forget(self.addresses_max / 2, now);
-            }
-            let visitor = inside.addresses.entry(origin).or_insert_with(|| Visitor {
-                open: 0,
-                bucket: Bucket::new(now),
-            });
-            if visitor.open >= self.per_address_max {
-                return Err(Turned::Address);
-            }
-            if let Some(rate) = self.rate_per_address
-                && !visitor.bucket.try_take(rate, now)
-            {
-                return Err(Turned::AddressRate);
-            }
-        }
-        if let Some(rate) = self.rate
-            && !inside.bucket.try_take(rate, now)
+        let from = from.map(origin);
+        if inside.addresses.len() >= self.addresses_max
+            && !from.is_some_and(|from| inside.addresses.contains_key(&from))
         {
-            return Err(Turned::Rate);
+            inside.forget(self.addresses_max / 2, now);
         }
-        let of = match origin {
-            Some(origin) => {
-                if let Some(visitor) = inside.addresses.get_mut(&origin) {
-                    visitor.open += 1;
-                }
-                Of::Address(origin)
-            }
-            None => Of::Nobody,
+        inside.let_in(self, from, now)?;
+        let of = from.map_or(Of::Nobody, Of::Address);
+        let waiting = Waiting {
+            doors: Arc::clone(self),
+            from,
         };
-        Ok(self.pass(of))
+        Ok((self.pass(of), waiting))
     }
 
     /// A new session of an authenticated user; `None` where nobody counts them.
@@ -248,13 +303,66 @@ impl Doors {
 }
 
 impl Inside {
+    /// Counts a connection, or says why it may not come in.
+    fn let_in(&mut self, doors: &Doors, from: Option<IpAddr>, now: Instant) -> Result<(), Turned> {
+        let visitor = from.map(|from| {
+            let visitor = self.addresses.entry(from);
+            visitor.or_insert_with(|| Visitor {
+                open: 0,
+                waiting: 0,
+                bucket: Bucket::new(now),
+            })
+        });
+        if self.waiting >= doors.waiting_max {
+            return Err(Turned::Waiting);
+        }
+        let Some(visitor) = visitor else {
+            if let Some(rate) = doors.rate
+                && !self.bucket.try_take(rate, now)
+            {
+                return Err(Turned::Rate);
+            }
+            self.waiting += 1;
+            return Ok(());
+        };
+        if visitor.open >= doors.per_address_max {
+            return Err(Turned::Address);
+        }
+        if visitor.waiting >= doors.waiting_per_address_max {
+            return Err(Turned::Waiting);
+        }
+        // Where addresses have no rate of their own, this only tells who takes much.
+        let own = doors.rate_per_address.or(doors.rate);
+        if let Some(rate) = own
+            && !visitor.bucket.try_take(rate, now)
+            && doors.rate_per_address.is_some()
+        {
+            return Err(Turned::AddressRate);
+        }
+        if let Some(rate) = doors.rate {
+            let takes_much = own.is_some_and(|own| visitor.bucket.owes_more_than(own, LITTLE, now));
+            let stays = if takes_much {
+                rate.burst() / 2
+            } else {
+                Duration::ZERO
+            };
+            if !self.bucket.try_take_leaving(rate, stays, now) {
+                return Err(Turned::Rate);
+            }
+        }
+        visitor.open += 1;
+        visitor.waiting += 1;
+        self.waiting += 1;
+        Ok(())
+    }
+
     /// Forgets addresses without connections: those whose rate is earned back, and
     /// if that leaves more than `enough`, the others too.
     fn forget(&mut self, enough: usize, now: Instant) {
         self.addresses
-            .retain(|_, visitor| visitor.open > 0 || !visitor.bucket.is_full(now));
+            .retain(|_, visitor| visitor.is_here() || !visitor.bucket.is_full(now));
         if self.addresses.len() > enough {
-            self.addresses.retain(|_, visitor| visitor.open > 0);
+            self.addresses.retain(|_, visitor| visitor.is_here());
         }
     }
 }
@@ -263,14 +371,9 @@ impl Drop for Pass {
     fn drop(&mut self) {
         match &self.of {
             Of::Nobody => {}
-            Of::Address(origin) => {
-                let mut inside = self.doors.lock();
-                let keeps_rate = self.doors.rate_per_address.is_some();
-                if let Some(visitor) = inside.addresses.get_mut(origin) {
+            Of::Address(from) => {
+                if let Some(visitor) = self.doors.lock().addresses.get_mut(from) {
                     visitor.open -= 1;
-                    if visitor.open == 0 && !keeps_rate {
-                        inside.addresses.remove(origin);
-                    }
                 }
             }
             Of::Identity(user) => {
@@ -299,8 +402,6 @@ fn origin(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Duration;
-
     use super::*;
 
     fn address(text: &str) -> Option<IpAddr> {
@@ -343,9 +444,62 @@ mod tests {
         let _other = doors.enter(address("2001:db8:0:2::1")).unwrap();
     }
 
+    fn large() -> Arc<Doors> {
+        Doors::new(&Limits::default(), 1000)
+    }
+
     #[test]
-    fn an_address_that_comes_too_often_does_not_use_up_the_rate_of_all() {
-        let doors = doors(5, 1, 20);
+    fn those_who_say_nothing_leave_places_for_others() {
+        let doors = large();
+        let silent = |from: &str| {
+            let mut held = Vec::new();
+            loop {
+                match doors.enter(address(from)) {
+                    Ok(both) => held.push(both),
+                    Err(turned) => break (held, turned),
+                }
+            }
+        };
+        let (first, turned) = silent("192.0.2.1");
+        assert_eq!((first.len(), turned), (250, Turned::Waiting));
+        let (mut passes, waiting): (Vec<_>, Vec<_>) = first.into_iter().unzip();
+        let (second, _) = silent("192.0.2.2");
+        assert_eq!(second.len(), 250);
+        assert_eq!(
+            doors.enter(address("192.0.2.3")).unwrap_err(),
+            Turned::Waiting
+        );
+        // Those who are let in make room.
+        drop(waiting);
+        passes.push(doors.enter(address("192.0.2.3")).unwrap().0);
+        let (third, _) = silent("192.0.2.3");
+        assert_eq!(third.len(), 250);
+    }
+
+    #[test]
+    fn addresses_that_take_much_leave_half_of_the_rate_for_those_that_take_little() {
+        let doors = large();
+        let start = Instant::now();
+        let come = |from: &str, at| doors.enter_at(address(from), at).map(drop);
+        for greedy in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            while come(greedy, start).is_ok() {}
+        }
+        for n in 0..100 {
+            assert_eq!(come(&format!("198.51.100.{n}"), start), Ok(()));
+        }
+        let mut later = start;
+        for n in 0..1000 {
+            later += Duration::from_millis(1);
+            while come("192.0.2.1", later).is_ok() {}
+            if n % 100 == 0 {
+                assert_eq!(come(&format!("203.0.113.{}", n / 100), later), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_comes_too_often_waits_until_its_rate_is_earned() {
+        let doors = doors(5, 1, 0);
         let start = Instant::now();
         let enter = |from: &str, at| doors.enter_at(address(from), at).map(drop);
         for _ in 0..5 {
@@ -354,10 +508,7 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(enter("192.0.2.1", start), Err(Turned::AddressRate));
         }
-        for n in 0..15 {
-            assert_eq!(enter(&format!("198.51.100.{n}"), start), Ok(()));
-        }
-        assert_eq!(enter("203.0.113.1", start), Err(Turned::Rate));
+        assert_eq!(enter("198.51.100.1", start), Ok(()));
         let later = start + Duration::from_millis(1001);
         assert_eq!(enter("192.0.2.1", later), Ok(()));
     }

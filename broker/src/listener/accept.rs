@@ -99,10 +99,10 @@ impl Acceptor {
                 let certificates = certificates.as_deref();
                 let arrived =
                     arrival::receive(&context, &arrivals, &config, certificates, socket, address);
-                if let Some((link, peer, visit)) = arrived.await {
+                if let Some((link, peer, mut visit)) = arrived.await {
                     let full = seated.is_over_limit.then_some(Turned::Connections);
-                    let turned = full.or(visit.turned);
-                    session::serve(Arc::clone(&context), link, peer, turned).await;
+                    let entry = visit.entry(full);
+                    session::serve(Arc::clone(&context), link, peer, entry).await;
                     drop(visit);
                 }
                 drop(seated);

@@ -198,6 +198,11 @@ impl<'s> Subscriptions<'s> {
         self.filters.iter().map(|filter| &**filter)
     }
 
+    /// The filters, as they are shared.
+    pub(super) fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.filters.iter().cloned()
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.filters.len()

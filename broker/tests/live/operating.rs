@@ -52,7 +52,7 @@ async fn subscriptions_are_listed_by_client_and_filter() {
         two.subscribe_v5(filter, options).await;
     }
     one.subscribe_v5("#", 2).await;
-    let listed: Vec<_> = broker.handle.live_subscriptions();
+    let listed: Vec<_> = broker.handle.live_subscriptions(("", ""), 10, |_, _| true);
     let listed: Vec<_> = listed
         .iter()
         .map(|one| (&*one.client_id, &*one.filter, one.qos))

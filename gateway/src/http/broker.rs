@@ -158,20 +158,10 @@ pub(super) async fn subscriptions(
     let limit = page.limit.min(PAGE_MAX);
     let broker = context.broker.clone();
     let found = look(move || {
-        let mut all = broker.live_subscriptions();
-        all.retain(|one| {
-            (&*one.client_id, &*one.filter) > (&*after.0, &*after.1)
-                && page
-                    .client
-                    .as_ref()
-                    .is_none_or(|client| **client == *one.client_id)
-                && page
-                    .filter
-                    .as_ref()
-                    .is_none_or(|filter| **filter == *one.filter)
-        });
-        all.truncate(limit);
-        all
+        let is = |only: &Option<String>, it: &str| only.as_ref().is_none_or(|only| only == it);
+        broker.live_subscriptions((&after.0, &after.1), limit, |client, filter| {
+            is(&page.client, client) && is(&page.filter, filter)
+        })
     })
     .await?;
     let last = found.last().filter(|_| found.len() == limit);
