@@ -27,7 +27,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -126,6 +126,8 @@ pub struct Remote {
     local: Local,
     journal: LocalClient,
     opening: Opening,
+    /// The server has subscribed us to what is configured, in this run.
+    subscribed: AtomicBool,
     handle: Handle,
 }
 
@@ -155,6 +157,7 @@ impl Remote {
             journal: local.client(admission, client_id, Some(config.name.clone())),
             local,
             config,
+            subscribed: AtomicBool::new(false),
             handle: Handle::default(),
         }
     }
@@ -233,15 +236,16 @@ impl Remote {
                 }
             }
         };
-        match timeout(self.config.server.timeout, connecting).await {
-            Ok(Ok(announced)) => {
-                tracing::debug!(remote = %self.name, ?announced, "connected");
-            }
+        let announced = match timeout(self.config.server.timeout, connecting).await {
+            Ok(Ok(announced)) => announced,
             Ok(Err(broken)) => return broken,
             Err(_) => return Broken::lost("no connection in time"),
-        }
-        // The session may know other filters than the configuration does by now.
-        if client.subscribe(&filters).await.is_err() {
+        };
+        tracing::debug!(remote = %self.name, ?announced, "connected");
+        if announced.session_present && self.subscribed.load(SeqCst) {
+            // Subscribing again would bring everything retained again.
+            self.handle.connected();
+        } else if client.subscribe(&filters).await.is_err() {
             return Broken::lost("the connection was lost");
         }
         // What came while there was no room, because acknowledgements had to leave.
@@ -279,6 +283,7 @@ impl Remote {
                     if let Some((Err(why), (filter, _))) = refused.find(|(code, _)| code.is_err()) {
                         return Broken::wrong(format!("subscribe to {filter:?}: {why}"));
                     }
+                    self.subscribed.store(true, SeqCst);
                     self.handle.connected();
                     tracing::info!(remote = %self.name, "subscribed at a remote broker");
                 }

@@ -19,6 +19,8 @@ fn env(name: &str) -> Option<String> {
         "JWT_SECRET" => Some("0123456789abcdef0123456789abcdef".to_owned()),
         "AUTH_TOKEN" | "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD"
         | "CENTRE_PASSWORD" => Some("secret".to_owned()),
+        "EVENT_GRID_HOST" => Some("x.westeurope-1.ts.eventgrid.azure.net".to_owned()),
+        "CLOUD_HOST" => Some("x.s1.eu.hivemq.cloud".to_owned()),
         "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
         _ => None,
     }

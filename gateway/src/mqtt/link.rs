@@ -176,6 +176,9 @@ impl Client {
                     // subscriptions cannot ask for that (section 3.8.3.1).
                     filter.nolocal = !filter.path.starts_with("$share/");
                     filter.preserve_retain = true;
+                    // What is retained has come when the subscription was new.
+                    filter.retain_forward_rule =
+                        v5::mqttbytes::v5::RetainForwardRule::OnNewSubscribe;
                     filter
                 });
                 client.subscribe_many(filters).await.map_err(|_| Gone)
