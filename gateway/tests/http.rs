@@ -38,12 +38,17 @@ impl Answer {
 
 impl Gateway {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let mut config = Config::defaults(dir.path());
         config.broker.listeners = vec![penstock_broker::listener::Config::tcp(
             ([127, 0, 0, 1], 0).into(),
         )];
         config.http.listen.set_port(0);
+        change(&mut config);
         let app = App::build(config).await.expect("a gateway");
         let running = app.running();
         let shutdown = CancellationToken::new();
@@ -230,6 +235,37 @@ async fn quarantine_is_listed_shown_retried_and_discarded() {
             .await
             .status,
         404
+    );
+    gateway.stop().await;
+}
+
+#[cfg(feature = "http")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_destination_that_is_away_is_told_by_device() {
+    use penstock::forward::{Kind, http};
+    let gateway = Gateway::start_with(|config| {
+        // Nobody listens on the first port.
+        let away = http::Config::new("http://127.0.0.1:1/events");
+        config.destinations[0].name = "away".into();
+        config.destinations[0].kind = Kind::Http(away);
+        config.store.destinations = vec!["away".into()];
+    })
+    .await;
+    for (device, n) in [("pump", 1), ("pump", 2), ("valve", 3)] {
+        let payload = format!(r#"{{"t":{n}}}"#);
+        let topic = format!("devices/{device}/telemetry");
+        gateway.publish(&topic, payload.as_bytes()).await;
+    }
+    let waits = gateway.get("/api/v1/devices?limit=1").await.json();
+    let pump = &waits["devices"][0];
+    assert_eq!(
+        (&pump["device"], &pump["waiting"]),
+        (&"pump".into(), &2.into())
+    );
+    assert_eq!(pump["destinations"]["away"], 2);
+    assert_eq!(
+        (&waits["others"], &waits["complete"]),
+        (&1.into(), &true.into())
     );
     gateway.stop().await;
 }
