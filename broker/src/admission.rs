@@ -15,8 +15,8 @@ use crate::publish::{Publish, Publisher};
 pub enum Verdict {
     /// Kept for good. Acknowledge it, then show it to live subscribers.
     Accepted,
-    /// Kept before under the same identity. Acknowledge it; subscribers have
-    /// seen it already.
+    /// Kept before under the same identity. Acknowledge it, then show it to
+    /// subscribers all the same: after a crash nobody knows whether they saw it.
     Duplicate,
     /// Will never be kept. MQTT 5 devices get the reason code, 3.1.1 devices,
     /// which have no way to hear of it, get their acknowledgement.

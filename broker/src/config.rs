@@ -7,8 +7,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use crate::{
     auth,
+    budget::Budgets,
+    keep::{self, Keeper},
     limits::Limits,
     listener::{self, Broker},
+    metrics::Counters,
 };
 
 /// Settings of the broker. Every limit is per connection unless it says otherwise.
@@ -43,6 +46,8 @@ pub struct Config {
     pub sys_interval: Duration,
     /// What one client, address or identity may take, and what all may.
     pub limits: Limits,
+    /// Persistent sessions and retained messages.
+    pub keep: keep::Config,
 }
 
 impl Default for Config {
@@ -61,22 +66,34 @@ impl Default for Config {
             response_information: None,
             sys_interval: Duration::from_secs(10),
             limits: Limits::default(),
+            keep: keep::Config::default(),
         }
     }
 }
 
 impl Config {
-    /// Checks the settings and binds the ports.
+    /// Checks the settings and opens the broker's own file and binds the ports.
     ///
     /// # Errors
     /// [`Error::Anonymous`] beyond loopback without `allow_anonymous`,
     /// [`Error::Listeners`] for listeners that cannot be told apart,
     /// [`Error::Auth`] for a file that clients are known by and that cannot be used,
-    /// [`Error::Invalid`] for a limit that cannot work, [`Error::Bind`] when the
-    /// system refuses.
+    /// [`Error::Keep`] for its own file, [`Error::Invalid`] for a limit that cannot
+    /// work, [`Error::Bind`] when the system refuses.
     pub async fn bind(self) -> Result<Broker, Error> {
         self.check()?;
-        Broker::bind(self)
+        let counters = Arc::<Counters>::default();
+        let budgets = Budgets::of(self.limits.memory_part());
+        let keeper = {
+            let config = self.keep.clone();
+            let counters = Arc::clone(&counters);
+            let budget = Arc::clone(&budgets.output);
+            tokio::task::spawn_blocking(move || Keeper::open(config, counters, budget))
+                .await
+                .map_err(std::io::Error::from)
+                .map_err(keep::Error::from)??
+        };
+        Broker::bind(self, counters, budgets, keeper)
     }
 
     /// Whether nobody can connect from beyond this machine without saying who they
@@ -109,6 +126,7 @@ impl Config {
                 Ok(())
             }
         };
+        at_least("sessions_max", self.keep.sessions_max, 1)?;
         at_least("connections_max", self.connections_max, 1)?;
         at_least("packet_bytes_max", self.packet_bytes_max, 128)?;
         at_least("receive_max", self.receive_max.into(), 1)?;
@@ -171,6 +189,9 @@ pub enum Error {
         /// What it may be at most.
         most: usize,
     },
+    /// The broker's own file cannot be used, or can no longer be written.
+    #[error(transparent)]
+    Keep(#[from] keep::Error),
     /// The system refused the address.
     #[error("listen on {address}")]
     Bind {

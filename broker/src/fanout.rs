@@ -14,8 +14,11 @@
 //! Where subscriptions of one session overlap, the session gets one copy, at
 //! the highest QoS granted, with every subscription identifier. Shared
 //! subscriptions are apart: one member of a group gets each message, whatever else it
-//! subscribes to. Durable sessions and retained messages that survive a restart are
-//! not here yet.
+//! subscribes to.
+//!
+//! What is retained, and what persistent sessions get at QoS 1 and 2, is the
+//! keeper's (`keep`): it is on disk before it is shown here. A persistent session
+//! gets only its QoS 0 messages from here, and its share of shared subscriptions.
 
 mod message;
 mod outbox;
@@ -26,24 +29,26 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
 use tokio::sync::{Notify, futures::Notified};
 
-pub(crate) use message::Message;
+pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
+pub(crate) use retained::{How, Retained};
 pub(crate) use shared::Claim;
 
 use crate::{
-    Publish, QoS, RetainedInfo, budget::Budget, filters::Filters, metrics::Counters,
+    Publish, QoS,
+    filters::Filters,
+    keep::{self, Keeper, Kept, Op, Refused, SessionId, Wanted},
+    metrics::Counters,
     packet::SendRetained,
 };
-use retained::Retained;
 use shared::Shared;
 
 /// Moves frames from publishing sessions to [`Fanout::deliver`], in the order
@@ -68,11 +73,13 @@ pub(crate) struct Subscription {
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
+    /// It is kept: what it gets at QoS 1 and 2 comes through the session's queue.
+    pub(crate) kept: bool,
     /// Messages with lower numbers were before it. Set by [`Fanout::subscribe`].
     pub(crate) since: u64,
 }
 
-/// The live subscriptions and the retained messages.
+/// The live subscriptions.
 #[derive(Debug)]
 pub(crate) struct Fanout {
     filters: RwLock<Filters<Subscription>>,
@@ -83,41 +90,47 @@ pub(crate) struct Fanout {
     /// What all subscriptions take, in the estimate of [`weight`]: as much as the
     /// budget allows besides.
     weight: AtomicUsize,
-    /// The number of the next message.
-    number: AtomicU64,
-    retained: Mutex<Retained>,
     shared: Shared,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
-    /// What all messages on their way to subscribers may take.
-    budget: Arc<Budget>,
-    started: Instant,
+    keeper: Keeper,
 }
 
 impl Fanout {
-    pub(crate) fn new(
-        carrier: Arc<dyn Carrier>,
-        counters: Arc<Counters>,
-        budget: Arc<Budget>,
-    ) -> Self {
+    pub(crate) fn new(carrier: Arc<dyn Carrier>, counters: Arc<Counters>, keeper: Keeper) -> Self {
+        let budget = Arc::clone(&keeper.shared().budget);
+        let shared = Shared::new(Arc::clone(&counters), budget);
         Self {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
             changed: Notify::new(),
             weight: AtomicUsize::new(0),
-            number: AtomicU64::new(1),
-            retained: Mutex::default(),
-            shared: Shared::new(Arc::clone(&counters), Arc::clone(&budget)),
+            shared,
             carrier,
             counters,
-            budget,
-            started: Instant::now(),
+            keeper,
         }
     }
 
-    /// Changes whenever an answer of [`Fanout::is_wanted`] may change.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    fn kept(&self) -> &keep::Shared {
+        self.keeper.shared()
+    }
+
+    /// Changes whenever an answer of [`Fanout::wanted`] may change.
     pub(crate) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
+        self.version.load(Relaxed) + self.kept().version()
+    }
+
+    /// Who wants the messages of a topic.
+    pub(crate) fn wanted(&self, topic: &str) -> Wanted {
+        Wanted {
+            live: self.is_wanted(topic),
+            kept: self.kept().is_wanted(topic),
+        }
     }
 
     /// What all subscriptions take, estimated.
@@ -134,7 +147,9 @@ impl Fanout {
     /// Whether somebody subscribes to `topic` or to anything below it now.
     pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
-        filters.len() > 0 && filters.reaches_below(topic) || self.shared.is_wanted_below(topic)
+        filters.len() > 0 && filters.reaches_below(topic)
+            || self.shared.is_wanted_below(topic)
+            || self.kept().is_wanted_below(topic)
     }
 
     /// Resolves when subscriptions have changed since this was called.
@@ -142,46 +157,78 @@ impl Fanout {
         self.changed.notified()
     }
 
-    /// Shows committed messages of session `publisher` to live subscribers, and
-    /// keeps those that are to be retained.
-    pub(crate) fn publish(&self, publisher: u64, publishes: &[Publish]) {
-        if publishes.is_empty() {
-            return;
-        }
-        let now_ms = self.now_ms();
-        let message = |publish| {
-            let number = self.number.fetch_add(1, Relaxed);
-            Message::new(publish, publisher, now_ms, number, &self.budget)
-        };
-        let mut frames = Vec::with_capacity(publishes.len());
-        for publish in publishes {
-            if !publish.retain {
-                frames.push(message(publish).into());
-                continue;
-            }
-            let message = {
-                // Numbered under the lock: see `subscribe`.
-                let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-                let message = message(publish);
-                self.retain(&mut retained, publish, &message);
-                message
-            };
-            if self.is_wanted(&publish.topic) {
-                frames.push(message.into());
-            }
-        }
-        if !frames.is_empty() {
-            self.carrier.carry(frames);
+    /// A committed message of session `publisher`, on its way to subscribers.
+    pub(crate) fn message(&self, publisher: u64, publish: &Publish) -> Message {
+        let kept = self.kept();
+        let number = kept.retained.number();
+        Message::new(
+            publish,
+            publisher,
+            kept.clock.now_ms(),
+            number,
+            &kept.budget,
+        )
+    }
+
+    /// Shows messages to live subscribers, in order.
+    pub(crate) fn carry(&self, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            self.carrier
+                .carry(messages.into_iter().map(Bytes::from).collect());
         }
     }
 
-    fn retain(&self, retained: &mut Retained, publish: &Publish, message: &Message) {
-        if publish.payload.is_empty() {
-            retained.clear(&publish.topic);
-        } else if !retained.keep(&publish.topic, message.clone()) {
-            self.counters.retained_refused.add(1);
+    /// Shows committed messages to everybody who wants them, in order: keeps what is
+    /// to be kept, and then shows all to live subscribers.
+    ///
+    /// # Errors
+    /// When something could not be kept: nothing from there on was shown.
+    pub(crate) async fn show(
+        &self,
+        publisher: u64,
+        from: Option<SessionId>,
+        publishes: &[Publish],
+    ) -> Result<(), Refused> {
+        let mut ops = Vec::new();
+        let mut live = Vec::new();
+        for publish in publishes {
+            let wanted = self.wanted(&publish.topic);
+            if publish.retain || wanted.kept {
+                // What is kept is shown after the commit, and this behind it.
+                ops.push(Op {
+                    message: Some(self.message(publisher, publish)),
+                    from,
+                    exchange: None,
+                });
+            } else if wanted.live {
+                let message = self.message(publisher, publish);
+                if ops.is_empty() {
+                    live.push(message);
+                } else {
+                    ops.push(Op {
+                        message: Some(message),
+                        from,
+                        exchange: None,
+                    });
+                }
+            }
         }
-        self.counters.retained.set(retained.len());
+        self.carry(live);
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let mut refused = Ok(());
+        let mut live = Vec::new();
+        for kept in self.keeper.publish(ops).await? {
+            match kept {
+                Kept::Done(message) => {
+                    live.extend(message.filter(|message| self.is_wanted(message.topic_str())));
+                }
+                Kept::Refused => refused = Err(Refused::Full),
+            }
+        }
+        self.carry(live);
+        refused
     }
 
     /// Runs the carrier; must be polled for live messages to arrive.
@@ -214,8 +261,12 @@ impl Fanout {
                 .map(|(_, one)| one.qos)
                 .max()
                 .unwrap_or(first.qos);
+            let qos = granted.min(message.qos());
+            if first.kept && qos > QoS::AtMostOnce {
+                continue;
+            }
             let delivery = Delivery {
-                qos: granted.min(message.qos()),
+                qos,
                 retain: message.retain() && same.iter().any(|(_, one)| one.retain_as_published),
                 subscription_ids: same.iter().filter_map(|(_, one)| one.id).collect(),
                 message: message.clone(),
@@ -239,11 +290,11 @@ impl Fanout {
         subscription: Subscription,
     ) -> Result<(), Full> {
         let bytes = shared_weight(name, filter);
-        if self.weight.fetch_add(bytes, Relaxed) + bytes > self.budget.max() {
+        if self.weight.fetch_add(bytes, Relaxed) + bytes > self.kept().budget.max() {
             self.weight.fetch_sub(bytes, Relaxed);
             return Err(Full);
         }
-        let number = self.number.load(Relaxed);
+        let number = self.kept().retained.number();
         if self
             .shared
             .join(name, filter, session, subscription, number)
@@ -291,22 +342,27 @@ impl Fanout {
         when: SendRetained,
     ) -> Result<usize, Full> {
         let outbox = Arc::clone(&subscription.outbox);
-        let (qos, id) = (subscription.qos, subscription.id);
-        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-        subscription.since = self.number.load(Relaxed);
+        let (qos, id, kept) = (subscription.qos, subscription.id, subscription.kept);
+        let retained = self.kept().retained.lock();
+        subscription.since = self.kept().retained.number();
         let replaced = self.insert(session, filter, subscription)?;
         if when == SendRetained::Never || when == SendRetained::IfNew && replaced {
             return Ok(0);
         }
+        let count_max = self.kept().retained.count_max();
         for message in retained.matching(filter) {
+            let qos = qos.min(message.qos());
+            if kept && qos > QoS::AtMostOnce {
+                continue;
+            }
             let delivery = Delivery {
-                qos: qos.min(message.qos()),
+                qos,
                 retain: true,
                 subscription_ids: id.into_iter().collect(),
                 message: message.clone(),
                 claim: None,
             };
-            if !outbox.push_retained(delivery, retained::COUNT_MAX) {
+            if !outbox.push_retained(delivery, count_max) {
                 self.counters.dropped_queue_full.add(1);
             }
         }
@@ -316,7 +372,7 @@ impl Fanout {
     /// Whether the subscription replaced one.
     fn insert(&self, session: u64, filter: &str, subscription: Subscription) -> Result<bool, Full> {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
-        if self.weight.load(Relaxed) + weight(filter) > self.budget.max() {
+        if self.weight.load(Relaxed) + weight(filter) > self.kept().budget.max() {
             return Err(Full);
         }
         let replaced = filters.insert(filter, session, subscription, |old, new| {
@@ -345,25 +401,6 @@ impl Fanout {
         removed
     }
 
-    /// The retained messages, by topic.
-    pub(crate) fn retained(&self) -> Vec<RetainedInfo> {
-        let retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-        let info = |message: &Message| RetainedInfo {
-            topic: message.topic_str().to_owned(),
-            qos: message.qos() as u8,
-            payload_bytes: message.payload().len(),
-        };
-        retained.all().map(info).collect()
-    }
-
-    /// Forgets the retained message of a topic; whether there was one.
-    pub(crate) fn clear_retained(&self, topic: &str) -> bool {
-        let mut retained = self.retained.lock().unwrap_or_else(PoisonError::into_inner);
-        let cleared = retained.clear(topic);
-        self.counters.retained.set(retained.len());
-        cleared
-    }
-
     /// The QoS of a subscription, if there is one.
     pub(crate) fn qos_of(&self, session: u64, filter: &str) -> Option<QoS> {
         if let Some(qos) = self.shared.qos_of(filter, session) {
@@ -375,28 +412,13 @@ impl Fanout {
 
     /// What is left of a message's lifetime; `Err` when it is over.
     pub(crate) fn lifetime_left(&self, message: &Message) -> Result<Option<u32>, Expired> {
-        let Some(secs) = message.expiry_secs() else {
-            return Ok(None);
-        };
-        let waited = self.now_ms().saturating_sub(message.taken_ms()) / 1000;
-        match u64::from(secs).checked_sub(waited) {
-            Some(left) if left > 0 => Ok(u32::try_from(left).ok()),
-            _ => Err(Expired),
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        message.lifetime_left(self.kept().clock.now_ms())
     }
 }
 
 /// All subscriptions together are too large.
 #[derive(Debug)]
 pub(crate) struct Full;
-
-/// A message outlived its expiry interval.
-#[derive(Debug)]
-pub(crate) struct Expired;
 
 /// What a subscription may cost in the trie if it shares no branch.
 fn weight(filter: &str) -> usize {
@@ -413,7 +435,16 @@ mod tests {
     use tokio::time::{Duration, timeout};
 
     use super::*;
-    use crate::embedded::{Embedded, Watch};
+    use crate::{
+        budget::Budget,
+        embedded::{Embedded, Watch},
+        keep,
+    };
+
+    fn keeper(counters: &Arc<Counters>, budget: &Arc<Budget>) -> Keeper {
+        let config = keep::Config::default();
+        Keeper::open(config, Arc::clone(counters), Arc::clone(budget)).unwrap()
+    }
 
     fn publish(topic: &str, payload: &str) -> Publish {
         Publish {
@@ -423,6 +454,7 @@ mod tests {
             retain: false,
             dup: false,
             properties: None,
+            delivery: None,
         }
     }
 
@@ -453,7 +485,7 @@ mod tests {
         let fanout = Arc::new(Fanout::new(
             carrier,
             Arc::clone(&counters),
-            Arc::clone(&budget),
+            keeper(&counters, &budget),
         ));
         let task = tokio::spawn(Arc::clone(&fanout).run());
         let outbox = Arc::new(Outbox::new(1_000_000, 64, &budget));
@@ -463,6 +495,7 @@ mod tests {
             no_local: false,
             retain_as_published: false,
             id: None,
+            kept: false,
             since: 0,
         };
         fanout
@@ -470,7 +503,8 @@ mod tests {
             .unwrap();
         for round in 0..4 {
             for n in 0..10 {
-                fanout.publish(2, &[publish("a/b", &format!("{round} {n}"))]);
+                let message = fanout.message(2, &publish("a/b", &format!("{round} {n}")));
+                fanout.carry(vec![message]);
             }
             for n in 0..10 {
                 assert_eq!(next(&outbox).await, format!("{round} {n}").into_bytes());
@@ -482,8 +516,8 @@ mod tests {
         task.abort();
     }
 
-    #[test]
-    fn a_message_without_subscribers_never_enters_the_carrier() {
+    #[tokio::test]
+    async fn a_message_without_subscribers_never_enters_the_carrier() {
         #[derive(Debug)]
         struct Never;
         impl Carrier for Never {
@@ -494,14 +528,12 @@ mod tests {
                 Box::pin(std::future::pending())
             }
         }
-        let fanout = Fanout::new(
-            Arc::new(Never),
-            Arc::default(),
-            Arc::new(Budget::of(1_000_000)),
-        );
+        let counters = Arc::default();
+        let keeper = keeper(&counters, &Arc::new(Budget::of(1_000_000)));
+        let fanout = Fanout::new(Arc::new(Never), counters, keeper);
         let mut retained = publish("a", "x");
         retained.retain = true;
         assert!(!fanout.is_wanted("a"));
-        fanout.publish(1, &[retained]);
+        fanout.show(1, None, &[retained]).await.unwrap();
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::{
-    ClientInfo, Local,
+    ClientInfo, Local, RetainedInfo, SessionInfo, SubscriptionInfo,
     auth::{self, Auth},
     budget::Budgets,
     fanout::Fanout,
@@ -23,17 +23,6 @@ pub struct Handle {
     pub(crate) budgets: Budgets,
     pub(crate) registry: Arc<Registry>,
     pub(crate) reload: Arc<Notify>,
-}
-
-/// A retained message, for whoever looks in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RetainedInfo {
-    /// The topic.
-    pub topic: String,
-    /// The QoS it was published with.
-    pub qos: u8,
-    /// The size of its payload.
-    pub payload_bytes: usize,
 }
 
 /// A subscription of a client that is connected.
@@ -124,22 +113,33 @@ impl Handle {
         found
     }
 
+    /// The persistent sessions, connected or not, by client identifier.
+    pub async fn sessions(&self) -> Vec<SessionInfo> {
+        self.fanout.keeper().sessions().await
+    }
+
+    /// The subscriptions of persistent sessions, connected or not.
+    pub async fn persistent_subscriptions(&self) -> Vec<SubscriptionInfo> {
+        self.fanout.keeper().subscriptions().await
+    }
+
     /// The retained messages, by topic.
     pub fn retained(&self) -> Vec<RetainedInfo> {
-        self.fanout.retained()
+        self.fanout.keeper().retained()
+    }
+
+    /// Ends the connection of a client and its session, with its queue and its
+    /// subscriptions. Whether there was one; `None` when that could not be written.
+    pub async fn remove_session(&self, client_id: Arc<str>) -> Option<bool> {
+        let keeper = self.fanout.keeper();
+        let removed = keeper.remove(Arc::clone(&client_id)).await.ok()?;
+        Some(removed || self.kick(&client_id))
     }
 
     /// Forgets the retained message of a topic. Whether there was one; `None` when
     /// that could not be written.
     pub async fn clear_retained(&self, topic: Arc<str>) -> Option<bool> {
-        Some(self.fanout.clear_retained(&topic))
-    }
-
-    /// Ends the connection of a client and its session. Whether there was one; `None`
-    /// when that could not be written.
-    pub async fn remove_session(&self, client_id: Arc<str>) -> Option<bool> {
-        // No session outlives its connection.
-        Some(self.kick(&client_id))
+        self.fanout.keeper().clear_retained(topic).await.ok()
     }
 
     /// The counters as they are now.

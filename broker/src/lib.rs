@@ -1,4 +1,4 @@
-//! The embedded MQTT broker: owns the protocol, keeps nothing for good.
+//! The embedded MQTT broker: owns the protocol, and what outlives a connection.
 //!
 //! ```text
 //! socket ─▶ listener ─▶ session ─▶ Admission (the gateway) ─▶ Receipt ─▶ PUBACK / PUBREC
@@ -16,13 +16,14 @@
 //!
 //! Who may connect is decided by [`auth`], what a client may do by [`acl`].
 //!
-//! Not here yet, with their places: durable sessions and retained messages that
-//! survive a restart (`fanout`).
+//! Persistent sessions, their queues and retained messages are in a file of the
+//! broker's own (`keep`), committed before a packet promises them.
 
 pub mod acl;
 mod admission;
 pub mod auth;
 mod budget;
+mod clock;
 mod config;
 mod embedded;
 mod fanout;
@@ -30,6 +31,7 @@ mod filters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod handle;
+mod keep;
 mod limits;
 mod link;
 pub mod listener;
@@ -46,7 +48,11 @@ mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
-pub use handle::{Handle, LiveSubscription, RetainedInfo};
+pub use handle::{Handle, LiveSubscription};
+pub use keep::{
+    Config as KeepConfig, Error as KeepError, QueueFull, RetainedInfo, SessionInfo,
+    SubscriptionInfo,
+};
 pub use limits::Limits;
 pub use listener::{Broker, Listening};
 pub use local::{Client, Local};

@@ -15,6 +15,7 @@ mod web;
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -32,11 +33,12 @@ use crate::{
     config::Config as BrokerConfig,
     embedded::{Embedded, Watch},
     fanout::Fanout,
+    keep::{self, Keeper},
     limits::Doors,
     metrics::Counters,
     quiet::Quiet,
     registry::Registry,
-    session::Context,
+    session::{Context, wills},
     sys,
 };
 use accept::Acceptor;
@@ -85,7 +87,12 @@ pub struct Listening {
 }
 
 impl Broker {
-    pub(crate) fn bind(config: BrokerConfig) -> Result<Self, Error> {
+    pub(crate) fn bind(
+        config: BrokerConfig,
+        counters: Arc<Counters>,
+        budgets: Budgets,
+        keeper: Keeper,
+    ) -> Result<Self, Error> {
         let bind = |listener: &Config| {
             let bound = Bound::new(&listener.address).map_err(|source| Error::Bind {
                 address: listener.address.to_string(),
@@ -98,16 +105,10 @@ impl Broker {
                 certificates,
             })
         };
-        let counters = Arc::<Counters>::default();
         let auth = Auth::load(config.auth.clone(), Arc::clone(&counters))?;
         let auth = Arc::new(auth);
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
-        let budgets = Budgets::of(config.limits.memory_part());
-        let fanout = Arc::new(Fanout::new(
-            carrier,
-            Arc::clone(&counters),
-            Arc::clone(&budgets.output),
-        ));
+        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&counters), keeper));
         let listeners = config.listeners.iter().map(bind);
         let listeners = listeners.collect::<Result<Vec<_>, Error>>()?;
         let certificates = listeners.iter().filter_map(|one| one.certificates.clone());
@@ -170,12 +171,16 @@ impl Broker {
     /// bounds it by dropping the future, which ends everything at once.
     ///
     /// # Errors
-    /// None at present; a socket that cannot be accepted is tried again.
+    /// [`Error::Keep`] when the broker's own file can no longer be written; everything
+    /// is ended in order then. A socket that cannot be accepted is tried again.
     pub async fn run(
         self,
         admission: Arc<dyn Admission>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
+        let keeper = self.fanout.keeper().clone();
+        // Ends the sessions also when we end by ourselves.
+        let shutdown = shutdown.child_token();
         let mut live = JoinSet::new();
         live.spawn(Arc::clone(&self.fanout).run());
         live.spawn(sys::run(self.handle(), self.config.sys_interval));
@@ -189,7 +194,7 @@ impl Broker {
             fanout: self.fanout,
             doors,
             registry: self.registry,
-            shutdown,
+            shutdown: shutdown.clone(),
             quiet: Quiet::default(),
             auth: self.auth,
             budget: self.budgets.input,
@@ -206,10 +211,25 @@ impl Broker {
             let acceptor = Acceptor::new(&context, &listener, &arrivals, &seats, &lobby);
             acceptors.spawn(acceptor.run(listener.bound));
         }
-        while let Some(ended) = acceptors.join_next().await {
-            report(ended);
+        live.spawn(wills::publish_kept(Arc::clone(&context)));
+        let mut served = pin!(async {
+            while let Some(ended) = acceptors.join_next().await {
+                report(ended);
+            }
+        });
+        let failed = tokio::select! {
+            () = &mut served => false,
+            () = keeper.failed() => true,
+        };
+        if failed {
+            shutdown.cancel();
+            served.await;
         }
+        keeper.close().await;
         live.shutdown().await;
+        if failed {
+            return Err(keep::Error::Stopped.into());
+        }
         Ok(())
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! [`Local::show`] shows messages to subscribers and asks nobody: for what is
 //! committed already, or is not data. It may use topics that clients may not, such
-//! as `$SYS/...`. It never waits; what subscribers have no room for is dropped
-//! and counted like any live message. [`Client`] takes the way of a device: what it
+//! as `$SYS/...`. What live subscribers have no room for is dropped and counted
+//! like any live message; what persistent sessions are owed is on disk when it
+//! resolves. [`Client`] takes the way of a device: what it
 //! publishes is admitted, committed, and shown after that.
 //!
 //! Neither takes a seat: no client identifier is in use because of them.
@@ -39,24 +40,24 @@ impl Local {
         Self { fanout }
     }
 
-    /// Shows messages to those who subscribe to their topics now, in order, and
-    /// keeps those with the RETAIN flag. Each must have a valid topic of at most
-    /// 65,535 bytes. Before [`Broker::run`](crate::Broker::run) they wait, within bounds.
-    pub fn show(&self, publishes: &[Publish]) {
-        let wanted: Vec<Publish> = publishes
-            .iter()
-            .filter(|publish| publish.retain || self.fanout.is_wanted(&publish.topic))
-            .cloned()
-            .collect();
-        self.fanout.publish(NOBODY, &wanted);
+    /// Shows messages to those who subscribe to their topics, in order, and keeps
+    /// those with the RETAIN flag. Each must have a valid topic of at most 65,535
+    /// bytes. Resolves once what persistent sessions are owed is on disk; where nobody
+    /// is owed anything that is at once. Before [`Broker::run`](crate::Broker::run)
+    /// live messages wait, within bounds. False when there was no room for one; it and
+    /// what followed was not shown.
+    pub async fn show(&self, publishes: &[Publish]) -> bool {
+        self.fanout.show(NOBODY, None, publishes).await.is_ok()
     }
 
-    /// Whether somebody subscribes to `topic` now.
+    /// Whether somebody subscribes to `topic`, or a persistent session does whose
+    /// client is away.
     pub fn is_wanted(&self, topic: &str) -> bool {
-        self.fanout.is_wanted(topic)
+        let wanted = self.fanout.wanted(topic);
+        wanted.live || wanted.kept
     }
 
-    /// Whether somebody subscribes to `topic` or to anything below it now.
+    /// The same of `topic` or anything below it.
     pub fn is_wanted_below(&self, topic: &str) -> bool {
         self.fanout.is_wanted_below(topic)
     }
@@ -129,7 +130,12 @@ impl Client {
                 matches!(verdict, Verdict::Accepted | Verdict::Duplicate)
             });
             let kept: Vec<Publish> = kept.map(|(publish, _)| publish.clone()).collect();
-            self.local.show(&kept);
+            if !self.local.show(&kept).await {
+                tracing::warn!(
+                    client.id = &*self.publisher.client_id,
+                    "persistent subscribers did not get a message: there is no room"
+                );
+            }
             settled.append(&mut verdicts);
             rest = waiting;
             if done > 0 {

@@ -183,6 +183,30 @@ counters! {
     memory_sessions_bytes,
     /// What subscriptions take, estimated, of a quarter of `memory_max`.
     memory_subscriptions_bytes,
+    /// Persistent sessions that exist now, connected or not.
+    sessions_kept,
+    /// Persistent sessions that ended because their clients stayed away.
+    sessions_expired,
+    /// Connections refused because there are `sessions_max` persistent sessions, or no
+    /// room on disk for one.
+    refused_sessions_max,
+    /// Subscriptions of persistent sessions.
+    subscriptions_kept,
+    /// Messages in the queues of persistent sessions, those in flight included.
+    queued_messages,
+    /// Bytes in the queues of persistent sessions.
+    queued_bytes,
+    /// Messages a persistent session did not get because its queue was full.
+    dropped_kept_queue_full,
+    /// Times a publish was refused or held because a queue, or the disk of
+    /// `broker.db`, was full.
+    refused_queue_full,
+    /// Times that `broker.db` had no more room.
+    keep_full,
+    /// Queued or retained messages that were damaged on disk, and are gone.
+    kept_damaged,
+    /// Times a damaged `broker.db` was set aside.
+    keep_set_aside,
     /// Retained messages held now.
     retained,
     /// Retained messages not held because the store of them was full.
@@ -213,6 +237,10 @@ impl Counter {
     /// Is at least `n` from now on.
     pub(crate) fn raise(&self, n: u64) {
         self.0.fetch_max(n, Relaxed);
+    }
+
+    pub(crate) fn set_u64(&self, n: u64) {
+        self.0.store(n, Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

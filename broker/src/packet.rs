@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::{Protocol, Publish, QoS};
 
 pub(crate) use connect::{Connect, Refusal, Will, decode as decode_connect};
-pub(crate) use decode::{TOO_MANY_PAIRS, decode};
+pub(crate) use decode::{TOO_MANY_PAIRS, decode, message_properties};
 pub(crate) use read::text;
 
 /// MQTT 5 reason codes that the broker sends (section 2.4).

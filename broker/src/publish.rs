@@ -68,6 +68,9 @@ pub struct Publish {
     pub dup: bool,
     /// MQTT 5 properties that travel with the message; `None` when there were none.
     pub properties: Option<Arc<Properties>>,
+    /// What makes this the same message when a client sends it again after the
+    /// connection, or the broker, has gone: set at QoS 2 in a persistent session.
+    pub delivery: Option<[u8; 16]>,
 }
 
 /// The MQTT 5 properties of a PUBLISH that belong to the message (section 3.3.2.3).

@@ -7,18 +7,23 @@
 //! While the client does not take our output, or the gateway has no room, the
 //! session does not read.
 //!
-//! Sessions end with their connection: durable sessions are the next issue, and
-//! until then Session Present is always 0. A will is published, through the
+//! A session that its client wants kept outlives the connection (`durable`); any
+//! other ends with it. A will is published, through the
 //! gateway like any publish, when the session ends without the client's wish:
 //! at once, whatever its delay, also at takeover and keep-alive timeout, but not
 //! when the broker itself shuts down.
 
 mod aliases;
+mod durable;
 mod ending;
+mod exchanges;
 mod handshake;
 mod inbound;
+mod keeping;
 mod outbound;
+mod resume;
 mod subscriptions;
+pub(crate) mod wills;
 mod wire;
 
 use std::{
@@ -40,6 +45,7 @@ use crate::{
     auth::{Auth, DeniedPublish, Rights},
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
+    keep::Refused,
     limits::{Doors, Entry, Pace},
     link::Link,
     listener::Peer,
@@ -51,12 +57,13 @@ use crate::{
     topic::Topics,
 };
 use aliases::Aliases;
+use durable::{Durable, Pending};
 pub(crate) use ending::Gauge;
 use ending::count_bytes;
 use handshake::Admittee;
 use inbound::Inbound;
 use outbound::Outbound;
-use subscriptions::Subscriptions;
+use subscriptions::{Done, Subscriptions};
 use wire::Wire;
 
 /// The silence that a client without a keep-alive may keep: a year.
@@ -107,10 +114,12 @@ enum End {
     Kicked,
     Shutdown,
     Illegal(Error),
-    /// The gateway lost a publish.
+    /// The gateway lost a publish, or the keeper something.
     Lost,
     /// The client may not do what it does, or not be here any longer.
     NotAuthorized(&'static str),
+    /// The session was removed.
+    Removed,
 }
 
 /// Serves one connection to its end.
@@ -139,7 +148,7 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, entry: 
     run(&context, wire, admittee, peer).await;
 }
 
-async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) {
+async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: Peer) {
     let Admittee {
         connect,
         client_id,
@@ -147,7 +156,9 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         rights,
         kept,
         named,
-    } = admittee;
+        outbox,
+        entered,
+    } = *admittee;
     let counters = &context.counters;
     let id = context.sessions.fetch_add(1, Relaxed);
     tracing::debug!(
@@ -168,14 +179,10 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         turn: 0.into(),
         turns_over: Arc::default(),
     });
-    let window = connect
-        .receive_max
-        .min(context.config.outbound_in_flight_max);
-    let outbox = Arc::new(Outbox::new(
-        context.config.outbound_queue_bytes_max,
-        window,
-        &context.output_budget,
-    ));
+    let window = handshake::window(context, &connect);
+    let keeper = context.fanout.keeper();
+    let durable = entered.as_deref();
+    let durable = durable.map(|entered| Box::new(Durable::new(keeper, entered)));
     let reason_text_max = match connect.problem_information {
         // An acknowledgement has at most 10 bytes beside its text.
         true => connect.packet_bytes_max.saturating_sub(10),
@@ -203,12 +210,13 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         packets: roster::Taken::default(),
         v5: is_v5(connect.protocol),
         session_expiry_secs: connect.session_expiry_secs,
+        new_expiry_secs: None,
         packet_bytes_max: connect.packet_bytes_max,
         rights: &rights,
         topics: Topics::new(context.config.limits.topics()),
         pace: Pace::new(&context.config.limits),
         aliases: Share::new(&context.kept_budget),
-        inbound: Inbound::new(context, &publisher, id, reason_text_max),
+        inbound: Inbound::new(context, &publisher, id, reason_text_max, entered.as_deref()),
         outbound: Outbound::new(
             connect.protocol,
             Arc::clone(&outbox),
@@ -216,15 +224,8 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
             connect.packet_bytes_max,
             Aliases::new(connect.topic_alias_max, &context.kept_budget),
         ),
-        subscriptions: Subscriptions::new(
-            &context.fanout,
-            &rights,
-            counters,
-            id,
-            Arc::clone(&outbox),
-            context.config.subscriptions_per_client_max,
-            context.config.limits.topics(),
-        ),
+        subscriptions: Subscriptions::new(context, &rights, id, Arc::clone(&outbox), entered),
+        durable,
     };
     // A client may be silent for one and a half times what it said.
     let silence_max = connect.keep_alive.map(|said| said * 3 / 2);
@@ -251,13 +252,15 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
             Some(*what).filter(text_fits),
             true,
         ),
+        End::Removed => (Some(reason::ADMINISTRATIVE_ACTION), None, true),
     };
     if let Some(code) = code
         && session.v5
     {
         encode::disconnect(wire.output(), code, text);
     }
-    session.leave(&outbox);
+    // Boxed: every session would hold the room for it otherwise.
+    Box::pin(session.leave(&outbox)).await;
     ending::count(context, &publisher, &end);
     // Who broke the protocol is likely to be in the middle of more.
     match end {
@@ -280,7 +283,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Admittee, peer: Peer) 
         && let Some(will) = connect.will
         && ending::may_be_published(context, &rights, &will)
     {
-        ending::publish_will(context, &publisher, id, will, &seat).await;
+        Box::pin(ending::publish_will(context, &publisher, id, will, &seat)).await;
     }
     drop(named);
     drop((seat, kept));
@@ -294,6 +297,8 @@ struct Session<'s> {
     packets: roster::Taken,
     v5: bool,
     session_expiry_secs: u32,
+    /// What DISCONNECT made of it.
+    new_expiry_secs: Option<u32>,
     /// The largest packet the client takes.
     packet_bytes_max: usize,
     rights: &'s Rights,
@@ -305,6 +310,7 @@ struct Session<'s> {
     inbound: Inbound<'s>,
     outbound: Outbound,
     subscriptions: Subscriptions<'s>,
+    durable: Option<Box<Durable>>,
 }
 
 /// Whether packets are left that may not be taken yet.
@@ -315,14 +321,20 @@ enum Taken {
     /// It is not earned yet.
     UpToALatePublish,
     UpToASubscribe,
+    /// Something is being written that has to be answered first.
+    UpToAnAnswer,
 }
 
 impl Session<'_> {
     /// Ends the subscriptions, and only then gives back what shared ones had given.
-    fn leave(self, outbox: &Outbox) {
+    /// What was not sent of the session's queue stays there.
+    async fn leave(self, outbox: &Outbox) {
         drop(self.subscriptions);
         outbox.close();
         drop(self.outbound);
+        if let Some(durable) = self.durable {
+            durable.leave(self.new_expiry_secs, true).await;
+        }
     }
 
     /// The session's turns, until nothing that was taken is unanswered.
@@ -345,6 +357,10 @@ impl Session<'_> {
         let mut end: Option<End> = None;
         loop {
             let mut taken = Taken::All;
+            // First: what is answered may be what the next packet waits for.
+            if let Err(why) = self.answer(wire) {
+                end.get_or_insert(why);
+            }
             if end.is_none() {
                 match self.take(wire, &mut heard) {
                     Ok(how) => taken = how,
@@ -357,8 +373,14 @@ impl Session<'_> {
             }
             let mut more = false;
             if end.is_none() {
-                more = self.outbound.pump(wire, &self.context.fanout, counters)
+                let durable = self.durable.as_deref_mut();
+                more = self
+                    .outbound
+                    .pump(wire, durable, &self.context.fanout, counters)
                     || taken == Taken::UpToASubscribe;
+            }
+            if let Some(durable) = &mut self.durable {
+                durable.submit();
             }
             if wire.write().is_err() {
                 wire.close();
@@ -394,6 +416,7 @@ impl Session<'_> {
                 () = &mut leave, if going => end = Some(End::TakenOver),
                 () = &mut shutdown, if going => end = Some(End::Shutdown),
                 () = self.inbound.progress() => {}
+                () = durable::progress(&mut self.durable), if going => {}
                 ready = wire.ready(read) => {
                     let came = ready.and_then(|()| if read { wire.read() } else { Ok(false) });
                     if came.is_err() {
@@ -441,6 +464,14 @@ impl Session<'_> {
     fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
         let mut any = false;
         self.pace.turn();
+        if let Some(durable) = &self.durable {
+            if durable.is_gone() {
+                return Err(End::Removed);
+            }
+            if durable.is_waiting() {
+                return Ok(Taken::UpToAnAnswer);
+            }
+        }
         if self.subscriptions.is_under_way() && !self.subscribe(wire)? {
             return Ok(Taken::UpToASubscribe);
         }
@@ -474,6 +505,10 @@ impl Session<'_> {
                 }));
             }
             self.handle(packet, wire)?;
+            if self.durable.as_ref().is_some_and(|one| one.is_waiting()) {
+                *heard = Instant::now();
+                return Ok(Taken::UpToAnAnswer);
+            }
             if header.kind == Kind::Subscribe {
                 *heard = Instant::now();
                 self.subscribe(wire)?;
@@ -489,9 +524,13 @@ impl Session<'_> {
 
     /// Goes on with a SUBSCRIBE; whether it is done, and answered.
     fn subscribe(&mut self, wire: &mut Wire) -> Result<bool, End> {
-        let Some((id, codes)) = self.subscriptions.go_on() else {
+        let Some(Done { id, codes, adds }) = self.subscriptions.go_on() else {
             return Ok(false);
         };
+        if let Some(durable) = self.durable.as_mut().filter(|_| !adds.is_empty()) {
+            durable.subscribe(id, codes, adds);
+            return Ok(true);
+        }
         self.client.set_filters(self.subscriptions.names());
         let frame_max = self.packet_bytes_max;
         let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
@@ -527,6 +566,59 @@ impl Session<'_> {
         counters.packets_in.add(turn.taken.packets as usize);
         counters.answers.add(turn.taken.answers as usize);
         self.client.tally.note(turn);
+    }
+
+    /// Answers what is on disk by now.
+    fn answer(&mut self, wire: &mut Wire) -> Result<(), End> {
+        let protocol = self.protocol();
+        let Some(durable) = self.durable.as_mut() else {
+            return Ok(());
+        };
+        for (id, token) in self.inbound.take_abandoned() {
+            durable.release(id, token, false);
+        }
+        let (answers, refused) = match durable.answers() {
+            None => return Ok(()),
+            Some(Ok(answers)) => (answers, false),
+            Some(Err((Refused::Full, answers))) => (answers, true),
+            Some(Err((Refused::Gone, _))) => return Err(End::Removed),
+            Some(Err(_)) => return Err(End::Lost),
+        };
+        if refused && !(answers.release.is_empty() && answers.complete.is_empty()) {
+            return Err(End::Illegal(Error {
+                reason: reason::QUOTA_EXCEEDED,
+                what: "acknowledgements that there is no room for on disk",
+            }));
+        }
+        let frame_max = self.packet_bytes_max;
+        let out = wire.output();
+        for id in answers.release {
+            encode::ack(out, protocol, Kind::PubRel, id, reason::SUCCESS, None);
+        }
+        for id in answers.complete {
+            encode::ack(out, protocol, Kind::PubComp, id, reason::SUCCESS, None);
+        }
+        let fits = match answers.pending {
+            None => true,
+            Some(Pending::Subscribe { id, codes, adds }) => {
+                let codes = match refused {
+                    false => self.subscriptions.added(codes, &adds),
+                    true => vec![reason::QUOTA_EXCEEDED; codes.len()],
+                };
+                self.client.set_filters(self.subscriptions.names());
+                encode::suback(out, protocol, id, &codes, frame_max)
+            }
+            Some(Pending::Unsubscribe(packet)) => {
+                let codes = self.subscriptions.unsubscribe(&packet);
+                self.client.set_filters(self.subscriptions.names());
+                encode::unsuback(out, protocol, packet.id, &codes, frame_max)
+            }
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(End::Illegal(TOO_LARGE))
+        }
     }
 
     fn protocol(&self) -> crate::Protocol {
@@ -569,25 +661,43 @@ impl Session<'_> {
                 let name = &publish.publish.topic;
                 let wanted = self
                     .topics
-                    .note(publish.cached, fanout.version(), || fanout.is_wanted(name));
+                    .note(publish.cached, fanout.version(), || fanout.wanted(name));
                 self.inbound
                     .take(publish, wanted, wire)
                     .map_err(End::Illegal)
             }
             Packet::PubAck(ack) => self
                 .outbound
-                .acknowledged(Kind::PubAck, ack, wire, counters)
+                .acknowledged(
+                    Kind::PubAck,
+                    ack,
+                    wire,
+                    self.durable.as_deref_mut(),
+                    counters,
+                )
                 .map_err(End::Illegal),
             Packet::PubRec(ack) => self
                 .outbound
-                .acknowledged(Kind::PubRec, ack, wire, counters)
+                .acknowledged(
+                    Kind::PubRec,
+                    ack,
+                    wire,
+                    self.durable.as_deref_mut(),
+                    counters,
+                )
                 .map_err(End::Illegal),
             Packet::PubComp(ack) => self
                 .outbound
-                .acknowledged(Kind::PubComp, ack, wire, counters)
+                .acknowledged(
+                    Kind::PubComp,
+                    ack,
+                    wire,
+                    self.durable.as_deref_mut(),
+                    counters,
+                )
                 .map_err(End::Illegal),
             Packet::PubRel(ack) => {
-                self.inbound.release(ack, wire);
+                self.inbound.release(ack, wire, self.durable.as_deref_mut());
                 Ok(())
             }
             Packet::Subscribe(packet) => {
@@ -595,6 +705,10 @@ impl Session<'_> {
                 Ok(())
             }
             Packet::Unsubscribe(packet) => {
+                if let Some(durable) = &mut self.durable {
+                    durable.unsubscribe(packet);
+                    return Ok(());
+                }
                 let codes = self.subscriptions.unsubscribe(&packet);
                 self.client.set_filters(self.subscriptions.names());
                 let frame_max = self.packet_bytes_max;
@@ -618,6 +732,8 @@ impl Session<'_> {
                         "a session expiry in DISCONNECT after none in CONNECT",
                     )));
                 }
+                let max = self.context.config.keep.expiry_secs_max();
+                self.new_expiry_secs = session_expiry_secs.map(|secs| secs.min(max));
                 Err(End::Disconnect {
                     with_will: reason != reason::SUCCESS,
                 })

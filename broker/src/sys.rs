@@ -98,7 +98,10 @@ pub(crate) async fn run(handle: Handle, every: Duration) {
                 }
             }
             now = turns.tick(), if is_on => {
-                handle.local().show(&tree.turn(now, &handle.metrics(), memory()));
+                let messages = tree.turn(now, &handle.metrics(), memory());
+                if !handle.local().show(&messages).await {
+                    tracing::debug!("persistent subscribers did not get all of $SYS");
+                }
             }
         }
     }
@@ -166,6 +169,7 @@ impl Tree {
             retain: true,
             dup: false,
             properties: None,
+            delivery: None,
         });
         let messages = messages.collect();
         self.said.extend(values);

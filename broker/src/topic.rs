@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::{
     acl::Permit,
+    keep::Wanted,
     packet::{Error, reason, text},
 };
 
@@ -178,7 +179,7 @@ pub(crate) struct Topics {
 #[derive(Debug)]
 struct Cached {
     known: Known,
-    note: (u64, bool),
+    note: (u64, Wanted),
     permit: (u64, Option<Permit>),
 }
 
@@ -253,7 +254,7 @@ impl Topics {
             known.cached = Some(place);
             let cached = Cached {
                 known: known.clone(),
-                note: (0, false),
+                note: (0, Wanted::default()),
                 permit: (0, None),
             };
             if place == self.cache.len() {
@@ -273,8 +274,8 @@ impl Topics {
         &mut self,
         cached: Option<usize>,
         version: u64,
-        compute: impl FnOnce() -> bool,
-    ) -> bool {
+        compute: impl FnOnce() -> Wanted,
+    ) -> Wanted {
         let Some(cached) = cached.and_then(|place| self.cache.get_mut(place)) else {
             return compute();
         };

@@ -11,6 +11,7 @@
 
 pub mod auth;
 mod destination;
+mod keep;
 mod limits;
 mod listener;
 mod mapping;
@@ -140,6 +141,7 @@ impl Config {
 
     fn moved_to(mut self, data_dir: &Path) -> Self {
         self.store.dir = data_dir.to_path_buf();
+        self.broker.keep.dir = Some(data_dir.to_path_buf());
         self.destinations = vec![destination::default(data_dir)];
         self.data_dir = data_dir.to_path_buf();
         self
@@ -188,7 +190,8 @@ impl Config {
             Duration::from_secs(20),
         );
         let (auth, auth_service) = auth::read(root, dir);
-        let broker = stages::broker(root.table("broker"), dir, auth);
+        let mut broker = stages::broker(root.table("broker"), dir, auth);
+        broker.keep.dir = Some(data_dir.clone());
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);

@@ -165,11 +165,12 @@ impl Events {
 
     async fn show(&self, records: &[Record]) {
         let publishes: Vec<Publish> = records.iter().filter_map(|one| self.publish(one)).collect();
-        self.handle
-            .0
-            .shown
-            .fetch_add(publishes.len() as u64, Relaxed);
-        self.local.show(&publishes);
+        let counts = &self.handle.0;
+        let count = match self.local.show(&publishes).await {
+            true => &counts.shown,
+            false => &counts.skipped,
+        };
+        count.fetch_add(publishes.len() as u64, Relaxed);
     }
 
     /// The message of a record, if somebody wants it.
@@ -202,6 +203,7 @@ impl Events {
             retain: false,
             dup: false,
             properties: Some(Arc::new(properties)),
+            delivery: None,
         })
     }
 }

@@ -32,6 +32,7 @@ use topics::Topics;
 
 use crate::{
     clock::Clock,
+    dedup::key,
     event::{Event, IdSource, Timestamp, message::VIA_PROPERTY},
     gateway_id::GatewayId,
     normalise::{self, Class, Mapping, Message, Normalised, Reject, Scratch},
@@ -330,6 +331,7 @@ impl<'i> Preparing<'i> {
                 .map_or(&[][..], |p: &Properties| &p.user)
                 .to_vec(),
             received,
+            delivery: publish.delivery,
         };
         if let Err(reject) = self.message(&raw) {
             self.quarantine(&raw, reject, raw.payload.clone());
@@ -382,11 +384,18 @@ impl<'i> Preparing<'i> {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));
             }
         }
+        if let Some(delivery) = raw.delivery {
+            let unknown = (0..).zip(&mut events);
+            for (index, event) in unknown.filter(|(_, e)| e.id_source == IdSource::None) {
+                event.key = key::delivered(delivery, index);
+            }
+        }
         let before = self.entries.len();
         let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;
         for event in &events {
-            let entry = self.entry(event, raw.payload.len() / events.len());
+            let mut entry = self.entry(event, raw.payload.len() / events.len());
+            entry.dedup |= raw.delivery.is_some();
             stored_bytes += entry.body.len() + ENTRY_BYTES;
             if stored_bytes > stored_bytes_max {
                 self.entries.truncate(before);

@@ -511,6 +511,61 @@ const PLAIN: &[Plain] = &[
         "Retained messages held now",
         |a| a.status.broker.retained,
     ),
+    gauge(
+        "gateway_broker_sessions_kept",
+        "Persistent sessions that exist now, connected or not",
+        |a| a.status.broker.sessions_kept,
+    ),
+    counter(
+        "gateway_broker_sessions_expired",
+        "Persistent sessions that ended because their clients stayed away",
+        |a| a.status.broker.sessions_expired,
+    ),
+    counter(
+        "gateway_broker_refused_sessions_max",
+        "Connections refused because there are sessions_max persistent sessions, or no room for one",
+        |a| a.status.broker.refused_sessions_max,
+    ),
+    gauge(
+        "gateway_broker_subscriptions_kept",
+        "Subscriptions of persistent sessions",
+        |a| a.status.broker.subscriptions_kept,
+    ),
+    gauge(
+        "gateway_broker_queued_messages",
+        "Messages in the queues of persistent sessions, those in flight included",
+        |a| a.status.broker.queued_messages,
+    ),
+    gauge(
+        "gateway_broker_queued_bytes",
+        "Bytes in the queues of persistent sessions",
+        |a| a.status.broker.queued_bytes,
+    ),
+    counter(
+        "gateway_broker_dropped_kept_queue_full",
+        "Messages a persistent session did not get because its queue was full",
+        |a| a.status.broker.dropped_kept_queue_full,
+    ),
+    counter(
+        "gateway_broker_refused_queue_full",
+        "Times a publish was refused or held because a queue, or the disk of broker.db, was full",
+        |a| a.status.broker.refused_queue_full,
+    ),
+    counter(
+        "gateway_broker_keep_full",
+        "Times that broker.db had no more room",
+        |a| a.status.broker.keep_full,
+    ),
+    counter(
+        "gateway_broker_kept_damaged",
+        "Queued or retained messages that were damaged on disk, and are gone",
+        |a| a.status.broker.kept_damaged,
+    ),
+    counter(
+        "gateway_broker_keep_set_aside",
+        "Times a damaged broker.db was set aside",
+        |a| a.status.broker.keep_set_aside,
+    ),
     counter(
         "gateway_broker_retained_refused",
         "Retained messages not held because their store was full",

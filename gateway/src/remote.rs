@@ -350,7 +350,10 @@ impl Remote {
         if publishes.is_empty() {
             return Ok(());
         }
-        self.local.show(publishes);
+        if !self.local.show(publishes).await {
+            // Not acknowledged, so the remote broker sends it again.
+            return Err(Broken::lost("there is no room for persistent subscribers"));
+        }
         self.handle.counts().shown(publishes.len());
         publishes.clear();
         Ok(())

@@ -72,6 +72,7 @@ fn publish(topic: &str, payload: &str) -> Publish {
         retain: false,
         dup: false,
         properties: None,
+        delivery: None,
     }
 }
 

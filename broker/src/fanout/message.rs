@@ -14,7 +14,8 @@
 //! Copied out of the read buffer, so that a message waiting for a subscriber
 //! pins its own bytes only. Counts in the output budget once, until the last one
 //! who holds it is done with it.
-//! The format lives in memory only; numbers are big endian.
+//! Numbers are big endian. The keeper stores these bytes, so a change of them is a
+//! migration of its file; the session, the time and the number mean nothing there.
 
 use std::sync::Arc;
 
@@ -41,6 +42,19 @@ impl AsRef<[u8]> for Charged {
         &self.frame
     }
 }
+
+fn charged(frame: BytesMut, budget: &Arc<Budget>) -> Bytes {
+    let mut share = Share::new(budget);
+    share.add(frame.capacity() + MESSAGE_BYTES);
+    Bytes::from_owner(Charged {
+        frame,
+        _share: share,
+    })
+}
+
+/// A message outlived its expiry interval.
+#[derive(Debug)]
+pub(crate) struct Expired;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -82,14 +96,8 @@ impl Message {
             .expect("properties came in one packet of less than 256 MiB");
         frame[21..25].copy_from_slice(&properties.to_be_bytes());
         frame.put_slice(&publish.payload);
-        let mut share = Share::new(budget);
-        share.add(frame.capacity() + MESSAGE_BYTES);
-        let charged = Charged {
-            frame,
-            _share: share,
-        };
         Self {
-            frame: Bytes::from_owner(charged),
+            frame: charged(frame, budget),
             topic_end,
             properties_end,
         }
@@ -109,6 +117,76 @@ impl Message {
             topic_end,
             properties_end,
         })
+    }
+
+    /// The message as it is kept, as if it had waited `age_ms` until now; `None`
+    /// for what is none.
+    pub(crate) fn restore(
+        frame: &[u8],
+        age_ms: u64,
+        now_ms: u64,
+        budget: &Arc<Budget>,
+    ) -> Option<Self> {
+        let secs = u32::from_be_bytes(frame.get(17..21)?.try_into().ok()?);
+        let left = u64::from(secs).saturating_sub(age_ms / 1000);
+        let mut copy = BytesMut::from(frame);
+        copy[1..9].fill(0);
+        copy[9..17].copy_from_slice(&now_ms.to_be_bytes());
+        copy[17..21].copy_from_slice(&u32::try_from(left).unwrap_or(secs).to_be_bytes());
+        copy[27..35].fill(0);
+        Self::from_frame(charged(copy, budget))
+    }
+
+    /// The same message with another number.
+    pub(crate) fn renumbered(&self, number: u64, budget: &Arc<Budget>) -> Self {
+        let mut copy = BytesMut::from(&self.frame[..]);
+        copy[27..35].copy_from_slice(&number.to_be_bytes());
+        Self {
+            frame: charged(copy, budget),
+            topic_end: self.topic_end,
+            properties_end: self.properties_end,
+        }
+    }
+
+    /// The bytes, as they are kept.
+    pub(crate) fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    /// The message as it was published.
+    pub(crate) fn to_publish(&self) -> Option<Publish> {
+        let properties =
+            packet::message_properties(&self.frame.slice(self.topic_end..self.properties_end))?;
+        let expiry = self.expiry_secs();
+        let properties = match (properties, expiry) {
+            (None, None) => None,
+            (found, expiry) => {
+                let mut found = found.unwrap_or_default();
+                found.message_expiry_secs = expiry;
+                Some(Arc::new(found))
+            }
+        };
+        Some(Publish {
+            topic: Arc::from(self.topic_str()),
+            payload: self.frame.slice(self.properties_end..),
+            qos: self.qos(),
+            retain: self.retain(),
+            dup: false,
+            properties,
+            delivery: None,
+        })
+    }
+
+    /// What is left of its lifetime at `now_ms`; `Err` when it is over.
+    pub(crate) fn lifetime_left(&self, now_ms: u64) -> Result<Option<u32>, Expired> {
+        let Some(secs) = self.expiry_secs() else {
+            return Ok(None);
+        };
+        let waited = now_ms.saturating_sub(self.taken_ms()) / 1000;
+        match u64::from(secs).checked_sub(waited) {
+            Some(left) if left > 0 => Ok(u32::try_from(left).ok()),
+            _ => Err(Expired),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -195,6 +273,7 @@ mod tests {
                 content_type: Some(Arc::from("x")),
                 ..Properties::default()
             })),
+            delivery: None,
         };
         let budget = Arc::new(Budget::of(1000));
         let frame = Bytes::from(Message::new(&publish, 5, 9, 11, &budget));
@@ -211,6 +290,16 @@ mod tests {
         for cut in 0..HEADER + 4 {
             assert!(Message::from_frame(frame.slice(..cut)).is_none());
         }
+        let kept = Message::restore(&frame, 5_000, 77, &Arc::new(Budget::of(0))).unwrap();
+        assert_eq!((kept.number(), kept.taken_ms()), (0, 77));
+        assert_eq!(kept.lifetime_left(77).unwrap(), Some(2));
+        assert!(kept.lifetime_left(77 + 2_000).is_err());
+        let again = kept.to_publish().unwrap();
+        assert_eq!(
+            (&again.topic, &again.payload),
+            (&publish.topic, &publish.payload)
+        );
+        assert_eq!(again.properties.unwrap().content_type.as_deref(), Some("x"));
         let once = budget.used();
         assert!(once > frame.len());
         let shared = message.clone();

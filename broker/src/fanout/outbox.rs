@@ -192,6 +192,11 @@ impl Outbox {
         true
     }
 
+    /// Wakes the session, which has something else to look at.
+    pub(crate) fn wake(&self) {
+        self.filled.notify_one();
+    }
+
     /// Takes the next message: retained ones first, so that a newer live
     /// message of the same topic comes after the retained one.
     pub(crate) fn pop(&self) -> Option<Delivery> {
@@ -244,6 +249,7 @@ mod tests {
             retain: false,
             dup: false,
             properties: None,
+            delivery: None,
         };
         Delivery {
             message: Message::new(&publish, 0, 0, 0, budget),

@@ -1,58 +1,187 @@
-//! The last retained message of each topic, in memory.
+//! The last retained message of each topic, as it is in memory.
 //!
-//! Bounded by [`COUNT_MAX`] and [`BYTES_MAX`]; beyond them a message is
-//! delivered but not retained, and counted. Gone at a restart: retained
-//! messages in the store are the next issue.
+//! Bounded in count and bytes; beyond them a message is delivered but not retained,
+//! and counted. Only the keeper's writer changes what is here, in the order in which
+//! it keeps it, so memory and disk agree. Messages are numbered here, because a new
+//! subscriber must get one either as retained or as live, and never as both.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use super::Message;
-use crate::topic;
+use crate::{budget::Budget, keep::RetainedInfo, topic};
 
-/// Most topics with a retained message.
-pub(crate) const COUNT_MAX: usize = 8192;
-/// Most bytes of all retained messages.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Retained {
+    topics: Mutex<Topics>,
+    /// The number of the next message.
+    number: AtomicU64,
+    count_max: usize,
+    bytes_max: usize,
+    /// For what its messages take, which [`Retained::bytes_max`] bounds.
+    budget: Arc<Budget>,
+}
 
+/// The messages by topic, under their lock.
 #[derive(Debug, Default)]
-pub(super) struct Retained {
+pub(crate) struct Topics {
     by_topic: BTreeMap<Arc<str>, Message>,
     bytes: usize,
 }
 
+/// What a retained message did.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// The message with its number.
+    pub(crate) message: Message,
+    /// What the topic had before.
+    pub(crate) before: Option<Message>,
+    pub(crate) how: How,
+}
+
+/// How a topic was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// The message is the topic's.
+    Kept,
+    /// It was empty: the topic has none.
+    Cleared,
+    /// There was no room for it, and what it replaces is out of date: the topic has none.
+    Refused,
+}
+
 impl Retained {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn new(count_max: usize, bytes_max: usize) -> Self {
+        Self {
+            topics: Mutex::default(),
+            number: AtomicU64::new(1),
+            count_max,
+            bytes_max,
+            budget: Arc::new(Budget::of(usize::MAX)),
+        }
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    pub(crate) fn count_max(&self) -> usize {
+        self.count_max
+    }
+
+    /// A number for a message, or for what is to get only messages from here on.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.fetch_add(1, Relaxed)
+    }
+
+    /// The messages; none is numbered and retained while they are locked.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Topics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers a message and makes it its topic's.
+    pub(crate) fn change(&self, message: &Message) -> Change {
+        let mut topics = self.lock();
+        let message = message.renumbered(self.number(), &self.budget);
+        let topic = message.topic_str();
+        let before = topics.take(topic);
+        let how = if message.payload().is_empty() {
+            How::Cleared
+        } else if topics.by_topic.len() >= self.count_max
+            || topics.bytes + message.len() > self.bytes_max
+        {
+            How::Refused
+        } else {
+            let topic = Arc::from(topic);
+            topics.put(topic, message.clone());
+            How::Kept
+        };
+        Change {
+            message,
+            before,
+            how,
+        }
+    }
+
+    /// Puts back what a change replaced, or what a file has.
+    pub(crate) fn restore(&self, topic: &Arc<str>, before: Option<Message>) {
+        let mut topics = self.lock();
+        topics.take(topic);
+        if let Some(message) = before {
+            topics.put(Arc::clone(topic), message);
+        }
+    }
+
+    /// Forgets a topic; what it had.
+    pub(crate) fn forget(&self, topic: &str) -> Option<Message> {
+        self.lock().take(topic)
+    }
+
+    pub(crate) fn clear_all(&self) {
+        *self.lock() = Topics::default();
+    }
+
+    /// Topics whose message has outlived itself.
+    pub(crate) fn expired(&self, now_ms: u64) -> Vec<Arc<str>> {
+        let topics = self.lock();
+        let over = topics
+            .by_topic
+            .iter()
+            .filter(|(_, message)| message.lifetime_left(now_ms).is_err());
+        over.map(|(topic, _)| Arc::clone(topic)).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Message> {
+        self.lock().by_topic.values().cloned().collect()
+    }
+
+    pub(crate) fn list(&self) -> Vec<RetainedInfo> {
+        let topics = self.lock();
+        let each = topics.by_topic.iter().map(|(topic, message)| RetainedInfo {
+            topic: topic.to_string(),
+            qos: message.qos() as u8,
+            payload_bytes: message.payload().len(),
+        });
+        each.collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+impl Topics {
+    pub(crate) fn len(&self) -> usize {
         self.by_topic.len()
     }
 
-    /// Keeps a message in place of the topic's previous one; false if there is
-    /// no room, and then the previous one is gone too: it is out of date.
-    pub(super) fn keep(&mut self, topic: &Arc<str>, message: Message) -> bool {
-        self.clear(topic);
-        if self.by_topic.len() >= COUNT_MAX || self.bytes + message.len() > BYTES_MAX {
-            return false;
-        }
+    fn put(&mut self, topic: Arc<str>, message: Message) {
         self.bytes += message.len();
-        self.by_topic.insert(Arc::clone(topic), message);
-        true
+        self.by_topic.insert(topic, message);
     }
 
-    /// Whether there was one.
-    pub(super) fn clear(&mut self, topic: &str) -> bool {
-        let old = self.by_topic.remove(topic);
-        if let Some(old) = &old {
-            self.bytes -= old.len();
-        }
-        old.is_some()
+    fn take(&mut self, topic: &str) -> Option<Message> {
+        let old = self.by_topic.remove(topic)?;
+        self.bytes -= old.len();
+        Some(old)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Message> {
-        self.by_topic.values()
-    }
-
-    pub(super) fn matching<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Message> {
+    /// The messages whose topics match, looking only at those that begin as the
+    /// filter does.
+    pub(crate) fn matching<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Message> {
+        let wildcard = memchr::memchr2(b'+', b'#', filter.as_bytes());
+        // `a/#` matches `a` too.
+        let prefix = filter[..wildcard.unwrap_or(filter.len())].trim_end_matches('/');
         self.by_topic
-            .iter()
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |(name, _)| name.starts_with(prefix))
             .filter(move |(name, _)| topic::matches(name, filter))
             .map(|(_, message)| message)
     }
@@ -63,41 +192,59 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{Publish, QoS, budget::Budget};
+    use crate::{Publish, QoS};
 
-    fn message(topic: &Arc<str>, bytes: usize) -> Message {
+    fn message(topic: &str, bytes: usize) -> Message {
         let publish = Publish {
-            topic: Arc::clone(topic),
+            topic: Arc::from(topic),
             payload: Bytes::from(vec![0; bytes]),
             qos: QoS::AtMostOnce,
             retain: true,
             dup: false,
             properties: None,
+            delivery: None,
         };
         Message::new(&publish, 0, 0, 0, &Arc::new(Budget::of(0)))
     }
 
     #[test]
     fn retained_messages_are_bounded_in_count_and_bytes() {
-        let mut retained = Retained::default();
-        for n in 0..COUNT_MAX {
-            let topic = Arc::from(format!("a/{n}"));
-            assert!(retained.keep(&topic, message(&topic, 1)));
+        let retained = Retained::new(100, 100_000);
+        let change = |topic: &str, bytes| retained.change(&message(topic, bytes)).how;
+        for n in 0..100 {
+            assert_eq!(change(&format!("a/{n}"), 1), How::Kept);
         }
-        let topic = Arc::from("one/more");
-        assert!(!retained.keep(&topic, message(&topic, 1)));
-        let topic = Arc::from("a/0");
-        assert!(
-            retained.keep(&topic, message(&topic, 2)),
-            "a known topic is replaced"
-        );
-        assert!(!retained.keep(&topic, message(&topic, BYTES_MAX)));
-        assert_eq!(retained.len(), COUNT_MAX - 1);
-        assert_eq!(retained.matching("a/+").count(), COUNT_MAX - 1);
-        assert_eq!(retained.matching("a/1").count(), 1);
-        for n in 0..COUNT_MAX {
-            retained.clear(&format!("a/{n}"));
+        assert_eq!(change("one/more", 1), How::Refused);
+        assert_eq!(change("a/0", 2), How::Kept, "a known topic is replaced");
+        assert_eq!(change("a/0", 100_000), How::Refused);
+        assert_eq!(retained.len(), 99);
+        assert_eq!(retained.lock().matching("a/+").count(), 99);
+        assert_eq!(retained.lock().matching("a/1").count(), 1);
+        for n in 0..100 {
+            assert_eq!(change(&format!("a/{n}"), 0), How::Cleared);
         }
-        assert_eq!((retained.len(), retained.bytes), (0, 0));
+        assert_eq!((retained.len(), retained.lock().bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_filter_finds_its_topics_and_no_others() {
+        let retained = Retained::new(100, 100_000);
+        let all = ["a", "a/b", "a/b/c", "ab", "b", "$x/a", "/a", "a//c"];
+        for topic in all {
+            retained.change(&message(topic, 1));
+        }
+        for filter in [
+            "#", "a/#", "a/+", "a/b", "+", "+/a", "$x/#", "a/+/c", "/+", "a//#",
+        ] {
+            let topics = retained.lock();
+            let mut found: Vec<_> = topics.matching(filter).map(Message::topic_str).collect();
+            found.sort_unstable();
+            let mut expect: Vec<_> = all
+                .into_iter()
+                .filter(|name| topic::matches(name, filter))
+                .collect();
+            expect.sort_unstable();
+            assert_eq!(found, expect, "{filter}");
+        }
     }
 }

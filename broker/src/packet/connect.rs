@@ -166,6 +166,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
                 retain: will_retain,
                 dup: false,
                 properties: properties.map(Arc::new),
+                delivery: None,
             },
         });
     }

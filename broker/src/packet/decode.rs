@@ -93,8 +93,17 @@ fn publish(
             retain: flags & 1 != 0,
             dup,
             properties,
+            delivery: None,
         },
     })
+}
+
+/// Reads properties that `encode::message_properties` wrote; `None` inside for no
+/// properties, and outside for anything else.
+pub(crate) fn message_properties(bytes: &Bytes) -> Option<Option<Message>> {
+    let found = message(Properties::of(bytes)).ok()?;
+    let properties = found.properties.map(Arc::unwrap_or_clone);
+    Some(properties)
 }
 
 /// What a PUBLISH with too many user properties is told.

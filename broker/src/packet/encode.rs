@@ -11,14 +11,21 @@ pub(crate) struct Announce<'a> {
     pub(crate) receive_max: u16,
     pub(crate) packet_bytes_max: usize,
     pub(crate) topic_alias_max: u16,
-    /// The client asked for a session that outlives the connection; it gets none.
-    pub(crate) session_ends: bool,
+    /// The session was there before.
+    pub(crate) session_present: bool,
+    /// The session's expiry, where it is not what the client asked for.
+    pub(crate) session_expiry_secs: Option<u32>,
+    /// Messages that the session's queue had no room for.
+    pub(crate) dropped: u64,
     pub(crate) assigned_client_id: Option<&'a str>,
     /// The keep-alive that counts, where it is not the client's own.
     pub(crate) keep_alive_secs: Option<u16>,
     /// Where the client may have responses sent, if it asked.
     pub(crate) response_information: Option<&'a str>,
 }
+
+/// The user property of CONNACK that says how many messages a session did not get.
+const MESSAGES_DROPPED: &str = "messages-dropped";
 
 /// CONNACK with success. Returns false, and writes nothing, if the packet would be
 /// larger than `frame_max` even without what the client can find out by itself.
@@ -29,13 +36,13 @@ pub(crate) fn connack(
     frame_max: usize,
 ) -> bool {
     if !is_v5(protocol) {
-        out.put_slice(&[0x20, 2, 0, 0]);
+        out.put_slice(&[0x20, 2, u8::from(announce.session_present), 0]);
         return true;
     }
     let mut block = BytesMut::with_capacity(64);
-    if announce.session_ends {
+    if let Some(secs) = announce.session_expiry_secs {
         block.put_u8(0x11);
-        block.put_u32(0);
+        block.put_u32(secs);
     }
     block.put_u8(0x21);
     block.put_u16(announce.receive_max);
@@ -58,6 +65,11 @@ pub(crate) fn connack(
         block.put_u8(0x1A);
         put_str(&mut block, text);
     }
+    if announce.dropped > 0 {
+        block.put_u8(0x26);
+        put_str(&mut block, MESSAGES_DROPPED);
+        put_str(&mut block, &announce.dropped.to_string());
+    }
     let fits = |block: usize| {
         let body = 2 + varint_len(block) + block;
         1 + varint_len(body) + body <= frame_max
@@ -75,7 +87,7 @@ pub(crate) fn connack(
         0,
         2 + varint_len(block.len()) + block.len(),
     );
-    out.put_slice(&[0, reason::SUCCESS]);
+    out.put_slice(&[u8::from(announce.session_present), reason::SUCCESS]);
     put_varint(out, block.len());
     out.put_slice(&block);
     true
@@ -220,6 +232,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) message: &'a Message,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// It may have been sent before.
+    pub(crate) dup: bool,
     /// 0 at QoS 0.
     pub(crate) id: u16,
     /// What is left of the message's lifetime.
@@ -273,7 +287,7 @@ pub(crate) fn publish(
     fixed(
         out,
         Kind::Publish,
-        (*qos as u8) << 1 | u8::from(delivery.retain),
+        u8::from(delivery.dup) << 3 | (*qos as u8) << 1 | u8::from(delivery.retain),
         body,
     );
     put_binary(out, topic);

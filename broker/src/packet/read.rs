@@ -148,6 +148,16 @@ pub(super) struct Properties<'a> {
     seen: u64,
 }
 
+impl<'a> Properties<'a> {
+    /// A block without its length.
+    pub(super) fn of(block: &'a Bytes) -> Self {
+        Self {
+            reader: Reader::new(block),
+            seen: 0,
+        }
+    }
+}
+
 impl Properties<'_> {
     pub(super) const USER: u32 = 0x26;
 

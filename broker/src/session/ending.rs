@@ -60,7 +60,7 @@ pub(super) async fn publish_will(
     match verdict {
         Some(Verdict::Accepted) => {
             context.counters.wills.add(1);
-            show(context, session, &will.publish);
+            Box::pin(show(context, publisher, session, &will.publish)).await;
         }
         Some(Verdict::Duplicate) => context.counters.wills.add(1),
         _ => {
@@ -86,11 +86,17 @@ pub(super) fn may_be_published(context: &Context, rights: &Rights, will: &Will) 
     allowed
 }
 
-fn show(context: &Context, session: u64, publish: &Publish) {
-    if publish.retain || context.fanout.is_wanted(&publish.topic) {
-        context
-            .fanout
-            .publish(session, std::slice::from_ref(publish));
+async fn show(context: &Context, publisher: &Publisher, session: u64, publish: &Publish) {
+    let publishes = std::slice::from_ref(publish);
+    let shown = context.fanout.show(session, None, publishes).await;
+    if shown.is_err()
+        && let Some(held_back) = context.quiet.pass()
+    {
+        tracing::warn!(
+            client.id = %short(&publisher.client_id),
+            held_back,
+            "persistent subscribers did not get a will: there is no room"
+        );
     }
 }
 
@@ -122,7 +128,11 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
             }
             return;
         }
-        End::Disconnect { .. } | End::Closed | End::Shutdown | End::NotAuthorized(_) => {}
+        End::Disconnect { .. }
+        | End::Removed
+        | End::Closed
+        | End::Shutdown
+        | End::NotAuthorized(_) => {}
     }
     tracing::debug!(client.id = %client_id, end = ?end, "disconnected");
 }

@@ -1,18 +1,21 @@
 //! From a new connection to an established session: CONNECT and CONNACK.
 //!
 //! Who the client is, and whether it may leave its will behind, is decided before it
-//! takes anybody's place. Still to come: resuming a durable session after it.
+//! takes anybody's place. Its persistent session is
+//! entered after that (`resume`).
 
 use std::{io, sync::Arc};
 
 use tokio::time::{Duration, timeout_at};
 use uuid::Uuid;
 
-use super::{Context, short, wire::Wire};
+use super::{Context, resume, short, wire::Wire};
 use crate::{
     Protocol,
     auth::{Attempt, Refusal as Refused, Rights},
     budget::Share,
+    fanout::Outbox,
+    keep::{Entered, Leave},
     limits::{Pass, Turned},
     listener::Peer,
     metrics::Counter,
@@ -41,6 +44,10 @@ pub(super) struct Admittee {
     pub(super) kept: Share,
     /// Its place among the sessions of its user name.
     pub(super) named: Option<Box<Pass>>,
+    /// Where what is for the client waits.
+    pub(super) outbox: Arc<Outbox>,
+    /// Its persistent session.
+    pub(super) entered: Option<Box<Entered>>,
 }
 
 /// Reads CONNECT, decides, answers. `None` when the connection is over.
@@ -49,7 +56,7 @@ pub(super) async fn welcome(
     wire: &mut Wire,
     peer: &Peer,
     turned: Option<Turned>,
-) -> Option<Admittee> {
+) -> Option<Box<Admittee>> {
     let counters = &context.counters;
     let deadline = peer.connect_by;
     let mut connect = match timeout_at(deadline, read(wire)).await {
@@ -156,8 +163,6 @@ pub(super) async fn welcome(
         };
         return refuse(context, wire, protocol, &counters.refused_client_id, error).await;
     };
-    let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
-    let response_information = response_information(context, &connect, &client_id);
     // The session before is gone by now, so a client never stands in its own way.
     let named = match &owner {
         Some(user) => match context.doors.enter_as(user) {
@@ -169,6 +174,33 @@ pub(super) async fn welcome(
         },
         None => None,
     };
+    let outbox = Arc::new(Outbox::new(
+        context.config.outbound_queue_bytes_max,
+        window(context, &connect),
+        &context.output_budget,
+    ));
+    let asked = connect.session_expiry_secs;
+    // Boxed: every session would hold the room for it otherwise.
+    let entered = match Box::pin(resume::enter(
+        context,
+        &mut connect,
+        &client_id,
+        &rights,
+        &outbox,
+    ))
+    .await
+    {
+        Ok(entered) => entered,
+        Err(error) => {
+            let counter = match error.reason {
+                reason::CLIENT_ID_INVALID => &counters.refused_client_id,
+                _ => &counters.refused_sessions_max,
+            };
+            return refuse(context, wire, protocol, counter, error).await;
+        }
+    };
+    let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
+    let response_information = response_information(context, &connect, &client_id);
     let announced = encode::connack(
         wire.output(),
         connect.protocol,
@@ -176,7 +208,10 @@ pub(super) async fn welcome(
             receive_max: context.config.receive_max,
             packet_bytes_max: context.config.packet_bytes_max,
             topic_alias_max: topic::ALIASES,
-            session_ends: connect.session_expiry_secs > 0,
+            session_present: entered.as_ref().is_some_and(|one| one.present),
+            session_expiry_secs: (connect.session_expiry_secs != asked)
+                .then_some(connect.session_expiry_secs),
+            dropped: entered.as_ref().map_or(0, |one| one.dropped),
             assigned_client_id: assigned.then_some(&*client_id),
             keep_alive_secs,
             response_information: response_information.as_deref(),
@@ -184,20 +219,39 @@ pub(super) async fn welcome(
         connect.packet_bytes_max,
     );
     if !announced {
+        if let Some(entered) = entered {
+            let leave = Leave {
+                session: entered.session,
+                sent: 0,
+                expiry_secs: None,
+                forget_will: true,
+            };
+            // Where it is not noted, the next start does.
+            Box::pin(context.fanout.keeper().leave(leave)).await.ok();
+        }
         let error = packet::Error {
             reason: reason::PACKET_TOO_LARGE,
             what: "a Maximum Packet Size that no CONNACK fits into",
         };
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
-    Some(Admittee {
+    Some(Box::new(Admittee {
         connect,
         client_id,
         seat,
         rights,
         kept,
         named,
-    })
+        outbox,
+        entered,
+    }))
+}
+
+/// Messages that may be on their way to the client.
+pub(super) fn window(context: &Context, connect: &Connect) -> u16 {
+    connect
+        .receive_max
+        .min(context.config.outbound_in_flight_max)
 }
 
 enum Ended {
@@ -295,7 +349,7 @@ async fn turn_away(
     wire: &mut Wire,
     protocol: Option<Protocol>,
     error: packet::Error,
-) -> Option<Admittee> {
+) -> Option<Box<Admittee>> {
     if let Some(protocol) = protocol
         && encode::connack_refused(wire.output(), protocol, error.reason)
     {
@@ -310,7 +364,7 @@ async fn refuse(
     protocol: Option<Protocol>,
     counter: &Counter,
     error: packet::Error,
-) -> Option<Admittee> {
+) -> Option<Box<Admittee>> {
     counter.add(1);
     if let Some(held_back) = context.quiet.pass() {
         tracing::warn!(reason = error.what, held_back, "a connection was refused");

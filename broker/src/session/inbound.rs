@@ -1,8 +1,12 @@
 //! Publishes from one client: gathered, admitted in order, acknowledged in order.
 //!
 //! ```text
-//! take ─▶ gathering ─ submit ─▶ admitting ─▶ pending (receipts) ─ settle ─▶ acknowledgement, fan-out
+//! take ─▶ gathering ─ submit ─▶ admitting ─▶ pending (receipts) ─ keeper ─ settle ─▶ acknowledgement, fan-out
 //! ```
+//!
+//! The keeper comes in where something of a batch is to be retained, is owed to a
+//! persistent session, or belongs to a QoS 2 exchange of one; then it is on disk before
+//! the acknowledgement. Nothing of the rest waits for it but what is behind.
 //!
 //! Bounds: a batch has at most [`BATCH_MAX`] publishes; at most one batch waits
 //! for room at the gateway; publishes without a verdict are at most the receive
@@ -24,8 +28,8 @@
 //! publish is held and asked about again, everything behind it waiting.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    future::{Future, poll_fn},
+    collections::VecDeque,
+    future::{Future, poll_fn, ready},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
@@ -33,11 +37,20 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::time::{Duration, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
-use super::{Context, wire::Wire};
+use super::{
+    Context,
+    durable::Durable,
+    exchanges::{self, Exchanges, Stage},
+    keeping::{self, Keeping},
+    wire::Wire,
+};
 use crate::{
     Admitted, Protocol, Publish, Publisher, QoS, Receipt, Verdict,
     budget::Share,
+    fanout::Message,
+    keep::{Entered, Kept, Op, Refused, SessionId, Token, Wanted},
     packet::{self, Ack, Error, Kind, encode, is_v5, reason},
 };
 
@@ -63,9 +76,22 @@ struct Entry {
     qos: QoS,
     /// Somebody subscribes to the topic, or it is to be retained.
     wanted: bool,
+    keep: Keep,
     /// Kept only where it may be needed again.
     publish: Option<Publish>,
     verdict: Option<Verdict>,
+}
+
+/// What the keeper has to do with a publish.
+#[derive(Debug)]
+enum Keep {
+    Nothing,
+    /// It is to keep it.
+    Wanted,
+    /// It has, and this is to be shown.
+    Done(Option<Message>),
+    /// It had no room.
+    Refused,
 }
 
 /// Publishes that were admitted together.
@@ -74,6 +100,8 @@ struct Batch {
     entries: VecDeque<Entry>,
     bytes: usize,
     receipt: Option<Receipt>,
+    /// The keeper has something to do with one of them.
+    is_kept: bool,
     /// The connection's turn when it was handed over last.
     turn: u64,
 }
@@ -92,6 +120,32 @@ impl Batch {
             entry.verdict = Some(verdicts.next().unwrap_or(Verdict::Lost));
         }
     }
+
+    /// The entries that the keeper is asked about: those that will be answered, up to
+    /// the first that has to be asked about at the gateway again.
+    fn owed_to_keeper(&mut self, v5: bool) -> impl Iterator<Item = &mut Entry> {
+        let held = move |entry: &Entry| {
+            entry.verdict == Some(Verdict::Busy) && (entry.qos == QoS::AtMostOnce || !v5)
+        };
+        self.entries
+            .iter_mut()
+            .take_while(move |entry| !held(entry))
+            .filter(|entry| {
+                let kept = matches!(entry.verdict, Some(Verdict::Accepted | Verdict::Duplicate));
+                kept && matches!(entry.keep, Keep::Wanted)
+            })
+    }
+
+    /// Notes what the keeper has done.
+    fn kept(&mut self, v5: bool, answers: Vec<Kept>) {
+        let mut answers = answers.into_iter();
+        for entry in self.owed_to_keeper(v5) {
+            entry.keep = match answers.next() {
+                Some(Kept::Done(message)) => Keep::Done(message),
+                Some(Kept::Refused) | None => Keep::Refused,
+            };
+        }
+    }
 }
 
 /// A batch that waits for room; `None` stands for the front of `pending`.
@@ -100,13 +154,14 @@ struct Admitting<'s> {
     batch: Option<Batch>,
 }
 
-/// An inbound QoS 2 exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exchange {
-    /// PUBREC is still to come.
-    Pending,
-    /// PUBREC is sent; PUBREL is awaited.
-    Received,
+/// What a persistent session has to say to the keeper of its exchanges.
+#[derive(Debug)]
+struct Tokens {
+    session: SessionId,
+    /// To be noted before the next batch is handed over.
+    begun: Vec<(u16, Token)>,
+    /// Ended with a refusal.
+    abandoned: Vec<(u16, Token)>,
 }
 
 /// A publish was lost by the gateway: the session must end without a word.
@@ -131,7 +186,13 @@ pub(super) struct Inbound<'s> {
     share: Share,
     /// QoS 1 and 2 exchanges that are not over.
     open: usize,
-    exchanges: HashMap<u16, Exchange>,
+    exchanges: Exchanges,
+    /// There in a persistent session.
+    durable: Option<Box<Tokens>>,
+    /// The keeper has the front of `pending`.
+    keeping: Option<Keeping>,
+    /// Ends the keeper's asking for room.
+    give_up: Option<CancellationToken>,
     /// What exchanges beyond the receive maximum hold.
     exchange_share: Share,
     /// When the front of `pending`, which found no room, is asked about again.
@@ -147,6 +208,7 @@ impl<'s> Inbound<'s> {
         publisher: &'s Arc<Publisher>,
         session: u64,
         reason_text_max: usize,
+        entered: Option<&Entered>,
     ) -> Self {
         Self {
             context,
@@ -162,7 +224,18 @@ impl<'s> Inbound<'s> {
             held: 0,
             share: Share::new(&context.budget),
             open: 0,
-            exchanges: HashMap::new(),
+            exchanges: entered.map_or_else(Exchanges::default, |entered| {
+                Exchanges::resume(&entered.exchanges)
+            }),
+            durable: entered.map(|entered| {
+                Box::new(Tokens {
+                    session: entered.session,
+                    begun: Vec::new(),
+                    abandoned: Vec::new(),
+                })
+            }),
+            keeping: None,
+            give_up: None,
             exchange_share: Share::new(&context.kept_budget),
             retry: None,
             retrying: false,
@@ -202,16 +275,16 @@ impl<'s> Inbound<'s> {
         self.gathering.entries.is_empty() && self.admitting.is_none() && self.pending.is_empty()
     }
 
-    /// Takes a PUBLISH. `wanted`: somebody subscribes to its topic.
+    /// Takes a PUBLISH. `wanted`: who subscribes to its topic.
     pub(super) fn take(
         &mut self,
         packet: packet::Inbound,
-        wanted: bool,
+        wanted: Wanted,
         wire: &mut Wire,
     ) -> Result<(), Error> {
         let packet::Inbound {
             id,
-            publish,
+            mut publish,
             refused,
             denied,
             excess,
@@ -222,13 +295,16 @@ impl<'s> Inbound<'s> {
         if publish.qos != QoS::AtMostOnce {
             if self.is_resent(id, &publish) {
                 counters.resent.add(1);
-                if self.exchanges.get(&id) == Some(&Exchange::Received) {
+                if publish.qos == QoS::ExactlyOnce
+                    && self.exchanges.stage(id) == Some(Stage::Received)
+                {
                     encode::ack(wire.output(), self.protocol(), Kind::PubRec, id, 0, None);
                 }
                 return Ok(());
             }
             // Clients of 3.1.1 have no receive maximum, but what we remember is bounded.
-            let one_more = publish.qos == QoS::ExactlyOnce && !self.remember(1);
+            let is_new = self.exchanges.stage(id).is_none();
+            let one_more = publish.qos == QoS::ExactlyOnce && !self.remember(usize::from(is_new));
             if self.is_exceeded() || one_more {
                 return Err(Error {
                     reason: reason::RECEIVE_MAXIMUM_EXCEEDED,
@@ -241,24 +317,34 @@ impl<'s> Inbound<'s> {
         if refused {
             counters.topics_refused.add(1);
         }
-        if publish.qos == QoS::ExactlyOnce {
-            self.exchanges.insert(id, Exchange::Pending);
+        if publish.qos == QoS::ExactlyOnce
+            && let Some((token, is_new)) = self.exchanges.begin(id, self.durable.is_some())
+        {
+            publish.delivery = Some(exchanges::delivery(&token, &publish));
+            if is_new && let Some(durable) = &mut self.durable {
+                durable.begun.push((id, token));
+            }
         }
         if self.gathering.entries.is_empty() {
             self.gathering.entries.reserve(self.batch_len);
             self.to_admit.reserve(self.batch_len);
         }
         let bytes = bytes + ENTRY_BYTES;
-        let wanted = (wanted || publish.retain) && !refused && !denied && !excess;
+        let taken = !refused && !denied && !excess;
         let qos = publish.qos;
+        let owed = publish.retain || wanted.kept && qos != QoS::AtMostOnce;
+        let is_kept = taken && owed || publish.delivery.is_some();
+        let wanted = (wanted.live || owed) && taken;
         let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
         let mut entry = Entry {
             id,
             qos,
             wanted,
+            keep: if is_kept { Keep::Wanted } else { Keep::Nothing },
             publish: None,
             verdict: None,
         };
+        self.gathering.is_kept |= is_kept;
         if denied {
             counters.publishes_denied.add(1);
             entry.verdict = Some(Verdict::Refused {
@@ -302,13 +388,11 @@ impl<'s> Inbound<'s> {
     }
 
     /// Ends a QoS 2 exchange.
-    fn forget(&mut self, id: u16) {
-        self.exchanges.remove(&id);
-        if self.exchanges.is_empty() && self.exchanges.capacity() > 2 * self.receive_max() {
-            self.exchanges = HashMap::new();
-        }
+    fn forget(&mut self, id: u16) -> Option<exchanges::Over> {
+        let over = self.exchanges.end(id, 2 * self.receive_max());
         // Fewer always fit.
         self.remember(0);
+        over
     }
 
     /// Whether this very publish is being handled already: a QoS 2 identifier
@@ -316,7 +400,8 @@ impl<'s> Inbound<'s> {
     /// the same content, before its acknowledgement.
     fn is_resent(&self, id: u16, publish: &Publish) -> bool {
         if publish.qos == QoS::ExactlyOnce {
-            return self.exchanges.contains_key(&id);
+            let stage = self.exchanges.stage(id);
+            return stage.is_some_and(|stage| stage != Stage::Begun);
         }
         let same = |entry: &Entry| {
             entry.id == id
@@ -361,7 +446,13 @@ impl<'s> Inbound<'s> {
             return;
         }
         let publishes = std::mem::take(&mut self.to_admit);
-        let future = self.context.admission.admit(self.publisher, publishes);
+        let future = match &mut self.durable {
+            Some(durable) if !durable.begun.is_empty() => {
+                let (session, begun) = (durable.session, std::mem::take(&mut durable.begun));
+                self.begin_and_admit(session, begun, publishes)
+            }
+            _ => self.context.admission.admit(self.publisher, publishes),
+        };
         self.admitting = Some(Admitting {
             future,
             batch: Some(batch),
@@ -369,9 +460,43 @@ impl<'s> Inbound<'s> {
         self.progress().now_or_never();
     }
 
+    /// Notes exchanges on disk, and only then hands their messages over.
+    #[expect(
+        clippy::async_yields_async,
+        reason = "the caller awaits the receipt later"
+    )]
+    fn begin_and_admit(
+        &self,
+        session: SessionId,
+        begun: Vec<(u16, Token)>,
+        publishes: Vec<Publish>,
+    ) -> Admitted<'s> {
+        let (context, publisher) = (self.context, self.publisher);
+        let begin_and_admit = async move {
+            let turn = publisher.turn.load(Relaxed);
+            match context.fanout.keeper().begin(session, begun).await {
+                Ok(()) => context.admission.admit(publisher, publishes).await,
+                Err(refused) => {
+                    let verdict = if refused == Refused::Full {
+                        // What follows in this turn would overtake them.
+                        publisher.turns_over.fetch_max(turn + 1, Relaxed);
+                        Verdict::Busy
+                    } else {
+                        Verdict::Lost
+                    };
+                    let verdicts = vec![verdict; publishes.len()];
+                    let receipt: Receipt = Box::pin(ready(verdicts));
+                    receipt
+                }
+            }
+        };
+        Box::pin(begin_and_admit)
+    }
+
     /// Resolves when something has come further: room, a receipt, or the time to
     /// ask again. Nothing is lost when it is dropped.
     pub(super) async fn progress(&mut self) {
+        let v5 = self.is_v5();
         poll_fn(|context| {
             let mut moved = false;
             if let Some(waiting) = self.admitting.as_mut()
@@ -396,6 +521,21 @@ impl<'s> Inbound<'s> {
                 && let Poll::Ready(verdicts) = receipt.as_mut().poll(context)
             {
                 front.judge(verdicts);
+                moved = true;
+            }
+            if let Some(keeping) = self.keeping.as_mut()
+                && let Poll::Ready(answers) = keeping.as_mut().poll(context)
+                && let Some(front) = self.pending.front_mut()
+            {
+                self.keeping = None;
+                match answers {
+                    Ok(answers) => front.kept(v5, answers),
+                    Err(_) => {
+                        for entry in &mut front.entries {
+                            entry.verdict = Some(Verdict::Lost);
+                        }
+                    }
+                }
                 moved = true;
             }
             if let Some(pause) = self.retry.as_mut()
@@ -440,8 +580,13 @@ impl<'s> Inbound<'s> {
     /// Acknowledges everything whose turn it is and shows it to subscribers.
     /// With `ending`, publishes without room are given up, unacknowledged.
     pub(super) fn settle(&mut self, wire: &mut Wire, ending: bool) -> Result<(), Lost> {
-        if ending && self.retry.take().is_some() {
-            self.retrying = false;
+        if ending {
+            if let Some(give_up) = &self.give_up {
+                give_up.cancel();
+            }
+            if self.retry.take().is_some() {
+                self.retrying = false;
+            }
         }
         let mut live = Vec::new();
         let mut result = Ok(());
@@ -451,6 +596,12 @@ impl<'s> Inbound<'s> {
                 batch.receipt.is_none() && batch.entries.iter().all(|one| one.verdict.is_some())
             };
             if self.retry.is_some() || !self.pending.front().is_some_and(judged) {
+                break;
+            }
+            if self.keep_front() {
+                continue;
+            }
+            if self.keeping.is_some() {
                 break;
             }
             let Some(mut batch) = self.pending.pop_front() else {
@@ -474,8 +625,44 @@ impl<'s> Inbound<'s> {
                 break;
             }
         }
-        self.context.fanout.publish(self.session, &live);
+        self.context.fanout.carry(live);
         result
+    }
+
+    /// Hands the front to the keeper, if there is something for it; whether it did.
+    fn keep_front(&mut self) -> bool {
+        let (v5, session) = (self.is_v5(), self.session);
+        let durable = self.durable.as_ref().map(|durable| durable.session);
+        let context = self.context;
+        let Some(front) = self.pending.front_mut() else {
+            return false;
+        };
+        if !front.is_kept || self.keeping.is_some() {
+            return false;
+        }
+        let op = |entry: &mut Entry| Op {
+            message: entry
+                .publish
+                .as_ref()
+                .filter(|_| entry.wanted)
+                .map(|publish| context.fanout.message(session, publish)),
+            from: durable,
+            exchange: (entry.qos == QoS::ExactlyOnce && durable.is_some()).then_some(entry.id),
+        };
+        let ops: Vec<Op> = front.owed_to_keeper(v5).map(op).collect();
+        if ops.is_empty() {
+            return false;
+        }
+        let give_up = self.give_up.get_or_insert_default().clone();
+        let keeping = keeping::keep(&context.fanout, &context.counters, ops, !v5, give_up);
+        self.keeping = Some(keeping);
+        true
+    }
+
+    /// Exchanges that ended with a refusal since the last call.
+    pub(super) fn take_abandoned(&mut self) -> Vec<(u16, Token)> {
+        let durable = self.durable.as_mut();
+        durable.map_or_else(Vec::new, |durable| std::mem::take(&mut durable.abandoned))
     }
 
     /// Answers the entries of a batch from the front up to the first that has
@@ -485,23 +672,41 @@ impl<'s> Inbound<'s> {
         batch: &mut Batch,
         wire: &mut Wire,
         ending: bool,
-        live: &mut Vec<Publish>,
+        live: &mut Vec<Message>,
     ) -> Result<(), Lost> {
         let counters = &self.context.counters;
+        let (fanout, session, v5) = (&self.context.fanout, self.session, self.is_v5());
         let (mut accepted, mut duplicates, mut acknowledged, mut busy) = (0, 0, 0, 0);
         let mut result = Ok(());
         while let Some(entry) = batch.entries.front_mut() {
             let (code, text) = match entry.verdict.as_ref() {
-                Some(Verdict::Accepted) => {
-                    accepted += 1;
-                    if entry.wanted {
-                        live.extend(entry.publish.take());
+                Some(verdict @ (Verdict::Accepted | Verdict::Duplicate)) => {
+                    let is_new = *verdict == Verdict::Accepted;
+                    let refused = matches!(entry.keep, Keep::Refused);
+                    if refused && !v5 && entry.qos != QoS::AtMostOnce && ending {
+                        // Not acknowledged: the client sends it again.
+                        batch.entries.pop_front();
+                        self.held -= 1;
+                        continue;
                     }
-                    (reason::SUCCESS, None)
-                }
-                Some(Verdict::Duplicate) => {
-                    duplicates += 1;
-                    (reason::SUCCESS, None)
+                    accepted += usize::from(is_new);
+                    duplicates += usize::from(!is_new);
+                    // A duplicate too: after a crash nobody knows who has seen it.
+                    match std::mem::replace(&mut entry.keep, Keep::Nothing) {
+                        Keep::Nothing if entry.wanted => {
+                            let publish = entry.publish.take();
+                            live.extend(publish.map(|publish| fanout.message(session, &publish)));
+                        }
+                        Keep::Done(Some(message)) if fanout.is_wanted(message.topic_str()) => {
+                            live.push(message);
+                        }
+                        _ => {}
+                    }
+                    if refused {
+                        (reason::QUOTA_EXCEEDED, Some("no room for its subscribers"))
+                    } else {
+                        (reason::SUCCESS, None)
+                    }
                 }
                 Some(Verdict::Refused { reason: code, text }) => {
                     counters.refused.add(1);
@@ -563,22 +768,31 @@ impl<'s> Inbound<'s> {
             Kind::PubAck
         };
         if kind == Kind::PubRec && code < 0x80 {
-            self.exchanges.insert(id, Exchange::Received);
+            self.exchanges.received(id);
         } else {
             if kind == Kind::PubRec {
-                self.forget(id);
+                let over = self.forget(id);
+                let token = over.and_then(|over| over.token);
+                if let (Some(token), Some(durable)) = (token, &mut self.durable) {
+                    durable.abandoned.push((id, token));
+                }
             }
             self.open -= 1;
         }
         encode::ack(wire.output(), self.protocol(), kind, id, code, text);
     }
 
-    /// Takes a PUBREL and answers it.
-    pub(super) fn release(&mut self, ack: Ack, wire: &mut Wire) {
+    /// Takes a PUBREL and answers it; in a persistent session once it is on disk.
+    pub(super) fn release(&mut self, ack: Ack, wire: &mut Wire, durable: Option<&mut Durable>) {
         let mut code = reason::SUCCESS;
-        if self.exchanges.get(&ack.id) == Some(&Exchange::Received) {
-            self.forget(ack.id);
-            self.open -= 1;
+        if self.exchanges.stage(ack.id) == Some(Stage::Received) {
+            let over = self.forget(ack.id);
+            self.open -= usize::from(over.is_some_and(|over| over.was_open));
+            let token = over.and_then(|over| over.token);
+            if let (Some(token), Some(durable)) = (token, durable) {
+                durable.release(ack.id, token, true);
+                return;
+            }
         } else {
             code = reason::PACKET_ID_NOT_FOUND;
         }

@@ -3,14 +3,20 @@
 //!
 //! Acknowledgements may come in any order. One for an identifier that is not in
 //! flight is counted and otherwise ignored; one of the wrong kind is a protocol
-//! error. Sessions end with their connection, so nothing is sent again.
+//! error. What a persistent session gets at QoS 1 and 2 comes from its queue, in order,
+//! and is sent again by its next connection (`durable`).
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{aliases::Aliases, wire::Wire};
+use super::{
+    aliases::Aliases,
+    durable::{self, Durable},
+    wire::Wire,
+};
 use crate::{
     Protocol, QoS,
-    fanout::{Claim, Delivery, Fanout, Outbox},
+    fanout::{Claim, Delivery, Expired, Fanout, Outbox},
+    keep::packet_id,
     metrics::Counters,
     packet::{Ack, Error, Kind, encode, reason},
 };
@@ -61,14 +67,32 @@ impl Outbound {
 
     /// Writes deliveries while the wire and the window have room. Whether it
     /// stopped for the wire, and should be called again once that has room.
-    pub(super) fn pump(&mut self, wire: &mut Wire, fanout: &Fanout, counters: &Counters) -> bool {
+    pub(super) fn pump(
+        &mut self,
+        wire: &mut Wire,
+        mut durable: Option<&mut Durable>,
+        fanout: &Fanout,
+        counters: &Counters,
+    ) -> bool {
         let mut delivered = 0;
         while !wire.is_congested() {
+            let mut any = false;
+            if let Some(durable) = durable.as_deref_mut() {
+                any = self.pump_durable(wire, durable, fanout, counters);
+            }
             let Some(mut delivery) = self.held.take().or_else(|| self.outbox.pop()) else {
+                if any {
+                    continue;
+                }
                 break;
             };
-            if delivery.qos != QoS::AtMostOnce && self.in_flight.len() >= self.window {
+            let under_way = durable.as_ref().map_or(0, |durable| durable.in_flight());
+            let all = self.in_flight.len() + under_way;
+            if delivery.qos != QoS::AtMostOnce && all >= self.window {
                 self.held = Some(delivery);
+                if any {
+                    continue;
+                }
                 break;
             }
             let Ok(expiry_secs) = fanout.lifetime_left(&delivery.message) else {
@@ -79,9 +103,9 @@ impl Outbound {
             let id = if delivery.qos == QoS::AtMostOnce {
                 0
             } else {
-                self.next_id()
+                self.next_id(durable.as_deref())
             };
-            if !self.write(wire, &delivery, id, expiry_secs) {
+            if !self.write(wire, &delivery, id, expiry_secs, false) {
                 delivery.settle();
                 counters.dropped_too_large.add(1);
                 continue;
@@ -114,6 +138,7 @@ impl Outbound {
         delivery: &Delivery,
         id: u16,
         expiry_secs: Option<u32>,
+        dup: bool,
     ) -> bool {
         let Self {
             protocol,
@@ -126,6 +151,7 @@ impl Outbound {
             message: &delivery.message,
             qos: delivery.qos,
             retain: delivery.retain,
+            dup,
             id,
             expiry_secs,
             subscription_ids: &delivery.subscription_ids,
@@ -153,12 +179,69 @@ impl Outbound {
         self.in_flight.len()
     }
 
+    /// Sends the next of what the session's queue has; false if there is nothing, or
+    /// no room in the window.
+    fn pump_durable(
+        &mut self,
+        wire: &mut Wire,
+        durable: &mut Durable,
+        fanout: &Fanout,
+        counters: &Counters,
+    ) -> bool {
+        if durable.is_waiting() {
+            // SUBACK first, then what it brings.
+            return false;
+        }
+        let all = self.in_flight.len() + durable.in_flight();
+        let has_room = |id| all < self.window && !self.in_flight.contains_key(&id);
+        let Some(item) = durable.next(has_room) else {
+            return false;
+        };
+        let id = packet_id(item.position);
+        let Some(message) = item.message else {
+            self.release(wire, id, reason::SUCCESS);
+            durable.sent(item.position, durable::Owed::Completed);
+            return true;
+        };
+        let expiry_secs = match fanout.lifetime_left(&message) {
+            Ok(left) => left,
+            // The client may have its half of the exchange, and waits for ours.
+            Err(Expired) if item.dup && item.qos == QoS::ExactlyOnce => Some(1),
+            Err(Expired) => {
+                durable.over(item.position);
+                counters.dropped_expired.add(1);
+                return true;
+            }
+        };
+        let delivery = Delivery {
+            message,
+            qos: item.qos,
+            retain: item.retain,
+            subscription_ids: item.subscription_ids,
+            claim: None,
+        };
+        if !self.write(wire, &delivery, id, expiry_secs, item.dup) {
+            durable.over(item.position);
+            counters.dropped_too_large.add(1);
+            return true;
+        }
+        counters.delivered.add(1);
+        self.delivered += 1;
+        let owed = match item.qos {
+            QoS::ExactlyOnce => durable::Owed::Received,
+            _ => durable::Owed::Acknowledged,
+        };
+        durable.sent(item.position, owed);
+        true
+    }
+
     /// The next identifier that is not in flight; the window is smaller than
     /// the number of identifiers, so there is one.
-    fn next_id(&mut self) -> u16 {
+    fn next_id(&mut self, durable: Option<&Durable>) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.in_flight.contains_key(&self.last_id) {
+            let taken = durable.is_some_and(|durable| durable.owed(self.last_id).is_some());
+            if !taken && !self.in_flight.contains_key(&self.last_id) {
                 return self.last_id;
             }
         }
@@ -170,8 +253,14 @@ impl Outbound {
         kind: Kind,
         ack: Ack,
         wire: &mut Wire,
+        durable: Option<&mut Durable>,
         counters: &Counters,
     ) -> Result<(), Error> {
+        if let Some(durable) = durable
+            && let Some(owed) = durable.owed(ack.id)
+        {
+            return self.acknowledged_durable(kind, ack, owed, durable, wire);
+        }
         let Some(&mut (ref mut owed, _)) = self.in_flight.get_mut(&ack.id) else {
             counters.unknown_acks.add(1);
             if kind == Kind::PubRec && ack.reason < 0x80 {
@@ -189,6 +278,28 @@ impl Outbound {
                 *owed = Owed::Completed;
                 self.release(wire, ack.id, reason::SUCCESS);
             }
+            _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),
+        }
+        Ok(())
+    }
+
+    fn acknowledged_durable(
+        &self,
+        kind: Kind,
+        ack: Ack,
+        owed: durable::Owed,
+        durable: &mut Durable,
+        wire: &mut Wire,
+    ) -> Result<(), Error> {
+        use durable::Owed::{Acknowledged, Completed, Noting, Received};
+        match (kind, owed) {
+            (Kind::PubAck, Acknowledged) | (Kind::PubComp, Completed) => durable.done(ack.id),
+            // The client refuses it: the exchange is over.
+            (Kind::PubRec, Received) if ack.reason >= 0x80 => durable.done(ack.id),
+            // PUBREL follows once that is on disk.
+            (Kind::PubRec, Received) => durable.received(ack.id),
+            (Kind::PubRec, Noting) => {}
+            (Kind::PubRec, Completed) => self.release(wire, ack.id, reason::SUCCESS),
             _ => return Err(Error::protocol("an acknowledgement of the wrong kind")),
         }
         Ok(())

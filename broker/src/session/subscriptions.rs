@@ -1,4 +1,5 @@
-//! The subscriptions of one session: checked, bounded, and gone with it.
+//! The live subscriptions of one session: checked, bounded, and gone with it. Those of
+//! a persistent session are the keeper's too, and come again with its next connection.
 //!
 //! A SUBSCRIBE may name thousands of filters, and each may bring every retained
 //! message. So a filter that comes twice is added once, as it came last, no more
@@ -10,10 +11,12 @@ use std::{
     sync::Arc,
 };
 
+use super::Context;
 use crate::{
     QoS,
     auth::Rights,
     fanout::{Fanout, Outbox, Subscription},
+    keep::{Add, Entered, Sub},
     metrics::Counters,
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
     topic::{Bounds, check_filter, shared_filter},
@@ -30,6 +33,7 @@ struct UnderWay {
     wanted: HashMap<Arc<str>, Wanted>,
     /// The answers so far.
     codes: Vec<u8>,
+    adds: Vec<Add>,
 }
 
 /// What a packet says of one filter.
@@ -67,30 +71,45 @@ pub(super) struct Subscriptions<'s> {
     filters: HashSet<Arc<str>>,
     count_max: usize,
     bounds: Bounds,
+    /// Boxed: it is there for a moment only.
     under_way: Option<Box<UnderWay>>,
+    /// The session is persistent: what is added is on disk first.
+    is_durable: bool,
+}
+
+/// A SUBSCRIBE whose filters were all looked at.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) id: u16,
+    /// One reason code for each filter.
+    pub(super) codes: Vec<u8>,
+    /// What is to be kept, and added when it is.
+    pub(super) adds: Vec<Add>,
 }
 
 impl<'s> Subscriptions<'s> {
     pub(super) fn new(
-        fanout: &'s Fanout,
+        context: &'s Context,
         rights: &'s Rights,
-        counters: &'s Counters,
         session: u64,
         outbox: Arc<Outbox>,
-        count_max: usize,
-        bounds: Bounds,
+        entered: Option<Box<Entered>>,
     ) -> Self {
-        Self {
-            fanout,
+        let mut subscriptions = Self {
+            fanout: &context.fanout,
             rights,
-            counters,
+            counters: &context.counters,
             session,
             outbox,
             filters: HashSet::new(),
-            count_max,
-            bounds,
+            count_max: context.config.subscriptions_per_client_max,
+            bounds: context.config.limits.topics(),
             under_way: None,
-        }
+            is_durable: entered.is_some(),
+        };
+        let before = entered.map_or_else(Vec::new, |entered| entered.subscriptions);
+        subscriptions.added(Vec::new(), &before);
+        subscriptions
     }
 
     /// Takes a SUBSCRIBE, whose filters [`Subscriptions::go_on`] adds.
@@ -109,6 +128,7 @@ impl<'s> Subscriptions<'s> {
         }
         self.under_way = Some(Box::new(UnderWay {
             codes: Vec::with_capacity(packet.filters.len() + packet.excess),
+            adds: Vec::new(),
             packet,
             wanted,
         }));
@@ -120,8 +140,7 @@ impl<'s> Subscriptions<'s> {
     }
 
     /// Adds filters until all are there or enough has been done for one turn.
-    /// When all are there, the packet's identifier and one reason code for each.
-    pub(super) fn go_on(&mut self) -> Option<(u16, Vec<u8>)> {
+    pub(super) fn go_on(&mut self) -> Option<Done> {
         let mut under_way = self.under_way.take()?;
         let mut work = 0;
         while let Some((filter, options)) = under_way.packet.filters.get(under_way.codes.len()) {
@@ -140,8 +159,13 @@ impl<'s> Subscriptions<'s> {
                     Some(permit) => {
                         wanted.qos_max = permit.qos_max;
                         wanted.options.qos = wanted.options.qos.min(permit.qos_max);
-                        match self.add(filter, wanted.options, id) {
-                            Ok(looked_at) => work += looked_at,
+                        let known = under_way.adds.len();
+                        match self.check(filter, wanted.options, id, known) {
+                            Ok(add) if self.is_durable => under_way.adds.push(add),
+                            Ok(add) => match self.add(&add) {
+                                Ok(looked_at) => work += looked_at,
+                                Err(code) => wanted.refused = Some(code),
+                            },
                             Err(code) => wanted.refused = Some(code),
                         }
                     }
@@ -157,36 +181,79 @@ impl<'s> Subscriptions<'s> {
         let mut codes = under_way.codes;
         let all = under_way.packet.filters.len() + under_way.packet.excess;
         codes.resize(all, reason::QUOTA_EXCEEDED);
-        Some((under_way.packet.id, codes))
+        Some(Done {
+            id: under_way.packet.id,
+            codes,
+            adds: under_way.adds,
+        })
     }
 
-    fn add(&mut self, filter: &Arc<str>, options: Options, id: Option<u32>) -> Result<usize, u8> {
-        let shared = shared_filter(filter).transpose();
-        let shared = shared.map_err(|error| error.reason)?;
+    /// Adds what is kept by now; the reason codes, changed where that was not possible.
+    pub(super) fn added(&mut self, mut codes: Vec<u8>, adds: &[Add]) -> Vec<u8> {
+        for add in adds {
+            if let Err(code) = self.add(add) {
+                codes.iter_mut().for_each(|one| *one = (*one).max(code));
+            }
+        }
+        codes
+    }
+
+    /// The subscription that a filter asks for; `more` are to be added before it.
+    fn check(
+        &self,
+        filter: &Arc<str>,
+        options: Options,
+        id: Option<u32>,
+        more: usize,
+    ) -> Result<Add, u8> {
+        shared_filter(filter)
+            .transpose()
+            .map_err(|error| error.reason)?;
         check_filter(filter).map_err(|error| error.reason)?;
         if self.bounds.exceeded(filter) {
             return Err(reason::TOPIC_FILTER_INVALID);
         }
-        if self.filters.len() >= self.count_max && !self.filters.contains(filter) {
+        let known = self.filters.contains(filter);
+        if !known && self.filters.len() + more >= self.count_max {
             return Err(reason::QUOTA_EXCEEDED);
         }
+        Ok(Add {
+            filter: Arc::clone(filter),
+            subscription: Sub {
+                qos: options.qos,
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                id,
+            },
+            retained: options.retained,
+        })
+    }
+
+    fn add(&mut self, add: &Add) -> Result<usize, u8> {
+        let Add {
+            filter,
+            subscription,
+            retained,
+        } = add;
         let subscription = Subscription {
             outbox: Arc::clone(&self.outbox),
-            qos: options.qos,
-            no_local: options.no_local,
-            retain_as_published: options.retain_as_published,
-            id,
+            qos: subscription.qos,
+            no_local: subscription.no_local,
+            retain_as_published: subscription.retain_as_published,
+            id: subscription.id,
+            kept: self.is_durable,
             since: 0,
         };
-        let looked_at = match shared {
+        let looked_at = match shared_filter(filter) {
             // Retained messages do not come: nobody could say to whom.
-            Some(inner) => self
+            Some(Ok(inner)) => self
                 .fanout
                 .share(self.session, filter, inner, subscription)
                 .map(|()| 0),
+            Some(Err(error)) => return Err(error.reason),
             None => self
                 .fanout
-                .subscribe(self.session, filter, subscription, options.retained),
+                .subscribe(self.session, filter, subscription, *retained),
         };
         let looked_at = looked_at.map_err(|_| reason::QUOTA_EXCEEDED)?;
         self.filters.insert(Arc::clone(filter));

@@ -1,5 +1,7 @@
 //! What the broker announces and enforces.
 
+use std::time::Duration;
+
 use penstock_broker::{Config, Limits};
 
 use crate::support::{
@@ -17,14 +19,16 @@ fn with_parts_of_64_mib() -> Config {
 
 #[tokio::test]
 async fn connack_announces_what_is_enforced() {
-    let broker = start(config()).await;
+    let mut config = config();
+    config.keep.session_expiry_max = Duration::from_secs(59);
+    let broker = start(config).await;
     let mut client = broker.raw().await;
     client
         .send(&connect_v5("d", 2, 0, &[0x11, 0, 0, 0, 60]))
         .await;
     let expect: Vec<u8> = [
         &[0x20, 19, 0, 0, 16][..],
-        &[0x11, 0, 0, 0, 0],    // the session ends with the connection
+        &[0x11, 0, 0, 0, 59],   // the session lasts less than was asked for
         &[0x21, 0x04, 0x00],    // receive maximum 1024
         &[0x27, 0, 0x10, 0, 0], // packets of 1 MiB
         &[0x22, 0, 16],         // topic aliases

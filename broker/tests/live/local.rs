@@ -15,6 +15,7 @@ fn message(topic: &str, payload: &str, retain: bool) -> Publish {
         retain,
         dup: false,
         properties: None,
+        delivery: None,
     }
 }
 
@@ -22,7 +23,11 @@ fn message(topic: &str, payload: &str, retain: bool) -> Publish {
 async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
     let broker = start(config()).await;
     let local = broker.handle.local();
-    local.show(&[message("$SYS/broker/version", "1", true)]);
+    assert!(
+        local
+            .show(&[message("$SYS/broker/version", "1", true)])
+            .await
+    );
     let mut subscriber = broker.v4("subscriber").await;
     subscriber.subscribe_v4("$SYS/#", 0).await;
     subscriber
@@ -34,7 +39,11 @@ async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
             .concat(),
         )
         .await;
-    local.show(&[message("$SYS/a", "2", false), message("other", "3", false)]);
+    assert!(
+        local
+            .show(&[message("$SYS/a", "2", false), message("other", "3", false)])
+            .await
+    );
     subscriber.expect(&publish_v4("$SYS/a", 0, 0, "2")).await;
     subscriber.ping().await;
     assert_eq!(broker.gateway.taken().len(), 0);

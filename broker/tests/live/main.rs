@@ -15,6 +15,7 @@ mod local;
 mod operating;
 mod publishing;
 mod rates;
+mod resuming;
 mod sessions;
 mod subscribing;
 mod support;

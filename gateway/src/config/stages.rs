@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use super::{limits, listener, reader::Table};
+use super::{keep, limits, listener, reader::Table};
 use crate::{
     event::message::Payload,
     events,
@@ -74,6 +74,7 @@ pub(super) fn broker(
             )
             .unwrap_or_default(),
         limits: limits::limits(table.table("limits"), packet_bytes_max),
+        keep: keep::keep(&table),
     };
     listener::check(&table, &listeners, &config);
     table.finish();

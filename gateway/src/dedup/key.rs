@@ -109,6 +109,16 @@ pub fn random(received: Timestamp, nonce: [u8; 16], index: u64) -> Key {
     Key(key)
 }
 
+/// The key of an event that nothing identifies but its delivery: the same each time
+/// the very same packet of one exchange is sent.
+pub fn delivered(delivery: [u8; 16], index: u64) -> Key {
+    let mut input = [0; 25];
+    input[0] = b'd';
+    input[1..17].copy_from_slice(&delivery);
+    input[17..].copy_from_slice(&index.to_be_bytes());
+    truncated(&input)
+}
+
 const fn letter(source: IdSource) -> u8 {
     match source {
         IdSource::Explicit => b'e',

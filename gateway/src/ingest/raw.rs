@@ -22,6 +22,8 @@ pub struct Raw {
     pub user: Vec<(Arc<str>, Arc<str>)>,
     /// When it was received.
     pub received: Timestamp,
+    /// What makes it the same message when its QoS 2 exchange goes on after a crash.
+    pub delivery: Option<[u8; 16]>,
 }
 
 /// The properties as quarantine keeps them.
@@ -58,6 +60,7 @@ impl Raw {
             content_type,
             user,
             received,
+            delivery: None,
         })
     }
 
@@ -92,6 +95,7 @@ mod tests {
                 content_type: content_type.map(Into::into),
                 user: user.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
                 received: Timestamp::from_millis(1),
+                delivery: None,
             };
             let kept = raw.properties();
             let back = Raw::from_quarantine(

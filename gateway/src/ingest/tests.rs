@@ -13,6 +13,7 @@ fn publish(topic: &str, payload: &[u8]) -> Publish {
         retain: false,
         dup: false,
         properties: None,
+        delivery: None,
     }
 }
 

@@ -89,6 +89,7 @@ impl Converter {
             retain,
             dup: false,
             properties: Some(Arc::new(self.properties(properties))),
+            delivery: None,
         };
         match subscription.journal {
             true => Converted::Keep(publish),

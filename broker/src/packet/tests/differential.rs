@@ -120,6 +120,7 @@ prop_compose! {
             retain,
             dup: dup && qos != QoS::AtMostOnce,
             properties: (properties != Properties::default()).then(|| Arc::new(properties)),
+            delivery: None,
         }
     }
 }
@@ -173,6 +174,7 @@ proptest! {
             message: &message,
             qos: publish.qos,
             retain: publish.retain,
+            dup: publish.dup,
             id,
             expiry_secs,
             subscription_ids: &subscription_ids,
@@ -187,7 +189,6 @@ proptest! {
             panic!("{bytes:02x?}");
         };
         let mut expect = publish.clone();
-        expect.dup = false;
         let id = if publish.qos == QoS::AtMostOnce { 0 } else { id };
         if is_v5(protocol) && matches!(alias, Some(Alias::Known(_))) {
             expect.topic = Arc::from("");

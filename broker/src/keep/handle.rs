@@ -1,0 +1,156 @@
+//! The way to the writer. Cheap to clone.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Config, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo, SessionId,
+    SessionInfo, Shared, SubscriptionInfo, Token, Turn,
+    job::{Answer, Job, Work},
+    writer::Writer,
+};
+use crate::{budget::Budget, metrics::Counters};
+
+/// Jobs that may wait for the writer. Each session has a few at most.
+const JOBS_MAX: usize = 4096;
+
+/// See the module `keep`.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    /// Becomes true when the writer has given up.
+    failed: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    /// Opens the file and starts the writer. Blocks.
+    pub(crate) fn open(
+        config: Config,
+        counters: Arc<Counters>,
+        budget: Arc<Budget>,
+    ) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new(config, counters, budget));
+        let (jobs, waiting) = mpsc::channel(JOBS_MAX);
+        let (failing, failed) = watch::channel(false);
+        let writer = Writer::open(Arc::clone(&shared), waiting, failing)?;
+        std::thread::Builder::new()
+            .name("broker-keep".into())
+            .spawn(move || writer.run())?;
+        Ok(Self {
+            shared,
+            jobs,
+            failed,
+        })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Resolves when the writer can no longer keep what it is given.
+    pub(crate) async fn failed(&self) {
+        let mut failed = self.failed.clone();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            // It has ended in order.
+            std::future::pending().await
+        }
+    }
+
+    async fn ask(&self, work: Work) -> Result<Answer, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { work, reply };
+        self.jobs.send(job).await.map_err(|_| Refused::Stopped)?;
+        answer.await.unwrap_or(Err(Refused::Stopped))
+    }
+
+    pub(crate) async fn enter(&self, enter: Enter) -> Result<Entered, Refused> {
+        match self.ask(Work::Enter(enter)).await? {
+            Answer::Entered(entered) => Ok(*entered),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// Ends a connection. What is asked for the same client later is done later.
+    pub(crate) async fn leave(&self, leave: Leave) -> Result<(), Refused> {
+        self.ask(Work::Leave(leave)).await.map(drop)
+    }
+
+    /// Keeps what is to be retained, and queues for persistent sessions; one
+    /// answer for each, in order.
+    pub(crate) async fn publish(&self, ops: Vec<Op>) -> Result<Vec<Kept>, Refused> {
+        match self.ask(Work::Publish(ops)).await? {
+            Answer::Kept(kept) => Ok(kept),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// Notes inbound QoS 2 exchanges, before anything is done with their messages.
+    pub(crate) async fn begin(
+        &self,
+        session: SessionId,
+        exchanges: Vec<(u16, Token)>,
+    ) -> Result<(), Refused> {
+        self.ask(Work::Begin(session, exchanges)).await.map(drop)
+    }
+
+    pub(crate) async fn turn(&self, session: SessionId, turn: Turn) -> Result<(), Refused> {
+        self.ask(Work::Turn(session, turn)).await.map(drop)
+    }
+
+    /// The wills of connections that are gone, and when they are due.
+    pub(crate) async fn wills(&self) -> Result<Vec<KeptWill>, Refused> {
+        match self.ask(Work::Wills).await? {
+            Answer::Wills(wills) => Ok(wills),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// Forgets a will that is due, to publish it; whether it still was.
+    pub(crate) async fn take_will(&self, session: SessionId) -> Result<bool, Refused> {
+        let answer = self.ask(Work::TakeWill(session)).await?;
+        Ok(was(&answer))
+    }
+
+    pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {
+        match self.ask(Work::Sessions).await {
+            Ok(Answer::Sessions(sessions)) => sessions,
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) async fn subscriptions(&self) -> Vec<SubscriptionInfo> {
+        match self.ask(Work::Subscriptions).await {
+            Ok(Answer::Subscriptions(subscriptions)) => subscriptions,
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn retained(&self) -> Vec<RetainedInfo> {
+        self.shared.retained.list()
+    }
+
+    /// Removes what is kept for a client; its connection ends. Whether there was something.
+    pub(crate) async fn remove(&self, client: Arc<str>) -> Result<bool, Refused> {
+        let answer = self.ask(Work::Remove(client)).await?;
+        Ok(was(&answer))
+    }
+
+    /// Forgets the retained message of a topic; whether there was one.
+    pub(crate) async fn clear_retained(&self, topic: Arc<str>) -> Result<bool, Refused> {
+        let answer = self.ask(Work::ClearRetained(topic)).await?;
+        Ok(was(&answer))
+    }
+
+    /// Ends the writer in order, after what was asked before.
+    pub(crate) async fn close(&self) {
+        // It may have ended already.
+        drop(self.ask(Work::Close).await);
+        self.jobs.closed().await;
+    }
+}
+
+fn was(answer: &Answer) -> bool {
+    matches!(answer, Answer::Was(true))
+}

@@ -1,0 +1,242 @@
+//! What the writer is asked to do, and what it answers.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Feed;
+use crate::{
+    QoS,
+    fanout::{Message, Outbox},
+};
+
+/// A persistent session; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) i64);
+
+impl SessionId {
+    pub(crate) fn key(self) -> u64 {
+        self.0.cast_unsigned()
+    }
+
+    pub(crate) fn of_key(key: u64) -> Self {
+        Self(key.cast_signed())
+    }
+}
+
+/// What tells one inbound QoS 2 exchange from every other.
+pub(crate) type Token = [u8; 16];
+
+/// Why something was not done. Nothing of it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is no room: the disk, or a queue whose operator chose to refuse.
+    Full,
+    /// There are as many sessions as there may be.
+    TooMany,
+    /// The session is gone: expired, or removed by the operator.
+    Gone,
+    /// The writer has stopped; whether it was done is not known.
+    Stopped,
+}
+
+/// A client connects.
+#[derive(Debug)]
+pub(crate) struct Enter {
+    pub(crate) client: Arc<str>,
+    pub(crate) user: Option<Arc<str>>,
+    /// What was there before is to be forgotten.
+    pub(crate) clean: bool,
+    /// Granted; 0 ends the session with the connection.
+    pub(crate) expiry_secs: u32,
+    /// Where live messages of the connection go; it is woken for kept ones too.
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) will: Option<(Message, u32)>,
+}
+
+/// The session that a client has entered.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) session: SessionId,
+    /// It was there before.
+    pub(crate) present: bool,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) subscriptions: Vec<Add>,
+    /// QoS 2 exchanges that the client has begun, and whether it has its PUBREC.
+    pub(crate) exchanges: Vec<(u16, Token, bool)>,
+    /// Messages its queue had no room for since it last heard of it.
+    pub(crate) dropped: u64,
+}
+
+/// A connection ends.
+#[derive(Debug)]
+pub(crate) struct Leave {
+    pub(crate) session: SessionId,
+    /// The last place whose message was sent.
+    pub(crate) sent: i64,
+    /// The session's expiry from here, if DISCONNECT changed it.
+    pub(crate) expiry_secs: Option<u32>,
+    /// The will is not to be published.
+    pub(crate) forget_will: bool,
+}
+
+/// One subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Add {
+    pub(crate) filter: Arc<str>,
+    pub(crate) subscription: Sub,
+    /// Bring the retained messages; never with what a session had before.
+    pub(crate) retained: crate::packet::SendRetained,
+}
+
+/// What a persistent subscription says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sub {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+/// One publish that was admitted.
+#[derive(Debug, Clone)]
+pub(crate) struct Op {
+    /// `None` where only the exchange is to be noted.
+    pub(crate) message: Option<Message>,
+    /// The publisher's persistent session.
+    pub(crate) from: Option<SessionId>,
+    /// The exchange that is received with it.
+    pub(crate) exchange: Option<u16>,
+}
+
+/// What became of an [`Op`].
+#[derive(Debug, Clone)]
+pub(crate) enum Kept {
+    /// Done; the message, if there was one, as live subscribers are to see it.
+    Done(Option<Message>),
+    /// There was no room, for it or for one before it in the same list.
+    Refused,
+}
+
+/// What one turn of a connected session asks for; one at a time for each session.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Turn {
+    /// Places that are over: acknowledged, completed, expired.
+    pub(crate) done: Vec<i64>,
+    /// Places whose PUBREC came.
+    pub(crate) received: Vec<i64>,
+    /// Inbound exchanges whose PUBREL came.
+    pub(crate) released: Vec<(u16, Token)>,
+    pub(crate) subscribe: Vec<Add>,
+    pub(crate) unsubscribe: Vec<Arc<str>>,
+    /// The feed is empty and the queue may have more.
+    pub(crate) page: bool,
+}
+
+impl Turn {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty()
+            && self.received.is_empty()
+            && self.released.is_empty()
+            && self.subscribe.is_empty()
+            && self.unsubscribe.is_empty()
+            && !self.page
+    }
+}
+
+/// A will whose connection is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptWill {
+    pub(crate) session: SessionId,
+    pub(crate) client: Arc<str>,
+    pub(crate) message: Message,
+    /// When to publish it, in milliseconds from now.
+    pub(crate) due_in_ms: u64,
+}
+
+/// A persistent session, for whoever looks in.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SessionInfo {
+    /// The client identifier.
+    pub client_id: String,
+    /// The user name it connected with, if any.
+    pub user: Option<String>,
+    /// Whether a connection has it now.
+    pub connected: bool,
+    /// How long it outlives its connection, in seconds.
+    pub expiry_secs: u32,
+    /// When its connection ended, in milliseconds since 1970.
+    pub ended_ms: Option<i64>,
+    /// Messages in its queue, those in flight included.
+    pub queued: u64,
+    /// Bytes in its queue.
+    pub queued_bytes: u64,
+    /// Messages it did not get because its queue was full, since it last connected.
+    pub dropped: u64,
+}
+
+/// A subscription of a persistent session, for whoever looks in.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SubscriptionInfo {
+    /// The client identifier.
+    pub client_id: String,
+    /// The topic filter.
+    pub filter: String,
+    /// The highest QoS it gets.
+    pub qos: u8,
+    /// Its own messages do not come back.
+    pub no_local: bool,
+    /// RETAIN flags stay as they were published.
+    pub retain_as_published: bool,
+    /// The subscription identifier, if any.
+    pub identifier: Option<u32>,
+}
+
+/// A retained message, for whoever looks in.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RetainedInfo {
+    /// The topic.
+    pub topic: String,
+    /// The QoS it was published with.
+    pub qos: u8,
+    /// The size of its payload.
+    pub payload_bytes: usize,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    Enter(Enter),
+    Leave(Leave),
+    Publish(Vec<Op>),
+    Begin(SessionId, Vec<(u16, Token)>),
+    Turn(SessionId, Turn),
+    /// The session's will is to be published, if it is still due.
+    TakeWill(SessionId),
+    /// Removes what is kept for a client.
+    Remove(Arc<str>),
+    ClearRetained(Arc<str>),
+    Sessions,
+    Subscriptions,
+    Wills,
+    Close,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    /// Whether there was something to do it to.
+    Was(bool),
+    Entered(Box<Entered>),
+    Kept(Vec<Kept>),
+    Sessions(Vec<SessionInfo>),
+    Subscriptions(Vec<SubscriptionInfo>),
+    Wills(Vec<KeptWill>),
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Result<Answer, Refused>>,
+}

@@ -1,0 +1,173 @@
+//! Opening `broker.db`: pragmas, migrations, and what to do with a damaged file.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::Error;
+
+/// The file, in the data directory.
+const FILE: &str = "broker.db";
+/// In order; the database's `user_version` says how many were applied.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+const PAGE_BYTES: u64 = 4096;
+/// The log is cut back to this after something large.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A database that can be used, and where a damaged one went.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) set_aside: Option<PathBuf>,
+}
+
+/// Opens the database in `dir`, or one in memory. A damaged file is set aside and
+/// a fresh one begun.
+pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> {
+    let Some(dir) = dir else {
+        let connection = prepare(Connection::open_in_memory()?, bytes_max)?;
+        return Ok(Opened {
+            connection,
+            set_aside: None,
+        });
+    };
+    fs::create_dir_all(dir)?;
+    let path = dir.join(FILE);
+    match try_open(&path, bytes_max) {
+        Ok(connection) => Ok(Opened {
+            connection,
+            set_aside: None,
+        }),
+        Err(Error::Sqlite(error)) if means_damage(&error) => {
+            tracing::error!(file = %path.display(), %error, "the broker's own file is damaged");
+            let aside = set_aside(&path)?;
+            Ok(Opened {
+                connection: try_open(&path, bytes_max)?,
+                set_aside: Some(aside),
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets the file in `dir` aside, which nobody may have open, and begins another.
+pub(super) fn replace(dir: &Path, bytes_max: u64) -> Result<Opened, Error> {
+    let path = dir.join(FILE);
+    let aside = set_aside(&path)?;
+    Ok(Opened {
+        connection: try_open(&path, bytes_max)?,
+        set_aside: Some(aside),
+    })
+}
+
+fn try_open(path: &Path, bytes_max: u64) -> Result<Connection, Error> {
+    let connection = prepare(Connection::open(path)?, bytes_max)?;
+    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if sound != "ok" || tables(&connection)? != tables(&as_made()?)? {
+        return Err(Error::Sqlite(damaged(sound)));
+    }
+    Ok(connection)
+}
+
+fn prepare(mut connection: Connection, bytes_max: u64) -> Result<Connection, Error> {
+    connection.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE_BYTES};
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 1000;
+         PRAGMA journal_size_limit = {LOG_BYTES};
+         PRAGMA cache_size = -8192;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA max_page_count = {};",
+        bytes_max / PAGE_BYTES
+    ))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), Error> {
+    let known = u32::try_from(MIGRATIONS.len()).expect("a handful");
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(todo) = MIGRATIONS.get(found as usize..) else {
+        return Err(Error::LaterVersion { found, known });
+    };
+    if todo.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    for migration in todo {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The tables as this version makes them. SQLite believes a flipped byte in them.
+fn as_made() -> Result<Connection, Error> {
+    let twin = Connection::open_in_memory()?;
+    for migration in MIGRATIONS {
+        twin.execute_batch(migration)?;
+    }
+    Ok(twin)
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>> {
+    connection
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")?
+        .query_map([], |row| {
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+        })?
+        .collect()
+}
+
+/// Renames the file and its log; where it went.
+fn set_aside(path: &Path) -> Result<PathBuf, Error> {
+    let with = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut number = 1;
+    let aside = loop {
+        let aside = with(&format!(".damaged-{number}"));
+        if !aside.try_exists()? {
+            break aside;
+        }
+        number += 1;
+    };
+    fs::rename(path, &aside)?;
+    let log = with("-wal");
+    if log.try_exists()? {
+        let mut name = aside.as_os_str().to_owned();
+        name.push("-wal");
+        fs::rename(log, PathBuf::from(name))?;
+    }
+    match fs::remove_file(with("-shm")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    if let Some(dir) = path.parent() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(aside)
+}
+
+pub(super) fn means_damage(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseCorrupt | NotADatabase)
+    )
+}
+
+/// An error that says that the file is damaged.
+pub(super) fn damaged(what: String) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, Some(what))
+}

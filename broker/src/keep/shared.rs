@@ -1,0 +1,140 @@
+//! What sessions may look at without asking the writer.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{Config, SessionId, job::Sub};
+use crate::{budget::Budget, clock::Clock, fanout::Retained, filters::Filters, metrics::Counters};
+
+/// Who wants the messages of a topic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Somebody subscribes to it now.
+    pub(crate) live: bool,
+    /// A persistent session does.
+    pub(crate) kept: bool,
+}
+
+/// A client's session, and the user whose it is.
+type Known = (SessionId, Option<Arc<str>>);
+
+/// Written by the writer only.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    /// What everything that waits for subscribers may take.
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) retained: Retained,
+    filters: RwLock<Filters<Sub>>,
+    /// Changes with every change of `filters`.
+    version: AtomicU64,
+    /// By client identifier.
+    clients: RwLock<HashMap<Arc<str>, Known>>,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config, counters: Arc<Counters>, budget: Arc<Budget>) -> Self {
+        let retained = Retained::new(config.retained_max, config.retained_bytes_max);
+        Self {
+            config,
+            clock: Clock::start(),
+            counters,
+            budget,
+            retained,
+            filters: RwLock::default(),
+            version: AtomicU64::new(0),
+            clients: RwLock::default(),
+        }
+    }
+
+    /// Changes whenever an answer of [`Shared::is_wanted`] may change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    /// Whether a persistent session subscribes to `topic`.
+    pub(crate) fn is_wanted(&self, topic: &str) -> bool {
+        let filters = self.filters();
+        filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+    }
+
+    /// Whether one subscribes to `topic` or to anything below it.
+    pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
+        let filters = self.filters();
+        filters.len() > 0 && filters.reaches_below(topic)
+    }
+
+    /// Whether something is kept for the client.
+    pub(crate) fn knows(&self, client: &str) -> bool {
+        self.session(client).is_some()
+    }
+
+    pub(super) fn session(&self, client: &str) -> Option<SessionId> {
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        clients.get(client).map(|(session, _)| *session)
+    }
+
+    /// Whether what is kept for the client is another user's. What an anonymous client
+    /// left behind anybody may take.
+    pub(crate) fn is_anothers(&self, client: &str, user: Option<&Arc<str>>) -> bool {
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        let owner = clients.get(client).and_then(|(_, owner)| owner.as_ref());
+        owner.is_some() && owner != user
+    }
+
+    pub(super) fn filters(&self) -> RwLockReadGuard<'_, Filters<Sub>> {
+        self.filters.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds or replaces a subscription; what it replaced.
+    pub(super) fn insert(&self, session: SessionId, filter: &str, sub: Sub) -> Option<Sub> {
+        let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = None;
+        filters.insert(filter, session.key(), sub, |old, _| before = Some(*old));
+        self.changed(&filters);
+        before
+    }
+
+    pub(super) fn remove(&self, session: SessionId, filter: &str) -> Option<Sub> {
+        let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
+        let removed = filters.remove(filter, session.key());
+        self.changed(&filters);
+        removed
+    }
+
+    fn changed(&self, filters: &Filters<Sub>) {
+        self.version.fetch_add(1, Relaxed);
+        self.counters.subscriptions_kept.set(filters.len());
+    }
+
+    pub(super) fn know(&self, client: &Arc<str>, session: SessionId, user: Option<&Arc<str>>) {
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        clients.insert(Arc::clone(client), (session, user.cloned()));
+        self.counters.sessions_kept.set(clients.len());
+    }
+
+    pub(super) fn forget(&self, client: &str) {
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        clients.remove(client);
+        self.counters.sessions_kept.set(clients.len());
+    }
+
+    /// Forgets everything; what is retained too.
+    pub(super) fn clear(&self) {
+        *self.filters.write().unwrap_or_else(PoisonError::into_inner) = Filters::default();
+        self.changed(&self.filters());
+        self.clients
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.counters.sessions_kept.set(0);
+        self.retained.clear_all();
+    }
+}

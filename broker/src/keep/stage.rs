@@ -1,0 +1,224 @@
+//! The sessions as the writer knows them, and how to take a commit back.
+//!
+//! What a job changes in memory is changed at once, because the next job of the
+//! same commit has to see it. Each change leaves the way back in [`State::undo`],
+//! in case that the commit fails.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{Feed, Item, SessionId, Shared, job::Sub};
+use crate::fanout::Message;
+
+/// What a place in a queue takes beside its message, for the bounds.
+pub(super) const PLACE_BYTES: u64 = 64;
+
+/// One persistent session.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) client: Arc<str>,
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    /// The place of the next message.
+    pub(super) next: i64,
+    /// Places that may have been sent by an earlier connection.
+    pub(super) sent_before: i64,
+    /// Places that are in the feed, or were.
+    pub(super) loaded: i64,
+    /// The queue has more than the feed.
+    pub(super) behind: bool,
+    /// There while its client is connected.
+    pub(super) feed: Option<Arc<Feed>>,
+    /// When it expires.
+    pub(super) due: Option<Instant>,
+    pub(super) row: Row,
+    /// As it is in the file.
+    pub(super) stored: Row,
+}
+
+/// What the session's row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Whose session it is, if its client said who it is.
+    pub(super) user: Option<Arc<str>>,
+    pub(super) expiry_secs: u32,
+    pub(super) ended_ms: Option<i64>,
+    /// Places that may have been sent.
+    pub(super) given: i64,
+    pub(super) dropped: u64,
+}
+
+/// The way back from one change.
+#[derive(Debug)]
+enum Undo {
+    Session(SessionId, Option<Box<Session>>),
+    Subscription(SessionId, Arc<str>, Option<Sub>),
+    Retained(Arc<str>, Option<Message>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) sessions: HashMap<SessionId, Session>,
+    /// Sessions without a connection, by when they expire.
+    pub(super) due: BTreeSet<(Instant, SessionId)>,
+    pub(super) total_bytes: u64,
+    pub(super) total_count: u64,
+    total_before: (u64, u64),
+    undo: Vec<Undo>,
+    touched: HashSet<SessionId>,
+    /// To be handed over after the commit.
+    deliveries: Vec<(Arc<Feed>, Item)>,
+    /// Feeds whose sessions were removed.
+    ended: Vec<Arc<Feed>>,
+    /// Messages without room.
+    pub(super) dropped: usize,
+}
+
+impl State {
+    /// The session, to be changed.
+    pub(super) fn change(&mut self, id: SessionId) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(&id)?;
+        if self.touched.insert(id) {
+            let before = Some(Box::new(session.clone()));
+            self.undo.push(Undo::Session(id, before));
+        }
+        Some(session)
+    }
+
+    pub(super) fn add(&mut self, id: SessionId, session: Session) {
+        self.touched.insert(id);
+        self.undo.push(Undo::Session(id, None));
+        self.sessions.insert(id, session);
+    }
+
+    pub(super) fn remove(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(&id) {
+            if let Some(due) = session.due {
+                self.due.remove(&(due, id));
+            }
+            if let Some(feed) = &session.feed {
+                self.ended.push(Arc::clone(feed));
+            }
+            if self.touched.insert(id) {
+                self.undo.push(Undo::Session(id, Some(Box::new(session))));
+            }
+        }
+    }
+
+    /// Sets when a session expires.
+    pub(super) fn set_due(&mut self, id: SessionId, due: Option<Instant>) {
+        let Some(session) = self.change(id) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut session.due, due) {
+            self.due.remove(&(before, id));
+        }
+        self.due.extend(due.map(|due| (due, id)));
+    }
+
+    /// Forgets every session, and ends those that are connected.
+    pub(super) fn end_all(&mut self) {
+        for session in std::mem::take(&mut self.sessions).into_values() {
+            if let Some(feed) = session.feed {
+                feed.end();
+            }
+        }
+        *self = Self::default();
+    }
+
+    pub(super) fn subscription_was(
+        &mut self,
+        id: SessionId,
+        filter: &Arc<str>,
+        before: Option<Sub>,
+    ) {
+        let undo = Undo::Subscription(id, Arc::clone(filter), before);
+        self.undo.push(undo);
+    }
+
+    pub(super) fn retained_was(&mut self, topic: Arc<str>, before: Option<Message>) {
+        self.undo.push(Undo::Retained(topic, before));
+    }
+
+    /// An item that has room in its feed.
+    pub(super) fn deliver(&mut self, feed: &Arc<Feed>, item: Item) {
+        self.deliveries.push((Arc::clone(feed), item));
+    }
+
+    /// Sessions that were changed.
+    pub(super) fn touched(&self) -> Vec<SessionId> {
+        self.touched.iter().copied().collect()
+    }
+
+    /// Begins a commit.
+    pub(super) fn begin(&mut self) {
+        self.total_before = (self.total_bytes, self.total_count);
+    }
+
+    /// The commit is durable: hands over what it brings.
+    pub(super) fn committed(&mut self, shared: &Shared) {
+        self.undo.clear();
+        self.touched.clear();
+        for (feed, item) in self.deliveries.drain(..) {
+            if feed.push(item) {
+                feed.wake();
+            }
+        }
+        for feed in self.ended.drain(..) {
+            feed.end();
+        }
+        let counters = &shared.counters;
+        counters
+            .dropped_kept_queue_full
+            .add(std::mem::take(&mut self.dropped));
+        counters.queued_messages.set_u64(self.total_count);
+        counters.queued_bytes.set_u64(self.total_bytes);
+        counters.retained.set(shared.retained.len());
+    }
+
+    /// The commit failed: nothing of it was.
+    pub(super) fn roll_back(&mut self, shared: &Shared) {
+        (self.total_bytes, self.total_count) = self.total_before;
+        self.touched.clear();
+        self.ended.clear();
+        self.dropped = 0;
+        for (feed, item) in self.deliveries.drain(..) {
+            feed.give_back(&item);
+        }
+        for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            match undo {
+                Undo::Session(id, before) => self.put_back(id, before, shared),
+                Undo::Subscription(id, filter, Some(before)) => {
+                    shared.insert(id, &filter, before);
+                }
+                Undo::Subscription(id, filter, None) => {
+                    shared.remove(id, &filter);
+                }
+                Undo::Retained(topic, before) => shared.retained.restore(&topic, before),
+            }
+        }
+        let retained = shared.retained.len();
+        shared.counters.retained.set(retained);
+    }
+
+    fn put_back(&mut self, id: SessionId, before: Option<Box<Session>>, shared: &Shared) {
+        if let Some(now) = self.sessions.remove(&id) {
+            if let Some(due) = now.due {
+                self.due.remove(&(due, id));
+            }
+            shared.forget(&now.client);
+        }
+        if let Some(session) = before {
+            self.due.extend(session.due.map(|due| (due, id)));
+            if let Some(feed) = &session.feed {
+                feed.set_behind(session.behind);
+            }
+            shared.know(&session.client, id, session.row.user.as_ref());
+            self.sessions.insert(id, *session);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The file: damaged, of a later version, after a long time.
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::keep::Error;
+
+async fn one_queued(running: &Running) {
+    let session = running.enter("away", false).await.session;
+    running.subscribe(session, "t", QoS::AtLeastOnce).await;
+    running.leave(session, 0).await;
+    let message = running.message("t", "1", QoS::AtLeastOnce, true);
+    assert!(running.publish(message).await);
+}
+
+/// Does something to the file while nobody uses it.
+async fn change(running: Running, dir: &Path, change: impl FnOnce(&Connection)) {
+    running.keeper.close().await;
+    let database = Connection::open(dir.join("broker.db")).unwrap();
+    change(&database);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_the_broker_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    running.keeper.close().await;
+    let path = dir.path().join("broker.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for byte in &mut bytes[4096..8192] {
+        *byte ^= 0x5A;
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let running = open(config(dir.path()));
+    assert_eq!(running.counters.keep_set_aside.get(), 1);
+    assert!(dir.path().join("broker.db.damaged-1").try_exists().unwrap());
+    assert!(!running.enter("away", false).await.present);
+    one_queued(&running).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_set_aside_too() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("broker.db"), vec![7; 10_000]).unwrap();
+    let running = open(config(dir.path()));
+    assert_eq!(running.counters.keep_set_aside.get(), 1);
+    one_queued(&running).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_costs_its_own_message_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    let message = running.message("t", "2", QoS::AtLeastOnce, false);
+    assert!(running.publish(message).await);
+    change(running, dir.path(), |database| {
+        let flip =
+            "UPDATE messages SET frame = CAST(substr(frame, 1, length(frame) - 1) || '9' AS BLOB)
+                    WHERE id = (SELECT min(id) FROM messages)";
+        assert_eq!(database.execute(flip, []).unwrap(), 1);
+    })
+    .await;
+    let running = open(config(dir.path()));
+    let entered = running.enter("away", false).await;
+    assert_eq!(texts(&entered), ["2"]);
+    assert_eq!(running.counters.kept_damaged.get(), 1);
+    assert_eq!(running.counters.queued_messages.get(), 1);
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_version_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    change(running, dir.path(), |database| {
+        database.pragma_update(None, "user_version", 99).unwrap();
+    })
+    .await;
+    let opened = Keeper::open(
+        config(dir.path()),
+        Arc::default(),
+        Arc::new(Budget::of(1 << 20)),
+    );
+    assert!(matches!(opened, Err(Error::LaterVersion { found: 99, .. })));
+}
+
+#[tokio::test]
+async fn time_in_which_nothing_ran_counts_unless_the_clock_cannot_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    for client in ["old", "booted in 1970", "set back", "young"] {
+        let session = running.enter(client, false).await.session;
+        running.leave(session, 0).await;
+    }
+    change(running, dir.path(), |database| {
+        let set = |client: &str, to: &str| {
+            let sql = format!("UPDATE sessions SET ended_ms = {to} WHERE client = ?1");
+            assert_eq!(database.execute(&sql, [client]).unwrap(), 1);
+        };
+        set("old", "ended_ms - 2000000");
+        set("booted in 1970", "5000");
+        set("set back", "ended_ms + 2000000");
+        set("young", "ended_ms - 100000");
+    })
+    .await;
+    let running = open(config(dir.path()));
+    // It goes with the first commit.
+    running.enter("another", false).await;
+    assert!(!running.keeper.shared().knows("old"));
+    for client in ["booted in 1970", "set back", "young"] {
+        assert!(running.keeper.shared().knows(client), "{client}");
+    }
+    assert_eq!(running.counters.sessions_expired.get(), 1);
+}
