@@ -53,6 +53,7 @@ impl Case {
         let message = Message {
             topic: &self.topic,
             client_id: &self.client_id,
+            identity: None,
             payload: &self.payload,
             content_type: None,
             user: &self.user,

@@ -252,6 +252,8 @@ fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
 
 /// Builds one group.
 struct Preparing<'i> {
+    /// The user that the client was let in as.
+    identity: Option<Arc<str>>,
     topics: &'i Topics,
     routes: Routes,
     gateway: Option<&'i GatewayId>,
@@ -272,6 +274,7 @@ struct Preparing<'i> {
 impl<'i> Preparing<'i> {
     fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics) -> Self {
         Self {
+            identity: None,
             topics,
             routes,
             gateway: None,
@@ -287,9 +290,10 @@ impl<'i> Preparing<'i> {
     }
 
     /// What an origin gives us it has looked at itself, and marked as having been here.
-    const fn known_as(mut self, gateway: Option<&'i GatewayId>, publisher: &Publisher) -> Self {
+    fn known_as(mut self, gateway: Option<&'i GatewayId>, publisher: &Publisher) -> Self {
         self.gateway = gateway;
         self.may_be_circle = publisher.origin.is_none();
+        self.identity.clone_from(&publisher.identity);
         self
     }
 
@@ -325,6 +329,7 @@ impl<'i> Preparing<'i> {
         let raw = Raw {
             topic: publish.topic.clone(),
             client_id: client_id.clone(),
+            identity: self.identity.clone(),
             payload: publish.payload.clone(),
             content_type: properties.and_then(|p| p.content_type.clone()),
             user: properties
@@ -368,6 +373,7 @@ impl<'i> Preparing<'i> {
         let message = Message {
             topic: &raw.topic,
             client_id: &raw.client_id,
+            identity: raw.identity.as_deref(),
             payload: &raw.payload,
             content_type: raw.content_type.as_deref(),
             user: &raw.user,

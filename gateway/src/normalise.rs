@@ -56,6 +56,8 @@ pub struct Message<'a> {
     pub topic: &'a Arc<str>,
     /// Who sent it.
     pub client_id: &'a Arc<str>,
+    /// The user that the client was let in as; `None` for an anonymous one.
+    pub identity: Option<&'a str>,
     /// The payload.
     pub payload: &'a [u8],
     /// The MQTT 5 content type.
@@ -416,9 +418,19 @@ impl Normaliser<'_> {
                 })?)
             }
             (Device::Text(_), Some(name)) => name.clone(),
+            (Device::Text(text), None) if text.names_user() && self.message.identity.is_none() => {
+                return Err(Reject::new(
+                    Class::Missing,
+                    "the device is the user, and the client is anonymous",
+                ));
+            }
             (Device::Text(_), None) => self
                 .mapping
-                .device(self.message.topic, self.message.client_id)
+                .device(
+                    self.message.topic,
+                    self.message.client_id,
+                    self.message.identity.unwrap_or_default(),
+                )
                 .ok_or_else(|| {
                     Reject::new(Class::Unmapped, "the mapping does not take this topic")
                 })?,

@@ -355,7 +355,7 @@ fn the_commands_of_the_documentation_do_what_it_says() {
         return;
     }
     let sandbox = Sandbox::new();
-    let ports = Setup::new(&sandbox);
+    let (ports, others) = (Setup::new(&sandbox), Setup::new(&sandbox));
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
     let page = fs::read_to_string(page).expect("the page");
     std::os::unix::fs::symlink(programs::penstock(), sandbox.path("penstock"))
@@ -377,13 +377,17 @@ fn the_commands_of_the_documentation_do_what_it_says() {
             }
         }
         if block.contains("penstock run") {
-            let ready = "until (echo > /dev/tcp/127.0.0.1/1883) 2>/dev/null; do sleep 0.1; done\n";
-            script.push_str(ready);
+            let port = if block.contains("8883") { 8883 } else { 1883 };
+            script.push_str(&format!(
+                "until (echo > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done\n"
+            ));
         }
     }
     let script = script
         .replace("1883", &ports.mqtt.to_string())
-        .replace("8080", &ports.http.to_string());
+        .replace("8080", &ports.http.to_string())
+        .replace("8883", &others.mqtt.to_string())
+        .replace("8081", &others.http.to_string());
     fs::write(sandbox.path("script"), script).expect("the sandbox can be written");
     let output = Command::new("timeout")
         .args(["60", "bash", "-x", "script"])

@@ -32,6 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let message = Message {
         topic: &topic,
         client_id: &"c".into(),
+        identity: None,
         payload,
         content_type: None,
         user: &[],

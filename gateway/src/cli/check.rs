@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use penstock_broker::auth::ClientIds;
 
 use super::{ConfigFile, output};
-use crate::config::auth::too_open;
+use crate::{config::auth::too_open, normalise::mapping::Device};
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
@@ -19,6 +20,20 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
         output::line(format_args!(
             "warning: {} can be read by others; chmod 600 keeps it to its owner",
             path.display()
+        ));
+    }
+    let nameless = config.ingest.mappings.iter().position(|mapping| {
+        matches!(&mapping.device, Device::Text(text) if text.names_client() && !text.names_user())
+    });
+    let auth = &config.broker.auth;
+    if let Some(n) = nameless
+        && auth.is_on()
+        && auth.client_ids == ClientIds::Any
+    {
+        output::line(format_args!(
+            "warning: mapping {} takes the device's name from {{client}}, and with client_id = \"any\" \
+             a client may call itself as it likes; use {{user}}, or client_id = \"user\"",
+            n + 1
         ));
     }
     let name = file.config.as_ref().map_or_else(

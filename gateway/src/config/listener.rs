@@ -245,6 +245,14 @@ pub(super) fn check(
     listeners: &[Listener<'_, '_, '_>],
     config: &penstock_broker::Config,
 ) {
+    let asks = |listener: &Listener<'_, '_, '_>| {
+        let tls = listener.config.tls.as_ref();
+        tls.is_some_and(|tls| tls.client_certificate != ClientCertificate::None)
+    };
+    if config.auth.certificate.is_some() && !listeners.iter().any(asks) {
+        let what = "no listener asks for client certificates, as [auth.certificate] needs; give one tls with a client_ca";
+        broker.mistake(None, "listener", what);
+    }
     for (n, listener) in listeners.iter().enumerate() {
         let before = &listeners[..n];
         let same_place = |other: &Listener<'_, '_, '_>| {

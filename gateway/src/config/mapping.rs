@@ -92,7 +92,7 @@ fn topic_template(
     let names = names?;
     let template = table.parse(key, text, |text| Template::parse(text, names))?;
     if template.names_client() {
-        let what = "{client} can only be in device; use a capture of the topic";
+        let what = "{client} and {user} can only be in device; use a capture of the topic";
         table.mistake(Some(&text.span), key, what);
         return None;
     }

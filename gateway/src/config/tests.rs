@@ -311,8 +311,8 @@ values = "all"
     configuration:5: mapping[1].dedup: "yes": should be one of auto, content, none
     configuration:6: mapping[2].topic: is missing; for example topic = "devices/{device}/telemetry"
     configuration:7: mapping[2].format: "jason": should be one of auto, json, scalar, cbor; did you mean "json"?
-    configuration:10: mapping[3].device: "{site}": the topic captures nothing named "site"; known are {device} and {client}
-    configuration:11: mapping[3].type: {client} can only be in device; use a capture of the topic
+    configuration:10: mapping[3].device: "{site}": the topic captures nothing named "site"; known are {device}, {client} and {user}
+    configuration:11: mapping[3].type: {client} and {user} can only be in device; use a capture of the topic
     configuration:12: mapping[3].time: "never" should be "received", or where the time is, such as { at = "/ts" }
     configuration:13: mapping[3].sequence.at: is missing; for example at = "/seq"
     configuration:14: mapping[3].id: should be text in quotes, not an integer

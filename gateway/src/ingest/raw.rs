@@ -14,6 +14,8 @@ pub struct Raw {
     pub topic: Arc<str>,
     /// Who sent it.
     pub client_id: Arc<str>,
+    /// The user that the client was let in as.
+    pub identity: Option<Arc<str>>,
     /// The payload.
     pub payload: Bytes,
     /// The MQTT 5 content type.
@@ -28,7 +30,13 @@ pub struct Raw {
 
 /// The properties as quarantine keeps them.
 #[derive(Serialize, Deserialize)]
-struct Stored(Option<Arc<str>>, Vec<(Arc<str>, Arc<str>)>);
+struct Stored(
+    Option<Arc<str>>,
+    Vec<(Arc<str>, Arc<str>)>,
+    /// The user; not there in what was kept before users were known.
+    #[serde(default)]
+    Option<Arc<str>>,
+);
 
 /// Properties in quarantine that cannot be read back.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +55,8 @@ impl Raw {
         properties: Option<&[u8]>,
         received: Timestamp,
     ) -> Result<Self, Damaged> {
-        let Stored(content_type, user) = match properties {
-            None => Stored(None, Vec::new()),
+        let Stored(content_type, user, identity) = match properties {
+            None => Stored(None, Vec::new(), None),
             Some(bytes) => {
                 ciborium::from_reader(bytes).map_err(|error| Damaged(error.to_string()))?
             }
@@ -56,6 +64,7 @@ impl Raw {
         Ok(Self {
             topic,
             client_id,
+            identity,
             payload,
             content_type,
             user,
@@ -64,13 +73,17 @@ impl Raw {
         })
     }
 
-    /// Content type and user properties as CBOR; `None` where there are none.
+    /// Content type, user properties and the user as CBOR; `None` where there are none.
     pub(super) fn properties(&self) -> Option<Bytes> {
-        if self.content_type.is_none() && self.user.is_empty() {
+        if self.content_type.is_none() && self.user.is_empty() && self.identity.is_none() {
             return None;
         }
         let mut bytes = Vec::new();
-        let stored = Stored(self.content_type.clone(), self.user.clone());
+        let stored = Stored(
+            self.content_type.clone(),
+            self.user.clone(),
+            self.identity.clone(),
+        );
         ciborium::into_writer(&stored, &mut bytes).expect("writing to memory cannot fail");
         Some(bytes.into())
     }
@@ -87,10 +100,12 @@ mod tests {
         fn properties_come_back_from_quarantine(
             content_type in proptest::option::of(".{0,9}"),
             user in proptest::collection::vec((".{0,9}", ".{0,9}"), 0..4),
+            identity in proptest::option::of(".{0,9}"),
         ) {
             let raw = Raw {
                 topic: "t".into(),
                 client_id: "c".into(),
+                identity: identity.map(Into::into),
                 payload: Bytes::from_static(b"x"),
                 content_type: content_type.map(Into::into),
                 user: user.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
@@ -102,6 +117,21 @@ mod tests {
                 raw.topic.clone(), raw.client_id.clone(), raw.payload.clone(), kept.as_deref(), raw.received,
             );
             prop_assert_eq!(back.unwrap(), raw);
+        }
+
+        #[test]
+        fn what_was_kept_before_users_were_known_is_still_read(
+            content_type in proptest::option::of(".{0,9}"),
+            user in proptest::collection::vec((".{0,9}", ".{0,9}"), 0..4),
+        ) {
+            let mut bytes = Vec::new();
+            ciborium::into_writer(&(&content_type, &user), &mut bytes).unwrap();
+            let back = Raw::from_quarantine(
+                "t".into(), "c".into(), Bytes::new(), Some(&bytes), Timestamp::from_millis(1),
+            ).unwrap();
+            prop_assert_eq!(back.content_type.as_deref(), content_type.as_deref());
+            prop_assert_eq!(back.user.len(), user.len());
+            prop_assert_eq!(back.identity, None);
         }
 
         #[test]

@@ -156,16 +156,16 @@ impl Mapping {
         Some(Resolved {
             device: match &self.device {
                 Device::Text(device) if !device.names_client() => {
-                    Some(Arc::from(device.fill(&captures, "")))
+                    Some(Arc::from(device.fill(&captures, "", "")))
                 }
                 Device::Text(_) | Device::At(_) => None,
             },
             site: match &self.site {
-                Some(site) => Some(Arc::from(site.fill(&captures, "")))
+                Some(site) => Some(Arc::from(site.fill(&captures, "", "")))
                     .filter(|site: &Arc<str>| !site.is_empty()),
                 None => gateway_site.cloned(),
             },
-            kind: Arc::from(self.kind.fill(&captures, "").replace('/', ".")),
+            kind: Arc::from(self.kind.fill(&captures, "", "").replace('/', ".")),
             tags: self.tags.iter().cloned().chain(captured).collect(),
         })
     }
@@ -189,13 +189,13 @@ impl Mapping {
             .chain(&self.exclude)
     }
 
-    /// The device that the topic and the client identifier tell; `None` where it
+    /// The device that the topic, the client identifier and the user tell; `None` where it
     /// is in the payload.
-    pub(super) fn device(&self, topic: &str, client_id: &str) -> Option<Arc<str>> {
+    pub(super) fn device(&self, topic: &str, client_id: &str, user: &str) -> Option<Arc<str>> {
         match &self.device {
             Device::Text(device) => {
                 let captures = self.topic.captures(topic)?;
-                Some(Arc::from(device.fill(&captures, client_id)))
+                Some(Arc::from(device.fill(&captures, client_id, user)))
             }
             Device::At(_) => None,
         }

@@ -15,6 +15,8 @@ enum Part {
     Capture(usize),
     /// The client identifier.
     Client,
+    /// The user that the client was let in as.
+    User,
 }
 
 /// Text that names what the topic does not capture.
@@ -49,6 +51,7 @@ impl Template {
             let (name, after) = inner.split_once('}').ok_or(Error::Brace)?;
             parts.push(match name {
                 "client" => Part::Client,
+                "user" => Part::User,
                 _ => Part::Capture(
                     names
                         .iter()
@@ -68,7 +71,12 @@ impl Template {
 
     /// Whether the text depends on who publishes.
     pub fn names_client(&self) -> bool {
-        self.parts.contains(&Part::Client)
+        self.parts.contains(&Part::Client) || self.names_user()
+    }
+
+    /// Whether the text needs the user that a client was let in as.
+    pub fn names_user(&self) -> bool {
+        self.parts.contains(&Part::User)
     }
 
     /// Whether the text uses the capture with this number.
@@ -76,8 +84,8 @@ impl Template {
         self.parts.contains(&Part::Capture(capture))
     }
 
-    /// The text with everything filled in.
-    pub fn fill(&self, captures: &[&str], client_id: &str) -> String {
+    /// The text with everything filled in; the user is "" where nobody was asked.
+    pub fn fill(&self, captures: &[&str], client_id: &str, user: &str) -> String {
         self.parts
             .iter()
             .map(|part| match part {
@@ -85,6 +93,7 @@ impl Template {
                 // Compiled against the same topic, so the number is there.
                 Part::Capture(n) => captures.get(*n).copied().unwrap_or_default(),
                 Part::Client => client_id,
+                Part::User => user,
             })
             .collect()
     }
@@ -92,10 +101,10 @@ impl Template {
 
 fn unknown(name: &str, names: &[Arc<str>]) -> Error {
     let known = if names.is_empty() {
-        "it has no captures, only {client} is known".to_owned()
+        "it has no captures, only {client} and {user} are known".to_owned()
     } else {
         let names: Vec<_> = names.iter().map(|name| format!("{{{name}}}")).collect();
-        format!("known are {} and {{client}}", names.join(", "))
+        format!("known are {}, {{client}} and {{user}}", names.join(", "))
     };
     Error::Unknown {
         name: name.to_owned(),
@@ -117,12 +126,17 @@ mod tests {
             ("{device}", "b7"),
             ("{site}-{device}", "pune-b7"),
             ("x{client}y", "xc1y"),
+            ("{user}", "u1"),
             ("plain", "plain"),
             ("", ""),
         ] {
             let template = Template::parse(text, &names()).unwrap();
-            assert_eq!(template.fill(&["pune", "b7"], "c1"), expect, "{text}");
-            assert_eq!(template.names_client(), text.contains("client"), "{text}");
+            assert_eq!(template.fill(&["pune", "b7"], "c1", "u1"), expect, "{text}");
+            assert_eq!(
+                template.names_client(),
+                text.contains("client") || text.contains("user"),
+                "{text}"
+            );
         }
     }
 
@@ -134,7 +148,7 @@ mod tests {
         let error = Template::parse("{line}", &names()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the topic captures nothing named \"line\"; known are {site}, {device} and {client}"
+            "the topic captures nothing named \"line\"; known are {site}, {device}, {client} and {user}"
         );
     }
 }

@@ -43,6 +43,7 @@ fn claimed() -> Mapping {
 struct Sent<'a> {
     topic: &'a str,
     client_id: &'a str,
+    identity: Option<&'a str>,
     payload: &'a [u8],
     user: &'a [(&'a str, &'a str)],
     nonce: u8,
@@ -51,6 +52,7 @@ struct Sent<'a> {
 const SENT: Sent<'_> = Sent {
     topic: "devices/b7/telemetry",
     client_id: "c1",
+    identity: None,
     payload: b"",
     user: &[],
     nonce: 1,
@@ -66,6 +68,7 @@ fn run(mapping: &Mapping, sent: &Sent<'_>) -> Result<Normalised, Reject> {
     let message = Message {
         topic: &topic,
         client_id: &sent.client_id.into(),
+        identity: sent.identity,
         payload: sent.payload,
         content_type: None,
         user: &user,
@@ -76,6 +79,29 @@ fn run(mapping: &Mapping, sent: &Sent<'_>) -> Result<Normalised, Reject> {
         .resolve(sent.topic, None)
         .expect("the mapping takes the topic");
     normalise(mapping, &resolved, &message, &mut Scratch::default())
+}
+
+#[test]
+fn a_device_that_is_the_user_is_the_one_that_was_let_in() {
+    let topic = topic::Template::parse("telemetry").unwrap();
+    let mapping = Mapping {
+        device: Device::Text(Template::parse("{user}", topic.names()).unwrap()),
+        topic,
+        ..mapping()
+    };
+    let sent = |identity| {
+        let sent = Sent {
+            topic: "telemetry",
+            client_id: "somebody-else",
+            identity,
+            payload: b"{\"v\":1}",
+            ..SENT
+        };
+        run(&mapping, &sent)
+    };
+    assert_eq!(&*sent(Some("line-3")).unwrap().events[0].device, "line-3");
+    let anonymous = sent(None).unwrap_err();
+    assert_eq!(anonymous.class, Class::Missing);
 }
 
 fn events(mapping: &Mapping, payload: &str) -> Vec<Event> {

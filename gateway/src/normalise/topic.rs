@@ -145,6 +145,12 @@ fn level(part: &str, names: &mut Vec<Arc<str>>) -> Result<Level, (usize, String)
             "\"client\" already stands for the client identifier".to_owned(),
         ));
     }
+    if name == "user" {
+        return Err((
+            1,
+            "\"user\" already stands for the user that the client was let in as".to_owned(),
+        ));
+    }
     if names.iter().any(|other| **other == *name) {
         return Err((1, format!("the name {name:?} is there twice")));
     }
@@ -250,6 +256,7 @@ mod tests {
             ("a/{x..}", 4, "a name has"),
             ("{x}/{x}", 6, "twice"),
             ("{client}/a", 2, "client identifier"),
+            ("{user}/a", 2, "let in as"),
             ("a\0b", 2, "null"),
         ] {
             let error = Template::parse(template).unwrap_err();

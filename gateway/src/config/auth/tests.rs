@@ -15,8 +15,9 @@ fn read(text: &str) -> Result<config::Config, config::Mistakes> {
 fn every_key_ends_where_it_belongs() {
     let config = read(
         r##"
-        [broker]
-        listen = "0.0.0.0:1883"
+        [[broker.listener]]
+        listen = "0.0.0.0:8883"
+        tls = { certificate = "c", key = "k", client_ca = "a" }
         [auth]
         passwords = "users"
         client_id = "{user}-*"
@@ -159,6 +160,10 @@ fn mistakes_say_what_would_be_right() {
         (
             "[auth.certificate]\nidentity = \"cn\"",
             "should be one of common-name, subject, dns, uri, email",
+        ),
+        (
+            "[auth.certificate]\nidentity = \"dns\"",
+            "no listener asks for client certificates",
         ),
         (
             "[auth.token]\nkey_file = \"k\"",

@@ -112,6 +112,7 @@ fn run_case(case: &Json, nonce: u8) -> Result<Normalised, Reject> {
     let message = Message {
         topic: &topic,
         client_id: &"c1".into(),
+        identity: None,
         payload: &payload,
         content_type: text(mqtt, "content_type"),
         user: &user,
