@@ -277,7 +277,7 @@ impl Fanout {
             }
         }
         drop(filters);
-        self.shared.offer(&message);
+        self.shared.offer(&message, self.kept());
     }
 
     /// Adds or replaces a membership of the shared subscription `name`, which is

@@ -59,6 +59,7 @@ pub fn publish(data: &[u8]) {
             message: &message,
             qos: publish.qos,
             retain: publish.retain,
+            dup: false,
             id: found.id,
             expiry_secs: message.expiry_secs(),
             subscription_ids: &[],

@@ -33,6 +33,7 @@
 mod exchange;
 mod expiry;
 mod feed;
+mod group;
 mod handle;
 mod job;
 mod queue;

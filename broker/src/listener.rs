@@ -196,12 +196,14 @@ impl Broker {
             registry: self.registry,
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
+            wills: wills::Wills::default(),
             auth: self.auth,
             budget: self.budgets.input,
             output_budget: self.budgets.output,
             kept_budget: self.budgets.kept,
             sessions: AtomicU64::new(1),
         });
+        live.spawn(wills::run(Arc::clone(&context)));
         let mut acceptors = JoinSet::new();
         if let Some(watch) = self.watch {
             live.spawn(keep_watch(watch, self.reload));
@@ -211,7 +213,6 @@ impl Broker {
             let acceptor = Acceptor::new(&context, &listener, &arrivals, &seats, &lobby);
             acceptors.spawn(acceptor.run(listener.bound));
         }
-        live.spawn(wills::publish_kept(Arc::clone(&context)));
         let mut served = pin!(async {
             while let Some(ended) = acceptors.join_next().await {
                 report(ended);

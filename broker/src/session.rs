@@ -8,10 +8,9 @@
 //! session does not read.
 //!
 //! A session that its client wants kept outlives the connection (`durable`); any
-//! other ends with it. A will is published, through the
-//! gateway like any publish, when the session ends without the client's wish:
-//! at once, whatever its delay, also at takeover and keep-alive timeout, but not
-//! when the broker itself shuts down.
+//! other ends with it. A will is published, through the gateway like any publish,
+//! when the connection ends without the client's wish, also at takeover and keep-alive
+//! timeout, but not when the broker itself shuts down; one with a delay waits (`wills`).
 
 mod aliases;
 mod durable;
@@ -87,6 +86,7 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
+    pub(crate) wills: wills::Wills,
     pub(crate) auth: Arc<Auth>,
     /// For what clients send.
     pub(crate) budget: Arc<Budget>,
@@ -259,8 +259,20 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
     {
         encode::disconnect(wire.output(), code, text);
     }
+    let will = connect
+        .will
+        .filter(|will| with_will && ending::may_be_published(context, &rights, will));
+    // No longer than the session lasts.
+    let delay_secs = will.as_ref().map_or(0, |will| {
+        let lasts = session
+            .new_expiry_secs
+            .unwrap_or(session.session_expiry_secs);
+        will.delay_secs.min(lasts)
+    });
+    let waits_in = session.durable.as_ref().map(|durable| durable.session());
+    let waits_in = waits_in.filter(|_| delay_secs > 0);
     // Boxed: every session would hold the room for it otherwise.
-    Box::pin(session.leave(&outbox)).await;
+    Box::pin(session.leave(&outbox, waits_in.is_some())).await;
     ending::count(context, &publisher, &end);
     // Who broke the protocol is likely to be in the middle of more.
     match end {
@@ -279,14 +291,24 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
     count_bytes(&mut wire, counters);
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
-    if with_will
-        && let Some(will) = connect.will
-        && ending::may_be_published(context, &rights, &will)
-    {
-        Box::pin(ending::publish_will(context, &publisher, id, will, &seat)).await;
+    match (will, waits_in) {
+        (Some(will), Some(session)) => {
+            let waiting = wills::Waiting {
+                session,
+                client: Arc::clone(&publisher.client_id),
+                publish: will.publish,
+                _share: Some(kept),
+            };
+            let delay = Duration::from_secs(delay_secs.into());
+            context.wills.hold(waiting, delay);
+        }
+        (Some(will), None) => {
+            Box::pin(ending::publish_will(context, &publisher, id, will, &seat)).await;
+        }
+        (None, _) => {}
     }
     drop(named);
-    drop((seat, kept));
+    drop(seat);
 }
 
 struct Session<'s> {
@@ -328,13 +350,18 @@ enum Taken {
 impl Session<'_> {
     /// Ends the subscriptions, and only then gives back what shared ones had given.
     /// What was not sent of the session's queue stays there.
-    async fn leave(self, outbox: &Outbox) {
+    async fn leave(self, outbox: &Outbox, will_waits: bool) {
         drop(self.subscriptions);
         outbox.close();
         drop(self.outbound);
         if let Some(durable) = self.durable {
-            durable.leave(self.new_expiry_secs, true).await;
+            durable.leave(self.new_expiry_secs, !will_waits).await;
         }
+    }
+
+    /// Whether something is being written that has to be answered before more is taken.
+    fn is_waiting(&self) -> bool {
+        self.durable.as_ref().is_some_and(|one| one.is_waiting())
     }
 
     /// The session's turns, until nothing that was taken is unanswered.
@@ -391,6 +418,7 @@ impl Session<'_> {
             match end {
                 Some(end) if self.inbound.is_idle() => return end,
                 None if taken == Taken::UpToAPublish && !blocked => continue,
+                None if taken == Taken::UpToAnAnswer && !self.is_waiting() => continue,
                 _ => wire.rest(),
             }
             let going = end.is_none();

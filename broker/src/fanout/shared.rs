@@ -28,6 +28,7 @@ use crate::{
     QoS,
     budget::{Budget, Share},
     filters::Filters,
+    keep,
     metrics::Counters,
 };
 
@@ -53,6 +54,8 @@ struct Groups {
 
 #[derive(Debug)]
 pub(crate) struct Group {
+    /// `$share/{name}/{filter}`.
+    name: Arc<str>,
     /// Among the groups with the same filter.
     key: u64,
     /// Messages with lower numbers were before it.
@@ -138,14 +141,17 @@ impl Shared {
         self.len() > 0 && self.read(|groups| groups.by_topic.reaches_below(topic))
     }
 
-    /// Gives a message to one member of each group that it is for.
-    pub(super) fn offer(&self, message: &Message) {
+    /// Gives a message to one member of each group that it is for, but for those whose
+    /// persistent members have it in a queue.
+    pub(super) fn offer(&self, message: &Message, kept: &keep::Shared) {
         if self.len() == 0 {
             return;
         }
         self.read(|groups| {
             groups.by_topic.visit(message.topic_str(), &mut |_, group| {
-                if group.since <= message.number() {
+                let served =
+                    message.qos() > QoS::AtMostOnce && kept.serves(&group.name, message.number());
+                if group.since <= message.number() && !served {
                     group.offer(message);
                 }
                 false
@@ -169,7 +175,9 @@ impl Shared {
             Some(group) => Arc::clone(group),
             None => {
                 groups.last_key += 1;
+                let name: Arc<str> = Arc::from(name);
                 let group = Arc::new(Group {
+                    name: Arc::clone(&name),
                     key: groups.last_key,
                     since: number,
                     state: Mutex::new(State {
@@ -183,7 +191,7 @@ impl Shared {
                     }),
                     counters: Arc::clone(&self.counters),
                 });
-                groups.by_name.insert(Arc::from(name), Arc::clone(&group));
+                groups.by_name.insert(name, Arc::clone(&group));
                 groups
                     .by_topic
                     .insert(filter, group.key, Arc::clone(&group), |_, _| {});

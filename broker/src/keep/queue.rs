@@ -26,6 +26,8 @@ pub(super) struct Target {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) ids: Vec<u32>,
+    /// The shared subscription that it is for.
+    pub(super) share: Option<Arc<str>>,
 }
 
 impl Writer {
@@ -86,12 +88,70 @@ impl Writer {
                 qos: qos.min(message.qos()),
                 retain: message.retain() && same.iter().any(|(_, sub)| sub.retain_as_published),
                 ids: same.iter().filter_map(|(_, sub)| sub.id).collect(),
+                share: None,
             })
         };
-        matched
+        let mut targets: Vec<Target> = matched
             .chunk_by(|one, other| one.0 == other.0)
             .filter_map(target)
-            .collect()
+            .collect();
+        let names = self.shared.groups().of(message.topic_str());
+        targets.extend(
+            names
+                .into_iter()
+                .filter_map(|name| self.member(name, message)),
+        );
+        targets
+    }
+
+    /// The member of a shared subscription that is to get a message.
+    fn member(&self, name: Arc<str>, message: &Message) -> Option<Target> {
+        let load = |id| {
+            let session = self.state.sessions.get(&id)?;
+            Some((session.feed.is_none(), session.count))
+        };
+        let (session, sub) = self.shared.groups_mut().choose(&name, load)?;
+        Some(Target {
+            session,
+            qos: sub.qos.min(message.qos()),
+            retain: message.retain() && sub.retain_as_published,
+            ids: sub.id.into_iter().collect(),
+            share: Some(name),
+        })
+    }
+
+    /// Gives what a session that ends had of shared subscriptions to their other
+    /// members. It is no member any more.
+    pub(super) fn hand_over(&mut self, id: SessionId) -> rusqlite::Result<()> {
+        let given = self.state.sessions.get(&id).map_or(0, |one| one.row.given);
+        let places: Vec<(i64, u8, Arc<str>)> = self
+            .sql(
+                "SELECT position, options, share FROM queue
+                 WHERE session = ?1 AND share IS NOT NULL AND message IS NOT NULL
+                 ORDER BY position",
+            )?
+            .query_map([id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        for (position, options, name) in places {
+            if read_qos(options) == QoS::ExactlyOnce && position <= given {
+                continue;
+            }
+            let item = self.read(id, position - 1, 1)?.pop();
+            let Some(message) = item
+                .filter(|item| item.position == position)
+                .and_then(|item| item.message)
+            else {
+                continue;
+            };
+            let Some(target) = self.member(name, &message) else {
+                self.shared.counters.dropped_shared.add(1);
+                continue;
+            };
+            let mut targets = vec![target];
+            self.make_room(&mut targets, message.len() as u64, false)?;
+            self.enqueue(&message, targets)?;
+        }
+        Ok(())
     }
 
     /// Sees to it that all targets have room, by the operator's choice: drops what
@@ -209,8 +269,9 @@ impl Writer {
             self.state.total_bytes += PLACE_BYTES;
             self.state.total_count += 1;
             self.sql(
-                "INSERT INTO queue (session, position, message, bytes, options, identifiers)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO queue
+                     (session, position, message, bytes, options, identifiers, share)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![
                 target.session.0,
@@ -218,7 +279,8 @@ impl Writer {
                 stored,
                 number(frame.len()),
                 options,
-                identifiers
+                identifiers,
+                target.share
             ])?;
         }
         Ok(())

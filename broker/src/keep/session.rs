@@ -130,10 +130,11 @@ impl Writer {
         let Some(client) = self.state.sessions.get(&id).map(|one| one.client.clone()) else {
             return Ok(());
         };
-        self.empty_queue(id)?;
         for add in self.subscriptions_of(id)? {
             self.unsubscribe(id, &add.filter)?;
         }
+        self.hand_over(id)?;
+        self.empty_queue(id)?;
         for table in ["exchanges", "wills"] {
             self.sql(&format!("DELETE FROM {table} WHERE session = ?1"))?
                 .execute([id.0])?;

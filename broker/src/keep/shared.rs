@@ -3,13 +3,16 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use super::{Config, SessionId, job::Sub};
-use crate::{budget::Budget, clock::Clock, fanout::Retained, filters::Filters, metrics::Counters};
+use super::{Config, SessionId, group::Groups, job::Sub};
+use crate::{
+    budget::Budget, clock::Clock, fanout::Retained, filters::Filters, metrics::Counters,
+    topic::shared_filter,
+};
 
 /// Who wants the messages of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Budget>,
     pub(crate) retained: Retained,
     filters: RwLock<Filters<Sub>>,
+    groups: RwLock<Groups>,
     /// Changes with every change of `filters`.
     version: AtomicU64,
     /// By client identifier.
@@ -49,6 +53,7 @@ impl Shared {
             budget,
             retained,
             filters: RwLock::default(),
+            groups: RwLock::default(),
             version: AtomicU64::new(0),
             clients: RwLock::default(),
         }
@@ -63,12 +68,27 @@ impl Shared {
     pub(crate) fn is_wanted(&self, topic: &str) -> bool {
         let filters = self.filters();
         filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+            || self.groups().is_wanted(topic)
     }
 
     /// Whether one subscribes to `topic` or to anything below it.
     pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
         let filters = self.filters();
-        filters.len() > 0 && filters.reaches_below(topic)
+        filters.len() > 0 && filters.reaches_below(topic) || self.groups().is_wanted_below(topic)
+    }
+
+    /// Whether the messages of QoS 1 and 2 of a shared subscription are its persistent
+    /// members', from `number` on.
+    pub(crate) fn serves(&self, name: &str, number: u64) -> bool {
+        self.groups().serves(name, number)
+    }
+
+    pub(super) fn groups(&self) -> RwLockReadGuard<'_, Groups> {
+        self.groups.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn groups_mut(&self) -> RwLockWriteGuard<'_, Groups> {
+        self.groups.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something is kept for the client.
@@ -95,6 +115,14 @@ impl Shared {
 
     /// Adds or replaces a subscription; what it replaced.
     pub(super) fn insert(&self, session: SessionId, filter: &str, sub: Sub) -> Option<Sub> {
+        if let Some(Ok(inner)) = shared_filter(filter) {
+            let number = self.retained.number();
+            let before = self
+                .groups_mut()
+                .insert(session, filter, inner, sub, number);
+            self.changed(&self.filters());
+            return before;
+        }
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = None;
         filters.insert(filter, session.key(), sub, |old, _| before = Some(*old));
@@ -103,6 +131,11 @@ impl Shared {
     }
 
     pub(super) fn remove(&self, session: SessionId, filter: &str) -> Option<Sub> {
+        if let Some(Ok(inner)) = shared_filter(filter) {
+            let removed = self.groups_mut().remove(session, filter, inner);
+            self.changed(&self.filters());
+            return removed;
+        }
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let removed = filters.remove(filter, session.key());
         self.changed(&filters);
@@ -111,7 +144,8 @@ impl Shared {
 
     fn changed(&self, filters: &Filters<Sub>) {
         self.version.fetch_add(1, Relaxed);
-        self.counters.subscriptions_kept.set(filters.len());
+        let all = filters.len() + self.groups().len();
+        self.counters.subscriptions_kept.set(all);
     }
 
     pub(super) fn know(&self, client: &Arc<str>, session: SessionId, user: Option<&Arc<str>>) {
@@ -129,6 +163,7 @@ impl Shared {
     /// Forgets everything; what is retained too.
     pub(super) fn clear(&self) {
         *self.filters.write().unwrap_or_else(PoisonError::into_inner) = Filters::default();
+        *self.groups_mut() = Groups::default();
         self.changed(&self.filters());
         self.clients
             .write()

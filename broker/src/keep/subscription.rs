@@ -10,7 +10,7 @@ use super::{
     queue::{Target, read_qos},
     writer::Writer,
 };
-use crate::{QoS, fanout::Message, packet::SendRetained};
+use crate::{QoS, fanout::Message, packet::SendRetained, topic::shared_filter};
 
 impl Writer {
     /// Adds or replaces a subscription, and queues the retained messages that it
@@ -26,12 +26,12 @@ impl Writer {
              VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![id.0, filter, write_options(sub), sub.id])?;
-        if is_shared(filter) {
-            return Ok(());
-        }
         let before = self.shared.insert(id, filter, *sub);
         self.state.subscription_was(id, filter, before);
-        if *when == SendRetained::Never
+        // Nobody could say which member of a shared subscription they are for.
+        let is_shared = shared_filter(filter).is_some();
+        if is_shared
+            || *when == SendRetained::Never
             || *when == SendRetained::IfNew && before.is_some()
             || sub.qos == QoS::AtMostOnce
         {
@@ -49,6 +49,7 @@ impl Writer {
                 qos: sub.qos.min(message.qos()),
                 retain: true,
                 ids: sub.id.into_iter().collect(),
+                share: None,
             }];
             self.make_room(&mut targets, message.len() as u64, false)?;
             self.enqueue(&message, targets)?;
@@ -85,9 +86,6 @@ impl Writer {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let filter: Arc<str> = row.get(1)?;
-            if is_shared(&filter) {
-                continue;
-            }
             let sub = read_options(row.get(2)?, row.get(3)?);
             self.shared.insert(SessionId(row.get(0)?), &filter, sub);
         }
@@ -115,12 +113,6 @@ impl Writer {
             .collect::<rusqlite::Result<_>>()?;
         Ok(Answer::Subscriptions(all))
     }
-}
-
-/// Shared subscriptions are kept for the session's next connection only: a message
-/// goes to a member that is there.
-fn is_shared(filter: &str) -> bool {
-    filter.starts_with("$share/")
 }
 
 /// The bits of the options byte of SUBSCRIBE, without retain handling.

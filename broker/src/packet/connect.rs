@@ -53,6 +53,8 @@ impl std::fmt::Debug for Password {
 #[derive(Debug)]
 pub(crate) struct Will {
     pub(crate) publish: Publish,
+    /// How long after the connection it is published, if the session lasts as long.
+    pub(crate) delay_secs: u32,
     pub(crate) refused: bool,
 }
 
@@ -141,14 +143,14 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
     }
     connect.client_id = reader.shared_str()?;
     if has_will {
-        let properties = if is_v5(protocol) {
+        let (properties, delay_secs) = if is_v5(protocol) {
             let block = reader.properties()?;
             if block.reader.len() > WILL_PROPERTIES_BYTES_MAX {
                 return Err(TOO_MUCH);
             }
             will_properties(block)?
         } else {
-            None
+            (None, 0)
         };
         let name = topic::Topic::parse(reader.binary()?)?;
         // The will outlives the frame for as long as the session lasts, so it
@@ -159,6 +161,7 @@ fn rest(protocol: Protocol, mut reader: Reader<'_>) -> Result<Connect, Error> {
         }
         connect.will = Some(Will {
             refused: name.refused(topic::Bounds::default()),
+            delay_secs,
             publish: Publish {
                 topic: name.into(),
                 payload,
@@ -231,11 +234,13 @@ const TOO_MUCH: Error = Error {
     what: "a will with more than 256 user properties or 8 KiB of properties",
 };
 
-fn will_properties(mut block: Properties<'_>) -> Result<Option<publish::Properties>, Error> {
+/// The properties of a will that go with its message, and its delay.
+fn will_properties(mut block: Properties<'_>) -> Result<(Option<publish::Properties>, u32), Error> {
     let mut found = publish::Properties::default();
+    let mut delay_secs = 0;
     while let Some(id) = block.next()? {
         match id {
-            0x18 => drop(block.reader.u32()?), // will delay: published at once in this cut
+            0x18 => delay_secs = block.reader.u32()?,
             0x01 => found.payload_is_utf8 = Some(block.reader.bool()?),
             0x02 => found.message_expiry_secs = Some(block.reader.u32()?),
             0x03 => found.content_type = Some(block.reader.shared_str()?),
@@ -248,7 +253,8 @@ fn will_properties(mut block: Properties<'_>) -> Result<Option<publish::Properti
             _ => return Err(UNKNOWN),
         }
     }
-    Ok((found != publish::Properties::default()).then_some(found))
+    let properties = (found != publish::Properties::default()).then_some(found);
+    Ok((properties, delay_secs))
 }
 
 /// A response topic is a topic name: no wildcards, not empty.

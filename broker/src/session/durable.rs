@@ -105,6 +105,10 @@ impl Durable {
         }
     }
 
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
     /// The session was removed under us.
     pub(super) fn is_gone(&self) -> bool {
         self.feed.is_gone()

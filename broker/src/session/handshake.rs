@@ -199,6 +199,8 @@ pub(super) async fn welcome(
             return refuse(context, wire, protocol, counter, error).await;
         }
     };
+    let present = entered.as_ref().is_some_and(|one| one.present);
+    context.wills.came(&client_id, present);
     let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
     let response_information = response_information(context, &connect, &client_id);
     let announced = encode::connack(
@@ -208,7 +210,7 @@ pub(super) async fn welcome(
             receive_max: context.config.receive_max,
             packet_bytes_max: context.config.packet_bytes_max,
             topic_alias_max: topic::ALIASES,
-            session_present: entered.as_ref().is_some_and(|one| one.present),
+            session_present: present,
             session_expiry_secs: (connect.session_expiry_secs != asked)
                 .then_some(connect.session_expiry_secs),
             dropped: entered.as_ref().map_or(0, |one| one.dropped),

@@ -48,7 +48,7 @@ pub(super) async fn enter(
     }
     let will = connect.will.as_ref().map(|will| {
         let message = context.fanout.message(0, &will.publish);
-        (message, 0)
+        (message, will.delay_secs.min(connect.session_expiry_secs))
     });
     let enter = Enter {
         client: Arc::clone(client_id),

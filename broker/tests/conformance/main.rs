@@ -14,6 +14,7 @@ mod connect;
 mod flow;
 mod messages;
 mod retained;
+mod session;
 mod shared;
 mod subscribe;
 #[allow(dead_code, reason = "the other tests of the broker need all of it")]

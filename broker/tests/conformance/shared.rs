@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    support::{Running, config, packet, start, string},
-    wire::Peer,
+    support::{Running, config, connect_v5, packet, start, string},
+    wire::{Peer, connack},
 };
 
 async fn members(broker: &Running, count: usize, filter: &str, qos: u8) -> Vec<Peer> {
@@ -270,5 +270,143 @@ async fn nothing_is_lost_while_members_come_and_go() {
     }
     assert!(acknowledged.values().all(|&times| times == 1));
     stayer.nothing().await;
+    broker.stop().await;
+}
+
+/// A member whose session lasts, at its last place or anew.
+async fn lasting(broker: &Running, id: &str, clean: bool, window: u8) -> Peer {
+    let mut client = broker.raw().await;
+    let properties = [0x11, 0, 0, 0, 60, 0x21, 0, window];
+    let flags = if clean { 2 } else { 0 };
+    client.send(&connect_v5(id, flags, 0, &properties)).await;
+    let (present, code, _) = connack(&client.packet().await);
+    assert_eq!((present, code), (!clean, 0));
+    Peer::of(client, true)
+}
+
+async fn away(broker: &Running, mut peer: Peer) {
+    let open = broker.handle.metrics().sessions_open;
+    peer.client.send(&[0xE0, 0]).await;
+    peer.client.expect_end().await;
+    broker
+        .until("gone", |now| now.sessions_open == open - 1)
+        .await;
+}
+
+/// 4.8.2 with sessions that last: what comes while all members are away waits for them,
+/// each message for one.
+#[tokio::test]
+async fn messages_wait_for_members_that_are_away() {
+    let broker = start(config()).await;
+    for id in ["one", "two"] {
+        let mut peer = lasting(&broker, id, true, 20).await;
+        peer.subscribe("$share/g/t", 2).await;
+        away(&broker, peer).await;
+    }
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..10 {
+        publisher.publish("t", 1 + n % 2, &n.to_string()).await;
+    }
+    let mut got = BTreeSet::new();
+    for id in ["one", "two"] {
+        let mut peer = lasting(&broker, id, false, 20).await;
+        for _ in 0..5 {
+            assert!(got.insert(peer.receive().await.payload));
+        }
+        peer.nothing().await;
+    }
+    assert_eq!(got.len(), 10);
+    broker.stop().await;
+}
+
+/// 4.8.2: members that are there come before members that are away.
+#[tokio::test]
+async fn a_member_that_is_there_gets_what_comes_while_another_is_away() {
+    let broker = start(config()).await;
+    let mut absent = lasting(&broker, "absent", true, 20).await;
+    absent.subscribe("$share/g/t", 1).await;
+    away(&broker, absent).await;
+    let mut present = lasting(&broker, "present", true, 20).await;
+    present.subscribe("$share/g/t", 1).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..10 {
+        publisher.publish("t", 1, &n.to_string()).await;
+        assert_eq!(present.receive().await.payload, n.to_string());
+    }
+    broker.stop().await;
+}
+
+/// [MQTT-4.8.2-4]: a QoS 2 message in flight is completed with the same client when it
+/// comes back, although another member is there.
+#[tokio::test]
+async fn a_qos_2_message_is_completed_with_the_member_that_has_it() {
+    let broker = start(config()).await;
+    let mut first = lasting(&broker, "first", true, 20).await;
+    first.subscribe("$share/g/t", 2).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    publisher.publish("t", 2, "half").await;
+    let half = first.take().await;
+    first.client.abort();
+    broker.until("gone", |now| now.sessions_open == 1).await;
+    let mut second = lasting(&broker, "second", true, 20).await;
+    second.subscribe("$share/g/t", 2).await;
+    publisher.publish("t", 2, "whole").await;
+    assert_eq!(second.receive().await.payload, "whole");
+    second.nothing().await;
+    let mut first = lasting(&broker, "first", false, 20).await;
+    let again = first.receive().await;
+    assert!(again.dup);
+    assert_eq!((&*again.payload, again.id), ("half", half.id));
+    first.nothing().await;
+    broker.stop().await;
+}
+
+/// 4.8.2, [MQTT-4.8.2-5]: when a session ends, what it was owed moves to another member,
+/// but for what it was sent at QoS 2.
+#[tokio::test]
+async fn what_a_session_that_ends_was_owed_moves_to_another_member() {
+    let broker = start(config()).await;
+    let mut ending = lasting(&broker, "ending", true, 20).await;
+    ending.subscribe("$share/g/t", 2).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    publisher.publish("t", 2, "sent at 2").await;
+    publisher.publish("t", 1, "sent at 1").await;
+    ending.take().await;
+    ending.take().await;
+    away(&broker, ending).await;
+    for (qos, payload) in [(1, "waiting at 1"), (2, "waiting at 2")] {
+        publisher.publish("t", qos, payload).await;
+    }
+    let mut other = lasting(&broker, "other", true, 20).await;
+    other.subscribe("$share/g/t", 2).await;
+    other.nothing().await;
+    let _anew = lasting(&broker, "ending", true, 20).await;
+    for payload in ["sent at 1", "waiting at 1", "waiting at 2"] {
+        let message = other.receive().await;
+        assert_eq!(message.payload, payload);
+        assert!(!message.dup);
+    }
+    other.nothing().await;
+    broker.stop().await;
+}
+
+/// A group of both kinds: with a session that lasts or without, each message goes to one.
+#[tokio::test]
+async fn a_group_with_both_kinds_of_members_gives_each_message_once() {
+    let broker = start(config()).await;
+    let mut lasting_one = lasting(&broker, "lasting", true, 20).await;
+    lasting_one.subscribe("$share/g/t", 1).await;
+    let mut passing = Peer::connect(&broker, true, "passing").await;
+    passing.subscribe("$share/g/t", 1).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..6 {
+        publisher.publish("t", 1, &n.to_string()).await;
+        assert_eq!(lasting_one.receive().await.payload, n.to_string());
+    }
+    passing.nothing().await;
+    assert_eq!(lasting_one.unsubscribe("$share/g/t").await, 0);
+    publisher.publish("t", 1, "last").await;
+    assert_eq!(passing.receive().await.payload, "last");
+    lasting_one.nothing().await;
     broker.stop().await;
 }

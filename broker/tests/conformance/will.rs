@@ -1,8 +1,10 @@
 //! Wills, 3.1.2.5 of both versions.
 
+use tokio::time::{Duration, Instant, sleep};
+
 use crate::{
-    support::{config, start, string},
-    wire::{Peer, connect_with_will},
+    support::{Client, Running, config, connect_v5, start, string},
+    wire::{Peer, connack, connect_with_will},
 };
 
 /// [MQTT-3.1.2-7] to [MQTT-3.1.2-15] of 5: as it was given, with QoS, RETAIN and
@@ -88,9 +90,7 @@ async fn will_flags_without_sense_are_malformed() {
     let broker = start(config()).await;
     for flags in [0b1_1110, 0b0_1010, 0b10_0010] {
         let mut client = broker.raw().await;
-        client
-            .send(&crate::support::connect_v5("d", flags, 0, &[]))
-            .await;
+        client.send(&connect_v5("d", flags, 0, &[])).await;
         let answer = client.packet().await;
         assert_eq!((answer[0], answer[3]), (0x20, 0x81), "{flags:b}");
         client.expect_end().await;
@@ -100,5 +100,107 @@ async fn will_flags_without_sense_are_malformed() {
             .await;
         client.expect_end().await;
     }
+    broker.stop().await;
+}
+
+/// A client with a session of `expiry` seconds and a will after `delay` seconds.
+async fn dying(broker: &Running, id: &str, expiry: u8, delay: u8) -> Client {
+    let mut client = broker.raw().await;
+    let session = [0x11, 0, 0, 0, expiry];
+    let waits = [0x18, 0, 0, 0, delay];
+    client
+        .send(&connect_with_will(id, 2, &session, &waits, "will", id))
+        .await;
+    client.packet().await;
+    client
+}
+
+/// Connects again, to the session or without it.
+async fn back(broker: &Running, id: &str, clean: bool) -> Client {
+    let mut client = broker.raw().await;
+    let flags = if clean { 2 } else { 0 };
+    let session = [0x11, 0, 0, 0, 60];
+    client.send(&connect_v5(id, flags, 0, &session)).await;
+    let (present, _, _) = connack(&client.packet().await);
+    assert_eq!(present, !clean);
+    client
+}
+
+async fn watcher(broker: &Running) -> Peer {
+    let mut watcher = Peer::connect(broker, true, "watcher").await;
+    watcher.subscribe("will", 1).await;
+    watcher
+}
+
+/// [MQTT-3.1.3-9], 3.1.3.2.2: after the delay, also after DISCONNECT with 0x04, and when
+/// the session ends if that is earlier.
+#[tokio::test]
+async fn a_will_waits_for_its_delay_or_for_the_end_of_its_session() {
+    let broker = start(config()).await;
+    let mut watcher = watcher(&broker).await;
+    for (id, expiry, delay) in [("delay", 60, 1), ("expiry", 1, 60), ("longer", 2, 1)] {
+        let client = dying(&broker, id, expiry, delay).await;
+        let began = Instant::now();
+        client.abort();
+        assert_eq!(watcher.receive().await.payload, id);
+        assert!(began.elapsed() >= Duration::from_secs(1), "{id}");
+    }
+    let mut client = dying(&broker, "asked", 60, 1).await;
+    let began = Instant::now();
+    client.send(&[0xE0, 1, 4]).await;
+    client.expect_end().await;
+    assert_eq!(watcher.receive().await.payload, "asked");
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    // Without a session there is nothing to wait for.
+    let client = dying(&broker, "at once", 0, 60).await;
+    client.abort();
+    assert_eq!(watcher.receive().await.payload, "at once");
+    broker.stop().await;
+}
+
+/// [MQTT-3.1.3-9]: not at all if the client is back before; 3.1.2.5: at once if it comes
+/// back to end its session.
+#[tokio::test]
+async fn a_client_that_comes_back_in_time_calls_its_will_off() {
+    let broker = start(config()).await;
+    let mut watcher = watcher(&broker).await;
+    dying(&broker, "back", 60, 2).await.abort();
+    broker.until("gone", |now| now.sessions_open == 1).await;
+    let back_again = back(&broker, "back", false).await;
+    dying(&broker, "taken over", 60, 1).await.abort();
+    broker.until("gone", |now| now.sessions_open == 2).await;
+    let _anew = back(&broker, "taken over", true).await;
+    assert_eq!(watcher.receive().await.payload, "taken over");
+    sleep(Duration::from_millis(2500)).await;
+    // The one that came back without a will has none.
+    back_again.abort();
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    publisher.publish("will", 1, "end").await;
+    assert_eq!(watcher.receive().await.payload, "end");
+    broker.stop().await;
+}
+
+/// A delay outlasts the process, and so does what calls a will off.
+#[tokio::test]
+async fn a_will_that_waits_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || {
+        let mut config = config();
+        config.keep.dir = Some(dir.path().to_owned());
+        config
+    };
+    let broker = start(config()).await;
+    dying(&broker, "waiting", 60, 2).await.abort();
+    dying(&broker, "back", 60, 2).await.abort();
+    broker.until("gone", |now| now.sessions_open == 0).await;
+    broker.stop().await;
+    let broker = start(config()).await;
+    let mut watcher = watcher(&broker).await;
+    let _back = back(&broker, "back", false).await;
+    assert_eq!(watcher.receive().await.payload, "waiting");
+    sleep(Duration::from_secs(1)).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    publisher.publish("will", 1, "end").await;
+    assert_eq!(watcher.receive().await.payload, "end");
     broker.stop().await;
 }

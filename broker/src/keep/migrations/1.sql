@@ -28,6 +28,7 @@ CREATE TABLE queue (
     bytes INTEGER NOT NULL,
     options INTEGER NOT NULL,
     identifiers BLOB,
+    share TEXT,
     PRIMARY KEY (session, position)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE exchanges (

@@ -1,0 +1,212 @@
+//! Shared subscriptions with persistent members (MQTT 5, section 4.8.2).
+//!
+//! Each message of QoS 1 or 2 goes into the queue of one member: of one that is
+//! connected where there is one, of the one that is owed least, in turn among equals.
+//! When a session ends, what is left of its share moves to the queues of the others;
+//! not what it may have been sent at QoS 2, which no second client may get.
+//!
+//! A group that has such members is theirs for QoS 1 and 2: members whose sessions end
+//! with their connections get its messages of QoS 0 (`fanout::shared`), and all of them
+//! again when the last persistent member is gone.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{SessionId, job::Sub};
+use crate::{QoS, filters::Filters};
+
+/// The groups by name, which is `$share/{group}/{filter}`.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    by_name: HashMap<Arc<str>, Group>,
+    by_topic: Filters<Arc<str>>,
+    last_key: u64,
+    members: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// Among the groups with the same filter.
+    key: u64,
+    /// Messages with lower numbers were before it.
+    since: u64,
+    members: Vec<(SessionId, Sub)>,
+    /// Where the search for a member begins.
+    next: usize,
+}
+
+/// How busy a member is: those that are away come last, then those that are owed much.
+pub(super) type Load = (bool, u64);
+
+impl Groups {
+    /// Memberships that there are.
+    pub(super) fn len(&self) -> usize {
+        self.members
+    }
+
+    /// Adds or replaces a membership; what it replaced. `number` is that of the next
+    /// message.
+    pub(super) fn insert(
+        &mut self,
+        session: SessionId,
+        name: &str,
+        filter: &str,
+        sub: Sub,
+        number: u64,
+    ) -> Option<Sub> {
+        if !self.by_name.contains_key(name) {
+            self.last_key += 1;
+            let name: Arc<str> = Arc::from(name);
+            let key = self.last_key;
+            self.by_topic
+                .insert(filter, key, Arc::clone(&name), |_, _| {});
+            let group = Group {
+                key,
+                since: number,
+                members: Vec::new(),
+                next: 0,
+            };
+            self.by_name.insert(name, group);
+        }
+        let group = self.by_name.get_mut(name)?;
+        match group.members.iter_mut().find(|(id, _)| *id == session) {
+            Some((_, known)) => Some(std::mem::replace(known, sub)),
+            None => {
+                group.members.push((session, sub));
+                self.members += 1;
+                None
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, session: SessionId, name: &str, filter: &str) -> Option<Sub> {
+        let group = self.by_name.get_mut(name)?;
+        let place = group.members.iter().position(|(id, _)| *id == session)?;
+        let (_, sub) = group.members.remove(place);
+        self.members -= 1;
+        if group.members.is_empty() {
+            let key = group.key;
+            self.by_topic.remove(filter, key);
+            self.by_name.remove(name);
+        }
+        Some(sub)
+    }
+
+    pub(super) fn is_wanted(&self, topic: &str) -> bool {
+        self.members > 0 && self.by_topic.visit(topic, &mut |_, _| true)
+    }
+
+    pub(super) fn is_wanted_below(&self, topic: &str) -> bool {
+        self.members > 0 && self.by_topic.reaches_below(topic)
+    }
+
+    /// The groups that a topic is for.
+    pub(super) fn of(&self, topic: &str) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        if self.members > 0 {
+            self.by_topic.visit(topic, &mut |_, name| {
+                names.push(Arc::clone(name));
+                false
+            });
+        }
+        names
+    }
+
+    /// Whether the group's messages of QoS 1 and 2 from `number` on are its persistent
+    /// members'.
+    pub(super) fn serves(&self, name: &str, number: u64) -> bool {
+        self.by_name
+            .get(name)
+            .is_some_and(|group| group.since <= number && group.takes().next().is_some())
+    }
+
+    /// The member that is to get the next message.
+    pub(super) fn choose(
+        &mut self,
+        name: &str,
+        load: impl Fn(SessionId) -> Option<Load>,
+    ) -> Option<(SessionId, Sub)> {
+        let group = self.by_name.get_mut(name)?;
+        let count = group.members.len();
+        let next = group.next;
+        let in_turn = |place: usize| (place + count - next % count) % count;
+        let (place, session, sub) = group
+            .takes()
+            .filter_map(|(place, session, sub)| Some((load(session)?, place, session, sub)))
+            .min_by_key(|(load, place, ..)| (*load, in_turn(*place)))
+            .map(|(_, place, session, sub)| (place, session, sub))?;
+        group.next = place + 1;
+        Some((session, sub))
+    }
+}
+
+impl Group {
+    /// The members that take messages of QoS 1 and 2 as such.
+    fn takes(&self) -> impl Iterator<Item = (usize, SessionId, Sub)> {
+        self.members
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, sub))| sub.qos > QoS::AtMostOnce)
+            .map(|(place, (session, sub))| (place, *session, *sub))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "$share/g/t/+";
+
+    fn sub(qos: QoS) -> Sub {
+        Sub {
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            id: None,
+        }
+    }
+
+    fn chosen(groups: &mut Groups, load: impl Fn(i64) -> Option<Load>) -> Option<i64> {
+        let found = groups.choose(NAME, |id| load(id.0));
+        found.map(|(id, _)| id.0)
+    }
+
+    #[test]
+    fn the_one_that_is_owed_least_is_chosen_and_those_away_last() {
+        let mut groups = Groups::default();
+        for id in 1..=3 {
+            let member = SessionId(id);
+            groups.insert(member, NAME, "t/+", sub(QoS::AtLeastOnce), 7);
+        }
+        groups.insert(SessionId(4), NAME, "t/+", sub(QoS::AtMostOnce), 7);
+        let in_turn: Vec<_> = (0..4)
+            .map(|_| chosen(&mut groups, |_| Some((false, 0))))
+            .collect();
+        assert_eq!(in_turn, [Some(1), Some(2), Some(3), Some(1)]);
+        let busy = |id| Some((false, [5, 1, 3][usize::try_from(id - 1).unwrap()]));
+        assert_eq!(chosen(&mut groups, busy), Some(2));
+        assert_eq!(chosen(&mut groups, |id| Some((id != 3, 0))), Some(3));
+        assert_eq!(
+            chosen(&mut groups, |id| (id == 1).then_some((true, 9))),
+            Some(1)
+        );
+        assert_eq!(chosen(&mut groups, |_| None), None);
+        assert_eq!(groups.of("t/x"), [Arc::from(NAME)]);
+        assert!(groups.serves(NAME, 7) && !groups.serves(NAME, 6));
+        for id in 1..=4 {
+            assert!(groups.remove(SessionId(id), NAME, "t/+").is_some());
+        }
+        assert!(groups.of("t/x").is_empty() && !groups.serves(NAME, 7));
+        assert_eq!(groups.len(), 0);
+    }
+
+    #[test]
+    fn a_group_of_qos_0_alone_serves_nobody() {
+        let mut groups = Groups::default();
+        groups.insert(SessionId(1), NAME, "t/+", sub(QoS::AtMostOnce), 0);
+        assert!(!groups.serves(NAME, 1));
+        let other = sub(QoS::AtLeastOnce);
+        let before = groups.insert(SessionId(1), NAME, "t/+", other, 5);
+        assert_eq!(before, Some(sub(QoS::AtMostOnce)));
+        assert!(groups.serves(NAME, 1));
+    }
+}
