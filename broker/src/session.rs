@@ -34,7 +34,7 @@ use std::{
 };
 
 use tokio::{
-    task::yield_now,
+    task::{coop::consume_budget, yield_now},
     time::{Duration, Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -382,8 +382,15 @@ impl Session<'_> {
         let is_restricted = self.rights.is_restricted();
         let mut revised = pin!(self.rights.revision().cancelled_owned());
         let mut end: Option<End> = None;
+        let may_end = self.rights.ends().is_some();
         loop {
+            // A socket that is always ready never lets the runtime have a turn.
+            consume_budget().await;
             let mut taken = Taken::All;
+            if may_end && end.is_none() && over <= Instant::now() {
+                counters.sessions_revoked.add(1);
+                end = Some(End::NotAuthorized(self.rights.expired()));
+            }
             // First: what is answered may be what the next packet waits for.
             if let Err(why) = self.answer(wire) {
                 end.get_or_insert(why);
@@ -443,6 +450,14 @@ impl Session<'_> {
                 biased;
                 () = &mut leave, if going => end = Some(End::TakenOver),
                 () = &mut shutdown, if going => end = Some(End::Shutdown),
+                // Before what the client sends, or one that never stops would not hear.
+                () = &mut revised, if going && is_restricted => {
+                    revised.set(self.rights.revision().cancelled_owned());
+                    if let Some(why) = self.rights.objection(self.subscriptions.filters()) {
+                        counters.sessions_revoked.add(1);
+                        end = Some(End::NotAuthorized(why));
+                    }
+                }
                 () = self.inbound.progress() => {}
                 () = durable::progress(&mut self.durable), if going => {}
                 ready = wire.ready(read) => {
@@ -455,13 +470,6 @@ impl Session<'_> {
                 () = outbox.filled(), if going => {}
                 // Nobody tells us of what is in the outbox already; others first.
                 () = yield_now(), if more => {}
-                () = &mut revised, if going && is_restricted => {
-                    revised.set(self.rights.revision().cancelled_owned());
-                    if let Some(why) = self.rights.objection(self.subscriptions.filters()) {
-                        counters.sessions_revoked.add(1);
-                        end = Some(End::NotAuthorized(why));
-                    }
-                }
                 () = &mut alarm, if going => {
                     let now = Instant::now();
                     if blocked || paused {

@@ -16,7 +16,7 @@
 //! with its last member, and what waits then is dropped and counted too.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -66,25 +66,31 @@ pub(crate) struct Group {
 
 #[derive(Debug)]
 struct State {
-    members: Vec<Member>,
+    /// By a number of their own: a session that leaves and comes again is another.
+    members: HashMap<u64, Member>,
+    /// The number of each session that is a member.
+    sessions: HashMap<u64, u64>,
     last_member: u64,
-    /// Where the search for a member begins.
-    next: usize,
+    /// Members with room: by what they have in flight, then by who was given something
+    /// longest ago.
+    free: BTreeSet<(usize, u64, u64)>,
+    last_turn: u64,
     /// In the order of their numbers.
     waiting: VecDeque<Message>,
     /// Messages that wait or are claimed, and their bytes.
     held: usize,
     bytes: usize,
+    /// What all members' queues may hold.
+    bytes_max: usize,
     share: Share,
 }
 
 #[derive(Debug)]
 struct Member {
-    /// A session that leaves and comes again is another member.
-    number: u64,
-    session: u64,
     subscription: Subscription,
     claims: usize,
+    /// When it was given something last.
+    turn: u64,
 }
 
 /// A message that a member was given. Gives it back when dropped unsettled.
@@ -123,8 +129,8 @@ impl Shared {
     /// The QoS of a membership, if there is one.
     pub(super) fn qos_of(&self, name: &str, session: u64) -> Option<QoS> {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
-        let group = groups.by_name.get(name)?.lock();
-        let member = group.members.iter().find(|one| one.session == session)?;
+        let state = groups.by_name.get(name)?.lock();
+        let member = state.members.get(state.sessions.get(&session)?)?;
         Some(member.subscription.qos)
     }
 
@@ -181,12 +187,15 @@ impl Shared {
                     key: groups.last_key,
                     since: number,
                     state: Mutex::new(State {
-                        members: Vec::new(),
+                        members: HashMap::new(),
+                        sessions: HashMap::new(),
                         last_member: 0,
-                        next: 0,
+                        free: BTreeSet::new(),
+                        last_turn: 0,
                         waiting: VecDeque::new(),
                         held: 0,
                         bytes: 0,
+                        bytes_max: 0,
                         share: Share::new(&self.budget),
                     }),
                     counters: Arc::clone(&self.counters),
@@ -199,20 +208,13 @@ impl Shared {
             }
         };
         let mut state = group.lock();
-        let known = state.members.iter_mut().find(|one| one.session == session);
+        let known = state.sessions.get(&session).copied();
         let replaced = known.is_some();
         // Kept until the lock is gone: the last of an outbox gives its claims back.
         let before = match known {
-            Some(member) => Some(std::mem::replace(&mut member.subscription, subscription)),
+            Some(number) => state.replace(number, subscription),
             None => {
-                state.last_member += 1;
-                let number = state.last_member;
-                state.members.push(Member {
-                    number,
-                    session,
-                    subscription,
-                    claims: 0,
-                });
+                state.add(session, subscription);
                 self.members.fetch_add(1, Relaxed);
                 None
             }
@@ -230,11 +232,9 @@ impl Shared {
             return false;
         };
         let mut state = group.lock();
-        let place = state.members.iter().position(|one| one.session == session);
-        let Some(place) = place else {
+        let Some(member) = state.remove(session) else {
             return false;
         };
-        let member = state.members.remove(place);
         self.members.fetch_sub(1, Relaxed);
         if state.members.is_empty() {
             groups.by_name.remove(name);
@@ -268,10 +268,7 @@ impl Group {
     /// A claim of a member is over; `message` is what it gives back.
     fn end(self: &Arc<Self>, member: u64, bytes: usize, message: Option<Message>) {
         let mut state = self.lock();
-        let member = state.members.iter_mut().find(|one| one.number == member);
-        if let Some(member) = member {
-            member.claims -= 1;
-        }
+        state.change(member, |member| member.claims -= 1);
         match message {
             Some(message) if !state.members.is_empty() => {
                 let number = message.number();
@@ -290,32 +287,35 @@ impl Group {
     /// Gives what waits to members, as long as one has room.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
         while !state.waiting.is_empty()
-            && let Some(place) = state.choose()
+            && let Some(number) = state.choose()
             && let Some(message) = state.waiting.pop_front()
         {
-            let member = &mut state.members[place];
-            let Subscription {
-                outbox,
-                qos,
-                retain_as_published,
-                id,
-                ..
-            } = &member.subscription;
-            member.claims += 1;
-            let mut delivery = Delivery {
-                qos: (*qos).min(message.qos()),
-                retain: message.retain() && *retain_as_published,
-                subscription_ids: id.iter().copied().collect(),
-                message: message.clone(),
-                claim: None,
-            };
-            delivery.claim = Some(Claim {
-                group: Arc::clone(self),
-                member: member.number,
-                message,
-                settled: false,
+            state.last_turn += 1;
+            let turn = state.last_turn;
+            let given = state.change(number, |member| {
+                member.claims += 1;
+                member.turn = turn;
+                let Subscription {
+                    outbox,
+                    qos,
+                    retain_as_published,
+                    id,
+                    ..
+                } = &member.subscription;
+                outbox.push_claimed(Delivery {
+                    qos: (*qos).min(message.qos()),
+                    retain: message.retain() && *retain_as_published,
+                    subscription_ids: id.iter().copied().collect(),
+                    message: message.clone(),
+                    claim: Some(Claim {
+                        group: Arc::clone(self),
+                        member: number,
+                        message,
+                        settled: false,
+                    }),
+                });
             });
-            outbox.push_claimed(delivery);
+            debug_assert!(given, "a member with room is a member");
         }
         if state.waiting.is_empty() && state.waiting.capacity() > 256 {
             state.waiting = VecDeque::new();
@@ -328,34 +328,71 @@ impl Group {
 }
 
 impl State {
+    fn add(&mut self, session: u64, subscription: Subscription) {
+        self.last_member += 1;
+        let number = self.last_member;
+        self.bytes_max += subscription.outbox.bytes_max();
+        self.sessions.insert(session, number);
+        let member = Member {
+            subscription,
+            claims: 0,
+            turn: 0,
+        };
+        self.members.insert(number, member);
+        self.change(number, |_| {});
+    }
+
+    /// Gives a member another subscription; the one it had.
+    fn replace(&mut self, number: u64, subscription: Subscription) -> Option<Subscription> {
+        let mut before = None;
+        self.bytes_max += subscription.outbox.bytes_max();
+        self.change(number, |member| {
+            before = Some(std::mem::replace(&mut member.subscription, subscription));
+        });
+        let known = before.as_ref().map_or(0, |one| one.outbox.bytes_max());
+        self.bytes_max -= known;
+        before
+    }
+
+    fn remove(&mut self, session: u64) -> Option<Member> {
+        let number = self.sessions.remove(&session)?;
+        let member = self.members.remove(&number)?;
+        self.free.remove(&(member.claims, member.turn, number));
+        self.bytes_max -= member.subscription.outbox.bytes_max();
+        Some(member)
+    }
+
+    /// Changes a member, and where it stands among those with room; whether there is one.
+    fn change(&mut self, number: u64, change: impl FnOnce(&mut Member)) -> bool {
+        let Some(member) = self.members.get_mut(&number) else {
+            return false;
+        };
+        self.free.remove(&(member.claims, member.turn, number));
+        change(member);
+        if member.claims < member.subscription.outbox.window() {
+            self.free.insert((member.claims, member.turn, number));
+        }
+        true
+    }
+
     /// The member with room that has least in flight; in turn among equals.
-    fn choose(&mut self) -> Option<usize> {
-        let count = self.members.len();
-        let place = (0..count)
-            .map(|step| (self.next + step) % count)
-            .filter(|&place| {
-                let Member {
-                    claims,
-                    subscription,
-                    ..
-                } = &self.members[place];
-                *claims < subscription.outbox.window() && !subscription.outbox.is_closed()
-            })
-            .min_by_key(|&place| self.members[place].claims)?;
-        self.next = place + 1;
-        Some(place)
+    fn choose(&mut self) -> Option<u64> {
+        loop {
+            let (.., number) = *self.free.first()?;
+            let open = |member: &Member| !member.subscription.outbox.is_closed();
+            if self.members.get(&number).is_some_and(open) {
+                return Some(number);
+            }
+            // It is about to leave.
+            self.free.pop_first();
+        }
     }
 
     /// Whether there is room for a message; if so, it counts.
     fn take(&mut self, bytes: usize) -> bool {
-        let most: usize = self
-            .members
-            .iter()
-            .map(|one| one.subscription.outbox.bytes_max())
-            .fold(0, usize::saturating_add);
         let all = self.bytes + bytes + (self.held + 1) * ENTRY_BYTES;
         // One message always fits, or large ones would never arrive.
-        let full = all > most && self.held > 0;
+        let full = all > self.bytes_max && self.held > 0;
         if full || !self.share.budget().has_room_for(all) {
             return false;
         }

@@ -82,7 +82,7 @@ async fn a_disconnect_in_the_middle_of_a_flood() {
             client.send(&[0xE0, 0]).await;
             flood.ping().await;
             broker
-                .until("the flood is over", |now| now.accepted >= 200 * round)
+                .until("the flood is over", |now| now.accepted >= 200 * (round + 1))
                 .await;
         }
     })
