@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Promises: a QoS 1 message is acknowledged at the remote broker only after it was
-//! handed to the local subscribers of that moment and, with `journal`, committed;
+//! handed to the local subscribers of that moment, is on disk for the persistent
+//! sessions that are owed it, and, with `journal`, was committed;
 //! until then the remote broker keeps it, also while this gateway is down, as long
 //! as its session lives there. So it arrives at least once, in order. In the
 //! journal it is one event however often it comes, if it carries an identity.

@@ -237,6 +237,44 @@ fn what_a_remote_broker_took_while_the_gateway_was_down_arrives_in_order() {
 }
 
 #[test]
+fn commands_wait_at_another_gateway_for_one_that_is_down_although_both_are_killed() {
+    let (here, there) = (Sandbox::new(), Sandbox::new());
+    let far_setup = Setup::new(&there).to_file("events");
+    let mut far = Gateway::start(&far_setup);
+    let setup = Setup::new(&here).to_file("events").with(&format!(
+        "[[remote]]\nname = \"far\"\nserver = \"mqtt://127.0.0.1:{}\"\n\
+         [[remote.subscribe]]\nfilter = \"commands/#\"\njournal = true\n",
+        far_setup.mqtt
+    ));
+    let mut near = Gateway::start(&setup).expecting(&["remote"]);
+    near.wait_for(SOON, "the remote", |now| {
+        now.remotes[0].state == "connected"
+    });
+    let send = |n: u32| {
+        let (payload, key) = (format!("{{\"n\":{n}}}"), format!("k{n}"));
+        let user = [("idempotency-key", &*key)];
+        publish(far_setup.mqtt, "commands/a", &payload, &user);
+    };
+    (0..5).for_each(send);
+    near.kill();
+    (5..10).for_each(send);
+    far.kill();
+    far.start_again();
+    (10..15).for_each(send);
+    near.start_again();
+    near.wait_for(SOON, "all of them", |now| now.ledger.stored >= 15);
+    near.wait_until_drained(SOON);
+    near.finish();
+    far.finish();
+    let seen: Vec<u64> = events(&setup.data().join("events"))
+        .iter()
+        .map(|event| event["data"]["m"][0]["v"].as_u64().expect("a number"))
+        .collect();
+    // Each has a key, so those that came twice are kept once.
+    assert_eq!(seen, (0..15).collect::<Vec<_>>());
+}
+
+#[test]
 fn two_gateways_that_send_each_other_everything_make_no_circle() {
     let (here, there) = (Sandbox::new(), Sandbox::new());
     let (one, other) = (Setup::new(&here), Setup::new(&there));
