@@ -1,8 +1,12 @@
 //! Methods in their order, with a password file and a service of the tests' own.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicUsize},
+    time::Duration,
+};
 
-use crate::acl::Permit;
+use crate::acl::{Permit, Rules};
 
 use super::{
     hook::{Allowed, Answer, Asking},

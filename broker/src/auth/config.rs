@@ -1,0 +1,155 @@
+//! What an operator says of who may connect and who may do what.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Error, State, certificate, hook, lockout, token};
+use crate::acl::Rules;
+
+/// How clients are known and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The password file.
+    pub passwords: Option<PathBuf>,
+    /// The name of a certificate that is the user's.
+    pub certificate: Option<certificate::Name>,
+    /// Tokens as passwords.
+    pub token: Option<token::Config>,
+    /// A service of the operator's own.
+    pub hook: Option<hook::Config>,
+    /// Which client identifiers a user may take.
+    pub client_ids: ClientIds,
+    /// What may be done; nothing else may.
+    pub rules: Arc<Rules>,
+    /// What becomes of a 3.1.1 client's publish that is refused.
+    pub denied_publish: DeniedPublish,
+    /// When guessing is slowed down.
+    pub lockout: lockout::Config,
+    /// Passwords that are checked at the same time; as many as half of the cores,
+    /// where it is not said.
+    pub checks_at_once: Option<usize>,
+    /// How long a right password is remembered after the last session with it.
+    pub remember: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            passwords: None,
+            certificate: None,
+            token: None,
+            hook: None,
+            client_ids: ClientIds::Any,
+            rules: Arc::default(),
+            denied_publish: DeniedPublish::Disconnect,
+            lockout: lockout::Config::default(),
+            checks_at_once: None,
+            remember: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+impl Config {
+    /// Whether clients are asked who they are.
+    pub fn is_on(&self) -> bool {
+        self.passwords.is_some()
+            || self.certificate.is_some()
+            || self.token.is_some()
+            || self.hook.is_some()
+    }
+
+    /// Whether only what the rules allow is allowed.
+    pub(crate) fn restricts(&self) -> bool {
+        self.is_on() || !self.rules.0.is_empty()
+    }
+
+    /// The files that it is read from, besides itself.
+    pub fn files(&self) -> Vec<&Path> {
+        let key = self.token.as_ref().and_then(|token| match &token.key {
+            token::Key::File(path) => Some(path.as_path()),
+            token::Key::Secret(_) => None,
+        });
+        self.passwords.as_deref().into_iter().chain(key).collect()
+    }
+
+    /// Reads those files and forgets what was in them.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn check(&self) -> Result<(), Error> {
+        State::load(self.clone()).map(drop)
+    }
+}
+
+/// What becomes of a publish that a 3.1.1 client has no right to, and that has QoS 1
+/// or 2: 3.1.1 has no way to refuse one (MQTT-3.3.5-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// The connection is closed: an acknowledgement would say that it is on disk.
+    Disconnect,
+    /// It is acknowledged, dropped and counted, as other brokers do.
+    Acknowledge,
+}
+
+/// Which client identifiers a user may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientIds {
+    /// Any that is not taken by another user.
+    Any,
+    /// Those that are like this, with the user's name between both parts.
+    Like {
+        /// Before the name.
+        before: Box<str>,
+        /// After it.
+        after: Box<str>,
+        /// More may follow.
+        is_prefix: bool,
+    },
+}
+
+impl ClientIds {
+    /// Reads `any`, `user`, or a pattern such as `{user}-*`.
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (text, is_prefix) = match text {
+            "any" => return Ok(Self::Any),
+            "user" => ("{user}", false),
+            _ => text
+                .strip_suffix('*')
+                .map_or((text, false), |text| (text, true)),
+        };
+        let parts = text.split_once("{user}");
+        let fit = |part: &str| !part.contains(['{', '}', '*']);
+        match parts {
+            Some((before, after)) if fit(before) && fit(after) => Ok(Self::Like {
+                before: before.into(),
+                after: after.into(),
+                is_prefix,
+            }),
+            _ => Err(
+                "should be \"any\", \"user\" for the user's name, or a pattern with {user} in it, such as \"{user}-*\"",
+            ),
+        }
+    }
+
+    pub(super) fn takes(&self, user: &str, client_id: &str) -> bool {
+        let Self::Like {
+            before,
+            after,
+            is_prefix,
+        } = self
+        else {
+            return true;
+        };
+        let rest = client_id
+            .strip_prefix(&**before)
+            .and_then(|rest| rest.strip_prefix(user))
+            .and_then(|rest| rest.strip_prefix(&**after));
+        rest.is_some_and(|rest| *is_prefix || rest.is_empty())
+    }
+}
