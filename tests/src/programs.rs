@@ -37,6 +37,12 @@ pub fn paho(version: &str) -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// MQTT.js for browsers, where it is.
+pub fn mqtt_js() -> Option<PathBuf> {
+    let file = repository().join(".tools/mqtt.js-5.14.1/mqtt.min.js");
+    file.is_file().then_some(file)
+}
+
 /// A program of that name, where there is one.
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

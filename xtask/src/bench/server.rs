@@ -72,7 +72,7 @@ impl Server {
         ))
     }
 
-    fn mosquitto_with(more: &str) -> Result<Self> {
+    pub(super) fn mosquitto_with(more: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let mqtt = free_port()?;
         let config = dir.path().join("mosquitto.conf");
@@ -92,14 +92,19 @@ impl Server {
     /// Penstock with everything on: durable, deduplicated, normalised, forwarded
     /// to the destinations that `destinations` (TOML) names.
     pub(super) fn penstock(binary: &Path, destinations: &str) -> Result<Self> {
+        Self::penstock_with(binary, "", destinations)
+    }
+
+    /// The same; `broker` has more keys of its table.
+    pub(super) fn penstock_with(binary: &Path, broker: &str, more: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let (mqtt, http) = (free_port()?, free_port()?);
         let config = dir.path().join("penstock.toml");
         fs::write(
             &config,
             format!(
-                "data_dir = \"{}\"\n[broker]\nlisten = \"{mqtt}\"\n[http]\nlisten = \"{http}\"\n\
-                 [store]\nsize_max = \"20GiB\"\n[log]\nlevel = \"warn\"\n{destinations}",
+                "data_dir = \"{}\"\n[broker]\nlisten = \"{mqtt}\"\n{broker}[http]\nlisten = \"{http}\"\n\
+                 [store]\nsize_max = \"20GiB\"\n[log]\nlevel = \"warn\"\n{more}",
                 dir.path().join("data").display()
             ),
         )?;
