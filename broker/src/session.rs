@@ -264,9 +264,12 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
         .filter(|will| with_will && ending::may_be_published(context, &rights, will));
     // No longer than the session lasts.
     let delay_secs = will.as_ref().map_or(0, |will| {
-        let lasts = session
-            .new_expiry_secs
-            .unwrap_or(session.session_expiry_secs);
+        let lasts = match end {
+            End::Removed => 0,
+            _ => session
+                .new_expiry_secs
+                .unwrap_or(session.session_expiry_secs),
+        };
         will.delay_secs.min(lasts)
     });
     let waits_in = session.durable.as_ref().map(|durable| durable.session());

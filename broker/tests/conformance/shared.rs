@@ -390,6 +390,43 @@ async fn what_a_session_that_ends_was_owed_moves_to_another_member() {
     broker.stop().await;
 }
 
+/// What a group with persistent members is owed is on disk, and so is who its members
+/// are: also over a restart, each message goes to one.
+#[tokio::test]
+async fn a_shared_subscription_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || {
+        let mut config = config();
+        config.keep.dir = Some(dir.path().to_owned());
+        config
+    };
+    let broker = start(config()).await;
+    for id in ["one", "two"] {
+        let mut peer = lasting(&broker, id, true, 20).await;
+        peer.subscribe("$share/g/t", 1).await;
+        away(&broker, peer).await;
+    }
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..4 {
+        publisher.publish("t", 1, &n.to_string()).await;
+    }
+    broker.stop().await;
+    let broker = start(config()).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 4..6 {
+        publisher.publish("t", 1, &n.to_string()).await;
+    }
+    // One of them never comes back to its session: the other gets its part.
+    let _anew = lasting(&broker, "one", true, 20).await;
+    let mut two = lasting(&broker, "two", false, 20).await;
+    let mut got = BTreeSet::new();
+    for _ in 0..6 {
+        assert!(got.insert(two.receive().await.payload));
+    }
+    two.nothing().await;
+    broker.stop().await;
+}
+
 /// A group of both kinds: with a session that lasts or without, each message goes to one.
 #[tokio::test]
 async fn a_group_with_both_kinds_of_members_gives_each_message_once() {

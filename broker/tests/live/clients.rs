@@ -74,3 +74,63 @@ async fn rumqttc_with_5_publishes_with_properties_and_hears_them() {
     assert_eq!(found.content_type, properties.content_type);
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn rumqttc_with_5_understands_aliases_and_shares_the_work() {
+    use v5::mqttbytes::{
+        QoS,
+        v5::{ConnectProperties, Packet},
+    };
+
+    let broker = start(config()).await;
+    let mut workers = Vec::new();
+    for id in ["one", "two"] {
+        let mut options = v5::MqttOptions::new(id, "127.0.0.1", broker.address.port());
+        options.set_connect_properties(ConnectProperties {
+            topic_alias_max: Some(4),
+            ..ConnectProperties::new()
+        });
+        let (client, mut events) = v5::AsyncClient::new(options, 10);
+        let filter = "$share/workers/a/topic";
+        client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
+        loop {
+            let event = timeout(LONG, events.poll()).await.unwrap().unwrap();
+            if matches!(event, v5::Event::Incoming(Packet::SubAck(_))) {
+                break;
+            }
+        }
+        workers.push((client, events));
+    }
+    let options = v5::MqttOptions::new("publisher", "127.0.0.1", broker.address.port());
+    let (publisher, mut events) = v5::AsyncClient::new(options, 10);
+    for n in 0..10 {
+        let send = publisher.publish("a/topic", QoS::AtLeastOnce, false, n.to_string());
+        send.await.unwrap();
+    }
+    let publishing = tokio::spawn(async move { while events.poll().await.is_ok() {} });
+    let mut got = Vec::new();
+    for (_, events) in &mut workers {
+        let (mut mine, mut known) = (0, None);
+        while mine < 5 {
+            let event = timeout(LONG, events.poll()).await.unwrap().unwrap();
+            if let v5::Event::Incoming(Packet::Publish(publish)) = event {
+                // This client shows its user what was on the wire.
+                let alias = publish.properties.and_then(|found| found.topic_alias);
+                assert!(alias.is_some_and(|alias| (1..=4).contains(&alias)));
+                if publish.topic.is_empty() {
+                    assert_eq!(alias, known);
+                } else {
+                    assert_eq!(publish.topic, "a/topic");
+                    known = alias;
+                }
+                got.push(String::from_utf8(publish.payload.to_vec()).unwrap());
+                mine += 1;
+            }
+        }
+    }
+    got.sort();
+    let all: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    assert_eq!(got, all);
+    publishing.abort();
+    broker.stop().await;
+}
