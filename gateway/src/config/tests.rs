@@ -45,7 +45,9 @@ fn repository(path: &str) -> PathBuf {
 #[test]
 fn nothing_configured_is_the_defaults() {
     let config = Config::defaults(Path::new("data"));
-    assert_eq!(config.broker, penstock_broker::Config::default());
+    let mut broker = penstock_broker::Config::default();
+    broker.keep.dir = Some("data".into());
+    assert_eq!(config.broker, broker);
     assert_eq!(config.http, http::Config::default());
     assert_eq!(config.log, telemetry::Config::default());
     assert_eq!(config.data_dir, Path::new("data"));
