@@ -174,6 +174,11 @@ impl Client {
         }
     }
 
+    /// Whether its session outlives the connection.
+    pub(crate) const fn is_persistent(&self) -> bool {
+        self.facts.session_expiry_secs > 0
+    }
+
     /// Its subscriptions have changed.
     pub(crate) fn set_filters(&self, filters: impl Iterator<Item = Arc<str>>) {
         let mut filters: Vec<_> = filters.collect();
@@ -219,7 +224,7 @@ impl Client {
             method: facts.method,
             connected_secs: facts.connected.elapsed().as_secs(),
             keep_alive_secs: facts.keep_alive.map(|said| said.as_secs()),
-            persistent: facts.session_expiry_secs > 0,
+            persistent: self.is_persistent(),
             session_expiry_secs: facts.session_expiry_secs,
             subscriptions: tally.subscriptions.load(Relaxed),
             queue_messages: standing.messages as u64,

@@ -30,18 +30,15 @@ const COUNTS: &[Count] = &[
     ("clients/connected", |now| now.sessions_open),
     ("clients/active", |now| now.sessions_open),
     ("clients/maximum", |now| now.sessions_max),
-    ("clients/total", |now| now.sessions_open),
-    ("clients/disconnected", |_| 0),
-    ("clients/inactive", |_| 0),
-    ("clients/expired", |_| 0),
+    ("clients/expired", |now| now.sessions_expired),
     ("messages/received", |now| now.packets_in),
     ("messages/sent", messages_sent),
-    ("messages/stored", |now| now.retained),
+    ("messages/stored", stored),
     ("publish/messages/received", publishes_received),
     ("publish/messages/sent", |now| now.delivered),
     ("publish/messages/dropped", dropped),
     ("retained messages/count", |now| now.retained),
-    ("store/messages/count", |now| now.retained),
+    ("store/messages/count", stored),
     ("subscriptions/count", |now| now.subscriptions),
 ];
 
@@ -67,8 +64,13 @@ fn messages_sent(now: &Metrics) -> u64 {
     now.delivered + now.acknowledged + now.answers + now.sessions_total
 }
 
+fn stored(now: &Metrics) -> u64 {
+    now.retained + now.queued_messages
+}
+
 fn dropped(now: &Metrics) -> u64 {
     now.dropped_queue_full
+        + now.dropped_kept_queue_full
         + now.dropped_shared
         + now.dropped_too_large
         + now.dropped_expired
@@ -98,7 +100,7 @@ pub(crate) async fn run(handle: Handle, every: Duration) {
                 }
             }
             now = turns.tick(), if is_on => {
-                let messages = tree.turn(now, &handle.metrics(), memory());
+                let messages = tree.turn(now, &handle.metrics(), away(&handle), memory());
                 if !handle.local().show(&messages).await {
                     tracing::debug!("persistent subscribers did not get all of $SYS");
                 }
@@ -134,8 +136,15 @@ impl Tree {
         }
     }
 
-    /// What has changed, as messages. `memory`: bytes held now, and at most so far.
-    fn turn(&mut self, now: Instant, metrics: &Metrics, memory: Option<[u64; 2]>) -> Vec<Publish> {
+    /// What has changed, as messages. `away`: persistent sessions whose clients are
+    /// not connected; `memory`: bytes held now, and at most so far.
+    fn turn(
+        &mut self,
+        now: Instant,
+        metrics: &Metrics,
+        away: u64,
+        memory: Option<[u64; 2]>,
+    ) -> Vec<Publish> {
         let mut values: Vec<(String, String)> = Vec::new();
         let version = concat!("penstock ", env!("CARGO_PKG_VERSION"));
         values.push(("version".into(), version.into()));
@@ -144,6 +153,10 @@ impl Tree {
         for (name, count) in COUNTS {
             values.push(((*name).into(), count(metrics).to_string()));
         }
+        values.push(("clients/disconnected".into(), away.to_string()));
+        values.push(("clients/inactive".into(), away.to_string()));
+        let total = metrics.sessions_open + away;
+        values.push(("clients/total".into(), total.to_string()));
         if let Some([current, maximum]) = memory {
             values.push(("heap/current".into(), current.to_string()));
             values.push(("heap/maximum".into(), maximum.to_string()));
@@ -196,6 +209,14 @@ impl Load {
     }
 }
 
+/// Persistent sessions whose clients are not connected.
+fn away(handle: &Handle) -> u64 {
+    let clients = handle.registry.clients();
+    let persistent = clients.iter().filter(|client| client.is_persistent());
+    let kept = handle.counters.sessions_kept.get();
+    kept.saturating_sub(persistent.count() as u64)
+}
+
 /// Bytes that the process holds in memory, now and at most so far, where the system
 /// says so.
 fn memory() -> Option<[u64; 2]> {
@@ -222,7 +243,7 @@ mod tests {
         let start = Instant::now();
         let mut tree = Tree::new(start);
         let mut metrics = Metrics::default();
-        let first = tree.turn(start, &metrics, Some([1, 2]));
+        let first = tree.turn(start, &metrics, 0, Some([1, 2]));
         assert!(first.iter().all(|one| one.retain));
         assert_eq!(value(&first, "$SYS/broker/uptime").unwrap(), "0 seconds");
         assert_eq!(value(&first, "$SYS/broker/heap/maximum").unwrap(), "2");
@@ -232,7 +253,7 @@ mod tests {
         );
         metrics.sessions_open = 3;
         let topics: Vec<_> = tree
-            .turn(start, &metrics, Some([1, 2]))
+            .turn(start, &metrics, 2, Some([1, 2]))
             .iter()
             .map(|one| one.topic.to_string())
             .collect();
@@ -241,6 +262,8 @@ mod tests {
             [
                 "$SYS/broker/clients/connected",
                 "$SYS/broker/clients/active",
+                "$SYS/broker/clients/disconnected",
+                "$SYS/broker/clients/inactive",
                 "$SYS/broker/clients/total"
             ]
         );
@@ -252,9 +275,9 @@ mod tests {
         let mut tree = Tree::new(start);
         let mut metrics = Metrics::default();
         let at = |secs| start + Duration::from_secs(secs);
-        tree.turn(start, &metrics, None);
+        tree.turn(start, &metrics, 0, None);
         metrics.connections_total = 10;
-        let early = tree.turn(at(10), &metrics, None);
+        let early = tree.turn(at(10), &metrics, 0, None);
         // 60 a minute, of which ten seconds are (1 - e^(-10/60)).
         assert_eq!(
             value(&early, "$SYS/broker/load/sockets/1min").unwrap(),
@@ -262,7 +285,7 @@ mod tests {
         );
         for turn in 2..1000 {
             metrics.connections_total = turn * 10;
-            tree.turn(at(turn * 10), &metrics, None);
+            tree.turn(at(turn * 10), &metrics, 0, None);
         }
         assert_eq!(tree.said["load/sockets/1min"], "60.00");
         assert_eq!(tree.said["load/sockets/15min"], "60.00");

@@ -428,3 +428,58 @@ async fn retained_messages_and_subscriptions_are_listed_and_cleared() {
     );
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_its_client_is_listed_with_its_subscriptions_and_can_be_ended() {
+    let gateway = Gateway::start().await;
+    let _other = client(&gateway, "z").await;
+    let mut stream = TcpStream::connect(gateway.mqtt).await.expect("connect");
+    let mut bytes = vec![
+        0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0, 0, 1, b'p',
+    ];
+    bytes.extend_from_slice(&[0x82, 8, 0, 1, 0, 3, b'q', b'/', b'#', 1]);
+    stream.write_all(&bytes).await.expect("write");
+    let mut answer = [0; 9];
+    let read = timeout(LONG, stream.read_exact(&mut answer)).await;
+    read.expect("an answer in time").expect("an answer");
+    let path = "/api/v1/broker/clients/p";
+    assert_eq!(gateway.get(path).await.json()["connected"], true);
+    drop(stream);
+    let began = Instant::now();
+    while gateway.get(path).await.json()["connected"] != false {
+        assert!(began.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    gateway.publish("q/1", b"21.5").await;
+    let all = gateway.get("/api/v1/broker/clients").await.json();
+    let ids = |page: &Value| -> Vec<String> {
+        let items = page["items"].as_array().expect("items");
+        items
+            .iter()
+            .map(|one| one["client_id"].to_string())
+            .collect()
+    };
+    let listed = ids(&all);
+    assert!(listed.contains(&"\"p\"".to_owned()) && listed.contains(&"\"z\"".to_owned()));
+    assert_eq!(gateway.get(path).await.json()["queue_messages"], 1);
+    let live = gateway
+        .get("/api/v1/broker/clients?connected=true")
+        .await
+        .json();
+    assert!(!ids(&live).contains(&"\"p\"".to_owned()));
+    let subscriptions = gateway
+        .get("/api/v1/broker/subscriptions?client=p")
+        .await
+        .json();
+    assert_eq!(
+        subscriptions["items"],
+        serde_json::json!([{ "client_id": "p", "filter": "q/#", "qos": 1 }])
+    );
+    assert_eq!(gateway.change("DELETE", path).await.status, 404);
+    let ended = gateway
+        .change("DELETE", &format!("{path}?session=true"))
+        .await;
+    assert_eq!(ended.json()["kicked"], 1);
+    assert_eq!(gateway.get(path).await.status, 404);
+    gateway.stop().await;
+}

@@ -15,7 +15,7 @@ const PAGE: usize = 1_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the clients that are connected
+    /// List the clients that are connected, or whose sessions wait for them
     Clients(List),
     /// End the connection of clients
     Kick(Kick),
@@ -99,7 +99,9 @@ fn clients(list: &List) -> Result<ExitCode> {
                 text(&one["user"]),
                 text(&one["address"]),
                 text(&one["protocol"]),
-                age(one["connected_secs"].as_u64().unwrap_or_default()),
+                one["connected_secs"]
+                    .as_u64()
+                    .map_or_else(|| "away".to_owned(), age),
                 rate(&one["publishes_in_per_sec"]),
                 rate(&one["publishes_out_per_sec"]),
                 one["queue_messages"].to_string(),

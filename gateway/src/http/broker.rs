@@ -4,7 +4,7 @@
 //! `null` at the end. What changes between two pages may be missed or be out of date,
 //! but nothing is shown twice.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use axum::{
     http::StatusCode,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use penstock_broker::{ClientInfo, is_topic_filter, topic_matches};
+use penstock_broker::{ClientInfo, LiveSubscription, SessionInfo, is_topic_filter, topic_matches};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,6 +36,9 @@ pub(super) struct Clients {
     after: String,
     #[serde(default = "default_limit")]
     limit: usize,
+    /// Only those that are connected.
+    #[serde(default)]
+    connected: bool,
 }
 
 /// How to end a client.
@@ -71,19 +74,41 @@ pub(super) struct Subscriptions {
 
 pub(super) async fn clients(State(context): State<Context>, Query(page): Query<Clients>) -> Answer {
     let limit = page.limit.min(PAGE_MAX);
-    let broker = context.broker.clone();
-    let found = look(move || broker.clients(&page.after, limit)).await?;
+    let (broker, after) = (context.broker.clone(), page.after.clone());
+    let live = look(move || broker.clients(&after, limit)).await?;
     let now = context.observer.now();
-    let items: Vec<Value> = found.iter().map(|one| client_line(one, now)).collect();
-    let last = found.last().map(|one| one.client_id.to_string());
-    Ok(Json(
-        json!({ "items": items, "next": last.filter(|_| found.len() == limit) }),
-    ))
+    let mut items: BTreeMap<String, Value> = BTreeMap::new();
+    for client in &live {
+        items.insert(client.client_id.to_string(), client_line(client, now));
+    }
+    if !page.connected {
+        let sessions = context.broker.sessions().await;
+        for session in sessions.iter().filter(|one| one.client_id > page.after) {
+            match items.get_mut(&session.client_id) {
+                Some(line) => add_queue(line, session),
+                None if session.connected => {}
+                None => drop(items.insert(session.client_id.clone(), session_line(session))),
+            }
+        }
+    }
+    let is_more = items.len() >= limit;
+    let (ids, items): (Vec<_>, Vec<_>) = items.into_iter().take(limit).unzip();
+    let next = ids.last().filter(|_| is_more);
+    Ok(Json(json!({ "items": items, "next": next })))
 }
 
 pub(super) async fn client(State(context): State<Context>, Path(id): Path<String>) -> Answer {
-    let found = context.broker.client(&id).ok_or_else(|| no_client(&id))?;
-    Ok(Json(client_line(&found, context.observer.now())))
+    let sessions = context.broker.sessions().await;
+    let session = sessions.iter().find(|one| one.client_id == id);
+    let mut line = match (context.broker.client(&id), session) {
+        (Some(client), _) => client_line(&client, context.observer.now()),
+        (None, Some(session)) => return Ok(Json(session_line(session))),
+        (None, None) => return Err(no_client(&id)),
+    };
+    if let Some(session) = session {
+        add_queue(&mut line, session);
+    }
+    Ok(Json(line))
 }
 
 pub(super) async fn kick(
@@ -157,11 +182,26 @@ pub(super) async fn subscriptions(
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "after is not what next said"))?;
     let limit = page.limit.min(PAGE_MAX);
     let broker = context.broker.clone();
+    let away = context.broker.persistent_subscriptions().await;
     let found = look(move || {
         let is = |only: &Option<String>, it: &str| only.as_ref().is_none_or(|only| only == it);
-        broker.live_subscriptions((&after.0, &after.1), limit, |client, filter| {
-            is(&page.client, client) && is(&page.filter, filter)
-        })
+        let wanted =
+            |client: &str, filter: &str| is(&page.client, client) && is(&page.filter, filter);
+        let after = (&*after.0, &*after.1);
+        let mut found = broker.live_subscriptions(after, limit, wanted);
+        let away = away.iter().filter(|one| {
+            (&*one.client_id, &*one.filter) > after
+                && wanted(&one.client_id, &one.filter)
+                && broker.client(&one.client_id).is_none()
+        });
+        found.extend(away.map(|one| LiveSubscription {
+            client_id: Arc::from(&*one.client_id),
+            filter: Arc::from(&*one.filter),
+            qos: one.qos,
+        }));
+        found.sort();
+        found.truncate(limit);
+        found
     })
     .await?;
     let last = found.last().filter(|_| found.len() == limit);
@@ -184,14 +224,45 @@ fn client_line(client: &ClientInfo, now: Timestamp) -> Value {
     let ago_ms = i64::try_from(client.connected_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
     let since = Timestamp::from_millis(now.as_millis().saturating_sub(ago_ms));
     let mut line = json!(client);
+    line["connected"] = true.into();
     line["connected_since"] = admin::instant(since);
     line
+}
+
+/// A persistent session whose client is away.
+fn session_line(session: &SessionInfo) -> Value {
+    json!({
+        "client_id": session.client_id,
+        "user": session.user,
+        "connected": false,
+        "disconnected_since": session
+            .ended_ms
+            .map(|ms| admin::instant(Timestamp::from_millis(ms))),
+        "persistent": true,
+        "session_expiry_secs": session.expiry_secs,
+        "queue_messages": session.queued,
+        "queue_bytes": session.queued_bytes,
+        "dropped": session.dropped,
+    })
+}
+
+/// What a persistent session keeps for its client, on top of what waits for the wire.
+fn add_queue(line: &mut Value, session: &SessionInfo) {
+    for (field, more) in [
+        ("queue_messages", session.queued),
+        ("queue_bytes", session.queued_bytes),
+        ("dropped", session.dropped),
+    ] {
+        line[field] = (line[field].as_u64().unwrap_or_default() + more).into();
+    }
 }
 
 fn no_client(id: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
-        format!("no client {id:?} is connected"),
+        format!(
+            "no client {id:?} is connected; a session that waits for its client can be ended with session=true"
+        ),
     )
 }
 
