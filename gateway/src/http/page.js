@@ -81,10 +81,43 @@ function show(s) {
   }
 }
 
+const CLIENTS_SHOWN = 50;
+
+function showBroker(b, clients) {
+  const refused = Object.keys(b).filter((key) => key.startsWith("refused_") && key !== "refused_queue_full")
+    .reduce((sum, key) => sum + b[key], 0);
+  const dropped = Object.keys(b).filter((key) => key.startsWith("dropped_"))
+    .reduce((sum, key) => sum + b[key], 0);
+  byId("broker").textContent = `${count(b.sessions_open)} connected, ${count(b.subscriptions)} subscriptions, `
+    + `${count(b.retained)} retained; ${count(b.delivered)} messages to subscribers, ${count(dropped)} dropped; `
+    + `${count(refused)} connections refused, ${count(b.publishes_paused)} slowed for their rate`;
+  const body = byId("clients");
+  body.replaceChildren();
+  for (const c of clients.items) {
+    const row = body.insertRow();
+    cell(row, c.client_id, "name");
+    cell(row, c.user ?? "–");
+    cell(row, c.address ?? "local");
+    cell(row, c.protocol);
+    cell(row, duration(c.connected_secs), "n");
+    cell(row, perSec(c.publishes_in_per_sec), "n");
+    cell(row, perSec(c.publishes_out_per_sec), "n");
+    cell(row, count(c.in_flight_in + c.in_flight_out), "n");
+    cell(row, bytes(c.queue_bytes), "n");
+    cell(row, count(c.dropped), "n");
+  }
+  byId("clients-more").textContent = clients.items.length === 0 ? "nobody is connected"
+    : clients.next === null ? ""
+    : `the first ${count(clients.items.length)} of ${count(b.sessions_open)}; penstock broker clients lists all`;
+}
+
 async function refresh() {
   try {
-    const [status, ready] = await Promise.all([fetch("/api/v1/status"), fetch("/readyz")]);
-    show(await status.json());
+    const [status, ready, clients] = await Promise.all([fetch("/api/v1/status"), fetch("/readyz"),
+      fetch(`/api/v1/broker/clients?connected=true&limit=${CLIENTS_SHOWN}`)]);
+    const account = await status.json();
+    show(account);
+    showBroker(account.broker, await clients.json());
     const { reasons } = await ready.json();
     byId("reasons").hidden = reasons.length === 0;
     byId("reasons").textContent = reasons.join("; ");
