@@ -92,6 +92,21 @@ impl Local {
     }
 }
 
+impl Local {
+    /// A client that publishes as somebody who was connected.
+    pub(crate) fn client_as(
+        &self,
+        admission: Arc<dyn Admission>,
+        publisher: Arc<Publisher>,
+    ) -> Client {
+        Client {
+            local: self.clone(),
+            admission,
+            publisher,
+        }
+    }
+}
+
 /// Publishes like a device, from within the process.
 pub struct Client {
     local: Local,

@@ -298,8 +298,9 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
         (Some(will), Some(session)) => {
             let waiting = wills::Waiting {
                 session,
-                client: Arc::clone(&publisher.client_id),
-                publish: will.publish,
+                publisher: Arc::clone(&publisher),
+                will,
+                rights: Some(rights),
                 _share: Some(kept),
             };
             let delay = Duration::from_secs(delay_secs.into());

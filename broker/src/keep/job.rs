@@ -149,6 +149,7 @@ impl Turn {
 pub(crate) struct KeptWill {
     pub(crate) session: SessionId,
     pub(crate) client: Arc<str>,
+    pub(crate) user: Option<Arc<str>>,
     pub(crate) message: Message,
     /// When to publish it, in milliseconds from now.
     pub(crate) due_in_ms: u64,

@@ -84,6 +84,7 @@ impl Writer {
             wills.push(KeptWill {
                 session: id,
                 client: Arc::clone(&session.client),
+                user: session.row.user.clone(),
                 message,
                 due_in_ms: delay_ms.unsigned_abs().saturating_sub(waited),
             });

@@ -58,11 +58,11 @@ pub(super) async fn publish_will(
         () = sleep(patience) => None,
     };
     match verdict {
-        Some(Verdict::Accepted) => {
+        // After a crash nobody knows whether subscribers have seen a duplicate.
+        Some(Verdict::Accepted | Verdict::Duplicate) => {
             context.counters.wills.add(1);
             Box::pin(show(context, publisher, session, &will.publish)).await;
         }
-        Some(Verdict::Duplicate) => context.counters.wills.add(1),
         _ => {
             context.counters.wills_lost.add(1);
             if let Some(held_back) = context.quiet.pass() {

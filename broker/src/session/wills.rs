@@ -21,15 +21,20 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
-use super::Context;
-use crate::{Local, Publish, budget::Share, keep::SessionId};
+use super::{Context, ending};
+use crate::{
+    Local, Protocol, Publisher, auth::Rights, budget::Share, keep::SessionId, packet::Will,
+};
 
 /// A will and whose it is.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) session: SessionId,
-    pub(crate) client: Arc<str>,
-    pub(crate) publish: Publish,
+    /// Who it is published as.
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) will: Will,
+    /// What its client may do; not known of one that the keeper's file brought.
+    pub(crate) rights: Option<Arc<Rights>>,
     /// What it holds; nothing if the keeper's file brought it.
     pub(crate) _share: Option<Share>,
 }
@@ -56,7 +61,7 @@ impl Wills {
         let mut queue = self.lock();
         queue.last += 1;
         let place = (Instant::now() + delay, queue.last);
-        let client = Arc::clone(&will.client);
+        let client = Arc::clone(&will.publisher.client_id);
         queue.by_time.insert(place, will);
         // The last will of a client is the one that its coming back calls off.
         queue.by_client.insert(client, place);
@@ -91,8 +96,8 @@ impl Wills {
             return Err(Some(place.0));
         }
         let will = first.remove();
-        if queue.by_client.get(&will.client) == Some(&place) {
-            queue.by_client.remove(&will.client);
+        if queue.by_client.get(&will.publisher.client_id) == Some(&place) {
+            queue.by_client.remove(&will.publisher.client_id);
         }
         Ok(will)
     }
@@ -109,23 +114,47 @@ pub(crate) async fn run(context: Arc<Context>) {
         let Some(publish) = kept.message.to_publish() else {
             continue;
         };
-        let will = Waiting {
+        let waiting = Waiting {
             session: kept.session,
-            client: kept.client,
-            publish,
+            publisher: Arc::new(Publisher {
+                client_id: kept.client,
+                username: kept.user.clone(),
+                identity: kept.user,
+                origin: None,
+                address: None,
+                protocol: Protocol::V5,
+                turn: 0.into(),
+                turns_over: Arc::default(),
+            }),
+            will: Will {
+                publish,
+                delay_secs: 0,
+                refused: false,
+            },
+            rights: None,
             _share: None,
         };
         context
             .wills
-            .hold(will, Duration::from_millis(kept.due_in_ms));
+            .hold(waiting, Duration::from_millis(kept.due_in_ms));
     }
     let local = Local::new(Arc::clone(&context.fanout));
     loop {
         let wait = match context.wills.due(Instant::now()) {
-            Ok(will) => {
+            Ok(waiting) => {
                 // Where the session has ended there is nothing to forget.
-                keeper.take_will(will.session).await.ok();
-                let client = local.client(Arc::clone(&context.admission), will.client, None);
+                keeper.take_will(waiting.session).await.ok();
+                let Waiting {
+                    publisher,
+                    will,
+                    rights,
+                    ..
+                } = waiting;
+                let may = |rights: &Rights| ending::may_be_published(&context, rights, &will);
+                if !rights.as_deref().is_none_or(may) {
+                    continue;
+                }
+                let client = local.client_as(Arc::clone(&context.admission), publisher);
                 client.publish(vec![will.publish]).await;
                 context.counters.wills.add(1);
                 continue;
@@ -147,23 +176,41 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::QoS;
+    use crate::{Publish, QoS};
 
     fn will(client: &str) -> Waiting {
         Waiting {
             session: SessionId(1),
-            client: Arc::from(client),
-            publish: Publish {
-                topic: Arc::from("t"),
-                payload: Bytes::new(),
-                qos: QoS::AtMostOnce,
-                retain: false,
-                dup: false,
-                properties: None,
-                delivery: None,
+            publisher: Arc::new(Publisher {
+                client_id: Arc::from(client),
+                username: None,
+                identity: None,
+                origin: None,
+                address: None,
+                protocol: Protocol::V5,
+                turn: 0.into(),
+                turns_over: Arc::default(),
+            }),
+            will: Will {
+                delay_secs: 0,
+                refused: false,
+                publish: Publish {
+                    topic: Arc::from("t"),
+                    payload: Bytes::new(),
+                    qos: QoS::AtMostOnce,
+                    retain: false,
+                    dup: false,
+                    properties: None,
+                    delivery: None,
+                },
             },
+            rights: None,
             _share: None,
         }
+    }
+
+    fn name(due: Result<Waiting, Option<Instant>>) -> String {
+        due.unwrap().publisher.client_id.to_string()
     }
 
     #[test]
@@ -177,11 +224,11 @@ mod tests {
         wills.came("nobody", false);
         let now = Instant::now();
         let in_secs = |secs| now + Duration::from_secs(secs);
-        assert_eq!(&*wills.due(now).unwrap().client, "anew");
+        assert_eq!(name(wills.due(now)), "anew");
         assert!(wills.due(in_secs(50)).unwrap_err().is_some());
-        assert_eq!(&*wills.due(in_secs(100)).unwrap().client, "quick");
+        assert_eq!(name(wills.due(in_secs(100))), "quick");
         assert!(wills.due(in_secs(100)).is_err());
-        assert_eq!(&*wills.due(in_secs(200)).unwrap().client, "slow");
+        assert_eq!(name(wills.due(in_secs(200))), "slow");
         assert_eq!(wills.due(in_secs(999)).unwrap_err(), None);
         let queue = wills.lock();
         assert!(queue.by_client.is_empty() && queue.by_time.is_empty());
