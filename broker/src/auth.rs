@@ -11,7 +11,9 @@
 //! What a client may do is in [`crate::acl`].
 //!
 //! Passwords, keys and rules can be replaced while the broker runs
-//! ([`Auth::reload`]); sessions that would not be let in again are ended.
+//! ([`Auth::reload`]). Sessions whose user, password, key, kind of name, client
+//! identifier or subscriptions would not be taken again are ended. Whom a service let
+//! in stays, with the rules that it gave, until the session ends: nobody is asked again.
 //! Nothing here writes a password, token or hash to the log.
 
 mod audit;
@@ -22,6 +24,7 @@ pub mod hook;
 mod identity;
 pub mod lockout;
 pub mod passwords;
+mod places;
 pub mod token;
 mod verifier;
 
@@ -35,6 +38,7 @@ use std::{
     thread::available_parallelism,
 };
 
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ClientIds, Config, DeniedPublish};
@@ -42,11 +46,12 @@ pub use identity::Method;
 
 use crate::{metrics::Counters, packet::reason};
 use audit::Audit;
-use hook::{Asked, Hook, Question};
+use hook::{Asked, Hook, NotNow, Question};
 pub(crate) use identity::{Identity, Rights};
 use lockout::{Lockout, Standing};
 use passwords::{PASSWORD_BYTES_MAX, Passwords};
-use verifier::Verifier;
+use places::Places;
+use verifier::{Login, Verifier};
 
 /// Every mistake in the files that clients are known by.
 #[derive(Debug)]
@@ -96,13 +101,19 @@ impl State {
     fn still_knows(&self, identity: &Identity) -> bool {
         match identity.method {
             Method::Anonymous => true,
-            Method::Certificate => self.config.certificate.is_some(),
-            Method::Token => self.token.is_some(),
+            Method::Certificate => {
+                let name = self.config.certificate.map(certificate::Name::word);
+                name.is_some() && name == identity.grounds.as_deref()
+            }
+            Method::Token => self.token.as_ref().is_some_and(|checker| {
+                let grounds = identity.grounds.as_deref();
+                grounds.is_some_and(|grounds| checker.still_takes(grounds))
+            }),
             Method::Hook => self.config.hook.is_some(),
             Method::Password => {
                 let known = self.passwords.as_ref().zip(identity.user.as_deref());
                 let hash = known.and_then(|(known, user)| known.hash_of(user));
-                hash.is_some() && hash == identity.hash.as_ref()
+                hash.is_some() && hash == identity.grounds.as_ref()
             }
         }
     }
@@ -154,6 +165,15 @@ const UNANSWERED: Refusal = Refusal {
     what: "the authentication service does not answer",
 };
 
+const NAMELESS: Refusal = Refusal {
+    reason: reason::NOT_AUTHORIZED,
+    what: "the authentication service names no user, and neither does the client",
+};
+const TOO_LATE: Refusal = Refusal {
+    reason: reason::SERVER_BUSY,
+    what: "it could not be found out in time who the client is",
+};
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Auth {
@@ -161,7 +181,9 @@ pub(crate) struct Auth {
     version: AtomicU64,
     revision: Mutex<CancellationToken>,
     verifier: Verifier,
-    lockout: Lockout,
+    /// Where the signatures of tokens are checked.
+    tokens: Arc<Places>,
+    lockout: Arc<Lockout>,
     asked: OnceLock<Asked>,
     audit: Audit,
     counters: Arc<Counters>,
@@ -174,12 +196,15 @@ impl Auth {
         // Half of the machine is for those who are connected.
         let half = || available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
         let at_once = config.checks_at_once.unwrap_or_else(half);
+        // No more at a time than may fail, or right passwords could be too many.
+        let of_one = usize::try_from(config.lockout.failures_max).unwrap_or(usize::MAX);
         Ok(Self {
             state: RwLock::new(Arc::new(State::load(config)?)),
             version: AtomicU64::new(1),
             revision: Mutex::default(),
-            verifier: Verifier::new(at_once, remember, Arc::clone(&counters)),
-            lockout: Lockout::default(),
+            verifier: Verifier::new(at_once, of_one, remember, Arc::clone(&counters)),
+            tokens: Places::new(at_once, at_once.div_ceil(2)),
+            lockout: Arc::default(),
             asked: OnceLock::new(),
             audit: Audit::new(Arc::clone(&counters)),
             counters,
@@ -200,10 +225,16 @@ impl Auth {
     ///
     /// # Errors
     /// Every mistake in the files, or that clients would be asked who they are where
-    /// they were not, or no longer.
+    /// they were not, or no longer: the listeners that are open rely on it.
     pub(crate) fn reload(&self, config: Config) -> Result<(), Error> {
-        if config.restricts() != self.state().config.restricts() {
+        let before = self.state();
+        let before = &before.config;
+        if config.is_on() != before.is_on() || config.restricts() != before.restricts() {
             let what = "authentication is turned on or off by a restart only";
+            return Err(Error(vec![what.to_owned()]));
+        }
+        if config.hook.is_some() != before.hook.is_some() {
+            let what = "the authentication service is added or taken away by a restart only";
             return Err(Error(vec![what.to_owned()]));
         }
         let state = Arc::new(State::load(config)?);
@@ -237,6 +268,8 @@ impl Auth {
 
     /// Finds out who a client is, and what it may do from now on.
     pub(crate) async fn admit(self: &Arc<Self>, attempt: &Attempt<'_>) -> Result<Rights, Refusal> {
+        // Before the state: what changes from here on, the session hears of.
+        let under = self.revision();
         let state = self.state();
         let found = match self.identify(&state, attempt).await {
             Ok(identity) => may_be_called(&state.config, attempt, &identity).map(|()| identity),
@@ -250,8 +283,13 @@ impl Auth {
                     self.audit
                         .connected(attempt.client_id, attempt.address, &identity);
                 }
-                let client_id = Arc::clone(attempt.client_id);
-                Ok(Rights::new(Arc::clone(self), identity, client_id))
+                Ok(Rights::new(
+                    Arc::clone(self),
+                    identity,
+                    Arc::clone(attempt.client_id),
+                    !attempt.is_assigned,
+                    under,
+                ))
             }
             Err(refusal) => {
                 match refusal.reason {
@@ -267,7 +305,19 @@ impl Auth {
         }
     }
 
-    async fn identify(&self, state: &State, attempt: &Attempt<'_>) -> Result<Identity, Refusal> {
+    /// It took longer to find out who a client is than CONNECT may take.
+    pub(crate) fn gave_up(&self, attempt: &Attempt<'_>) {
+        self.counters.auth_unanswered.add(1);
+        let user = attempt.username.map(|name| &**name);
+        self.audit
+            .refused(attempt.client_id, user, attempt.address, &TOO_LATE);
+    }
+
+    async fn identify(
+        &self,
+        state: &Arc<State>,
+        attempt: &Attempt<'_>,
+    ) -> Result<Identity, Refusal> {
         let config = &state.config;
         if !config.is_on() {
             return Ok(Identity::new(Method::Anonymous));
@@ -281,13 +331,15 @@ impl Auth {
             return Ok(Identity {
                 user: Some(Arc::clone(&name)),
                 device: Some(name),
+                grounds: Some(Arc::from(which.word())),
                 ..Identity::new(Method::Certificate)
             });
         }
-        if let (Some(checker), Some(password)) = (&state.token, attempt.password)
+        if let Some(password) = attempt.password
+            && state.token.is_some()
             && token::is_token(password)
         {
-            return by_token(checker, password);
+            return self.by_token(state, password, attempt.ip()).await;
         }
         if attempt.username.is_some() || attempt.password.is_some() {
             return self.by_password(state, attempt).await;
@@ -296,7 +348,7 @@ impl Auth {
             && config.hook.is_some()
             && attempt.certificate.is_some()
         {
-            return self.by_hook(asked, state, attempt, Standing::Free).await;
+            return self.by_hook(asked, attempt, None).await;
         }
         if attempt.allow_anonymous {
             return Ok(Identity::new(Method::Anonymous));
@@ -313,28 +365,18 @@ impl Auth {
         if password.len() > PASSWORD_BYTES_MAX && state.config.hook.is_none() {
             return Err(WRONG);
         }
-        let (address, user) = (attempt.ip(), self.verifier.number(name));
-        let lockout = &state.config.lockout;
-        let standing = self.lockout.standing(lockout, address, user);
-        if standing == Standing::Locked {
-            return Err(LOCKED);
-        }
         let known = state
             .passwords
             .as_ref()
             .and_then(|passwords| passwords.hash_of(name));
-        let found = match (self.asked.get(), known) {
+        let user = self.verifier.number(name);
+        match (self.asked.get(), known) {
             (Some(asked), None) if state.config.hook.is_some() => {
-                self.by_hook(asked, state, attempt, standing).await
+                let lockout = (&state.config.lockout, user);
+                self.by_hook(asked, attempt, Some(lockout)).await
             }
-            _ => self.by_file(state, name, password, standing).await,
-        };
-        match &found {
-            Ok(_) => self.lockout.succeeded(address, user),
-            Err(refusal) if *refusal == WRONG => self.lockout.failed(lockout, address, user),
-            Err(_) => {}
+            _ => self.by_file(state, name, password, attempt.ip()).await,
         }
-        found
     }
 
     async fn by_file(
@@ -342,70 +384,94 @@ impl Auth {
         state: &State,
         name: &str,
         password: &[u8],
-        standing: Standing,
+        address: IpAddr,
     ) -> Result<Identity, Refusal> {
         let Some(passwords) = &state.passwords else {
             return Err(WRONG);
         };
+        let (lockout, user) = (&state.config.lockout, self.verifier.number(name));
         let hash = passwords.hash_of(name);
         let proven = if let Some(hash) = hash
             && let Some(proven) = self.verifier.known(name, hash, password)
         {
-            Some(proven)
-        } else if standing == Standing::OnlyKnown {
+            self.lockout.came(address, user);
+            proven
+        } else if self.lockout.standing(lockout, address, user) == Standing::OnlyKnown {
             return Err(LOCKED);
-        } else if let Some(costly) = hash.or_else(|| passwords.any_hash(self.verifier.number(name)))
-        {
-            self.verifier
-                .check(name, costly, password, hash.is_some())
-                .await
         } else {
-            None
+            let login = Login {
+                user: name,
+                hash: hash.or_else(|| passwords.any_hash(user)).ok_or(WRONG)?,
+                password,
+                is_real: hash.is_some(),
+                address,
+            };
+            let begin = || self.lockout.charge(lockout, address, user);
+            match self.verifier.check(login, begin).await {
+                verifier::Outcome::Right(proven) => proven,
+                verifier::Outcome::Wrong => return Err(WRONG),
+                verifier::Outcome::NotNow => return Err(LOCKED),
+            }
         };
-        let proven = proven.ok_or(WRONG)?;
         let name: Arc<str> = Arc::from(name);
         Ok(Identity {
             user: Some(Arc::clone(&name)),
             device: Some(name),
-            hash: hash.cloned(),
+            grounds: hash.cloned(),
             _proven: Some(proven),
             ..Identity::new(Method::Password)
         })
     }
 
+    /// Failures are counted where there is a user to count them for.
     async fn by_hook(
         &self,
         asked: &Asked,
-        state: &State,
         attempt: &Attempt<'_>,
-        standing: Standing,
+        counted: Option<(&lockout::Config, u64)>,
     ) -> Result<Identity, Refusal> {
+        let address = attempt.ip();
         let question = Question {
             client_id: Arc::clone(attempt.client_id),
             username: attempt.username.cloned(),
             password: attempt.password.map(Box::from),
-            address: attempt.ip(),
+            address,
             listener: Arc::from(attempt.listener),
             certificate: attempt.certificate.and_then(certificate::subject),
         };
-        let allowed = if standing == Standing::OnlyKnown {
-            asked.known(&question).ok_or(LOCKED)?
+        let is_locked = counted.is_some_and(|(config, user)| {
+            self.lockout.standing(config, address, user) == Standing::OnlyKnown
+        });
+        let outcome = if is_locked {
+            let known = asked.known(&question).flatten();
+            known.map_or(hook::Outcome::NotNow, |known| {
+                hook::Outcome::Said(Some(known))
+            })
         } else {
-            asked.ask(&question).await.map_err(|error| {
+            let begin = || match counted {
+                Some((config, user)) => {
+                    let charge = self.lockout.charge(config, address, user);
+                    charge.map(Some).ok_or(NotNow)
+                }
+                None => Ok(None),
+            };
+            asked.ask(&question, begin).await
+        };
+        let allowed = match outcome {
+            hook::Outcome::Said(said) => said.ok_or(WRONG)?,
+            hook::Outcome::NotNow => return Err(LOCKED),
+            hook::Outcome::Unanswered(error) => {
                 // Once per question at most, and questions are bounded; still a flood
                 // when the service is down.
                 if let Some(held_back) = self.audit.pass_trouble() {
                     tracing::warn!(%error, held_back, "the authentication service does not answer");
                 }
-                UNANSWERED
-            })?
+                return Err(UNANSWERED);
+            }
         };
-        let allowed = allowed.ok_or(WRONG)?;
-        debug_assert!(state.config.hook.is_some(), "asked only where configured");
-        let user = allowed
-            .user
-            .or_else(|| attempt.username.cloned())
-            .unwrap_or_else(|| Arc::clone(attempt.client_id));
+        // Not the client identifier: whoever has a certificate writes there what it likes.
+        let user = allowed.user.or_else(|| attempt.username.cloned());
+        let user = user.filter(|user| !user.is_empty()).ok_or(NAMELESS)?;
         Ok(Identity {
             device: Some(allowed.device.unwrap_or_else(|| Arc::clone(&user))),
             user: Some(user),
@@ -413,21 +479,40 @@ impl Auth {
             ..Identity::new(Method::Hook)
         })
     }
-}
 
-fn by_token(checker: &token::Checker, password: &[u8]) -> Result<Identity, Refusal> {
-    let claims = checker.check(password).map_err(|what| Refusal {
-        reason: reason::NOT_AUTHORIZED,
-        what,
-    })?;
-    let user: Arc<str> = Arc::from(claims.user);
-    Ok(Identity {
-        device: Some(claims.device.map_or_else(|| Arc::clone(&user), Arc::from)),
-        user: Some(user),
-        own: claims.rules.map(Arc::new),
-        ends: identity::after(claims.secs_left),
-        ..Identity::new(Method::Token)
-    })
+    /// A signature costs more to check than to make up, so few are checked at a time,
+    /// and away from those who are connected. Nobody guesses a signature, so failures
+    /// lock nobody out.
+    async fn by_token(
+        &self,
+        state: &Arc<State>,
+        password: &[u8],
+        address: IpAddr,
+    ) -> Result<Identity, Refusal> {
+        let place = self.tokens.take(address).await.ok_or(UNANSWERED)?;
+        let (state, token) = (Arc::clone(state), Box::<[u8]>::from(password));
+        let checked = spawn_blocking(move || {
+            let _place = place;
+            state.token.as_ref().map(|checker| checker.check(&token))
+        });
+        let claims = match checked.await {
+            Ok(Some(claims)) => claims,
+            Ok(None) | Err(_) => return Err(UNANSWERED),
+        };
+        let claims = claims.map_err(|what| Refusal {
+            reason: reason::NOT_AUTHORIZED,
+            what,
+        })?;
+        let user: Arc<str> = Arc::from(claims.user);
+        Ok(Identity {
+            device: Some(claims.device.map_or_else(|| Arc::clone(&user), Arc::from)),
+            user: Some(user),
+            own: claims.rules.map(Arc::new),
+            ends: identity::after(claims.secs_left),
+            grounds: Some(claims.grounds),
+            ..Identity::new(Method::Token)
+        })
+    }
 }
 
 /// Whether a client may have the identifier that it asks for.

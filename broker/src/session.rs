@@ -384,7 +384,8 @@ impl Session<'_> {
         let over = self.rights.ends().unwrap_or(heard + FAR);
         let mut alarm = pin!(sleep_until(over.min(heard + silence_max.unwrap_or(FAR))));
         let is_restricted = self.rights.is_restricted();
-        let mut revised = pin!(self.rights.revision().cancelled_owned());
+        // Since it was admitted, not since now: a reload may have come in between.
+        let mut revised = pin!(self.rights.admitted_under().cancelled_owned());
         let mut end: Option<End> = None;
         let may_end = self.rights.ends().is_some();
         loop {
@@ -673,6 +674,9 @@ impl Session<'_> {
     /// a client of 3.1.1, and an acknowledgement would be a lie, the session ends.
     fn authorise(&mut self, packet: &mut packet::Inbound) -> Result<(), End> {
         let (rights, publish) = (self.rights, &packet.publish);
+        if !rights.is_restricted() {
+            return Ok(());
+        }
         let permit = self.topics.permit(packet.cached, rights.version(), || {
             rights.publish(&publish.topic)
         });

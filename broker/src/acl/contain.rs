@@ -10,19 +10,21 @@ pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     if narrow.starts_with('$') && wide.starts_with(['+', '#']) {
         return false;
     }
-    let (wide, wide_is_open) = levels(wide);
-    let (narrow, narrow_is_open) = levels(narrow);
-    // A topic has at least one level, so `#` takes nothing shorter than `+/#`.
-    let (wide, narrow) = (least(&wide), least(&narrow));
-    let fits = if wide_is_open {
-        wide.len() <= narrow.len()
-    } else {
-        !narrow_is_open && wide.len() == narrow.len()
-    };
-    fits && wide
-        .iter()
-        .zip(narrow)
-        .all(|(wide, narrow)| *wide == "+" || wide == narrow)
+    // Level by level, as far as they agree: a client chose one of them.
+    let (mut wide, mut narrow) = (least(wide).split('/'), least(narrow).split('/'));
+    loop {
+        match (wide.next(), narrow.next()) {
+            // Also the topic that ends before it.
+            (Some("#"), _) | (None, None) => return true,
+            (None, Some(_)) | (Some(_), None) => return false,
+            (Some(wide), Some(narrow)) => {
+                let fits = wide == narrow || wide == "+" && narrow != "#";
+                if !fits {
+                    return false;
+                }
+            }
+        }
+    }
 }
 
 /// Whether there is a topic that both filters take. Both are valid filters.
@@ -31,39 +33,32 @@ pub(super) fn overlaps(one: &str, other: &str) -> bool {
     if hidden(one, other) || hidden(other, one) {
         return false;
     }
-    let (one, one_is_open) = levels(one);
-    let (other, other_is_open) = levels(other);
-    let (one, other) = (least(&one), least(&other));
+    let (one, other) = (least(one), least(other));
     // A topic of one level is not empty.
-    let has_one_level = !one_is_open && one.len() == 1 || !other_is_open && other.len() == 1;
-    if has_one_level && (one.first() == Some(&"") || other.first() == Some(&"")) {
+    let has_one_level = |filter: &str| !filter.contains('/');
+    let is_empty_there = |filter: &str| filter.is_empty() || filter.starts_with('/');
+    if (has_one_level(one) || has_one_level(other))
+        && (is_empty_there(one) || is_empty_there(other))
+    {
         return false;
     }
-    let fits = match (one_is_open, other_is_open) {
-        (true, true) => true,
-        (true, false) => one.len() <= other.len(),
-        (false, true) => other.len() <= one.len(),
-        (false, false) => one.len() == other.len(),
-    };
-    fits && one
-        .iter()
-        .zip(other)
-        .all(|(one, other)| *one == "+" || *other == "+" || one == other)
-}
-
-/// The levels before a final `#`, and whether there is one.
-fn levels(filter: &str) -> (Vec<&str>, bool) {
-    let mut levels: Vec<&str> = filter.split('/').collect();
-    let is_open = levels.last() == Some(&"#");
-    if is_open {
-        levels.pop();
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (None, Some(_)) | (Some(_), None) => return false,
+            (Some(one), Some(other)) => {
+                if one != other && one != "+" && other != "+" {
+                    return false;
+                }
+            }
+        }
     }
-    (levels, is_open)
 }
 
-/// The levels that the shortest topic has to have.
-fn least<'l, 'f>(levels: &'l [&'f str]) -> &'l [&'f str] {
-    if levels.is_empty() { &["+"] } else { levels }
+/// A topic has at least one level, so `#` takes nothing shorter than `+/#`.
+fn least(filter: &str) -> &str {
+    if filter == "#" { "+/#" } else { filter }
 }
 
 #[cfg(test)]

@@ -16,8 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
-
+use super::{lockout::Charge, places::Places};
 use crate::{acl::Rules, metrics::Counters};
 
 /// How much is asked and remembered.
@@ -97,65 +96,99 @@ pub trait Hook: fmt::Debug + Send + Sync + 'static {
 
 type Fingerprint = [u8; 32];
 
+/// Refusals that are remembered: enough for devices that come again and again, and
+/// never in the place of those who may connect.
+const REFUSALS_MAX: usize = 1_024;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Asked {
     hook: Arc<dyn Hook>,
     key: [u8; 32],
-    places: Semaphore,
-    remembered_max: usize,
-    remembered: Mutex<HashMap<Fingerprint, (Option<Allowed>, Instant)>>,
+    places: Arc<Places>,
+    allowed: Mutex<Answers<Allowed>>,
+    refused: Mutex<Answers<()>>,
     counters: Arc<Counters>,
+}
+
+/// How a question ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The service, or what is remembered of it, said this.
+    Said(Option<Allowed>),
+    /// It was not asked: too many have failed.
+    NotNow,
+    /// It did not answer; why.
+    Unanswered(String),
 }
 
 impl Asked {
     pub(super) fn new(hook: Arc<dyn Hook>, config: &Config, counters: Arc<Counters>) -> Self {
+        let count = config.in_flight_max;
         Self {
             hook,
             key: rand::random(),
-            places: Semaphore::new(config.in_flight_max),
-            remembered_max: config.remembered_max,
-            remembered: Mutex::default(),
+            places: Places::new(count, count.div_ceil(2)),
+            allowed: Mutex::new(Answers::new(config.remembered_max)),
+            refused: Mutex::new(Answers::new(config.remembered_max.min(REFUSALS_MAX))),
             counters,
         }
     }
 
     /// The answer to a question, if it is remembered.
     pub(super) fn known(&self, question: &Question) -> Option<Option<Allowed>> {
-        let remembered = self.lock();
-        let (allowed, until) = remembered.get(&self.fingerprint(question))?;
-        (*until > Instant::now()).then(|| allowed.clone())
+        let fingerprint = self.fingerprint(question);
+        let allowed = lock(&self.allowed).get(&fingerprint);
+        allowed
+            .map(Some)
+            .or_else(|| lock(&self.refused).get(&fingerprint).map(|()| None))
     }
 
-    /// Asks, or remembers. An error is why there is no answer.
-    pub(super) async fn ask(&self, question: &Question) -> Result<Option<Allowed>, String> {
-        let Ok(_place) = self.places.acquire().await else {
-            return Err("the broker ends".to_owned());
-        };
+    /// Remembers, or asks. `begin` is asked when there is a place, and has what is
+    /// counted as failed until it turns out right.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        begin: impl FnOnce() -> Result<Option<Charge>, NotNow>,
+    ) -> Outcome {
+        // Before the queue: whoever is known does not wait for a service that is slow.
         if let Some(known) = self.known(question) {
-            return Ok(known);
+            return Outcome::Said(known);
         }
+        let Some(_place) = self.places.take(question.address).await else {
+            return Outcome::Unanswered("the broker ends".to_owned());
+        };
+        // Whoever was here before may have asked the same.
+        if let Some(known) = self.known(question) {
+            return Outcome::Said(known);
+        }
+        let Ok(charge) = begin() else {
+            return Outcome::NotNow;
+        };
         self.counters.hook_questions.add(1);
-        let answer = self.hook.ask(question).await?;
-        if !answer.remember.is_zero() {
-            let now = Instant::now();
-            let mut remembered = self.lock();
-            if remembered.len() >= self.remembered_max {
-                remembered.retain(|_, (_, until)| *until > now);
-            }
-            if remembered.len() < self.remembered_max
-                && let Some(until) = now.checked_add(answer.remember)
-            {
-                let entry = (answer.allowed.clone(), until);
-                remembered.insert(self.fingerprint(question), entry);
-            }
+        let answer = match self.hook.ask(question).await {
+            Ok(answer) => answer,
+            Err(why) => return Outcome::Unanswered(why),
+        };
+        match (charge, &answer.allowed) {
+            (Some(charge), Some(_)) => charge.right(),
+            (Some(charge), None) => charge.wrong(),
+            (None, _) => {}
         }
-        Ok(answer.allowed)
+        let fingerprint = self.fingerprint(question);
+        match &answer.allowed {
+            Some(allowed) => {
+                lock(&self.allowed).remember(fingerprint, allowed.clone(), answer.remember);
+            }
+            None => lock(&self.refused).remember(fingerprint, (), answer.remember),
+        }
+        Outcome::Said(answer.allowed)
     }
 
     /// Forgets every answer.
     pub(super) fn forget(&self) {
-        self.lock().clear();
+        lock(&self.allowed).known.clear();
+        lock(&self.refused).known.clear();
     }
 
     fn fingerprint(&self, question: &Question) -> Fingerprint {
@@ -177,10 +210,58 @@ impl Asked {
         }
         *hasher.finalize().as_bytes()
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Option<Allowed>, Instant)>> {
-        self.remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+/// Too many have failed for a question.
+#[derive(Debug)]
+pub(super) struct NotNow;
+
+/// Answers, until each is too old.
+#[derive(Debug)]
+struct Answers<T> {
+    max: usize,
+    known: HashMap<Fingerprint, (T, Instant)>,
+}
+
+impl<T: Clone> Answers<T> {
+    fn new(max: usize) -> Self {
+        Self {
+            max,
+            known: HashMap::new(),
+        }
     }
+
+    fn get(&self, fingerprint: &Fingerprint) -> Option<T> {
+        let (answer, until) = self.known.get(fingerprint)?;
+        (*until > Instant::now()).then(|| answer.clone())
+    }
+
+    fn remember(&mut self, fingerprint: Fingerprint, answer: T, time: Duration) {
+        let now = Instant::now();
+        let Some(until) = now.checked_add(time).filter(|until| *until > now) else {
+            return;
+        };
+        if self.known.len() >= self.max {
+            self.known.retain(|_, (_, until)| *until > now);
+        }
+        if self.known.len() >= self.max {
+            // Many at once, so that the next ones do not look through everything again.
+            let some: Vec<_> = self
+                .known
+                .keys()
+                .take(self.max.div_ceil(8))
+                .copied()
+                .collect();
+            for one in some {
+                self.known.remove(&one);
+            }
+        }
+        if self.known.len() < self.max {
+            self.known.insert(fingerprint, (answer, until));
+        }
+    }
+}
+
+fn lock<T>(answers: &Mutex<Answers<T>>) -> MutexGuard<'_, Answers<T>> {
+    answers.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Auth, DeniedPublish, audit::Action, verifier::Proven};
+use super::{Auth, DeniedPublish, State, audit::Action, verifier::Proven};
 use crate::{
     acl::{Names, Permit, Rules},
     packet::Will,
@@ -51,8 +51,10 @@ pub(crate) struct Identity {
     pub(super) own: Option<Arc<Rules>>,
     /// When it is over.
     pub(super) ends: Option<Instant>,
-    /// The stored hash that its password was right for.
-    pub(super) hash: Option<Arc<str>>,
+    /// What it was known by, where that can change: the stored hash that its password
+    /// was right for, the key and what else its token was good for, or the kind of
+    /// name that its certificate was read for.
+    pub(super) grounds: Option<Arc<str>>,
     /// Keeps its password remembered.
     pub(super) _proven: Option<Proven>,
 }
@@ -65,7 +67,7 @@ impl Identity {
             method,
             own: None,
             ends: None,
-            hash: None,
+            grounds: None,
             _proven: None,
         }
     }
@@ -86,14 +88,29 @@ pub(crate) struct Rights {
     auth: Arc<Auth>,
     identity: Identity,
     client_id: Arc<str>,
+    /// The client chose its identifier.
+    is_named: bool,
+    /// There are rules at all; that does not change while the broker runs.
+    is_restricted: bool,
+    /// Is cancelled when what it was admitted under has changed.
+    admitted_under: CancellationToken,
 }
 
 impl Rights {
-    pub(super) fn new(auth: Arc<Auth>, identity: Identity, client_id: Arc<str>) -> Self {
+    pub(super) fn new(
+        auth: Arc<Auth>,
+        identity: Identity,
+        client_id: Arc<str>,
+        is_named: bool,
+        admitted_under: CancellationToken,
+    ) -> Self {
         Self {
+            is_restricted: auth.state().config.restricts(),
             auth,
             identity,
             client_id,
+            is_named,
+            admitted_under,
         }
     }
 
@@ -107,13 +124,19 @@ impl Rights {
     }
 
     /// Whether there is anything that it may not do.
-    pub(crate) fn is_restricted(&self) -> bool {
-        self.auth.state().config.restricts()
+    pub(crate) const fn is_restricted(&self) -> bool {
+        self.is_restricted
     }
 
     /// Changes whenever an answer may change; never 0.
     pub(crate) fn version(&self) -> u64 {
         self.auth.version()
+    }
+
+    /// Is cancelled when the rules have changed since the client was admitted, which
+    /// may be long before its session begins.
+    pub(crate) fn admitted_under(&self) -> CancellationToken {
+        self.admitted_under.clone()
     }
 
     /// Is cancelled when the rules have changed since it was asked for.
@@ -137,10 +160,10 @@ impl Rights {
     }
 
     fn may_publish(&self, topic: &str) -> Option<Permit> {
-        let state = self.auth.state();
-        if !state.config.restricts() {
+        if !self.is_restricted {
             return Some(Permit::ALL);
         }
+        let state = self.auth.state();
         let names = self.names();
         let own = self.identity.own.as_ref();
         own.and_then(|own| own.publish(&names, topic))
@@ -157,10 +180,10 @@ impl Rights {
     }
 
     fn may_subscribe(&self, filter: &str) -> Option<Permit> {
-        let state = self.auth.state();
-        if !state.config.restricts() {
+        if !self.is_restricted {
             return Some(Permit::ALL);
         }
+        let state = self.auth.state();
         let filter = match filter.strip_prefix("$share/") {
             Some(shared) => shared.split_once('/')?.1,
             None => filter,
@@ -170,6 +193,30 @@ impl Rights {
         own.and_then(|own| own.subscribe(&names, filter))
             .or_else(|| state.config.rules.subscribe(&names, filter))?
             .ok()
+    }
+
+    /// How many rules an answer may take to look through.
+    pub(crate) fn rules(&self) -> usize {
+        if !self.is_restricted {
+            return 0;
+        }
+        let own = self.identity.own.as_ref().map_or(0, |own| own.0.len());
+        own + self.auth.state().config.rules.0.len()
+    }
+
+    /// Whether the client would still be let in as who it is.
+    pub(crate) fn is_valid(&self) -> bool {
+        let is_over = self
+            .identity
+            .ends
+            .is_some_and(|ends| ends <= Instant::now());
+        let state = self.auth.state();
+        !is_over && state.still_knows(&self.identity) && self.may_be_called(&state)
+    }
+
+    fn may_be_called(&self, state: &State) -> bool {
+        let user = self.identity.user.as_ref().filter(|_| self.is_named);
+        user.is_none_or(|user| state.config.client_ids.takes(user, &self.client_id))
     }
 
     /// Whether it may leave this will behind.
@@ -185,7 +232,7 @@ impl Rights {
 
     fn tell(&self, action: Action, allowed: bool, topic: &str) {
         // Where nobody is asked who they are there is nothing to account for.
-        if self.auth.state().config.restricts() {
+        if self.is_restricted {
             let (audit, id) = (&self.auth.audit, &self.client_id);
             audit.decided(action, allowed, id, &self.identity, topic);
         }
@@ -210,7 +257,9 @@ impl Rights {
     ) -> Option<&'static str> {
         let state = self.auth.state();
         let why = if !state.still_knows(&self.identity) {
-            "the user is gone or has another password"
+            "the user is gone or has another password, or the key or name it was known by is another"
+        } else if !self.may_be_called(&state) {
+            "a client identifier that is not this user's any more"
         } else if !subscriptions
             .into_iter()
             .all(|filter| self.may_subscribe(filter).is_some())

@@ -3,13 +3,17 @@
 //! Failures are counted for an address and user together, for an address, and for
 //! a user, each until nothing failed for [`Config::lock`]:
 //!
-//! - Too many for the two together: this user is locked for this address. Nobody
-//!   can lock a user for another address.
+//! - Too many for the two together: from this address only what is remembered to be
+//!   right for this user still passes. A guess never is, so nothing is given away.
+//!   Nobody can lock a user for another address.
 //! - Too many for an address: from there only credentials that are remembered to
-//!   be right still pass. Devices behind the same router stay connected and come
-//!   back, while one of them guesses.
+//!   be right still pass, whoever's they are. Devices behind the same router stay
+//!   connected and come back, while one of them guesses.
 //! - Too many for a user, from wherever: addresses that this user has come from
 //!   before notice nothing; for others only so many checks are done in a time.
+//!
+//! A check counts as failed from its beginning until it turns out right ([`Charge`]),
+//! so guesses in parallel are as many as guesses in turn.
 //!
 //! An IPv6 address stands for its /64. Every table has a bound; when one is full,
 //! what is over is thrown away first, then any.
@@ -18,7 +22,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,8 +57,6 @@ pub(crate) enum Standing {
     Free,
     /// Only what is remembered to be right.
     OnlyKnown,
-    /// Nothing.
-    Locked,
 }
 
 type User = u64;
@@ -83,63 +85,132 @@ struct Tables {
 impl Lockout {
     /// What `user` may try from `address` now.
     pub(crate) fn standing(&self, config: &Config, address: IpAddr, user: User) -> Standing {
-        let address = network(address);
-        let now = Instant::now();
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |failures: Option<&Failures>| {
-            failures
-                .filter(|failures| now.duration_since(failures.last) < config.lock)
-                .map_or(0, |failures| failures.count)
-        };
-        if count(tables.pairs.get(&(address, user))) >= config.failures_max {
-            return Standing::Locked;
-        }
-        if count(tables.addresses.get(&address)) >= config.failures_in_total_max {
-            return Standing::OnlyKnown;
-        }
-        if tables.familiar.contains_key(&(address, user)) {
-            return Standing::Free;
-        }
-        if let Some(failures) = tables.users.get_mut(&user)
-            && count(Some(failures)) >= config.failures_in_total_max
-        {
-            // One check in this time, whoever wants it.
-            let pause = config.lock / config.failures_in_total_max.max(1);
-            if now.duration_since(failures.last) < pause {
-                return Standing::OnlyKnown;
-            }
-            failures.last = now;
-        }
-        Standing::Free
+        self.lock().standing(config, network(address), user)
     }
 
-    /// A check failed.
-    pub(crate) fn failed(&self, config: &Config, address: IpAddr, user: User) {
+    /// Begins a check; `None` if there may be none now.
+    pub(crate) fn charge(
+        self: &Arc<Self>,
+        config: &Config,
+        address: IpAddr,
+        user: User,
+    ) -> Option<Charge> {
         let address = network(address);
-        let now = Instant::now();
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let tables = &mut *tables;
-        count(&mut tables.pairs, (address, user), config.lock, now);
-        count(&mut tables.addresses, address, config.lock, now);
-        count(&mut tables.users, user, config.lock, now);
+        let mut tables = self.lock();
+        if tables.standing(config, address, user) == Standing::OnlyKnown {
+            return None;
+        }
+        tables.failed(config, address, user);
+        Some(Charge {
+            lockout: Arc::clone(self),
+            address,
+            user,
+            is_open: true,
+        })
     }
 
     /// Forgets every failure: other passwords are right now, and a device that came too
     /// early should not wait.
     pub(crate) fn forget(&self) {
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.lock();
         tables.pairs.clear();
         tables.addresses.clear();
         tables.users.clear();
     }
 
-    /// A check was right.
-    pub(crate) fn succeeded(&self, address: IpAddr, user: User) {
-        let address = network(address);
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        tables.pairs.remove(&(address, user));
-        make_room(&mut tables.familiar, |_| true);
-        tables.familiar.insert((address, user), Instant::now());
+    /// `user` came from `address` with what is remembered to be right. What failed
+    /// there stays: it may have been somebody else.
+    pub(crate) fn came(&self, address: IpAddr, user: User) {
+        self.lock().came(network(address), user);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A check that is under way. Dropped without a word it never was: nobody heard how
+/// it ended.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    lockout: Arc<Lockout>,
+    address: IpAddr,
+    user: User,
+    is_open: bool,
+}
+
+impl Charge {
+    /// It was right.
+    pub(crate) fn right(self) {
+        let mut tables = self.lockout.lock();
+        tables.pairs.remove(&(self.address, self.user));
+        tables.came(self.address, self.user);
+        // Dropping takes back the rest.
+    }
+
+    /// It was wrong.
+    pub(crate) fn wrong(mut self) {
+        self.is_open = false;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.is_open {
+            let mut tables = self.lockout.lock();
+            take_back(&mut tables.pairs, &(self.address, self.user));
+            take_back(&mut tables.addresses, &self.address);
+            take_back(&mut tables.users, &self.user);
+        }
+    }
+}
+
+impl Tables {
+    fn standing(&self, config: &Config, address: IpAddr, user: User) -> Standing {
+        let now = Instant::now();
+        let count = |failures: Option<&Failures>| {
+            failures
+                .filter(|failures| now.duration_since(failures.last) < config.lock)
+                .map_or(0, |failures| failures.count)
+        };
+        let in_total_max = config.failures_in_total_max;
+        if count(self.pairs.get(&(address, user))) >= config.failures_max
+            || count(self.addresses.get(&address)) >= in_total_max
+        {
+            return Standing::OnlyKnown;
+        }
+        if self.familiar.contains_key(&(address, user)) {
+            return Standing::Free;
+        }
+        // One check in this time, whoever wants it.
+        let pause = config.lock / in_total_max.max(1);
+        match self.users.get(&user) {
+            Some(failures)
+                if count(Some(failures)) >= in_total_max
+                    && now.duration_since(failures.last) < pause =>
+            {
+                Standing::OnlyKnown
+            }
+            _ => Standing::Free,
+        }
+    }
+
+    fn failed(&mut self, config: &Config, address: IpAddr, user: User) {
+        let now = Instant::now();
+        count(&mut self.pairs, (address, user), config.lock, now);
+        count(&mut self.addresses, address, config.lock, now);
+        count(&mut self.users, user, config.lock, now);
+    }
+
+    fn came(&mut self, address: IpAddr, user: User) {
+        make_room(&mut self.familiar, |_| true);
+        self.familiar.insert((address, user), Instant::now());
+    }
+}
+
+fn take_back<K: Eq + Hash>(table: &mut HashMap<K, Failures>, key: &K) {
+    if let Some(failures) = table.get_mut(key) {
+        failures.count = failures.count.saturating_sub(1);
     }
 }
 
@@ -179,7 +250,7 @@ fn make_room<K: Copy + Eq + Hash, V>(table: &mut HashMap<K, V>, is_on: impl Fn(&
 }
 
 /// What one customer of a network is given: an IPv4 address, or an IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {
@@ -199,7 +270,8 @@ mod tests {
 
     fn fail(lockout: &Lockout, config: &Config, address: &str, user: User, times: u32) {
         for _ in 0..times {
-            lockout.failed(config, ip(address), user);
+            let mut tables = lockout.lock();
+            tables.failed(config, network(ip(address)), user);
         }
     }
 
@@ -211,13 +283,13 @@ mod tests {
         fail(&lockout, &config, "10.0.0.1", 7, 1);
         assert_eq!(
             lockout.standing(&config, ip("10.0.0.1"), 7),
-            Standing::Locked
+            Standing::OnlyKnown
         );
         assert_eq!(lockout.standing(&config, ip("10.0.0.2"), 7), Standing::Free);
         assert_eq!(lockout.standing(&config, ip("10.0.0.1"), 8), Standing::Free);
         assert_eq!(
             lockout.standing(&config, ip("::ffff:10.0.0.1"), 7),
-            Standing::Locked
+            Standing::OnlyKnown
         );
     }
 
@@ -234,8 +306,8 @@ mod tests {
 
     #[test]
     fn a_user_guessed_from_everywhere_still_comes_in_from_where_it_came_before() {
-        let (lockout, config) = (Lockout::default(), Config::default());
-        lockout.succeeded(ip("10.9.9.9"), 7);
+        let (lockout, config) = (Arc::new(Lockout::default()), Config::default());
+        lockout.came(ip("10.9.9.9"), 7);
         for host in 0..60 {
             fail(&lockout, &config, &format!("10.0.0.{host}"), 7, 1);
         }
@@ -252,12 +324,14 @@ mod tests {
             .unwrap()
             .last -= Duration::from_secs(2);
         assert_eq!(standing("10.8.8.8"), Standing::Free);
+        let charge = lockout.charge(&config, ip("10.8.8.8"), 7).unwrap();
+        charge.wrong();
         assert_eq!(standing("10.8.8.7"), Standing::OnlyKnown);
     }
 
     #[test]
     fn a_lock_ends_and_the_right_password_ends_the_counting() {
-        let lockout = Lockout::default();
+        let lockout = Arc::new(Lockout::default());
         let config = Config {
             lock: Duration::ZERO,
             ..Config::default()
@@ -266,9 +340,32 @@ mod tests {
         assert_eq!(lockout.standing(&config, ip("10.0.0.1"), 7), Standing::Free);
         let config = Config::default();
         fail(&lockout, &config, "10.0.0.1", 8, 4);
-        lockout.succeeded(ip("10.0.0.1"), 8);
+        let charge = lockout.charge(&config, ip("10.0.0.1"), 8).unwrap();
+        charge.right();
         fail(&lockout, &config, "10.0.0.1", 8, 4);
         assert_eq!(lockout.standing(&config, ip("10.0.0.1"), 8), Standing::Free);
+    }
+
+    #[test]
+    fn checks_at_the_same_time_count_before_they_are_over() {
+        let (lockout, config) = (Arc::new(Lockout::default()), Config::default());
+        let begin = || lockout.charge(&config, ip("10.0.0.1"), 7);
+        let under_way: Vec<_> = (0..9).filter_map(|_| begin()).collect();
+        assert_eq!(under_way.len(), 5);
+        // Nobody heard how they ended.
+        drop(under_way);
+        begin().unwrap().wrong();
+        let four: Vec<_> = (0..9).filter_map(|_| begin()).collect();
+        assert_eq!(four.len(), 4);
+    }
+
+    #[test]
+    fn what_is_remembered_does_not_give_a_guesser_more_guesses() {
+        let (lockout, config) = (Lockout::default(), Config::default());
+        fail(&lockout, &config, "10.0.0.1", 7, 5);
+        lockout.came(ip("10.0.0.1"), 7);
+        let standing = lockout.standing(&config, ip("10.0.0.1"), 7);
+        assert_eq!(standing, Standing::OnlyKnown);
     }
 
     #[test]
@@ -276,8 +373,9 @@ mod tests {
         let (lockout, config) = (Lockout::default(), Config::default());
         for n in 0..u32::try_from(3 * ENTRIES_MAX).unwrap() {
             let address = IpAddr::from(n.to_be_bytes());
-            lockout.failed(&config, address, n.into());
-            lockout.succeeded(address, n.into());
+            let mut tables = lockout.lock();
+            tables.failed(&config, address, n.into());
+            tables.came(address, n.into());
         }
         let tables = lockout.tables.lock().unwrap();
         for len in [

@@ -23,12 +23,17 @@ const CHEAP: Cost = Cost {
 struct Service {
     asked: AtomicUsize,
     broken: AtomicBool,
+    /// It thinks about it.
+    held: AtomicBool,
 }
 
 impl Hook for Service {
     fn ask<'a>(&'a self, question: &'a Question) -> Asking<'a> {
         self.asked.fetch_add(1, Relaxed);
         Box::pin(async move {
+            while self.held.load(Relaxed) {
+                tokio::task::yield_now().await;
+            }
             if self.broken.load(Relaxed) {
                 return Err("down".to_owned());
             }
@@ -295,4 +300,117 @@ async fn a_reload_takes_effect_at_once_or_not_at_all() {
     users.save(&path).unwrap();
     fixture.auth.reload(config).unwrap();
     assert!(rights.objection([]).is_some(), "the user is gone");
+}
+
+#[tokio::test]
+async fn guesses_at_the_same_time_are_no_more_than_guesses_in_turn() {
+    let fixture = fixture(|config| config.checks_at_once = Some(8));
+    let guesses: Vec<String> = (0..60).map(|n| format!("guess {n}")).collect();
+    let all = guesses
+        .iter()
+        .map(|guess| fixture.admit(Some("line-3"), Some(guess)));
+    for refused in futures(all).await {
+        refused.unwrap_err();
+    }
+    assert_eq!(fixture.auth.counters.passwords_checked.get(), 5);
+    assert_eq!(fixture.auth.counters.auth_locked.get(), 55);
+}
+
+/// All at the same time.
+async fn futures<F: Future>(all: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut all: Vec<_> = all.into_iter().map(|one| (Box::pin(one), None)).collect();
+    std::future::poll_fn(|context| {
+        for (one, output) in &mut all {
+            if output.is_none()
+                && let std::task::Poll::Ready(ready) = one.as_mut().poll(context)
+            {
+                *output = Some(ready);
+            }
+        }
+        if all.iter().all(|(_, output)| output.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    all.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+#[tokio::test]
+async fn a_device_whose_password_is_remembered_is_not_locked_out_by_its_neighbour() {
+    let fixture = fixture(|_| {});
+    drop(fixture.admit(Some("line-3"), Some("sesame")).await.unwrap());
+    for _ in 0..9 {
+        let guess = fixture.admit(Some("line-3"), Some("guess")).await;
+        guess.unwrap_err();
+    }
+    assert!(fixture.admit(Some("line-3"), Some("sesame")).await.is_ok());
+    // And that gives no more guesses.
+    let guess = fixture.admit(Some("line-3"), Some("guess")).await;
+    assert_eq!(guess.unwrap_err(), LOCKED);
+}
+
+#[tokio::test]
+async fn whoever_is_admitted_while_the_rules_change_hears_of_it() {
+    let fixture = Arc::new(fixture(|config| {
+        config.hook = Some(hook::Config::default());
+    }));
+    fixture.service.held.store(true, Relaxed);
+    let admitted = tokio::spawn({
+        let fixture = Arc::clone(&fixture);
+        async move { fixture.admit(Some("other"), Some("asked")).await }
+    });
+    while fixture.service.asked.load(Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    fixture.auth.reload(fixture.config.clone()).unwrap();
+    fixture.service.held.store(false, Relaxed);
+    let rights = admitted.await.unwrap().unwrap();
+    assert!(rights.admitted_under().is_cancelled());
+}
+
+#[tokio::test]
+async fn a_reload_never_turns_authentication_or_the_service_on_or_off() {
+    let rule = crate::acl::Rule {
+        anonymous: true,
+        publish: vec![crate::acl::Filter::parse("guests/#").unwrap()],
+        ..crate::acl::Rule::default()
+    };
+    let fixture = fixture(|config| config.rules = Arc::new(Rules(vec![rule])));
+    let off = Config {
+        passwords: None,
+        ..fixture.config.clone()
+    };
+    fixture.auth.reload(off).unwrap_err();
+    assert!(fixture.admit(None, None).await.is_err(), "still asked");
+    let asks = Config {
+        hook: Some(hook::Config::default()),
+        ..fixture.config.clone()
+    };
+    let error = fixture.auth.reload(asks).unwrap_err().to_string();
+    assert!(error.contains("service"), "{error}");
+}
+
+#[tokio::test]
+async fn whoever_is_known_does_not_wait_for_a_slow_service() {
+    let fixture = Arc::new(fixture(|config| {
+        config.hook = Some(hook::Config {
+            in_flight_max: 1,
+            ..hook::Config::default()
+        });
+    }));
+    let known = fixture.admit(Some("other"), Some("asked")).await;
+    drop(known.unwrap());
+    fixture.service.held.store(true, Relaxed);
+    let waits = tokio::spawn({
+        let fixture = Arc::clone(&fixture);
+        async move { fixture.admit(Some("third"), Some("asked")).await.is_ok() }
+    });
+    while fixture.service.asked.load(Relaxed) < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(fixture.admit(Some("other"), Some("asked")).await.is_ok());
+    fixture.service.held.store(false, Relaxed);
+    assert!(waits.await.unwrap());
 }

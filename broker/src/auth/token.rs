@@ -7,8 +7,9 @@
 
 use std::{
     fmt, fs,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -110,7 +111,9 @@ pub struct Config {
 
 /// Checks tokens.
 pub(super) struct Checker {
-    keys: Vec<(Option<String>, DecodingKey)>,
+    keys: Keys,
+    /// Stands for everything else that the configuration says.
+    terms: blake3::Hash,
     validation: Validation,
     leeway_secs: u64,
     user_claim: String,
@@ -134,6 +137,8 @@ pub(super) struct Claims {
     pub(super) rules: Option<Rules>,
     /// How long it is still good for.
     pub(super) secs_left: u64,
+    /// Stands for its key and everything else that it is good for.
+    pub(super) grounds: Arc<str>,
 }
 
 /// Whether a password looks like a token at all: three parts, the first a JSON object.
@@ -171,8 +176,13 @@ impl Checker {
             None => validation.validate_aud = false,
         }
         validation.set_required_spec_claims(&required);
+        let terms = Config {
+            key: Key::Secret(String::new()),
+            ..config.clone()
+        };
         Ok(Self {
             keys,
+            terms: blake3::hash(format!("{terms:?}").as_bytes()),
             validation,
             leeway_secs: config.leeway.as_secs(),
             user_claim: config.user_claim.clone(),
@@ -194,16 +204,26 @@ impl Checker {
             // A key without a name, or a token that names none.
             _ => true,
         };
-        for (_, key) in self.keys.iter().filter(|(named, _)| right(named)) {
-            match jsonwebtoken::decode::<Value>(token, key, &self.validation) {
-                Ok(found) => return self.claims(&found.claims, now),
+        for key in self.keys.iter().filter(|key| right(&key.name)) {
+            match jsonwebtoken::decode::<Value>(token, &key.key, &self.validation) {
+                Ok(found) => return self.claims(&found.claims, key, now),
                 Err(error) => last = why(&error),
             }
         }
         Err(last)
     }
 
-    fn claims(&self, claims: &Value, now: u64) -> Result<Claims, &'static str> {
+    /// Whether a token that was good on these grounds would be still: its key is there
+    /// and nothing else has changed.
+    pub(super) fn still_takes(&self, grounds: &str) -> bool {
+        self.keys.iter().any(|key| &*self.grounds(key) == grounds)
+    }
+
+    fn grounds(&self, key: &NamedKey) -> Arc<str> {
+        Arc::from(format!("{} {}", key.mark, self.terms))
+    }
+
+    fn claims(&self, claims: &Value, key: &NamedKey, now: u64) -> Result<Claims, &'static str> {
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
             // Numbers may have a fraction (RFC 7519, section 2).
@@ -241,6 +261,7 @@ impl Checker {
             device: self.device_claim.as_deref().and_then(text),
             rules,
             secs_left,
+            grounds: self.grounds(key),
         })
     }
 }
@@ -259,15 +280,35 @@ fn why(error: &jsonwebtoken::errors::Error) -> &'static str {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?
-        .take(FILE_BYTES_MAX)
+        .take(FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other("has more than 1 MiB, which no key has"));
+    }
     Ok(bytes)
 }
 
-type Keys = Vec<(Option<String>, DecodingKey)>;
+/// A key, what a key set calls it, and what it is known again by.
+struct NamedKey {
+    name: Option<String>,
+    key: DecodingKey,
+    mark: blake3::Hash,
+}
+
+impl NamedKey {
+    fn only(key: DecodingKey, written: &[u8]) -> Vec<Self> {
+        vec![Self {
+            name: None,
+            key,
+            mark: blake3::hash(written),
+        }]
+    }
+}
+
+type Keys = Vec<NamedKey>;
 
 fn file_keys(algorithm: Algorithm, bytes: &[u8]) -> Result<Keys, String> {
     if let Ok(set) = serde_json::from_slice::<JwkSet>(bytes) {
@@ -288,7 +329,7 @@ fn file_keys(algorithm: Algorithm, bytes: &[u8]) -> Result<Keys, String> {
     let key = key.map_err(|_| {
         format!("is neither a PEM public key for {algorithm} nor a JSON Web Key Set")
     })?;
-    Ok(vec![(None, key)])
+    Ok(NamedKey::only(key, bytes))
 }
 
 fn set_keys(algorithm: Algorithm, set: &JwkSet) -> Result<Keys, String> {
@@ -312,7 +353,12 @@ fn set_keys(algorithm: Algorithm, set: &JwkSet) -> Result<Keys, String> {
                 {
                     long_enough(secret)?;
                 }
-                keys.push((jwk.common.key_id.clone(), key));
+                let written = serde_json::to_vec(jwk).map_err(|error| error.to_string())?;
+                keys.push(NamedKey {
+                    name: jwk.common.key_id.clone(),
+                    key,
+                    mark: blake3::hash(&written),
+                });
             }
             _ => {}
         }
@@ -334,7 +380,7 @@ fn secret_key(algorithm: Algorithm, secret: &[u8]) -> Result<Keys, String> {
         return Err("is a PEM key, which is no secret for HS256".to_owned());
     }
     long_enough(secret)?;
-    Ok(vec![(None, DecodingKey::from_secret(secret))])
+    Ok(NamedKey::only(DecodingKey::from_secret(secret), secret))
 }
 
 fn long_enough(secret: &[u8]) -> Result<(), String> {

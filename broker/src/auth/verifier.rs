@@ -2,7 +2,7 @@
 //! again when it was done before.
 //!
 //! A check takes memory and milliseconds on purpose, so [`Verifier`] does at most
-//! as many at once as it was told; others wait in order. What was right is
+//! as many at once as it was told; others wait, each address behind itself ([`Places`]). What was right is
 //! remembered as a keyed hash of user, password and stored hash, for as long as a
 //! session lives by it and some time after, so that a thousand devices that come
 //! back together are not a thousand checks. The key is random and new at each
@@ -10,13 +10,16 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::Semaphore;
-
-use super::passwords;
+use super::{
+    lockout::Charge,
+    passwords,
+    places::{Place, Places},
+};
 use crate::metrics::Counters;
 
 /// Credentials that are remembered at a time.
@@ -28,7 +31,7 @@ type Fingerprint = [u8; 32];
 #[derive(Debug)]
 pub(crate) struct Verifier {
     key: [u8; 32],
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     remember: Duration,
     remembered: Mutex<HashMap<Fingerprint, Arc<Proof>>>,
     counters: Arc<Counters>,
@@ -62,11 +65,36 @@ impl Proof {
     }
 }
 
+/// What is to be checked, and where it comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Login<'l> {
+    pub(super) user: &'l str,
+    pub(super) hash: &'l Arc<str>,
+    pub(super) password: &'l [u8],
+    pub(super) is_real: bool,
+    pub(super) address: IpAddr,
+}
+
+/// How a check ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Right(Proven),
+    Wrong,
+    /// There was none: too many have failed.
+    NotNow,
+}
+
 impl Verifier {
-    pub(crate) fn new(at_once: usize, remember: Duration, counters: Arc<Counters>) -> Self {
+    /// At most `at_once` checks at a time, of which `of_one_address` are for one.
+    pub(super) fn new(
+        at_once: usize,
+        of_one_address: usize,
+        remember: Duration,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             key: rand::random(),
-            places: Arc::new(Semaphore::new(at_once)),
+            places: Places::new(at_once, of_one_address),
             remember,
             remembered: Mutex::default(),
             counters,
@@ -91,29 +119,46 @@ impl Verifier {
     }
 
     /// Checks a password against its user's hash. Without `is_real` the work is done
-    /// all the same and the answer is no.
-    pub(crate) async fn check(
+    /// all the same and the answer is no. `begin` is asked when there is a place: what
+    /// was allowed before the wait may not be any more.
+    pub(super) async fn check(
         &self,
-        user: &str,
-        hash: &Arc<str>,
-        password: &[u8],
-        is_real: bool,
-    ) -> Option<Proven> {
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        login: Login<'_>,
+        begin: impl FnOnce() -> Option<Charge>,
+    ) -> Outcome {
+        let Login {
+            user,
+            hash,
+            password,
+            is_real,
+            address,
+        } = login;
+        let Some(place) = self.places.take(address).await else {
+            return Outcome::Wrong;
+        };
         // Whoever was here before may have had the same.
         if is_real && let Some(proven) = self.known(user, hash, password) {
-            return Some(proven);
+            return Outcome::Right(proven);
         }
+        let Some(charge) = begin() else {
+            return Outcome::NotNow;
+        };
         self.counters.passwords_checked.add(1);
-        let (owned_hash, owned_password) = (Arc::clone(hash), Box::<[u8]>::from(password));
+        let (hash_of_it, password_of_it) = (Arc::clone(hash), Box::<[u8]>::from(password));
         let right = tokio::task::spawn_blocking(move || {
             // Kept until the work is over, also when nobody waits for it any more.
-            let _place = place;
-            passwords::is_right(&owned_password, &owned_hash)
+            let _place: Place = place;
+            let right = passwords::is_right(&password_of_it, &hash_of_it) && is_real;
+            if right {
+                charge.right();
+            } else {
+                charge.wrong();
+            }
+            right
         });
         let right = right.await.unwrap_or(false);
-        if !(right && is_real) {
-            return None;
+        if !right {
+            return Outcome::Wrong;
         }
         let proof = Arc::new(Proof {
             last: Mutex::new(Instant::now()),
@@ -125,7 +170,7 @@ impl Verifier {
         if remembered.len() < REMEMBERED_MAX {
             remembered.insert(self.fingerprint(user, hash, password), Arc::clone(&proof));
         }
-        Some(Proven(proof))
+        Outcome::Right(Proven(proof))
     }
 
     fn fingerprint(&self, user: &str, hash: &str, password: &[u8]) -> Fingerprint {
@@ -147,7 +192,10 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::passwords::Cost;
+    use crate::auth::{
+        lockout::{Config, Lockout},
+        passwords::Cost,
+    };
 
     fn hash(password: &str) -> Arc<str> {
         let cost = Cost {
@@ -157,16 +205,39 @@ mod tests {
         Arc::from(passwords::hash(password.as_bytes(), cost).unwrap())
     }
 
+    async fn check(
+        verifier: &Verifier,
+        user: &str,
+        hash: &Arc<str>,
+        password: &[u8],
+        is_real: bool,
+    ) -> Option<Proven> {
+        let (lockout, config) = (Arc::new(Lockout::default()), Config::default());
+        let login = Login {
+            user,
+            hash,
+            password,
+            is_real,
+            address: [10, 0, 0, 1].into(),
+        };
+        let begin = || lockout.charge(&config, login.address, 7);
+        match verifier.check(login, begin).await {
+            Outcome::Right(proven) => Some(proven),
+            _ => None,
+        }
+    }
+
     #[tokio::test]
     async fn what_was_right_is_not_checked_again_while_a_session_lives_by_it() {
         let counters = Arc::<Counters>::default();
-        let verifier = Verifier::new(1, Duration::ZERO, Arc::clone(&counters));
+        let verifier = Verifier::new(1, 1, Duration::ZERO, Arc::clone(&counters));
         let stored = hash("sesame");
-        let proven = verifier.check("d", &stored, b"sesame", true).await.unwrap();
+        let proven = check(&verifier, "d", &stored, b"sesame", true)
+            .await
+            .unwrap();
         assert!(verifier.known("d", &stored, b"sesame").is_some());
         assert!(
-            verifier
-                .check("d", &stored, b"sesame", true)
+            check(&verifier, "d", &stored, b"sesame", true)
                 .await
                 .is_some()
         );
@@ -185,12 +256,15 @@ mod tests {
     #[tokio::test]
     async fn what_was_wrong_or_unreal_is_not_remembered() {
         let counters = Arc::<Counters>::default();
-        let verifier = Verifier::new(2, Duration::from_secs(60), Arc::clone(&counters));
+        let verifier = Verifier::new(2, 2, Duration::from_secs(60), Arc::clone(&counters));
         let stored = hash("sesame");
-        assert!(verifier.check("d", &stored, b"guess", true).await.is_none());
         assert!(
-            verifier
-                .check("x", &stored, b"sesame", false)
+            check(&verifier, "d", &stored, b"guess", true)
+                .await
+                .is_none()
+        );
+        assert!(
+            check(&verifier, "x", &stored, b"sesame", false)
                 .await
                 .is_none()
         );
@@ -201,9 +275,13 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_remembered_for_a_time_after_the_session() {
-        let verifier = Verifier::new(1, Duration::from_secs(60), Arc::default());
+        let verifier = Verifier::new(1, 1, Duration::from_secs(60), Arc::default());
         let stored = hash("sesame");
-        drop(verifier.check("d", &stored, b"sesame", true).await.unwrap());
+        drop(
+            check(&verifier, "d", &stored, b"sesame", true)
+                .await
+                .unwrap(),
+        );
         assert!(verifier.known("d", &stored, b"sesame").is_some());
     }
 }

@@ -77,9 +77,9 @@ pub(super) async fn publish_will(
 }
 
 /// Whether the client still has the right to its will, which may have been taken away
-/// since CONNECT.
+/// since CONNECT, and is still who it was.
 pub(super) fn may_be_published(context: &Context, rights: &Rights, will: &Will) -> bool {
-    let allowed = rights.will(will);
+    let allowed = rights.is_valid() && rights.will(will);
     if !allowed {
         context.counters.publishes_denied.add(1);
     }

@@ -33,6 +33,11 @@ const CLIENT_ID_BYTES_MAX: usize = 1024;
 /// How long a refusal may take to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+const NO_MEMORY: packet::Error = packet::Error {
+    reason: reason::QUOTA_EXCEEDED,
+    what: "a CONNECT with more than can be kept for all sessions",
+};
+
 /// A client that may go on.
 #[derive(Debug)]
 pub(super) struct Admittee {
@@ -101,6 +106,13 @@ pub(super) async fn welcome(
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
     let password = connect.password.take();
+    // Before anything is waited for, and with the copy of the password that a service
+    // is asked with: those who wait hold it all.
+    let mut kept = Share::new(&context.kept_budget);
+    let copy = password.as_ref().map_or(0, |password| password.0.len());
+    if !kept.try_set(connect.bytes + copy) {
+        return refuse(context, wire, protocol, &counters.refused_memory, NO_MEMORY).await;
+    }
     let attempt = Attempt {
         client_id: &client_id,
         is_assigned: assigned,
@@ -123,7 +135,7 @@ pub(super) async fn welcome(
             return turn_away(wire, protocol, error).await;
         }
         Err(_) => {
-            counters.auth_unanswered.add(1);
+            context.auth.gave_up(&attempt);
             let error = packet::Error {
                 reason: reason::SERVER_BUSY,
                 what: "it could not be found out in time who the client is",
@@ -132,14 +144,7 @@ pub(super) async fn welcome(
         }
     };
     drop(password);
-    let mut kept = Share::new(&context.kept_budget);
-    if !kept.try_set(connect.bytes) {
-        let error = packet::Error {
-            reason: reason::QUOTA_EXCEEDED,
-            what: "a CONNECT with more than can be kept for all sessions",
-        };
-        return refuse(context, wire, protocol, &counters.refused_memory, error).await;
-    }
+    kept.set(connect.bytes);
     let owner = rights.owner();
     let entering = context.registry.enter(&client_id, owner.as_ref());
     let Ok(seat) = timeout_at(deadline, entering).await else {

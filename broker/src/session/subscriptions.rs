@@ -155,6 +155,13 @@ impl<'s> Subscriptions<'s> {
             if !wanted.is_added {
                 wanted.is_added = true;
                 let id = under_way.packet.subscription_id;
+                // Its form first: what is too long or deep is not held against rules.
+                if let Err(code) = self.check_form(filter) {
+                    wanted.refused = Some(code);
+                    under_way.codes.push(code);
+                    continue;
+                }
+                work += self.rights.rules();
                 match self.rights.subscribe(filter) {
                     Some(permit) => {
                         wanted.qos_max = permit.qos_max;
@@ -198,7 +205,16 @@ impl<'s> Subscriptions<'s> {
         codes
     }
 
-    /// The subscription that a filter asks for; `more` are to be added before it.
+    fn check_form(&self, filter: &str) -> Result<(), u8> {
+        if self.bounds.exceeded(filter) {
+            return Err(reason::TOPIC_FILTER_INVALID);
+        }
+        let shared = shared_filter(filter).transpose();
+        shared.map_err(|error| error.reason)?;
+        check_filter(filter).map_err(|error| error.reason)
+    }
+
+    /// The subscription that a filter of the right form asks for; `more` are to be added before it.
     fn check(
         &self,
         filter: &Arc<str>,
@@ -206,13 +222,6 @@ impl<'s> Subscriptions<'s> {
         id: Option<u32>,
         more: usize,
     ) -> Result<Add, u8> {
-        shared_filter(filter)
-            .transpose()
-            .map_err(|error| error.reason)?;
-        check_filter(filter).map_err(|error| error.reason)?;
-        if self.bounds.exceeded(filter) {
-            return Err(reason::TOPIC_FILTER_INVALID);
-        }
         let known = self.filters.contains(filter);
         if !known && self.filters.len() + more >= self.count_max {
             return Err(reason::QUOTA_EXCEEDED);
