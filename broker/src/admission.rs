@@ -18,6 +18,9 @@ pub enum Verdict {
     /// Kept before under the same identity. Acknowledge it, then show it to
     /// subscribers all the same: after a crash nobody knows whether they saw it.
     Duplicate,
+    /// It has been here before on its way through other brokers. Acknowledge it, and
+    /// neither show nor retain it.
+    Returned,
     /// Will never be kept. MQTT 5 devices get the reason code, 3.1.1 devices,
     /// which have no way to hear of it, get their acknowledgement.
     Refused {

@@ -41,13 +41,17 @@ impl Local {
     }
 
     /// Shows messages to those who subscribe to their topics, in order, and keeps
-    /// those with the RETAIN flag. Each must have a valid topic of at most 65,535
-    /// bytes. Resolves once what persistent sessions are owed is on disk; where nobody
+    /// those with the RETAIN flag. Each must have a valid topic. Resolves once what persistent sessions are owed is on disk; where nobody
     /// is owed anything that is at once. Before [`Broker::run`](crate::Broker::run)
-    /// live messages wait, within bounds. False when there was no room for one; it and
-    /// what followed was not shown.
+    /// live messages wait, within bounds. False when there was no room for one, or one
+    /// has a string that is too long for a packet; it and what followed was not shown.
     pub async fn show(&self, publishes: &[Publish]) -> bool {
-        self.fanout.show(NOBODY, None, publishes).await.is_ok()
+        let fits = publishes
+            .iter()
+            .take_while(|one| one.fits_a_packet())
+            .count();
+        let shown = self.fanout.show(NOBODY, None, &publishes[..fits]).await;
+        shown.is_ok() && fits == publishes.len()
     }
 
     /// Whether somebody subscribes to `topic`, or a persistent session does whose

@@ -73,6 +73,35 @@ pub struct Publish {
     pub delivery: Option<[u8; 16]>,
 }
 
+impl Publish {
+    /// Whether every string has at most the 65,535 bytes that MQTT can say
+    /// (MQTT 5, section 1.5.4), and all of it is less than a packet takes. What came in
+    /// a packet does.
+    pub(crate) fn fits_a_packet(&self) -> bool {
+        const STRING: usize = 65_535;
+        const PACKET: usize = 256 * 1024 * 1024;
+        let mut sum = self.topic.len().saturating_add(self.payload.len());
+        let mut longest = self.topic.len();
+        if let Some(known) = &self.properties {
+            let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+            let user = known.user.iter();
+            let lengths = [
+                text(&known.content_type),
+                text(&known.response_topic),
+                known.correlation_data.as_ref().map_or(0, Bytes::len),
+            ];
+            let user = user.flat_map(|(name, value)| [name.len(), value.len()]);
+            for length in lengths.into_iter().chain(user) {
+                longest = longest.max(length);
+                // With what comes before a string.
+                sum = sum.saturating_add(length + 3);
+            }
+        }
+        // Some room for the header.
+        longest <= STRING && sum < PACKET - 1024
+    }
+}
+
 /// The MQTT 5 properties of a PUBLISH that belong to the message (section 3.3.2.3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {

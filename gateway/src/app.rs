@@ -96,7 +96,7 @@ impl App {
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
         let remotes = bridged::remotes(config.remotes, &gateway, &local, &ingest);
-        let events = Events::new(config.events, handle.clone(), local);
+        let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
             broker: broker.handle(),

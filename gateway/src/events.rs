@@ -33,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     event::{
         View,
-        message::{self, Payload, escape},
+        message::{self, Payload, VIA_PROPERTY, escape},
     },
+    gateway_id::GatewayId,
     record::Record,
     store::{self, Newest},
 };
@@ -96,6 +97,7 @@ impl Handle {
 #[derive(Debug)]
 pub struct Events {
     config: Config,
+    gateway: GatewayId,
     store: store::Handle,
     local: Local,
     handle: Handle,
@@ -103,9 +105,10 @@ pub struct Events {
 
 impl Events {
     /// Prepares; shows nothing yet.
-    pub fn new(config: Config, store: store::Handle, local: Local) -> Self {
+    pub fn new(config: Config, gateway: GatewayId, store: store::Handle, local: Local) -> Self {
         Self {
             config,
+            gateway,
             store,
             local,
             handle: Handle::default(),
@@ -175,24 +178,28 @@ impl Events {
 
     /// The message of a record, if somebody wants it.
     fn publish(&self, record: &Record) -> Option<Publish> {
-        // What does not read back is a destination's to report.
-        let view = View::parse(&record.body).ok()?;
+        // What does not read back is a destination's to report. Most events interest
+        // nobody: only what the topic is made of is read of those.
+        let (kind, device) = View::kind_and_device(&record.body).ok()?;
         let mut topic = String::with_capacity(64);
         topic.push_str(ROOT);
-        for level in [view.attributes.device, view.attributes.kind] {
+        for level in [device, kind] {
             topic.push('/');
             escape(level, &mut topic);
         }
         if topic.len() > 65_535 || !self.local.is_wanted(&topic) {
             return None;
         }
+        let view = View::parse(&record.body).ok()?;
         let user = message::properties(&view.attributes);
+        let via = message::via(&view, &self.gateway).into_iter();
         let properties = Properties {
             payload_is_utf8: Some(self.config.format == Payload::Json),
             content_type: Some(self.config.format.media_type().into()),
             user: user
                 .into_iter()
                 .map(|(name, value)| (name.into(), value.into()))
+                .chain(via.map(|id| (VIA_PROPERTY.into(), id)))
                 .collect(),
             ..Properties::default()
         };

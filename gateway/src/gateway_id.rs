@@ -3,7 +3,12 @@
 //! What it sends to other brokers carries it, so that what comes back is known; see
 //! [`VIA_PROPERTY`](crate::event::message::VIA_PROPERTY).
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +29,26 @@ impl GatewayId {
             Ok(text) if (8..=64).contains(&text.trim().len()) && text.trim().chars().all(word) => {
                 return Ok(Self(text.trim().into()));
             }
-            // Another one is better than none: at worst one message goes round once.
+            // Another one is better than none; a session at a remote broker is left behind.
             Ok(_) => tracing::warn!(path = %path.display(), "replaced: it held no identity"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let id = Self::random();
         fs::create_dir_all(dir)?;
-        fs::write(&path, format!("{}\n", id.0))?;
+        id.write(dir, &path)?;
         Ok(id)
+    }
+
+    /// On disk whole or not at all: a remote broker keeps a session by this name, with
+    /// what it has for us, and an empty file after a power cut would lose it.
+    fn write(&self, dir: &Path, path: &Path) -> io::Result<()> {
+        let beside = dir.join(format!("{}.new", Self::FILE));
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(format!("{}\n", self.0).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        fs::File::open(dir)?.sync_all()
     }
 
     /// One that nobody else has, for this run.
@@ -64,6 +80,9 @@ mod tests {
         let id = GatewayId::of_dir(dir.path()).unwrap();
         assert_eq!(GatewayId::of_dir(dir.path()).unwrap(), id);
         assert_eq!(id.as_str().len(), 16);
+        let files = fs::read_dir(dir.path()).unwrap();
+        let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(names, [GatewayId::FILE], "nothing stays beside it");
         fs::write(dir.path().join(GatewayId::FILE), "\0").unwrap();
         let other = GatewayId::of_dir(dir.path()).unwrap();
         assert_ne!(other, id);

@@ -6,8 +6,9 @@
 //! Nothing is dropped: what no mapping takes, what cannot be decoded, and what
 //! would swell beyond bounds is quarantined as it came, with the reason.
 //!
-//! Two exceptions, acknowledged and counted, and not kept. What has been through this
-//! gateway before, and came back from another, is kept already. And an empty payload
+//! Two exceptions, acknowledged and counted, and not kept. What left this gateway as an
+//! event, and came back from another, is kept already, and is [`Verdict::Returned`], so
+//! that it is not shown once more. And an empty payload
 //! with the RETAIN flag is not data: it tells the broker to forget a retained message
 //! (MQTT 5, section 3.3.1.3). Any other empty payload is quarantined.
 //!
@@ -33,7 +34,10 @@ use topics::Topics;
 use crate::{
     clock::Clock,
     dedup::key,
-    event::{Event, IdSource, Timestamp, message::VIA_PROPERTY},
+    event::{
+        Event, IdSource, Timestamp,
+        message::{VIA_PROPERTY, is_gateway},
+    },
     gateway_id::GatewayId,
     normalise::{self, Class, Mapping, Message, Normalised, Reject, Scratch},
     record::Routes,
@@ -135,9 +139,8 @@ impl Ingest {
         self
     }
 
-    /// Where events of this publisher go.
-    fn routes_of(&self, publisher: &Publisher) -> Routes {
-        let origin = publisher.origin.as_ref();
+    /// Where events from an origin go; from none, those of devices.
+    fn routes_of(&self, origin: Option<&Arc<str>>) -> Routes {
         let same = origin.and_then(|origin| self.not_back.get(origin));
         same.map_or(self.routes, |same| self.routes.without(*same))
     }
@@ -153,7 +156,10 @@ impl Ingest {
     /// # Errors
     /// When it still cannot be used.
     pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
-        Preparing::new(&self.topics, self.routes, &self.metrics).retry(raw)
+        let routes = self.routes_of(raw.origin.as_ref());
+        let mut preparing = Preparing::new(&self.topics, routes, &self.metrics);
+        preparing.gateway = self.gateway.as_ref();
+        preparing.retry(raw)
     }
 }
 
@@ -165,14 +171,18 @@ impl Admission for Ingest {
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         Box::pin(async move {
             let turn = store::Turn::of(publisher);
-            let routes = self.routes_of(publisher);
+            let routes = self.routes_of(publisher.origin.as_ref());
             let received = self.clock.now();
             let mut settled = Vec::new();
             let mut batch = batch.into_iter();
             loop {
                 // Until there is a permit, nothing takes more than it did as a publish.
                 let permit = self.preparing.acquire().await.ok();
-                let (entries, counts) = Preparing::new(&self.topics, routes, &self.metrics)
+                let Group {
+                    entries,
+                    counts,
+                    returned,
+                } = Preparing::new(&self.topics, routes, &self.metrics)
                     .known_as(self.gateway.as_ref(), publisher)
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
@@ -182,11 +192,17 @@ impl Admission for Ingest {
                 };
                 drop(permit);
                 let own = async move {
-                    match appended {
+                    let mut verdicts = match appended {
                         None => verdicts(&counts, Some(&[])),
                         Some(Ok(receipt)) => verdicts(&counts, receipt.await.as_deref().ok()),
                         Some(Err(store::Stopped)) => verdicts(&counts, None),
+                    };
+                    for index in returned {
+                        if let Some(verdict @ Verdict::Accepted) = verdicts.get_mut(index) {
+                            *verdict = Verdict::Returned;
+                        }
                     }
+                    verdicts
                 };
                 if batch.len() == 0 {
                     let receipt: Receipt = Box::pin(async move {
@@ -207,22 +223,19 @@ impl Admission for Ingest {
     }
 }
 
-/// Through which other gateways a message came, for those that it goes to from here.
+/// Through which other gateways a message came, for those that it goes to from here:
+/// the last ones, because only the first can be a device's invention.
 fn via(user: &[(Arc<str>, Arc<str>)], is_own: impl Fn(&str) -> bool) -> Option<Arc<str>> {
-    let mut via = user
+    let via = user
         .iter()
-        .filter(|(name, value)| **name == *VIA_PROPERTY && is_gateway(value) && !is_own(value))
+        .filter(|(name, value)| **name == *VIA_PROPERTY && is_gateway(value) && !is_own(value));
+    let mut last: Vec<&str> = via
+        .rev()
         .map(|(_, value)| &**value)
-        .take(HOPS_MAX);
-    let first = via.next()?;
-    let all = via.fold(first.to_owned(), |all, next| all + " " + next);
-    Some(all.into())
-}
-
-/// Whether this may be the name of a gateway; anything else is not passed on.
-fn is_gateway(text: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    (1..=64).contains(&text.len()) && text.chars().all(word)
+        .take(HOPS_MAX)
+        .collect();
+    last.reverse();
+    (!last.is_empty()).then(|| last.join(" ").into())
 }
 
 /// What to tell the device about each publish, from what became of its entries;
@@ -250,14 +263,24 @@ fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
         .collect()
 }
 
+/// What is appended together.
+struct Group {
+    entries: Vec<Entry>,
+    /// Entries of each publish.
+    counts: Vec<usize>,
+    /// Publishes that came back, by index.
+    returned: Vec<usize>,
+}
+
 /// Builds one group.
 struct Preparing<'i> {
     /// The user that the client was let in as.
     identity: Option<Arc<str>>,
+    /// The remote broker that the messages come from.
+    origin: Option<Arc<str>>,
     topics: &'i Topics,
     routes: Routes,
     gateway: Option<&'i GatewayId>,
-    may_be_circle: bool,
     metrics: &'i Metrics,
     scratch: Scratch,
     /// Where events are encoded, before they are copied to just their size.
@@ -267,6 +290,7 @@ struct Preparing<'i> {
     bytes: usize,
     /// Entries of each publish.
     counts: Vec<usize>,
+    returned: Vec<usize>,
     /// The mapping of the last topic: a device mostly stays on one.
     last: Option<topics::Found>,
 }
@@ -275,16 +299,17 @@ impl<'i> Preparing<'i> {
     fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics) -> Self {
         Self {
             identity: None,
+            origin: None,
             topics,
             routes,
             gateway: None,
-            may_be_circle: true,
             metrics,
             scratch: Scratch::default(),
             body: Vec::new(),
             entries: Vec::new(),
             bytes: 0,
             counts: Vec::new(),
+            returned: Vec::new(),
             last: None,
         }
     }
@@ -292,7 +317,7 @@ impl<'i> Preparing<'i> {
     /// What an origin gives us it has looked at itself, and marked as having been here.
     fn known_as(mut self, gateway: Option<&'i GatewayId>, publisher: &Publisher) -> Self {
         self.gateway = gateway;
-        self.may_be_circle = publisher.origin.is_none();
+        self.origin.clone_from(&publisher.origin);
         self.identity.clone_from(&publisher.identity);
         self
     }
@@ -304,13 +329,17 @@ impl<'i> Preparing<'i> {
         client_id: &Arc<str>,
         publishes: &mut impl Iterator<Item = Publish>,
         received: Timestamp,
-    ) -> (Vec<Entry>, Vec<usize>) {
+    ) -> Group {
         while self.bytes < GROUP_BYTES
             && let Some(publish) = publishes.next()
         {
             self.publish(client_id, &publish, received);
         }
-        (self.entries, self.counts)
+        Group {
+            entries: self.entries,
+            counts: self.counts,
+            returned: self.returned,
+        }
     }
 
     fn publish(&mut self, client_id: &Arc<str>, publish: &Publish, received: Timestamp) {
@@ -323,6 +352,7 @@ impl<'i> Preparing<'i> {
         let properties = publish.properties.as_deref();
         if properties.is_some_and(|known| self.is_circle(known)) {
             self.metrics.circle();
+            self.returned.push(self.counts.len());
             self.counts.push(0);
             return;
         }
@@ -330,6 +360,7 @@ impl<'i> Preparing<'i> {
             topic: publish.topic.clone(),
             client_id: client_id.clone(),
             identity: self.identity.clone(),
+            origin: self.origin.clone(),
             payload: publish.payload.clone(),
             content_type: properties.and_then(|p| p.content_type.clone()),
             user: properties
@@ -351,7 +382,7 @@ impl<'i> Preparing<'i> {
     /// Whether the message has been through this gateway before.
     fn is_circle(&self, properties: &Properties) -> bool {
         let mut user = properties.user.iter();
-        self.may_be_circle
+        self.origin.is_none()
             && user.any(|(name, value)| **name == *VIA_PROPERTY && self.is_own(value))
     }
 

@@ -41,13 +41,17 @@ pub use reject::{Class, Reject};
 
 use crate::{
     dedup::key,
-    event::{Event, Key, TimeSource, Timestamp},
+    event::{Event, Key, TimeSource, Timestamp, message::VIA_PROPERTY},
 };
 use mapping::{Device, Tag};
 use timestamp::Said;
 
 /// A device's name has at most so many bytes.
 pub const DEVICE_BYTES_MAX: usize = 256;
+
+/// A site or a type has at most so many bytes. Escaped three times as long, and with
+/// the device, they still fit into one string of MQTT, and into its topics.
+pub const NAME_BYTES_MAX: usize = 4_096;
 
 /// One message as it came, with the instant and the randomness that belong to it.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +123,15 @@ pub fn normalise(
     message: &Message<'_>,
     scratch: &mut Scratch,
 ) -> Result<Normalised, Reject> {
+    for (what, name) in [
+        ("site", resolved.site.as_ref()),
+        ("type", Some(&resolved.kind)),
+    ] {
+        if name.is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+            let reason = format!("the {what} has more than {NAME_BYTES_MAX} bytes");
+            return Err(Reject::new(Class::Limit, reason));
+        }
+    }
     let format = mapping
         .format
         .resolve(message.content_type, message.payload);
@@ -363,6 +376,12 @@ impl Normaliser<'_> {
                 .iter()
                 .filter(|(node, _)| !measure::is_used(&used, node));
             tags.extend(unused.map(|(_, tag)| tag.clone()));
+        }
+        for (name, _) in &mut tags {
+            // Only the gateway says which way a message came.
+            if **name == *VIA_PROPERTY {
+                *name = format!("said.{VIA_PROPERTY}").into();
+            }
         }
         number_repeated(&mut tags);
         let measurements =

@@ -369,6 +369,7 @@ impl Remote {
         for verdict in self.journal.publish(batch).await {
             match verdict {
                 Verdict::Accepted | Verdict::Duplicate => counts.kept(),
+                Verdict::Returned => counts.circle(),
                 Verdict::Refused { text, .. } => {
                     if counts.refused() {
                         tracing::warn!(remote = %self.name, reason = text, "a message of a remote broker was not taken");

@@ -63,6 +63,7 @@ pub(super) async fn publish_will(
             context.counters.wills.add(1);
             Box::pin(show(context, publisher, session, &will.publish)).await;
         }
+        Some(Verdict::Returned) => context.counters.wills.add(1),
         _ => {
             context.counters.wills_lost.add(1);
             if let Some(held_back) = context.quiet.pass() {

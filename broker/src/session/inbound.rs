@@ -708,6 +708,7 @@ impl<'s> Inbound<'s> {
                         (reason::SUCCESS, None)
                     }
                 }
+                Some(Verdict::Returned) => (reason::SUCCESS, None),
                 Some(Verdict::Refused { reason: code, text }) => {
                     counters.refused.add(1);
                     if let Some(held_back) = self.context.quiet.pass() {

@@ -5,7 +5,10 @@
 //! need not look inside: the attributes under their own names, and
 //! `idempotency-key`.
 
+use std::sync::Arc;
+
 use super::{Attributes, View, json, source};
+use crate::gateway_id::GatewayId;
 
 /// The media type of an event in CBOR.
 pub const CBOR_MEDIA_TYPE: &str = "application/cloudevents+cbor";
@@ -15,6 +18,11 @@ pub const KEY_PROPERTY: &str = "idempotency-key";
 /// The user property that says through which gateway a message came, one for each,
 /// so that it does not go in circles; also the tag that remembers them in an event.
 pub const VIA_PROPERTY: &str = "penstock-via";
+
+/// The same of a message that was shown to subscribers and is not kept. An answer to
+/// it may carry this on and is kept all the same; a copy of it that comes back from
+/// another broker is known by it.
+pub const SHOWN_PROPERTY: &str = "penstock-shown";
 
 /// What an event looks like in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +63,33 @@ impl Payload {
     }
 }
 
-/// What names the event, as user properties.
+/// What a string of MQTT has at most, in bytes (MQTT 5, section 1.5.4).
+const STRING_BYTES_MAX: usize = 65_535;
+
+/// Through which gateways the event came, and this one, for what leaves it.
+pub fn via(view: &View<'_>, gateway: &GatewayId) -> Vec<Arc<str>> {
+    let own = gateway.as_str();
+    let before = view.tag(VIA_PROPERTY).unwrap_or_default();
+    let before = before
+        .split(' ')
+        .filter(|id| is_gateway(id) && **id != **own);
+    before.map(Arc::from).chain([own.clone()]).collect()
+}
+
+/// Whether this may be the name of a gateway; anything else is not passed on.
+pub fn is_gateway(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(word)
+}
+
+/// What names the event, as user properties. What no property can hold, such as a
+/// very long id, is only in the payload.
 pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
     let key = of.key.to_string();
     let mut time = Vec::with_capacity(32);
     json::time(of.time, &mut time);
     let time = String::from_utf8_lossy(&time).trim_matches('"').to_owned();
-    vec![
+    let mut all = vec![
         ("specversion", "1.0".to_owned()),
         ("id", of.id.map_or_else(|| key.clone(), str::to_owned)),
         ("source", source(of.site, of.device)),
@@ -69,7 +97,9 @@ pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
         ("subject", of.device.to_owned()),
         ("time", time),
         (KEY_PROPERTY, key),
-    ]
+    ];
+    all.retain(|(_, value)| value.len() <= STRING_BYTES_MAX);
+    all
 }
 
 /// Appends `text` as one level of a topic, or part of one: `/`, `+`, `#`, `$`, `%` and
@@ -115,6 +145,31 @@ mod tests {
             escape(name, &mut level);
             assert_eq!(level, expect);
         }
+    }
+
+    #[test]
+    fn what_no_property_can_hold_is_left_to_the_payload() {
+        let (site, id) = ("!".repeat(22_000), "i".repeat(65_536));
+        let of = Attributes {
+            key: Key([1; 16]),
+            id: Some(&id),
+            id_source: IdSource::Explicit,
+            kind: "env",
+            device: "a",
+            site: Some(&site),
+            time: Timestamp::from_millis(0),
+            time_source: TimeSource::Device,
+            received: Timestamp::from_millis(0),
+            sequence: None,
+            partition_key: None,
+            topic: "t",
+            traceparent: None,
+        };
+        let names: Vec<_> = properties(&of).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            ["specversion", "type", "subject", "time", KEY_PROPERTY]
+        );
     }
 
     #[test]

@@ -37,16 +37,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// When `bytes` are not an event that this version wrote.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CborError> {
-        let mut cbor = Cbor { rest: bytes };
-        let elements = cbor.array()?;
-        let version = cbor.unsigned()?;
-        if version != VERSION {
-            return Err(u8::try_from(version)
-                .map_or_else(|_| malformed("a version above 255"), CborError::Version));
-        }
-        if elements != ELEMENTS {
-            return Err(malformed("the wrong number of elements"));
-        }
+        let mut cbor = Cbor::of_event(bytes)?;
         let key = Key(cbor
             .bytes()?
             .try_into()
@@ -90,6 +81,18 @@ impl<'a> View<'a> {
             measurements,
             tags,
         })
+    }
+
+    /// Type and device alone, without looking at what follows them.
+    ///
+    /// # Errors
+    /// When the beginning is not that of an event.
+    pub fn kind_and_device(bytes: &'a [u8]) -> Result<(&'a str, &'a str), CborError> {
+        let mut cbor = Cbor::of_event(bytes)?;
+        cbor.bytes()?;
+        cbor.optional(Cbor::text)?;
+        cbor.unsigned()?;
+        Ok((cbor.text()?, cbor.text()?))
     }
 
     /// The value of a tag.
@@ -174,6 +177,21 @@ struct Cbor<'a> {
 }
 
 impl<'a> Cbor<'a> {
+    /// Behind the version of an event.
+    fn of_event(bytes: &'a [u8]) -> Result<Self, CborError> {
+        let mut cbor = Self { rest: bytes };
+        let elements = cbor.array()?;
+        let version = cbor.unsigned()?;
+        if version != VERSION {
+            return Err(u8::try_from(version)
+                .map_or_else(|_| malformed("a version above 255"), CborError::Version));
+        }
+        if elements != ELEMENTS {
+            return Err(malformed("the wrong number of elements"));
+        }
+        Ok(cbor)
+    }
+
     /// Major type, additional information and argument of the next item.
     #[inline]
     fn head(&mut self) -> Result<(u8, u8, u64), CborError> {

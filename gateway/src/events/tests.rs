@@ -106,7 +106,12 @@ async fn what_left_memory_before_it_could_be_shown_is_counted_and_the_rest_comes
     let serving = tokio::spawn(broker.run(Arc::new(Nobody), stop.clone()));
 
     // Nobody subscribes, so this is not shown.
-    let events = Events::new(Config::default(), journal.clone(), local.clone());
+    let events = Events::new(
+        Config::default(),
+        GatewayId::random(),
+        journal.clone(),
+        local.clone(),
+    );
     let handle = events.handle();
     append(1, 10, 10).await;
     let showing = tokio::spawn(events.run(stop.clone()));

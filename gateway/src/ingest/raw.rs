@@ -16,6 +16,8 @@ pub struct Raw {
     pub client_id: Arc<str>,
     /// The user that the client was let in as.
     pub identity: Option<Arc<str>>,
+    /// The remote broker that it came from; none for a client of this one.
+    pub origin: Option<Arc<str>>,
     /// The payload.
     pub payload: Bytes,
     /// The MQTT 5 content type.
@@ -34,6 +36,9 @@ struct Stored(
     Option<Arc<str>>,
     Vec<(Arc<str>, Arc<str>)>,
     /// The user; not there in what was kept before users were known.
+    #[serde(default)]
+    Option<Arc<str>>,
+    /// The origin; not there in what was kept before it was noted.
     #[serde(default)]
     Option<Arc<str>>,
 );
@@ -55,8 +60,8 @@ impl Raw {
         properties: Option<&[u8]>,
         received: Timestamp,
     ) -> Result<Self, Damaged> {
-        let Stored(content_type, user, identity) = match properties {
-            None => Stored(None, Vec::new(), None),
+        let Stored(content_type, user, identity, origin) = match properties {
+            None => Stored(None, Vec::new(), None, None),
             Some(bytes) => {
                 ciborium::from_reader(bytes).map_err(|error| Damaged(error.to_string()))?
             }
@@ -65,6 +70,7 @@ impl Raw {
             topic,
             client_id,
             identity,
+            origin,
             payload,
             content_type,
             user,
@@ -73,9 +79,11 @@ impl Raw {
         })
     }
 
-    /// Content type, user properties and the user as CBOR; `None` where there are none.
+    /// Content type, user properties, the user and the origin as CBOR; `None` where
+    /// there are none.
     pub(super) fn properties(&self) -> Option<Bytes> {
-        if self.content_type.is_none() && self.user.is_empty() && self.identity.is_none() {
+        let nobody = self.identity.is_none() && self.origin.is_none();
+        if self.content_type.is_none() && self.user.is_empty() && nobody {
             return None;
         }
         let mut bytes = Vec::new();
@@ -83,6 +91,7 @@ impl Raw {
             self.content_type.clone(),
             self.user.clone(),
             self.identity.clone(),
+            self.origin.clone(),
         );
         ciborium::into_writer(&stored, &mut bytes).expect("writing to memory cannot fail");
         Some(bytes.into())
@@ -101,11 +110,13 @@ mod tests {
             content_type in proptest::option::of(".{0,9}"),
             user in proptest::collection::vec((".{0,9}", ".{0,9}"), 0..4),
             identity in proptest::option::of(".{0,9}"),
+            origin in proptest::option::of(".{0,9}"),
         ) {
             let raw = Raw {
                 topic: "t".into(),
                 client_id: "c".into(),
                 identity: identity.map(Into::into),
+                origin: origin.map(Into::into),
                 payload: Bytes::from_static(b"x"),
                 content_type: content_type.map(Into::into),
                 user: user.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
@@ -126,6 +137,12 @@ mod tests {
         ) {
             let mut bytes = Vec::new();
             ciborium::into_writer(&(&content_type, &user), &mut bytes).unwrap();
+            let mut with_user = Vec::new();
+            ciborium::into_writer(&(&content_type, &user, Some("u")), &mut with_user).unwrap();
+            let back = Raw::from_quarantine(
+                "t".into(), "c".into(), Bytes::new(), Some(&with_user), Timestamp::from_millis(1),
+            ).unwrap();
+            prop_assert_eq!((back.identity.as_deref(), back.origin), (Some("u"), None));
             let back = Raw::from_quarantine(
                 "t".into(), "c".into(), Bytes::new(), Some(&bytes), Timestamp::from_millis(1),
             ).unwrap();

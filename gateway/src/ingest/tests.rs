@@ -189,8 +189,9 @@ fn a_batch_is_taken_apart_where_its_entries_would_take_too_much() {
     let mut batch = batch.into_iter();
     let mut sizes = Vec::new();
     while batch.len() > 0 {
-        let (entries, counts) =
-            Preparing::new(&topics, Routes(1), &metrics).group(&"c1".into(), &mut batch, RECEIVED);
+        let super::Group {
+            entries, counts, ..
+        } = Preparing::new(&topics, Routes(1), &metrics).group(&"c1".into(), &mut batch, RECEIVED);
         assert_eq!(entries.len(), counts.len());
         sizes.push(counts.len());
     }
@@ -331,8 +332,13 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
         let preparing = Preparing::new(&topics, Routes(5), &metrics)
             .known_as(Some(&gateway), &publisher(origin));
         let mut publishes = [via(names)].into_iter();
-        let (entries, counts) = preparing.group(&"c1".into(), &mut publishes, RECEIVED);
+        let super::Group {
+            entries,
+            counts,
+            returned,
+        } = preparing.group(&"c1".into(), &mut publishes, RECEIVED);
         assert_eq!(counts, [entries.len()]);
+        assert_eq!(returned.is_empty(), !entries.is_empty());
         let first = entries.first().map(|entry| event(entry).1.tags);
         first.map(|tags| format!("{tags:?}"))
     };
@@ -348,4 +354,44 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
     // No name of a gateway is passed on as one.
     assert_eq!(tags(&["a b", ""], None).as_deref(), Some("[]"));
     assert_eq!(metrics.circles(), 1);
+}
+
+#[test]
+fn a_site_or_type_that_no_message_could_carry_is_quarantined() {
+    let resolved = |site: usize, kind: usize| crate::normalise::Resolved {
+        device: Some("d".into()),
+        site: Some("!".repeat(site).into()),
+        kind: "t".repeat(kind).into(),
+        tags: Vec::new(),
+    };
+    let message = Message {
+        topic: &"devices/d/t".into(),
+        client_id: &"c1".into(),
+        identity: None,
+        payload: b"1",
+        content_type: None,
+        user: &[],
+        received: RECEIVED,
+        nonce: [0; 16],
+    };
+    let mapping = &Config::default().mappings[0];
+    let class = |site, kind| {
+        let scratch = &mut Scratch::default();
+        let events = normalise::normalise(mapping, &resolved(site, kind), &message, scratch);
+        events.map(|_| ()).map_err(|reject| reject.class)
+    };
+    assert_eq!(class(4_096, 4_096), Ok(()));
+    assert_eq!(class(4_097, 1), Err(Class::Limit));
+    assert_eq!(class(1, 4_097), Err(Class::Limit));
+}
+
+#[test]
+fn invented_gateways_do_not_push_the_last_ones_out() {
+    let name: Arc<str> = VIA_PROPERTY.into();
+    let ids = (0..20).map(|n| (name.clone(), format!("id-{n}").into()));
+    let all: Vec<_> = ids.collect();
+    let kept = via(&all, |_| false).unwrap();
+    let kept: Vec<_> = kept.split(' ').collect();
+    let last: Vec<_> = (4..20).map(|n| format!("id-{n}")).collect();
+    assert_eq!(kept, last);
 }

@@ -7,7 +7,7 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::{Subscription, qos};
 use crate::{
-    event::message::VIA_PROPERTY,
+    event::message::{SHOWN_PROPERTY, VIA_PROPERTY},
     gateway_id::GatewayId,
     mqtt::{link::Received, topic},
 };
@@ -79,7 +79,7 @@ impl Converter {
         let mut user = properties
             .into_iter()
             .flat_map(|known| &known.user_properties);
-        if user.any(|(name, value)| name == VIA_PROPERTY && **value == **own) {
+        if user.any(|(name, value)| is_mark(name) && **value == **own) {
             return Converted::Circle;
         }
         let publish = Publish {
@@ -88,7 +88,7 @@ impl Converter {
             qos: qos(level),
             retain,
             dup: false,
-            properties: Some(Arc::new(self.properties(properties))),
+            properties: Some(Arc::new(self.properties(properties, subscription.journal))),
             delivery: None,
         };
         match subscription.journal {
@@ -97,10 +97,15 @@ impl Converter {
         }
     }
 
-    /// What belongs to the message goes on with it; our mark is added.
-    fn properties(&self, known: Option<&PublishProperties>) -> Properties {
+    /// What belongs to the message goes on with it; our mark is added. In what is only
+    /// shown, the marks are such that an answer may carry them on.
+    fn properties(&self, known: Option<&PublishProperties>, is_kept: bool) -> Properties {
         let text = |text: &Option<String>| text.as_deref().map(Arc::from);
-        let mark = (VIA_PROPERTY.into(), self.gateway.as_str().clone());
+        let mark_name: Arc<str> = match is_kept {
+            true => VIA_PROPERTY.into(),
+            false => SHOWN_PROPERTY.into(),
+        };
+        let mark = (mark_name.clone(), self.gateway.as_str().clone());
         let Some(known) = known else {
             return Properties {
                 user: vec![mark],
@@ -115,11 +120,19 @@ impl Converter {
             response_topic: text(&known.response_topic),
             correlation_data: known.correlation_data.clone(),
             user: user
-                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .map(|(name, value)| match is_mark(name) {
+                    true => (mark_name.clone(), value.as_str().into()),
+                    false => (name.as_str().into(), value.as_str().into()),
+                })
                 .chain([mark])
                 .collect(),
         }
     }
+}
+
+/// Whether a user property names a gateway on the message's way.
+fn is_mark(name: &str) -> bool {
+    name == VIA_PROPERTY || name == SHOWN_PROPERTY
 }
 
 #[cfg(test)]
@@ -198,6 +211,39 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
+        let again = converter.convert(&Received::V5(message));
+        assert!(matches!(again, Converted::Circle), "{again:?}");
+    }
+
+    #[test]
+    fn what_is_only_shown_has_a_mark_that_an_answer_may_carry_on() {
+        let converter = converter();
+        let mut message = v5::mqttbytes::v5::Publish::new(
+            "site/7/cmd/a",
+            v5::mqttbytes::QoS::AtLeastOnce,
+            "x",
+            Some(PublishProperties {
+                user_properties: vec![(VIA_PROPERTY.to_owned(), "another".to_owned())],
+                ..PublishProperties::default()
+            }),
+        );
+        let Converted::Show(publish) = converter.convert(&Received::V5(message.clone())) else {
+            panic!("it is shown");
+        };
+        let user = &publish.properties.as_ref().unwrap().user;
+        let own = converter.gateway.as_str();
+        assert_eq!(
+            user[..],
+            [
+                (SHOWN_PROPERTY.into(), "another".into()),
+                (SHOWN_PROPERTY.into(), own.clone())
+            ]
+        );
+        // A copy that another broker sends is known all the same.
+        let known = user
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        message.properties.as_mut().unwrap().user_properties = known.collect();
         let again = converter.convert(&Received::V5(message));
         assert!(matches!(again, Converted::Circle), "{again:?}");
     }

@@ -31,12 +31,10 @@ pub(super) fn of_event(
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        let before = view.tag(VIA_PROPERTY);
-        let via = before.iter().flat_map(|tag| tag.split(' '));
-        let via = via.chain([&**gateway.as_str()]);
+        let via = message::via(&view, gateway).into_iter();
         properties
             .user_properties
-            .extend(via.map(|id| (VIA_PROPERTY.to_owned(), id.to_owned())));
+            .extend(via.map(|id| (VIA_PROPERTY.to_owned(), String::from(&*id))));
     }
     Ok(message)
 }
