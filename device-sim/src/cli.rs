@@ -11,6 +11,7 @@ use crate::{
     payload::Format,
     profile,
     session::Address,
+    socket::Tls,
     topic::Template,
     wire::{Login, Qos, Version},
 };
@@ -113,6 +114,15 @@ pub(crate) struct Run {
     /// MQTT user name, for all devices
     #[arg(long, value_name = "NAME", requires = "password")]
     pub(crate) username: Option<String>,
+    /// Connect over TLS and trust the authorities in this PEM file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The devices' own certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// MQTT password, for all devices
     #[arg(
         long,
@@ -220,6 +230,14 @@ pub(crate) enum Identity {
 }
 
 impl Run {
+    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+        let Some(ca) = &self.tls_ca else {
+            return Ok(None);
+        };
+        let own = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
+        Tls::new(&self.broker, ca, own).map(Some)
+    }
+
     /// The run as the fleet needs it.
     ///
     /// # Errors
@@ -228,6 +246,7 @@ impl Run {
         Ok(Config {
             address: Address {
                 broker: self.broker.clone(),
+                tls: self.tls()?,
                 login: self
                     .username
                     .clone()
@@ -332,6 +351,8 @@ mod tests {
             "run --topic a/#",
             "run --for 30",
             "run --username a",
+            "run --tls-cert a --tls-key b",
+            "run --tls-ca a --tls-cert b",
             "run --prefix a/b",
             "audit --files x",
             "audit --ack-log x",

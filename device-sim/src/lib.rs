@@ -27,6 +27,7 @@ mod report;
 mod schedule;
 mod session;
 mod signal;
+mod socket;
 mod stats;
 mod topic;
 mod window;

@@ -3,16 +3,24 @@
 //! [`Session::exchange`] moves bytes and may be dropped at any point without
 //! losing any. What the packets mean is the device's business.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::wire::{Incoming, Login, Malformed, Version};
+use crate::{
+    socket::{Socket, Tls},
+    wire::{Incoming, Login, Malformed, Version},
+};
 
 /// TCP connect to CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +68,9 @@ impl std::fmt::Display for Lost {
 /// A connection that the gateway accepted.
 #[derive(Debug)]
 pub(crate) struct Session {
-    socket: TcpStream,
+    socket: Socket,
+    /// Bytes were written that TLS may still hold.
+    unflushed: bool,
     version: Version,
     inbound: BytesMut,
     /// What is still to be written. Whoever fills it bounds it.
@@ -76,6 +86,7 @@ pub(crate) struct Session {
 pub(crate) struct Address {
     /// `host:port`.
     pub(crate) broker: String,
+    pub(crate) tls: Option<Tls>,
     pub(crate) login: Option<Login>,
     pub(crate) keep_alive_secs: u16,
 }
@@ -88,10 +99,10 @@ impl Session {
         client_id: &str,
     ) -> Result<(Self, u16), Lost> {
         let opening = async {
-            let socket = TcpStream::connect(&address.broker).await?;
-            socket.set_nodelay(true)?;
+            let socket = Socket::connect(&address.broker, address.tls.as_ref()).await?;
             let mut session = Self {
                 socket,
+                unflushed: false,
                 version,
                 inbound: BytesMut::with_capacity(READ_BYTES),
                 outbound: BytesMut::new(),
@@ -136,28 +147,37 @@ impl Session {
     /// Reads, writes, or waits until `wake`, whichever comes first.
     pub(crate) async fn exchange(&mut self, wake: Option<Instant>) -> io::Result<()> {
         self.inbound.reserve(READ_BYTES);
-        let (mut read, mut write) = self.socket.split();
-        let waiting = async {
+        let mut waiting = pin!(async {
             match wake {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
-        };
-        tokio::select! {
-            biased;
-            read = read.read_buf(&mut self.inbound) => {
+        });
+        // By hand, because both directions need the same socket.
+        poll_fn(|cx| {
+            let mut read = pin!(self.socket.read_buf(&mut self.inbound));
+            if let Poll::Ready(read) = read.as_mut().poll(cx) {
                 if read? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
                 self.pinged = None;
+                return Poll::Ready(Ok(()));
             }
-            written = write.write_buf(&mut self.outbound), if !self.outbound.is_empty() => {
-                written?;
-                self.written = Instant::now();
+            if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx)?.is_ready() {
+                self.unflushed = false;
             }
-            () = waiting => {}
-        }
-        Ok(())
+            if !self.outbound.is_empty() {
+                let mut write = pin!(self.socket.write_buf(&mut self.outbound));
+                if let Poll::Ready(written) = write.as_mut().poll(cx) {
+                    written?;
+                    self.unflushed = true;
+                    self.written = Instant::now();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            waiting.as_mut().poll(cx).map(Ok)
+        })
+        .await
     }
 
     /// Pings when it is time to; when that is next.
@@ -189,6 +209,7 @@ impl Session {
         self.version.disconnect(&mut self.outbound);
         let closing = async {
             self.socket.write_all_buf(&mut self.outbound).await?;
+            self.socket.flush().await?;
             self.socket.shutdown().await?;
             loop {
                 self.inbound.clear();
@@ -203,6 +224,10 @@ impl Session {
 
     /// Writes what is there, and drops the connection without a word.
     pub(crate) async fn cut(mut self) {
-        drop(timeout(CLOSE_TIMEOUT, self.socket.write_all_buf(&mut self.outbound)).await);
+        let writing = async {
+            self.socket.write_all_buf(&mut self.outbound).await?;
+            self.socket.flush().await
+        };
+        drop(timeout(CLOSE_TIMEOUT, writing).await);
     }
 }

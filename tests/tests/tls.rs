@@ -114,12 +114,37 @@ fn the_recipe_for_tls_lets_devices_with_certificates_in_and_nobody_else() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
     }
+    // The same line that loads a gateway over TCP, in both versions.
+    let output = Command::new(programs::device_sim())
+        .args([
+            "run",
+            "--broker",
+            &format!("localhost:{port}"),
+            "--tls-ca",
+            "ca.pem",
+        ])
+        .args(["--tls-cert", "device-1.pem", "--tls-key", "device-1.key"])
+        .args([
+            "--devices",
+            "4",
+            "--rate",
+            "100",
+            "--for",
+            "1s",
+            "--settle",
+            "10s",
+        ])
+        .current_dir(&dir)
+        .output()
+        .expect("device-sim runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
     assert!(!publish(&dir, port, "mqttv5", false).status.success());
     until(&gateway, "tls_certificate_refused", 1);
     // No version in common.
     s_client(&dir, port, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]);
     until(&gateway, "tls_incompatible", 1);
-    assert_eq!(gateway.wait_until_drained(LONG).ledger.accepted, 2);
+    assert!(gateway.wait_until_drained(LONG).ledger.accepted > 2);
     gateway = gateway.expecting(&["a handshake failed"]);
     gateway.finish();
 }
