@@ -53,15 +53,17 @@ impl App {
     pub async fn build(config: Config) -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let auth = config.broker.auth.clone();
-        let broker = config.broker.bind().await?;
-        let broker = with_service(broker, config.auth_service.as_ref())?;
-        let reload = Reload::new(broker.handle(), config.file, auth);
-        let http = config.http.bind().await?;
+        // The journal first: its lock says that nobody else uses the data directory,
+        // and with it the broker's own file.
         let (store, report) = {
             let clock = clock.clone();
             tokio::task::spawn_blocking(move || Store::open(config.store, clock)).await??
         };
         announce(&report);
+        let broker = config.broker.bind().await?;
+        let broker = with_service(broker, config.auth_service.as_ref())?;
+        let reload = Reload::new(broker.handle(), config.file, auth);
+        let http = config.http.bind().await?;
         let store = store.run()?;
         let handle = store.handle();
         let dir = config.data_dir.clone();

@@ -111,7 +111,7 @@ pub enum ClientIds {
 }
 
 impl ClientIds {
-    /// Reads `any`, `user`, or a pattern such as `{user}-*`.
+    /// Reads `any`, `user`, or a pattern such as `{user}:*`.
     ///
     /// # Errors
     /// What would be right.
@@ -126,17 +126,23 @@ impl ClientIds {
         let parts = text.split_once("{user}");
         let fit = |part: &str| !part.contains(['{', '}', '*']);
         match parts {
+            // Without something in between, one user's identifiers are another's.
+            Some((_, "")) if is_prefix => Err(
+                "should have a character between {user} and *, one that no user's name has, such as \"{user}:*\"",
+            ),
             Some((before, after)) if fit(before) && fit(after) => Ok(Self::Like {
                 before: before.into(),
                 after: after.into(),
                 is_prefix,
             }),
             _ => Err(
-                "should be \"any\", \"user\" for the user's name, or a pattern with {user} in it, such as \"{user}-*\"",
+                "should be \"any\", \"user\" for the user's name, or a pattern with {user} in it, such as \"{user}:*\"",
             ),
         }
     }
 
+    /// Where more may follow, a user whose own name has the character that ends it
+    /// takes none: `a-b-1` would be both of `a` and of `a-b`.
     pub(super) fn takes(&self, user: &str, client_id: &str) -> bool {
         let Self::Like {
             before,
@@ -146,6 +152,9 @@ impl ClientIds {
         else {
             return true;
         };
+        if *is_prefix && after.chars().next().is_some_and(|end| user.contains(end)) {
+            return false;
+        }
         let rest = client_id
             .strip_prefix(&**before)
             .and_then(|rest| rest.strip_prefix(user))

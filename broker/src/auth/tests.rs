@@ -255,13 +255,23 @@ fn client_identifiers_are_like_their_pattern() {
         ("user", "u", "u2", false),
         ("{user}-*", "u", "u-1", true),
         ("{user}-*", "u", "u", false),
+        ("{user}-*", "a", "a-b-1", true),
+        ("{user}-*", "a-b", "a-b-1", false),
         ("dev-{user}-x", "u", "dev-u-x", true),
         ("dev-{user}-x", "u", "dev-u-xy", false),
     ] {
         let rule = ClientIds::parse(pattern).unwrap();
         assert_eq!(rule.takes(user, id), expect, "{pattern} {user} {id}");
     }
-    for bad in ["", "users", "*", "{client}", "{user}*{user}", "*{user}"] {
+    for bad in [
+        "",
+        "users",
+        "*",
+        "{client}",
+        "{user}*",
+        "{user}*{user}",
+        "*{user}",
+    ] {
         assert!(ClientIds::parse(bad).is_err(), "{bad}");
     }
 }

@@ -101,15 +101,27 @@ impl Writer {
         cached(&self.connection, sql)
     }
 
-    /// Reads everything that is kept in memory too.
+    /// Reads everything that is kept in memory too, and notes in one commit what
+    /// ended when the process did: there may be thousands of sessions.
     fn load(&mut self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let read = self
+            .read_all()
+            .and_then(|()| self.connection.execute_batch("COMMIT"));
+        if read.is_err() && !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        read?;
+        self.state.committed(&self.shared);
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> rusqlite::Result<()> {
         self.load_sessions()?;
         self.load_subscriptions()?;
         self.load_retained()?;
         self.wills_are_due()?;
-        self.write_rows()?;
-        self.state.committed(&self.shared);
-        Ok(())
+        self.write_rows()
     }
 
     pub(super) fn run(mut self) {
