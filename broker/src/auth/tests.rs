@@ -240,10 +240,10 @@ async fn the_service_is_asked_about_whom_the_file_does_not_know() {
 
 #[tokio::test]
 async fn a_client_identifier_may_have_to_be_the_users() {
-    let fixture = fixture(|config| config.client_ids = ClientIds::parse("{user}-*").unwrap());
+    let fixture = fixture(|config| config.client_ids = ClientIds::parse("{user}:*").unwrap());
     let admit = |id| fixture.admit_as(id, Some("line-3"), Some("sesame"), false, "10.0.0.1");
-    assert!(admit("line-3-gateway").await.is_ok());
-    let other = admit("line-4-gateway").await.unwrap_err();
+    assert!(admit("line-3:gateway").await.is_ok());
+    let other = admit("line-4:gateway").await.unwrap_err();
     assert_eq!(other.reason, reason::CLIENT_ID_INVALID);
 }
 

@@ -25,7 +25,8 @@ impl NatsServer {
             .local_addr()
             .unwrap()
             .port();
-        let process = Command::new("nats-server")
+        let program = env::var_os("PENSTOCK_NATS_SERVER").unwrap_or_else(|| "nats-server".into());
+        let process = Command::new(program)
             .args([
                 "-js",
                 "-a",
