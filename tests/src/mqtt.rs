@@ -70,6 +70,31 @@ impl Client {
         Ok(client)
     }
 
+    /// Connects over MQTT 3.1.1 without a clean session; whether the broker still had one.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub fn try_resume(port: u16, id: &str) -> io::Result<(Self, bool)> {
+        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        socket.set_write_timeout(Some(Duration::from_secs(10)))?;
+        let mut client = Self {
+            socket,
+            version: Version::V4,
+        };
+        let mut body = string("MQTT");
+        body.extend([4, 0, 0, 60]);
+        body.extend(string(id));
+        client.socket.write_all(&packet(0x10, body))?;
+        match client.read()? {
+            Packet { kind: 2, body } if body.get(1) == Some(&0) => Ok((client, body[0] == 1)),
+            answer => Err(io::Error::other(format!(
+                "CONNECT was answered with {answer:?}"
+            ))),
+        }
+    }
+
     /// Sends a PUBLISH; with QoS 0 the id is not sent.
     ///
     /// # Errors

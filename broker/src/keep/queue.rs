@@ -168,10 +168,14 @@ impl Writer {
             let full = |target: &Target| self.is_full(target.session, bytes, all);
             return Ok(!targets.iter().any(full));
         }
+        // What no queue can hold must not empty one.
+        let config = &self.shared.config;
+        let fits = bytes + PLACE_BYTES <= config.queue_bytes_max.min(config.queue_total_bytes_max);
+        let makes_room = fits && policy == QueueFull::DropOldest;
         let mut kept = Vec::with_capacity(targets.len());
         for target in targets.drain(..) {
             let mut room = !self.is_full(target.session, bytes, all);
-            while !room && policy == QueueFull::DropOldest && self.drop_oldest(target.session)? {
+            while !room && makes_room && self.drop_oldest(target.session)? {
                 self.count_dropped(target.session);
                 room = !self.is_full(target.session, bytes, all);
             }

@@ -102,6 +102,8 @@ struct Batch {
     receipt: Option<Receipt>,
     /// The keeper has something to do with one of them.
     is_kept: bool,
+    /// The exchanges of a persistent session that begin with them.
+    begun: Vec<(u16, Token)>,
     /// The connection's turn when it was handed over last.
     turn: u64,
 }
@@ -449,6 +451,7 @@ impl<'s> Inbound<'s> {
         let future = match &mut self.durable {
             Some(durable) if !durable.begun.is_empty() => {
                 let (session, begun) = (durable.session, std::mem::take(&mut durable.begun));
+                batch.begun.clone_from(&begun);
                 self.begin_and_admit(session, begun, publishes)
             }
             _ => self.context.admission.admit(self.publisher, publishes),
@@ -555,22 +558,31 @@ impl<'s> Inbound<'s> {
         .await;
     }
 
-    /// Hands the publishes of the front that found no room over once more.
+    /// Hands the publishes of the front that found no room over once more. Their
+    /// exchanges are noted again: where it was the note that found no room, nothing
+    /// on disk tells their resend after a crash from a new message.
     fn ask_again(&mut self) {
+        let session = self.durable.as_ref().map(|durable| durable.session);
         let Some(front) = self.pending.front_mut() else {
             return;
         };
-        let mut publishes = Vec::new();
+        let (mut publishes, mut begun) = (Vec::new(), Vec::new());
         for entry in &mut front.entries {
             if entry.verdict == Some(Verdict::Busy)
                 && let Some(publish) = &entry.publish
             {
                 publishes.push(publish.clone());
                 entry.verdict = None;
+                if entry.qos == QoS::ExactlyOnce {
+                    begun.extend(front.begun.iter().filter(|(id, _)| *id == entry.id));
+                }
             }
         }
         front.turn = self.publisher.turn.fetch_add(1, Relaxed) + 1;
-        let future = self.context.admission.admit(self.publisher, publishes);
+        let future = match session {
+            Some(session) if !begun.is_empty() => self.begin_and_admit(session, begun, publishes),
+            _ => self.context.admission.admit(self.publisher, publishes),
+        };
         self.admitting = Some(Admitting {
             future,
             batch: None,

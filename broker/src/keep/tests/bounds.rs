@@ -58,6 +58,25 @@ async fn a_full_queue_refuses_where_that_is_wanted_and_has_room_again() {
 }
 
 #[tokio::test]
+async fn a_message_that_no_queue_can_hold_leaves_the_others_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(Config {
+        queue_bytes_max: 4096,
+        ..config(dir.path())
+    });
+    let session = running.enter("away", false).await.session;
+    running.subscribe(session, "t", QoS::AtLeastOnce).await;
+    running.leave(session, 0).await;
+    for payload in ["1", &"x".repeat(5000), "2"] {
+        let message = running.message("t", payload, QoS::AtLeastOnce, false);
+        assert!(running.publish(message).await);
+    }
+    let entered = running.enter("away", false).await;
+    assert_eq!(texts(&entered), ["1", "2"]);
+    assert_eq!(entered.dropped, 1);
+}
+
+#[tokio::test]
 async fn what_may_have_been_sent_is_never_dropped_for_something_newer() {
     let dir = tempfile::tempdir().unwrap();
     let running = open(Config {
