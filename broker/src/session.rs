@@ -19,62 +19,51 @@ mod exchanges;
 mod handshake;
 mod inbound;
 mod keeping;
+mod live;
 mod outbound;
+mod packets;
 mod resume;
 mod subscriptions;
 pub(crate) mod wills;
 mod wire;
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use tokio::{
-    task::{coop::consume_budget, yield_now},
-    time::{Duration, Instant, sleep_until},
-};
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Config, Publisher, QoS,
-    auth::{Auth, DeniedPublish, Rights},
+    Admission, Config, Publisher,
+    auth::{Auth, Rights},
     budget::{Budget, Share},
     fanout::{Fanout, Outbox},
-    keep::Refused,
     limits::{Doors, Entry, Pace},
     link::Link,
     listener::Peer,
     metrics::Counters,
-    packet::{self, Disconnect, Error, Kind, Packet, encode, is_v5, reason},
+    packet::{Error, encode, is_v5, reason},
     quiet::Quiet,
     registry::Registry,
-    roster::{self, Client, Facts, Turn},
+    roster::{self, Client, Facts},
     topic::Topics,
 };
 use aliases::Aliases;
-use durable::{Durable, Pending};
+use durable::Durable;
 pub(crate) use ending::Gauge;
 use ending::count_bytes;
 use handshake::Admittee;
 use inbound::Inbound;
 use outbound::Outbound;
-use subscriptions::{Done, Subscriptions};
+use subscriptions::Subscriptions;
 use wire::Wire;
 
 /// The silence that a client without a keep-alive may keep: a year.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long the last bytes to a client may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// An answer that the client would not take.
-const TOO_LARGE: Error = Error {
-    reason: reason::PACKET_TOO_LARGE,
-    what: "an answer larger than the client's Maximum Packet Size",
-};
 
 /// What all sessions share.
 pub(crate) struct Context {
@@ -339,18 +328,6 @@ struct Session<'s> {
     durable: Option<Box<Durable>>,
 }
 
-/// Whether packets are left that may not be taken yet.
-#[derive(Debug, PartialEq, Eq)]
-enum Taken {
-    All,
-    UpToAPublish,
-    /// It is not earned yet.
-    UpToALatePublish,
-    UpToASubscribe,
-    /// Something is being written that has to be answered first.
-    UpToAnAnswer,
-}
-
 impl Session<'_> {
     /// Ends the subscriptions, and only then gives back what shared ones had given.
     /// What was not sent of the session's queue stays there.
@@ -366,423 +343,6 @@ impl Session<'_> {
     /// Whether something is being written that has to be answered before more is taken.
     fn is_waiting(&self) -> bool {
         self.durable.as_ref().is_some_and(|one| one.is_waiting())
-    }
-
-    /// The session's turns, until nothing that was taken is unanswered.
-    async fn live(
-        &mut self,
-        wire: &mut Wire,
-        outbox: &Outbox,
-        leave: impl Future<Output = ()>,
-        silence_max: Option<Duration>,
-    ) -> End {
-        let counters = &self.context.counters;
-        let mut leave = pin!(leave);
-        let mut shutdown = pin!(self.context.shutdown.cancelled());
-        let mut heard = Instant::now();
-        // When the client is no longer who it was.
-        let over = self.rights.ends().unwrap_or(heard + FAR);
-        let mut alarm = pin!(sleep_until(over.min(heard + silence_max.unwrap_or(FAR))));
-        let is_restricted = self.rights.is_restricted();
-        // Since it was admitted, not since now: a reload may have come in between.
-        let mut revised = pin!(self.rights.admitted_under().cancelled_owned());
-        let mut end: Option<End> = None;
-        let may_end = self.rights.ends().is_some();
-        loop {
-            // A socket that is always ready never lets the runtime have a turn.
-            consume_budget().await;
-            let mut taken = Taken::All;
-            if may_end && end.is_none() && over <= Instant::now() {
-                counters.sessions_revoked.add(1);
-                end = Some(End::NotAuthorized(self.rights.expired()));
-            }
-            // First: what is answered may be what the next packet waits for.
-            if let Err(why) = self.answer(wire) {
-                end.get_or_insert(why);
-            }
-            if end.is_none() {
-                match self.take(wire, &mut heard) {
-                    Ok(how) => taken = how,
-                    Err(why) => end = Some(why),
-                }
-            }
-            self.inbound.submit();
-            if self.inbound.settle(wire, end.is_some()).is_err() {
-                return End::Lost;
-            }
-            let mut more = false;
-            if end.is_none() {
-                let durable = self.durable.as_deref_mut();
-                more = self
-                    .outbound
-                    .pump(wire, durable, &self.context.fanout, counters)
-                    || taken == Taken::UpToASubscribe;
-            }
-            if let Some(durable) = &mut self.durable {
-                durable.submit();
-            }
-            if wire.write().is_err() {
-                wire.close();
-                end.get_or_insert(End::Closed);
-            }
-            self.note(wire);
-            let blocked = self.inbound.is_blocked();
-            match end {
-                Some(end) if self.inbound.is_idle() => return end,
-                None if taken == Taken::UpToAPublish && !blocked => continue,
-                None if taken == Taken::UpToAnAnswer && !self.is_waiting() => continue,
-                _ => wire.rest(),
-            }
-            let going = end.is_none();
-            let more = more && !wire.is_congested();
-            let read = going && taken == Taken::All && !blocked && !wire.is_congested();
-            let paused = taken == Taken::UpToALatePublish;
-            if blocked || paused {
-                // The client may have spoken; we are the ones who do not listen.
-                heard = Instant::now();
-            }
-            // A client that does not take our output may not hold a large packet for it.
-            if blocked || paused || wire.is_congested() && !wire.holds_much() {
-                wire.excuse();
-            }
-            let resume = self.pace.holds_until().filter(|_| paused);
-            for deadline in [wire.deadline(), resume].into_iter().flatten() {
-                if deadline < alarm.deadline() {
-                    alarm.as_mut().reset(deadline);
-                }
-            }
-            tokio::select! {
-                biased;
-                () = &mut leave, if going => end = Some(End::TakenOver),
-                () = &mut shutdown, if going => end = Some(End::Shutdown),
-                // Before what the client sends, or one that never stops would not hear.
-                () = &mut revised, if going && is_restricted => {
-                    revised.set(self.rights.revision().cancelled_owned());
-                    if let Some(why) = self.rights.objection(self.subscriptions.filters()) {
-                        counters.sessions_revoked.add(1);
-                        end = Some(End::NotAuthorized(why));
-                    }
-                }
-                () = self.inbound.progress() => {}
-                () = durable::progress(&mut self.durable), if going => {}
-                ready = wire.ready(read) => {
-                    let came = ready.and_then(|()| if read { wire.read() } else { Ok(false) });
-                    if came.is_err() {
-                        wire.close();
-                        end.get_or_insert(End::Closed);
-                    }
-                }
-                () = outbox.filled(), if going => {}
-                // Nobody tells us of what is in the outbox already; others first.
-                () = yield_now(), if more => {}
-                () = &mut alarm, if going => {
-                    let now = Instant::now();
-                    if blocked || paused {
-                        heard = now;
-                        wire.excuse();
-                    }
-                    // Bytes of a packet that is on its way are heard too.
-                    heard = heard.max(wire.grown().unwrap_or(heard));
-                    let silent = heard + silence_max.unwrap_or(FAR);
-                    let stalled = wire.deadline();
-                    if over <= now {
-                        counters.sessions_revoked.add(1);
-                        end = Some(End::NotAuthorized(self.rights.expired()));
-                    } else if silent <= now {
-                        end = Some(End::Silent);
-                    } else if stalled.is_some_and(|deadline| deadline <= now) {
-                        end = Some(End::Stalled);
-                    } else {
-                        let silent = silent.min(over);
-                        alarm.as_mut().reset(stalled.map_or(silent, |one| one.min(silent)));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes the complete packets that are here, up to a publish that has to wait.
-    fn take(&mut self, wire: &mut Wire, heard: &mut Instant) -> Result<Taken, End> {
-        let mut any = false;
-        self.pace.turn();
-        if let Some(durable) = &self.durable {
-            if durable.is_gone() {
-                return Err(End::Removed);
-            }
-            if durable.is_waiting() {
-                return Ok(Taken::UpToAnAnswer);
-            }
-        }
-        if self.subscriptions.is_under_way() && !self.subscribe(wire)? {
-            return Ok(Taken::UpToASubscribe);
-        }
-        while let Some(header) = wire.peek().map_err(End::Illegal)? {
-            if header.kind == Kind::Publish && self.inbound.is_blocked() {
-                // One too many is to be answered, not to wait.
-                let over = header.flags & 0b0110 != 0 && self.inbound.is_exceeded();
-                if !over {
-                    return Ok(Taken::UpToAPublish);
-                }
-            }
-            if header.kind == Kind::Publish {
-                if self.pace.holds_until().is_some() {
-                    return Ok(Taken::UpToALatePublish);
-                }
-                if self.pace.charge(header.frame()) {
-                    self.context.counters.publishes_paused.add(1);
-                }
-            }
-            let body = wire.take(header);
-            any = true;
-            self.packets.took(header.kind);
-            let protocol = self.protocol();
-            let packet =
-                packet::decode(protocol, header, &body, &mut self.topics).map_err(End::Illegal)?;
-            let alias_bytes = self.topics.alias_bytes();
-            if alias_bytes != self.aliases.held() && !self.aliases.try_set(alias_bytes) {
-                return Err(End::Illegal(Error {
-                    reason: reason::QUOTA_EXCEEDED,
-                    what: "topic aliases that are more than can be kept for all sessions",
-                }));
-            }
-            self.handle(packet, wire)?;
-            if self.durable.as_ref().is_some_and(|one| one.is_waiting()) {
-                *heard = Instant::now();
-                return Ok(Taken::UpToAnAnswer);
-            }
-            if header.kind == Kind::Subscribe {
-                *heard = Instant::now();
-                self.subscribe(wire)?;
-                // One in a turn: it may be much work.
-                return Ok(Taken::UpToASubscribe);
-            }
-        }
-        if any {
-            *heard = Instant::now();
-        }
-        Ok(Taken::All)
-    }
-
-    /// Goes on with a SUBSCRIBE; whether it is done, and answered.
-    fn subscribe(&mut self, wire: &mut Wire) -> Result<bool, End> {
-        let Some(Done { id, codes, adds }) = self.subscriptions.go_on() else {
-            return Ok(false);
-        };
-        if let Some(durable) = self.durable.as_mut().filter(|_| !adds.is_empty()) {
-            durable.subscribe(id, codes, adds);
-            return Ok(true);
-        }
-        self.client.set_filters(self.subscriptions.names());
-        let frame_max = self.packet_bytes_max;
-        let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
-        let counters = &self.context.counters;
-        counters
-            .subscriptions_refused
-            .add(count(reason::QUOTA_EXCEEDED));
-        counters
-            .topics_refused
-            .add(count(reason::TOPIC_FILTER_INVALID));
-        if encode::suback(wire.output(), self.protocol(), id, &codes, frame_max) {
-            Ok(true)
-        } else {
-            Err(End::Illegal(TOO_LARGE))
-        }
-    }
-
-    /// Writes down what this turn did.
-    fn note(&mut self, wire: &mut Wire) {
-        let counters = &self.context.counters;
-        let (bytes_in, bytes_out) = wire.take_counts();
-        counters.bytes_in.add(bytes_in);
-        counters.bytes_out.add(bytes_out);
-        let turn = Turn {
-            bytes_in,
-            bytes_out,
-            publishes_out: self.outbound.take_delivered(),
-            in_flight_in: self.inbound.in_flight(),
-            in_flight_out: self.outbound.in_flight(),
-            subscriptions: self.subscriptions.count(),
-            taken: std::mem::take(&mut self.packets),
-        };
-        counters.packets_in.add(turn.taken.packets as usize);
-        counters.answers.add(turn.taken.answers as usize);
-        self.client.tally.note(turn);
-    }
-
-    /// Answers what is on disk by now.
-    fn answer(&mut self, wire: &mut Wire) -> Result<(), End> {
-        let protocol = self.protocol();
-        let Some(durable) = self.durable.as_mut() else {
-            return Ok(());
-        };
-        for (id, token) in self.inbound.take_abandoned() {
-            durable.release(id, token, false);
-        }
-        let (answers, refused) = match durable.answers() {
-            None => return Ok(()),
-            Some(Ok(answers)) => (answers, false),
-            Some(Err((Refused::Full, answers))) => (answers, true),
-            Some(Err((Refused::Gone, _))) => return Err(End::Removed),
-            Some(Err(_)) => return Err(End::Lost),
-        };
-        if refused && !(answers.release.is_empty() && answers.complete.is_empty()) {
-            return Err(End::Illegal(Error {
-                reason: reason::QUOTA_EXCEEDED,
-                what: "acknowledgements that there is no room for on disk",
-            }));
-        }
-        let frame_max = self.packet_bytes_max;
-        let out = wire.output();
-        for id in answers.release {
-            encode::ack(out, protocol, Kind::PubRel, id, reason::SUCCESS, None);
-        }
-        for id in answers.complete {
-            encode::ack(out, protocol, Kind::PubComp, id, reason::SUCCESS, None);
-        }
-        let fits = match answers.pending {
-            None => true,
-            Some(Pending::Subscribe { id, codes, adds }) => {
-                let codes = match refused {
-                    false => self.subscriptions.added(codes, &adds),
-                    true => vec![reason::QUOTA_EXCEEDED; codes.len()],
-                };
-                self.client.set_filters(self.subscriptions.names());
-                encode::suback(out, protocol, id, &codes, frame_max)
-            }
-            Some(Pending::Unsubscribe(packet)) => {
-                let codes = self.subscriptions.unsubscribe(&packet);
-                self.client.set_filters(self.subscriptions.names());
-                encode::unsuback(out, protocol, packet.id, &codes, frame_max)
-            }
-        };
-        if fits {
-            Ok(())
-        } else {
-            Err(End::Illegal(TOO_LARGE))
-        }
-    }
-
-    fn protocol(&self) -> crate::Protocol {
-        if self.v5 {
-            crate::Protocol::V5
-        } else {
-            crate::Protocol::V4
-        }
-    }
-
-    /// Marks a publish that the client has no right to. Where there is no way to tell
-    /// a client of 3.1.1, and an acknowledgement would be a lie, the session ends.
-    fn authorise(&mut self, packet: &mut packet::Inbound) -> Result<(), End> {
-        let (rights, publish) = (self.rights, &packet.publish);
-        if !rights.is_restricted() {
-            return Ok(());
-        }
-        let permit = self.topics.permit(packet.cached, rights.version(), || {
-            rights.publish(&publish.topic)
-        });
-        let allowed = permit.is_some_and(|permit| {
-            publish.qos <= permit.qos_max && (permit.retain || !publish.retain)
-        });
-        if allowed {
-            return Ok(());
-        }
-        let untellable = !self.v5 && publish.qos != QoS::AtMostOnce;
-        if untellable && rights.denied_publish() == DeniedPublish::Disconnect {
-            self.context.counters.publishes_denied.add(1);
-            return Err(End::NotAuthorized(inbound::NOT_AUTHORIZED));
-        }
-        packet.denied = true;
-        Ok(())
-    }
-
-    fn handle(&mut self, packet: Packet, wire: &mut Wire) -> Result<(), End> {
-        let counters = &self.context.counters;
-        let protocol = self.protocol();
-        match packet {
-            Packet::Publish(mut publish) => {
-                self.authorise(&mut publish)?;
-                let fanout = &self.context.fanout;
-                let name = &publish.publish.topic;
-                let wanted = self
-                    .topics
-                    .note(publish.cached, fanout.version(), || fanout.wanted(name));
-                self.inbound
-                    .take(publish, wanted, wire)
-                    .map_err(End::Illegal)
-            }
-            Packet::PubAck(ack) => self
-                .outbound
-                .acknowledged(
-                    Kind::PubAck,
-                    ack,
-                    wire,
-                    self.durable.as_deref_mut(),
-                    counters,
-                )
-                .map_err(End::Illegal),
-            Packet::PubRec(ack) => self
-                .outbound
-                .acknowledged(
-                    Kind::PubRec,
-                    ack,
-                    wire,
-                    self.durable.as_deref_mut(),
-                    counters,
-                )
-                .map_err(End::Illegal),
-            Packet::PubComp(ack) => self
-                .outbound
-                .acknowledged(
-                    Kind::PubComp,
-                    ack,
-                    wire,
-                    self.durable.as_deref_mut(),
-                    counters,
-                )
-                .map_err(End::Illegal),
-            Packet::PubRel(ack) => {
-                self.inbound.release(ack, wire, self.durable.as_deref_mut());
-                Ok(())
-            }
-            Packet::Subscribe(packet) => {
-                self.subscriptions.subscribe(packet);
-                Ok(())
-            }
-            Packet::Unsubscribe(packet) => {
-                if let Some(durable) = &mut self.durable {
-                    durable.unsubscribe(packet);
-                    return Ok(());
-                }
-                let codes = self.subscriptions.unsubscribe(&packet);
-                self.client.set_filters(self.subscriptions.names());
-                let frame_max = self.packet_bytes_max;
-                if encode::unsuback(wire.output(), protocol, packet.id, &codes, frame_max) {
-                    Ok(())
-                } else {
-                    Err(End::Illegal(TOO_LARGE))
-                }
-            }
-            Packet::PingReq => {
-                encode::pingresp(wire.output());
-                Ok(())
-            }
-            Packet::Disconnect(Disconnect {
-                reason,
-                session_expiry_secs,
-            }) => {
-                if self.session_expiry_secs == 0 && session_expiry_secs.is_some_and(|secs| secs > 0)
-                {
-                    return Err(End::Illegal(Error::protocol(
-                        "a session expiry in DISCONNECT after none in CONNECT",
-                    )));
-                }
-                let max = self.context.config.keep.expiry_secs_max();
-                self.new_expiry_secs = session_expiry_secs.map(|secs| secs.min(max));
-                Err(End::Disconnect {
-                    with_will: reason != reason::SUCCESS,
-                })
-            }
-        }
     }
 }
 

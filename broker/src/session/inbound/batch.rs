@@ -1,0 +1,90 @@
+//! Publishes that are admitted together, on their way to their acknowledgements.
+
+use std::collections::VecDeque;
+
+use crate::{
+    Publish, QoS, Receipt, Verdict,
+    fanout::Message,
+    keep::{Kept, Token},
+};
+
+/// One publish on its way to its acknowledgement.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u16,
+    pub(super) qos: QoS,
+    /// Somebody subscribes to the topic, or it is to be retained.
+    pub(super) wanted: bool,
+    pub(super) keep: Keep,
+    /// Kept only where it may be needed again.
+    pub(super) publish: Option<Publish>,
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// What the keeper has to do with a publish.
+#[derive(Debug)]
+pub(super) enum Keep {
+    Nothing,
+    /// It is to keep it.
+    Wanted,
+    /// It has, and this is to be shown.
+    Done(Option<Message>),
+    /// It had no room.
+    Refused,
+}
+
+/// Publishes that were admitted together.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) entries: VecDeque<Entry>,
+    pub(super) bytes: usize,
+    pub(super) receipt: Option<Receipt>,
+    /// The keeper has something to do with one of them.
+    pub(super) is_kept: bool,
+    /// The exchanges of a persistent session that begin with them.
+    pub(super) begun: Vec<(u16, Token)>,
+    /// The connection's turn when it was handed over last.
+    pub(super) turn: u64,
+}
+
+impl Batch {
+    /// Gives the verdicts to the entries that wait for one, in order. An
+    /// admission that says too little has lost the rest.
+    pub(super) fn judge(&mut self, verdicts: Vec<Verdict>) {
+        self.receipt = None;
+        let mut verdicts = verdicts.into_iter();
+        for entry in self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.verdict.is_none())
+        {
+            entry.verdict = Some(verdicts.next().unwrap_or(Verdict::Lost));
+        }
+    }
+
+    /// The entries that the keeper is asked about: those that will be answered, up to
+    /// the first that has to be asked about at the gateway again.
+    pub(super) fn owed_to_keeper(&mut self, v5: bool) -> impl Iterator<Item = &mut Entry> {
+        let held = move |entry: &Entry| {
+            entry.verdict == Some(Verdict::Busy) && (entry.qos == QoS::AtMostOnce || !v5)
+        };
+        self.entries
+            .iter_mut()
+            .take_while(move |entry| !held(entry))
+            .filter(|entry| {
+                let kept = matches!(entry.verdict, Some(Verdict::Accepted | Verdict::Duplicate));
+                kept && matches!(entry.keep, Keep::Wanted)
+            })
+    }
+
+    /// Notes what the keeper has done.
+    pub(super) fn kept(&mut self, v5: bool, answers: Vec<Kept>) {
+        let mut answers = answers.into_iter();
+        for entry in self.owed_to_keeper(v5) {
+            entry.keep = match answers.next() {
+                Some(Kept::Done(message)) => Keep::Done(message),
+                Some(Kept::Refused) | None => Keep::Refused,
+            };
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! From a batch to the gateway and back: handed over in order, asked about again where
+//! there was no room, and moved on as answers come.
+
+use std::{
+    future::{poll_fn, ready},
+    sync::atomic::Ordering::Relaxed,
+    task::Poll,
+};
+
+use futures_util::FutureExt;
+
+use super::{Admitting, Inbound};
+use crate::{
+    Admitted, Publish, QoS, Receipt, Verdict,
+    keep::{Refused, SessionId, Token},
+};
+
+impl<'s> Inbound<'s> {
+    /// Hands what was gathered to the gateway, unless another batch waits there.
+    pub(in crate::session) fn submit(&mut self) {
+        if self.gathering.entries.is_empty() || self.admitting.is_some() {
+            return;
+        }
+        // What was handed over in an earlier turn may have been turned away, and
+        // is to be asked about first.
+        let turn = self.publisher.turn.load(Relaxed);
+        if self.pending.iter().any(|batch| batch.turn != turn) {
+            return;
+        }
+        let [qos0, qos1, qos2] = std::mem::take(&mut self.taken);
+        self.context.counters.publishes_in_qos0.add(qos0);
+        self.context.counters.publishes_in_qos1.add(qos1);
+        self.context.counters.publishes_in_qos2.add(qos2);
+        let mut batch = std::mem::take(&mut self.gathering);
+        batch.turn = turn;
+        self.batch_len = batch.entries.len();
+        if self.to_admit.is_empty() {
+            self.pending.push_back(batch);
+            return;
+        }
+        let publishes = std::mem::take(&mut self.to_admit);
+        let future = match &mut self.durable {
+            Some(durable) if !durable.begun.is_empty() => {
+                let (session, begun) = (durable.session, std::mem::take(&mut durable.begun));
+                batch.begun.clone_from(&begun);
+                self.begin_and_admit(session, begun, publishes)
+            }
+            _ => self.context.admission.admit(self.publisher, publishes),
+        };
+        self.admitting = Some(Admitting {
+            future,
+            batch: Some(batch),
+        });
+        self.progress().now_or_never();
+    }
+
+    /// Notes exchanges on disk, and only then hands their messages over.
+    #[expect(
+        clippy::async_yields_async,
+        reason = "the caller awaits the receipt later"
+    )]
+    fn begin_and_admit(
+        &self,
+        session: SessionId,
+        begun: Vec<(u16, Token)>,
+        publishes: Vec<Publish>,
+    ) -> Admitted<'s> {
+        let (context, publisher) = (self.context, self.publisher);
+        let begin_and_admit = async move {
+            let turn = publisher.turn.load(Relaxed);
+            match context.fanout.keeper().begin(session, begun).await {
+                Ok(()) => context.admission.admit(publisher, publishes).await,
+                Err(refused) => {
+                    let verdict = if refused == Refused::Full {
+                        // What follows in this turn would overtake them.
+                        publisher.turns_over.fetch_max(turn + 1, Relaxed);
+                        Verdict::Busy
+                    } else {
+                        Verdict::Lost
+                    };
+                    let verdicts = vec![verdict; publishes.len()];
+                    let receipt: Receipt = Box::pin(ready(verdicts));
+                    receipt
+                }
+            }
+        };
+        Box::pin(begin_and_admit)
+    }
+
+    /// Resolves when something has come further: room, a receipt, or the time to
+    /// ask again. Nothing is lost when it is dropped.
+    pub(in crate::session) async fn progress(&mut self) {
+        let v5 = self.is_v5();
+        poll_fn(|context| {
+            let mut moved = false;
+            if let Some(waiting) = self.admitting.as_mut()
+                && let Poll::Ready(receipt) = waiting.future.as_mut().poll(context)
+            {
+                let batch = self.admitting.take().and_then(|waiting| waiting.batch);
+                match batch {
+                    Some(mut batch) => {
+                        batch.receipt = Some(receipt);
+                        self.pending.push_back(batch);
+                    }
+                    None => {
+                        if let Some(front) = self.pending.front_mut() {
+                            front.receipt = Some(receipt);
+                        }
+                    }
+                }
+                moved = true;
+            }
+            if let Some(front) = self.pending.front_mut()
+                && let Some(receipt) = front.receipt.as_mut()
+                && let Poll::Ready(verdicts) = receipt.as_mut().poll(context)
+            {
+                front.judge(verdicts);
+                moved = true;
+            }
+            if let Some(keeping) = self.keeping.as_mut()
+                && let Poll::Ready(answers) = keeping.as_mut().poll(context)
+                && let Some(front) = self.pending.front_mut()
+            {
+                self.keeping = None;
+                match answers {
+                    Ok(answers) => front.kept(v5, answers),
+                    Err(_) => {
+                        for entry in &mut front.entries {
+                            entry.verdict = Some(Verdict::Lost);
+                        }
+                    }
+                }
+                moved = true;
+            }
+            if let Some(pause) = self.retry.as_mut()
+                && self.admitting.is_none()
+                && pause.as_mut().poll(context).is_ready()
+            {
+                self.retry = None;
+                self.ask_again();
+                moved = true;
+            }
+            if moved {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Hands the publishes of the front that found no room over once more. Their
+    /// exchanges are noted again: where it was the note that found no room, nothing
+    /// on disk tells their resend after a crash from a new message.
+    fn ask_again(&mut self) {
+        let session = self.durable.as_ref().map(|durable| durable.session);
+        let Some(front) = self.pending.front_mut() else {
+            return;
+        };
+        let (mut publishes, mut begun) = (Vec::new(), Vec::new());
+        for entry in &mut front.entries {
+            if entry.verdict == Some(Verdict::Busy)
+                && let Some(publish) = &entry.publish
+            {
+                publishes.push(publish.clone());
+                entry.verdict = None;
+                if entry.qos == QoS::ExactlyOnce {
+                    begun.extend(front.begun.iter().filter(|(id, _)| *id == entry.id));
+                }
+            }
+        }
+        front.turn = self.publisher.turn.fetch_add(1, Relaxed) + 1;
+        let future = match session {
+            Some(session) if !begun.is_empty() => self.begin_and_admit(session, begun, publishes),
+            _ => self.context.admission.admit(self.publisher, publishes),
+        };
+        self.admitting = Some(Admitting {
+            future,
+            batch: None,
+        });
+    }
+}
