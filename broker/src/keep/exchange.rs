@@ -27,9 +27,22 @@ impl Writer {
         Ok(Ok(Answer::Done))
     }
 
-    pub(super) fn exchange_received(&mut self, id: SessionId, packet: u16) -> rusqlite::Result<()> {
-        self.sql("UPDATE exchanges SET received = 1 WHERE session = ?1 AND packet = ?2")?
-            .execute(params![id.0, packet])?;
+    /// Notes that an exchange is received. One that is not here, because there was no
+    /// room to note its beginning, is noted now: PUBREC promises that it is.
+    pub(super) fn exchange_received(
+        &mut self,
+        id: SessionId,
+        packet: u16,
+        token: &Token,
+    ) -> rusqlite::Result<()> {
+        if !self.state.sessions.contains_key(&id) {
+            return Ok(());
+        }
+        self.sql(
+            "INSERT INTO exchanges (session, packet, token, received) VALUES (?1, ?2, ?3, 1)
+             ON CONFLICT (session, packet) DO UPDATE SET token = ?3, received = 1",
+        )?
+        .execute(params![id.0, packet, token.as_slice()])?;
         Ok(())
     }
 

@@ -105,8 +105,8 @@ pub(crate) struct Op {
     pub(crate) message: Option<Message>,
     /// The publisher's persistent session.
     pub(crate) from: Option<SessionId>,
-    /// The exchange that is received with it.
-    pub(crate) exchange: Option<u16>,
+    /// The exchange that is received with it, noted before or not.
+    pub(crate) exchange: Option<(u16, Token)>,
 }
 
 /// What became of an [`Op`].

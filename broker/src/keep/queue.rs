@@ -57,8 +57,8 @@ impl Writer {
             }
             self.enqueue(message, targets)?;
         }
-        if let (Some(session), Some(packet)) = (op.from, op.exchange) {
-            self.exchange_received(session, packet)?;
+        if let (Some(session), Some((packet, token))) = (op.from, &op.exchange) {
+            self.exchange_received(session, *packet, token)?;
         }
         Ok(Some(Kept::Done(message)))
     }

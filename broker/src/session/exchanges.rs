@@ -69,6 +69,10 @@ impl Exchanges {
         self.by_id.get(&id).map(|one| one.stage)
     }
 
+    pub(super) fn token(&self, id: u16) -> Option<Token> {
+        self.by_id.get(&id)?.token
+    }
+
     /// A PUBLISH is taken: the exchange waits for its verdict. In a persistent session
     /// its token, and whether that is to be written first.
     pub(super) fn begin(&mut self, id: u16, is_durable: bool) -> Option<(Token, bool)> {

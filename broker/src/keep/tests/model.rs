@@ -49,6 +49,11 @@ enum Action {
         client: usize,
         packet: u16,
     },
+    /// There was no room to note that it began.
+    ReceiveUnbegun {
+        client: usize,
+        packet: u16,
+    },
     Release {
         client: usize,
         packet: u16,
@@ -89,6 +94,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(client, packet)| Action::Begin { client, packet }),
         2 => (client.clone(), packet.clone())
             .prop_map(|(client, packet)| Action::BeginAndReceive { client, packet }),
+        1 => (client.clone(), packet.clone())
+            .prop_map(|(client, packet)| Action::ReceiveUnbegun { client, packet }),
         2 => (client, packet).prop_map(|(client, packet)| Action::Release { client, packet }),
         2 => any::<bool>().prop_map(|crash| Action::Reopen { crash }),
     ]
@@ -276,8 +283,13 @@ impl Test {
                     .find(|owed| owed.position == Some(item.position));
                 owed.unwrap().received = true;
             }
-            Action::Begin { client, packet } => self.begin(client, packet, false).await,
-            Action::BeginAndReceive { client, packet } => self.begin(client, packet, true).await,
+            Action::Begin { client, packet } => self.begin(client, packet, true, false).await,
+            Action::BeginAndReceive { client, packet } => {
+                self.begin(client, packet, true, true).await;
+            }
+            Action::ReceiveUnbegun { client, packet } => {
+                self.begin(client, packet, false, true).await;
+            }
             Action::Release { client, packet } => {
                 let Some(id) = session(self, client) else {
                     return;
@@ -296,7 +308,7 @@ impl Test {
         }
     }
 
-    async fn begin(&mut self, client: usize, packet: u16, receive: bool) {
+    async fn begin(&mut self, client: usize, packet: u16, begin: bool, receive: bool) {
         let Some(connected) = self.connected.get(&client) else {
             return;
         };
@@ -305,12 +317,14 @@ impl Test {
         let mut token = [0; 16];
         token[..8].copy_from_slice(&self.count.to_be_bytes());
         let keeper = &self.running.keeper;
-        keeper.begin(id, vec![(packet, token)]).await.unwrap();
+        if begin {
+            keeper.begin(id, vec![(packet, token)]).await.unwrap();
+        }
         if receive {
             let op = Op {
                 message: None,
                 from: Some(id),
-                exchange: Some(packet),
+                exchange: Some((packet, token)),
             };
             keeper.publish(vec![op]).await.unwrap();
         }

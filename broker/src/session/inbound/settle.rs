@@ -79,6 +79,7 @@ impl Inbound<'_> {
         let (v5, session) = (self.is_v5(), self.session);
         let durable = self.durable.as_ref().map(|durable| durable.session);
         let context = self.context;
+        let exchanges = &self.exchanges;
         let Some(front) = self.pending.front_mut() else {
             return false;
         };
@@ -92,7 +93,9 @@ impl Inbound<'_> {
                 .filter(|_| entry.wanted)
                 .map(|publish| context.fanout.message(session, publish)),
             from: durable,
-            exchange: (entry.qos == QoS::ExactlyOnce && durable.is_some()).then_some(entry.id),
+            exchange: (entry.qos == QoS::ExactlyOnce && durable.is_some())
+                .then(|| Some((entry.id, exchanges.token(entry.id)?)))
+                .flatten(),
         };
         let ops: Vec<Op> = front.owed_to_keeper(v5).map(op).collect();
         if ops.is_empty() {
