@@ -7,6 +7,7 @@ mod dead_letter;
 mod offline;
 pub(crate) mod output;
 mod quarantine;
+mod rules;
 pub(crate) mod run;
 pub(crate) mod status;
 mod user;
@@ -45,6 +46,9 @@ enum Command {
     /// The running gateway's MQTT clients, retained messages and subscriptions
     #[command(subcommand)]
     Broker(broker::Command),
+    /// Patterns of rules, without a gateway
+    #[command(subcommand)]
+    Rules(rules::Command),
     /// The journal itself
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -74,6 +78,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Quarantine(command) => quarantine::run(command),
         Command::DeadLetter(command) => dead_letter::run(command),
         Command::Broker(command) => broker::run(command),
+        Command::Rules(command) => rules::run(command),
         Command::Buffer(command) => buffer::run(command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(&args),

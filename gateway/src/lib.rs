@@ -31,6 +31,7 @@ pub mod record;
 mod reload;
 #[cfg(feature = "mqtt")]
 pub mod remote;
+pub mod rules;
 pub mod running;
 pub mod signal;
 pub mod status;

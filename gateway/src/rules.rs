@@ -1,0 +1,28 @@
+//! Rules: which events go where.
+//!
+//! A rule is an event pattern in the syntax of Amazon `EventBridge`, and the
+//! destinations that what fits goes to. The matcher is our own: it agrees with the
+//! reference in all that is documented, compares numbers exactly, and costs what nearly
+//! fits, however many rules there are.
+//!
+//! Open these in order: `pattern` (text to alternatives), `fields` (an event as
+//! patterns see it), `matcher` (many patterns against one event).
+
+mod address;
+mod decimal;
+mod fields;
+mod flatten;
+mod ignore_case;
+mod json;
+mod matcher;
+mod paths;
+pub mod pattern;
+mod term;
+pub mod vectors;
+mod wildcard;
+
+pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
+pub use pattern::Pattern;
+
+#[cfg(test)]
+mod tests;

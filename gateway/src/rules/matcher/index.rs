@@ -1,0 +1,249 @@
+//! Where the alternatives of patterns are kept, so that an event's values lead to them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::rules::{
+    address,
+    decimal::Decimal,
+    matcher::TooMuch,
+    paths::{Map, PathId},
+    term::{Range, Scalar, Term},
+};
+
+/// A place that only one value leads to is worth so many that every value leads to.
+const PRESENT_COST: usize = 16;
+/// The same for a beginning, which is looked for once for every length.
+const PREFIX_COST: usize = 2;
+/// And for `true`, `false` and `null`, which many events have.
+const WORD_COST: usize = 4;
+
+/// Where an alternative is kept; what leads there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Every event.
+    Always,
+    /// Any value at the path.
+    Present(PathId),
+    /// This value.
+    Key(PathId, Key),
+}
+
+impl Place {
+    pub(super) const fn path(&self) -> Option<PathId> {
+        match self {
+            Self::Always => None,
+            Self::Present(path) | Self::Key(path, _) => Some(*path),
+        }
+    }
+}
+
+/// What a value must be, or begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    Null,
+    Bool(bool),
+    Number(Decimal),
+    Text(Box<str>),
+    Address(IpAddr),
+    Prefix(Box<[u8]>),
+}
+
+impl Key {
+    /// The key that every value has that a term takes.
+    fn of(term: &Term) -> Option<Self> {
+        let prefix = |text: &str| (!text.is_empty()).then(|| Self::Prefix(text.as_bytes().into()));
+        match term {
+            Term::Null => Some(Self::Null),
+            Term::Bool(value) => Some(Self::Bool(*value)),
+            Term::Number(number) => Some(Self::Number(number.clone())),
+            Term::Text(text) => Some(Self::Text(text.clone())),
+            Term::Address(address) => Some(Self::Address(*address)),
+            Term::Prefix(text) => prefix(text),
+            Term::Wildcard(wildcard) => prefix(wildcard.beginning()),
+            Term::Numeric(Range {
+                lower: Some((lower, true)),
+                upper: Some((upper, true)),
+            }) if lower == upper => Some(Self::Number(lower.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// Where an alternative costs least: the places of one of its fields.
+pub(super) fn places(fields: &[(PathId, Arc<[Term]>)], index: &[Index]) -> Vec<Place> {
+    let of_field = |(path, terms): &(PathId, Arc<[Term]>)| {
+        if terms.contains(&Term::Absent) {
+            return None;
+        }
+        let at = &index[*path as usize];
+        let keys: Option<Vec<Key>> = terms.iter().map(Key::of).collect();
+        Some(match keys {
+            Some(mut keys) => {
+                // A term that is written twice would be kept, and removed, twice.
+                let mut n = 0;
+                while n < keys.len() {
+                    if keys[..n].contains(&keys[n]) {
+                        keys.swap_remove(n);
+                    } else {
+                        n += 1;
+                    }
+                }
+                let cost = keys.iter().map(|key| at.cost(key)).sum();
+                let keys = keys.into_iter().map(|key| Place::Key(*path, key));
+                (cost, keys.collect())
+            }
+            None => {
+                let cost = (at.present.len() + 1) * PRESENT_COST;
+                (cost, vec![Place::Present(*path)])
+            }
+        })
+    };
+    let least = fields
+        .iter()
+        .filter_map(of_field)
+        .min_by_key(|(cost, _)| *cost);
+    least.map_or_else(|| vec![Place::Always], |(_, places)| places)
+}
+
+/// What is kept at one path.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    len: usize,
+    texts: Map<Box<str>, Vec<u32>>,
+    addresses: Map<IpAddr, Vec<u32>>,
+    numbers: Map<Decimal, Vec<u32>>,
+    null: Vec<u32>,
+    bools: [Vec<u32>; 2],
+    prefixes: Map<Box<[u8]>, Vec<u32>>,
+    /// The lengths of the prefixes, ascending, and how many have each.
+    lengths: Vec<(usize, usize)>,
+    present: Vec<u32>,
+}
+
+impl Index {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What any value leads to.
+    pub(super) fn present(&self) -> &[u32] {
+        &self.present
+    }
+
+    fn cost(&self, key: &Key) -> usize {
+        let len = |ids: Option<&Vec<u32>>| ids.map_or(0, Vec::len) + 1;
+        match key {
+            Key::Null => (self.null.len() + 1) * WORD_COST,
+            Key::Bool(value) => (self.bools[usize::from(*value)].len() + 1) * WORD_COST,
+            Key::Number(number) => len(self.numbers.get(number)),
+            Key::Text(text) => len(self.texts.get(text)),
+            Key::Address(address) => len(self.addresses.get(address)),
+            Key::Prefix(prefix) => len(self.prefixes.get(prefix)) * PREFIX_COST,
+        }
+    }
+
+    /// What a value leads to.
+    #[inline]
+    pub(super) fn each(
+        &self,
+        value: &Scalar<'_>,
+        check: &mut impl FnMut(u32) -> Result<(), TooMuch>,
+    ) -> Result<(), TooMuch> {
+        let mut all = |ids: &[u32]| ids.iter().try_for_each(|id| check(*id));
+        match value {
+            Scalar::Null => all(&self.null),
+            Scalar::Bool(value) => all(&self.bools[usize::from(*value)]),
+            Scalar::Number(number) => match self.numbers.get(number) {
+                Some(ids) => all(ids),
+                None => Ok(()),
+            },
+            Scalar::Text(text) => {
+                if let Some(ids) = self.texts.get(&**text) {
+                    all(ids)?;
+                }
+                if !self.addresses.is_empty()
+                    && let Some(ids) =
+                        address::literal(text).and_then(|known| self.addresses.get(&known))
+                {
+                    all(ids)?;
+                }
+                for (length, _) in &self.lengths {
+                    let Some(beginning) = text.as_bytes().get(..*length) else {
+                        break;
+                    };
+                    if let Some(ids) = self.prefixes.get(beginning) {
+                        all(ids)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn insert(&mut self, place: &Place, id: u32) {
+        self.len += 1;
+        let Place::Key(_, key) = place else {
+            self.present.push(id);
+            return;
+        };
+        match key {
+            Key::Null => self.null.push(id),
+            Key::Bool(value) => self.bools[usize::from(*value)].push(id),
+            Key::Number(number) => self.numbers.entry(number.clone()).or_default().push(id),
+            Key::Text(text) => self.texts.entry(text.clone()).or_default().push(id),
+            Key::Address(address) => self.addresses.entry(*address).or_default().push(id),
+            Key::Prefix(prefix) => {
+                self.prefixes.entry(prefix.clone()).or_default().push(id);
+                match self
+                    .lengths
+                    .binary_search_by_key(&prefix.len(), |(len, _)| *len)
+                {
+                    Ok(at) => self.lengths[at].1 += 1,
+                    Err(at) => self.lengths.insert(at, (prefix.len(), 1)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, place: &Place, id: u32) {
+        self.len -= 1;
+        let Place::Key(_, key) = place else {
+            take(&mut self.present, id);
+            return;
+        };
+        match key {
+            Key::Null => take(&mut self.null, id),
+            Key::Bool(value) => take(&mut self.bools[usize::from(*value)], id),
+            Key::Number(number) => take_of(&mut self.numbers, number, id),
+            Key::Text(text) => take_of(&mut self.texts, text, id),
+            Key::Address(address) => take_of(&mut self.addresses, address, id),
+            Key::Prefix(prefix) => {
+                take_of(&mut self.prefixes, prefix, id);
+                if let Ok(at) = self
+                    .lengths
+                    .binary_search_by_key(&prefix.len(), |(len, _)| *len)
+                {
+                    self.lengths[at].1 -= 1;
+                    if self.lengths[at].1 == 0 {
+                        self.lengths.remove(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn take(ids: &mut Vec<u32>, id: u32) {
+    if let Some(at) = ids.iter().position(|known| *known == id) {
+        ids.swap_remove(at);
+    }
+}
+
+fn take_of<K: std::hash::Hash + Eq>(map: &mut Map<K, Vec<u32>>, key: &K, id: u32) {
+    if let Some(ids) = map.get_mut(key) {
+        take(ids, id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}

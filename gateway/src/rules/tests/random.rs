@@ -1,0 +1,235 @@
+//! Random patterns and events: the matcher, with all its patterns at once, agrees with
+//! the simple one about each.
+
+use proptest::prelude::*;
+
+use super::simple;
+use crate::rules::{Matcher, Pattern, Scratch};
+
+/// Few names and values, so that they meet; some that sort oddly.
+fn name() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b", "c", "a-b", "a.b", "", "𐀀", "\u{e000}"])
+}
+
+fn scalar() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "1",
+        "1.0",
+        "2",
+        "-0.0",
+        "0",
+        "1e3",
+        "9007199254740993",
+        "9007199254740992",
+        "true",
+        "false",
+        "null",
+        r#""""#,
+        r#""x""#,
+        r#""xy""#,
+        r#""X""#,
+        r#""yx""#,
+        r#""10.0.0.1""#,
+        r#""10.0.0.001""#,
+        r#""10.1.2.3""#,
+        r#""1""#,
+        r#""äx""#,
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn object(
+    members: impl Strategy<Value = String>,
+    count: std::ops::Range<usize>,
+) -> impl Strategy<Value = String> {
+    prop::collection::vec((name(), members), count).prop_map(|members| {
+        let members: Vec<_> = members
+            .iter()
+            .map(|(name, value)| format!("{:?}:{value}", name))
+            .collect();
+        format!("{{{}}}", members.join(",").replace("\\u{e000}", "\u{e000}"))
+    })
+}
+
+fn array(
+    items: impl Strategy<Value = String>,
+    count: std::ops::Range<usize>,
+) -> impl Strategy<Value = String> {
+    prop::collection::vec(items, count).prop_map(|items| format!("[{}]", items.join(",")))
+}
+
+fn event() -> impl Strategy<Value = String> {
+    let value = scalar().prop_recursive(5, 40, 4, |inner| {
+        prop_oneof![
+            2 => object(inner.clone(), 0..4),
+            3 => array(object(inner.clone(), 0..4), 0..4),
+            1 => array(inner, 0..4),
+        ]
+    });
+    object(value, 0..4)
+}
+
+fn term() -> impl Strategy<Value = String> {
+    let operators = prop::sample::select(vec![
+        r#"{"exists":true}"#,
+        r#"{"exists":false}"#,
+        r#"{"prefix":"x"}"#,
+        r#"{"prefix":""}"#,
+        r#"{"suffix":"x"}"#,
+        r#"{"prefix":{"equals-ignore-case":"X"}}"#,
+        r#"{"equals-ignore-case":"x"}"#,
+        r#"{"wildcard":"x*"}"#,
+        r#"{"wildcard":"*x*"}"#,
+        r#"{"numeric":[">",0,"<=",1000]}"#,
+        r#"{"numeric":["=",1]}"#,
+        r#"{"numeric":["<",9007199254740993]}"#,
+        r#"{"cidr":"10.0.0.0/16"}"#,
+        r#"{"anything-but":"x"}"#,
+        r#"{"anything-but":["x","10.0.0.1"]}"#,
+        r#"{"anything-but":[1,0]}"#,
+        r#"{"anything-but":{"prefix":"x"}}"#,
+        r#"{"exactly":"10.0.0.1"}"#,
+    ]);
+    prop_oneof![scalar(), operators.prop_map(str::to_owned)]
+}
+
+/// A pattern, `$or` among its names.
+fn pattern() -> impl Strategy<Value = String> {
+    let leaf = array(term(), 1..3);
+    let node = leaf.prop_recursive(4, 24, 4, |inner| {
+        let plain = object(inner.clone(), 1..4).boxed();
+        let or = (
+            object(inner.clone(), 0..2),
+            array(object(inner, 1..3), 2..4),
+        )
+            .prop_map(|(beside, or)| {
+                let beside = beside[1..beside.len() - 1].to_owned();
+                let comma = if beside.is_empty() { "" } else { "," };
+                format!("{{{beside}{comma}\"$or\":{or}}}")
+            });
+        prop_oneof![4 => plain, 1 => or]
+    });
+    object(node, 1..4)
+}
+
+fn found(matcher: &Matcher, event: &str, scratch: &mut Scratch) -> Vec<u32> {
+    let mut found = Vec::new();
+    matcher
+        .each_of_json(event, scratch, |rule| found.push(rule))
+        .unwrap();
+    found.sort_unstable();
+    found
+}
+
+/// Whether the simple matcher would take too long: it tries every combination.
+fn is_small(event: &str) -> bool {
+    event.len() < 2_000
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 400 } else { 20_000 }))]
+
+    #[test]
+    fn the_matcher_agrees_with_the_simple_one(
+        texts in prop::collection::vec(pattern(), 1..12),
+        events in prop::collection::vec(event(), 1..6),
+        removed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let patterns: Vec<_> = texts.iter().map(|text| Pattern::parse(text)).collect();
+        let mut matcher = Matcher::default();
+        let add = |matcher: &mut Matcher, n: usize| {
+            if let Ok(pattern) = &patterns[n] {
+                matcher.add(u32::try_from(n).unwrap(), pattern);
+            }
+        };
+        (0..patterns.len()).for_each(|n| add(&mut matcher, n));
+        let mut scratch = Scratch::default();
+        let mut gone = Vec::new();
+        for round in 0..3 {
+            for event in events.iter().filter(|event| is_small(event)) {
+                let fits = |n: &u32| match &patterns[*n as usize] {
+                    Ok(pattern) => !gone.contains(n) && simple::fits(pattern, event),
+                    Err(_) => false,
+                };
+                let all = 0..u32::try_from(patterns.len()).unwrap();
+                let expected: Vec<_> = all.filter(fits).collect();
+                prop_assert_eq!(found(&matcher, event, &mut scratch), expected, "{} {:?}", event, texts);
+            }
+            // The second round is without some rules, the third with all of them again.
+            for n in removed.iter().map(|index| index.index(patterns.len())) {
+                let n = u32::try_from(n).unwrap();
+                if round == 0 {
+                    let known = patterns[n as usize].is_ok() && !gone.contains(&n);
+                    prop_assert_eq!(matcher.remove(n), known);
+                    gone.push(n);
+                } else if let Some(at) = gone.iter().position(|other| *other == n) {
+                    add(&mut matcher, n as usize);
+                    gone.retain(|other| *other != n);
+                    prop_assert!(gone.len() <= patterns.len(), "{}", at);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_pattern_or_a_mistake_within_it(text in "[{}\\[\\]\",:a1$or\\\\ \n-]{0,40}") {
+        if let Err(error) = Pattern::parse(&text) {
+            let lines: Vec<_> = text.split('\n').collect();
+            prop_assert!(error.line >= 1 && error.line <= lines.len());
+            prop_assert!(error.column <= lines[error.line - 1].chars().count() + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_for_serde_json_is_none_here(text in "[{}\\[\\]\",:a1e.+\\\\u0nul -]{0,24}") {
+        let event = format!("{{\"a\":{text}}}");
+        let ours = Matcher::default().each_of_json(&event, &mut Scratch::default(), |_| {});
+        let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&event);
+        prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{}", event);
+    }
+}
+
+#[test]
+fn many_elements_are_joined_by_their_array_and_not_one_by_one() {
+    let elements: Vec<_> = (0..9_000)
+        .map(|n| format!(r#"{{"n":"n{n}","v":{n}}}"#))
+        .collect();
+    let event = format!(r#"{{"m":[{}]}}"#, elements.join(","));
+    let mut matcher = Matcher::default();
+    let texts = [
+        r#"{"m":{"n":[{"anything-but":"n5"}],"v":[5]}}"#,
+        r#"{"m":{"n":[{"anything-but":"n5"}],"v":[6]}}"#,
+        r#"{"m":{"a":[{"exists":false}],"n":[{"prefix":"n"}],"v":[{"numeric":[">",8998]}]}}"#,
+    ];
+    for (n, text) in (0..).zip(texts) {
+        matcher.add(n, &Pattern::parse(text).unwrap());
+    }
+    assert_eq!(found(&matcher, &event, &mut Scratch::default()), [1, 2]);
+}
+
+#[test]
+fn arrays_that_have_nothing_to_do_with_each_other_do_not_multiply() {
+    let array = |name: &str| {
+        let elements = vec![r#"{"x":1,"y":1}"#; 1_000].join(",");
+        format!(r#""{name}":[{elements}]"#)
+    };
+    let names = ["a", "b", "c", "d"];
+    let event = format!("{{{}}}", names.map(array).join(","));
+    let fields = names.map(|name| format!(r#""{name}":{{"x":[1],"y":[1]}}"#));
+    let pattern = format!("{{{},\"e\":[{{\"exists\":false}}]}}", fields.join(","));
+    let mut matcher = Matcher::default();
+    matcher.add(0, &Pattern::parse(&pattern).unwrap());
+    assert_eq!(found(&matcher, &event, &mut Scratch::default()), [0]);
+}
+
+#[test]
+fn what_would_take_too_long_is_said_and_not_guessed() {
+    // Two arrays of one name: every element of one goes with every element of the other.
+    let elements = vec![r#"{"x":1,"z":1}"#; 2_000].join(",");
+    let event = format!(r#"{{"a":[{elements}],"a":[{elements}]}}"#);
+    let mut matcher = Matcher::default();
+    let pattern = r#"{"a":{"x":[1],"y":[{"exists":false}],"z":[{"anything-but":2}]}}"#;
+    matcher.add(0, &Pattern::parse(pattern).unwrap());
+    let result = matcher.each_of_json(&event, &mut Scratch::default(), |_| {});
+    assert!(result.unwrap_err().to_string().contains("combinations"));
+}
