@@ -1,6 +1,8 @@
 //! Entries for the fuzzer in `broker/fuzz`: none may panic, whatever the bytes, and
 //! what they say of themselves must hold.
 
+mod carriers;
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +15,8 @@ use crate::{
     packet::{self, Header, Kind, Packet, decode, decode_connect, encode},
     topic::{self, Topics},
 };
+
+pub use carriers::{proxy, websocket_frames, websocket_handshake};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::V4, Protocol::V5];
 
@@ -222,4 +226,37 @@ fn body(kind: Kind, protocol: Protocol, data: &[u8]) -> Option<Packet> {
         assert_eq!(found.id == 0, found.publish.qos == QoS::AtMostOnce);
     }
     Some(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    #[test]
+    fn what_the_fuzzer_begins_with_holds() {
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 11] = [
+            ("acks", super::acks),
+            ("connect", super::connect),
+            ("matching", super::matching),
+            ("packets", super::packets),
+            ("proxy", super::proxy),
+            ("publish", super::publish),
+            ("small", super::small),
+            ("subscribe", super::subscribe),
+            ("unsubscribe", super::unsubscribe),
+            ("websocket_frames", super::websocket_frames),
+            ("websocket_handshake", super::websocket_handshake),
+        ];
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        assert_eq!(fs::read_dir(&corpus).unwrap().count(), targets.len());
+        for (name, target) in targets {
+            let mut seeds = 0;
+            for seed in fs::read_dir(corpus.join(name)).unwrap() {
+                target(&fs::read(seed.unwrap().path()).unwrap());
+                seeds += 1;
+            }
+            assert!(seeds > 0, "{name}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ mod config;
 mod embedded;
 mod fanout;
 mod filters;
-#[cfg(feature = "fuzz")]
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod handle;
 mod keep;

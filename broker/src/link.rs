@@ -6,7 +6,7 @@
 
 mod socket;
 mod tls;
-mod web;
+pub(crate) mod web;
 
 use std::io;
 

@@ -9,9 +9,9 @@ mod arrival;
 mod bound;
 pub mod config;
 mod peer;
-mod proxy;
+pub(crate) mod proxy;
 pub mod tls;
-mod web;
+pub(crate) mod web;
 
 use std::{
     net::SocketAddr,

@@ -26,7 +26,7 @@ const NOT_BINARY: u16 = 1003;
 const NORMAL: u16 = 1000;
 
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     /// As received, not looked at yet.
     raw: BytesMut,
     /// What is left of the payload of the frame that is arriving.
@@ -47,16 +47,16 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) const fn has_more(&self) -> bool {
+    pub(crate) const fn has_more(&self) -> bool {
         self.has_more
     }
 
-    pub(super) fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         self.out.len()
     }
 
     /// Reads payload into the room of `input`; nothing read is the end.
-    pub(super) fn try_read(
+    pub(crate) fn try_read(
         &mut self,
         input: &mut BytesMut,
         mut read: impl FnMut(&mut BytesMut) -> io::Result<usize>,
@@ -225,7 +225,7 @@ impl Frames {
         Ok(count)
     }
 
-    pub(super) fn flush(
+    pub(crate) fn flush(
         &mut self,
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {

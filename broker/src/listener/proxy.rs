@@ -4,22 +4,21 @@
 use std::{io, net::SocketAddr};
 
 use ppp::{HeaderResult, v1, v2};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::config::ProxyProtocol;
-use crate::link::Socket;
 
 /// How every header of version 2 begins, and what follows before the addresses.
 const SIGNATURE_LEN: usize = v2::PROTOCOL_PREFIX.len();
-const FIXED_LEN: usize = SIGNATURE_LEN + 4;
+pub(crate) const FIXED_LEN: usize = SIGNATURE_LEN + 4;
 /// Addresses and extensions taken; the standard's largest addresses have 216 bytes.
-const REST_MAX: usize = 2048;
+pub(crate) const REST_MAX: usize = 2048;
 /// A line of version 1 (section 2.1).
-const LINE_MAX: usize = 107;
+pub(crate) const LINE_MAX: usize = 107;
 
 /// Why a connection was not taken.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// What came is no header, or not from where headers may come.
     Header(&'static str),
     /// The connection broke.
@@ -33,9 +32,9 @@ impl From<io::Error> for Refusal {
 }
 
 /// Reads the header and nothing behind it: the client's address.
-pub(super) async fn read(
+pub(crate) async fn read(
     config: &ProxyProtocol,
-    socket: &mut Socket,
+    socket: &mut (impl AsyncRead + Unpin),
     address: Option<SocketAddr>,
 ) -> Result<Option<SocketAddr>, Refusal> {
     if let Some(trusted) = &config.trusted

@@ -17,7 +17,7 @@ use super::config::WebSocket;
 const SUBPROTOCOL: &str = "mqtt";
 
 /// Answers the request and gives the stream back; what follows on it are frames.
-pub(super) async fn accept<S>(config: &WebSocket, stream: S) -> Result<S, Error>
+pub(crate) async fn accept<S>(config: &WebSocket, stream: S) -> Result<S, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
