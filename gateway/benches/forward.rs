@@ -191,7 +191,7 @@ fn event(n: u64) -> Event {
         name: name.into(),
         value,
         unit: None,
-        bad: false,
+        quality: penstock::event::Quality::Good,
         time: None,
     };
     Event {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use divan::{Bencher, black_box, counter::ItemsCount};
 use penstock::{
     event::{Event, Timestamp},
-    normalise::{self, Mapping, Message, Resolved, Scratch, decode},
+    normalise::{self, Births, Mapping, Message, Resolved, Scratch, decode},
 };
 
 fn main() {
@@ -59,6 +59,7 @@ impl Case {
             user: &self.user,
             received: RECEIVED,
             nonce: [7; 16],
+            births: &Births::default(),
         };
         normalise::normalise(&self.mapping, &self.resolved, &message, scratch)
             .expect("the payload is well-formed")

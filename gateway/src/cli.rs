@@ -4,6 +4,7 @@ mod broker;
 mod buffer;
 mod check;
 mod dead_letter;
+mod map;
 mod offline;
 pub(crate) mod output;
 mod quarantine;
@@ -43,6 +44,9 @@ enum Command {
     /// Events that a destination will not take
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    /// What mappings make of messages
+    #[command(subcommand)]
+    Map(map::Command),
     /// The running gateway's MQTT clients, retained messages and subscriptions
     #[command(subcommand)]
     Broker(broker::Command),
@@ -77,6 +81,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::User(command) => user::run(command),
         Command::Quarantine(command) => quarantine::run(command),
         Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),
         Command::Rules(command) => rules::run(command),
         Command::Buffer(command) => buffer::run(command),

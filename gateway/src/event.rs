@@ -166,10 +166,40 @@ pub struct Measurement {
     pub value: Value,
     /// UCUM or `SenML` unit.
     pub unit: Option<Arc<str>>,
-    /// The value is not to be trusted (not a number, out of range).
-    pub bad: bool,
+    /// Whether the value is to be trusted.
+    pub quality: Quality,
     /// When, where this differs from the event's time.
     pub time: Option<Timestamp>,
+}
+
+/// Whether a value is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Quality {
+    /// Yes, as far as anybody said.
+    #[default]
+    Good,
+    /// Perhaps: the device says that it is not sure.
+    Uncertain,
+    /// No: not a number, or the device says that the reading failed.
+    Bad,
+}
+
+impl Quality {
+    /// Every quality, with its word in the configuration and in events.
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("good", Self::Good),
+        ("uncertain", Self::Uncertain),
+        ("bad", Self::Bad),
+    ];
+
+    /// The word used in events; nothing is said of a good value.
+    pub const fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Good => None,
+            Self::Uncertain => Some("uncertain"),
+            Self::Bad => Some("bad"),
+        }
+    }
 }
 
 impl Event {

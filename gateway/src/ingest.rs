@@ -39,7 +39,7 @@ use crate::{
         message::{VIA_PROPERTY, is_gateway},
     },
     gateway_id::GatewayId,
-    normalise::{self, Class, Mapping, Message, Normalised, Reject, Scratch},
+    normalise::{self, Births, Class, Mapping, Message, Normalised, Reject, Scratch},
     record::Routes,
     store::{self, Appended, Entry, NewEvent, NewQuarantine},
 };
@@ -99,6 +99,8 @@ pub struct Ingest {
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// What Sparkplug nodes said at their birth.
+    births: Births,
     /// A permit for each of [`PREPARING_MAX`].
     preparing: Semaphore,
 }
@@ -119,6 +121,7 @@ impl Ingest {
             store,
             clock,
             metrics: Arc::default(),
+            births: Births::default(),
             preparing: Semaphore::new(PREPARING_MAX),
         }
     }
@@ -157,7 +160,7 @@ impl Ingest {
     /// When it still cannot be used.
     pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
         let routes = self.routes_of(raw.origin.as_ref());
-        let mut preparing = Preparing::new(&self.topics, routes, &self.metrics);
+        let mut preparing = Preparing::new(&self.topics, routes, &self.metrics, &self.births);
         preparing.gateway = self.gateway.as_ref();
         preparing.retry(raw)
     }
@@ -182,7 +185,7 @@ impl Admission for Ingest {
                     entries,
                     counts,
                     returned,
-                } = Preparing::new(&self.topics, routes, &self.metrics)
+                } = Preparing::new(&self.topics, routes, &self.metrics, &self.births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
@@ -282,6 +285,7 @@ struct Preparing<'i> {
     routes: Routes,
     gateway: Option<&'i GatewayId>,
     metrics: &'i Metrics,
+    births: &'i Births,
     scratch: Scratch,
     /// Where events are encoded, before they are copied to just their size.
     body: Vec<u8>,
@@ -296,7 +300,7 @@ struct Preparing<'i> {
 }
 
 impl<'i> Preparing<'i> {
-    fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics) -> Self {
+    fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics, births: &'i Births) -> Self {
         Self {
             identity: None,
             origin: None,
@@ -304,6 +308,7 @@ impl<'i> Preparing<'i> {
             routes,
             gateway: None,
             metrics,
+            births,
             scratch: Scratch::default(),
             body: Vec::new(),
             entries: Vec::new(),
@@ -410,12 +415,16 @@ impl<'i> Preparing<'i> {
             user: &raw.user,
             received: raw.received,
             nonce: rand::rng().random(),
+            births: self.births,
         };
         let mapping = self.topics.mapping(found);
         let Normalised {
             mut events,
             rejected,
         } = normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
+        if events.is_empty() && rejected.is_none() {
+            self.metrics.not_data_seen();
+        }
         if let Some(via) = via(&raw.user, |name| self.is_own(name)) {
             for event in &mut events {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));

@@ -582,6 +582,11 @@ const PLAIN: &[Plain] = &[
         |a| a.ingest.circles(),
     ),
     counter(
+        "gateway_ingest_not_data",
+        "Messages that their protocol knows to be no data (commands, removals, keep-alives); acknowledged and not kept",
+        |a| a.ingest.not_data(),
+    ),
+    counter(
         "gateway_events_shown",
         "Events handed to subscribers of $penstock/events",
         |a| a.status.events.shown,

@@ -24,26 +24,31 @@ mod identity;
 pub mod mapping;
 mod measure;
 pub mod pointer;
+pub mod preset;
+pub mod protocol;
 pub mod reject;
 pub mod template;
 pub mod timestamp;
 pub mod topic;
 
 use std::{
+    borrow::Cow,
     cell::OnceCell,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use decode::{Format, Node, Without};
+use decode::{Compression, Format, Node, Without};
 pub use mapping::{Mapping, Resolved};
+pub use protocol::births::Births;
 pub use reject::{Class, Reject};
 
 use crate::{
     dedup::key,
     event::{Event, Key, TimeSource, Timestamp, message::VIA_PROPERTY},
 };
-use mapping::{Device, Tag};
+use mapping::{BadElement, Device, KIND_DEFAULT, Tag};
+use protocol::{Kind, Meaning, Protocol};
 use timestamp::Said;
 
 /// A device's name has at most so many bytes.
@@ -72,6 +77,8 @@ pub struct Message<'a> {
     pub received: Timestamp,
     /// Random, for events that nothing identifies.
     pub nonce: [u8; 16],
+    /// What Sparkplug nodes said before.
+    pub births: &'a Births,
 }
 
 impl<'a> Message<'a> {
@@ -132,18 +139,35 @@ pub fn normalise(
             return Err(Reject::new(Class::Limit, reason));
         }
     }
+    let payload = match mapping.format {
+        // Bytes that nobody here understands stay as they are, unless the operator says.
+        Format::Raw if mapping.compression == Compression::Auto => Cow::Borrowed(message.payload),
+        _ => decode::inflate(mapping.compression, message.payload)?,
+    };
+    let message = &Message {
+        payload: &payload,
+        ..*message
+    };
     let format = mapping
         .format
         .resolve(message.content_type, message.payload);
-    let root = decode::decode(format, message.payload)?;
+    let protocol = Protocol::of(mapping, format);
+    let Some(root) = protocol::read(protocol, format, mapping, message)? else {
+        return Ok(Normalised::default());
+    };
     let mut normaliser = Normaliser {
         mapping,
+        protocol,
         resolved,
         message,
         scratch,
         repeats: identity::Repeats::default(),
     };
-    let Some(elements) = split(mapping, &root)? else {
+    let array = match protocol::elements(protocol, &root)? {
+        Some(array) => array,
+        None => split(mapping, &root)?,
+    };
+    let Some(array @ Node::Array(elements)) = array else {
         if root == Node::Null {
             return Err(Reject::new(Class::Empty, "the payload is null"));
         }
@@ -153,14 +177,15 @@ pub fn normalise(
             index: None,
         })?;
         return Ok(Normalised {
-            events: vec![event],
+            events: event.into_iter().collect(),
             rejected: None,
         });
     };
     if elements.is_empty() {
         return Err(Reject::new(Class::Empty, "the array has no elements"));
     }
-    let header = Header::new(mapping, &root, elements)?;
+    let header = Header::new(mapping, &root, array, elements)?;
+    let mut nothing = 0;
     let mut events = Vec::with_capacity(elements.len());
     let mut bad = Vec::new();
     for (index, element) in elements.iter().enumerate() {
@@ -174,12 +199,13 @@ pub fn normalise(
             index: Some(index),
         };
         match normaliser.event(&place) {
-            Ok(event) => events.push(event),
+            Ok(Some(event)) => events.push(event),
+            Ok(None) => nothing += 1,
             Err(reject) => bad.push((index, reject)),
         }
     }
     let Some((index, first)) = bad.first() else {
-        if events.is_empty() {
+        if events.is_empty() && nothing == 0 {
             return Err(Reject::new(Class::Empty, "the array has only nulls"));
         }
         return Ok(Normalised {
@@ -200,7 +226,10 @@ pub fn normalise(
         bad.binary_search_by_key(&index, |(index, _)| *index)
             .is_ok()
     };
-    if events.is_empty() || identity::field_repeats(mapping, elements, keep) {
+    if events.is_empty()
+        || !can_be_taken_apart(mapping, format)
+        || identity::field_repeats(mapping, elements, keep)
+    {
         return Err(reject);
     }
     let left = Without {
@@ -224,11 +253,19 @@ pub fn normalise(
     })
 }
 
+/// Whether what is left of a batch can be written as a payload that is read again
+/// as this one was.
+fn can_be_taken_apart(mapping: &Mapping, format: Format) -> bool {
+    mapping.bad_element == BadElement::Skip
+        && matches!(format, Format::Json | Format::Cbor | Format::CloudEvents)
+        && matches!(mapping.compression, Compression::Auto | Compression::None)
+}
+
 /// The array whose elements are events of their own, where there is one.
-fn split<'n, 'a>(mapping: &Mapping, root: &'n Node<'a>) -> Result<Option<&'n [Node<'a>]>, Reject> {
+fn split<'n, 'a>(mapping: &Mapping, root: &'n Node<'a>) -> Result<Option<&'n Node<'a>>, Reject> {
     if let Some(pointer) = &mapping.split {
         return match pointer.find(root) {
-            Some(Node::Array(elements)) => Ok(Some(elements)),
+            Some(array @ Node::Array(_)) => Ok(Some(array)),
             Some(other) => Err(Reject::new(
                 Class::Type,
                 format!(
@@ -251,7 +288,7 @@ fn split<'n, 'a>(mapping: &Mapping, root: &'n Node<'a>) -> Result<Option<&'n [No
         .count();
     let nulls = elements.iter().filter(|e| matches!(e, Node::Null)).count();
     if objects + nulls == elements.len() {
-        Ok(Some(elements))
+        Ok(Some(root))
     } else if objects == 0 {
         Ok(None)
     } else {
@@ -280,9 +317,10 @@ impl<'n, 'a> Header<'n, 'a> {
     fn new(
         mapping: &'n Mapping,
         root: &'n Node<'a>,
+        split: &'n Node<'a>,
         array: &'n [Node<'a>],
     ) -> Result<Self, Reject> {
-        let tags = measure::header_tags(mapping, root, array)?;
+        let tags = measure::header_tags(mapping, root, split, array.len())?;
         let found = mapping
             .pointers()
             .filter_map(|pointer| Some((pointer, pointer.find(root)?)))
@@ -349,6 +387,7 @@ impl<'n, 'a> Place<'n, 'a> {
 
 struct Normaliser<'m> {
     mapping: &'m Mapping,
+    protocol: Protocol,
     resolved: &'m Resolved,
     message: &'m Message<'m>,
     scratch: &'m mut Scratch,
@@ -356,7 +395,8 @@ struct Normaliser<'m> {
 }
 
 impl Normaliser<'_> {
-    fn event(&mut self, place: &Place<'_, '_>) -> Result<Event, Reject> {
+    /// The event of an element; `None` where it is understood and is not data.
+    fn event(&mut self, place: &Place<'_, '_>) -> Result<Option<Event>, Reject> {
         // What the event carries elsewhere, by address.
         let mut used: Vec<&Node<'_>> = Vec::with_capacity(8);
         used.extend(
@@ -366,10 +406,26 @@ impl Normaliser<'_> {
                 .filter_map(|at| Some(place.find(at)?.node)),
         );
 
+        for pointer in &self.mapping.require {
+            let found = place.find(pointer);
+            if found.is_none_or(|found| *found.node == Node::Null) {
+                let reason = format!("there is nothing at \"{pointer}\"");
+                return Err(Reject::new(Class::Missing, reason));
+            }
+        }
         let mut tags = self.resolved.tags.clone();
-        let device = self.device(place, &mut used)?;
-        let time = self.time(place, &mut used, &mut tags)?;
-        let identity = identity::identify(self, place, &device, time, &mut used, &mut tags);
+        let named = self.named(place, &mut used)?;
+        let Some(mut meaning) = protocol::meaning(self, self.protocol, place, &mut used)? else {
+            return Ok(None);
+        };
+        let device = self.device(place, named, &mut meaning, &mut used)?;
+        let time = match meaning.time {
+            Some(time) => self.believed(time)?,
+            None => self.time(place, &mut used, &mut tags)?,
+        };
+        let identity =
+            identity::identify(self, place, &device, time, &meaning, &mut used, &mut tags);
+        tags.append(&mut meaning.tags);
         if let Some(header) = place.header {
             let unused = header
                 .tags
@@ -384,18 +440,37 @@ impl Normaliser<'_> {
             }
         }
         number_repeated(&mut tags);
-        let measurements =
-            measure::measurements(self.mapping, place.element, &used, &mut self.scratch.name)?;
+        let measurements = match meaning.measurements {
+            Some(measurements) => measurements,
+            None => measure::measurements(
+                self.mapping,
+                self.resolved.bare.as_deref(),
+                place.element,
+                meaning.part,
+                meaning.prefix,
+                &used,
+                &mut self.scratch.name,
+            )?,
+        };
+        let kind = match meaning.kind {
+            Some(Kind::Message(kind)) => kind.into(),
+            Some(Kind::Type(kind)) if *self.resolved.kind == *KIND_DEFAULT => kind,
+            _ => self.resolved.kind.clone(),
+        };
+        if kind.len() > NAME_BYTES_MAX {
+            let reason = format!("the type has more than {NAME_BYTES_MAX} bytes");
+            return Err(Reject::new(Class::Limit, reason));
+        }
 
         let (at, time_source) = match time {
             Said::Plausible { at, .. } => (at, TimeSource::Device),
             Said::Nothing | Said::Implausible => (self.message.received, TimeSource::Received),
         };
-        Ok(Event {
+        Ok(Some(Event {
             key: identity.key,
             id: identity.id,
             id_source: identity.source,
-            kind: self.resolved.kind.clone(),
+            kind,
             device: device.name,
             site: self.resolved.site.clone(),
             time: at,
@@ -407,19 +482,64 @@ impl Normaliser<'_> {
             traceparent: self
                 .message
                 .property("traceparent")
+                .or(meaning.traceparent.as_ref())
                 .filter(|t| is_traceparent(t))
                 .cloned(),
             measurements,
             tags,
-        })
+        }))
     }
 
-    fn device<'n, 'a>(
+    /// The device that the payload's own tag names.
+    fn named<'n, 'a>(
         &self,
         place: &Place<'n, 'a>,
         used: &mut Vec<&'n Node<'a>>,
+    ) -> Result<Option<Arc<str>>, Reject> {
+        let tag = self.mapping.device_tag.as_ref();
+        let Some(found) = tag.and_then(|pointer| place.find(pointer)) else {
+            return Ok(None);
+        };
+        used.push(found.node);
+        let name = identity::text(found.node).ok_or_else(|| {
+            let reason = format!("the device in the tag is {}", found.node.kind());
+            Reject::new(Class::Type, reason)
+        })?;
+        Ok(Some(name.into()))
+    }
+
+    /// Who measured: as the payload's tag says, the protocol, or the mapping.
+    fn device<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        named: Option<Arc<str>>,
+        meaning: &mut Meaning<'_, '_>,
+        used: &mut Vec<&'n Node<'a>>,
     ) -> Result<Named, Reject> {
-        let name = match (&self.mapping.device, &self.resolved.device) {
+        let (name, claimed) = match (named, meaning.device.take()) {
+            (Some(name), _) => (name, true),
+            (None, Some(name)) => (name.into(), meaning.claimed),
+            (None, None) => {
+                let claimed = matches!(self.mapping.device, Device::At(_));
+                (self.device_of_mapping(place, used)?, claimed)
+            }
+        };
+        if name.is_empty() {
+            return Err(Reject::new(Class::Missing, "the device's name is empty"));
+        }
+        if name.len() > DEVICE_BYTES_MAX {
+            let reason = format!("the device's name has more than {DEVICE_BYTES_MAX} bytes");
+            return Err(Reject::new(Class::Limit, reason));
+        }
+        Ok(Named { name, claimed })
+    }
+
+    fn device_of_mapping<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        used: &mut Vec<&'n Node<'a>>,
+    ) -> Result<Arc<str>, Reject> {
+        Ok(match (&self.mapping.device, &self.resolved.device) {
             (Device::At(pointer), _) => {
                 let found = place.find(pointer).ok_or_else(|| {
                     Reject::new(
@@ -453,17 +573,6 @@ impl Normaliser<'_> {
                 .ok_or_else(|| {
                     Reject::new(Class::Unmapped, "the mapping does not take this topic")
                 })?,
-        };
-        if name.is_empty() {
-            return Err(Reject::new(Class::Missing, "the device's name is empty"));
-        }
-        if name.len() > DEVICE_BYTES_MAX {
-            let reason = format!("the device's name has more than {DEVICE_BYTES_MAX} bytes");
-            return Err(Reject::new(Class::Limit, reason));
-        }
-        Ok(Named {
-            name,
-            claimed: matches!(self.mapping.device, Device::At(_)),
         })
     }
 
@@ -492,27 +601,35 @@ impl Normaliser<'_> {
             None => Said::Nothing,
             Some(found) => {
                 used.push(found.node);
-                timestamp::read(found.node, time.unit, self.message.received)?
+                timestamp::read(
+                    found.node,
+                    time.unit,
+                    time.zone.as_ref(),
+                    self.message.received,
+                )?
             }
         };
-        match (said, found) {
-            (Said::Nothing, _) if time.required => {
-                return Err(Reject::new(
-                    Class::Missing,
-                    format!("there is no time at \"{}\"", time.at),
-                ));
-            }
-            (Said::Implausible, _) if time.required => {
-                let reason = "the time is before 2015 or more than a day ahead";
-                return Err(Reject::new(Class::Range, reason));
-            }
-            (Said::Implausible, Some(found)) => {
-                let text = identity::text(found.node).unwrap_or_else(|| "NaN".to_owned());
-                tags.push(("devicetime".into(), text.into()));
-            }
-            _ => {}
+        if let (Said::Implausible, Some(found)) = (said, found) {
+            let text = identity::text(found.node).unwrap_or_else(|| "NaN".to_owned());
+            tags.push(("devicetime".into(), text.into()));
         }
-        Ok(said)
+        self.believed(said)
+    }
+
+    /// Refuses no time, and one that cannot be believed, where the mapping wants one.
+    fn believed(&self, said: Said) -> Result<Said, Reject> {
+        let time = self.mapping.time.as_ref().filter(|time| time.required);
+        match (said, time) {
+            (Said::Nothing, Some(time)) => Err(Reject::new(
+                Class::Missing,
+                format!("there is no time at \"{}\"", time.at),
+            )),
+            (Said::Implausible, Some(_)) => {
+                let reason = "the time is before 2015 or more than a day ahead";
+                Err(Reject::new(Class::Range, reason))
+            }
+            _ => Ok(said),
+        }
     }
 }
 

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 
 use super::reader::{Either, Table, Text};
-use crate::normalise::{
-    Mapping,
-    decode::Format,
-    mapping::{
-        Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Kind, Measured, Sequence, Tag, Time,
+use jiff::tz::{Offset, TimeZone};
+
+use crate::{
+    event::{Quality, Value},
+    normalise::{
+        Mapping,
+        decode::{Columns, Compression, Format},
+        mapping::{
+            BadElement, Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Kind, Measured,
+            QualityAt, Sequence, Tag, Time,
+        },
+        pointer::Pointer,
+        preset::{self, Preset},
+        template::Template,
+        timestamp::Unit,
+        topic,
     },
-    pointer::Pointer,
-    template::Template,
-    timestamp::Unit,
-    topic,
 };
 
 /// Reads one mapping; `None` where it has no topic or a template that does not fit it.
@@ -28,41 +35,67 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
         None => Template::parse(text, names.as_deref()?).ok(),
     };
 
-    let device = device(table, names.as_deref(), has("device"));
+    let preset = table.word("preset", &preset::Name::WORDS, None);
+    let format = table.word("format", &Format::WORDS, Format::Auto);
+    let builtin = match preset {
+        Some(name) => Preset::named(name),
+        None => Preset::of_format(format),
+    };
+    let format = match table.span("format") {
+        Some(_) => format,
+        None => builtin.format,
+    };
+    let compression = table.word("compression", &Compression::WORDS, Compression::Auto);
+    let columns = columns(table, format);
+    let device = device(table, names.as_deref(), has("device"), builtin.device);
+    let device_tag = device_tag(table);
     let kind = or_builtin("type", if has("type") { "{type}" } else { KIND_DEFAULT });
     let site = or_builtin("site", if has("site") { "{site}" } else { "" });
     let site_is_set = table.span("site").is_some() || has("site");
-    let format = table.word("format", &Format::WORDS, Format::Auto);
-    let time = time(table);
-    let split = pointer(table, "split");
+    let time = time(table, builtin.time);
+    let split = pointer(table, "split").or(builtin.split);
+    let bad_element = table.word("bad_element", &BadElement::WORDS, BadElement::Skip);
     let id = pointers(table, "id");
     let id_property = table.text("id_property").map(|text| text.value);
     let id_property = id_property.unwrap_or_else(|| ID_PROPERTY_DEFAULT.to_owned());
-    let sequence = sequence(table);
+    let sequence = sequence(table, builtin.sequence);
     let dedup = table.word("dedup", &Dedup::WORDS, Dedup::Auto);
-    let exclude = pointers(table, "exclude");
+    let require = pointers(table, "require");
+    let mut exclude = pointers(table, "exclude");
     let tags = tags(table);
-    let values = values(table);
+    let (values, flatten) = values(table, &mut exclude);
     table.finish();
     Some(Mapping {
         topic: topic?,
+        protocol: builtin.protocol,
         format,
+        compression,
+        columns,
         device: device?,
+        device_tag,
         site: site.filter(|_| site_is_set),
         kind: kind?,
         time,
         split,
+        bad_element,
         id,
         id_property: Some(Arc::from(id_property)).filter(|name: &Arc<str>| !name.is_empty()),
         sequence,
         dedup,
+        require,
+        flatten: flatten.or(builtin.flatten),
         exclude,
         tags,
         values,
     })
 }
 
-fn device(table: &Table<'_, '_, '_>, names: Option<&[Arc<str>]>, captured: bool) -> Option<Device> {
+fn device(
+    table: &Table<'_, '_, '_>,
+    names: Option<&[Arc<str>]>,
+    captured: bool,
+    builtin: Option<Pointer>,
+) -> Option<Device> {
     match table.text_or_table("device") {
         Some(Either::Table(at)) => {
             let pointer = required_pointer(&at, "\"/dev/id\"");
@@ -75,11 +108,79 @@ fn device(table: &Table<'_, '_, '_>, names: Option<&[Arc<str>]>, captured: bool)
                 .parse("device", &text, |text| Template::parse(text, names))
                 .map(Device::Text)
         }
+        None if builtin.is_some() => builtin.map(Device::At),
         None => {
             let text = if captured { "{device}" } else { "{client}" };
             Template::parse(text, names?).ok().map(Device::Text)
         }
     }
+}
+
+/// The tag of a line that says who measured.
+fn device_tag(table: &Table<'_, '_, '_>) -> Option<Pointer> {
+    let name = table.text("device_tag")?;
+    let escaped = name.value.replace('~', "~0").replace('/', "~1");
+    Pointer::parse(&format!("/tags/{escaped}")).ok()
+}
+
+/// How lines of text with a separator are read.
+fn columns(mapping: &Table<'_, '_, '_>, format: Format) -> Columns {
+    let table = mapping.table("csv");
+    let names = table.texts("columns").unwrap_or_default();
+    let header = table.boolean("header", false);
+    let separator = table.parsed("separator", |text| match text.as_bytes() {
+        [byte] if !matches!(byte, b'"' | b'\n' | b'\r') && byte.is_ascii() => Ok(*byte),
+        _ => Err("a separator is one character, such as \";\", and no quotation mark"),
+    });
+    table.finish();
+    for (n, name) in names.iter().enumerate() {
+        if names[..n].iter().any(|other| other.value == name.value) {
+            let what = format!("there is another column named {:?}", name.written);
+            table.mistake(Some(&name.span), "columns", what);
+        }
+    }
+    match (format == Format::Csv, names.is_empty() && !header) {
+        (true, true) => {
+            let what = "is missing; for example csv = { columns = [\"ts\", \"temperature\"] }, or { header = true } where the first line names them";
+            mapping.mistake(None, "csv", what);
+        }
+        (false, _) if table.is_present() => {
+            let what = "is of no use without format = \"csv\"";
+            mapping.mistake(mapping.span("csv").as_ref(), "csv", what);
+        }
+        _ => {}
+    }
+    Columns {
+        names: names.into_iter().map(|name| name.value.into()).collect(),
+        header,
+        separator: separator.unwrap_or(b','),
+    }
+}
+
+/// Where local times are local.
+fn zone(table: &Table<'_, '_, '_>) -> Option<TimeZone> {
+    table.parsed("tz", |text| {
+        let hours_and_minutes = || {
+            let sign = match text.as_bytes().first()? {
+                b'+' => 1,
+                b'-' => -1,
+                _ => return None,
+            };
+            let (hours, minutes) = text[1..].split_once(':')?;
+            let two = |digits: &str| -> Option<i32> {
+                let fine = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
+                digits.parse().ok().filter(|_| fine)
+            };
+            let minutes = two(minutes).filter(|minutes| *minutes < 60)?;
+            Offset::from_seconds(sign * (two(hours)? * 3_600 + minutes * 60)).ok()
+        };
+        match hours_and_minutes() {
+            Some(offset) => Ok(TimeZone::fixed(offset)),
+            None => TimeZone::get(text).map_err(|_| {
+                "not a time zone that this machine knows; for example \"+01:00\", \"UTC\" or \"Europe/Berlin\""
+            }),
+        }
+    })
 }
 
 /// A text with captures, for which who publishes does not count.
@@ -116,8 +217,10 @@ fn pointers(table: &Table<'_, '_, '_>, key: &'static str) -> Vec<Pointer> {
         .collect()
 }
 
-/// The device's time: at `/ts` unless the mapping says otherwise.
-fn time(mapping: &Table<'_, '_, '_>) -> Option<Time> {
+/// The device's time: where the preset says unless the mapping says otherwise.
+fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> Option<Time> {
+    let zone = zone(mapping);
+    let required = mapping.boolean("require_time", false);
     let table = match mapping.text_or_table("time") {
         Some(Either::Table(table)) => table,
         Some(Either::Text(text)) => {
@@ -132,24 +235,34 @@ fn time(mapping: &Table<'_, '_, '_>) -> Option<Time> {
         }
         None => mapping.table("time"),
     };
-    let at = match table.is_present() {
-        true => required_pointer(&table, "\"/ts\""),
-        false => Some(Mapping::builtin_time().at),
+    let at = match (table.is_present(), &builtin) {
+        // A preset, and some formats, have one place for it.
+        (true, Some(builtin)) if *builtin != Mapping::builtin_time() => {
+            Some(pointer(&table, "at").unwrap_or_else(|| builtin.at.clone()))
+        }
+        (true, _) => required_pointer(&table, "\"/ts\""),
+        (false, builtin) => builtin.as_ref().map(|builtin| builtin.at.clone()),
     };
     let fallback = pointer(&table, "fallback");
-    let unit = table.word("unit", &Unit::WORDS, Unit::Auto);
-    let required = table.boolean("required", false);
+    let unit = builtin.as_ref().map_or(Unit::Auto, |builtin| builtin.unit);
+    let unit = table.word("unit", &Unit::WORDS, unit);
+    let required = table.boolean("required", false) || required;
     table.finish();
+    if unit == Unit::Local && zone.is_none() {
+        let what = "is missing; a local time is nothing without it, for example tz = \"+01:00\"";
+        mapping.mistake(None, "tz", what);
+    }
     Some(Time {
         at: at?,
-        fallback,
+        fallback: fallback.or_else(|| builtin?.fallback),
         unit,
+        zone,
         required,
     })
 }
 
-/// The device's counter: at `/seq` and `/boot` unless the mapping says otherwise.
-fn sequence(mapping: &Table<'_, '_, '_>) -> Option<Sequence> {
+/// The device's counter: where the preset says unless the mapping says otherwise.
+fn sequence(mapping: &Table<'_, '_, '_>, builtin: Option<Sequence>) -> Option<Sequence> {
     let table = match mapping.text_or_table("sequence") {
         Some(Either::Table(table)) => table,
         Some(Either::Text(text)) => {
@@ -164,10 +277,11 @@ fn sequence(mapping: &Table<'_, '_, '_>) -> Option<Sequence> {
         }
         None => mapping.table("sequence"),
     };
-    let builtin = (!table.is_present()).then(Mapping::builtin_sequence);
+    let builtin = builtin.filter(|_| !table.is_present());
     let at = match &builtin {
         Some(builtin) => Some(builtin.at.clone()),
-        None => required_pointer(&table, "\"/seq\""),
+        None if table.is_present() => required_pointer(&table, "\"/seq\""),
+        None => None,
     };
     let boot = pointer(&table, "boot").or_else(|| builtin?.boot);
     let persistent = table.boolean("persistent", false);
@@ -187,27 +301,69 @@ fn tags(table: &Table<'_, '_, '_>) -> Vec<Tag> {
         .collect()
 }
 
-fn values(mapping: &Table<'_, '_, '_>) -> Vec<Measured> {
+/// What is measured: the values that are named, or the leaves of a part.
+fn values(
+    mapping: &Table<'_, '_, '_>,
+    exclude: &mut Vec<Pointer>,
+) -> (Vec<Measured>, Option<Pointer>) {
     let mut values: Vec<Measured> = Vec::new();
-    for table in mapping.tables("values").unwrap_or_default() {
-        let name = table.required("name", "\"temperature\"");
-        let at = pointer(&table, "at");
-        let kind = table.word("type", &Kind::WORDS, Kind::Any);
-        let unit = table.text("unit").map(|text| text.value.into());
-        let required = table.boolean("required", false);
+    if mapping.is_table("values") {
+        let table = mapping.table("values");
+        let flatten = pointer(&table, "flatten").filter(|at| !at.is_root());
+        exclude.extend(pointers(&table, "exclude"));
         table.finish();
-        let Some(name) = name else { continue };
-        if values.iter().any(|other| *other.name == *name.value) {
+        return (values, flatten);
+    }
+    for table in mapping.tables("values").unwrap_or_default() {
+        // Without a name it is a bare value, or the one that the preset names.
+        let name = table.text("name");
+        let value = Measured {
+            name: name
+                .as_ref()
+                .map_or_else(|| Arc::from(""), |name| Arc::from(&*name.value)),
+            at: pointer(&table, "at"),
+            kind: table.word("type", &Kind::WORDS, Kind::Any),
+            unit: table.text("unit").map(|text| text.value.into()),
+            required: table.boolean("required", false),
+            map: table.meanings("map"),
+            scale: table.float("scale"),
+            offset: table.float("offset"),
+            quality: quality(&table),
+        };
+        table.finish();
+        if let Some(name) = &name
+            && values.iter().any(|other| *other.name == *name.value)
+        {
             let what = format!("there is another value named {:?}", name.written);
             table.mistake(Some(&name.span), "name", what);
         }
-        values.push(Measured {
-            name: name.value.into(),
-            at,
-            kind,
-            unit,
-            required,
-        });
+        if name.is_none() && !values.is_empty() {
+            table.mistake(None, "name", "is missing; only a single value needs none");
+        }
+        values.push(value);
     }
-    values
+    (values, None)
+}
+
+fn quality(value: &Table<'_, '_, '_>) -> Option<QualityAt> {
+    let at = pointer(value, "quality_at");
+    let map = value.meanings("quality_map");
+    let words = map.into_iter().filter_map(|(word, meaning)| {
+        let known = |text: &str| Quality::WORDS.iter().find(|(known, _)| *known == text);
+        let quality = match &meaning {
+            Value::Text(text) => known(text),
+            _ => None,
+        };
+        if quality.is_none() {
+            let what = format!("{word:?} should be one of good, uncertain, bad");
+            value.mistake(value.span("quality_map").as_ref(), "quality_map", what);
+        }
+        Some((word, quality?.1))
+    });
+    let map = words.collect::<Vec<_>>();
+    if at.is_none() && !map.is_empty() {
+        let what = "is of no use without quality_at";
+        value.mistake(value.span("quality_map").as_ref(), "quality_map", what);
+    }
+    at.map(|at| QualityAt { at, map })
 }

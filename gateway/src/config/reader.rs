@@ -22,6 +22,7 @@ use super::{
     unit::{Bytes, Written, parse_duration, parse_size},
     words::OneOf,
 };
+use crate::event::Value;
 
 /// Where in the text.
 pub(super) type Span = Range<usize>;
@@ -341,6 +342,61 @@ impl<'r, 'e, 't> Table<'r, 'e, 't> {
             N::try_from(number?).ok()
         };
         read().unwrap_or(default)
+    }
+
+    /// A finite number, with a fraction or without.
+    pub(super) fn float(&self, key: &'static str) -> Option<f64> {
+        let value = self.ask(key)?;
+        match self.scalar(value) {
+            Some(Value::Float(x)) if x.is_finite() => Some(x),
+            #[expect(clippy::cast_precision_loss, reason = "factors are small")]
+            Some(Value::Int(n)) => Some(n as f64),
+            _ => {
+                self.wrong_type(key, value, "a number");
+                None
+            }
+        }
+    }
+
+    /// A value that an event can hold: a text, a number, true or false.
+    fn scalar(&self, value: &Spanned<DeValue<'_>>) -> Option<Value> {
+        match value.get_ref() {
+            DeValue::Boolean(b) => Some(Value::Bool(*b)),
+            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
+                .ok()
+                .map(Value::Int),
+            DeValue::Float(float) => float.as_str().parse().ok().map(Value::Float),
+            DeValue::String(_) => self.text_of("", value).map(|text| Value::Text(text.value)),
+            _ => None,
+        }
+    }
+
+    /// A table of names and what they stand for, in the order of the names.
+    pub(super) fn meanings(&self, key: &'static str) -> Vec<(Box<str>, Value)> {
+        let Some(value) = self.ask(key) else {
+            return Vec::new();
+        };
+        let DeValue::Table(table) = value.get_ref() else {
+            let wanted = "a table of what stands for what, such as { ON = true, OFF = false }";
+            self.wrong_type(key, value, wanted);
+            return Vec::new();
+        };
+        let meaning = |(name, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            let meaning = self.scalar(value);
+            if meaning.is_none() {
+                let wanted = "a text, a number, true or false";
+                self.wrong_type(&format!("{key}.{name}"), value, wanted);
+            }
+            Some((Box::from(&**name), meaning?))
+        };
+        table.iter().filter_map(meaning).collect()
+    }
+
+    /// Whether a key is there and is a table.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.find(key)
+            .is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)))
     }
 
     /// A duration within bounds.

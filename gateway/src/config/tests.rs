@@ -312,7 +312,7 @@ values = "all"
     configuration:4: mapping[1].formt: is not a key; did you mean "format"?
     configuration:5: mapping[1].dedup: "yes": should be one of auto, content, none
     configuration:6: mapping[2].topic: is missing; for example topic = "devices/{device}/telemetry"
-    configuration:7: mapping[2].format: "jason": should be one of auto, json, scalar, cbor; did you mean "json"?
+    configuration:7: mapping[2].format: "jason": should be one of auto, json, scalar, cbor, msgpack, senml-json, senml-cbor, influx, csv, cloudevents, raw; did you mean "json"?
     configuration:10: mapping[3].device: "{site}": the topic captures nothing named "site"; known are {device}, {client} and {user}
     configuration:11: mapping[3].type: {client} and {user} can only be in device; use a capture of the topic
     configuration:12: mapping[3].time: "never" should be "received", or where the time is, such as { at = "/ts" }
@@ -325,9 +325,9 @@ values = "all"
     configuration:17: mapping[3].values[1].type: "float": should be one of any, number, boolean, string
     configuration:17: mapping[3].values[2].at: "x": a pointer begins with "/"
     configuration:17: mapping[3].values[2].name: there is another value named "t"
-    configuration:17: mapping[3].values[3].name: is missing; for example name = "temperature"
+    configuration:17: mapping[3].values[3].name: is missing; only a single value needs none
     configuration:20: mapping[4].device.from: is not a key; known here are at
-    configuration:21: mapping[4].time.unit: "seconds": should be one of auto, s, ms, us, ns, rfc3339
+    configuration:21: mapping[4].time.unit: "seconds": should be one of auto, s, ms, us, ns, rfc3339, local
     configuration:22: mapping[4].exclude: should be a list of texts, in brackets, not a string
     configuration:23: mapping[4].values: should be a list of tables, such as [[values]], not a string
     "#);

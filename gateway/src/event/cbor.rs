@@ -3,16 +3,16 @@
 //! ```text
 //! [1, key, id, id_source, type, device, site, time, time_source, received,
 //!  sequence, partition_key, topic, traceparent,
-//!  [[name, value, unit, bad, time], ...], [[name, value], ...]]
+//!  [[name, value, unit, quality, time], ...], [[name, value], ...]]
 //! ```
 //! Times are nanoseconds since the Unix epoch; sources are their place in the
-//! order of preference. A later version may append elements, never reorder them.
+//! order of preference. A quality is false for good, true for bad, 1 for uncertain. A later version may append elements, never reorder them.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value};
+use super::{Event, IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value};
 
 const VERSION: u8 = 1;
 
@@ -49,7 +49,51 @@ struct Stored(
 );
 
 #[derive(Deserialize)]
-struct StoredMeasurement(Arc<str>, Value, Option<Arc<str>>, bool, Option<i64>);
+struct StoredMeasurement(
+    Arc<str>,
+    Value,
+    Option<Arc<str>>,
+    StoredQuality,
+    Option<i64>,
+);
+
+/// A quality as it is stored: there were two at first, and a boolean for them.
+struct StoredQuality(Quality);
+
+impl Serialize for StoredQuality {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Quality::Good => s.serialize_bool(false),
+            Quality::Uncertain => s.serialize_u8(1),
+            Quality::Bad => s.serialize_bool(true),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StoredQuality {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl serde::de::Visitor<'_> for Word {
+            type Value = StoredQuality;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a quality")
+            }
+            fn visit_bool<E: serde::de::Error>(self, bad: bool) -> Result<StoredQuality, E> {
+                Ok(StoredQuality(match bad {
+                    false => Quality::Good,
+                    true => Quality::Bad,
+                }))
+            }
+            fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<StoredQuality, E> {
+                match n {
+                    1 => Ok(StoredQuality(Quality::Uncertain)),
+                    n => Err(E::invalid_value(serde::de::Unexpected::Unsigned(n), &self)),
+                }
+            }
+        }
+        d.deserialize_any(Word)
+    }
+}
 
 /// The same as it is written: borrowed, because every accepted event passes here.
 #[derive(Serialize)]
@@ -81,7 +125,7 @@ impl Serialize for StoringMeasurements<'_> {
                 &*m.name,
                 &m.value,
                 m.unit.as_deref(),
-                m.bad,
+                StoredQuality(m.quality),
                 m.time.map(Timestamp::as_nanos),
             )
         }))
@@ -176,7 +220,7 @@ impl Event {
                     name: m.0,
                     value: m.1,
                     unit: m.2,
-                    bad: m.3,
+                    quality: m.3.0,
                     time: m.4.map(Timestamp::from_nanos),
                 })
                 .collect(),
@@ -211,7 +255,7 @@ mod tests {
                 name: "v".into(),
                 value: Value::Float(1.5),
                 unit: Some("W".into()),
-                bad: false,
+                quality: Quality::Good,
                 time: None,
             }],
             tags: vec![("line".into(), "1".into())],
@@ -242,7 +286,7 @@ mod tests {
             name: long.clone(),
             value: Value::Text(long.as_ref().to_owned()),
             unit: None,
-            bad: false,
+            quality: Quality::Good,
             time: None,
         }];
         let mut stored = Vec::new();

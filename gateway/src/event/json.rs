@@ -87,8 +87,8 @@ fn measurement(m: &Measurement, out: &mut Vec<u8>) {
     if let Some(unit) = &m.unit {
         attribute("u", unit, out);
     }
-    if m.bad {
-        out.extend_from_slice(br#","q":"bad""#);
+    if let Some(word) = m.quality.word() {
+        attribute("q", word, out);
     }
     if let Some(at) = m.time {
         out.extend_from_slice(br#","t":"#);
@@ -264,7 +264,7 @@ mod tests {
                 prop_assert_eq!(theirs["n"].as_str(), Some(&*ours.name));
                 prop_assert!(same(&ours.value, &theirs["v"]), "{:?} {}", ours, theirs);
                 prop_assert_eq!(theirs["u"].as_str(), ours.unit.as_deref());
-                prop_assert_eq!(theirs["q"].as_str(), ours.bad.then_some("bad"));
+                prop_assert_eq!(theirs["q"].as_str(), ours.quality.word());
                 prop_assert_eq!(theirs.get("t").map(instant), ours.time.map(|t| i128::from(t.as_nanos())));
             }
             for name in json.as_object().unwrap().keys() {

@@ -128,7 +128,7 @@ pub fn escape(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value};
+    use crate::event::{Event, IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value};
 
     #[test]
     fn whatever_a_device_is_called_it_stays_in_its_level() {
@@ -192,7 +192,7 @@ mod tests {
                 name: "n".into(),
                 value: Value::UInt(u64::MAX),
                 unit: None,
-                bad: false,
+                quality: Quality::Good,
                 time: None,
             }],
             tags: Vec::new(),

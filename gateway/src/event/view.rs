@@ -308,7 +308,8 @@ impl<'a> Cbor<'a> {
         match self.head()? {
             (7, 20, _) => {}
             (7, 21, _) => out.raw(br#","q":"bad""#),
-            _ => return Err(malformed("something else than true or false")),
+            (0, _, 1) => out.raw(br#","q":"uncertain""#),
+            _ => return Err(malformed("something else than a quality")),
         }
         if let Some(at) = self.optional(Self::time)? {
             out.raw(br#","t":"#);
@@ -408,7 +409,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Event, Measurement, Value};
+    use crate::event::{Event, Measurement, Quality, Value};
 
     fn text() -> impl Strategy<Value = Arc<str>> {
         prop_oneof!["[a-z/]{0,12}", "\\PC{0,6}", "[\u{0}-\u{1f}\"\\\\]{1,4}"].prop_map(Arc::from)
@@ -445,14 +446,14 @@ pub(super) mod tests {
             text(),
             value(),
             option(),
-            any::<bool>(),
+            0..Quality::WORDS.len(),
             proptest::option::of(time()),
         )
-            .prop_map(|(name, value, unit, bad, time)| Measurement {
+            .prop_map(|(name, value, unit, quality, time)| Measurement {
                 name,
                 value,
                 unit,
-                bad,
+                quality: Quality::WORDS[quality].1,
                 time,
             });
         (

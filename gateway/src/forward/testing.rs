@@ -188,7 +188,7 @@ pub(super) fn record(position: u64, device: u8) -> Record {
             name: "temperature".into(),
             value: Value::Float(21.5),
             unit: Some("Cel".into()),
-            bad: false,
+            quality: crate::event::Quality::Good,
             time: None,
         }],
         tags: Vec::new(),

@@ -12,6 +12,7 @@ pub struct Metrics {
     rejected: [AtomicU64; Class::ALL.len()],
     cleared: AtomicU64,
     circles: AtomicU64,
+    not_data: AtomicU64,
 }
 
 impl Metrics {
@@ -37,6 +38,15 @@ impl Metrics {
     /// Messages that have been through this gateway before, and are not kept again.
     pub fn circles(&self) -> u64 {
         self.circles.load(Relaxed)
+    }
+
+    /// Messages that their protocol knows to be no data, such as commands.
+    pub fn not_data(&self) -> u64 {
+        self.not_data.load(Relaxed)
+    }
+
+    pub(super) fn not_data_seen(&self) {
+        self.not_data.fetch_add(1, Relaxed);
     }
 
     pub(super) fn event(&self, source: IdSource) {

@@ -26,7 +26,8 @@ struct Group {
 fn prepare(config: Config, publishes: &[Publish]) -> Group {
     let topics = Topics::new(config);
     let metrics = Metrics::default();
-    let mut preparing = Preparing::new(&topics, Routes(5), &metrics);
+    let births = Births::default();
+    let mut preparing = Preparing::new(&topics, Routes(5), &metrics, &births);
     for publish in publishes {
         preparing.publish(&"c1".into(), publish, RECEIVED);
     }
@@ -191,7 +192,11 @@ fn a_batch_is_taken_apart_where_its_entries_would_take_too_much() {
     while batch.len() > 0 {
         let super::Group {
             entries, counts, ..
-        } = Preparing::new(&topics, Routes(1), &metrics).group(&"c1".into(), &mut batch, RECEIVED);
+        } = Preparing::new(&topics, Routes(1), &metrics, &Births::default()).group(
+            &"c1".into(),
+            &mut batch,
+            RECEIVED,
+        );
         assert_eq!(entries.len(), counts.len());
         sizes.push(counts.len());
     }
@@ -247,7 +252,15 @@ fn a_quarantined_message_is_tried_again_with_its_properties() {
     )
     .unwrap();
     let metrics = Metrics::default();
-    let again = |config| Preparing::new(&Topics::new(config), Routes(1), &metrics).retry(&raw);
+    let again = |config| {
+        Preparing::new(
+            &Topics::new(config),
+            Routes(1),
+            &metrics,
+            &Births::default(),
+        )
+        .retry(&raw)
+    };
     assert_eq!(again(nothing).unwrap_err().class, Class::Unmapped);
     let entries = again(Config::default()).unwrap();
     let (_, retried) = event(&entries[0]);
@@ -329,7 +342,8 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
         turns_over: Arc::default(),
     };
     let tags = |names: &[&str], origin| {
-        let preparing = Preparing::new(&topics, Routes(5), &metrics)
+        let births = Births::default();
+        let preparing = Preparing::new(&topics, Routes(5), &metrics, &births)
             .known_as(Some(&gateway), &publisher(origin));
         let mut publishes = [via(names)].into_iter();
         let super::Group {
@@ -362,8 +376,10 @@ fn a_site_or_type_that_no_message_could_carry_is_quarantined() {
         device: Some("d".into()),
         site: Some("!".repeat(site).into()),
         kind: "t".repeat(kind).into(),
+        bare: None,
         tags: Vec::new(),
     };
+    let births = Births::default();
     let message = Message {
         topic: &"devices/d/t".into(),
         client_id: &"c1".into(),
@@ -373,6 +389,7 @@ fn a_site_or_type_that_no_message_could_carry_is_quarantined() {
         user: &[],
         received: RECEIVED,
         nonce: [0; 16],
+        births: &births,
     };
     let mapping = &Config::default().mappings[0];
     let class = |site, kind| {

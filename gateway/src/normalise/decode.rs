@@ -5,16 +5,23 @@
 //! and numbers that would have to be rounded to fit; never panics, and never
 //! allocates more than a small multiple of the payload's size.
 //!
-//! The decoders are our own because stock ones take what must be refused here:
-//! `serde_json` keeps the last of two equal names and turns an integer above
+//! The decoders are our own because stock ones take what must be refused here
+//! ([decision 50](../../../docs/decisions/0050-decoders.md)): `serde_json` keeps the last of two equal names and turns an integer above
 //! 2^64 into a float, and both it and `ciborium` lose the digits of a decimal
 //! time. Tests compare them with the stock ones on arbitrary input.
 
 mod cbor;
+pub(super) mod csv;
+mod inflate;
+mod influx;
 mod json;
+mod msgpack;
 mod node;
 mod scalar;
+pub(super) mod sparkplug;
 
+pub use csv::Columns;
+pub use inflate::{Compression, INFLATED_BYTES_MAX, inflate};
 pub(super) use node::Without;
 pub use node::{Float, Node};
 pub use scalar::number as scalar_number;
@@ -38,15 +45,38 @@ pub enum Format {
     Scalar,
     /// RFC 8949.
     Cbor,
+    /// MessagePack.
+    MsgPack,
+    /// RFC 8428 in JSON.
+    SenmlJson,
+    /// RFC 8428 in CBOR.
+    SenmlCbor,
+    /// InfluxDB line protocol.
+    Influx,
+    /// Lines of values with a separator (RFC 4180).
+    Csv,
+    /// The MQTT binding of `CloudEvents` 1.0: binary, structured or batched.
+    CloudEvents,
+    /// Not at all: the bytes are kept as they are.
+    Raw,
+    /// Sparkplug B; its preset says so.
+    Sparkplug,
 }
 
 impl Format {
     /// The words of the configuration.
-    pub const WORDS: [(&'static str, Self); 4] = [
+    pub const WORDS: [(&'static str, Self); 11] = [
         ("auto", Self::Auto),
         ("json", Self::Json),
         ("scalar", Self::Scalar),
         ("cbor", Self::Cbor),
+        ("msgpack", Self::MsgPack),
+        ("senml-json", Self::SenmlJson),
+        ("senml-cbor", Self::SenmlCbor),
+        ("influx", Self::Influx),
+        ("csv", Self::Csv),
+        ("cloudevents", Self::CloudEvents),
+        ("raw", Self::Raw),
     ];
 }
 
@@ -99,7 +129,8 @@ impl Format {
     }
 }
 
-/// Decodes a payload.
+/// Decodes a payload. Lines of values, and the binary form of `CloudEvents`, need
+/// more than the payload; here they have no columns and no properties.
 ///
 /// # Errors
 /// When the payload is empty, not of its format, or over a limit.
@@ -108,16 +139,31 @@ pub fn decode(format: Format, payload: &[u8]) -> Result<Node<'_>, Reject> {
         return Err(Reject::new(Class::Empty, "the payload is empty"));
     }
     match format.resolve(None, payload) {
-        Format::Json => json::decode(payload),
-        Format::Cbor => cbor::decode(payload),
+        Format::Json | Format::SenmlJson | Format::CloudEvents => json::decode(payload),
+        Format::Cbor | Format::SenmlCbor => cbor::decode(payload),
+        Format::MsgPack => msgpack::decode(payload),
+        Format::Influx => influx::decode(payload),
+        Format::Csv => csv::decode(&Columns::default(), payload),
+        Format::Sparkplug => sparkplug::decode(payload),
+        Format::Raw => Ok(Node::Bytes(payload.into())),
         Format::Scalar | Format::Auto => scalar::decode(payload),
     }
+}
+
+/// Text of a payload.
+fn utf8(payload: &[u8]) -> Result<&str, Reject> {
+    std::str::from_utf8(payload).map_err(|error| {
+        Reject::new(
+            Class::Encoding,
+            format!("not UTF-8 at byte {}", error.valid_up_to()),
+        )
+    })
 }
 
 /// The format that an MQTT 5 content type names, where it names one of ours.
 /// `text/plain` is said of everything, so it tells only that it is not CBOR, which
 /// sniffing finds out as well.
-fn declared(content_type: &str) -> Option<Format> {
+pub(super) fn declared(content_type: &str) -> Option<Format> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let subtype = essence.rsplit('/').next().unwrap_or_default();
     let is = |name: &str| {
@@ -126,7 +172,16 @@ fn declared(content_type: &str) -> Option<Format> {
                 .rsplit_once('+')
                 .is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case(name))
     };
-    if is("json") {
+    let word = |name: &str| essence.eq_ignore_ascii_case(name);
+    if subtype.len() >= 11 && subtype.as_bytes()[..11].eq_ignore_ascii_case(b"cloudevents") {
+        Some(Format::CloudEvents)
+    } else if word("application/senml+json") {
+        Some(Format::SenmlJson)
+    } else if word("application/senml+cbor") {
+        Some(Format::SenmlCbor)
+    } else if is("msgpack") || is("x-msgpack") || is("vnd.msgpack") {
+        Some(Format::MsgPack)
+    } else if is("json") {
         Some(Format::Json)
     } else if is("cbor") {
         Some(Format::Cbor)

@@ -1,7 +1,8 @@
 //! What makes an event this event; see `dedup::key` for the bytes.
 //!
-//! In the order of preference: the configured MQTT 5 user property; the configured
-//! fields; device, topic, boot id and sequence number, together with the content;
+//! In the order of preference: the id that a `CloudEvent` has for this purpose; the
+//! configured MQTT 5 user property; the configured fields; the protocol's own
+//! identity; device, topic, boot id and sequence number, together with the content;
 //! the content alone, where the device's clock tells readings apart; nothing. A device that names itself in the
 //! payload only claims to be that device, so its keys and ids also hold the client
 //! identifier: one client cannot suppress what another will send.
@@ -12,6 +13,7 @@ use super::{
     Named, Node, Normaliser, Place,
     decode::Float,
     mapping::{Dedup, Mapping, Sequence, Tag},
+    protocol::{Id, Meaning},
     timestamp::Said,
 };
 use crate::{
@@ -53,13 +55,15 @@ pub(super) fn identify<'n, 'a>(
     place: &Place<'n, 'a>,
     device: &Named,
     time: Said,
+    meaning: &Meaning<'_, '_>,
     used: &mut Vec<&'n Node<'a>>,
     tags: &mut Vec<Tag>,
 ) -> Identity {
     let (at, fine) = match time {
-        Said::Plausible { at, fine } => (Some(at), fine),
-        Said::Nothing | Said::Implausible => (None, false),
+        Said::Plausible { at, fine } if !meaning.relative => (Some(at), fine),
+        _ => (None, false),
     };
+    let own = |source| meaning.id.as_ref().filter(|id| id.source == source);
     let counter = of
         .mapping
         .sequence
@@ -69,8 +73,11 @@ pub(super) fn identify<'n, 'a>(
     let found = if of.mapping.dedup == Dedup::None {
         None
     } else {
-        explicit(of, place, device)
+        own(IdSource::Explicit)
+            .map(|id| protocol(of, place, device, id))
+            .or_else(|| explicit(of, place, device))
             .or_else(|| field(of, place, device, used))
+            .or_else(|| Some(protocol(of, place, device, own(IdSource::Protocol)?)))
             .or_else(|| counted(of, place, device, at, counter.as_ref()))
             .or_else(|| content(of, place, device, at, fine))
     };
@@ -91,6 +98,18 @@ pub(super) fn identify<'n, 'a>(
 }
 
 type Known = (Key, Option<Arc<str>>, IdSource);
+
+/// By what the protocol gives. Elements that share it are told apart by their number.
+fn protocol(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named, id: &Id) -> Known {
+    let index = place.index.filter(|_| id.shared);
+    let index = index.map(|index| index.to_string());
+    let parts = start(of, id.source, device);
+    for part in &id.parts {
+        parts.bytes(part);
+    }
+    parts.optional(index.as_deref().map(str::as_bytes));
+    (parts.key(), None, id.source)
+}
 
 fn explicit(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named) -> Option<Known> {
     let id = of.message.property(of.mapping.id_property.as_deref()?)?;

@@ -2,7 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{decode::Format, pointer::Pointer, template::Template, timestamp::Unit, topic};
+use jiff::tz::TimeZone;
+
+use super::{
+    decode::{Columns, Compression, Format},
+    pointer::Pointer,
+    protocol::Protocol,
+    template::Template,
+    timestamp::Unit,
+    topic,
+};
+use crate::event::{Quality, Value};
 
 /// The type of events where nothing says otherwise.
 pub const KIND_DEFAULT: &str = "iot.telemetry.v1";
@@ -17,10 +27,19 @@ pub type Tag = (Arc<str>, Arc<str>);
 pub struct Mapping {
     /// Which topics.
     pub topic: topic::Template,
+    /// What payloads mean beyond their format.
+    pub protocol: Protocol,
     /// How payloads are read.
     pub format: Format,
+    /// What is around payloads.
+    pub compression: Compression,
+    /// The columns of lines of text.
+    pub columns: Columns,
     /// Who measured.
     pub device: Device,
+    /// Where the payload may say who measured; where it does not, `device` counts.
+    /// A claim, as in [`Device::At`].
+    pub device_tag: Option<Pointer>,
     /// Where; without it the gateway's own site. Does not name the client.
     pub site: Option<Template>,
     /// The event's `type`; slashes become full stops. Does not name the client.
@@ -29,6 +48,8 @@ pub struct Mapping {
     pub time: Option<Time>,
     /// The array whose elements are events of their own.
     pub split: Option<Pointer>,
+    /// What becomes of a batch with elements that cannot be used.
+    pub bad_element: BadElement,
     /// The fields that together identify an event.
     pub id: Vec<Pointer>,
     /// The MQTT 5 user property that identifies a message; `None` looks at none.
@@ -37,6 +58,10 @@ pub struct Mapping {
     pub sequence: Option<Sequence>,
     /// How far to go in telling resends from readings.
     pub dedup: Dedup,
+    /// What must be there, in the element or around it.
+    pub require: Vec<Pointer>,
+    /// The part of an element whose leaves are measured, where `values` names none.
+    pub flatten: Option<Pointer>,
     /// What is not measured.
     pub exclude: Vec<Pointer>,
     /// Words added to every event.
@@ -55,7 +80,7 @@ pub enum Device {
 }
 
 /// Where the device's time is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Time {
     /// In the payload, or in the element.
     pub at: Pointer,
@@ -63,6 +88,8 @@ pub struct Time {
     pub fallback: Option<Pointer>,
     /// What it counts.
     pub unit: Unit,
+    /// Where local times are local; without it they are refused.
+    pub zone: Option<TimeZone>,
     /// Whether a message without a plausible time is refused.
     pub required: bool,
 }
@@ -99,10 +126,25 @@ impl Dedup {
     ];
 }
 
+/// What becomes of a batch with elements that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum BadElement {
+    /// They are quarantined, the others become events.
+    #[default]
+    Skip,
+    /// The whole message is quarantined.
+    Reject,
+}
+
+impl BadElement {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 2] = [("skip", Self::Skip), ("reject", Self::Reject)];
+}
+
 /// One value that the operator named.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// The measurement's name.
+    /// The measurement's name; empty for that of a bare value.
     pub name: Arc<str>,
     /// Where it is. Without it: the member of this name, or the whole payload if
     /// that is one bare value.
@@ -113,6 +155,24 @@ pub struct Measured {
     pub unit: Option<Arc<str>>,
     /// Whether a message without it is refused.
     pub required: bool,
+    /// What words and numbers stand for; anything else is refused. Empty for no such list.
+    pub map: Vec<(Box<str>, Value)>,
+    /// What a number is multiplied by.
+    pub scale: Option<f64>,
+    /// What is added to it then.
+    pub offset: Option<f64>,
+    /// Where its quality is.
+    pub quality: Option<QualityAt>,
+}
+
+/// Where the quality of a value is.
+#[derive(Debug, Clone)]
+pub struct QualityAt {
+    /// The place, in the element.
+    pub at: Pointer,
+    /// What is there, as text, and what it means; anything else is uncertain. Empty
+    /// for the words themselves.
+    pub map: Vec<(Box<str>, Quality)>,
 }
 
 /// What a value must be.
@@ -166,6 +226,12 @@ impl Mapping {
                 None => gateway_site.cloned(),
             },
             kind: Arc::from(self.kind.fill(&captures, "", "").replace('/', ".")),
+            bare: (self.protocol == Protocol::Homie).then(|| {
+                let names = self.topic.names().iter().zip(&captures);
+                let others = names.filter(|(name, _)| ***name != *"device");
+                let levels: Vec<&str> = others.map(|(_, level)| *level).collect();
+                levels.join(".").into()
+            }),
             tags: self.tags.iter().cloned().chain(captured).collect(),
         })
     }
@@ -187,6 +253,8 @@ impl Mapping {
             .chain(boot)
             .chain(&self.id)
             .chain(&self.exclude)
+            .chain(&self.require)
+            .chain(&self.device_tag)
     }
 
     /// The device that the topic, the client identifier and the user tell; `None` where it
@@ -207,6 +275,7 @@ impl Mapping {
             at: builtin("/ts"),
             fallback: None,
             unit: Unit::Auto,
+            zone: None,
             required: false,
         }
     }
@@ -236,14 +305,21 @@ impl Mapping {
                     device: Device::Text(text(&["device"], "{client}")),
                     kind: text(&["type"], KIND_DEFAULT),
                     topic,
+                    protocol: Protocol::None,
                     format: Format::Auto,
+                    compression: Compression::Auto,
+                    columns: Columns::default(),
+                    device_tag: None,
                     site: None,
                     time: Some(Self::builtin_time()),
                     split: None,
+                    bad_element: BadElement::Skip,
                     id: Vec::new(),
                     id_property: Some(ID_PROPERTY_DEFAULT.into()),
                     sequence: Some(Self::builtin_sequence()),
                     dedup: Dedup::Auto,
+                    require: Vec::new(),
+                    flatten: None,
                     exclude: Vec::new(),
                     tags: Vec::new(),
                     values: Vec::new(),
@@ -266,6 +342,8 @@ pub struct Resolved {
     pub site: Option<Arc<str>>,
     /// The event's type.
     pub kind: Arc<str>,
+    /// The name of a bare value, where the topic tells it.
+    pub bare: Option<Arc<str>>,
     /// Tags of the mapping, and captures that are not an attribute of the event.
     pub tags: Vec<Tag>,
 }

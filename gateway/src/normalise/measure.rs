@@ -8,9 +8,9 @@ use super::{
     Class, Node, Reject,
     decode::{ELEMENTS_MAX, quoted, scalar_number},
     identity::text,
-    mapping::{Kind, Mapping, Measured, Tag},
+    mapping::{Kind, Mapping, Measured, QualityAt, Tag},
 };
-use crate::event::{Measurement, Value};
+use crate::event::{Measurement, Quality, Value};
 
 /// A measurement's name has at most so many bytes.
 pub(super) const NAME_BYTES_MAX: usize = 512;
@@ -18,37 +18,78 @@ pub(super) const NAME_BYTES_MAX: usize = 512;
 /// The name of a bare value.
 const BARE: &str = "value";
 
-/// What a mapping takes from one element.
+/// What a mapping takes from one element: its values, or else the leaves of the
+/// element or of a `part` of it, their names after a `prefix`.
 pub(super) fn measurements(
     mapping: &Mapping,
+    bare: Option<&str>,
     element: &Node<'_>,
+    part: Option<&Node<'_>>,
+    prefix: Option<&str>,
     used: &[&Node<'_>],
     name: &mut String,
 ) -> Result<Vec<Measurement>, Reject> {
-    let mut taken = Vec::with_capacity(match element {
+    let bare = bare.unwrap_or(BARE);
+    if !mapping.values.is_empty() {
+        return named(mapping, bare, element, used, name);
+    }
+    let part = match (part, &mapping.flatten) {
+        (Some(part), _) => part,
+        (None, Some(at)) => at
+            .find(element)
+            .ok_or_else(|| Reject::new(Class::Missing, format!("there is nothing at \"{at}\"")))?,
+        (None, None) => element,
+    };
+    let mut taken = Vec::with_capacity(match part {
         Node::Map(members) => members.len(),
         _ => 1,
     });
     name.clear();
-    if mapping.values.is_empty() {
-        flatten(element, used, name, &mut |name, node| {
-            let name = if name.is_empty() { BARE } else { name };
-            taken.push(measurement(name.into(), None, node));
-        })?;
-        return Ok(taken);
+    name.push_str(prefix.unwrap_or_default());
+    if name.len() > NAME_BYTES_MAX {
+        return Err(name_too_long());
     }
+    flatten(part, used, name, &mut |name, node| {
+        let name = if name.is_empty() { bare } else { name };
+        taken.push(measurement(name.into(), None, node));
+    })?;
+    Ok(taken)
+}
+
+/// The values that the operator named.
+fn named(
+    mapping: &Mapping,
+    bare: &str,
+    element: &Node<'_>,
+    used: &[&Node<'_>],
+    name: &mut String,
+) -> Result<Vec<Measurement>, Reject> {
+    let mut taken = Vec::with_capacity(mapping.values.len());
     let mut any = false;
     for measured in &mapping.values {
+        let bare: Arc<str> = match measured.name.is_empty() {
+            true => bare.into(),
+            false => measured.name.clone(),
+        };
         let found = match (&measured.at, element) {
             (Some(pointer), _) => pointer.find(element),
-            (None, Node::Map(_) | Node::Array(_)) => element.child(&measured.name),
+            (None, Node::Map(_) | Node::Array(_)) => element.child(&bare),
             (None, bare) => Some(bare),
         };
         any |= found.is_some();
         match found {
-            Some(node) if *node != Node::Null => take(measured, node, used, name, &mut taken)?,
+            Some(node) if *node != Node::Null => {
+                let from = taken.len();
+                take(measured, &bare, node, used, name, &mut taken)?;
+                if let Some(quality) = &measured.quality {
+                    let quality = quality_of(quality, element);
+                    let good = taken[from..].iter_mut();
+                    good.filter(|m| m.quality == Quality::Good)
+                        .for_each(|m| m.quality = quality);
+                }
+            }
             _ if measured.required => {
-                let reason = format!("there is no {}", quoted(&measured.name));
+                let reason = format!("there is no {}", quoted(&bare));
                 return Err(Reject::new(Class::Missing, reason));
             }
             _ => {}
@@ -65,59 +106,162 @@ pub(super) fn measurements(
     }
 }
 
+/// What is said of a value: nothing is no doubt, something unknown is one.
+fn quality_of(quality: &QualityAt, element: &Node<'_>) -> Quality {
+    let said = match quality.at.find(element) {
+        None | Some(Node::Null) => return Quality::Good,
+        Some(Node::Bool(said)) => Some(said.to_string()),
+        Some(node) => text(node),
+    };
+    let known = |word: &str| Some(word) == said.as_deref();
+    let meant = match quality.map.is_empty() {
+        true => {
+            let words = Quality::WORDS.iter();
+            words.clone().find(|(word, _)| known(word)).map(|(_, q)| *q)
+        }
+        false => quality
+            .map
+            .iter()
+            .find(|(word, _)| known(word))
+            .map(|(_, q)| *q),
+    };
+    meant.unwrap_or(Quality::Uncertain)
+}
+
 /// Takes one named value.
 fn take(
     measured: &Measured,
+    called: &Arc<str>,
     node: &Node<'_>,
     used: &[&Node<'_>],
     name: &mut String,
     taken: &mut Vec<Measurement>,
 ) -> Result<(), Reject> {
+    if !measured.map.is_empty() {
+        let said = match node {
+            Node::Bool(said) => Some(said.to_string()),
+            node => text(node),
+        };
+        let meant = measured
+            .map
+            .iter()
+            .find(|(word, _)| Some(&**word) == said.as_deref());
+        let (_, value) = meant.ok_or_else(|| not(called, "one of the words of its map", node))?;
+        taken.push(Measurement {
+            value: value.clone(),
+            ..measurement(called.clone(), measured.unit.clone(), &Node::Null)
+        });
+        if let Some(last) = taken.last_mut() {
+            last.quality = Quality::Good;
+        }
+        return Ok(());
+    }
+    let from = taken.len();
     let mut push = |name: Arc<str>, node: &Node<'_>| {
         taken.push(measurement(name, measured.unit.clone(), node));
     };
     match (measured.kind, node) {
         (Kind::Any, Node::Map(_) | Node::Array(_)) => {
             name.clear();
-            name.push_str(&measured.name);
+            name.push_str(called);
             flatten(node, used, name, &mut |name, node| push(name.into(), node))?;
         }
         (Kind::Any, _)
         | (Kind::Number, Node::Int(_) | Node::UInt(_) | Node::Float(_))
         | (Kind::Boolean, Node::Bool(_))
-        | (Kind::Text, Node::Text(_)) => push(measured.name.clone(), node),
+        | (Kind::Text, Node::Text(_)) => push(called.clone(), node),
         (Kind::Number, Node::Text(text)) => match scalar_number(text) {
-            Some(number) => push(measured.name.clone(), &number?),
-            None => return Err(not(measured, "a number", node)),
+            Some(number) => push(called.clone(), &number?),
+            None => return Err(not(called, "a number", node)),
         },
-        (Kind::Number, _) => return Err(not(measured, "a number", node)),
-        (Kind::Boolean, _) => return Err(not(measured, "a boolean", node)),
-        (Kind::Text, _) => return Err(not(measured, "text", node)),
+        (Kind::Number, _) => return Err(not(called, "a number", node)),
+        (Kind::Boolean, _) => return Err(not(called, "a boolean", node)),
+        (Kind::Text, _) => return Err(not(called, "text", node)),
+    }
+    if measured.scale.is_some() || measured.offset.is_some() {
+        for measurement in &mut taken[from..] {
+            convert(measured, called, measurement)?;
+        }
     }
     Ok(())
 }
 
-fn not(measured: &Measured, wanted: &str, node: &Node<'_>) -> Reject {
+/// Scale and offset, on numbers. What is no number cannot have them.
+fn convert(measured: &Measured, called: &str, m: &mut Measurement) -> Result<(), Reject> {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "what is scaled is a reading, and no counter of more than 2^53"
+    )]
+    let number = match m.value {
+        Value::Int(n) => n as f64,
+        Value::UInt(n) => n as f64,
+        Value::Float(x) => x,
+        // Not a number, and marked so.
+        Value::Null => return Ok(()),
+        _ => {
+            let reason = format!("{} should be a number to be scaled", quoted(called));
+            return Err(Reject::new(Class::Type, reason));
+        }
+    };
+    let value = number * measured.scale.unwrap_or(1.0) + measured.offset.unwrap_or(0.0);
+    if !value.is_finite() {
+        let reason = format!("{} is too large when it is scaled", quoted(called));
+        return Err(Reject::new(Class::Range, reason));
+    }
+    m.value = Value::Float(value);
+    Ok(())
+}
+
+fn not(called: &str, wanted: &str, node: &Node<'_>) -> Reject {
     let given = match node {
         Node::Text(text) => quoted(text),
         _ => node.kind().to_owned(),
     };
     Reject::new(
         Class::Type,
-        format!("{} should be {wanted}, not {given}", quoted(&measured.name)),
+        format!("{} should be {wanted}, not {given}", quoted(called)),
     )
 }
 
-fn measurement(name: Arc<str>, unit: Option<Arc<str>>, node: &Node<'_>) -> Measurement {
+/// A node under a name. Null stands for a value that is not a number.
+pub(super) fn measurement(name: Arc<str>, unit: Option<Arc<str>>, node: &Node<'_>) -> Measurement {
     let value = node.to_value();
     // Of what is not null, only a float that is not finite becomes null.
-    let bad = value == Value::Null;
+    let quality = match value {
+        Value::Null => Quality::Bad,
+        _ => Quality::Good,
+    };
     Measurement {
         name,
         value,
         unit,
-        bad,
+        quality,
         time: None,
+    }
+}
+
+/// The leaves of a value under a name, as measurements.
+pub(super) fn leaves(
+    name: &str,
+    node: &Node<'_>,
+    into: &mut Vec<Measurement>,
+) -> Result<(), Reject> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(name_too_long());
+    }
+    flatten(node, &[], &mut name.to_owned(), &mut |name, node| {
+        into.push(measurement(name.into(), None, node));
+    })
+}
+
+/// A number as a float, as near as one can be.
+pub(super) fn float(node: &Node<'_>) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "as near as one can be")]
+    match node {
+        Node::Int(n) => Some(*n as f64),
+        Node::UInt(n) => Some(*n as f64),
+        Node::Float(float) => Some(float.value),
+        _ => None,
     }
 }
 
@@ -163,8 +307,7 @@ fn within(
 ) -> Result<(), Reject> {
     let before = name.len();
     if before + part.len() > NAME_BYTES_MAX {
-        let reason = format!("a measurement's name has more than {NAME_BYTES_MAX} bytes");
-        return Err(Reject::new(Class::Limit, reason));
+        return Err(name_too_long());
     }
     if before > 0 {
         name.push('.');
@@ -175,22 +318,23 @@ fn within(
     result
 }
 
+pub(super) fn name_too_long() -> Reject {
+    let reason = format!("a measurement's name has more than {NAME_BYTES_MAX} bytes");
+    Reject::new(Class::Limit, reason)
+}
+
 /// What is around a split array, leaf by leaf: tags of every element. A mapping
 /// with `values` says itself what counts.
 pub(super) fn header_tags<'n, 'a>(
     mapping: &Mapping,
     root: &'n Node<'a>,
-    array: &[Node<'a>],
+    split: &'n Node<'a>,
+    elements: usize,
 ) -> Result<Vec<(&'n Node<'a>, Tag)>, Reject> {
     let mut tags = Vec::new();
     if !mapping.values.is_empty() {
         return Ok(tags);
     }
-    let split = mapping
-        .split
-        .as_ref()
-        .and_then(|split| split.find(root))
-        .unwrap_or(root);
     let mut used: Vec<&Node<'_>> = vec![split];
     used.extend(mapping.exclude.iter().filter_map(|at| at.find(root)));
     flatten(root, &used, &mut String::new(), &mut |name, leaf| {
@@ -201,7 +345,7 @@ pub(super) fn header_tags<'n, 'a>(
         };
         tags.push((leaf, (name.into(), text.into())));
     })?;
-    if tags.len().saturating_mul(array.len()) > ELEMENTS_MAX {
+    if tags.len().saturating_mul(elements) > ELEMENTS_MAX {
         let reason = format!(
             "{} values around the array would be repeated by each element",
             tags.len()

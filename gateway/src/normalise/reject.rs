@@ -23,11 +23,17 @@ pub enum Class {
     Range,
     /// No mapping takes the topic.
     Unmapped,
+    /// `SenML` that RFC 8428 does not allow.
+    Senml,
+    /// It can only be understood with an earlier message, which was not seen.
+    State,
+    /// A kind of message that is not read here.
+    Unsupported,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Empty,
         Self::Syntax,
         Self::Encoding,
@@ -37,6 +43,9 @@ impl Class {
         Self::Missing,
         Self::Range,
         Self::Unmapped,
+        Self::Senml,
+        Self::State,
+        Self::Unsupported,
     ];
 
     /// The word used in metrics and reports.
@@ -51,6 +60,9 @@ impl Class {
             Self::Missing => "missing",
             Self::Range => "range",
             Self::Unmapped => "unmapped",
+            Self::Senml => "senml",
+            Self::State => "state",
+            Self::Unsupported => "unsupported",
         }
     }
 }

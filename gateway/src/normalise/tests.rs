@@ -1,7 +1,6 @@
 //! The rules of `normalise` and `identity`, on small mappings.
 
 mod batches;
-mod corpus;
 mod identities;
 mod values;
 
@@ -74,6 +73,7 @@ fn run(mapping: &Mapping, sent: &Sent<'_>) -> Result<Normalised, Reject> {
         user: &user,
         received: RECEIVED,
         nonce: [sent.nonce; 16],
+        births: &Births::default(),
     };
     let resolved = mapping
         .resolve(sent.topic, None)

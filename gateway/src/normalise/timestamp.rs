@@ -4,7 +4,7 @@
 //! float, which has too few of them for microseconds. What is below a nanosecond
 //! is cut off.
 
-use jiff::Timestamp as Instant;
+use jiff::{Timestamp as Instant, civil::DateTime, tz::TimeZone};
 
 use super::{
     decode::{Node, quoted},
@@ -34,18 +34,26 @@ pub enum Unit {
     Nanos,
     /// Text such as `2026-03-01T11:59:50.5+01:00`.
     Rfc3339,
+    /// Text such as `2026-03-01T11:59:50.5`, in the zone of the mapping.
+    Local,
 }
 
 impl Unit {
     /// The words of the configuration.
-    pub const WORDS: [(&'static str, Self); 6] = [
+    pub const WORDS: [(&'static str, Self); 7] = [
         ("auto", Self::Auto),
         ("s", Self::Seconds),
         ("ms", Self::Millis),
         ("us", Self::Micros),
         ("ns", Self::Nanos),
         ("rfc3339", Self::Rfc3339),
+        ("local", Self::Local),
     ];
+
+    /// Whether numbers, also those in text, are no times.
+    const fn is_text(self) -> bool {
+        matches!(self, Self::Rfc3339 | Self::Local)
+    }
 
     /// Nanoseconds in one, as a power of ten.
     const fn power(self) -> Option<i32> {
@@ -54,7 +62,7 @@ impl Unit {
             Self::Millis => Some(6),
             Self::Micros => Some(3),
             Self::Nanos => Some(0),
-            Self::Auto | Self::Rfc3339 => None,
+            Self::Auto | Self::Rfc3339 | Self::Local => None,
         }
     }
 }
@@ -81,23 +89,16 @@ pub enum Said {
 /// When the field is not a time at all: an operator named it, so this is worth
 /// knowing. Local time without an offset is one of these, because guessing UTC
 /// would be wrong by hours.
-pub fn read(node: &Node<'_>, unit: Unit, received: Timestamp) -> Result<Said, Reject> {
+pub fn read(
+    node: &Node<'_>,
+    unit: Unit,
+    zone: Option<&TimeZone>,
+    received: Timestamp,
+) -> Result<Said, Reject> {
     let (nanos, fine) = match node {
         Node::Null => return Ok(Said::Nothing),
-        Node::Int(n) => epoch(
-            Decimal {
-                digits: i128::from(*n),
-                exponent: 0,
-            },
-            unit,
-        )?,
-        Node::UInt(n) => epoch(
-            Decimal {
-                digits: i128::from(*n),
-                exponent: 0,
-            },
-            unit,
-        )?,
+        Node::Int(n) => epoch(Decimal::whole(i128::from(*n)), unit)?,
+        Node::UInt(n) => epoch(Decimal::whole(i128::from(*n)), unit)?,
         Node::Float(float) => {
             if !float.value.is_finite() {
                 return Ok(Said::Implausible);
@@ -115,22 +116,44 @@ pub fn read(node: &Node<'_>, unit: Unit, received: Timestamp) -> Result<Said, Re
         Node::Text(text) => {
             let text = text.trim_ascii();
             match Decimal::parse(text) {
-                Some(decimal) if unit != Unit::Rfc3339 => epoch(decimal, unit)?,
-                _ => rfc3339(text)?,
+                Some(decimal) if !unit.is_text() => epoch(decimal, unit)?,
+                _ => written(text, zone)?,
             }
         }
         Node::Bool(_) | Node::Bytes(_) | Node::Array(_) | Node::Map(_) => {
             return Err(not_a_time(node));
         }
     };
+    Ok(said(nanos, fine, received))
+}
+
+/// A time in nanoseconds, `None` for one beyond all calendars, and whether to believe it.
+pub(super) fn said(nanos: Option<i128>, fine: bool, received: Timestamp) -> Said {
     let latest = received.as_nanos().saturating_add(AHEAD_NANOS_MAX);
-    Ok(match nanos.and_then(|nanos| i64::try_from(nanos).ok()) {
+    match nanos.and_then(|nanos| i64::try_from(nanos).ok()) {
         Some(nanos) if nanos >= PLAUSIBLE_FROM.as_nanos() && nanos <= latest => Said::Plausible {
             at: Timestamp::from_nanos(nanos),
             fine,
         },
         _ => Said::Implausible,
-    })
+    }
+}
+
+/// A number of seconds in nanoseconds, exact where the format has digits; `None` where
+/// it is not a finite number, or one that no 128 bits hold.
+pub(super) fn seconds(node: &Node<'_>) -> Option<i128> {
+    let mut digits = zmij::Buffer::new();
+    let decimal = match node {
+        Node::Int(n) => Decimal::whole(i128::from(*n)),
+        Node::UInt(n) => Decimal::whole(i128::from(*n)),
+        Node::Float(float) if float.value.is_finite() => Decimal::parse(
+            float
+                .literal
+                .unwrap_or_else(|| digits.format_finite(float.value)),
+        )?,
+        _ => return None,
+    };
+    decimal.scaled(9)
 }
 
 /// Nanoseconds, `None` where no 128 bits hold them, and whether they are finer than seconds.
@@ -153,19 +176,27 @@ fn epoch(decimal: Decimal, unit: Unit) -> Result<Nanos, Reject> {
     Ok((nanos, fine))
 }
 
-fn rfc3339(text: &str) -> Result<Nanos, Reject> {
-    let at: Instant = text.parse().map_err(|_| {
-        Reject::new(
-            Class::Type,
-            format!(
-                "{} is not a time with an offset from UTC (RFC 3339)",
-                quoted(text)
-            ),
-        )
-    })?;
+fn written(text: &str, zone: Option<&TimeZone>) -> Result<Nanos, Reject> {
     // The date and the time of day have no full stop or comma but that of the fraction.
     let fine = text.contains(['.', ',']);
-    Ok((Some(at.as_nanosecond()), fine))
+    if let Ok(at) = text.parse::<Instant>() {
+        return Ok((Some(at.as_nanosecond()), fine));
+    }
+    let local = zone
+        .filter(|_| text.contains(':'))
+        .and_then(|zone| Some((zone, text.parse::<DateTime>().ok()?)));
+    let Some((zone, local)) = local else {
+        let wanted = match zone {
+            Some(_) => "a date and time",
+            None => "a time with an offset from UTC (RFC 3339)",
+        };
+        let reason = format!("{} is not {wanted}", quoted(text));
+        return Err(Reject::new(Class::Type, reason));
+    };
+    // A time that clocks show twice, or never, when summer time ends or begins is not
+    // one that can be told.
+    let at = zone.to_ambiguous_timestamp(local).unambiguous().ok();
+    Ok((at.map(Instant::as_nanosecond), fine))
 }
 
 fn not_a_time(node: &Node<'_>) -> Reject {
@@ -180,6 +211,13 @@ struct Decimal {
 }
 
 impl Decimal {
+    const fn whole(digits: i128) -> Self {
+        Self {
+            digits,
+            exponent: 0,
+        }
+    }
+
     /// Reads a JSON number. Digits beyond the 30th are cut off.
     fn parse(text: &str) -> Option<Self> {
         const DIGITS_MAX: i128 = 10i128.pow(30);
@@ -279,12 +317,17 @@ mod tests {
         ] {
             let expect = Ok(plausible(nanos, fine));
             assert_eq!(
-                read(&Node::Int(number), Unit::Auto, RECEIVED),
+                read(&Node::Int(number), Unit::Auto, None, RECEIVED),
                 expect,
                 "{number}"
             );
             assert_eq!(
-                read(&Node::Text(number.to_string().into()), Unit::Auto, RECEIVED),
+                read(
+                    &Node::Text(number.to_string().into()),
+                    Unit::Auto,
+                    None,
+                    RECEIVED
+                ),
                 expect,
                 "{number} as text"
             );
@@ -301,7 +344,7 @@ mod tests {
             ("17723663901234567.89e-7", 1_772_366_390_123_456_789),
         ] {
             assert_eq!(
-                read(&literal(text), Unit::Auto, RECEIVED),
+                read(&literal(text), Unit::Auto, None, RECEIVED),
                 Ok(plausible(nanos, true)),
                 "{text}"
             );
@@ -313,12 +356,13 @@ mod tests {
                     literal: None
                 }),
                 Unit::Auto,
+                None,
                 RECEIVED
             ),
             Ok(plausible(1_772_366_390_250_000_000, true))
         );
         assert_eq!(
-            read(&literal("1772366390.000"), Unit::Auto, RECEIVED),
+            read(&literal("1772366390.000"), Unit::Auto, None, RECEIVED),
             Ok(plausible(1_772_366_390_000_000_000, false))
         );
     }
@@ -336,12 +380,12 @@ mod tests {
             ("2026-03-01T11:59:50.000Z", 1_772_366_390_000_000_000, true),
         ] {
             assert_eq!(
-                read(&Node::Text(text.into()), Unit::Auto, RECEIVED),
+                read(&Node::Text(text.into()), Unit::Auto, None, RECEIVED),
                 Ok(plausible(nanos, fine)),
                 "{text}"
             );
             assert_eq!(
-                read(&Node::Text(text.into()), Unit::Rfc3339, RECEIVED),
+                read(&Node::Text(text.into()), Unit::Rfc3339, None, RECEIVED),
                 Ok(plausible(nanos, fine)),
                 "{text}"
             );
@@ -356,7 +400,7 @@ mod tests {
             "--1",
         ] {
             assert_eq!(
-                read(&Node::Text(text.into()), Unit::Auto, RECEIVED)
+                read(&Node::Text(text.into()), Unit::Auto, None, RECEIVED)
                     .unwrap_err()
                     .class,
                 Class::Type,
@@ -389,31 +433,34 @@ mod tests {
             Node::Text("99999999999999999999999999999999999999999999999999".into()),
         ] {
             assert_eq!(
-                read(&node, Unit::Auto, RECEIVED),
+                read(&node, Unit::Auto, None, RECEIVED),
                 Ok(Said::Implausible),
                 "{node:?}"
             );
         }
         let tomorrow = RECEIVED.as_nanos() + AHEAD_NANOS_MAX;
         assert_eq!(
-            read(&Node::Int(tomorrow), Unit::Nanos, RECEIVED),
+            read(&Node::Int(tomorrow), Unit::Nanos, None, RECEIVED),
             Ok(plausible(tomorrow, true))
         );
         assert_eq!(
-            read(&Node::Int(tomorrow + 1), Unit::Nanos, RECEIVED),
+            read(&Node::Int(tomorrow + 1), Unit::Nanos, None, RECEIVED),
             Ok(Said::Implausible)
         );
         assert_eq!(
-            read(&Node::Int(253_402_300_800), Unit::Seconds, RECEIVED),
+            read(&Node::Int(253_402_300_800), Unit::Seconds, None, RECEIVED),
             Ok(Said::Implausible)
         );
     }
 
     #[test]
     fn null_and_empty_are_no_time_and_other_kinds_are_errors() {
-        assert_eq!(read(&Node::Null, Unit::Auto, RECEIVED), Ok(Said::Nothing));
         assert_eq!(
-            read(&Node::Text(" ".into()), Unit::Auto, RECEIVED),
+            read(&Node::Null, Unit::Auto, None, RECEIVED),
+            Ok(Said::Nothing)
+        );
+        assert_eq!(
+            read(&Node::Text(" ".into()), Unit::Auto, None, RECEIVED),
             Ok(Said::Nothing)
         );
         for node in [
@@ -423,12 +470,12 @@ mod tests {
             Node::Bytes(vec![1].into()),
         ] {
             assert_eq!(
-                read(&node, Unit::Auto, RECEIVED).unwrap_err().class,
+                read(&node, Unit::Auto, None, RECEIVED).unwrap_err().class,
                 Class::Type
             );
         }
         assert_eq!(
-            read(&Node::Int(5), Unit::Rfc3339, RECEIVED)
+            read(&Node::Int(5), Unit::Rfc3339, None, RECEIVED)
                 .unwrap_err()
                 .class,
             Class::Type
@@ -441,7 +488,7 @@ mod tests {
             let seconds = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
             let millis = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
             for text in [&seconds, &millis] {
-                let Ok(Said::Plausible { at, .. }) = read(&literal(text), Unit::Auto, RECEIVED) else {
+                let Ok(Said::Plausible { at, .. }) = read(&literal(text), Unit::Auto, None, RECEIVED) else {
                     return Err(TestCaseError::fail(format!("{text} is no time")));
                 };
                 prop_assert_eq!(at.as_nanos(), nanos);
@@ -450,7 +497,7 @@ mod tests {
 
         #[test]
         fn any_text_is_a_time_or_a_reason(text in "[0-9.eE+:TZ -]{0,60}") {
-            let _either = read(&Node::Text(text.into()), Unit::Auto, RECEIVED);
+            let _either = read(&Node::Text(text.into()), Unit::Auto, None, RECEIVED);
         }
     }
 }

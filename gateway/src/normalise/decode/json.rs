@@ -7,12 +7,7 @@ use super::{Budget, Class, Float, Node, Reject, distinct};
 
 /// Decodes one JSON text.
 pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
-    let text = std::str::from_utf8(payload).map_err(|error| {
-        Reject::new(
-            Class::Encoding,
-            format!("not UTF-8 at byte {}", error.valid_up_to()),
-        )
-    })?;
+    let text = super::utf8(payload)?;
     let mut parser = Parser {
         text,
         bytes: payload,

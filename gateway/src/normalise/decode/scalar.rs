@@ -6,12 +6,7 @@ use super::{Class, Node, Reject, json};
 
 /// Decodes a scalar. White space around it is not part of it.
 pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
-    let text = std::str::from_utf8(payload).map_err(|error| {
-        Reject::new(
-            Class::Encoding,
-            format!("not UTF-8 at byte {}", error.valid_up_to()),
-        )
-    })?;
+    let text = super::utf8(payload)?;
     match text.trim_ascii() {
         "" => Err(Reject::new(Class::Empty, "the payload is only white space")),
         "true" => Ok(Node::Bool(true)),

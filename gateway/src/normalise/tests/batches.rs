@@ -240,6 +240,7 @@ fn bad_elements_come_back_in_a_payload_that_gives_only_them() {
             at: pointer("/ts"),
             fallback: None,
             unit: Unit::Auto,
+            zone: None,
             required: false,
         }),
         ..mapping()

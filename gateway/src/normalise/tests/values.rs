@@ -9,6 +9,7 @@ fn value(name: &str, at: Option<&str>, kind: Kind, required: bool) -> Measured {
         kind,
         unit: Some("Cel".into()),
         required,
+        ..Measured::default()
     }
 }
 
@@ -80,7 +81,7 @@ fn a_number_that_is_none_is_kept_as_bad() {
         name: "t".into(),
         value: Value::Null,
         unit: Some("Cel".into()),
-        bad: true,
+        quality: crate::event::Quality::Bad,
         time: None,
     };
     assert_eq!(event(&mapping, "nan").measurements, [bad]);

@@ -1,0 +1,161 @@
+//! OPC UA `PubSub` in JSON (OPC 10000-14, section 7.2.5): network messages with
+//! data set messages, or data set messages alone.
+
+use super::{Id, METADATA, Meaning, raw};
+use crate::{
+    event::{IdSource, Measurement, Quality},
+    normalise::{
+        Class, Node, Normaliser, Place, Reject,
+        identity::text,
+        measure,
+        timestamp::{self, Said, Unit},
+    },
+};
+
+/// The data set messages of a network message.
+pub(super) fn elements<'n, 'a>(root: &'n Node<'a>) -> Result<Option<&'n Node<'a>>, Reject> {
+    let wrong = |reason: &'static str| Err(Reject::new(Class::Type, reason));
+    match root {
+        Node::Map(_) => match root.child("Messages") {
+            Some(messages @ Node::Array(_)) => Ok(Some(messages)),
+            // A single one, without the array.
+            Some(messages @ Node::Map(_)) if messages.child("Payload").is_some() => Ok(None),
+            Some(_) => wrong("\"Messages\" of an OPC UA message is not an array"),
+            None => Ok(None),
+        },
+        Node::Array(items) if items.iter().all(|item| matches!(item, Node::Map(_))) => {
+            Ok(Some(root))
+        }
+        _ => wrong("not an OPC UA network message"),
+    }
+}
+
+/// One data set message; one without a payload, a keep-alive, says nothing.
+pub(super) fn meaning<'n, 'a>(
+    of: &Normaliser<'_>,
+    place: &Place<'n, 'a>,
+) -> Result<Option<Meaning<'n, 'a>>, Reject> {
+    let root = place.header.map_or(place.element, |header| header.root);
+    if let Some(Node::Text(kind)) = root.child("MessageType")
+        && kind.starts_with("ua-")
+        && kind != "ua-data"
+    {
+        return Ok(Some(Meaning {
+            device: root.child("PublisherId").and_then(text),
+            claimed: true,
+            kind: Some(METADATA),
+            measurements: Some(Vec::new()),
+            tags: vec![raw(of.message)],
+            ..Meaning::default()
+        }));
+    }
+    let single = root.child("Messages").filter(|_| place.header.is_none());
+    let message = single.unwrap_or(place.element);
+    let Some(payload) = message.child("Payload") else {
+        return match message {
+            Node::Map(_)
+                if message.child("DataSetWriterId").is_some() || place.header.is_some() =>
+            {
+                Ok(None)
+            }
+            _ => Err(Reject::new(Class::Type, "not an OPC UA data set message")),
+        };
+    };
+    let Node::Map(fields) = payload else {
+        let reason = format!("an OPC UA payload is an object, not {}", payload.kind());
+        return Err(Reject::new(Class::Type, reason));
+    };
+    let mut measurements = Vec::with_capacity(fields.len());
+    if of.mapping.values.is_empty() {
+        for (name, node) in fields {
+            field(of, name, node, &mut measurements)?;
+        }
+    }
+    let publisher = root.child("PublisherId").and_then(text);
+    let writer = message
+        .child("DataSetWriterId")
+        .or_else(|| message.child("DataSetWriterName"))
+        .and_then(text);
+    let device = match (publisher, writer) {
+        (Some(publisher), Some(writer)) => Some(format!("{publisher}/{writer}")),
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        (None, None) => None,
+    };
+    let id = root
+        .child("MessageId")
+        .and_then(text)
+        .filter(|id| !id.is_empty());
+    Ok(Some(Meaning {
+        claimed: device.is_some(),
+        device,
+        id: id.map(|id| Id {
+            source: IdSource::Protocol,
+            parts: vec![id.into_bytes().into()],
+            shared: true,
+        }),
+        measurements: of.mapping.values.is_empty().then_some(measurements),
+        ..Meaning::default()
+    }))
+}
+
+/// One field: a bare value, a variant, or a value with its status and time.
+fn field(
+    of: &Normaliser<'_>,
+    name: &str,
+    node: &Node<'_>,
+    into: &mut Vec<Measurement>,
+) -> Result<(), Reject> {
+    let is_data_value = node.child("Value").is_some()
+        || node.child("StatusCode").is_some()
+        || node.child("SourceTimestamp").is_some();
+    let value = match node.child("Value") {
+        Some(value) => value,
+        None if is_data_value => &Node::Null,
+        None => node,
+    };
+    let value = match (
+        value.child("Body"),
+        value.child("Type").or_else(|| value.child("UaType")),
+    ) {
+        (Some(body), Some(_)) => body,
+        _ => value,
+    };
+    let quality = node.child("StatusCode").map_or(Quality::Good, quality);
+    let time = match node.child("SourceTimestamp") {
+        Some(time) => match timestamp::read(time, Unit::Rfc3339, None, of.message.received)? {
+            Said::Plausible { at, .. } => Some(at),
+            Said::Nothing | Said::Implausible => None,
+        },
+        None => None,
+    };
+    let from = into.len();
+    measure::leaves(name, value, into)?;
+    if into.len() == from && is_data_value {
+        // A value that could not be read is worth knowing of.
+        let mut measurement = measure::measurement(name.into(), None, &Node::Null);
+        measurement.quality = Quality::Bad;
+        into.push(measurement);
+    }
+    for measurement in &mut into[from..] {
+        if measurement.quality == Quality::Good {
+            measurement.quality = quality;
+        }
+        measurement.time = time;
+    }
+    Ok(())
+}
+
+/// The two highest bits of a status code (OPC 10000-4, section 7.39.1).
+fn quality(status: &Node<'_>) -> Quality {
+    let code = match status.child("Code").unwrap_or(status) {
+        Node::Int(code) => *code,
+        // An object without a code is "good", which is left out.
+        Node::Map(_) | Node::Null => 0,
+        _ => return Quality::Uncertain,
+    };
+    match code >> 30 & 3 {
+        0 => Quality::Good,
+        1 => Quality::Uncertain,
+        _ => Quality::Bad,
+    }
+}

@@ -1,0 +1,346 @@
+//! Sensor Measurement Lists (RFC 8428), resolved: base values filled in, names
+//! whole, times absolute. One pack is one event.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+
+use super::Meaning;
+use crate::{
+    event::{Measurement, Quality, Timestamp, Value},
+    normalise::{
+        Class, Message, Node, Reject,
+        decode::{Float, quoted},
+        measure::{self, NAME_BYTES_MAX},
+        timestamp::{self, Said},
+    },
+};
+
+/// The version that the RFC describes; later ones may mean something else.
+const VERSION: i64 = 10;
+/// Times below are relative to now (section 4.5.3): 2^28 seconds, in nanoseconds.
+const RELATIVE_BELOW: i128 = (1 << 28) * 1_000_000_000;
+
+/// Labels of CBOR (section 6), which the decoder gives as their digits.
+const LABELS: [(&str, &str); 15] = [
+    ("-1", "bver"),
+    ("-2", "bn"),
+    ("-3", "bt"),
+    ("-4", "bu"),
+    ("-5", "bv"),
+    ("-6", "bs"),
+    ("0", "n"),
+    ("1", "u"),
+    ("2", "v"),
+    ("3", "vs"),
+    ("4", "vb"),
+    ("5", "s"),
+    ("6", "t"),
+    ("7", "ut"),
+    ("8", "vd"),
+];
+
+/// What holds for the records that follow.
+#[derive(Default)]
+struct Base<'n> {
+    name: &'n str,
+    time: i128,
+    unit: Option<&'n str>,
+    value: Option<&'n Node<'n>>,
+    sum: Option<&'n Node<'n>>,
+}
+
+/// One record's fields, by their names in JSON.
+#[derive(Default)]
+struct Record<'n> {
+    name: Option<&'n str>,
+    unit: Option<&'n str>,
+    value: Option<&'n Node<'n>>,
+    text: Option<&'n str>,
+    boolean: Option<bool>,
+    data: Option<Cow<'n, [u8]>>,
+    sum: Option<&'n Node<'n>>,
+    time: Option<i128>,
+    update: Option<&'n Node<'n>>,
+}
+
+/// When a record was measured.
+#[derive(Clone, Copy, PartialEq)]
+enum When {
+    Now,
+    Relative(Timestamp),
+    Said(Said),
+}
+
+/// A whole pack.
+pub(super) fn meaning<'n, 'a>(
+    message: &Message<'_>,
+    pack: &'n Node<'a>,
+) -> Result<Meaning<'n, 'a>, Reject> {
+    let Node::Array(records) = pack else {
+        return Err(senml(format!("a pack is an array, not {}", pack.kind())));
+    };
+    let mut base = Base::default();
+    let mut taken: Vec<(When, Measurement)> = Vec::with_capacity(records.len());
+    let mut meaning = Meaning::default();
+    for record in records {
+        let record = fields(record, &mut base)?;
+        let value = match content(&record, &base)? {
+            Content::Base => continue,
+            Content::Sum => None,
+            Content::Value(value) => Some(value),
+        };
+        let name = name(&record, &base)?;
+        let when = when(&record, &base, message.received);
+        if when == When::Said(Said::Implausible) && meaning.tags.is_empty() {
+            let nanos = base.time.saturating_add(record.time.unwrap_or(0));
+            let text = format!("{}", nanos as f64 / 1e9);
+            meaning.tags.push(("devicetime".into(), text.into()));
+        }
+        if let Some(update) = record.update {
+            let text = crate::normalise::identity::text(update).unwrap_or_default();
+            meaning
+                .tags
+                .push((format!("{name}.ut").into(), text.into()));
+        }
+        let unit = record.unit.or(base.unit).map(Into::into);
+        let sum = record.sum.map(|sum| plus(sum, base.sum));
+        let of = |name: &str, value, bad| Measurement {
+            name: name.into(),
+            value,
+            unit: unit.clone(),
+            quality: if bad { Quality::Bad } else { Quality::Good },
+            time: None,
+        };
+        if let Some(value) = value {
+            let bad = value == Value::Null;
+            taken.push((when, of(&name, value, bad)));
+        }
+        if let Some(value) = sum {
+            taken.push((when, of(&format!("{name}.sum"), value, false)));
+        }
+    }
+    let Some((first, _)) = taken.first() else {
+        return Err(senml("the pack has no values"));
+    };
+    meaning.relative = taken.iter().any(|(when, _)| !matches!(when, When::Said(_)));
+    meaning.time = Some(match first {
+        When::Now => Said::Nothing,
+        When::Relative(at) => Said::Plausible {
+            at: *at,
+            fine: false,
+        },
+        When::Said(said) => match *said {
+            Said::Plausible { at, fine } => Said::Plausible {
+                at,
+                fine: fine && !meaning.relative,
+            },
+            said => said,
+        },
+    });
+    let at = |when: When| match when {
+        When::Relative(at) | When::Said(Said::Plausible { at, .. }) => at,
+        When::Now | When::Said(_) => message.received,
+    };
+    let own = at(*first);
+    let measurements = taken.into_iter().map(|(when, measurement)| Measurement {
+        time: Some(at(when)).filter(|at| *at != own),
+        ..measurement
+    });
+    meaning.measurements = Some(measurements.collect());
+    Ok(meaning)
+}
+
+fn fields<'n>(record: &'n Node<'_>, base: &mut Base<'n>) -> Result<Record<'n>, Reject> {
+    let Node::Map(members) = record else {
+        return Err(senml(format!(
+            "a record is an object, not {}",
+            record.kind()
+        )));
+    };
+    let mut fields = Record::default();
+    for (label, node) in members {
+        let known = LABELS.iter().find(|(digits, _)| *digits == label.as_ref());
+        let label: &str = match known {
+            Some((_, name)) => name,
+            None => label,
+        };
+        match label {
+            "bver" => match node {
+                Node::Int(version) if (1..=VERSION).contains(version) => {}
+                _ => return Err(senml(format!("only version {VERSION} is known"))),
+            },
+            "bn" => base.name = text(label, node)?,
+            "bt" => base.time = time(label, node)?,
+            "bu" => base.unit = Some(text(label, node)?),
+            "bv" => base.value = Some(number(label, node)?),
+            "bs" => base.sum = Some(number(label, node)?),
+            "n" => fields.name = Some(text(label, node)?),
+            "u" => fields.unit = Some(text(label, node)?),
+            "v" => fields.value = Some(number(label, node)?),
+            "vs" => fields.text = Some(text(label, node)?),
+            "vb" => match node {
+                Node::Bool(boolean) => fields.boolean = Some(*boolean),
+                _ => return Err(wrong(label, "a boolean", node)),
+            },
+            "vd" => fields.data = Some(data(node)?),
+            "s" => fields.sum = Some(number(label, node)?),
+            "t" => fields.time = Some(time(label, node)?),
+            "ut" => fields.update = Some(number(label, node)?),
+            // Who says so wants not to be understood by halves (section 4.4).
+            _ if label.ends_with('_') => {
+                return Err(senml(format!(
+                    "{} must be understood, and is not",
+                    quoted(label)
+                )));
+            }
+            _ if label.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
+                return Err(senml(format!("label {} is not known", quoted(label))));
+            }
+            _ => {}
+        }
+    }
+    Ok(fields)
+}
+
+/// What a record holds.
+enum Content {
+    /// Only what holds for those after it.
+    Base,
+    /// Only a sum.
+    Sum,
+    /// A value, and perhaps a sum.
+    Value(Value),
+}
+
+fn content(record: &Record<'_>, base: &Base<'_>) -> Result<Content, Reject> {
+    let values = [
+        record.value.is_some(),
+        record.text.is_some(),
+        record.boolean.is_some(),
+        record.data.is_some(),
+    ];
+    if values.iter().filter(|there| **there).count() > 1 {
+        return Err(senml("a record has two values"));
+    }
+    let value = match record {
+        Record { value: Some(v), .. } => Some(plus(v, base.value)),
+        Record {
+            text: Some(text), ..
+        } => Some(Value::Text((*text).to_owned())),
+        Record {
+            boolean: Some(b), ..
+        } => Some(Value::Bool(*b)),
+        Record {
+            data: Some(data), ..
+        } => Some(Value::Bytes(data.to_vec())),
+        _ => None,
+    };
+    match (value, record.sum, record.name, base.value) {
+        (Some(value), ..) => Ok(Content::Value(value)),
+        (None, Some(_), ..) => Ok(Content::Sum),
+        // The base value is the value.
+        (None, None, Some(_), Some(value)) => Ok(Content::Value(plus(value, None))),
+        (None, None, None, _) if record.time.is_none() && record.unit.is_none() => {
+            Ok(Content::Base)
+        }
+        _ => Err(senml("a record has neither a value nor a sum")),
+    }
+}
+
+/// The name of a record (section 4.5.1).
+fn name(record: &Record<'_>, base: &Base<'_>) -> Result<String, Reject> {
+    let name = format!("{}{}", base.name, record.name.unwrap_or_default());
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | ':' | '.' | '/' | '_');
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(fine) {
+        return Err(senml(format!("{} is not a name", quoted(&name))));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(measure::name_too_long());
+    }
+    Ok(name)
+}
+
+fn when(record: &Record<'_>, base: &Base<'_>, received: Timestamp) -> When {
+    let nanos = base.time.saturating_add(record.time.unwrap_or(0));
+    if nanos == 0 {
+        return When::Now;
+    }
+    if nanos.abs() < RELATIVE_BELOW {
+        let at = i64::try_from(nanos).map_or(received.as_nanos(), |nanos| {
+            received.as_nanos().saturating_add(nanos)
+        });
+        return When::Relative(Timestamp::from_nanos(at));
+    }
+    When::Said(timestamp::said(
+        Some(nanos),
+        nanos % 1_000_000_000 != 0,
+        received,
+    ))
+}
+
+/// A number with another one added; integers stay integers where they can.
+fn plus(node: &Node<'_>, base: Option<&Node<'_>>) -> Value {
+    let Some(base) = base else {
+        return node.to_value();
+    };
+    if let (Node::Int(a), Node::Int(b)) = (node, base)
+        && let Some(sum) = a.checked_add(*b)
+    {
+        return Value::Int(sum);
+    }
+    let sum = measure::float(node).zip(measure::float(base));
+    match sum.map(|(a, b)| a + b) {
+        Some(sum) if sum.is_finite() => Value::Float(sum),
+        _ => Value::Null,
+    }
+}
+
+fn text<'n>(label: &str, node: &'n Node<'_>) -> Result<&'n str, Reject> {
+    match node {
+        Node::Text(text) => Ok(text),
+        _ => Err(wrong(label, "text", node)),
+    }
+}
+
+fn number<'n>(label: &str, node: &'n Node<'_>) -> Result<&'n Node<'n>, Reject> {
+    match node {
+        Node::Int(_) | Node::UInt(_) | Node::Float(_) => Ok(node),
+        _ => Err(wrong(label, "a number", node)),
+    }
+}
+
+fn time(label: &str, node: &Node<'_>) -> Result<i128, Reject> {
+    if let Node::Float(Float { value, .. }) = node
+        && !value.is_finite()
+    {
+        return Err(Reject::new(Class::Range, "a time is not a number"));
+    }
+    let node = number(label, node)?;
+    timestamp::seconds(node)
+        .ok_or_else(|| Reject::new(Class::Range, "a time is beyond all calendars"))
+}
+
+/// Bytes; in JSON as text (section 5.1), with or without padding.
+fn data<'n>(node: &'n Node<'_>) -> Result<Cow<'n, [u8]>, Reject> {
+    match node {
+        Node::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+        Node::Text(text) => {
+            let bare = text.trim_end_matches('=');
+            base64::engine::general_purpose::URL_SAFE_NO_PAD
+                .decode(bare)
+                .map(Cow::Owned)
+                .map_err(|_| senml("\"vd\" is not base64 of URLs"))
+        }
+        _ => Err(wrong("vd", "data", node)),
+    }
+}
+
+fn wrong(label: &str, wanted: &str, node: &Node<'_>) -> Reject {
+    let reason = format!("{label:?} should be {wanted}, not {}", node.kind());
+    Reject::new(Class::Senml, reason)
+}
+
+fn senml(reason: impl Into<Cow<'static, str>>) -> Reject {
+    Reject::new(Class::Senml, reason)
+}

@@ -1,0 +1,32 @@
+//! Shadow documents of AWS IoT: what a thing reported is the reading.
+
+use super::{Id, Meaning};
+use crate::normalise::{Class, Message, Node, Reject, identity::text};
+
+/// A document's version identifies it where the service gave it: in `accepted` and
+/// `documents`. In a thing's own update it says which version it expects.
+pub(super) fn meaning<'n, 'a>(
+    message: &Message<'_>,
+    document: &'n Node<'a>,
+) -> Result<Meaning<'n, 'a>, Reject> {
+    let current = document.child("current").unwrap_or(document);
+    let reported = current
+        .child("state")
+        .and_then(|state| state.child("reported"))
+        .filter(|node| **node != Node::Null)
+        .ok_or_else(|| {
+            let reason = "there is no reported state in the document";
+            Reject::new(Class::Missing, reason)
+        })?;
+    let topic = message.topic;
+    let by_service = topic.ends_with("/accepted") || topic.ends_with("/documents");
+    let version = current
+        .child("version")
+        .filter(|_| by_service)
+        .and_then(text);
+    Ok(Meaning {
+        id: version.map(|version| Id::protocol(&[topic.as_bytes(), version.as_bytes()])),
+        part: Some(reported),
+        ..Meaning::default()
+    })
+}
