@@ -24,6 +24,8 @@ mod message;
 mod outbox;
 mod retained;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,
@@ -74,9 +76,39 @@ pub(crate) struct Subscription {
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
     /// It is kept: what it gets at QoS 1 and 2 comes through the session's queue.
-    pub(crate) kept: bool,
+    pub(crate) kept: Option<Queued>,
     /// Messages with lower numbers were before it. Set by [`Fanout::subscribe`].
     pub(crate) since: u64,
+}
+
+/// Which messages the keeper has matched with a kept subscription, and which with the one
+/// that it replaced: what it had put into the queue, or not, by the time that a message
+/// comes here must neither be shown nor left out here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Queued {
+    since: u64,
+    qos_before: QoS,
+}
+
+impl Queued {
+    /// The keeper has the subscription for messages from number `since` on.
+    pub(crate) fn from(since: u64) -> Self {
+        Self {
+            since,
+            qos_before: QoS::AtMostOnce,
+        }
+    }
+}
+
+impl Subscription {
+    /// The QoS that counts for a message: of a kept one that of the time when the keeper
+    /// matched it.
+    fn qos_for(&self, message: &Message) -> QoS {
+        match self.kept {
+            Some(queued) if message.number() < queued.since => queued.qos_before,
+            _ => self.qos,
+        }
+    }
 }
 
 /// The live subscriptions.
@@ -245,7 +277,7 @@ impl Fanout {
         let mut matched: Vec<(u64, &Subscription)> = Vec::new();
         filters.visit(message.topic_str(), &mut |session, subscription| {
             let own = subscription.no_local && session == message.publisher();
-            if !own && subscription.since <= message.number() {
+            if !own {
                 matched.push((session, subscription));
             }
             false
@@ -256,19 +288,22 @@ impl Fanout {
             let Some((_, first)) = same.first() else {
                 continue;
             };
-            let granted = same
-                .iter()
-                .map(|(_, one)| one.qos)
-                .max()
-                .unwrap_or(first.qos);
-            let qos = granted.min(message.qos());
-            if first.kept && qos > QoS::AtMostOnce {
+            let qos = |one: &Subscription| one.qos_for(&message).min(message.qos());
+            let is_queued = |one: &Subscription| qos(one) > QoS::AtMostOnce;
+            if first.kept.is_some() && same.iter().any(|(_, one)| is_queued(one)) {
                 continue;
             }
+            let live = || {
+                let all = same.iter().map(|(_, one)| one);
+                all.filter(|one| one.since <= message.number())
+            };
+            let Some(qos) = live().map(|one| qos(one)).max() else {
+                continue;
+            };
             let delivery = Delivery {
                 qos,
-                retain: message.retain() && same.iter().any(|(_, one)| one.retain_as_published),
-                subscription_ids: same.iter().filter_map(|(_, one)| one.id).collect(),
+                retain: message.retain() && live().any(|one| one.retain_as_published),
+                subscription_ids: live().filter_map(|one| one.id).collect(),
                 message: message.clone(),
                 claim: None,
             };
@@ -352,7 +387,7 @@ impl Fanout {
         let count_max = self.kept().retained.count_max();
         for message in retained.matching(filter) {
             let qos = qos.min(message.qos());
-            if kept && qos > QoS::AtMostOnce {
+            if kept.is_some() && qos > QoS::AtMostOnce {
                 continue;
             }
             let delivery = Delivery {
@@ -378,6 +413,9 @@ impl Fanout {
         let replaced = filters.insert(filter, session, subscription, |old, new| {
             // What was on its way to the old one is on its way to the new one.
             new.since = old.since;
+            if let Some(queued) = &mut new.kept {
+                queued.qos_before = old.qos;
+            }
         });
         if !replaced {
             self.weight.fetch_add(weight(filter), Relaxed);
@@ -428,112 +466,4 @@ fn weight(filter: &str) -> usize {
 /// What a membership of a shared subscription may cost, if it is the first.
 fn shared_weight(name: &str, filter: &str) -> usize {
     name.len() + 512 + weight(filter)
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::{Duration, timeout};
-
-    use super::*;
-    use crate::{
-        budget::Budget,
-        embedded::{Embedded, Watch},
-        keep,
-    };
-
-    fn keeper(counters: &Arc<Counters>, budget: &Arc<Budget>) -> Keeper {
-        let config = keep::Config::default();
-        Keeper::open(config, Arc::clone(counters), Arc::clone(budget)).unwrap()
-    }
-
-    fn publish(topic: &str, payload: &str) -> Publish {
-        Publish {
-            topic: Arc::from(topic),
-            payload: Bytes::copy_from_slice(payload.as_bytes()),
-            qos: QoS::AtMostOnce,
-            retain: false,
-            dup: false,
-            properties: None,
-            delivery: None,
-        }
-    }
-
-    async fn next(outbox: &Outbox) -> Vec<u8> {
-        let wait = async {
-            loop {
-                if let Some(delivery) = outbox.pop() {
-                    return delivery.message.payload().to_vec();
-                }
-                outbox.filled().await;
-            }
-        };
-        timeout(Duration::from_secs(20), wait)
-            .await
-            .expect("a message arrives")
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn subscribers_go_on_when_the_router_dies() {
-        let watch = Watch {
-            every: Duration::from_millis(20),
-            patience: Duration::from_millis(400),
-        };
-        let counters = Arc::<Counters>::default();
-        let embedded = Arc::new(Embedded::new(watch, Arc::clone(&counters)));
-        let carrier: Arc<dyn Carrier> = embedded.clone();
-        let budget = Arc::new(Budget::of(1_000_000));
-        let fanout = Arc::new(Fanout::new(
-            carrier,
-            Arc::clone(&counters),
-            keeper(&counters, &budget),
-        ));
-        let task = tokio::spawn(Arc::clone(&fanout).run());
-        let outbox = Arc::new(Outbox::new(1_000_000, 64, &budget));
-        let subscription = Subscription {
-            outbox: Arc::clone(&outbox),
-            qos: QoS::AtMostOnce,
-            no_local: false,
-            retain_as_published: false,
-            id: None,
-            kept: false,
-            since: 0,
-        };
-        fanout
-            .subscribe(1, "a/+", subscription, SendRetained::Never)
-            .unwrap();
-        for round in 0..4 {
-            for n in 0..10 {
-                let message = fanout.message(2, &publish("a/b", &format!("{round} {n}")));
-                fanout.carry(vec![message]);
-            }
-            for n in 0..10 {
-                assert_eq!(next(&outbox).await, format!("{round} {n}").into_bytes());
-            }
-            embedded.poison();
-        }
-        assert!(counters.router_restarts.get() >= 3);
-        assert_eq!(counters.dropped_router.get(), 0);
-        task.abort();
-    }
-
-    #[tokio::test]
-    async fn a_message_without_subscribers_never_enters_the_carrier() {
-        #[derive(Debug)]
-        struct Never;
-        impl Carrier for Never {
-            fn carry(&self, frames: Vec<Bytes>) {
-                panic!("{} frames", frames.len());
-            }
-            fn run<'a>(&'a self, _: &'a (dyn Fn(Bytes) + Sync)) -> Running<'a> {
-                Box::pin(std::future::pending())
-            }
-        }
-        let counters = Arc::default();
-        let keeper = keeper(&counters, &Arc::new(Budget::of(1_000_000)));
-        let fanout = Fanout::new(Arc::new(Never), counters, keeper);
-        let mut retained = publish("a", "x");
-        retained.retain = true;
-        assert!(!fanout.is_wanted("a"));
-        fanout.show(1, None, &[retained]).await.unwrap();
-    }
 }

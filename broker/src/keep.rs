@@ -38,6 +38,7 @@ mod handle;
 mod job;
 mod queue;
 mod retained;
+mod room;
 mod schema;
 mod session;
 mod shared;
@@ -56,6 +57,7 @@ pub(crate) use job::{
     Add, Enter, Entered, Kept, KeptWill, Leave, Op, Refused, SessionId, Sub, Token, Turn,
 };
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
+pub(crate) use room::Wish;
 pub(crate) use shared::{Shared, Wanted};
 
 /// What becomes of a message for a queue that is full.
@@ -147,8 +149,13 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
-/// The packet identifier of a place in a queue. Places that share one are 65,535
+/// The packet identifiers of places in queues are up to this; those above it are for what
+/// a connection sends beside its session's queue.
+pub(crate) const PLACE_IDS: u16 = 32_767;
+
+/// The packet identifier of a place in a queue. Places that share one are [`PLACE_IDS`]
 /// apart; the session does not send the later while the earlier is in flight.
 pub(crate) fn packet_id(position: i64) -> u16 {
-    u16::try_from(position.rem_euclid(65_535) + 1).expect("between 1 and 65,535")
+    let places = i64::from(PLACE_IDS);
+    u16::try_from(position.rem_euclid(places) + 1).expect("between 1 and 32,767")
 }

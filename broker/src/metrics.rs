@@ -168,6 +168,8 @@ counters! {
     dropped_too_large,
     /// Messages that expired in a subscriber's queue.
     dropped_expired,
+    /// Messages a client did not get because it lost the right to them while it was away.
+    dropped_revoked,
     /// Live messages lost between commit and fan-out: the router was behind,
     /// evicted them, or was rebuilt.
     dropped_router,
@@ -187,8 +189,7 @@ counters! {
     sessions_kept,
     /// Persistent sessions that ended because their clients stayed away.
     sessions_expired,
-    /// Connections refused because there are `sessions_max` persistent sessions, or no
-    /// room on disk for one.
+    /// Connections refused because there are `sessions_max` persistent sessions.
     refused_sessions_max,
     /// Subscriptions of persistent sessions.
     subscriptions_kept,
@@ -201,7 +202,8 @@ counters! {
     /// Times a publish was refused or held because a queue, or the disk of
     /// `broker.db`, was full.
     refused_queue_full,
-    /// Times that `broker.db` had no more room.
+    /// Times that `broker.db` had no more room, and connections that were refused or
+    /// ended because of it.
     keep_full,
     /// Queued or retained messages that were damaged on disk, and are gone.
     kept_damaged,

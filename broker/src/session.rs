@@ -65,6 +65,12 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long the last bytes to a client may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// The subscriptions of a session before do not fit beside those of the others.
+const NO_MEMORY: Error = Error {
+    reason: reason::QUOTA_EXCEEDED,
+    what: "subscriptions that are more than can be kept for all sessions",
+};
+
 /// What all sessions share.
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -103,6 +109,8 @@ enum End {
     Kicked,
     Shutdown,
     Illegal(Error),
+    /// Our disk is full, and there is no other way to say so.
+    DiskFull(&'static str),
     /// The gateway lost a publish, or the keeper something.
     Lost,
     /// The client may not do what it does, or not be here any longer.
@@ -171,7 +179,7 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
     let window = handshake::window(context, &connect);
     let keeper = context.fanout.keeper();
     let durable = entered.as_deref();
-    let durable = durable.map(|entered| Box::new(Durable::new(keeper, entered)));
+    let durable = durable.map(|entered| Box::new(Durable::new(keeper, entered, &rights)));
     let reason_text_max = match connect.problem_information {
         // An acknowledgement has at most 10 bytes beside its text.
         true => connect.packet_bytes_max.saturating_sub(10),
@@ -212,15 +220,20 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
             window,
             connect.packet_bytes_max,
             Aliases::new(connect.topic_alias_max, &context.kept_budget),
+            entered.is_some(),
         ),
         subscriptions: Subscriptions::new(context, &rights, id, Arc::clone(&outbox), entered),
         durable,
     };
     // A client may be silent for one and a half times what it said.
     let silence_max = connect.keep_alive.map(|said| said * 3 / 2);
-    let end = session
-        .live(&mut wire, &outbox, seat.asked_to_leave(), silence_max)
-        .await;
+    let end = if session.subscriptions.is_complete() {
+        session
+            .live(&mut wire, &outbox, seat.asked_to_leave(), silence_max)
+            .await
+    } else {
+        End::Illegal(NO_MEMORY)
+    };
 
     let end = match end {
         End::TakenOver if seat.is_kicked() => End::Kicked,
@@ -235,6 +248,11 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
         End::TakenOver => (Some(reason::SESSION_TAKEN_OVER), None, true),
         End::Shutdown => (Some(reason::SERVER_SHUTTING_DOWN), None, false),
         End::Illegal(error) => (Some(error.reason), Some(error.what).filter(text_fits), true),
+        End::DiskFull(what) => (
+            Some(reason::QUOTA_EXCEEDED),
+            Some(*what).filter(text_fits),
+            true,
+        ),
         End::Lost => (Some(reason::SERVER_BUSY), None, true),
         End::NotAuthorized(what) => (
             Some(reason::NOT_AUTHORIZED),

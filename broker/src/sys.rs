@@ -74,6 +74,7 @@ fn dropped(now: &Metrics) -> u64 {
         + now.dropped_shared
         + now.dropped_too_large
         + now.dropped_expired
+        + now.dropped_revoked
         + now.dropped_router
 }
 

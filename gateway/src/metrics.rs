@@ -492,6 +492,11 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.dropped_expired,
     ),
     counter(
+        "gateway_broker_dropped_revoked",
+        "Messages a client did not get because it lost the right to them while it was away",
+        |a| a.status.broker.dropped_revoked,
+    ),
+    counter(
         "gateway_broker_dropped_router",
         "Live messages lost between commit and fan-out",
         |a| a.status.broker.dropped_router,
@@ -523,7 +528,7 @@ const PLAIN: &[Plain] = &[
     ),
     counter(
         "gateway_broker_refused_sessions_max",
-        "Connections refused because there are sessions_max persistent sessions, or no room for one",
+        "Connections refused because there are sessions_max persistent sessions",
         |a| a.status.broker.refused_sessions_max,
     ),
     gauge(
@@ -553,7 +558,7 @@ const PLAIN: &[Plain] = &[
     ),
     counter(
         "gateway_broker_keep_full",
-        "Times that broker.db had no more room",
+        "Times that broker.db had no more room, and connections refused or ended because of it",
         |a| a.status.broker.keep_full,
     ),
     counter(

@@ -179,6 +179,11 @@ impl Rights {
         permit
     }
 
+    /// Whether the client may have the messages of a topic.
+    pub(crate) fn may_read(&self, topic: &str) -> bool {
+        self.may_subscribe(topic).is_some()
+    }
+
     fn may_subscribe(&self, filter: &str) -> Option<Permit> {
         if !self.is_restricted {
             return Some(Permit::ALL);

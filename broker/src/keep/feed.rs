@@ -104,7 +104,11 @@ impl Feed {
     }
 
     pub(super) fn set_behind(&self, behind: bool) {
-        self.behind.store(behind, SeqCst);
+        let was_behind = self.behind.swap(behind, SeqCst);
+        if behind && !was_behind {
+            // The session may have taken everything since there was no room.
+            self.wake();
+        }
     }
 
     /// The session was removed under its connection.
@@ -135,5 +139,23 @@ impl Feed {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Item>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_has_taken_everything_hears_that_there_is_more() {
+        let budget = Arc::new(Budget::of(1 << 20));
+        let outbox = Arc::new(Outbox::new(1 << 20, 64, &budget));
+        let feed = Feed::new(Arc::clone(&outbox), &budget);
+        assert!(feed.pop().is_none() && !feed.wants_more());
+        feed.set_behind(true);
+        assert!(outbox.filled().now_or_never().is_some());
+        assert!(feed.wants_more());
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Config, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo, SessionId,
-    SessionInfo, Shared, SubscriptionInfo, Token, Turn,
+    SessionInfo, Shared, SubscriptionInfo, Token, Turn, Wish,
     job::{Answer, Job, Work},
     writer::Writer,
 };
@@ -80,8 +80,22 @@ impl Keeper {
     /// Keeps what is to be retained, and queues for persistent sessions; one
     /// answer for each, in order.
     pub(crate) async fn publish(&self, ops: Vec<Op>) -> Result<Vec<Kept>, Refused> {
-        match self.ask(Work::Publish(ops)).await? {
-            Answer::Kept(kept) => Ok(kept),
+        match self.ask(Work::Publish(ops)).await {
+            Ok(Answer::Kept(kept)) => Ok(kept),
+            Ok(_) => Err(Refused::Stopped),
+            Err(refused) => {
+                if refused == Refused::Full {
+                    self.shared.is_short_of_room();
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    /// The place of the first of `wishes` that there is no room for, if there is one.
+    pub(crate) async fn room(&self, wishes: Vec<Wish>) -> Result<Option<usize>, Refused> {
+        match self.ask(Work::Room(wishes)).await? {
+            Answer::Room(none) => Ok(none),
             _ => Err(Refused::Stopped),
         }
     }
@@ -95,8 +109,13 @@ impl Keeper {
         self.ask(Work::Begin(session, exchanges)).await.map(drop)
     }
 
-    pub(crate) async fn turn(&self, session: SessionId, turn: Turn) -> Result<(), Refused> {
-        self.ask(Work::Turn(session, turn)).await.map(drop)
+    /// Does what a connected session asks for. The number from which on messages are
+    /// matched with its subscriptions as they are by then.
+    pub(crate) async fn turn(&self, session: SessionId, turn: Turn) -> Result<u64, Refused> {
+        match self.ask(Work::Turn(session, turn)).await? {
+            Answer::Decided(number) => Ok(number),
+            _ => Err(Refused::Stopped),
+        }
     }
 
     /// The wills of connections that are gone, and when they are due.

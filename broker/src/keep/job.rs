@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Feed;
+use super::{Feed, Wish};
 use crate::{
     QoS,
     fanout::{Message, Outbox},
@@ -131,6 +131,8 @@ pub(crate) struct Turn {
     pub(crate) unsubscribe: Vec<Arc<str>>,
     /// The feed is empty and the queue may have more.
     pub(crate) page: bool,
+    /// So many of [`Entered::dropped`] the client has heard of.
+    pub(crate) heard: u64,
 }
 
 impl Turn {
@@ -141,6 +143,7 @@ impl Turn {
             && self.subscribe.is_empty()
             && self.unsubscribe.is_empty()
             && !self.page
+            && self.heard == 0
     }
 }
 
@@ -172,7 +175,7 @@ pub struct SessionInfo {
     pub queued: u64,
     /// Bytes in its queue.
     pub queued_bytes: u64,
-    /// Messages it did not get because its queue was full, since it last connected.
+    /// Messages it did not get because its queue was full, since it last heard of it.
     pub dropped: u64,
 }
 
@@ -210,6 +213,8 @@ pub(super) enum Work {
     Enter(Enter),
     Leave(Leave),
     Publish(Vec<Op>),
+    /// Whether there is room.
+    Room(Vec<Wish>),
     Begin(SessionId, Vec<(u16, Token)>),
     Turn(SessionId, Turn),
     /// The session's will is to be published, if it is still due.
@@ -231,6 +236,10 @@ pub(super) enum Answer {
     Was(bool),
     Entered(Box<Entered>),
     Kept(Vec<Kept>),
+    /// Messages from this number on are matched with the subscriptions as they are now.
+    Decided(u64),
+    /// The first that there is no room for.
+    Room(Option<usize>),
     Sessions(Vec<SessionInfo>),
     Subscriptions(Vec<SubscriptionInfo>),
     Wills(Vec<KeptWill>),

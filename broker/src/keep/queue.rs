@@ -54,6 +54,10 @@ impl Writer {
             }
             if message.retain() {
                 *message = self.retain(message)?;
+            } else if message.number() < self.shared.decided() {
+                // Numbered before subscriptions changed, and matched with them now.
+                let number = self.shared.retained.number();
+                *message = message.renumbered(number, &self.shared.budget);
             }
             self.enqueue(message, targets)?;
         }
@@ -189,7 +193,7 @@ impl Writer {
         Ok(true)
     }
 
-    fn is_full(&self, id: SessionId, bytes: u64, all: u64) -> bool {
+    pub(super) fn is_full(&self, id: SessionId, bytes: u64, all: u64) -> bool {
         let config = &self.shared.config;
         self.state.sessions.get(&id).is_none_or(|session| {
             session.count >= config.queue_messages_max

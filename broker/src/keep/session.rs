@@ -44,7 +44,7 @@ impl Writer {
             session.feed = Some(Arc::clone(&feed));
             session.row.expiry_secs = enter.expiry_secs;
             session.row.ended_ms = None;
-            dropped = std::mem::take(&mut session.row.dropped);
+            dropped = session.row.dropped;
         }
         self.keep_will(id, enter.will.as_ref())?;
         self.page(id)?;

@@ -8,11 +8,14 @@ use std::{
     },
 };
 
-use super::{Config, SessionId, group::Groups, job::Sub};
+use super::{Config, QueueFull, SessionId, group::Groups, job::Sub};
 use crate::{
     budget::Budget, clock::Clock, fanout::Retained, filters::Filters, metrics::Counters,
     topic::shared_filter,
 };
+
+/// How long room that was missing is believed to be missing.
+const SHORT_MS: u64 = 10_000;
 
 /// Who wants the messages of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +42,10 @@ pub(crate) struct Shared {
     groups: RwLock<Groups>,
     /// Changes with every change of `filters`.
     version: AtomicU64,
+    /// The number from which on messages are matched with `filters` as they are.
+    decided: AtomicU64,
+    /// Until when the disk may have no room, by `clock`.
+    short_until_ms: AtomicU64,
     /// By client identifier.
     clients: RwLock<HashMap<Arc<str>, Known>>,
 }
@@ -55,6 +62,8 @@ impl Shared {
             filters: RwLock::default(),
             groups: RwLock::default(),
             version: AtomicU64::new(0),
+            decided: AtomicU64::new(0),
+            short_until_ms: AtomicU64::new(0),
             clients: RwLock::default(),
         }
     }
@@ -62,6 +71,26 @@ impl Shared {
     /// Changes whenever an answer of [`Shared::is_wanted`] may change.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Relaxed)
+    }
+
+    /// The number from which on messages are matched with the filters as they are now,
+    /// while those with lower ones were matched with what there was before. For the
+    /// writer, which sees to that.
+    pub(super) fn decided(&self) -> u64 {
+        self.decided.load(Relaxed)
+    }
+
+    /// There was no room on disk just now.
+    pub(super) fn is_short_of_room(&self) {
+        let until = self.clock.now_ms() + SHORT_MS;
+        self.short_until_ms.store(until, Relaxed);
+    }
+
+    /// Whether what is to be kept is likely to find no room, so that it is worth asking
+    /// first. Where the operator wants publishers to be refused it always is.
+    pub(crate) fn may_have_no_room(&self) -> bool {
+        self.config.queue_full == QueueFull::Refuse
+            || self.short_until_ms.load(Relaxed) > self.clock.now_ms()
     }
 
     /// Whether a persistent session subscribes to `topic`.
@@ -126,6 +155,7 @@ impl Shared {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = None;
         filters.insert(filter, session.key(), sub, |old, _| before = Some(*old));
+        self.decided.store(self.retained.number(), Relaxed);
         self.changed(&filters);
         before
     }
@@ -138,6 +168,7 @@ impl Shared {
         }
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
         let removed = filters.remove(filter, session.key());
+        self.decided.store(self.retained.number(), Relaxed);
         self.changed(&filters);
         removed
     }

@@ -286,6 +286,7 @@ impl Writer {
             Work::Begin(id, exchanges) => return self.begin_exchanges(*id, exchanges),
             Work::Turn(id, turn) => return self.turn(*id, turn),
             Work::Publish(ops) => self.publish(ops)?,
+            Work::Room(wishes) => self.room(wishes),
             Work::TakeWill(id) => Answer::Was(self.take_will(*id)?),
             Work::Remove(client) => self.remove_client(client)?,
             Work::ClearRetained(topic) => self.clear_retained(topic)?,
@@ -315,10 +316,15 @@ impl Writer {
         for add in &turn.subscribe {
             self.subscribe(id, add)?;
         }
+        if turn.heard > 0
+            && let Some(session) = self.state.change(id)
+        {
+            session.row.dropped = session.row.dropped.saturating_sub(turn.heard);
+        }
         if turn.page {
             self.page(id)?;
         }
-        Ok(Ok(Answer::Done))
+        Ok(Ok(Answer::Decided(self.shared.decided())))
     }
 
     /// Answers what could not be written although it makes room.
@@ -397,7 +403,7 @@ fn failed_to_sync(error: &rusqlite::Error) -> bool {
 /// Whether a job needs room.
 fn grows(work: &Work) -> bool {
     match work {
-        Work::Enter(_) | Work::Publish(_) | Work::Begin(..) => true,
+        Work::Enter(_) | Work::Publish(_) | Work::Room(_) | Work::Begin(..) => true,
         Work::Turn(_, turn) => !turn.subscribe.is_empty(),
         _ => false,
     }

@@ -15,12 +15,19 @@ use std::{
 use futures_util::FutureExt;
 
 use crate::{
-    keep::{Add, Entered, Feed, Item, Keeper, Leave, Refused, SessionId, Token, Turn, packet_id},
+    QoS,
+    auth::Rights,
+    keep::{
+        Add, Entered, Feed, Item, Keeper, Leave, PLACE_IDS, Refused, SessionId, Token, Turn,
+        packet_id,
+    },
     packet::Unsubscribe,
 };
 
 /// Places that are over and not yet with the keeper, beyond which nothing is sent.
 const DONE_MAX: usize = 1024;
+/// PUBRECs for places that are still to be sent again.
+const EARLY_MAX: usize = 1024;
 
 /// What the client owes us for a place, or we owe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +47,15 @@ pub(super) enum Owed {
 pub(super) enum Pending {
     Subscribe {
         id: u16,
+        /// The filters of the packet, and a reason code for each.
+        filters: Vec<Arc<str>>,
         codes: Vec<u8>,
         adds: Vec<Add>,
+    },
+    /// Some filters were kept, and cannot be had.
+    TakeBack {
+        id: u16,
+        codes: Vec<u8>,
     },
     Unsubscribe(Unsubscribe),
 }
@@ -54,10 +68,12 @@ pub(super) struct Answers {
     /// PUBCOMPs.
     pub(super) complete: Vec<u16>,
     pub(super) pending: Option<Pending>,
+    /// From which number on messages are matched with the subscriptions as they are now.
+    pub(super) decided: u64,
 }
 
 struct Asked {
-    future: Pin<Box<dyn Future<Output = Result<(), Refused>> + Send>>,
+    future: Pin<Box<dyn Future<Output = Result<u64, Refused>> + Send>>,
     received: Vec<i64>,
     complete: Vec<u16>,
     pending: Option<Pending>,
@@ -80,16 +96,25 @@ pub(super) struct Durable {
     complete: Vec<u16>,
     pending: Option<Pending>,
     asked: Option<Asked>,
-    settled: Option<(Asked, Result<(), Refused>)>,
+    settled: Option<(Asked, Result<u64, Refused>)>,
     in_flight: HashMap<u16, (i64, Owed)>,
     /// The last place that was sent.
     sent: i64,
     /// Taken from the feed, waiting for room in the window.
     held: Option<Item>,
+    /// There may still be places that were queued before this connection.
+    has_backlog: bool,
+    /// What the client may read of them, if not everything.
+    rights: Option<Arc<Rights>>,
+    /// PUBRECs of an earlier connection's messages that came before those were sent
+    /// again, and what they said.
+    early: HashMap<u16, u8>,
+    /// Messages that CONNACK said were dropped, until the client shows that it has it.
+    told: u64,
 }
 
 impl Durable {
-    pub(super) fn new(keeper: &Keeper, entered: &Entered) -> Self {
+    pub(super) fn new(keeper: &Keeper, entered: &Entered, rights: &Arc<Rights>) -> Self {
         Self {
             keeper: keeper.clone(),
             session: entered.session,
@@ -102,6 +127,10 @@ impl Durable {
             in_flight: HashMap::new(),
             sent: 0,
             held: None,
+            has_backlog: entered.present,
+            rights: rights.is_restricted().then(|| Arc::clone(rights)),
+            early: HashMap::new(),
+            told: entered.dropped,
         }
     }
 
@@ -120,9 +149,26 @@ impl Durable {
         self.pending.is_some() || self.asked.as_ref().is_some_and(pending) || self.settled.is_some()
     }
 
-    pub(super) fn subscribe(&mut self, id: u16, codes: Vec<u8>, adds: Vec<Add>) {
+    pub(super) fn subscribe(
+        &mut self,
+        id: u16,
+        filters: Vec<Arc<str>>,
+        codes: Vec<u8>,
+        adds: Vec<Add>,
+    ) {
         self.turn.subscribe.clone_from(&adds);
-        self.pending = Some(Pending::Subscribe { id, codes, adds });
+        self.pending = Some(Pending::Subscribe {
+            id,
+            filters,
+            codes,
+            adds,
+        });
+    }
+
+    /// Ends subscriptions that were kept a moment ago, before SUBACK says so.
+    pub(super) fn take_back(&mut self, id: u16, codes: Vec<u8>, filters: Vec<Arc<str>>) {
+        self.turn.unsubscribe = filters;
+        self.pending = Some(Pending::TakeBack { id, codes });
     }
 
     pub(super) fn unsubscribe(&mut self, packet: Unsubscribe) {
@@ -138,26 +184,79 @@ impl Durable {
         }
     }
 
-    /// The next item, if `has_room` for it.
-    pub(super) fn next(&mut self, has_room: impl Fn(u16) -> bool) -> Option<Item> {
+    /// The client has sent something, so it has read CONNACK.
+    pub(super) fn is_heard(&mut self) {
+        self.turn.heard += std::mem::take(&mut self.told);
+    }
+
+    /// The next item, if the window `has_room` for it.
+    pub(super) fn next(&mut self, has_room: bool) -> Option<Item> {
         let item = match self.held.take() {
             Some(item) => item,
             None => match self.feed.pop() {
                 Some(item) => item,
                 None => {
-                    self.turn.page |= self.feed.wants_more();
+                    let wants_more = self.feed.wants_more();
+                    self.turn.page |= wants_more;
+                    self.has_backlog &= wants_more;
                     return None;
                 }
             },
         };
         let id = packet_id(item.position);
         let waits = self.in_flight.contains_key(&id) || self.turn.done.len() >= DONE_MAX;
-        if waits || !has_room(id) {
+        if waits || !has_room {
             self.held = Some(item);
             return None;
         }
         self.sent = item.position;
         Some(item)
+    }
+
+    /// Whether the client may have a message of the queue. What was queued while it was
+    /// away may be of a right that it has lost since.
+    pub(super) fn may_read(&self, topic: &str) -> bool {
+        let rights = self.rights.as_ref().filter(|_| self.has_backlog);
+        rights.is_none_or(|rights| rights.may_read(topic))
+    }
+
+    /// PUBREC came for what is not in flight; whether it may be for a place that is still
+    /// to be sent again.
+    pub(super) fn is_early(&mut self, id: u16, code: u8) -> bool {
+        let may_be = self.has_backlog && id <= PLACE_IDS && self.early.len() < EARLY_MAX;
+        if may_be {
+            self.early.insert(id, code);
+        }
+        may_be
+    }
+
+    /// Whether PUBREC for an item that may have been sent before came already. Then
+    /// nothing is to be sent.
+    pub(super) fn was_early(&mut self, item: &Item) -> bool {
+        let id = packet_id(item.position);
+        if !item.dup || item.qos != QoS::ExactlyOnce {
+            return false;
+        }
+        match self.early.remove(&id) {
+            None => return false,
+            // The client refused it: the exchange is over.
+            Some(0x80..) => self.over(item.position),
+            Some(_) => {
+                self.sent(item.position, Owed::Received);
+                self.received(id);
+            }
+        }
+        true
+    }
+
+    /// Of those that came early, the ones that were for nothing, once that is known.
+    pub(super) fn strays(&mut self) -> Vec<u16> {
+        if self.has_backlog || self.early.is_empty() {
+            return Vec::new();
+        }
+        let early = std::mem::take(&mut self.early).into_iter();
+        let received = early.filter(|(_, code)| *code < 0x80);
+        received.map(|(id, _)| id).collect()
     }
 
     /// What is sent and not acknowledged.
@@ -231,6 +330,7 @@ impl Durable {
             release: Vec::new(),
             complete: asked.complete,
             pending: asked.pending,
+            decided: 0,
         };
         for position in &asked.received {
             let id = packet_id(*position);
@@ -240,7 +340,7 @@ impl Durable {
             }
         }
         Some(match result {
-            Ok(()) => Ok(answers),
+            Ok(decided) => Ok(Answers { decided, ..answers }),
             Err(refused) => Err((refused, answers)),
         })
     }

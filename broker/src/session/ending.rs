@@ -123,6 +123,13 @@ pub(super) fn count(context: &Context, publisher: &Publisher, end: &End) {
             }
             return;
         }
+        End::DiskFull(what) => {
+            counters.keep_full.add(1);
+            if let Some(held_back) = context.quiet.pass() {
+                tracing::warn!(client.id = %client_id, reason = *what, held_back, "a session ended because the disk is full");
+            }
+            return;
+        }
         End::Lost => {
             if let Some(held_back) = context.quiet.pass() {
                 tracing::warn!(client.id = %client_id, held_back, "a session ended unacknowledged");

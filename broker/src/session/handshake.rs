@@ -15,7 +15,7 @@ use crate::{
     auth::{Attempt, Refusal as Refused, Rights},
     budget::Share,
     fanout::Outbox,
-    keep::{Entered, Leave},
+    keep::Entered,
     limits::{Pass, Turned},
     listener::Peer,
     metrics::Counter,
@@ -196,12 +196,9 @@ pub(super) async fn welcome(
     .await
     {
         Ok(entered) => entered,
-        Err(error) => {
-            let counter = match error.reason {
-                reason::CLIENT_ID_INVALID => &counters.refused_client_id,
-                _ => &counters.refused_sessions_max,
-            };
-            return refuse(context, wire, protocol, counter, error).await;
+        Err(why) => {
+            let counter = why.counter(counters);
+            return refuse(context, wire, protocol, counter, why.error()).await;
         }
     };
     let present = entered.as_ref().is_some_and(|one| one.present);
@@ -227,14 +224,7 @@ pub(super) async fn welcome(
     );
     if !announced {
         if let Some(entered) = entered {
-            let leave = Leave {
-                session: entered.session,
-                sent: 0,
-                expiry_secs: None,
-                forget_will: true,
-            };
-            // Where it is not noted, the next start does.
-            Box::pin(context.fanout.keeper().leave(leave)).await.ok();
+            Box::pin(resume::undo(context.fanout.keeper(), entered.session)).await;
         }
         let error = packet::Error {
             reason: reason::PACKET_TOO_LARGE,

@@ -25,7 +25,11 @@
 //!
 //! A publish that finds no room: MQTT 5 clients hear it in the acknowledgement
 //! (0x97); for 3.1.1 clients, and at QoS 0, which have no way to hear of it, the
-//! publish is held and asked about again, everything behind it waiting.
+//! publish is held and asked about again, everything behind it waiting. What the
+//! gateway has already, and only the keeper has no room for, is held for all of them:
+//! 0x97 would be a lie, and the client's next try another event. So that MQTT 5 clients
+//! hear it all the same, the keeper is asked for room before the gateway where it is
+//! likely to have none (`hand_over`).
 
 mod batch;
 mod hand_over;
@@ -234,12 +238,17 @@ impl<'s> Inbound<'s> {
         if refused {
             counters.topics_refused.add(1);
         }
-        if publish.qos == QoS::ExactlyOnce
-            && let Some((token, is_new)) = self.exchanges.begin(id, self.durable.is_some())
-        {
-            publish.delivery = Some(exchanges::delivery(&token, &publish));
-            if is_new && let Some(durable) = &mut self.durable {
-                durable.begun.push((id, token));
+        let qos = publish.qos;
+        let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
+        // Of what is answered here nothing needs to be known on disk.
+        let is_admitted = !denied && !excess && (!refused || may_be_held);
+        if qos == QoS::ExactlyOnce {
+            let is_durable = is_admitted && self.durable.is_some();
+            if let Some((token, is_new)) = self.exchanges.begin(id, is_durable) {
+                publish.delivery = Some(exchanges::delivery(&token, &publish));
+                if is_new && let Some(durable) = &mut self.durable {
+                    durable.begun.push((id, token));
+                }
             }
         }
         if self.gathering.entries.is_empty() {
@@ -248,11 +257,9 @@ impl<'s> Inbound<'s> {
         }
         let bytes = bytes + ENTRY_BYTES;
         let taken = !refused && !denied && !excess;
-        let qos = publish.qos;
         let owed = publish.retain || wanted.kept && qos != QoS::AtMostOnce;
-        let is_kept = taken && owed || publish.delivery.is_some();
+        let is_kept = taken && owed || is_admitted && publish.delivery.is_some();
         let wanted = (wanted.live || owed) && taken;
-        let may_be_held = !self.is_v5() || qos == QoS::AtMostOnce;
         let mut entry = Entry {
             id,
             qos,

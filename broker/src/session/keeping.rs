@@ -19,13 +19,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Resolves to one answer for each, in order.
 pub(super) type Keeping = Pin<Box<dyn Future<Output = Result<Vec<Kept>, Refused>> + Send>>;
 
-/// Hands publishes to the keeper. With `patient`, what finds no room is asked about
-/// again until it does, or until `give_up`; everything behind it waits.
+/// Hands publishes to the keeper. What finds no room is asked about again until it does,
+/// or until `give_up`; everything behind it waits. The gateway has them, so no other answer
+/// would be true.
 pub(super) fn keep(
     fanout: &Arc<Fanout>,
     counters: &Arc<Counters>,
     ops: Vec<Op>,
-    patient: bool,
     give_up: CancellationToken,
 ) -> Keeping {
     let keeper = fanout.keeper().clone();
@@ -36,8 +36,8 @@ pub(super) fn keep(
         let mut pause = PAUSE_MIN;
         loop {
             let count = rest.len();
-            // Only those who wait may have to ask again.
-            let again = if patient { rest.clone() } else { Vec::new() };
+            // They share what is large.
+            let again = rest.clone();
             let mut kept = match keeper.publish(rest).await {
                 Ok(kept) => kept,
                 Err(Refused::Full) => vec![Kept::Refused; count],
@@ -49,7 +49,7 @@ pub(super) fn keep(
                 return Ok(answers);
             };
             counters.refused_queue_full.add(1);
-            if !patient || give_up.is_cancelled() {
+            if give_up.is_cancelled() {
                 answers.append(&mut kept);
                 return Ok(answers);
             }

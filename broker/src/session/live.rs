@@ -150,12 +150,13 @@ impl Session<'_> {
         let (bytes_in, bytes_out) = wire.take_counts();
         counters.bytes_in.add(bytes_in);
         counters.bytes_out.add(bytes_out);
+        let in_queue = self.durable.as_ref().map_or(0, |one| one.in_flight());
         let turn = Turn {
             bytes_in,
             bytes_out,
             publishes_out: self.outbound.take_delivered(),
             in_flight_in: self.inbound.in_flight(),
-            in_flight_out: self.outbound.in_flight(),
+            in_flight_out: self.outbound.in_flight() + in_queue,
             subscriptions: self.subscriptions.count(),
             taken: std::mem::take(&mut self.packets),
         };

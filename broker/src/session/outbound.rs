@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Protocol, QoS,
     fanout::{Claim, Delivery, Expired, Fanout, Outbox},
-    keep::packet_id,
+    keep::{PLACE_IDS, packet_id},
     metrics::Counters,
     packet::{Ack, Error, Kind, encode, reason},
 };
@@ -36,6 +36,8 @@ pub(super) struct Outbound {
     in_flight: HashMap<u16, (Owed, Option<Claim>)>,
     window: usize,
     frame_max: usize,
+    /// Identifiers are given from here on: those below are for the session's queue.
+    first_id: u16,
     last_id: u16,
     /// Messages sent since somebody asked.
     delivered: usize,
@@ -51,14 +53,24 @@ impl Outbound {
         window: u16,
         frame_max: usize,
         aliases: Aliases,
+        is_durable: bool,
     ) -> Self {
+        // Places of the queue have their half of the identifiers across connections, so
+        // that nothing else gets one that the client has an open exchange under.
+        let first_id = if is_durable { PLACE_IDS + 1 } else { 1 };
+        let window = if is_durable {
+            window.min(PLACE_IDS)
+        } else {
+            window
+        };
         Self {
             protocol,
             outbox,
             in_flight: HashMap::new(),
             window: window.into(),
             frame_max,
-            last_id: 0,
+            first_id,
+            last_id: first_id - 1,
             delivered: 0,
             aliases,
             held: None,
@@ -86,6 +98,11 @@ impl Outbound {
                 }
                 break;
             };
+            if durable.is_some() && delivery.qos == QoS::ExactlyOnce {
+                // Its exchange would end with the connection, and the client's half not.
+                // At QoS 1 it is sent again to whoever can take it.
+                delivery.qos = QoS::AtLeastOnce;
+            }
             let under_way = durable.as_ref().map_or(0, |durable| durable.in_flight());
             let all = self.in_flight.len() + under_way;
             if delivery.qos != QoS::AtMostOnce && all >= self.window {
@@ -103,7 +120,7 @@ impl Outbound {
             let id = if delivery.qos == QoS::AtMostOnce {
                 0
             } else {
-                self.next_id(durable.as_deref())
+                self.next_id()
             };
             if !self.write(wire, &delivery, id, expiry_secs, false) {
                 delivery.settle();
@@ -193,16 +210,27 @@ impl Outbound {
             return false;
         }
         let all = self.in_flight.len() + durable.in_flight();
-        let has_room = |id| all < self.window && !self.in_flight.contains_key(&id);
-        let Some(item) = durable.next(has_room) else {
+        let Some(item) = durable.next(all < self.window) else {
+            for id in durable.strays() {
+                counters.unknown_acks.add(1);
+                self.release(wire, id, reason::PACKET_ID_NOT_FOUND);
+            }
             return false;
         };
+        if durable.was_early(&item) {
+            return true;
+        }
         let id = packet_id(item.position);
         let Some(message) = item.message else {
             self.release(wire, id, reason::SUCCESS);
             durable.sent(item.position, durable::Owed::Completed);
             return true;
         };
+        if !durable.may_read(message.topic_str()) {
+            durable.over(item.position);
+            counters.dropped_revoked.add(1);
+            return true;
+        }
         let expiry_secs = match fanout.lifetime_left(&message) {
             Ok(left) => left,
             // The client may have its half of the exchange, and waits for ours.
@@ -237,11 +265,10 @@ impl Outbound {
 
     /// The next identifier that is not in flight; the window is smaller than
     /// the number of identifiers, so there is one.
-    fn next_id(&mut self, durable: Option<&Durable>) -> u16 {
+    fn next_id(&mut self) -> u16 {
         loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            let taken = durable.is_some_and(|durable| durable.owed(self.last_id).is_some());
-            if !taken && !self.in_flight.contains_key(&self.last_id) {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(self.first_id);
+            if !self.in_flight.contains_key(&self.last_id) {
                 return self.last_id;
             }
         }
@@ -256,10 +283,13 @@ impl Outbound {
         durable: Option<&mut Durable>,
         counters: &Counters,
     ) -> Result<(), Error> {
-        if let Some(durable) = durable
-            && let Some(owed) = durable.owed(ack.id)
-        {
-            return self.acknowledged_durable(kind, ack, owed, durable, wire);
+        if let Some(durable) = durable {
+            if let Some(owed) = durable.owed(ack.id) {
+                return self.acknowledged_durable(kind, ack, owed, durable, wire);
+            }
+            if kind == Kind::PubRec && durable.is_early(ack.id, ack.reason) {
+                return Ok(());
+            }
         }
         let Some(&mut (ref mut owed, _)) = self.in_flight.get_mut(&ack.id) else {
             counters.unknown_acks.add(1);
@@ -314,5 +344,37 @@ impl Outbound {
 
     fn release(&self, wire: &mut Wire, id: u16, code: u8) {
         encode::ack(wire.output(), self.protocol, Kind::PubRel, id, code, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+
+    fn outbound(is_durable: bool) -> Outbound {
+        let budget = Arc::new(Budget::of(1 << 20));
+        let outbox = Arc::new(Outbox::new(1 << 20, 64, &budget));
+        let aliases = Aliases::new(0, &budget);
+        Outbound::new(Protocol::V5, outbox, 65_535, 1024, aliases, is_durable)
+    }
+
+    #[test]
+    fn what_comes_beside_a_queue_never_has_the_identifier_of_a_place() {
+        let mut beside = outbound(true);
+        let ids: Vec<u16> = (0..70_000).map(|_| beside.next_id()).collect();
+        assert_eq!(
+            (ids[0], ids.iter().min(), ids.iter().max()),
+            (32_768, Some(&32_768), Some(&65_535))
+        );
+        assert!(beside.window <= 32_767, "there is always one that is free");
+        let places: Vec<u16> = (0..70_000).map(packet_id).collect();
+        assert_eq!(
+            (places.iter().min(), places.iter().max()),
+            (Some(&1), Some(&32_767))
+        );
+        let mut alone = outbound(false);
+        let ids: Vec<u16> = (0..70_000).map(|_| alone.next_id()).collect();
+        assert_eq!((ids[0], ids[65_534], ids[65_535]), (1, 65_535, 1));
     }
 }

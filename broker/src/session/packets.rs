@@ -62,6 +62,9 @@ impl Session<'_> {
             }
             let body = wire.take(header);
             any = true;
+            if let Some(durable) = &mut self.durable {
+                durable.is_heard();
+            }
             self.packets.took(header.kind);
             let protocol = self.protocol();
             let packet =
@@ -93,11 +96,17 @@ impl Session<'_> {
 
     /// Goes on with a SUBSCRIBE; whether it is done, and answered.
     fn subscribe(&mut self, wire: &mut Wire) -> Result<bool, End> {
-        let Some(Done { id, codes, adds }) = self.subscriptions.go_on() else {
+        let Some(done) = self.subscriptions.go_on() else {
             return Ok(false);
         };
+        let Done {
+            id,
+            filters,
+            codes,
+            adds,
+        } = done;
         if let Some(durable) = self.durable.as_mut().filter(|_| !adds.is_empty()) {
-            durable.subscribe(id, codes, adds);
+            durable.subscribe(id, filters, codes, adds);
             return Ok(true);
         }
         self.client.set_filters(self.subscriptions.names());
@@ -134,10 +143,7 @@ impl Session<'_> {
             Some(Err(_)) => return Err(End::Lost),
         };
         if refused && !(answers.release.is_empty() && answers.complete.is_empty()) {
-            return Err(End::Illegal(Error {
-                reason: reason::QUOTA_EXCEEDED,
-                what: "acknowledgements that there is no room for on disk",
-            }));
+            return Err(End::DiskFull("no room on disk to note an acknowledgement"));
         }
         let frame_max = self.packet_bytes_max;
         let out = wire.output();
@@ -149,13 +155,42 @@ impl Session<'_> {
         }
         let fits = match answers.pending {
             None => true,
-            Some(Pending::Subscribe { id, codes, adds }) => {
-                let codes = match refused {
-                    false => self.subscriptions.added(codes, &adds),
-                    true => vec![reason::QUOTA_EXCEEDED; codes.len()],
-                };
-                self.client.set_filters(self.subscriptions.names());
+            Some(Pending::Subscribe { id, codes, .. }) if refused => {
+                let codes = vec![reason::QUOTA_EXCEEDED; codes.len()];
                 encode::suback(out, protocol, id, &codes, frame_max)
+            }
+            Some(Pending::Subscribe {
+                id,
+                filters,
+                mut codes,
+                adds,
+            }) => {
+                let lacking = self.subscriptions.added(&adds, answers.decided);
+                self.client.set_filters(self.subscriptions.names());
+                if !lacking.is_empty() {
+                    for (filter, code) in filters.iter().zip(&mut codes) {
+                        if lacking.contains(filter) {
+                            *code = reason::QUOTA_EXCEEDED;
+                        }
+                    }
+                    durable.take_back(id, codes, lacking);
+                    return Ok(());
+                }
+                encode::suback(out, protocol, id, &codes, frame_max)
+            }
+            Some(Pending::TakeBack { .. }) if refused => {
+                return Err(End::DiskFull("no room on disk to end a subscription"));
+            }
+            Some(Pending::TakeBack { id, codes }) => {
+                encode::suback(out, protocol, id, &codes, frame_max)
+            }
+            // The subscriptions are there still, and 3.1.1 has no word for that.
+            Some(Pending::Unsubscribe(_)) if refused && !self.v5 => {
+                return Err(End::DiskFull("no room on disk to end a subscription"));
+            }
+            Some(Pending::Unsubscribe(packet)) if refused => {
+                let codes = vec![reason::NOT_WILLING; packet.filters.len()];
+                encode::unsuback(out, protocol, packet.id, &codes, frame_max)
             }
             Some(Pending::Unsubscribe(packet)) => {
                 let codes = self.subscriptions.unsubscribe(&packet);

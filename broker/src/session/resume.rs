@@ -7,9 +7,18 @@ use super::Context;
 use crate::{
     auth::Rights,
     fanout::Outbox,
-    keep::{Enter, Entered, Keeper, Refused, Turn},
+    keep::{Add, Enter, Entered, Keeper, Leave, Refused, SessionId, Turn},
+    metrics::{Counter, Counters},
     packet::{self, Connect, is_v5, reason},
 };
+
+/// Why a client does not get the session that it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NoEntry {
+    /// It is another user's.
+    Anothers,
+    Refused(Refused),
+}
 
 /// Enters the persistent session that the client asks for, if it does, and forgets
 /// what is not to be there any more. Sets the expiry in `connect` to what is granted.
@@ -19,7 +28,7 @@ pub(super) async fn enter(
     client_id: &Arc<str>,
     rights: &Rights,
     outbox: &Arc<Outbox>,
-) -> Result<Option<Box<Entered>>, packet::Error> {
+) -> Result<Option<Box<Entered>>, NoEntry> {
     let keeper = context.fanout.keeper();
     let max = context.config.keep.expiry_secs_max();
     let asked = match (is_v5(connect.protocol), connect.clean) {
@@ -31,18 +40,13 @@ pub(super) async fn enter(
     connect.session_expiry_secs = asked.min(max);
     let user = rights.owner();
     if keeper.shared().is_anothers(client_id, user.as_ref()) {
-        return Err(packet::Error {
-            reason: reason::CLIENT_ID_INVALID,
-            what: "a client identifier with the session of another user",
-        });
+        return Err(NoEntry::Anothers);
     }
     let knows = keeper.shared().knows(client_id);
     if connect.session_expiry_secs == 0 && (connect.clean || !knows) {
         if knows {
-            keeper
-                .remove(Arc::clone(client_id))
-                .await
-                .map_err(explain)?;
+            let removed = keeper.remove(Arc::clone(client_id)).await;
+            removed.map_err(NoEntry::Refused)?;
         }
         return Ok(None);
     }
@@ -58,21 +62,57 @@ pub(super) async fn enter(
         outbox: Arc::clone(outbox),
         will,
     };
-    let mut entered = keeper.enter(enter).await.map_err(explain)?;
-    revise(keeper, rights, &mut entered)
-        .await
-        .map_err(explain)?;
+    let mut entered = keeper.enter(enter).await.map_err(NoEntry::Refused)?;
+    let turn = revise(context, rights, &mut entered.subscriptions);
+    if !turn.is_empty() {
+        note(keeper, entered.session, turn)
+            .await
+            .map_err(NoEntry::Refused)?;
+    }
     Ok(Some(Box::new(entered)))
 }
 
-/// Ends or lowers the subscriptions that the client had before and has not the right
-/// to any more. What is queued already came when it had.
-async fn revise(keeper: &Keeper, rights: &Rights, entered: &mut Entered) -> Result<(), Refused> {
-    if !rights.is_restricted() {
-        return Ok(());
+/// Writes down what is different from before, or leaves the session again.
+async fn note(keeper: &Keeper, session: SessionId, turn: Turn) -> Result<(), Refused> {
+    let noted = keeper.turn(session, turn).await;
+    if noted.is_err() {
+        undo(keeper, session).await;
     }
+    noted.map(drop)
+}
+
+/// Leaves a session whose client never heard that it had entered it.
+pub(super) async fn undo(keeper: &Keeper, session: SessionId) {
+    let leave = Leave {
+        session,
+        sent: 0,
+        expiry_secs: None,
+        forget_will: true,
+    };
+    // Where it is not noted, the next start does.
+    keeper.leave(leave).await.ok();
+}
+
+/// Takes out or lowers the subscriptions that the client had before and has not the right
+/// to any more, or that are beyond what a client may have by now; what is to be done.
+/// What is queued already is looked at when it is sent (`durable`).
+fn revise(context: &Context, rights: &Rights, subscriptions: &mut Vec<Add>) -> Turn {
+    let bounds = context.config.limits.topics();
+    let count_max = context.config.subscriptions_per_client_max;
+    let counters = &context.counters;
     let mut turn = Turn::default();
-    entered.subscriptions.retain_mut(|add| {
+    let mut count = 0;
+    subscriptions.retain_mut(|add| {
+        let is_beyond = count >= count_max;
+        if is_beyond || bounds.exceeded(&add.filter) {
+            let counter = match is_beyond {
+                true => &counters.subscriptions_refused,
+                false => &counters.topics_refused,
+            };
+            counter.add(1);
+            turn.unsubscribe.push(Arc::clone(&add.filter));
+            return false;
+        }
         let Some(permit) = rights.subscribe(&add.filter) else {
             turn.unsubscribe.push(Arc::clone(&add.filter));
             return false;
@@ -81,27 +121,95 @@ async fn revise(keeper: &Keeper, rights: &Rights, entered: &mut Entered) -> Resu
             add.subscription.qos = permit.qos_max;
             turn.subscribe.push(add.clone());
         }
+        count += 1;
         true
     });
-    if turn.is_empty() {
-        return Ok(());
-    }
-    keeper.turn(entered.session, turn).await
+    turn
 }
 
-fn explain(refused: Refused) -> packet::Error {
-    match refused {
-        Refused::Full => packet::Error {
-            reason: reason::QUOTA_EXCEEDED,
-            what: "a session that there is no room for on disk",
-        },
-        Refused::TooMany => packet::Error {
-            reason: reason::QUOTA_EXCEEDED,
-            what: "one persistent session more than sessions_max",
-        },
-        Refused::Gone | Refused::Stopped => packet::Error {
-            reason: reason::SERVER_UNAVAILABLE,
-            what: "sessions cannot be kept at the moment",
-        },
+impl NoEntry {
+    /// What the client is told.
+    pub(super) fn error(self) -> packet::Error {
+        let (reason, what) = match self {
+            Self::Anothers => (
+                reason::CLIENT_ID_INVALID,
+                "a client identifier with the session of another user",
+            ),
+            Self::Refused(Refused::Full) => (
+                reason::QUOTA_EXCEEDED,
+                "a session that there is no room for on disk",
+            ),
+            Self::Refused(Refused::TooMany) => (
+                reason::QUOTA_EXCEEDED,
+                "one persistent session more than sessions_max",
+            ),
+            Self::Refused(Refused::Gone | Refused::Stopped) => (
+                reason::SERVER_UNAVAILABLE,
+                "sessions cannot be kept at the moment",
+            ),
+        };
+        packet::Error { reason, what }
+    }
+
+    pub(super) fn counter(self, counters: &Counters) -> &Counter {
+        match self {
+            Self::Anothers => &counters.refused_client_id,
+            Self::Refused(Refused::Full) => &counters.keep_full,
+            Self::Refused(_) => &counters.refused_sessions_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{QoS, budget::Budget, keep, keep::Sub, packet::SendRetained};
+
+    fn large(number: usize) -> Turn {
+        let add = |n| Add {
+            filter: Arc::from(format!("{number}/{n}/{}", "x".repeat(60_000))),
+            subscription: Sub {
+                qos: QoS::AtMostOnce,
+                no_local: false,
+                retain_as_published: false,
+                id: None,
+            },
+            retained: SendRetained::Never,
+        };
+        Turn {
+            subscribe: (0..50).map(add).collect(),
+            ..Turn::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_entry_cannot_be_noted_is_left_again() {
+        let budget = Arc::new(Budget::of(1 << 20));
+        let config = keep::Config {
+            queue_total_bytes_max: 0,
+            retained_bytes_max: 0,
+            ..keep::Config::default()
+        };
+        let keeper = Keeper::open(config, Arc::default(), Arc::clone(&budget)).unwrap();
+        let enter = |client: &str| Enter {
+            client: Arc::from(client),
+            user: None,
+            clean: false,
+            expiry_secs: 100,
+            outbox: Arc::new(Outbox::new(1 << 20, 64, &budget)),
+            will: None,
+        };
+        let entered = keeper.enter(enter("d")).await.unwrap();
+        let other = keeper.enter(enter("other")).await.unwrap();
+        let mut number = 0;
+        while keeper.turn(other.session, large(number)).await.is_ok() {
+            number += 1;
+        }
+        let refused = note(&keeper, entered.session, large(number)).await;
+        assert_eq!(refused, Err(Refused::Full));
+        let sessions = keeper.sessions().await;
+        let connected = sessions.iter().map(|one| (&*one.client_id, one.connected));
+        let connected: Vec<_> = connected.collect();
+        assert_eq!(connected, [("d", false), ("other", true)]);
     }
 }

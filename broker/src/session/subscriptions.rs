@@ -7,6 +7,7 @@
 //! have their turn ([`Subscriptions::go_on`]).
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -15,7 +16,7 @@ use super::Context;
 use crate::{
     QoS,
     auth::Rights,
-    fanout::{Fanout, Outbox, Subscription},
+    fanout::{Fanout, Outbox, Queued, Subscription},
     keep::{Add, Entered, Sub},
     metrics::Counters,
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
@@ -75,13 +76,15 @@ pub(super) struct Subscriptions<'s> {
     under_way: Option<Box<UnderWay>>,
     /// The session is persistent: what is added is on disk first.
     is_durable: bool,
+    is_complete: bool,
 }
 
 /// A SUBSCRIBE whose filters were all looked at.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) id: u16,
-    /// One reason code for each filter.
+    pub(super) filters: Vec<Arc<str>>,
+    /// One reason code for each filter, and for those beyond the limit of a packet.
     pub(super) codes: Vec<u8>,
     /// What is to be kept, and added when it is.
     pub(super) adds: Vec<Add>,
@@ -106,10 +109,20 @@ impl<'s> Subscriptions<'s> {
             bounds: context.config.limits.topics(),
             under_way: None,
             is_durable: entered.is_some(),
+            is_complete: true,
         };
-        let before = entered.map_or_else(Vec::new, |entered| entered.subscriptions);
-        subscriptions.added(Vec::new(), &before);
+        let mut before = entered.map_or_else(Vec::new, |entered| entered.subscriptions);
+        // Those of QoS 1 and 2 first: what they get comes through the queue, and is not to
+        // come through an overlapping one of QoS 0 as well.
+        before.sort_by_key(|add| Reverse(add.subscription.qos));
+        let lacking = subscriptions.added(&before, 0);
+        subscriptions.is_complete = lacking.is_empty();
         subscriptions
+    }
+
+    /// Whether all that the session had before could be had.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Takes a SUBSCRIBE, whose filters [`Subscriptions::go_on`] adds.
@@ -169,7 +182,7 @@ impl<'s> Subscriptions<'s> {
                         let known = under_way.adds.len();
                         match self.check(filter, wanted.options, id, known) {
                             Ok(add) if self.is_durable => under_way.adds.push(add),
-                            Ok(add) => match self.add(&add) {
+                            Ok(add) => match self.add(&add, 0) {
                                 Ok(looked_at) => work += looked_at,
                                 Err(code) => wanted.refused = Some(code),
                             },
@@ -188,21 +201,29 @@ impl<'s> Subscriptions<'s> {
         let mut codes = under_way.codes;
         let all = under_way.packet.filters.len() + under_way.packet.excess;
         codes.resize(all, reason::QUOTA_EXCEEDED);
+        let filters = under_way.packet.filters.into_iter();
         Some(Done {
             id: under_way.packet.id,
+            filters: filters.map(|(filter, _)| filter).collect(),
             codes,
             adds: under_way.adds,
         })
     }
 
-    /// Adds what is kept by now; the reason codes, changed where that was not possible.
-    pub(super) fn added(&mut self, mut codes: Vec<u8>, adds: &[Add]) -> Vec<u8> {
+    /// Adds what is kept by now, for messages from number `decided` on; the filters that
+    /// could not be added, which are none of the client's any more.
+    pub(super) fn added(&mut self, adds: &[Add], decided: u64) -> Vec<Arc<str>> {
+        let mut lacking = Vec::new();
         for add in adds {
-            if let Err(code) = self.add(add) {
-                codes.iter_mut().for_each(|one| *one = (*one).max(code));
+            if self.add(add, decided).is_err() {
+                self.counters.subscriptions_refused.add(1);
+                if self.filters.remove(&add.filter) {
+                    end(self.fanout, self.session, &add.filter);
+                }
+                lacking.push(Arc::clone(&add.filter));
             }
         }
-        codes
+        lacking
     }
 
     fn check_form(&self, filter: &str) -> Result<(), u8> {
@@ -238,7 +259,7 @@ impl<'s> Subscriptions<'s> {
         })
     }
 
-    fn add(&mut self, add: &Add) -> Result<usize, u8> {
+    fn add(&mut self, add: &Add, decided: u64) -> Result<usize, u8> {
         let Add {
             filter,
             subscription,
@@ -250,7 +271,7 @@ impl<'s> Subscriptions<'s> {
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
             id: subscription.id,
-            kept: self.is_durable,
+            kept: self.is_durable.then(|| Queued::from(decided)),
             since: 0,
         };
         let looked_at = match shared_filter(filter) {

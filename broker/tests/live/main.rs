@@ -8,6 +8,8 @@
 
 mod auth;
 mod clients;
+mod durable;
+mod full_disk;
 mod hostile;
 mod killers;
 mod limits;

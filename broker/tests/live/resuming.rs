@@ -9,14 +9,14 @@ use crate::support::{
     Client, Running, config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
 };
 
-fn kept(dir: &Path) -> Config {
+pub(crate) fn kept(dir: &Path) -> Config {
     let mut config = config();
     config.keep.dir = Some(dir.to_owned());
     config
 }
 
 /// Connects without clean session; whether the session was there.
-async fn resume(broker: &Running, id: &str) -> (Client, bool) {
+pub(crate) async fn resume(broker: &Running, id: &str) -> (Client, bool) {
     let mut client = broker.raw().await;
     client.send(&connect_v4(id, 0, 0)).await;
     let connack = client.packet().await;
@@ -25,7 +25,7 @@ async fn resume(broker: &Running, id: &str) -> (Client, bool) {
 }
 
 /// Subscribes at QoS 1 or 2 and goes away.
-async fn leave_behind(broker: &Running, id: &str, filter: &str, qos: u8) {
+pub(crate) async fn leave_behind(broker: &Running, id: &str, filter: &str, qos: u8) {
     let (mut client, _) = resume(broker, id).await;
     client.subscribe_v4(filter, qos).await;
     client.send(&[0xE0, 0]).await;
@@ -33,7 +33,7 @@ async fn leave_behind(broker: &Running, id: &str, filter: &str, qos: u8) {
 }
 
 /// Publishes at QoS 1 and waits for the acknowledgement.
-async fn publish(broker: &Running, topic: &str, payloads: &[&str]) {
+pub(crate) async fn publish(broker: &Running, topic: &str, payloads: &[&str]) {
     let mut publisher = broker.v4("publisher").await;
     for payload in payloads {
         publisher.send(&publish_v4(topic, 1, 7, payload)).await;
@@ -43,7 +43,7 @@ async fn publish(broker: &Running, topic: &str, payloads: &[&str]) {
     publisher.expect_end().await;
 }
 
-fn again(mut packet: Vec<u8>) -> Vec<u8> {
+pub(crate) fn again(mut packet: Vec<u8>) -> Vec<u8> {
     packet[0] |= 0b1000;
     packet
 }

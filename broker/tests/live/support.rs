@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -373,4 +374,13 @@ pub(crate) fn publish_v5(
         0x30 | qos << 1,
         &[&string(topic), id, &len, properties, payload.as_bytes()],
     )
+}
+
+/// What a crash at this moment leaves of the broker's own file, elsewhere.
+pub(crate) fn crash(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["broker.db", "broker.db-wal"] {
+        std::fs::copy(dir.join(name), copy.path().join(name)).unwrap();
+    }
+    copy
 }

@@ -32,7 +32,15 @@ async fn a_full_queue_drops_what_is_oldest_and_says_how_many() {
     let session = entered.session;
     running.leave(session, 0).await;
     let again = running.enter("away", false).await;
-    assert_eq!(again.dropped, 0, "it was told");
+    assert_eq!(again.dropped, 2, "it may not have heard");
+    let turn = Turn {
+        heard: 2,
+        ..Turn::default()
+    };
+    running.keeper.turn(session, turn).await.unwrap();
+    running.leave(session, 0).await;
+    let again = running.enter("away", false).await;
+    assert_eq!(again.dropped, 0, "it has heard");
 }
 
 #[tokio::test]

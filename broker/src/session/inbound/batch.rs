@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::{
     Publish, QoS, Receipt, Verdict,
     fanout::Message,
-    keep::{Kept, Token},
+    keep::{Kept, Token, Wish},
 };
 
 /// One publish on its way to its acknowledgement.
@@ -71,10 +71,40 @@ impl Batch {
         self.entries
             .iter_mut()
             .take_while(move |entry| !held(entry))
-            .filter(|entry| {
-                let kept = matches!(entry.verdict, Some(Verdict::Accepted | Verdict::Duplicate));
-                kept && matches!(entry.keep, Keep::Wanted)
+            .filter(move |entry| {
+                let received = match entry.verdict {
+                    Some(Verdict::Accepted | Verdict::Duplicate) => true,
+                    // Of an exchange that gets its PUBREC the end is kept all the same.
+                    Some(Verdict::Returned) => entry.qos == QoS::ExactlyOnce,
+                    Some(Verdict::Refused { .. }) => entry.qos == QoS::ExactlyOnce && !v5,
+                    _ => false,
+                };
+                received && matches!(entry.keep, Keep::Wanted)
             })
+    }
+
+    /// What of the publishes without a verdict the keeper is to have room for. Nothing if
+    /// one is of an exchange that was begun before: the gateway may have that already, so
+    /// it cannot be refused.
+    pub(super) fn wishes(&self) -> Vec<Wish> {
+        let undecided = || self.entries.iter().filter(|entry| entry.verdict.is_none());
+        let was_begun = |entry: &Entry| {
+            let has_token = match &entry.publish {
+                Some(publish) => publish.delivery.is_some(),
+                None => matches!(entry.keep, Keep::Wanted),
+            };
+            let is_new = || self.begun.iter().any(|(id, _)| *id == entry.id);
+            entry.qos == QoS::ExactlyOnce && has_token && !is_new()
+        };
+        if undecided().any(was_begun) {
+            return Vec::new();
+        }
+        let wish = |(at, entry): (usize, &Entry)| {
+            let owed = entry.wanted && matches!(entry.keep, Keep::Wanted);
+            let publish = entry.publish.as_ref().filter(|_| owed)?;
+            Some(Wish::new(publish, at))
+        };
+        undecided().enumerate().filter_map(wish).collect()
     }
 
     /// Notes what the keeper has done.

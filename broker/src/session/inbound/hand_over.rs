@@ -9,10 +9,11 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{Admitting, Inbound};
+use super::{Admitting, Inbound, batch::Batch};
 use crate::{
     Admitted, Publish, QoS, Receipt, Verdict,
-    keep::{Refused, SessionId, Token},
+    keep::{Refused, SessionId, Token, Wish},
+    session::Context,
 };
 
 impl<'s> Inbound<'s> {
@@ -39,14 +40,11 @@ impl<'s> Inbound<'s> {
             return;
         }
         let publishes = std::mem::take(&mut self.to_admit);
-        let future = match &mut self.durable {
-            Some(durable) if !durable.begun.is_empty() => {
-                let (session, begun) = (durable.session, std::mem::take(&mut durable.begun));
-                batch.begun.clone_from(&begun);
-                self.begin_and_admit(session, begun, publishes)
-            }
-            _ => self.context.admission.admit(self.publisher, publishes),
-        };
+        if let Some(durable) = &mut self.durable {
+            batch.begun = std::mem::take(&mut durable.begun);
+        }
+        let wishes = self.wishes(&batch);
+        let future = self.hand_over(batch.begun.clone(), wishes, publishes);
         self.admitting = Some(Admitting {
             future,
             batch: Some(batch),
@@ -54,37 +52,62 @@ impl<'s> Inbound<'s> {
         self.progress().now_or_never();
     }
 
-    /// Notes exchanges on disk, and only then hands their messages over.
+    /// What of a batch the keeper is to be asked about first: nothing, unless it is likely
+    /// to have no room.
+    fn wishes(&self, batch: &Batch) -> Vec<Wish> {
+        let keeper = self.context.fanout.keeper();
+        if batch.is_kept && keeper.shared().may_have_no_room() {
+            batch.wishes()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Hands publishes over: where the keeper is to have room, up to the first that it has
+    /// none for, and their exchanges are on disk before.
     #[expect(
         clippy::async_yields_async,
         reason = "the caller awaits the receipt later"
     )]
-    fn begin_and_admit(
+    fn hand_over(
         &self,
-        session: SessionId,
         begun: Vec<(u16, Token)>,
-        publishes: Vec<Publish>,
+        wishes: Vec<Wish>,
+        mut publishes: Vec<Publish>,
     ) -> Admitted<'s> {
         let (context, publisher) = (self.context, self.publisher);
-        let begin_and_admit = async move {
+        if begun.is_empty() && wishes.is_empty() {
+            return context.admission.admit(publisher, publishes);
+        }
+        let session = self.durable.as_ref().map(|durable| durable.session);
+        Box::pin(async move {
             let turn = publisher.turn.load(Relaxed);
-            match context.fanout.keeper().begin(session, begun).await {
-                Ok(()) => context.admission.admit(publisher, publishes).await,
-                Err(refused) => {
-                    let verdict = if refused == Refused::Full {
-                        // What follows in this turn would overtake them.
-                        publisher.turns_over.fetch_max(turn + 1, Relaxed);
-                        Verdict::Busy
-                    } else {
-                        Verdict::Lost
-                    };
-                    let verdicts = vec![verdict; publishes.len()];
-                    let receipt: Receipt = Box::pin(ready(verdicts));
-                    receipt
-                }
+            let all = publishes.len();
+            let count = match prepare(context, session, begun, wishes).await {
+                Ok(None) => all,
+                Ok(Some(count)) => count,
+                Err(_) => return judged(Verdict::Lost, all),
+            };
+            if count < all {
+                // What follows in this turn would overtake the rest.
+                publisher.turns_over.fetch_max(turn + 1, Relaxed);
+                publishes.truncate(count);
             }
-        };
-        Box::pin(begin_and_admit)
+            if count == 0 {
+                return judged(Verdict::Busy, all);
+            }
+            let receipt = context.admission.admit(publisher, publishes).await;
+            if count == all {
+                return receipt;
+            }
+            let receipt: Receipt = Box::pin(async move {
+                let mut verdicts = receipt.await;
+                verdicts.resize(count, Verdict::Lost);
+                verdicts.resize(all, Verdict::Busy);
+                verdicts
+            });
+            receipt
+        })
     }
 
     /// Resolves when something has come further: room, a receipt, or the time to
@@ -153,7 +176,6 @@ impl<'s> Inbound<'s> {
     /// exchanges are noted again: where it was the note that found no room, nothing
     /// on disk tells their resend after a crash from a new message.
     fn ask_again(&mut self) {
-        let session = self.durable.as_ref().map(|durable| durable.session);
         let Some(front) = self.pending.front_mut() else {
             return;
         };
@@ -170,13 +192,46 @@ impl<'s> Inbound<'s> {
             }
         }
         front.turn = self.publisher.turn.fetch_add(1, Relaxed) + 1;
-        let future = match session {
-            Some(session) if !begun.is_empty() => self.begin_and_admit(session, begun, publishes),
-            _ => self.context.admission.admit(self.publisher, publishes),
-        };
+        let front = self.pending.front();
+        let wishes = front.map_or_else(Vec::new, |front| self.wishes(front));
+        let future = self.hand_over(begun, wishes, publishes);
         self.admitting = Some(Admitting {
             future,
             batch: None,
         });
     }
+}
+
+/// Finds out how many from the front the keeper has room for, `None` for all, and notes
+/// exchanges on disk.
+async fn prepare(
+    context: &Context,
+    session: Option<SessionId>,
+    begun: Vec<(u16, Token)>,
+    wishes: Vec<Wish>,
+) -> Result<Option<usize>, Refused> {
+    let keeper = context.fanout.keeper();
+    let mut count = None;
+    if let Some(first) = wishes.first().map(|wish| wish.at) {
+        count = match keeper.room(wishes).await {
+            Err(Refused::Full) => Some(first),
+            other => other?,
+        };
+        context
+            .counters
+            .refused_queue_full
+            .add(usize::from(count.is_some()));
+    }
+    if let Some(session) = session.filter(|_| !begun.is_empty() && count != Some(0)) {
+        match keeper.begin(session, begun).await {
+            Err(Refused::Full) => count = Some(0),
+            other => other?,
+        }
+    }
+    Ok(count)
+}
+
+/// The same for all.
+fn judged(verdict: Verdict, count: usize) -> Receipt {
+    Box::pin(ready(vec![verdict; count]))
 }

@@ -86,11 +86,15 @@ impl Inbound<'_> {
         if !front.is_kept || self.keeping.is_some() {
             return false;
         }
+        let is_taken = |entry: &Entry| {
+            let verdict = entry.verdict.as_ref();
+            matches!(verdict, Some(Verdict::Accepted | Verdict::Duplicate))
+        };
         let op = |entry: &mut Entry| Op {
             message: entry
                 .publish
                 .as_ref()
-                .filter(|_| entry.wanted)
+                .filter(|_| entry.wanted && is_taken(entry))
                 .map(|publish| context.fanout.message(session, publish)),
             from: durable,
             exchange: (entry.qos == QoS::ExactlyOnce && durable.is_some())
@@ -102,7 +106,7 @@ impl Inbound<'_> {
             return false;
         }
         let give_up = self.give_up.get_or_insert_default().clone();
-        let keeping = keeping::keep(&context.fanout, &context.counters, ops, !v5, give_up);
+        let keeping = keeping::keep(&context.fanout, &context.counters, ops, give_up);
         self.keeping = Some(keeping);
         true
     }
@@ -117,25 +121,22 @@ impl Inbound<'_> {
         live: &mut Vec<Message>,
     ) -> Result<(), Lost> {
         let counters = &self.context.counters;
-        let (fanout, session, v5) = (&self.context.fanout, self.session, self.is_v5());
+        let (fanout, session) = (&self.context.fanout, self.session);
         let (mut accepted, mut duplicates, mut acknowledged, mut busy) = (0, 0, 0, 0);
         let mut result = Ok(());
         while let Some(entry) = batch.entries.front_mut() {
+            // Given up by the keeper: the connection is at its end.
+            let is_unkept = matches!(entry.keep, Keep::Refused);
             let (code, text) = match entry.verdict.as_ref() {
                 Some(verdict @ (Verdict::Accepted | Verdict::Duplicate)) => {
                     let is_new = *verdict == Verdict::Accepted;
-                    let refused = matches!(entry.keep, Keep::Refused);
-                    if refused && !v5 && entry.qos != QoS::AtMostOnce && ending {
-                        // Not acknowledged: the client sends it again.
-                        batch.entries.pop_front();
-                        self.held -= 1;
-                        continue;
-                    }
                     accepted += usize::from(is_new);
                     duplicates += usize::from(!is_new);
                     // A duplicate too: after a crash nobody knows who has seen it.
                     match std::mem::replace(&mut entry.keep, Keep::Nothing) {
-                        Keep::Nothing if entry.wanted => {
+                        Keep::Nothing | Keep::Refused
+                            if entry.wanted && !(is_unkept && entry.qos != QoS::AtMostOnce) =>
+                        {
                             let publish = entry.publish.take();
                             live.extend(publish.map(|publish| fanout.message(session, &publish)));
                         }
@@ -144,11 +145,7 @@ impl Inbound<'_> {
                         }
                         _ => {}
                     }
-                    if refused {
-                        (reason::QUOTA_EXCEEDED, Some("no room for its subscribers"))
-                    } else {
-                        (reason::SUCCESS, None)
-                    }
+                    (reason::SUCCESS, None)
                 }
                 Some(Verdict::Returned) => (reason::SUCCESS, None),
                 Some(Verdict::Refused { reason: code, text }) => {
@@ -189,7 +186,8 @@ impl Inbound<'_> {
             let (id, qos) = (entry.id, entry.qos);
             batch.entries.pop_front();
             self.held -= 1;
-            if qos != QoS::AtMostOnce {
+            // What is not acknowledged the client sends again.
+            if qos != QoS::AtMostOnce && !is_unkept {
                 acknowledged += 1;
                 self.answer(wire, id, qos, code, text);
             }
