@@ -37,12 +37,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::{Duration, sleep},
+};
 
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
 pub(crate) use retained::{How, Retained};
-pub(crate) use shared::Claim;
+pub(crate) use shared::{Claim, Groups, Homeless};
 
 use crate::{
     Publish, QoS,
@@ -51,7 +54,6 @@ use crate::{
     metrics::Counters,
     packet::SendRetained,
 };
-use shared::Shared;
 
 /// Moves frames from publishing sessions to [`Fanout::deliver`], in the order
 /// given. May lose some, and then counts them; must not block and must bound
@@ -122,7 +124,6 @@ pub(crate) struct Fanout {
     /// What all subscriptions take, in the estimate of [`weight`]: as much as the
     /// budget allows besides.
     weight: AtomicUsize,
-    shared: Shared,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
     keeper: Keeper,
@@ -130,14 +131,11 @@ pub(crate) struct Fanout {
 
 impl Fanout {
     pub(crate) fn new(carrier: Arc<dyn Carrier>, counters: Arc<Counters>, keeper: Keeper) -> Self {
-        let budget = Arc::clone(&keeper.shared().budget);
-        let shared = Shared::new(Arc::clone(&counters), budget);
         Self {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
             changed: Notify::new(),
             weight: AtomicUsize::new(0),
-            shared,
             carrier,
             counters,
             keeper,
@@ -146,6 +144,10 @@ impl Fanout {
 
     pub(crate) fn keeper(&self) -> &Keeper {
         &self.keeper
+    }
+
+    fn shared(&self) -> &Groups {
+        &self.kept().live
     }
 
     fn kept(&self) -> &keep::Shared {
@@ -173,14 +175,15 @@ impl Fanout {
     /// Whether somebody subscribes to `topic` now.
     pub(crate) fn is_wanted(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
-        filters.len() > 0 && filters.visit(topic, &mut |_, _| true) || self.shared.is_wanted(topic)
+        filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
+            || self.shared().is_wanted(topic)
     }
 
     /// Whether somebody subscribes to `topic` or to anything below it now.
     pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         filters.len() > 0 && filters.reaches_below(topic)
-            || self.shared.is_wanted_below(topic)
+            || self.shared().is_wanted_below(topic)
             || self.kept().is_wanted_below(topic)
     }
 
@@ -265,7 +268,43 @@ impl Fanout {
 
     /// Runs the carrier; must be polled for live messages to arrive.
     pub(crate) async fn run(self: Arc<Self>) {
-        self.carrier.run(&|frame| self.deliver(frame)).await;
+        let deliver = |frame| self.deliver(frame);
+        tokio::join!(self.carrier.run(&deliver), self.give_back());
+    }
+
+    /// Gives what no live member of a shared subscription takes to persistent ones.
+    async fn give_back(&self) {
+        loop {
+            let filled = self.shared().filled();
+            self.give_all_back(true).await;
+            filled.await;
+        }
+    }
+
+    /// Gives back all that there is now. With `patient` it waits while there is no room
+    /// on disk; otherwise that is dropped, and counted.
+    pub(crate) async fn give_all_back(&self, patient: bool) {
+        const AT_ONCE: usize = 256;
+        const PAUSE: Duration = Duration::from_millis(250);
+        loop {
+            let mut homeless = self.shared().returned(AT_ONCE);
+            let count = homeless.len();
+            if count == 0 {
+                return;
+            }
+            homeless.retain(|(name, _)| self.kept().serves(name));
+            self.counters.dropped_shared.add(count - homeless.len());
+            if homeless.is_empty() {
+                continue;
+            }
+            while let Err(refused) = self.keeper.take_back(homeless.clone()).await {
+                if refused != Refused::Full || !patient {
+                    self.counters.dropped_shared.add(homeless.len());
+                    break;
+                }
+                sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Puts a frame into the outbox of every session that subscribes to it.
@@ -312,7 +351,9 @@ impl Fanout {
             }
         }
         drop(filters);
-        self.shared.offer(&message, self.kept());
+        if !message.is_handed_out() {
+            self.shared().offer(&message);
+        }
     }
 
     /// Adds or replaces a membership of the shared subscription `name`, which is
@@ -331,7 +372,7 @@ impl Fanout {
         }
         let number = self.kept().retained.number();
         if self
-            .shared
+            .shared()
             .join(name, filter, session, subscription, number)
         {
             self.weight.fetch_sub(bytes, Relaxed);
@@ -342,7 +383,7 @@ impl Fanout {
 
     /// Ends a membership; whether there was one.
     pub(crate) fn unshare(&self, session: u64, name: &str, filter: &str) -> bool {
-        let left = self.shared.leave(name, filter, session);
+        let left = self.shared().leave(name, filter, session);
         if left {
             self.weight.fetch_sub(shared_weight(name, filter), Relaxed);
             self.note_change();
@@ -358,7 +399,7 @@ impl Fanout {
     }
 
     fn count(&self, filters: &Filters<Subscription>) {
-        let all = filters.len() + self.shared.len();
+        let all = filters.len() + self.shared().len();
         self.counters.subscriptions.set(all);
     }
 
@@ -441,7 +482,7 @@ impl Fanout {
 
     /// The QoS of a subscription, if there is one.
     pub(crate) fn qos_of(&self, session: u64, filter: &str) -> Option<QoS> {
-        if let Some(qos) = self.shared.qos_of(filter, session) {
+        if let Some(qos) = self.shared().qos_of(filter, session) {
             return Some(qos);
         }
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);

@@ -41,6 +41,7 @@ mod retained;
 mod room;
 mod schema;
 mod session;
+mod share;
 mod shared;
 mod stage;
 mod subscription;

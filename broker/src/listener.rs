@@ -178,7 +178,8 @@ impl Broker {
         admission: Arc<dyn Admission>,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let keeper = self.fanout.keeper().clone();
+        let fanout = Arc::clone(&self.fanout);
+        let keeper = fanout.keeper().clone();
         // Ends the sessions also when we end by ourselves.
         let shutdown = shutdown.child_token();
         let mut live = JoinSet::new();
@@ -226,6 +227,8 @@ impl Broker {
             shutdown.cancel();
             served.await;
         }
+        // What sessions that have just ended left behind.
+        fanout.give_all_back(false).await;
         keeper.close().await;
         live.shutdown().await;
         if failed {

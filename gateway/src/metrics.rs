@@ -478,7 +478,7 @@ const PLAIN: &[Plain] = &[
     ),
     counter(
         "gateway_broker_dropped_shared",
-        "Messages of a shared subscription that nobody had taken when its last member left",
+        "Messages of a shared subscription that no member was left for, or had room for",
         |a| a.status.broker.dropped_shared,
     ),
     counter(

@@ -1,7 +1,8 @@
 //! A message on its way to subscribers: one immutable buffer, shared by all.
 //!
 //! ```text
-//! 0      flags: bits 0-1 QoS, bit 2 RETAIN, bit 3 has a lifetime
+//! 0      flags: bits 0-1 QoS, bit 2 RETAIN, bit 3 has a lifetime,
+//!        bit 4 its shared subscriptions have it (never on disk)
 //! 1..9   session that published it
 //! 9..17  when it was taken, in milliseconds since the broker's start
 //! 17..21 lifetime in seconds
@@ -28,6 +29,7 @@ use crate::{
 };
 
 const HEADER: usize = 35;
+const HANDED_OUT: u8 = 1 << 4;
 /// What a message takes beside its frame.
 const MESSAGE_BYTES: usize = 96;
 
@@ -146,6 +148,23 @@ impl Message {
             topic_end: self.topic_end,
             properties_end: self.properties_end,
         }
+    }
+
+    /// The same message, for those who have no share of it: the members of shared
+    /// subscriptions have it already.
+    pub(crate) fn handed_out(&self, budget: &Arc<Budget>) -> Self {
+        let mut copy = BytesMut::from(&self.frame[..]);
+        copy[0] |= HANDED_OUT;
+        Self {
+            frame: charged(copy, budget),
+            topic_end: self.topic_end,
+            properties_end: self.properties_end,
+        }
+    }
+
+    /// Whether shared subscriptions have it already.
+    pub(crate) fn is_handed_out(&self) -> bool {
+        self.frame[0] & HANDED_OUT != 0
     }
 
     /// The bytes, as they are kept.

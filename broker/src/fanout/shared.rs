@@ -11,9 +11,15 @@
 //! another member in its old place; a QoS 2 message that was sent is settled, for it
 //! must not reach a second client.
 //!
+//! Members whose sessions outlive their connections get messages of QoS 1 and 2 from
+//! their queues on disk, so here they get those of QoS 0 only; the others are the
+//! workers, who get everything. Which of the two a message of QoS 1 or 2 is for the
+//! keeper decides when it commits it (`keep::share`), and hands it over here.
+//!
 //! A group holds at most the queue of one subscriber for each member, within the
-//! budget of all queues; beyond it the newest message is dropped and counted. It ends
-//! with its last member, and what waits then is dropped and counted too.
+//! budget of all queues. It ends with its last member. What no worker is left for, or
+//! no room, is given back to the keeper, for a persistent member; where there is none
+//! it is dropped and counted ([`Groups::returned`]).
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -23,12 +29,13 @@ use std::{
     },
 };
 
+use tokio::sync::{Notify, futures::Notified};
+
 use super::{Delivery, Message, Subscription};
 use crate::{
     QoS,
     budget::{Budget, Share},
     filters::Filters,
-    keep,
     metrics::Counters,
 };
 
@@ -37,15 +44,16 @@ const ENTRY_BYTES: usize = 128;
 
 /// All groups.
 #[derive(Debug)]
-pub(super) struct Shared {
-    groups: RwLock<Groups>,
+pub(crate) struct Groups {
+    groups: RwLock<Known>,
     members: AtomicUsize,
+    returned: Arc<Returned>,
     counters: Arc<Counters>,
     budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
-struct Groups {
+struct Known {
     /// By `$share/{name}/{filter}`.
     by_name: HashMap<Arc<str>, Arc<Group>>,
     by_topic: Filters<Arc<Group>>,
@@ -61,7 +69,37 @@ pub(crate) struct Group {
     /// Messages with lower numbers were before it.
     since: u64,
     state: Mutex<State>,
+    returned: Arc<Returned>,
     counters: Arc<Counters>,
+}
+
+/// Messages of QoS 1 and 2 that no worker of their group takes, until the keeper has
+/// been asked about them.
+#[derive(Debug)]
+struct Returned {
+    list: Mutex<(VecDeque<Homeless>, Share)>,
+    filled: Notify,
+    counters: Arc<Counters>,
+}
+
+/// A message and the name of the group that it is for.
+pub(crate) type Homeless = (Arc<str>, Message);
+
+impl Returned {
+    fn push(&self, name: &Arc<str>, messages: impl IntoIterator<Item = Message>) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, share) = &mut *list;
+        for message in messages {
+            // Nobody is there who could take it at QoS 0 later.
+            if message.qos() == QoS::AtMostOnce || !share.try_add(ENTRY_BYTES) {
+                self.counters.dropped_shared.add(1);
+            } else {
+                waiting.push_back((Arc::clone(name), message));
+            }
+        }
+        drop(list);
+        self.filled.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -71,9 +109,13 @@ struct State {
     /// The number of each session that is a member.
     sessions: HashMap<u64, u64>,
     last_member: u64,
-    /// Members with room: by what they have in flight, then by who was given something
+    /// Members who take everything.
+    workers: usize,
+    /// Workers with room: by what they have in flight, then by who was given something
     /// longest ago.
-    free: BTreeSet<(usize, u64, u64)>,
+    free: Free,
+    /// The same of those who get messages of QoS 0 only.
+    free_for_qos_0: Free,
     last_turn: u64,
     /// In the order of their numbers.
     waiting: VecDeque<Message>,
@@ -85,12 +127,26 @@ struct State {
     share: Share,
 }
 
+/// Claims, turn and number of members.
+type Free = BTreeSet<(usize, u64, u64)>;
+
 #[derive(Debug)]
 struct Member {
     subscription: Subscription,
     claims: usize,
     /// When it was given something last.
     turn: u64,
+}
+
+impl Member {
+    /// Whether it gets messages of QoS 1 and 2 from here.
+    fn is_worker(&self) -> bool {
+        is_worker(&self.subscription)
+    }
+}
+
+fn is_worker(subscription: &Subscription) -> bool {
+    subscription.kept.is_none() || subscription.qos == QoS::AtMostOnce
 }
 
 /// A message that a member was given. Gives it back when dropped unsettled.
@@ -116,11 +172,17 @@ impl Drop for Claim {
     }
 }
 
-impl Shared {
-    pub(super) fn new(counters: Arc<Counters>, budget: Arc<Budget>) -> Self {
+impl Groups {
+    pub(crate) fn new(counters: Arc<Counters>, budget: Arc<Budget>) -> Self {
+        let returned = Returned {
+            list: Mutex::new((VecDeque::new(), Share::new(&budget))),
+            filled: Notify::new(),
+            counters: Arc::clone(&counters),
+        };
         Self {
             groups: RwLock::default(),
             members: AtomicUsize::new(0),
+            returned: Arc::new(returned),
             counters,
             budget,
         }
@@ -147,22 +209,60 @@ impl Shared {
         self.len() > 0 && self.read(|groups| groups.by_topic.reaches_below(topic))
     }
 
-    /// Gives a message to one member of each group that it is for, but for those whose
-    /// persistent members have it in a queue.
-    pub(super) fn offer(&self, message: &Message, kept: &keep::Shared) {
+    /// Gives a message to one member of each group that it is for.
+    pub(super) fn offer(&self, message: &Message) {
+        self.offer_but(message, &[]);
+    }
+
+    /// The same, but for the groups named.
+    pub(crate) fn offer_but(&self, message: &Message, but: &[Arc<str>]) {
         if self.len() == 0 {
             return;
         }
         self.read(|groups| {
             groups.by_topic.visit(message.topic_str(), &mut |_, group| {
-                let served =
-                    message.qos() > QoS::AtMostOnce && kept.serves(&group.name, message.number());
-                if group.since <= message.number() && !served {
+                if group.since <= message.number() && !but.contains(&group.name) {
                     group.offer(message);
                 }
                 false
             })
         });
+    }
+
+    /// Gives a message of QoS 1 or 2 to a worker of one group, or back where there is
+    /// none.
+    pub(crate) fn offer_to(&self, name: &Arc<str>, message: &Message) {
+        match self.group(name) {
+            Some(group) => group.offer(message),
+            None => self.returned.push(name, [message.clone()]),
+        }
+    }
+
+    /// Whether the group has a worker, and room for a message.
+    pub(crate) fn has_room(&self, name: &str, bytes: usize) -> bool {
+        self.group(name).is_some_and(|group| {
+            let state = group.lock();
+            state.workers > 0 && state.has_room(bytes)
+        })
+    }
+
+    /// Resolves when something was returned since this was called.
+    pub(super) fn filled(&self) -> Notified<'_> {
+        self.returned.filled.notified()
+    }
+
+    /// What no worker took, the oldest first, at most `count`.
+    pub(super) fn returned(&self, count: usize) -> Vec<Homeless> {
+        let list = &self.returned.list;
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, share) = &mut *list;
+        let count = count.min(waiting.len());
+        share.sub(count * ENTRY_BYTES);
+        waiting.drain(..count).collect()
+    }
+
+    fn group(&self, name: &str) -> Option<Arc<Group>> {
+        self.read(|groups| groups.by_name.get(name).cloned())
     }
 
     /// Adds a member to the group `name`, which is `$share/{group}/{filter}`, or
@@ -190,7 +290,9 @@ impl Shared {
                         members: HashMap::new(),
                         sessions: HashMap::new(),
                         last_member: 0,
-                        free: BTreeSet::new(),
+                        workers: 0,
+                        free: Free::new(),
+                        free_for_qos_0: Free::new(),
                         last_turn: 0,
                         waiting: VecDeque::new(),
                         held: 0,
@@ -198,6 +300,7 @@ impl Shared {
                         bytes_max: 0,
                         share: Share::new(&self.budget),
                     }),
+                    returned: Arc::clone(&self.returned),
                     counters: Arc::clone(&self.counters),
                 });
                 groups.by_name.insert(name, Arc::clone(&group));
@@ -219,6 +322,7 @@ impl Shared {
                 None
             }
         };
+        group.give_back(&mut state);
         group.hand_out(&mut state);
         drop(state);
         drop(before);
@@ -239,17 +343,14 @@ impl Shared {
         if state.members.is_empty() {
             groups.by_name.remove(name);
             groups.by_topic.remove(filter, group.key);
-            let State { waiting, .. } = &mut *state;
-            let lost = std::mem::take(waiting);
-            self.counters.dropped_shared.add(lost.len());
-            state.forget(lost.iter().map(Message::len));
         }
+        group.give_back(&mut state);
         drop((state, groups));
         drop(member);
         true
     }
 
-    fn read<T>(&self, look: impl FnOnce(&Groups) -> T) -> T {
+    fn read<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
         look(&self.groups.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -257,12 +358,16 @@ impl Shared {
 impl Group {
     fn offer(self: &Arc<Self>, message: &Message) {
         let mut state = self.lock();
-        if !state.take(message.len()) {
+        let is_taken = message.qos() == QoS::AtMostOnce || state.workers > 0;
+        if is_taken && state.take(message.len()) {
+            state.waiting.push_back(message.clone());
+            self.hand_out(&mut state);
+        } else if message.qos() == QoS::AtMostOnce {
             self.counters.dropped_queue_full.add(1);
-            return;
+        } else {
+            drop(state);
+            self.returned.push(&self.name, [message.clone()]);
         }
-        state.waiting.push_back(message.clone());
-        self.hand_out(&mut state);
     }
 
     /// A claim of a member is over; `message` is what it gives back.
@@ -270,24 +375,36 @@ impl Group {
         let mut state = self.lock();
         state.change(member, |member| member.claims -= 1);
         match message {
-            Some(message) if !state.members.is_empty() => {
+            Some(message) => {
                 let number = message.number();
                 let place = state.waiting.partition_point(|one| one.number() < number);
                 state.waiting.insert(place, message);
-            }
-            Some(_) => {
-                self.counters.dropped_shared.add(1);
-                state.forget([bytes]);
+                self.give_back(&mut state);
             }
             None => state.forget([bytes]),
         }
         self.hand_out(&mut state);
     }
 
+    /// Takes out what no member of the group can get any more.
+    fn give_back(&self, state: &mut State) {
+        if state.workers > 0 || state.waiting.is_empty() {
+            return;
+        }
+        let is_empty = state.members.is_empty();
+        let stays = |one: &Message| !is_empty && one.qos() == QoS::AtMostOnce;
+        let (stay, back): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut state.waiting)
+            .into_iter()
+            .partition(stays);
+        state.waiting = stay;
+        state.forget(back.iter().map(Message::len));
+        self.returned.push(&self.name, back);
+    }
+
     /// Gives what waits to members, as long as one has room.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
-        while !state.waiting.is_empty()
-            && let Some(number) = state.choose()
+        while let Some(qos) = state.waiting.front().map(Message::qos)
+            && let Some(number) = state.choose(qos)
             && let Some(message) = state.waiting.pop_front()
         {
             state.last_turn += 1;
@@ -332,6 +449,7 @@ impl State {
         self.last_member += 1;
         let number = self.last_member;
         self.bytes_max += subscription.outbox.bytes_max();
+        self.workers += usize::from(is_worker(&subscription));
         self.sessions.insert(session, number);
         let member = Member {
             subscription,
@@ -346,60 +464,94 @@ impl State {
     fn replace(&mut self, number: u64, subscription: Subscription) -> Option<Subscription> {
         let mut before = None;
         self.bytes_max += subscription.outbox.bytes_max();
+        self.workers += usize::from(is_worker(&subscription));
         self.change(number, |member| {
             before = Some(std::mem::replace(&mut member.subscription, subscription));
         });
-        let known = before.as_ref().map_or(0, |one| one.outbox.bytes_max());
-        self.bytes_max -= known;
+        if let Some(known) = &before {
+            self.bytes_max -= known.outbox.bytes_max();
+            self.workers -= usize::from(is_worker(known));
+        }
         before
     }
 
     fn remove(&mut self, session: u64) -> Option<Member> {
         let number = self.sessions.remove(&session)?;
+        self.take_from_free(number);
         let member = self.members.remove(&number)?;
-        self.free.remove(&(member.claims, member.turn, number));
         self.bytes_max -= member.subscription.outbox.bytes_max();
+        self.workers -= usize::from(member.is_worker());
         Some(member)
     }
 
     /// Changes a member, and where it stands among those with room; whether there is one.
     fn change(&mut self, number: u64, change: impl FnOnce(&mut Member)) -> bool {
+        self.take_from_free(number);
         let Some(member) = self.members.get_mut(&number) else {
             return false;
         };
-        self.free.remove(&(member.claims, member.turn, number));
         change(member);
         if member.claims < member.subscription.outbox.window() {
-            self.free.insert((member.claims, member.turn, number));
+            let place = (member.claims, member.turn, number);
+            match member.is_worker() {
+                true => self.free.insert(place),
+                false => self.free_for_qos_0.insert(place),
+            };
         }
         true
     }
 
-    /// The member with room that has least in flight; in turn among equals.
-    fn choose(&mut self) -> Option<u64> {
-        loop {
-            let (.., number) = *self.free.first()?;
-            let open = |member: &Member| !member.subscription.outbox.is_closed();
-            if self.members.get(&number).is_some_and(open) {
-                return Some(number);
-            }
-            // It is about to leave.
-            self.free.pop_first();
+    fn take_from_free(&mut self, number: u64) {
+        if let Some(member) = self.members.get(&number) {
+            let place = (member.claims, member.turn, number);
+            self.free.remove(&place);
+            self.free_for_qos_0.remove(&place);
         }
+    }
+
+    /// The member with room that has least in flight; in turn among equals.
+    fn choose(&mut self, qos: QoS) -> Option<u64> {
+        let Self {
+            members,
+            free,
+            free_for_qos_0,
+            ..
+        } = self;
+        let first_open = |free: &mut Free| {
+            loop {
+                let first = *free.first()?;
+                let open = |member: &Member| !member.subscription.outbox.is_closed();
+                if members.get(&first.2).is_some_and(open) {
+                    return Some(first);
+                }
+                // It is about to leave.
+                free.pop_first();
+            }
+        };
+        let worker = first_open(free);
+        let other = (qos == QoS::AtMostOnce)
+            .then(|| first_open(free_for_qos_0))
+            .flatten();
+        let (.., number) = worker.into_iter().chain(other).min()?;
+        Some(number)
     }
 
     /// Whether there is room for a message; if so, it counts.
     fn take(&mut self, bytes: usize) -> bool {
-        let all = self.bytes + bytes + (self.held + 1) * ENTRY_BYTES;
-        // One message always fits, or large ones would never arrive.
-        let full = all > self.bytes_max && self.held > 0;
-        if full || !self.share.budget().has_room_for(all) {
+        if !self.has_room(bytes) {
             return false;
         }
         self.held += 1;
         self.bytes += bytes;
         self.share.set(self.held * ENTRY_BYTES);
         true
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        let all = self.bytes + bytes + (self.held + 1) * ENTRY_BYTES;
+        // One message always fits, or large ones would never arrive.
+        let full = all > self.bytes_max && self.held > 0;
+        !full && self.share.budget().has_room_for(all)
     }
 
     fn forget(&mut self, messages: impl IntoIterator<Item = usize>) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     budget::Budget,
     embedded::{Embedded, Watch},
-    keep,
+    keep::{self, Kept, Op},
 };
 
 fn keeper(counters: &Arc<Counters>, budget: &Arc<Budget>) -> Keeper {

@@ -1,13 +1,8 @@
 //! Shared subscriptions with persistent members (MQTT 5, section 4.8.2).
 //!
-//! Each message of QoS 1 or 2 goes into the queue of one member: of one that is
-//! connected where there is one, of the one that is owed least, in turn among equals.
-//! When a session ends, what is left of its share moves to the queues of the others;
-//! not what it may have been sent at QoS 2, which no second client may get.
-//!
-//! A group that has such members is theirs for QoS 1 and 2: members whose sessions end
-//! with their connections get its messages of QoS 0 (`fanout::shared`), and all of them
-//! again when the last persistent member is gone.
+//! Here is who the members are, and which of them a message of QoS 1 or 2 is for: of
+//! those that are in question the one that is owed least, in turn among equals. Who is
+//! in question, and when it is a live member's instead, says `share`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,8 +22,6 @@ pub(super) struct Groups {
 struct Group {
     /// Among the groups with the same filter.
     key: u64,
-    /// Messages with lower numbers were before it.
-    since: u64,
     members: Vec<(SessionId, Sub)>,
     /// Where the search for a member begins.
     next: usize,
@@ -43,15 +36,13 @@ impl Groups {
         self.members
     }
 
-    /// Adds or replaces a membership; what it replaced. `number` is that of the next
-    /// message.
+    /// Adds or replaces a membership; what it replaced.
     pub(super) fn insert(
         &mut self,
         session: SessionId,
         name: &str,
         filter: &str,
         sub: Sub,
-        number: u64,
     ) -> Option<Sub> {
         if !self.by_name.contains_key(name) {
             self.last_key += 1;
@@ -61,7 +52,6 @@ impl Groups {
                 .insert(filter, key, Arc::clone(&name), |_, _| {});
             let group = Group {
                 key,
-                since: number,
                 members: Vec::new(),
                 next: 0,
             };
@@ -111,15 +101,14 @@ impl Groups {
         names
     }
 
-    /// Whether the group's messages of QoS 1 and 2 from `number` on are its persistent
-    /// members'.
-    pub(super) fn serves(&self, name: &str, number: u64) -> bool {
+    /// Whether the group has a persistent member for messages of QoS 1 and 2.
+    pub(super) fn serves(&self, name: &str) -> bool {
         self.by_name
             .get(name)
-            .is_some_and(|group| group.since <= number && group.takes().next().is_some())
+            .is_some_and(|group| group.takes().next().is_some())
     }
 
-    /// The member that is to get the next message.
+    /// The member that is to get the next message, of those that have a load.
     pub(super) fn choose(
         &mut self,
         name: &str,
@@ -175,9 +164,9 @@ mod tests {
         let mut groups = Groups::default();
         for id in 1..=3 {
             let member = SessionId(id);
-            groups.insert(member, NAME, "t/+", sub(QoS::AtLeastOnce), 7);
+            groups.insert(member, NAME, "t/+", sub(QoS::AtLeastOnce));
         }
-        groups.insert(SessionId(4), NAME, "t/+", sub(QoS::AtMostOnce), 7);
+        groups.insert(SessionId(4), NAME, "t/+", sub(QoS::AtMostOnce));
         let in_turn: Vec<_> = (0..4)
             .map(|_| chosen(&mut groups, |_| Some((false, 0))))
             .collect();
@@ -191,22 +180,22 @@ mod tests {
         );
         assert_eq!(chosen(&mut groups, |_| None), None);
         assert_eq!(groups.of("t/x"), [Arc::from(NAME)]);
-        assert!(groups.serves(NAME, 7) && !groups.serves(NAME, 6));
+        assert!(groups.serves(NAME));
         for id in 1..=4 {
             assert!(groups.remove(SessionId(id), NAME, "t/+").is_some());
         }
-        assert!(groups.of("t/x").is_empty() && !groups.serves(NAME, 7));
+        assert!(groups.of("t/x").is_empty() && !groups.serves(NAME));
         assert_eq!(groups.len(), 0);
     }
 
     #[test]
     fn a_group_of_qos_0_alone_serves_nobody() {
         let mut groups = Groups::default();
-        groups.insert(SessionId(1), NAME, "t/+", sub(QoS::AtMostOnce), 0);
-        assert!(!groups.serves(NAME, 1));
+        groups.insert(SessionId(1), NAME, "t/+", sub(QoS::AtMostOnce));
+        assert!(!groups.serves(NAME));
         let other = sub(QoS::AtLeastOnce);
-        let before = groups.insert(SessionId(1), NAME, "t/+", other, 5);
+        let before = groups.insert(SessionId(1), NAME, "t/+", other);
         assert_eq!(before, Some(sub(QoS::AtMostOnce)));
-        assert!(groups.serves(NAME, 1));
+        assert!(groups.serves(NAME));
     }
 }

@@ -10,7 +10,7 @@ use super::{
     job::{Answer, Job, Work},
     writer::Writer,
 };
-use crate::{budget::Budget, metrics::Counters};
+use crate::{budget::Budget, fanout::Homeless, metrics::Counters};
 
 /// Jobs that may wait for the writer. Each session has a few at most.
 const JOBS_MAX: usize = 4096;
@@ -116,6 +116,11 @@ impl Keeper {
             Answer::Decided(number) => Ok(number),
             _ => Err(Refused::Stopped),
         }
+    }
+
+    /// Takes what live members of shared subscriptions left behind.
+    pub(crate) async fn take_back(&self, homeless: Vec<Homeless>) -> Result<(), Refused> {
+        self.ask(Work::TakeBack(homeless)).await.map(drop)
     }
 
     /// The wills of connections that are gone, and when they are due.

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Feed, Wish};
 use crate::{
     QoS,
-    fanout::{Message, Outbox},
+    fanout::{Homeless, Message, Outbox},
 };
 
 /// A persistent session; never given twice.
@@ -217,6 +217,8 @@ pub(super) enum Work {
     Room(Vec<Wish>),
     Begin(SessionId, Vec<(u16, Token)>),
     Turn(SessionId, Turn),
+    /// Of shared subscriptions, back from their live members.
+    TakeBack(Vec<Homeless>),
     /// The session's will is to be published, if it is still due.
     TakeWill(SessionId),
     /// Removes what is kept for a client.

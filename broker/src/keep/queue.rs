@@ -49,6 +49,7 @@ impl Writer {
         let mut message = op.message.clone();
         if let Some(message) = &mut message {
             let mut targets = self.targets(message, op.from);
+            let served = self.share_out(message, &mut targets);
             if !targets.is_empty() && !self.make_room(&mut targets, message.len() as u64, true)? {
                 return Ok(None);
             }
@@ -60,6 +61,9 @@ impl Writer {
                 *message = message.renumbered(number, &self.shared.budget);
             }
             self.enqueue(message, targets)?;
+            if let Some(served) = served {
+                *message = self.hand_out(message, served);
+            }
         }
         if let (Some(session), Some((packet, token))) = (op.from, &op.exchange) {
             self.exchange_received(session, *packet, token)?;
@@ -67,7 +71,8 @@ impl Writer {
         Ok(Some(Kept::Done(message)))
     }
 
-    /// The persistent sessions that get a message at QoS 1 or 2.
+    /// The persistent sessions that get a message at QoS 1 or 2, but for members of
+    /// shared subscriptions.
     fn targets(&self, message: &Message, from: Option<SessionId>) -> Vec<Target> {
         if message.qos() == QoS::AtMostOnce {
             return Vec::new();
@@ -95,33 +100,10 @@ impl Writer {
                 share: None,
             })
         };
-        let mut targets: Vec<Target> = matched
+        matched
             .chunk_by(|one, other| one.0 == other.0)
             .filter_map(target)
-            .collect();
-        let names = self.shared.groups().of(message.topic_str());
-        targets.extend(
-            names
-                .into_iter()
-                .filter_map(|name| self.member(name, message)),
-        );
-        targets
-    }
-
-    /// The member of a shared subscription that is to get a message.
-    fn member(&self, name: Arc<str>, message: &Message) -> Option<Target> {
-        let load = |id| {
-            let session = self.state.sessions.get(&id)?;
-            Some((session.feed.is_none(), session.count))
-        };
-        let (session, sub) = self.shared.groups_mut().choose(&name, load)?;
-        Some(Target {
-            session,
-            qos: sub.qos.min(message.qos()),
-            retain: message.retain() && sub.retain_as_published,
-            ids: sub.id.into_iter().collect(),
-            share: Some(name),
-        })
+            .collect()
     }
 
     /// Gives what a session that ends had of shared subscriptions to their other
@@ -147,8 +129,7 @@ impl Writer {
             else {
                 continue;
             };
-            let Some(target) = self.member(name, &message) else {
-                self.shared.counters.dropped_shared.add(1);
+            let Some(target) = self.heir(&name, &message) else {
                 continue;
             };
             let mut targets = vec![target];

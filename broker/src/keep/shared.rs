@@ -10,7 +10,11 @@ use std::{
 
 use super::{Config, QueueFull, SessionId, group::Groups, job::Sub};
 use crate::{
-    budget::Budget, clock::Clock, fanout::Retained, filters::Filters, metrics::Counters,
+    budget::Budget,
+    clock::Clock,
+    fanout::{self, Retained},
+    filters::Filters,
+    metrics::Counters,
     topic::shared_filter,
 };
 
@@ -38,6 +42,8 @@ pub(crate) struct Shared {
     /// What everything that waits for subscribers may take.
     pub(crate) budget: Arc<Budget>,
     pub(crate) retained: Retained,
+    /// Shared subscriptions, as far as their members are connected.
+    pub(crate) live: fanout::Groups,
     filters: RwLock<Filters<Sub>>,
     groups: RwLock<Groups>,
     /// Changes with every change of `filters`.
@@ -56,6 +62,7 @@ impl Shared {
         Self {
             config,
             clock: Clock::start(),
+            live: fanout::Groups::new(Arc::clone(&counters), Arc::clone(&budget)),
             counters,
             budget,
             retained,
@@ -106,10 +113,9 @@ impl Shared {
         filters.len() > 0 && filters.reaches_below(topic) || self.groups().is_wanted_below(topic)
     }
 
-    /// Whether the messages of QoS 1 and 2 of a shared subscription are its persistent
-    /// members', from `number` on.
-    pub(crate) fn serves(&self, name: &str, number: u64) -> bool {
-        self.groups().serves(name, number)
+    /// Whether a shared subscription has persistent members for QoS 1 and 2.
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        self.groups().serves(name)
     }
 
     pub(super) fn groups(&self) -> RwLockReadGuard<'_, Groups> {
@@ -145,10 +151,7 @@ impl Shared {
     /// Adds or replaces a subscription; what it replaced.
     pub(super) fn insert(&self, session: SessionId, filter: &str, sub: Sub) -> Option<Sub> {
         if let Some(Ok(inner)) = shared_filter(filter) {
-            let number = self.retained.number();
-            let before = self
-                .groups_mut()
-                .insert(session, filter, inner, sub, number);
+            let before = self.groups_mut().insert(session, filter, inner, sub);
             self.changed(&self.filters());
             return before;
         }

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Feed, Item, SessionId, Shared, job::Sub};
+use super::{Feed, Item, SessionId, Shared, job::Sub, share::Offer};
 use crate::fanout::Message;
 
 /// What a place in a queue takes beside its message, for the bounds.
@@ -72,10 +72,14 @@ pub(super) struct State {
     touched: HashSet<SessionId>,
     /// To be handed over after the commit.
     deliveries: Vec<(Arc<Feed>, Item)>,
+    /// For live members of shared subscriptions, after the commit.
+    pub(super) offers: Vec<Offer>,
     /// Feeds whose sessions were removed.
     ended: Vec<Arc<Feed>>,
     /// Messages without room.
     pub(super) dropped: usize,
+    /// Messages of shared subscriptions that nobody is left for.
+    pub(super) dropped_shared: usize,
 }
 
 impl State {
@@ -168,10 +172,16 @@ impl State {
                 feed.wake();
             }
         }
+        for offer in self.offers.drain(..) {
+            offer.make(&shared.live);
+        }
         for feed in self.ended.drain(..) {
             feed.end();
         }
         let counters = &shared.counters;
+        counters
+            .dropped_shared
+            .add(std::mem::take(&mut self.dropped_shared));
         counters
             .dropped_kept_queue_full
             .add(std::mem::take(&mut self.dropped));
@@ -185,7 +195,8 @@ impl State {
         (self.total_bytes, self.total_count) = self.total_before;
         self.touched.clear();
         self.ended.clear();
-        self.dropped = 0;
+        self.offers.clear();
+        (self.dropped, self.dropped_shared) = (0, 0);
         for (feed, item) in self.deliveries.drain(..) {
             feed.give_back(&item);
         }

@@ -287,6 +287,7 @@ impl Writer {
             Work::Turn(id, turn) => return self.turn(*id, turn),
             Work::Publish(ops) => self.publish(ops)?,
             Work::Room(wishes) => self.room(wishes),
+            Work::TakeBack(homeless) => self.take_back(homeless)?,
             Work::TakeWill(id) => Answer::Was(self.take_will(*id)?),
             Work::Remove(client) => self.remove_client(client)?,
             Work::ClearRetained(topic) => self.clear_retained(topic)?,
@@ -403,7 +404,7 @@ fn failed_to_sync(error: &rusqlite::Error) -> bool {
 /// Whether a job needs room.
 fn grows(work: &Work) -> bool {
     match work {
-        Work::Enter(_) | Work::Publish(_) | Work::Room(_) | Work::Begin(..) => true,
+        Work::Enter(_) | Work::Publish(_) | Work::Room(_) | Work::Begin(..) | Work::TakeBack(_) => true,
         Work::Turn(_, turn) => !turn.subscribe.is_empty(),
         _ => false,
     }

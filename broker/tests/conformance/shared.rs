@@ -447,3 +447,97 @@ async fn a_group_with_both_kinds_of_members_gives_each_message_once() {
     lasting_one.nothing().await;
     broker.stop().await;
 }
+
+/// 4.8.2: a member whose client is away holds nobody up: who is there gets what comes.
+#[tokio::test]
+async fn a_member_that_is_away_silences_nobody() {
+    let broker = start(config()).await;
+    let mut absent = lasting(&broker, "absent", true, 20).await;
+    absent.subscribe("$share/g/t", 1).await;
+    away(&broker, absent).await;
+    let mut worker = Peer::connect(&broker, true, "worker").await;
+    worker.subscribe("$share/g/t", 2).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..6 {
+        publisher.publish("t", 1 + n % 2, &n.to_string()).await;
+        assert_eq!(worker.receive().await.payload, n.to_string());
+    }
+    worker.nothing().await;
+    let mut absent = lasting(&broker, "absent", false, 20).await;
+    absent.nothing().await;
+    broker.stop().await;
+}
+
+/// 4.8.2: what the last member that was there leaves behind waits for one that is away,
+/// but for what it was sent at QoS 2.
+#[tokio::test]
+async fn what_a_worker_leaves_behind_waits_for_a_member_that_is_away() {
+    let broker = start(config()).await;
+    let mut absent = lasting(&broker, "absent", true, 20).await;
+    absent.subscribe("$share/g/t", 2).await;
+    away(&broker, absent).await;
+    let mut worker = Peer::of(broker.v5_with("worker", &[0x21, 0, 2]).await, true);
+    worker.subscribe("$share/g/t", 2).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for (qos, payload) in [(2, "sent at 2"), (1, "sent at 1"), (1, "a"), (2, "b")] {
+        publisher.publish("t", qos, payload).await;
+    }
+    worker.take().await;
+    worker.take().await;
+    worker.client.abort();
+    broker
+        .until("all is back", |now| now.queued_messages == 3)
+        .await;
+    let mut absent = lasting(&broker, "absent", false, 20).await;
+    let mut got = BTreeSet::new();
+    for _ in 0..3 {
+        got.insert(absent.receive().await.payload);
+    }
+    assert_eq!(
+        got,
+        BTreeSet::from(["sent at 1", "a", "b"].map(String::from))
+    );
+    absent.nothing().await;
+    assert_eq!(broker.handle.metrics().dropped_shared, 0);
+    broker.stop().await;
+}
+
+/// 4.8.2: when a session ends, what it was owed goes to members that are connected,
+/// where no other session is left.
+#[tokio::test]
+async fn what_a_session_that_ends_was_owed_is_offered_to_who_is_there() {
+    let broker = start(config()).await;
+    let mut ending = lasting(&broker, "ending", true, 20).await;
+    ending.subscribe("$share/g/t", 1).await;
+    away(&broker, ending).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..3 {
+        publisher.publish("t", 1, &n.to_string()).await;
+    }
+    let mut worker = Peer::connect(&broker, true, "worker").await;
+    worker.subscribe("$share/g/t", 1).await;
+    worker.nothing().await;
+    let _anew = lasting(&broker, "ending", true, 20).await;
+    for n in 0..3 {
+        assert_eq!(worker.receive().await.payload, n.to_string());
+    }
+    worker.nothing().await;
+    assert_eq!(broker.handle.metrics().dropped_shared, 0);
+    broker.stop().await;
+}
+
+/// What nobody is left for is counted.
+#[tokio::test]
+async fn what_nobody_is_left_for_is_dropped_and_counted() {
+    let broker = start(config()).await;
+    let mut only = Peer::of(broker.v5_with("only", &[0x21, 0, 1]).await, true);
+    only.subscribe("$share/g/t", 1).await;
+    let mut publisher = Peer::connect(&broker, true, "publisher").await;
+    for n in 0..3 {
+        publisher.publish("t", 1, &n.to_string()).await;
+    }
+    only.take().await;
+    only.client.abort();
+    broker.until("counted", |now| now.dropped_shared == 3).await;
+    broker.stop().await;
+}
