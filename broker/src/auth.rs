@@ -97,6 +97,24 @@ impl State {
         }
     }
 
+    /// By which method a user may be let in today.
+    fn method_of(&self, user: &str) -> Option<Method> {
+        let passwords = self.passwords.as_ref();
+        let config = &self.config;
+        if passwords.is_some_and(|known| known.hash_of(user).is_some()) {
+            Some(Method::Password)
+        } else if config.certificate.is_some() {
+            Some(Method::Certificate)
+        } else if config.token.is_some() {
+            Some(Method::Token)
+        } else if config.hook.is_some() || !config.is_on() {
+            // Where nobody is asked a user name is a claim like any other.
+            Some(Method::Hook)
+        } else {
+            None
+        }
+    }
+
     /// Whether a client that was let in would be by its method today.
     fn still_knows(&self, identity: &Identity) -> bool {
         match identity.method {
@@ -303,6 +321,29 @@ impl Auth {
                 Err(refusal)
             }
         }
+    }
+
+    /// What a client may do that an earlier process let in: what the rules say now of the
+    /// name that it had. `None` where no method lets a user of that name in any more.
+    /// Rules that came with a token, or from the operator's service, are not known any
+    /// more.
+    pub(crate) fn remembered(
+        self: &Arc<Self>,
+        client_id: &Arc<str>,
+        user: Option<&Arc<str>>,
+    ) -> Option<Rights> {
+        let state = self.state();
+        let method = match user {
+            None => Method::Anonymous,
+            Some(user) => state.method_of(user)?,
+        };
+        let identity = Identity {
+            user: user.cloned(),
+            ..Identity::new(method)
+        };
+        let id = Arc::clone(client_id);
+        let rights = Rights::new(Arc::clone(self), identity, id, false, self.revision());
+        Some(rights)
     }
 
     /// It took longer to find out who a client is than CONNECT may take.

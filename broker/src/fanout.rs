@@ -24,6 +24,7 @@ mod message;
 mod outbox;
 mod retained;
 mod shared;
+mod show;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +39,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, futures::Notified},
+    sync::futures::Notified,
     time::{Duration, sleep},
 };
 
@@ -46,11 +47,12 @@ pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
 pub(crate) use retained::{How, Retained};
 pub(crate) use shared::{Claim, Groups, Homeless};
+pub(crate) use show::Room;
 
 use crate::{
     Publish, QoS,
     filters::Filters,
-    keep::{self, Keeper, Kept, Op, Refused, SessionId, Wanted},
+    keep::{self, Keeper, Refused, Wanted},
     metrics::Counters,
     packet::SendRetained,
 };
@@ -119,8 +121,6 @@ pub(crate) struct Fanout {
     filters: RwLock<Filters<Subscription>>,
     /// Changes with every change of `filters`; never 0.
     version: AtomicU64,
-    /// Told of every change of `filters`.
-    changed: Notify,
     /// What all subscriptions take, in the estimate of [`weight`]: as much as the
     /// budget allows besides.
     weight: AtomicUsize,
@@ -134,7 +134,6 @@ impl Fanout {
         Self {
             filters: RwLock::default(),
             version: AtomicU64::new(1),
-            changed: Notify::new(),
             weight: AtomicUsize::new(0),
             carrier,
             counters,
@@ -187,9 +186,9 @@ impl Fanout {
             || self.kept().is_wanted_below(topic)
     }
 
-    /// Resolves when subscriptions have changed since this was called.
+    /// Resolves when subscriptions, kept or live, have changed since this was called.
     pub(crate) fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
+        self.kept().subscribed.notified()
     }
 
     /// A committed message of session `publisher`, on its way to subscribers.
@@ -211,59 +210,6 @@ impl Fanout {
             self.carrier
                 .carry(messages.into_iter().map(Bytes::from).collect());
         }
-    }
-
-    /// Shows committed messages to everybody who wants them, in order: keeps what is
-    /// to be kept, and then shows all to live subscribers.
-    ///
-    /// # Errors
-    /// When something could not be kept: nothing from there on was shown.
-    pub(crate) async fn show(
-        &self,
-        publisher: u64,
-        from: Option<SessionId>,
-        publishes: &[Publish],
-    ) -> Result<(), Refused> {
-        let mut ops = Vec::new();
-        let mut live = Vec::new();
-        for publish in publishes {
-            let wanted = self.wanted(&publish.topic);
-            if publish.retain || wanted.kept {
-                // What is kept is shown after the commit, and this behind it.
-                ops.push(Op {
-                    message: Some(self.message(publisher, publish)),
-                    from,
-                    exchange: None,
-                });
-            } else if wanted.live {
-                let message = self.message(publisher, publish);
-                if ops.is_empty() {
-                    live.push(message);
-                } else {
-                    ops.push(Op {
-                        message: Some(message),
-                        from,
-                        exchange: None,
-                    });
-                }
-            }
-        }
-        self.carry(live);
-        if ops.is_empty() {
-            return Ok(());
-        }
-        let mut refused = Ok(());
-        let mut live = Vec::new();
-        for kept in self.keeper.publish(ops).await? {
-            match kept {
-                Kept::Done(message) => {
-                    live.extend(message.filter(|message| self.is_wanted(message.topic_str())));
-                }
-                Kept::Refused => refused = Err(Refused::Full),
-            }
-        }
-        self.carry(live);
-        refused
     }
 
     /// Runs the carrier; must be polled for live messages to arrive.
@@ -393,7 +339,7 @@ impl Fanout {
 
     fn note_change(&self) {
         self.version.fetch_add(1, Relaxed);
-        self.changed.notify_waiters();
+        self.kept().subscribed.notify_waiters();
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
         self.count(&filters);
     }
@@ -462,7 +408,7 @@ impl Fanout {
             self.weight.fetch_add(weight(filter), Relaxed);
         }
         self.version.fetch_add(1, Relaxed);
-        self.changed.notify_waiters();
+        self.kept().subscribed.notify_waiters();
         self.count(&filters);
         Ok(replaced)
     }
@@ -474,7 +420,7 @@ impl Fanout {
         if removed {
             self.weight.fetch_sub(weight(filter), Relaxed);
             self.version.fetch_add(1, Relaxed);
-            self.changed.notify_waiters();
+            self.kept().subscribed.notify_waiters();
             self.count(&filters);
         }
         removed

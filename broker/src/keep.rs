@@ -60,6 +60,7 @@ pub(crate) use job::{
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;
 pub(crate) use shared::{Shared, Wanted};
+pub(crate) use will::identity as will_identity;
 
 /// What becomes of a message for a queue that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

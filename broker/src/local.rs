@@ -7,9 +7,9 @@
 //!
 //! [`Local::show`] shows messages to subscribers and asks nobody: for what is
 //! committed already, or is not data. It may use topics that clients may not, such
-//! as `$SYS/...`. What live subscribers have no room for is dropped and counted
-//! like any live message; what persistent sessions are owed is on disk when it
-//! resolves. [`Client`] takes the way of a device: what it
+//! as `$SYS/...`, which is at QoS 0 and waits for nobody. What subscribers have no
+//! room for is dropped and counted, and costs only them; what persistent sessions are
+//! owed is on disk when it resolves. [`Client`] takes the way of a device: what it
 //! publishes is admitted, committed, and shown after that.
 //!
 //! Neither takes a seat: no client identifier is in use because of them.
@@ -21,7 +21,10 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use crate::{Admission, Protocol, Publish, Publisher, Verdict, fanout::Fanout};
+use crate::{
+    Admission, Protocol, Publish, Publisher, Verdict,
+    fanout::{Fanout, Room},
+};
 
 /// The session number of what the gateway says itself; sessions count from 1.
 const NOBODY: u64 = 0;
@@ -40,18 +43,35 @@ impl Local {
         Self { fanout }
     }
 
-    /// Shows messages to those who subscribe to their topics, in order, and keeps
-    /// those with the RETAIN flag. Each must have a valid topic. Resolves once what persistent sessions are owed is on disk; where nobody
-    /// is owed anything that is at once. Before [`Broker::run`](crate::Broker::run)
-    /// live messages wait, within bounds. False when there was no room for one, or one
-    /// has a string that is too long for a packet; it and what followed was not shown.
-    pub async fn show(&self, publishes: &[Publish]) -> bool {
-        let fits = publishes
-            .iter()
-            .take_while(|one| one.fits_a_packet())
-            .count();
-        let shown = self.fanout.show(NOBODY, None, &publishes[..fits]).await;
-        shown.is_ok() && fits == publishes.len()
+    /// Shows messages to those who subscribe to their topics, in order, and keeps those
+    /// with the RETAIN flag. Each must have a valid topic; one with a string that is too
+    /// long for a packet is not shown. Before [`Broker::run`](crate::Broker::run) live
+    /// messages wait, within bounds.
+    ///
+    /// Resolves once what persistent sessions are owed is on disk; where nobody is owed
+    /// anything that is at once. On a full disk live subscribers see the messages and
+    /// nobody else does, which is counted; so does a queue that is full lose what it has
+    /// no room for. How many were shown.
+    pub async fn show(&self, publishes: &[Publish]) -> usize {
+        self.show_with(publishes, Room::Now).await
+    }
+
+    /// The same, but waits while the disk is full: for what whoever sent it keeps until
+    /// then.
+    pub async fn show_patiently(&self, publishes: &[Publish]) -> usize {
+        self.show_with(publishes, Room::Wait).await
+    }
+
+    async fn show_with(&self, publishes: &[Publish], room: Room) -> usize {
+        let fit = publishes.iter().filter(|one| one.fits_a_packet());
+        let fit: Vec<Publish> = fit.cloned().collect();
+        // What is not kept is counted, and live subscribers have it.
+        let shown = self.fanout.show(NOBODY, None, &fit, room).await;
+        if shown.is_err() && room == Room::Wait {
+            // The keeper has ended, and so does everything.
+            std::future::pending::<()>().await;
+        }
+        fit.len()
     }
 
     /// Whether somebody subscribes to `topic`, or a persistent session does whose
@@ -130,7 +150,7 @@ impl Client {
     /// Publishes a batch in order and waits until the fate of all is known: one
     /// verdict each, never [`Verdict::Busy`], because what finds no room is asked
     /// about again until it does. What was kept has been shown to subscribers by
-    /// then. Dropping the future gives up what is not committed yet.
+    /// then, and is on disk for those that are persistent. Dropping the future gives up what is not committed yet.
     pub async fn publish(&self, batch: Vec<Publish>) -> Vec<Verdict> {
         let mut pause = PAUSE_MIN;
         let mut settled = Vec::with_capacity(batch.len());
@@ -149,12 +169,7 @@ impl Client {
                 matches!(verdict, Verdict::Accepted | Verdict::Duplicate)
             });
             let kept: Vec<Publish> = kept.map(|(publish, _)| publish.clone()).collect();
-            if !self.local.show(&kept).await {
-                tracing::warn!(
-                    client.id = &*self.publisher.client_id,
-                    "persistent subscribers did not get a message: there is no room"
-                );
-            }
+            self.local.show_patiently(&kept).await;
             settled.append(&mut verdicts);
             rest = waiting;
             if done > 0 {

@@ -162,7 +162,7 @@ counters! {
     /// Messages a subscriber did not get because its queue was full, or the budget
     /// that all queues share was spent.
     dropped_queue_full,
-    /// Messages of a shared subscription that no member had taken when the last one left.
+    /// Messages of a shared subscription that no member was left for, or had room for.
     dropped_shared,
     /// Messages a subscriber did not get because they exceed its Maximum Packet Size.
     dropped_too_large,
@@ -199,6 +199,9 @@ counters! {
     queued_bytes,
     /// Messages a persistent session did not get because its queue was full.
     dropped_kept_queue_full,
+    /// Messages of the gateway itself that persistent sessions, or who subscribes later,
+    /// did not get because the disk of `broker.db` was full.
+    dropped_kept_disk_full,
     /// Times a publish was refused or held because a queue, or the disk of
     /// `broker.db`, was full.
     refused_queue_full,

@@ -279,10 +279,9 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
         };
         will.delay_secs.min(lasts)
     });
-    let waits_in = session.durable.as_ref().map(|durable| durable.session());
-    let waits_in = waits_in.filter(|_| delay_secs > 0);
+    let kept_in = session.durable.as_ref().map(|durable| durable.session());
     // Boxed: every session would hold the room for it otherwise.
-    Box::pin(session.leave(&outbox, waits_in.is_some())).await;
+    Box::pin(session.leave(&outbox, will.is_some())).await;
     ending::count(context, &publisher, &end);
     // Who broke the protocol is likely to be in the middle of more.
     match end {
@@ -301,22 +300,15 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
     count_bytes(&mut wire, counters);
     // Closes the socket before the will: the gateway may take its time.
     drop(wire);
-    match (will, waits_in) {
-        (Some(will), Some(session)) => {
-            let waiting = wills::Waiting {
-                session,
-                publisher: Arc::clone(&publisher),
-                will,
-                rights: Some(rights),
-                _share: Some(kept),
-            };
-            let delay = Duration::from_secs(delay_secs.into());
-            context.wills.hold(waiting, delay);
-        }
-        (Some(will), None) => {
-            Box::pin(ending::publish_will(context, &publisher, id, will, &seat)).await;
-        }
-        (None, _) => {}
+    if let Some(will) = will {
+        let left = wills::Left {
+            session: kept_in,
+            publisher,
+            will,
+            rights,
+            share: kept,
+        };
+        Box::pin(left.publish(context, id, delay_secs, &seat)).await;
     }
     drop(named);
     drop(seat);
@@ -349,12 +341,12 @@ struct Session<'s> {
 impl Session<'_> {
     /// Ends the subscriptions, and only then gives back what shared ones had given.
     /// What was not sent of the session's queue stays there.
-    async fn leave(self, outbox: &Outbox, will_waits: bool) {
+    async fn leave(self, outbox: &Outbox, has_will: bool) {
         drop(self.subscriptions);
         outbox.close();
         drop(self.outbound);
         if let Some(durable) = self.durable {
-            durable.leave(self.new_expiry_secs, !will_waits).await;
+            durable.leave(self.new_expiry_secs, !has_will).await;
         }
     }
 

@@ -5,7 +5,7 @@
 //! case one found no room among the retained messages. Loads are moving averages
 //! per minute over 1, 5 and 15 minutes, as Mosquitto reckons them. Nothing of it is
 //! data: it never goes to the gateway, and wildcards of the first level do not match
-//! it. `heap` is what the system holds in memory for the whole process.
+//! it. It goes to those who are connected, at QoS 0, and waits for nobody who is not. `heap` is what the system holds in memory for the whole process.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -71,6 +71,7 @@ fn stored(now: &Metrics) -> u64 {
 fn dropped(now: &Metrics) -> u64 {
     now.dropped_queue_full
         + now.dropped_kept_queue_full
+        + now.dropped_kept_disk_full
         + now.dropped_shared
         + now.dropped_too_large
         + now.dropped_expired
@@ -102,9 +103,7 @@ pub(crate) async fn run(handle: Handle, every: Duration) {
             }
             now = turns.tick(), if is_on => {
                 let messages = tree.turn(now, &handle.metrics(), away(&handle), memory());
-                if !handle.local().show(&messages).await {
-                    tracing::debug!("persistent subscribers did not get all of $SYS");
-                }
+                handle.local().show(&messages).await;
             }
         }
     }
@@ -179,7 +178,7 @@ impl Tree {
         let messages = values.iter().map(|(name, value)| Publish {
             topic: Arc::from(format!("$SYS/broker/{name}")),
             payload: Bytes::from(value.clone()),
-            qos: QoS::ExactlyOnce,
+            qos: QoS::AtMostOnce,
             retain: true,
             dup: false,
             properties: None,

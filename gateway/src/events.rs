@@ -11,7 +11,9 @@
 //!
 //! It does not promise every event: it begins a moment before somebody subscribes,
 //! reads from memory only, and what has left that memory before it was shown is
-//! counted and skipped. Nothing is shown twice after a restart, and nothing is made
+//! counted and skipped. A subscriber whose queue is full loses events alone; on a
+//! full disk those who are connected see them, and nobody else does (the broker's
+//! `dropped_kept_queue_full` and `dropped_kept_disk_full`). Nothing is shown twice after a restart, and nothing is made
 //! up for: whoever must have every event has a destination. A subscriber with a
 //! session that outlives its connection gets what was shown while it was away, as
 //! far as its queue goes.
@@ -69,7 +71,8 @@ impl Default for Config {
 pub struct Counts {
     /// Events handed to subscribers.
     pub shown: u64,
-    /// Events that had left memory before they could be shown while somebody subscribed.
+    /// Events that had left memory before they could be shown while somebody subscribed,
+    /// or are too long for a packet.
     pub skipped: u64,
 }
 
@@ -169,11 +172,10 @@ impl Events {
     async fn show(&self, records: &[Record]) {
         let publishes: Vec<Publish> = records.iter().filter_map(|one| self.publish(one)).collect();
         let counts = &self.handle.0;
-        let count = match self.local.show(&publishes).await {
-            true => &counts.shown,
-            false => &counts.skipped,
-        };
-        count.fetch_add(publishes.len() as u64, Relaxed);
+        let shown = self.local.show(&publishes).await as u64;
+        counts.shown.fetch_add(shown, Relaxed);
+        let skipped = publishes.len() as u64 - shown;
+        counts.skipped.fetch_add(skipped, Relaxed);
     }
 
     /// The message of a record, if somebody wants it.

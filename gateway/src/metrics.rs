@@ -552,6 +552,11 @@ const PLAIN: &[Plain] = &[
         |a| a.status.broker.dropped_kept_queue_full,
     ),
     counter(
+        "gateway_broker_dropped_kept_disk_full",
+        "Messages of the gateway itself that persistent sessions, or later subscribers, did not get because the disk of broker.db was full",
+        |a| a.status.broker.dropped_kept_disk_full,
+    ),
+    counter(
         "gateway_broker_refused_queue_full",
         "Times a publish was refused or held because a queue, or the disk of broker.db, was full",
         |a| a.status.broker.refused_queue_full,

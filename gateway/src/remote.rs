@@ -332,7 +332,7 @@ impl Remote {
                     show.push(publish);
                 }
                 Converted::Keep(publish) => {
-                    self.show(&mut show).await?;
+                    self.show(&mut show).await;
                     keep.push(publish);
                 }
                 Converted::Circle => counts.circle(),
@@ -343,21 +343,24 @@ impl Remote {
                 }
             }
         }
-        self.show(&mut show).await?;
+        self.show(&mut show).await;
         self.keep(&mut keep).await
     }
 
-    async fn show(&self, publishes: &mut Vec<Publish>) -> Result<(), Broken> {
+    async fn show(&self, publishes: &mut Vec<Publish>) {
         if publishes.is_empty() {
-            return Ok(());
+            return;
         }
-        if !self.local.show(publishes).await {
-            // Not acknowledged, so the remote broker sends it again.
-            return Err(Broken::lost("there is no room for persistent subscribers"));
+        // While the disk is full the remote broker keeps what is not acknowledged.
+        let shown = self.local.show_patiently(publishes).await;
+        let counts = self.handle.counts();
+        counts.shown(shown);
+        for _ in shown..publishes.len() {
+            if counts.refused() {
+                tracing::warn!(remote = %self.name, reason = "too long for a packet", "a message of a remote broker was not taken");
+            }
         }
-        self.handle.counts().shown(publishes.len());
         publishes.clear();
-        Ok(())
     }
 
     async fn keep(&self, publishes: &mut Vec<Publish>) -> Result<(), Broken> {

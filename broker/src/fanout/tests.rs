@@ -102,7 +102,7 @@ async fn a_message_without_subscribers_never_enters_the_carrier() {
     let mut retained = publish("a", "x");
     retained.retain = true;
     assert!(!fanout.is_wanted("a"));
-    fanout.show(1, None, &[retained]).await.unwrap();
+    fanout.show(1, None, &[retained], Room::Now).await.unwrap();
 }
 
 /// Keeps every frame until the test takes it.

@@ -100,6 +100,15 @@ impl Keeper {
         }
     }
 
+    /// The same for who is not to hear that a queue is full: that queue loses the
+    /// message.
+    pub(crate) async fn tell(&self, ops: Vec<Op>) -> Result<Vec<Kept>, Refused> {
+        match self.ask(Work::Tell(ops)).await? {
+            Answer::Kept(kept) => Ok(kept),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
     /// Notes inbound QoS 2 exchanges, before anything is done with their messages.
     pub(crate) async fn begin(
         &self,
@@ -131,10 +140,22 @@ impl Keeper {
         }
     }
 
-    /// Forgets a will that is due, to publish it; whether it still was.
-    pub(crate) async fn take_will(&self, session: SessionId) -> Result<bool, Refused> {
-        let answer = self.ask(Work::TakeWill(session)).await?;
-        Ok(was(&answer))
+    /// When the will of a session whose client is away is due, or was, in milliseconds
+    /// since 1970; `None` where there is none, or its client is back.
+    pub(crate) async fn due_will(&self, session: SessionId) -> Result<Option<i64>, Refused> {
+        match self.ask(Work::DueWill(session)).await? {
+            Answer::Due(due_ms) => Ok(due_ms),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// Forgets the will that was due then, which is published.
+    pub(crate) async fn will_is_over(
+        &self,
+        session: SessionId,
+        due_ms: i64,
+    ) -> Result<(), Refused> {
+        self.ask(Work::WillIsOver(session, due_ms)).await.map(drop)
     }
 
     pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {

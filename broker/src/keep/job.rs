@@ -213,14 +213,18 @@ pub(super) enum Work {
     Enter(Enter),
     Leave(Leave),
     Publish(Vec<Op>),
+    /// The same, but a full queue refuses nothing.
+    Tell(Vec<Op>),
     /// Whether there is room.
     Room(Vec<Wish>),
     Begin(SessionId, Vec<(u16, Token)>),
     Turn(SessionId, Turn),
     /// Of shared subscriptions, back from their live members.
     TakeBack(Vec<Homeless>),
-    /// The session's will is to be published, if it is still due.
-    TakeWill(SessionId),
+    /// Whether the session's will is to be published, and since when.
+    DueWill(SessionId),
+    /// The will that was due then is published.
+    WillIsOver(SessionId, i64),
     /// Removes what is kept for a client.
     Remove(Arc<str>),
     ClearRetained(Arc<str>),
@@ -245,6 +249,7 @@ pub(super) enum Answer {
     Sessions(Vec<SessionInfo>),
     Subscriptions(Vec<SubscriptionInfo>),
     Wills(Vec<KeptWill>),
+    Due(Option<i64>),
 }
 
 #[derive(Debug)]

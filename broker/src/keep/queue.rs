@@ -31,11 +31,12 @@ pub(super) struct Target {
 }
 
 impl Writer {
-    /// Keeps publishes, in order, up to the first for which there is no room.
-    pub(super) fn publish(&mut self, ops: &[Op]) -> rusqlite::Result<Answer> {
+    /// Keeps publishes, in order, up to the first for which there is no room. Without
+    /// `may_refuse` all of them are: a full queue loses its own.
+    pub(super) fn publish(&mut self, ops: &[Op], may_refuse: bool) -> rusqlite::Result<Answer> {
         let mut kept = Vec::with_capacity(ops.len());
         for op in ops {
-            let Some(done) = self.publish_one(op)? else {
+            let Some(done) = self.publish_one(op, may_refuse)? else {
                 break;
             };
             kept.push(done);
@@ -45,12 +46,14 @@ impl Writer {
     }
 
     /// What became of it; `None` for no room.
-    fn publish_one(&mut self, op: &Op) -> rusqlite::Result<Option<Kept>> {
+    fn publish_one(&mut self, op: &Op, may_refuse: bool) -> rusqlite::Result<Option<Kept>> {
         let mut message = op.message.clone();
         if let Some(message) = &mut message {
             let mut targets = self.targets(message, op.from);
             let served = self.share_out(message, &mut targets);
-            if !targets.is_empty() && !self.make_room(&mut targets, message.len() as u64, true)? {
+            if !targets.is_empty()
+                && !self.make_room(&mut targets, message.len() as u64, may_refuse)?
+            {
                 return Ok(None);
             }
             if message.retain() {

@@ -13,7 +13,10 @@ use super::Error;
 /// The file, in the data directory.
 const FILE: &str = "broker.db";
 /// In order; the database's `user_version` says how many were applied.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+];
 const PAGE_BYTES: u64 = 4096;
 /// The log is cut back to this after something large.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;

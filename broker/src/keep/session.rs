@@ -46,7 +46,7 @@ impl Writer {
             session.row.ended_ms = None;
             dropped = session.row.dropped;
         }
-        self.keep_will(id, enter.will.as_ref())?;
+        self.keep_will(id, enter)?;
         self.page(id)?;
         Ok(Ok(Answer::Entered(Box::new(Entered {
             session: id,
@@ -125,7 +125,8 @@ impl Writer {
             .set_due(id, expiry::due(Instant::now(), expiry_secs, 0));
     }
 
-    /// Removes a session and everything of it.
+    /// Removes a session and everything of it but its will, which is published now if
+    /// it waits.
     pub(super) fn remove_session(&mut self, id: SessionId) -> rusqlite::Result<()> {
         let Some(client) = self.state.sessions.get(&id).map(|one| one.client.clone()) else {
             return Ok(());
@@ -135,10 +136,8 @@ impl Writer {
         }
         self.hand_over(id)?;
         self.empty_queue(id)?;
-        for table in ["exchanges", "wills"] {
-            self.sql(&format!("DELETE FROM {table} WHERE session = ?1"))?
-                .execute([id.0])?;
-        }
+        self.sql("DELETE FROM exchanges WHERE session = ?1")?
+            .execute([id.0])?;
         self.sql("DELETE FROM sessions WHERE id = ?1")?
             .execute([id.0])?;
         self.state.remove(id);

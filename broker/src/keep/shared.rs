@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use tokio::sync::Notify;
+
 use super::{Config, QueueFull, SessionId, group::Groups, job::Sub};
 use crate::{
     budget::Budget,
@@ -46,12 +48,14 @@ pub(crate) struct Shared {
     pub(crate) live: fanout::Groups,
     filters: RwLock<Filters<Sub>>,
     groups: RwLock<Groups>,
-    /// Changes with every change of `filters`.
+    /// Changes with every change of `filters` and `groups`.
     version: AtomicU64,
     /// The number from which on messages are matched with `filters` as they are.
     decided: AtomicU64,
     /// Until when the disk may have no room, by `clock`.
     short_until_ms: AtomicU64,
+    /// Told of every change of subscriptions, kept or live.
+    pub(crate) subscribed: Notify,
     /// By client identifier.
     clients: RwLock<HashMap<Arc<str>, Known>>,
 }
@@ -71,6 +75,7 @@ impl Shared {
             version: AtomicU64::new(0),
             decided: AtomicU64::new(0),
             short_until_ms: AtomicU64::new(0),
+            subscribed: Notify::new(),
             clients: RwLock::default(),
         }
     }
@@ -178,6 +183,7 @@ impl Shared {
 
     fn changed(&self, filters: &Filters<Sub>) {
         self.version.fetch_add(1, Relaxed);
+        self.subscribed.notify_waiters();
         let all = filters.len() + self.groups().len();
         self.counters.subscriptions_kept.set(all);
     }

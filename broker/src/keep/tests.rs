@@ -3,6 +3,7 @@
 mod bounds;
 mod file;
 mod model;
+mod wills;
 
 use std::{path::Path, sync::Arc};
 

@@ -1,32 +1,50 @@
-//! The wills of persistent sessions, so that one whose delay outlasts the process is
-//! published all the same.
+//! The wills of persistent sessions, so that none is lost with the process: neither one
+//! that waits for its delay, nor one that is being published.
+//!
+//! A will is forgotten only after it was published. It has an identity of its own
+//! ([`identity`]), so one that is published again after a crash in between is the same
+//! to the journal. It outlasts its session: one that expired while nothing ran, or was
+//! ended by a clean start or the operator, leaves its will to be published.
 
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
-use super::{KeptWill, SessionId, job::Answer, writer::Writer};
+use super::{Enter, KeptWill, SessionId, job::Answer, writer::Writer};
 use crate::{
     clock::{Clock, passed_ms},
     fanout::Message,
 };
 
+/// What makes the will of a connection that ended the same when it is published again.
+/// `due_ms` tells the connections of a session apart.
+pub(crate) fn identity(session: SessionId, due_ms: i64) -> [u8; 16] {
+    let mut identity = [0; 16];
+    identity[..8].copy_from_slice(&session.0.to_be_bytes());
+    identity[8..].copy_from_slice(&due_ms.to_be_bytes());
+    identity
+}
+
 impl Writer {
     /// Keeps the will of the connection that enters, in place of any before.
-    pub(super) fn keep_will(
-        &mut self,
-        id: SessionId,
-        will: Option<&(Message, u32)>,
-    ) -> rusqlite::Result<()> {
-        let Some((message, delay_secs)) = will else {
+    pub(super) fn keep_will(&mut self, id: SessionId, enter: &Enter) -> rusqlite::Result<()> {
+        let Some((message, delay_secs)) = &enter.will else {
             return self.forget_will(id);
         };
         let frame = message.frame();
         self.sql(
-            "INSERT OR REPLACE INTO wills (session, delay_secs, due_ms, checksum, frame)
-             VALUES (?1, ?2, NULL, ?3, ?4)",
+            "INSERT OR REPLACE INTO wills
+                 (session, client, user, delay_secs, due_ms, checksum, frame)
+             VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6)",
         )?
-        .execute(params![id.0, delay_secs, crc32fast::hash(frame), frame])?;
+        .execute(params![
+            id.0,
+            enter.client,
+            enter.user,
+            delay_secs,
+            crc32fast::hash(frame),
+            frame
+        ])?;
         Ok(())
     }
 
@@ -36,12 +54,21 @@ impl Writer {
         Ok(())
     }
 
-    /// A will that is due is to be published; whether there is one still.
-    pub(super) fn take_will(&mut self, id: SessionId) -> rusqlite::Result<bool> {
-        let taken = self
-            .sql("DELETE FROM wills WHERE session = ?1 AND due_ms IS NOT NULL")?
-            .execute([id.0])?;
-        Ok(taken > 0)
+    /// When the will of a connection that is gone is due, or was; `None` where there is
+    /// none, or its client is back.
+    pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
+        let due = self
+            .sql("SELECT due_ms FROM wills WHERE session = ?1 AND due_ms IS NOT NULL")?
+            .query_row([id.0], |row| row.get(0))
+            .optional()?;
+        Ok(Answer::Due(due))
+    }
+
+    /// The will that was due then is published.
+    pub(super) fn will_is_over(&mut self, id: SessionId, due_ms: i64) -> rusqlite::Result<()> {
+        self.sql("DELETE FROM wills WHERE session = ?1 AND due_ms = ?2")?
+            .execute([id.0, due_ms])?;
+        Ok(())
     }
 
     /// The connection is gone: the delay begins.
@@ -60,34 +87,47 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn list_wills(&self) -> rusqlite::Result<Answer> {
+    pub(super) fn list_wills(&mut self) -> rusqlite::Result<Answer> {
         let (wall, now_ms) = (Clock::wall_ms(), self.shared.clock.now_ms());
+        let mut damaged = Vec::new();
         let mut statement = self.sql(
-            "SELECT session, delay_secs, due_ms, checksum, frame FROM wills
+            "SELECT session, delay_secs, due_ms, checksum, frame, client, user FROM wills
              WHERE due_ms IS NOT NULL",
         )?;
         let mut rows = statement.query([])?;
         let mut wills = Vec::new();
         while let Some(row) = rows.next()? {
             let id = SessionId(row.get(0)?);
+            let client: Arc<str> = row.get(5)?;
             let frame = row.get_ref(4)?.as_blob()?;
             let sound = row.get(3) == Ok(i64::from(crc32fast::hash(frame)));
             let message = Message::restore(frame, 0, now_ms, &self.shared.budget);
-            let (Some(message), Some(session)) =
-                (message.filter(|_| sound), self.state.sessions.get(&id))
-            else {
+            let Some(message) = message.filter(|_| sound) else {
+                tracing::error!(client.id = %client, "a will was damaged");
+                self.shared.counters.kept_damaged.add(1);
+                damaged.push(id);
                 continue;
             };
             let delay_ms = 1000 * row.get::<_, i64>(1)?;
             let began: i64 = row.get::<_, i64>(2)? - delay_ms;
             let waited = passed_ms(began, wall);
+            // No longer than its session.
+            let due_in_ms = match self.state.sessions.contains_key(&id) {
+                true => delay_ms.unsigned_abs().saturating_sub(waited),
+                false => 0,
+            };
             wills.push(KeptWill {
                 session: id,
-                client: Arc::clone(&session.client),
-                user: session.row.user.clone(),
+                client,
+                user: row.get(6)?,
                 message,
-                due_in_ms: delay_ms.unsigned_abs().saturating_sub(waited),
+                due_in_ms,
             });
+        }
+        drop(rows);
+        drop(statement);
+        for id in damaged {
+            self.forget_will(id)?;
         }
         Ok(Answer::Wills(wills))
     }

@@ -285,10 +285,15 @@ impl Writer {
             Work::Leave(leave) => return self.leave(leave),
             Work::Begin(id, exchanges) => return self.begin_exchanges(*id, exchanges),
             Work::Turn(id, turn) => return self.turn(*id, turn),
-            Work::Publish(ops) => self.publish(ops)?,
+            Work::Publish(ops) => self.publish(ops, true)?,
+            Work::Tell(ops) => self.publish(ops, false)?,
             Work::Room(wishes) => self.room(wishes),
             Work::TakeBack(homeless) => self.take_back(homeless)?,
-            Work::TakeWill(id) => Answer::Was(self.take_will(*id)?),
+            Work::DueWill(id) => self.due_will(*id)?,
+            Work::WillIsOver(id, due_ms) => {
+                self.will_is_over(*id, *due_ms)?;
+                Answer::Done
+            }
             Work::Remove(client) => self.remove_client(client)?,
             Work::ClearRetained(topic) => self.clear_retained(topic)?,
             Work::Sessions => self.list_sessions(),
@@ -404,7 +409,12 @@ fn failed_to_sync(error: &rusqlite::Error) -> bool {
 /// Whether a job needs room.
 fn grows(work: &Work) -> bool {
     match work {
-        Work::Enter(_) | Work::Publish(_) | Work::Room(_) | Work::Begin(..) | Work::TakeBack(_) => true,
+        Work::Enter(_)
+        | Work::Publish(_)
+        | Work::Tell(_)
+        | Work::Room(_)
+        | Work::Begin(..)
+        | Work::TakeBack(_) => true,
         Work::Turn(_, turn) => !turn.subscribe.is_empty(),
         _ => false,
     }

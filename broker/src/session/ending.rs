@@ -8,6 +8,7 @@ use super::{Context, End, short, wire::Wire};
 use crate::{
     Publish, Publisher, Verdict,
     auth::Rights,
+    fanout::Room,
     metrics::{Counter, Counters},
     packet::{Will, reason},
     registry::Seat,
@@ -19,16 +20,16 @@ const WILL_PATIENCE: Duration = Duration::from_secs(2);
 const WILL_HURRY: Duration = Duration::from_millis(500);
 const WILL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Publishes a will like any publish of its client. While it is offered, the
-/// client cannot connect again, so that is short, and well within the time that
-/// its CONNECT may take.
+/// Publishes a will like any publish of its client; whether it was taken, or will never
+/// be. While it is offered, the client cannot connect again, so that is short, and well
+/// within the time that its CONNECT may take.
 pub(super) async fn publish_will(
     context: &Context,
     publisher: &Arc<Publisher>,
     session: u64,
-    will: Will,
+    will: &Will,
     seat: &Seat,
-) {
+) -> bool {
     let connect_timeout = context.config.connect_timeout;
     let patience = WILL_PATIENCE.min(connect_timeout / 4);
     let hurry = async {
@@ -64,16 +65,21 @@ pub(super) async fn publish_will(
             Box::pin(show(context, publisher, session, &will.publish)).await;
         }
         Some(Verdict::Returned) => context.counters.wills.add(1),
-        _ => {
-            context.counters.wills_lost.add(1);
-            if let Some(held_back) = context.quiet.pass() {
-                tracing::warn!(
-                    client.id = %short(&publisher.client_id),
-                    held_back,
-                    "a will was not taken"
-                );
-            }
-        }
+        Some(Verdict::Refused { .. }) => lose_will(context, publisher),
+        _ => return false,
+    }
+    true
+}
+
+/// Counts and says that a will was not taken.
+pub(super) fn lose_will(context: &Context, publisher: &Publisher) {
+    context.counters.wills_lost.add(1);
+    if let Some(held_back) = context.quiet.pass() {
+        tracing::warn!(
+            client.id = %short(&publisher.client_id),
+            held_back,
+            "a will was not taken"
+        );
     }
 }
 
@@ -89,7 +95,10 @@ pub(super) fn may_be_published(context: &Context, rights: &Rights, will: &Will) 
 
 async fn show(context: &Context, publisher: &Publisher, session: u64, publish: &Publish) {
     let publishes = std::slice::from_ref(publish);
-    let shown = context.fanout.show(session, None, publishes).await;
+    let shown = context
+        .fanout
+        .show(session, None, publishes, Room::Now)
+        .await;
     if shown.is_err()
         && let Some(held_back) = context.quiet.pass()
     {

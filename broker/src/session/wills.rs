@@ -7,9 +7,10 @@
 //!
 //! Only persistent sessions have wills that wait, so there are no more of them than
 //! sessions; what they hold counts in the budget of what sessions keep. The keeper has
-//! them too, so that those that wait when the process ends are published by the next
-//! one. A will is forgotten on disk before it is published: one that is lost, in a
-//! crash at that very moment, is less than one that comes twice.
+//! them too, and forgets a will only after it was published, so that a crash loses none:
+//! the next process publishes it, under the identity that it had, which makes it the
+//! same to the journal. What is known of a will's client then is its name, so the rules
+//! for that name decide whether it may still be published.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,8 +24,16 @@ use tokio::{
 
 use super::{Context, ending};
 use crate::{
-    Local, Protocol, Publisher, auth::Rights, budget::Share, keep::SessionId, packet::Will,
+    Local, Protocol, Publisher, Verdict,
+    auth::Rights,
+    budget::Share,
+    keep::{KeptWill, Refused, SessionId, will_identity},
+    packet::Will,
+    registry::Seat,
 };
+
+/// When to ask the keeper again to forget what is published.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A will and whose it is.
 #[derive(Debug)]
@@ -35,8 +44,70 @@ pub(crate) struct Waiting {
     pub(crate) will: Will,
     /// What its client may do; not known of one that the keeper's file brought.
     pub(crate) rights: Option<Arc<Rights>>,
+    /// It should have been published already: nobody's coming back calls it off.
+    pub(crate) is_late: bool,
     /// What it holds; nothing if the keeper's file brought it.
     pub(crate) _share: Option<Share>,
+}
+
+/// What a connection that is over leaves behind.
+pub(super) struct Left {
+    /// The persistent session that has the will too.
+    pub(super) session: Option<SessionId>,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) will: Will,
+    pub(super) rights: Arc<Rights>,
+    pub(super) share: Share,
+}
+
+impl Left {
+    /// Publishes the will, now or when its delay is over.
+    pub(super) async fn publish(
+        mut self,
+        context: &Context,
+        connection: u64,
+        delay_secs: u32,
+        seat: &Seat,
+    ) {
+        let Some(session) = self.session else {
+            let Self {
+                publisher, will, ..
+            } = &self;
+            if !ending::publish_will(context, publisher, connection, will, seat).await {
+                ending::lose_will(context, publisher);
+            }
+            return;
+        };
+        let is_late = delay_secs == 0 && {
+            let due = is_due(context, session, &mut self.will).await;
+            let taken =
+                ending::publish_will(context, &self.publisher, connection, &self.will, seat).await;
+            if let (true, Some(due_ms)) = (taken, due) {
+                context.wills.is_over(session, due_ms);
+            }
+            if taken {
+                return;
+            }
+            true
+        };
+        let waiting = Waiting {
+            session,
+            publisher: self.publisher,
+            will: self.will,
+            rights: Some(self.rights),
+            is_late,
+            _share: Some(self.share),
+        };
+        let delay = Duration::from_secs(delay_secs.into());
+        context.wills.hold(waiting, delay);
+    }
+}
+
+/// When the keeper's copy of a will is due, or was; gives the will its identity.
+async fn is_due(context: &Context, session: SessionId, will: &mut Will) -> Option<i64> {
+    let due_ms = context.fanout.keeper().due_will(session).await.ok()??;
+    will.publish.delivery = Some(will_identity(session, due_ms));
+    Some(due_ms)
 }
 
 /// See the module.
@@ -53,6 +124,8 @@ struct Queue {
     /// Where the will of a client that is away is.
     by_client: HashMap<Arc<str>, (Instant, u64)>,
     last: u64,
+    /// Published, and to be forgotten on disk: sessions, and when theirs were due.
+    over: Vec<(SessionId, i64)>,
 }
 
 impl Wills {
@@ -61,11 +134,19 @@ impl Wills {
         let mut queue = self.lock();
         queue.last += 1;
         let place = (Instant::now() + delay, queue.last);
-        let client = Arc::clone(&will.publisher.client_id);
+        if !will.is_late {
+            // The last will of a client is the one that its coming back calls off.
+            let client = Arc::clone(&will.publisher.client_id);
+            queue.by_client.insert(client, place);
+        }
         queue.by_time.insert(place, will);
-        // The last will of a client is the one that its coming back calls off.
-        queue.by_client.insert(client, place);
         drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// A will is published: the keeper is to forget it.
+    fn is_over(&self, session: SessionId, due_ms: i64) {
+        self.lock().over.push((session, due_ms));
         self.changed.notify_one();
     }
 
@@ -111,57 +192,22 @@ impl Wills {
 pub(crate) async fn run(context: Arc<Context>) {
     let keeper = context.fanout.keeper();
     for kept in keeper.wills().await.unwrap_or_default() {
-        let Some(publish) = kept.message.to_publish() else {
-            continue;
-        };
-        let waiting = Waiting {
-            session: kept.session,
-            publisher: Arc::new(Publisher {
-                client_id: kept.client,
-                username: kept.user.clone(),
-                identity: kept.user,
-                origin: None,
-                address: None,
-                protocol: Protocol::V5,
-                turn: 0.into(),
-                turns_over: Arc::default(),
-            }),
-            will: Will {
-                publish,
-                delay_secs: 0,
-                refused: false,
-            },
-            rights: None,
-            _share: None,
-        };
-        context
-            .wills
-            .hold(waiting, Duration::from_millis(kept.due_in_ms));
+        let due = Duration::from_millis(kept.due_in_ms);
+        if let Some(waiting) = of_an_earlier_process(kept) {
+            context.wills.hold(waiting, due);
+        }
     }
-    let local = Local::new(Arc::clone(&context.fanout));
     loop {
+        let is_tidy = forget(&context).await;
         let wait = match context.wills.due(Instant::now()) {
             Ok(waiting) => {
-                // Where the session has ended there is nothing to forget.
-                keeper.take_will(waiting.session).await.ok();
-                let Waiting {
-                    publisher,
-                    will,
-                    rights,
-                    ..
-                } = waiting;
-                let may = |rights: &Rights| ending::may_be_published(&context, rights, &will);
-                if !rights.as_deref().is_none_or(may) {
-                    continue;
-                }
-                let client = local.client_as(Arc::clone(&context.admission), publisher);
-                client.publish(vec![will.publish]).await;
-                context.counters.wills.add(1);
+                publish(&context, waiting).await;
                 continue;
             }
             Err(wait) => wait,
         };
-        match wait {
+        let again = (!is_tidy).then(|| Instant::now() + AGAIN);
+        match wait.into_iter().chain(again).min() {
             Some(due) => tokio::select! {
                 () = sleep_until(due) => {}
                 () = context.wills.changed.notified() => {}
@@ -169,6 +215,91 @@ pub(crate) async fn run(context: Arc<Context>) {
             None => context.wills.changed.notified().await,
         }
     }
+}
+
+fn of_an_earlier_process(kept: KeptWill) -> Option<Waiting> {
+    let publish = kept.message.to_publish()?;
+    Some(Waiting {
+        session: kept.session,
+        publisher: Arc::new(Publisher {
+            client_id: kept.client,
+            username: kept.user.clone(),
+            identity: kept.user,
+            origin: None,
+            address: None,
+            protocol: Protocol::V5,
+            turn: 0.into(),
+            turns_over: Arc::default(),
+        }),
+        will: Will {
+            publish,
+            delay_secs: 0,
+            refused: false,
+        },
+        rights: None,
+        is_late: false,
+        _share: None,
+    })
+}
+
+/// Publishes a will, unless its client is back or may not publish it any more.
+async fn publish(context: &Context, mut waiting: Waiting) {
+    let due = is_due(context, waiting.session, &mut waiting.will).await;
+    let Waiting {
+        session,
+        publisher,
+        will,
+        rights,
+        ..
+    } = waiting;
+    let may = match &rights {
+        Some(rights) => ending::may_be_published(context, rights, &will),
+        // Its client has come back to it while we read the list.
+        None if due.is_none() => return,
+        None => {
+            let (id, user) = (&publisher.client_id, publisher.identity.as_ref());
+            let allowed = context
+                .auth
+                .remembered(id, user)
+                .is_some_and(|rights| rights.will(&will));
+            if !allowed {
+                context.counters.publishes_denied.add(1);
+            }
+            allowed
+        }
+    };
+    if may {
+        let local = Local::new(Arc::clone(&context.fanout));
+        let of = Arc::clone(&publisher);
+        let client = local.client_as(Arc::clone(&context.admission), publisher);
+        match client.publish(vec![will.publish]).await.pop() {
+            Some(Verdict::Accepted | Verdict::Duplicate | Verdict::Returned) => {
+                context.counters.wills.add(1);
+            }
+            Some(Verdict::Refused { .. }) => ending::lose_will(context, &of),
+            // Nobody knows: the next process publishes it.
+            _ => return ending::lose_will(context, &of),
+        }
+    }
+    if let Some(due_ms) = due {
+        context.wills.is_over(session, due_ms);
+    }
+}
+
+/// Has the keeper forget the wills that are over; whether it did. It may have no room
+/// even for that.
+async fn forget(context: &Context) -> bool {
+    let over = std::mem::take(&mut context.wills.lock().over);
+    let mut left = Vec::new();
+    for (session, due_ms) in over {
+        let forgotten = context.fanout.keeper().will_is_over(session, due_ms).await;
+        if forgotten == Err(Refused::Full) {
+            left.push((session, due_ms));
+        }
+    }
+    let is_tidy = left.is_empty();
+    context.wills.lock().over.extend(left);
+    is_tidy
 }
 
 #[cfg(test)]
@@ -205,6 +336,7 @@ mod tests {
                 },
             },
             rights: None,
+            is_late: false,
             _share: None,
         }
     }

@@ -1,5 +1,11 @@
 //! Wills, 3.1.2.5 of both versions.
 
+use std::sync::Arc;
+
+use penstock_broker::{
+    Config, Verdict,
+    acl::{Filter, Rule, Rules},
+};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
@@ -202,5 +208,64 @@ async fn a_will_that_waits_survives_a_restart() {
     let mut publisher = Peer::connect(&broker, true, "publisher").await;
     publisher.publish("will", 1, "end").await;
     assert_eq!(watcher.receive().await.payload, "end");
+    broker.stop().await;
+}
+
+fn kept(dir: &tempfile::TempDir) -> Config {
+    let mut config = config();
+    config.keep.dir = Some(dir.path().to_owned());
+    config
+}
+
+/// 3.1.2.5: a will that the gateway has no room for is not lost with the process, where
+/// its session is not, and its client cannot call it off by then.
+#[tokio::test]
+async fn a_will_without_room_is_published_by_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(kept(&dir)).await;
+    broker.gateway.judge(|_| Verdict::Busy);
+    dying(&broker, "d", 60, 0).await.abort();
+    broker.until("gone", |now| now.sessions_open == 0).await;
+    broker.gateway.took(2).await;
+    broker.stop().await;
+    let broker = start(kept(&dir)).await;
+    broker.until("published", |now| now.wills == 1).await;
+    let taken = broker.gateway.taken();
+    let [(client, will)] = &taken[..] else {
+        panic!("{taken:?}");
+    };
+    assert_eq!((&**client, &*will.topic), ("d", "will"));
+    assert!(will.delivery.is_some(), "it is the same to the journal");
+    broker.stop().await;
+    // It is forgotten, once it was published.
+    let broker = start(kept(&dir)).await;
+    let mut watcher = watcher(&broker).await;
+    watcher.nothing().await;
+    broker.stop().await;
+}
+
+/// A will of an earlier process is published only if its client still may publish it.
+#[tokio::test]
+async fn a_will_that_is_no_longer_allowed_is_not_published_by_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let allowing = |filter: &str| {
+        let mut config = kept(&dir);
+        config.auth.rules = Arc::new(Rules(vec![Rule {
+            anonymous: true,
+            publish: vec![Filter::parse(filter).unwrap()],
+            ..Rule::default()
+        }]));
+        config
+    };
+    let broker = start(allowing("will")).await;
+    dying(&broker, "d", 60, 1).await.abort();
+    broker.until("gone", |now| now.sessions_open == 0).await;
+    broker.stop().await;
+    let broker = start(allowing("other")).await;
+    broker
+        .until("refused", |now| now.publishes_denied == 1)
+        .await;
+    assert_eq!(broker.handle.metrics().wills, 0);
+    assert!(broker.gateway.taken().is_empty());
     broker.stop().await;
 }

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use penstock_broker::{Publish, QoS, Verdict};
+use penstock_broker::{Publish, QoS, QueueFull, Verdict};
 use tokio::time::timeout;
 
-use crate::support::{LONG, config, publish_v4, start};
+use crate::support::{LONG, Running, config, connect_v4, publish_v4, start};
 
 fn message(topic: &str, payload: &str, retain: bool) -> Publish {
     Publish {
@@ -23,11 +23,8 @@ fn message(topic: &str, payload: &str, retain: bool) -> Publish {
 async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
     let broker = start(config()).await;
     let local = broker.handle.local();
-    assert!(
-        local
-            .show(&[message("$SYS/broker/version", "1", true)])
-            .await
-    );
+    let version = message("$SYS/broker/version", "1", true);
+    assert_eq!(local.show(&[version]).await, 1);
     let mut subscriber = broker.v4("subscriber").await;
     subscriber.subscribe_v4("$SYS/#", 0).await;
     subscriber
@@ -39,11 +36,8 @@ async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
             .concat(),
         )
         .await;
-    assert!(
-        local
-            .show(&[message("$SYS/a", "2", false), message("other", "3", false)])
-            .await
-    );
+    let both = [message("$SYS/a", "2", false), message("other", "3", false)];
+    assert_eq!(local.show(&both).await, 2);
     subscriber.expect(&publish_v4("$SYS/a", 0, 0, "2")).await;
     subscriber.ping().await;
     assert_eq!(broker.gateway.taken().len(), 0);
@@ -114,5 +108,73 @@ async fn what_a_client_within_publishes_is_admitted_in_order_and_then_shown() {
     ));
     let asked = ["1", "bad", "2", "3", "2", "3", "2", "3"].map(str::to_owned);
     assert_eq!(broker.gateway.payloads(), asked);
+    broker.stop().await;
+}
+
+/// Subscribes at QoS 1 in a session that lasts, and goes away.
+async fn leave_behind(broker: &Running, id: &str, filter: &str) {
+    let mut client = broker.raw().await;
+    client.send(&connect_v4(id, 0, 0)).await;
+    client.packet().await;
+    client.subscribe_v4(filter, 1).await;
+    client.send(&[0xE0, 0]).await;
+    client.expect_end().await;
+}
+
+/// Nobody is told of a full queue, so it costs nobody else anything, whatever is to
+/// become of publishers.
+#[tokio::test]
+async fn a_full_queue_keeps_nothing_of_the_gateway_s_from_others() {
+    let mut config = config();
+    config.keep.queue_full = QueueFull::Refuse;
+    config.keep.queue_messages_max = 1;
+    let broker = start(config).await;
+    leave_behind(&broker, "away", "events/#").await;
+    let mut subscriber = broker.v4("subscriber").await;
+    subscriber.subscribe_v4("events/#", 0).await;
+    let local = broker.handle.local();
+    for n in ["1", "2", "3"] {
+        let shown = [message("events/a", n, true), message("events/b", n, false)];
+        assert_eq!(local.show(&shown).await, 2);
+        for topic in ["events/a", "events/b"] {
+            subscriber.expect(&publish_v4(topic, 0, 0, n)).await;
+        }
+    }
+    let now = broker.handle.metrics();
+    assert_eq!((now.queued_messages, now.dropped_kept_queue_full), (1, 5));
+    let mut late = broker.v4("late").await;
+    late.subscribe_v4("events/#", 0).await;
+    let retained = publish_v4("events/a", 0, 0, "3");
+    late.expect(&[&[0x31][..], &retained[1..]].concat()).await;
+    broker.stop().await;
+}
+
+/// `$SYS` is said again by itself: it waits for nobody who is away.
+#[tokio::test]
+async fn what_the_broker_says_of_itself_is_not_queued() {
+    let broker = start(config()).await;
+    leave_behind(&broker, "away", "$SYS/#").await;
+    let local = broker.handle.local();
+    local.show(&[message("$SYS/a", "1", true)]).await;
+    assert_eq!(broker.handle.metrics().queued_messages, 0);
+    let mut client = broker.raw().await;
+    client.send(&connect_v4("away", 0, 0)).await;
+    client.packet().await;
+    local.show(&[message("$SYS/a", "2", true)]).await;
+    client.expect(&publish_v4("$SYS/a", 0, 0, "2")).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_subscribers_hears_when_a_session_that_was_away_is_gone() {
+    let broker = start(config()).await;
+    let local = broker.handle.local();
+    leave_behind(&broker, "away", "$penstock/events/#").await;
+    assert!(local.is_wanted_below("$penstock/events"));
+    let changed = local.subscriptions_changed();
+    let removed = broker.handle.remove_session("away".into()).await;
+    assert_eq!(removed, Some(true));
+    timeout(LONG, changed).await.expect("a change is told");
+    assert!(!local.is_wanted_below("$penstock/events"));
     broker.stop().await;
 }

@@ -1,0 +1,124 @@
+//! What the gateway says itself, to everybody who wants it.
+//!
+//! Nobody is told that a queue is full, so nobody is refused: a full queue loses the
+//! message, counted, and only that queue does. A full disk is waited for where the
+//! message can wait. Where it cannot ([`Room::Now`]), those who are connected see it
+//! all the same, and what persistent sessions and new subscribers miss is counted.
+//!
+//! `$SYS` is apart: the broker says it again by itself, so it is kept in memory only
+//! and goes to those who are connected, at QoS 0. It never waits for the disk, nor in
+//! the queue of a client that is away.
+
+use tokio::time::{Duration, sleep};
+
+use super::Fanout;
+use crate::{
+    Publish, QoS,
+    fanout::{How, Message},
+    keep::{Kept, Op, Refused, SessionId},
+};
+
+/// Between asking whether there is room on disk.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What to do while there is no room on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Wait until there is.
+    Wait,
+    /// Go on without the disk.
+    Now,
+}
+
+impl Fanout {
+    /// Shows committed messages to everybody who wants them, in order: keeps what is
+    /// to be kept, and then shows all to live subscribers.
+    ///
+    /// # Errors
+    /// When nothing could be kept: live subscribers have seen all of it.
+    pub(crate) async fn show(
+        &self,
+        publisher: u64,
+        from: Option<SessionId>,
+        publishes: &[Publish],
+        room: Room,
+    ) -> Result<(), Refused> {
+        let mut ops = Vec::new();
+        let mut live = Vec::new();
+        for publish in publishes {
+            if publish.topic.starts_with("$SYS/") {
+                live.extend(self.say(publisher, publish));
+                continue;
+            }
+            let wanted = self.wanted(&publish.topic);
+            let is_kept = publish.retain || wanted.kept;
+            if is_kept || wanted.live {
+                let message = self.message(publisher, publish);
+                // What is kept is shown after the commit, and what comes after behind it.
+                if is_kept || !ops.is_empty() {
+                    ops.push(Op {
+                        message: Some(message),
+                        from,
+                        exchange: None,
+                    });
+                } else {
+                    live.push(message);
+                }
+            }
+        }
+        self.carry(live);
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let kept = loop {
+            match self.keeper.tell(ops.clone()).await {
+                Err(Refused::Full) if room == Room::Wait => sleep(PAUSE).await,
+                kept => break kept,
+            }
+        };
+        match kept {
+            Ok(kept) => {
+                let done = kept.into_iter().filter_map(|one| match one {
+                    Kept::Done(message) => message,
+                    Kept::Refused => None,
+                });
+                self.carry_wanted(done);
+                Ok(())
+            }
+            Err(refused) => {
+                let missed = |op: &&Op| {
+                    let message = op.message.as_ref();
+                    message.is_some_and(|one| one.retain() || self.wanted(one.topic_str()).kept)
+                };
+                let count = ops.iter().filter(missed).count();
+                self.counters.dropped_kept_disk_full.add(count);
+                self.carry_wanted(ops.into_iter().filter_map(|op| op.message));
+                Err(refused)
+            }
+        }
+    }
+
+    fn carry_wanted(&self, messages: impl Iterator<Item = Message>) {
+        let wanted = messages.filter(|message| self.is_wanted(message.topic_str()));
+        self.carry(wanted.collect());
+    }
+
+    /// The message of a `$SYS` topic for those who are connected, retained if it is to be.
+    fn say(&self, publisher: u64, publish: &Publish) -> Option<Message> {
+        let at_most_once = Publish {
+            qos: QoS::AtMostOnce,
+            ..publish.clone()
+        };
+        let mut message = self.message(publisher, &at_most_once);
+        if publish.retain {
+            let retained = &self.kept().retained;
+            let change = retained.change(&message);
+            if change.how == How::Refused {
+                self.counters.retained_refused.add(1);
+            }
+            self.counters.retained.set(retained.len());
+            message = change.message;
+        }
+        self.is_wanted(&publish.topic).then_some(message)
+    }
+}
