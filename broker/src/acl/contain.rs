@@ -56,9 +56,14 @@ pub(super) fn overlaps(one: &str, other: &str) -> bool {
     }
 }
 
-/// A topic has at least one level, so `#` takes nothing shorter than `+/#`.
+/// A topic has at least one level, and one of one level is not empty: `#` takes nothing
+/// shorter than `+/#`, and `/#` nothing shorter than `/+/#`.
 fn least(filter: &str) -> &str {
-    if filter == "#" { "+/#" } else { filter }
+    match filter {
+        "#" => "+/#",
+        "/#" => "/+/#",
+        _ => filter,
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +99,9 @@ mod tests {
             ("a/+", "a/", true),
             ("/+", "/a", true),
             ("/+", "+/a", false),
+            ("/+/#", "/#", true),
+            ("/#", "/+/#", true),
+            ("/a", "/#", false),
         ] {
             assert_eq!(covers(wide, narrow), expect, "{wide} covers {narrow}");
         }
