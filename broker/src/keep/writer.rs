@@ -203,7 +203,7 @@ impl Writer {
             match self.attempt(&batch) {
                 Ok(answers) => {
                     self.failures = 0;
-                    self.full &= !batch.iter().any(|job| grows(&job.work));
+                    self.full &= !batch.iter().any(|job| has_grown(&job.work));
                     self.state.committed(&self.shared);
                     for (job, answer) in batch.drain(..).zip(answers) {
                         // Whoever no longer waits does not need to know.
@@ -418,6 +418,11 @@ fn grows(work: &Work) -> bool {
         Work::Turn(_, turn) => !turn.subscribe.is_empty(),
         _ => false,
     }
+}
+
+/// Whether a job that was done shows that there is room.
+fn has_grown(work: &Work) -> bool {
+    grows(work) && !matches!(work, Work::Room(_))
 }
 
 /// Answers the jobs that are to be refused; the others.

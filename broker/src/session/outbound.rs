@@ -98,11 +98,7 @@ impl Outbound {
                 }
                 break;
             };
-            if durable.is_some() && delivery.qos == QoS::ExactlyOnce {
-                // Its exchange would end with the connection, and the client's half not.
-                // At QoS 1 it is sent again to whoever can take it.
-                delivery.qos = QoS::AtLeastOnce;
-            }
+            delivery.qos = delivery.qos.min(self.qos_max());
             let under_way = durable.as_ref().map_or(0, |durable| durable.in_flight());
             let all = self.in_flight.len() + under_way;
             if delivery.qos != QoS::AtMostOnce && all >= self.window {
@@ -263,6 +259,17 @@ impl Outbound {
         true
     }
 
+    /// The highest QoS of what does not come from the queue of a persistent session. An
+    /// exchange of QoS 2 would end with the connection, and the client's half of it not; at
+    /// QoS 1 a message is sent again, to whoever can take it.
+    fn qos_max(&self) -> QoS {
+        if self.first_id > PLACE_IDS {
+            QoS::AtLeastOnce
+        } else {
+            QoS::ExactlyOnce
+        }
+    }
+
     /// The next identifier that is not in flight; the window is smaller than
     /// the number of identifiers, so there is one.
     fn next_id(&mut self) -> u16 {
@@ -376,5 +383,9 @@ mod tests {
         let mut alone = outbound(false);
         let ids: Vec<u16> = (0..70_000).map(|_| alone.next_id()).collect();
         assert_eq!((ids[0], ids[65_534], ids[65_535]), (1, 65_535, 1));
+        assert_eq!(
+            (beside.qos_max(), alone.qos_max()),
+            (QoS::AtLeastOnce, QoS::ExactlyOnce)
+        );
     }
 }
