@@ -64,6 +64,14 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
     let mut exclude = pointers(table, "exclude");
     let tags = tags(table);
     let (values, flatten) = values(table, &mut exclude);
+    let names_values = matches!(
+        format,
+        Format::SenmlJson | Format::SenmlCbor | Format::Raw | Format::Sparkplug
+    );
+    if names_values && (!values.is_empty() || flatten.is_some()) {
+        let what = "is of no use here: the format names its values itself";
+        table.mistake(table.span("values").as_ref(), "values", what);
+    }
     table.finish();
     Some(Mapping {
         topic: topic?,

@@ -281,6 +281,55 @@ format = "jsom"
 }
 
 #[test]
+fn mistakes_about_devices_and_formats_say_what_would_be_right() {
+    let said = mistakes(
+        r##"
+[[mapping]]
+topic = "a/{device}"
+preset = "zigbe2mqtt"
+compression = "bzip2"
+tz = "Mars/Olympus"
+bad_element = "ignore"
+require = ["v"]
+csv = { columns = ["a", "a"], separator = ";;" }
+values = [{ map = [1], scale = "x", quality_map = { 1 = "so" } }, { at = "/b" }]
+[[mapping]]
+topic = "b/{device}"
+time = { at = "/ts", unit = "local" }
+values = { flaten = "/a" }
+[[mapping]]
+topic = "c/{device}"
+format = "csv"
+[[mapping]]
+topic = "d/{device}"
+format = "senml-json"
+values = [{ name = "t" }]
+"##,
+    );
+    for expect in [
+        "configuration:4: mapping[1].preset: \"zigbe2mqtt\": should be one of zigbee2mqtt, tasmota, ",
+        "did you mean \"zigbee2mqtt\"?",
+        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
+        "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone that this machine knows; for example \"+01:00\"",
+        "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
+        "configuration:8: mapping[1].require: \"v\": a pointer begins with \"/\"",
+        "configuration:9: mapping[1].csv.separator: \";;\": a separator is one character, such as \";\", and no quotation mark",
+        "configuration:9: mapping[1].csv.columns: there is another column named \"a\"",
+        "configuration:9: mapping[1].csv: is of no use without format = \"csv\"",
+        "configuration:10: mapping[1].values[1].map: should be a table of what stands for what, such as { ON = true, OFF = false }, not an array",
+        "configuration:10: mapping[1].values[1].scale: should be a number, not a string",
+        "configuration:10: mapping[1].values[1].quality_map: \"1\" should be one of good, uncertain, bad",
+        "configuration:10: mapping[1].values[2].name: is missing; only a single value needs none",
+        "mapping[2].tz: is missing; a local time is nothing without it, for example tz = \"+01:00\"",
+        "configuration:14: mapping[2].values.flaten: is not a key; did you mean \"flatten\"?",
+        "mapping[3].csv: is missing; for example csv = { columns = [\"ts\", \"temperature\"] }",
+        "configuration:21: mapping[4].values: is of no use here: the format names its values itself",
+    ] {
+        assert!(said.contains(expect), "{expect}\n{said}");
+    }
+}
+
+#[test]
 fn mistakes_in_mappings_say_what_would_be_right() {
     assert_snapshot!(mistakes(
         r##"

@@ -2,16 +2,17 @@
 
 mod batches;
 mod identities;
+mod protocols;
 mod values;
 
 use super::{
-    mapping::{Dedup, Kind, Measured, Sequence, Time},
+    mapping::{Dedup, Device, Kind, Measured, Sequence, Time},
     pointer::Pointer,
     template::Template,
     timestamp::Unit,
     *,
 };
-use crate::event::{IdSource, Measurement, Value};
+use crate::event::{IdSource, Measurement, TimeSource, Value};
 
 /// 2026-03-01T12:00:00Z.
 const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);

@@ -482,6 +482,44 @@ mod tests {
         );
     }
 
+    #[test]
+    fn local_times_are_those_of_the_zone_and_doubtful_ones_are_not_believed() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let read = |text: &str, zone| {
+            let read = read(
+                &Node::Text(text.to_owned().into()),
+                Unit::Auto,
+                zone,
+                RECEIVED,
+            );
+            read.map_err(|reject| reject.class)
+        };
+        let summer = 1_751_364_000_500_000_000;
+        let zone = Some(&zone);
+        assert_eq!(
+            read("2025-07-01T12:00:00.5", zone),
+            Ok(plausible(summer, true))
+        );
+        assert_eq!(
+            read("2025-07-01 12:00:00.5", zone),
+            Ok(plausible(summer, true))
+        );
+        // An offset of its own counts.
+        assert_eq!(
+            read("2025-07-01T10:00:00.5Z", zone),
+            Ok(plausible(summer, true))
+        );
+        // Clocks show the first twice and the second never.
+        assert_eq!(read("2025-10-26T02:30:00.5", zone), Ok(Said::Implausible));
+        assert_eq!(read("2025-03-30T02:30:00.5", zone), Ok(Said::Implausible));
+        for text in ["2025-07-01T12:00:00.5", "2025-07-01", "12:00:00", "soon"] {
+            assert_eq!(read(text, None), Err(Class::Type), "{text}");
+        }
+        for text in ["2025-07-01", "12:00:00", "soon"] {
+            assert_eq!(read(text, zone), Err(Class::Type), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn times_of_our_days_are_read_back_exactly(nanos in PLAUSIBLE_FROM.as_nanos()..RECEIVED.as_nanos()) {

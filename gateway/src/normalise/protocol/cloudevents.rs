@@ -182,10 +182,15 @@ fn measurements(of: &Normaliser<'_>, event: &Node<'_>) -> Result<Vec<Measurement
             let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.as_bytes());
             let bytes =
                 bytes.map_err(|_| Reject::new(Class::Syntax, "\"data_base64\" is not base64"))?;
-            match bytes.is_empty() {
-                true => Ok(Vec::new()),
-                false => take(&data(&content_type.to_ascii_lowercase(), &bytes)?),
+            if bytes.is_empty() {
+                return Ok(Vec::new());
             }
+            // Who writes base64 means bytes, unless the type says what they are.
+            let content_type = match content_type {
+                "" => "application/octet-stream".to_owned(),
+                said => said.to_ascii_lowercase(),
+            };
+            take(&data(&content_type, &bytes)?)
         }
         (None, Some(other)) => {
             let reason = format!("\"data_base64\" is {}", other.kind());

@@ -1,6 +1,9 @@
 //! Payloads that become several events.
 
+use std::collections::HashSet;
+
 use super::*;
+use crate::normalise::{element::number_repeated, mapping::Tag};
 
 #[test]
 fn equal_elements_of_a_batch_are_two_readings_however_they_are_batched() {

@@ -1,0 +1,395 @@
+//! One element of a message, and the event that it is: who measured, when, what
+//! makes it this event, and what it says.
+
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    Class, DEVICE_BYTES_MAX, Mapping, Message, NAME_BYTES_MAX, Node, Reject, Resolved, Scratch,
+    decode::Without,
+    identity,
+    mapping::{Device, KIND_DEFAULT, Tag},
+    measure, pointer,
+    protocol::{self, Kind, Meaning, Protocol},
+    timestamp::{self, Said},
+};
+use crate::{
+    dedup::key,
+    event::{Event, Key, TimeSource, message::VIA_PROPERTY},
+};
+
+/// What is around the elements of a batch. Everything that each element repeats is
+/// worked out once, or a payload of a megabyte could cost gigabytes.
+#[derive(Debug)]
+pub(super) struct Header<'n, 'a> {
+    pub(super) root: &'n Node<'a>,
+    array: &'n [Node<'a>],
+    /// What the mapping's pointers find in it.
+    found: Vec<(&'n pointer::Pointer, &'n Node<'a>)>,
+    /// Its leaves, as tags, unless excluded.
+    tags: Vec<(&'n Node<'a>, Tag)>,
+    /// Hash of the payload without the array.
+    digest: OnceCell<Key>,
+}
+
+impl<'n, 'a> Header<'n, 'a> {
+    pub(super) fn new(
+        mapping: &'n Mapping,
+        root: &'n Node<'a>,
+        split: &'n Node<'a>,
+        array: &'n [Node<'a>],
+    ) -> Result<Self, Reject> {
+        let tags = measure::header_tags(mapping, root, split, array.len())?;
+        let found = mapping
+            .pointers()
+            .filter_map(|pointer| Some((pointer, pointer.find(root)?)))
+            .collect();
+        Ok(Self {
+            root,
+            array,
+            found,
+            tags,
+            digest: OnceCell::new(),
+        })
+    }
+
+    /// What one of the mapping's own pointers names.
+    fn find(&self, pointer: &pointer::Pointer) -> Option<&'n Node<'a>> {
+        let found = self.found.iter().find(|(p, _)| std::ptr::eq(*p, pointer));
+        found.map(|(_, node)| *node)
+    }
+
+    pub(super) fn digest(&self) -> Key {
+        *self.digest.get_or_init(|| {
+            let around = Without {
+                node: self.root,
+                array: self.array,
+                keep: None,
+            };
+            key::digest(|out| {
+                ciborium::into_writer(&around, out).expect("writing to memory cannot fail");
+            })
+        })
+    }
+}
+
+/// Where an event is in its message.
+#[derive(Debug)]
+pub(super) struct Place<'n, 'a> {
+    pub(super) element: &'n Node<'a>,
+    pub(super) header: Option<&'n Header<'n, 'a>>,
+    pub(super) index: Option<usize>,
+}
+
+/// Something that a pointer of the mapping found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found<'n, 'a> {
+    pub(super) node: &'n Node<'a>,
+    /// Around the elements, so that all of them share it.
+    pub(super) shared: bool,
+}
+
+impl<'n, 'a> Place<'n, 'a> {
+    /// What a pointer names: in the element, else around it.
+    pub(super) fn find(&self, pointer: &pointer::Pointer) -> Option<Found<'n, 'a>> {
+        if let Some(node) = pointer.find(self.element) {
+            return Some(Found {
+                node,
+                shared: false,
+            });
+        }
+        let header = self.header.filter(|_| !pointer.is_root())?;
+        let node = header.find(pointer)?;
+        Some(Found { node, shared: true })
+    }
+}
+
+/// Turns the elements of one message into events.
+pub(super) struct Normaliser<'m> {
+    pub(super) mapping: &'m Mapping,
+    pub(super) protocol: Protocol,
+    pub(super) resolved: &'m Resolved,
+    pub(super) message: &'m Message<'m>,
+    pub(super) scratch: &'m mut Scratch,
+    pub(super) repeats: identity::Repeats,
+}
+
+impl Normaliser<'_> {
+    /// The event of an element; `None` where it is understood and is not data.
+    pub(super) fn event(&mut self, place: &Place<'_, '_>) -> Result<Option<Event>, Reject> {
+        // What the event carries elsewhere, by address.
+        let mut used: Vec<&Node<'_>> = Vec::with_capacity(8);
+        used.extend(
+            self.mapping
+                .exclude
+                .iter()
+                .filter_map(|at| Some(place.find(at)?.node)),
+        );
+
+        for pointer in &self.mapping.require {
+            let found = place.find(pointer);
+            if found.is_none_or(|found| *found.node == Node::Null) {
+                let reason = format!("there is nothing at \"{pointer}\"");
+                return Err(Reject::new(Class::Missing, reason));
+            }
+        }
+        let mut tags = self.resolved.tags.clone();
+        let named = self.named(place, &mut used)?;
+        let Some(mut meaning) = protocol::meaning(self, self.protocol, place, &mut used)? else {
+            return Ok(None);
+        };
+        let device = self.device(place, named, &mut meaning, &mut used)?;
+        let time = match meaning.time {
+            Some(time) => self.believed(time)?,
+            None => self.time(place, &mut used, &mut tags)?,
+        };
+        let identity =
+            identity::identify(self, place, &device, time, &meaning, &mut used, &mut tags);
+        tags.append(&mut meaning.tags);
+        if let Some(header) = place.header {
+            let unused = header
+                .tags
+                .iter()
+                .filter(|(node, _)| !measure::is_used(&used, node));
+            tags.extend(unused.map(|(_, tag)| tag.clone()));
+        }
+        for (name, _) in &mut tags {
+            // Only the gateway says which way a message came.
+            if **name == *VIA_PROPERTY {
+                *name = format!("said.{VIA_PROPERTY}").into();
+            }
+        }
+        number_repeated(&mut tags);
+        let measurements = match meaning.measurements {
+            Some(measurements) => measurements,
+            None => measure::measurements(
+                self.mapping,
+                self.resolved.bare.as_deref(),
+                place.element,
+                meaning.part,
+                meaning.prefix,
+                &used,
+                &mut self.scratch.name,
+            )?,
+        };
+        let kind = match meaning.kind {
+            Some(Kind::Message(kind)) => kind.into(),
+            Some(Kind::Type(kind)) if *self.resolved.kind == *KIND_DEFAULT => kind,
+            _ => self.resolved.kind.clone(),
+        };
+        if kind.len() > NAME_BYTES_MAX {
+            let reason = format!("the type has more than {NAME_BYTES_MAX} bytes");
+            return Err(Reject::new(Class::Limit, reason));
+        }
+
+        let (at, time_source) = match time {
+            Said::Plausible { at, .. } => (at, TimeSource::Device),
+            Said::Nothing | Said::Implausible => (self.message.received, TimeSource::Received),
+        };
+        Ok(Some(Event {
+            key: identity.key,
+            id: identity.id,
+            id_source: identity.source,
+            kind,
+            device: device.name,
+            site: self.resolved.site.clone(),
+            time: at,
+            time_source,
+            received: self.message.received,
+            sequence: identity.sequence,
+            partition_key: None,
+            topic: self.message.topic.clone(),
+            traceparent: self
+                .message
+                .property("traceparent")
+                .or(meaning.traceparent.as_ref())
+                .filter(|t| is_traceparent(t))
+                .cloned(),
+            measurements,
+            tags,
+        }))
+    }
+
+    /// The device that the payload's own tag names.
+    fn named<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        used: &mut Vec<&'n Node<'a>>,
+    ) -> Result<Option<Arc<str>>, Reject> {
+        let tag = self.mapping.device_tag.as_ref();
+        let Some(found) = tag.and_then(|pointer| place.find(pointer)) else {
+            return Ok(None);
+        };
+        used.push(found.node);
+        let name = identity::text(found.node).ok_or_else(|| {
+            let reason = format!("the device in the tag is {}", found.node.kind());
+            Reject::new(Class::Type, reason)
+        })?;
+        Ok(Some(name.into()))
+    }
+
+    /// Who measured: as the payload's tag says, the protocol, or the mapping.
+    fn device<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        named: Option<Arc<str>>,
+        meaning: &mut Meaning<'_, '_>,
+        used: &mut Vec<&'n Node<'a>>,
+    ) -> Result<Named, Reject> {
+        let (name, claimed) = match (named, meaning.device.take()) {
+            (Some(name), _) => (name, true),
+            (None, Some(name)) => (name.into(), meaning.claimed),
+            (None, None) => {
+                let claimed = matches!(self.mapping.device, Device::At(_));
+                (self.device_of_mapping(place, used)?, claimed)
+            }
+        };
+        if name.is_empty() {
+            return Err(Reject::new(Class::Missing, "the device's name is empty"));
+        }
+        if name.len() > DEVICE_BYTES_MAX {
+            let reason = format!("the device's name has more than {DEVICE_BYTES_MAX} bytes");
+            return Err(Reject::new(Class::Limit, reason));
+        }
+        Ok(Named { name, claimed })
+    }
+
+    fn device_of_mapping<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        used: &mut Vec<&'n Node<'a>>,
+    ) -> Result<Arc<str>, Reject> {
+        Ok(match (&self.mapping.device, &self.resolved.device) {
+            (Device::At(pointer), _) => {
+                let found = place.find(pointer).ok_or_else(|| {
+                    Reject::new(
+                        Class::Missing,
+                        format!("there is no device at \"{pointer}\""),
+                    )
+                })?;
+                used.push(found.node);
+                Arc::from(identity::text(found.node).ok_or_else(|| {
+                    let kind = found.node.kind();
+                    Reject::new(
+                        Class::Type,
+                        format!("the device at \"{pointer}\" is {kind}"),
+                    )
+                })?)
+            }
+            (Device::Text(_), Some(name)) => name.clone(),
+            (Device::Text(text), None) if text.names_user() && self.message.identity.is_none() => {
+                return Err(Reject::new(
+                    Class::Missing,
+                    "the device is the user, and the client is anonymous",
+                ));
+            }
+            (Device::Text(_), None) => self
+                .mapping
+                .device(
+                    self.message.topic,
+                    self.message.client_id,
+                    self.message.identity.unwrap_or_default(),
+                )
+                .ok_or_else(|| {
+                    Reject::new(Class::Unmapped, "the mapping does not take this topic")
+                })?,
+        })
+    }
+
+    fn time<'n, 'a>(
+        &self,
+        place: &Place<'n, 'a>,
+        used: &mut Vec<&'n Node<'a>>,
+        tags: &mut Vec<Tag>,
+    ) -> Result<Said, Reject> {
+        let Some(time) = &self.mapping.time else {
+            return Ok(Said::Nothing);
+        };
+        let found = place
+            .find(&time.at)
+            .filter(|found| *found.node != Node::Null);
+        let fallback = || {
+            let pointer = time.fallback.as_ref()?;
+            let node = match place.header {
+                Some(header) => header.find(pointer)?,
+                None => pointer.find(place.element)?,
+            };
+            Some(Found { node, shared: true })
+        };
+        let found = found.or_else(fallback);
+        let said = match found {
+            None => Said::Nothing,
+            Some(found) => {
+                used.push(found.node);
+                timestamp::read(
+                    found.node,
+                    time.unit,
+                    time.zone.as_ref(),
+                    self.message.received,
+                )?
+            }
+        };
+        if let (Said::Implausible, Some(found)) = (said, found) {
+            let text = identity::text(found.node).unwrap_or_else(|| "NaN".to_owned());
+            tags.push(("devicetime".into(), text.into()));
+        }
+        self.believed(said)
+    }
+
+    /// Refuses no time, and one that cannot be believed, where the mapping wants one.
+    fn believed(&self, said: Said) -> Result<Said, Reject> {
+        let time = self.mapping.time.as_ref().filter(|time| time.required);
+        match (said, time) {
+            (Said::Nothing, Some(time)) => Err(Reject::new(
+                Class::Missing,
+                format!("there is no time at \"{}\"", time.at),
+            )),
+            (Said::Implausible, Some(_)) => {
+                let reason = "the time is before 2015 or more than a day ahead";
+                Err(Reject::new(Class::Range, reason))
+            }
+            _ => Ok(said),
+        }
+    }
+}
+
+/// A device's name.
+pub(super) struct Named {
+    pub(super) name: Arc<str>,
+    /// The payload says so, which anybody could.
+    pub(super) claimed: bool,
+}
+
+/// Gives a tag whose name is taken a number: tags are a JSON object at destinations.
+pub(super) fn number_repeated(tags: &mut [Tag]) {
+    let mut seen = HashSet::new();
+    if tags.len() < 2 || tags.iter().all(|(name, _)| seen.insert(name.clone())) {
+        return;
+    }
+    let mut seen = HashSet::with_capacity(tags.len());
+    // Where to go on, or many tags of one name would each try all the numbers.
+    let mut next = HashMap::new();
+    for (name, _) in tags {
+        if seen.insert(name.clone()) {
+            continue;
+        }
+        let first = name.clone();
+        let number = next.entry(first.clone()).or_insert(2_usize);
+        while !seen.insert(name.clone()) {
+            *name = format!("{first}.{number}").into();
+            *number += 1;
+        }
+    }
+}
+
+/// The shape of a W3C trace context: `00-{32 hex}-{16 hex}-{2 hex}`.
+fn is_traceparent(text: &str) -> bool {
+    text.len() == 55
+        && text.bytes().enumerate().all(|(n, byte)| match n {
+            2 | 35 | 52 => byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        })
+}
