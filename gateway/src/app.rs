@@ -19,7 +19,8 @@ use crate::{
     ingest::Ingest,
     observer::{Observer, Parts},
     record::Routes,
-    reload::Reload,
+    reload::{self, Reload},
+    rules::{Rule, RuleSet},
     running::Running,
     store::{self, Store},
     tasks::{OnEnd, Tasks},
@@ -62,7 +63,6 @@ impl App {
         announce(&report);
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
-        let reload = Reload::new(broker.handle(), config.file, auth);
         let http = config.http.bind().await?;
         let store = store.run()?;
         let handle = store.handle();
@@ -80,6 +80,14 @@ impl App {
             &handle,
         ));
         let ingest = Arc::new(ingest);
+        ingest.set_rules(rules(&config.rules, &handle)?);
+        let ruled = reload::Rules {
+            ingest: ingest.clone(),
+            store: handle.clone(),
+            destinations: config.destinations.iter().map(|d| d.name.clone()).collect(),
+            files: config.rule_files,
+        };
+        let reload = Reload::new(broker.handle(), config.file, auth, ruled);
         #[cfg(feature = "mqtt")]
         let destinations = config.destinations.into_iter();
         #[cfg(feature = "mqtt")]
@@ -290,6 +298,12 @@ fn forwarder(
         reader,
         clock.clone(),
     )?)
+}
+
+/// Rules that send to the destinations of this journal.
+pub(crate) fn rules(rules: &[Rule], store: &store::Handle) -> Result<RuleSet> {
+    RuleSet::new(rules, |name| store.destination_id(name))
+        .map_err(|name| anyhow::anyhow!("the journal does not know the destination {name}"))
 }
 
 /// Every configured destination: where events go until rules say otherwise.

@@ -19,6 +19,7 @@ mod mistake;
 #[cfg(feature = "mqtt")]
 mod mqtt;
 mod reader;
+mod rule;
 mod stages;
 mod unit;
 mod words;
@@ -41,6 +42,7 @@ pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 use crate::{
     events, forward, http, ingest,
     record::DESTINATIONS_MAX,
+    rules::Rule,
     store::{self},
     telemetry,
 };
@@ -72,6 +74,10 @@ pub struct Config {
     pub ingest: ingest::Config,
     /// Where events go.
     pub destinations: Vec<forward::Config>,
+    /// Which events go to which of them.
+    pub rules: Vec<Rule>,
+    /// The files that patterns of rules are in.
+    pub rule_files: Vec<PathBuf>,
     /// The stream of events for local subscribers.
     pub events: events::Config,
     /// Brokers from which messages come.
@@ -210,6 +216,10 @@ impl Config {
             Some(tables) => destinations(root, &tables, &data_dir, dir),
             None => vec![destination::default(&data_dir)],
         };
+        let rule::Read {
+            rules,
+            files: rule_files,
+        } = rule::read(root, dir, &destinations);
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));
@@ -242,6 +252,8 @@ impl Config {
             http,
             ingest: ingest::Config { mappings, site },
             destinations,
+            rules,
+            rule_files,
             events,
             #[cfg(feature = "mqtt")]
             remotes,

@@ -20,7 +20,11 @@ mod metrics;
 mod raw;
 mod topics;
 
-use std::{collections::HashMap, future::ready, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use bytes::Bytes;
 use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Receipt, Verdict};
@@ -28,6 +32,7 @@ use rand::RngExt as _;
 use tokio::sync::Semaphore;
 
 pub use metrics::Metrics;
+use metrics::Taken;
 pub use raw::Raw;
 use topics::Topics;
 
@@ -41,6 +46,7 @@ use crate::{
     gateway_id::GatewayId,
     normalise::{self, Births, Class, Mapping, Message, Normalised, Reject, Scratch},
     record::Routes,
+    rules::{self, RuleSet},
     store::{self, Appended, Entry, NewEvent, NewQuarantine},
 };
 
@@ -96,6 +102,8 @@ pub struct Ingest {
     gateway: Option<GatewayId>,
     /// Destinations that do not get what comes from an origin.
     not_back: HashMap<Arc<str>, Routes>,
+    /// The rules in force. Each batch goes by those that it began with.
+    rules: RwLock<Arc<RuleSet>>,
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -106,7 +114,8 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Builds the stage. Every event goes to all of `routes`.
+    /// Builds the stage. Every event goes to all of `routes`, until there are
+    /// [rules](Self::set_rules).
     pub fn new(
         config: Config,
         routes: Routes,
@@ -118,6 +127,7 @@ impl Ingest {
             routes,
             gateway: None,
             not_back: HashMap::new(),
+            rules: RwLock::default(),
             store,
             clock,
             metrics: Arc::default(),
@@ -142,7 +152,20 @@ impl Ingest {
         self
     }
 
-    /// Where events from an origin go; from none, those of devices.
+    /// Puts rules in force for every batch that begins from now on.
+    pub fn set_rules(&self, rules: RuleSet) {
+        let rules = Arc::new(rules);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    fn rules(&self) -> Arc<RuleSet> {
+        self.rules
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Where events from an origin may go; from none, those of devices.
     fn routes_of(&self, origin: Option<&Arc<str>>) -> Routes {
         let same = origin.and_then(|origin| self.not_back.get(origin));
         same.map_or(self.routes, |same| self.routes.without(*same))
@@ -160,7 +183,9 @@ impl Ingest {
     /// When it still cannot be used.
     pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
         let routes = self.routes_of(raw.origin.as_ref());
-        let mut preparing = Preparing::new(&self.topics, routes, &self.metrics, &self.births);
+        let rules = self.rules();
+        let mut preparing =
+            Preparing::new(&self.topics, routes, &rules, &self.metrics, &self.births);
         preparing.gateway = self.gateway.as_ref();
         preparing.retry(raw)
     }
@@ -175,6 +200,7 @@ impl Admission for Ingest {
         Box::pin(async move {
             let turn = store::Turn::of(publisher);
             let routes = self.routes_of(publisher.origin.as_ref());
+            let rules = self.rules();
             let received = self.clock.now();
             let mut settled = Vec::new();
             let mut batch = batch.into_iter();
@@ -185,7 +211,7 @@ impl Admission for Ingest {
                     entries,
                     counts,
                     returned,
-                } = Preparing::new(&self.topics, routes, &self.metrics, &self.births)
+                } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &self.births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
@@ -282,7 +308,10 @@ struct Preparing<'i> {
     /// The remote broker that the messages come from.
     origin: Option<Arc<str>>,
     topics: &'i Topics,
+    /// Where events may go.
     routes: Routes,
+    rules: &'i RuleSet,
+    matching: rules::Scratch,
     gateway: Option<&'i GatewayId>,
     metrics: &'i Metrics,
     births: &'i Births,
@@ -300,12 +329,20 @@ struct Preparing<'i> {
 }
 
 impl<'i> Preparing<'i> {
-    fn new(topics: &'i Topics, routes: Routes, metrics: &'i Metrics, births: &'i Births) -> Self {
+    fn new(
+        topics: &'i Topics,
+        routes: Routes,
+        rules: &'i RuleSet,
+        metrics: &'i Metrics,
+        births: &'i Births,
+    ) -> Self {
         Self {
             identity: None,
             origin: None,
             topics,
             routes,
+            rules,
+            matching: rules.scratch(),
             gateway: None,
             metrics,
             births,
@@ -340,6 +377,7 @@ impl<'i> Preparing<'i> {
         {
             self.publish(client_id, &publish, received);
         }
+        self.rules.give_back(self.matching);
         Group {
             entries: self.entries,
             counts: self.counts,
@@ -439,8 +477,21 @@ impl<'i> Preparing<'i> {
         let before = self.entries.len();
         let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;
+        let mut taken = Taken::default();
         for event in &events {
             let mut entry = self.entry(event, raw.payload.len() / events.len());
+            if !self.rules.is_empty() {
+                match self.rules.route(event, self.routes, &mut self.matching) {
+                    Ok(routed) => {
+                        entry.routes = routed.routes;
+                        taken.count(routed);
+                    }
+                    Err(error) => {
+                        self.entries.truncate(before);
+                        return Err(Reject::new(Class::Limit, error.to_string()));
+                    }
+                }
+            }
             entry.dedup |= raw.delivery.is_some();
             stored_bytes += entry.body.len() + ENTRY_BYTES;
             if stored_bytes > stored_bytes_max {
@@ -456,6 +507,7 @@ impl<'i> Preparing<'i> {
             self.entries.push(Entry::Event(entry));
         }
         self.bytes += stored_bytes;
+        self.metrics.routed(&taken);
         for event in &events {
             self.metrics.event(event.id_source);
         }

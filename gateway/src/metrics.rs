@@ -597,6 +597,21 @@ const PLAIN: &[Plain] = &[
         |a| a.ingest.not_data(),
     ),
     counter(
+        "gateway_rules_matched",
+        "Events prepared that at least one rule takes",
+        |a| a.ingest.matched(),
+    ),
+    counter(
+        "gateway_rules_unmatched",
+        "Events prepared that no rule takes, while there are rules",
+        |a| a.ingest.unmatched(),
+    ),
+    counter(
+        "gateway_rules_nowhere",
+        "Events prepared that rules leave without any destination: kept, shown, and not forwarded",
+        |a| a.ingest.nowhere(),
+    ),
+    counter(
         "gateway_events_shown",
         "Events handed to subscribers of $penstock/events",
         |a| a.status.events.shown,

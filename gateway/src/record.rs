@@ -43,6 +43,18 @@ impl Routes {
         Self(self.0 & !others.0)
     }
 
+    /// These and `others`.
+    #[must_use]
+    pub const fn union(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// Those that are among `others` too.
+    #[must_use]
+    pub const fn intersection(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
     /// Whether `destination` is among them.
     pub const fn contains(self, destination: DestinationId) -> bool {
         self.0 >> destination.0 & 1 == 1

@@ -1,14 +1,19 @@
 //! Takes changed passwords, keys and rules over while the gateway runs.
 //!
-//! At SIGHUP, and when the configuration or a file that clients are known by has
-//! changed, both are read again. Only `[auth]` and `[[acl]]` are taken over; the rest
-//! of the configuration needs a restart. With a mistake anywhere everything stays as
-//! it was, and the log says what is wrong.
+//! At SIGHUP, and when the configuration, a file that clients are known by or one that
+//! a rule's pattern is in has changed, all are read again. Only `[auth]`, `[[acl]]` and
+//! `[[rule]]` are taken over; the rest of the configuration needs a restart. With a
+//! mistake anywhere everything stays as it was, and the log says what is wrong.
+//!
+//! Rules speak of destinations, and those that run are those of the start. So rules of
+//! a configuration with other destinations wait for a restart.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::{config::Config, ingest::Ingest, rules::RuleSet, store};
 
 /// Between two looks at the files.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -35,11 +40,40 @@ pub(crate) struct Reload {
     /// The configuration file, if there is one.
     file: Option<PathBuf>,
     auth: auth::Config,
+    rules: Rules,
+}
+
+/// What rules are put in force with.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) ingest: Arc<Ingest>,
+    pub(crate) store: store::Handle,
+    /// The destinations that run, by name.
+    pub(crate) destinations: BTreeSet<Arc<str>>,
+    /// The files that patterns are in.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// What was read again.
+struct Again {
+    auth: auth::Config,
+    /// The files of the rules, if those are in force.
+    files: Option<Vec<PathBuf>>,
 }
 
 impl Reload {
-    pub(crate) fn new(broker: Handle, file: Option<PathBuf>, auth: auth::Config) -> Self {
-        Self { broker, file, auth }
+    pub(crate) fn new(
+        broker: Handle,
+        file: Option<PathBuf>,
+        auth: auth::Config,
+        rules: Rules,
+    ) -> Self {
+        Self {
+            broker,
+            file,
+            auth,
+            rules,
+        }
     }
 
     /// Watches until `stop`.
@@ -71,17 +105,38 @@ impl Reload {
 
     async fn read_again(&mut self) {
         let (file, before, broker) = (self.file.clone(), self.auth.clone(), self.broker.clone());
+        let (ingest, store) = (self.rules.ingest.clone(), self.rules.store.clone());
+        let running = self.rules.destinations.clone();
         let read = spawn_blocking(move || {
-            let auth = match &file {
-                Some(file) => Config::load(Some(file))?.broker.auth,
-                None => before,
+            let Some(file) = &file else {
+                broker.reload_auth(before.clone())?;
+                let auth = before;
+                return anyhow::Ok(Again { auth, files: None });
             };
-            broker.reload_auth(auth.clone())?;
-            anyhow::Ok(auth)
+            let config = Config::load(Some(file))?;
+            let configured = config.destinations.iter().map(|d| d.name.clone());
+            let same = configured.collect::<BTreeSet<_>>() == running;
+            let id = |name: &str| store.destination_id(name);
+            let rules = same.then(|| RuleSet::new(&config.rules, id)).transpose();
+            let rules = rules.map_err(|name| anyhow::anyhow!("{name} is no destination"))?;
+            broker.reload_auth(config.broker.auth.clone())?;
+            match rules {
+                Some(rules) => ingest.set_rules(rules),
+                None => tracing::warn!(
+                    "the rules stay as they were until a restart, because the destinations have changed"
+                ),
+            }
+            Ok(Again {
+                auth: config.broker.auth,
+                files: same.then_some(config.rule_files),
+            })
         });
         match read.await {
-            Ok(Ok(auth)) => {
-                self.auth = auth;
+            Ok(Ok(again)) => {
+                self.auth = again.auth;
+                if let Some(files) = again.files {
+                    self.rules.files = files;
+                }
                 tracing::info!("passwords, keys and rules were read again and are in force");
             }
             Ok(Err(error)) => {
@@ -93,7 +148,8 @@ impl Reload {
 
     fn files(&self) -> Vec<PathBuf> {
         let of_auth = self.auth.files().into_iter().map(Path::to_path_buf);
-        self.file.clone().into_iter().chain(of_auth).collect()
+        let files = self.file.clone().into_iter().chain(of_auth);
+        files.chain(self.rules.files.iter().cloned()).collect()
     }
 }
 

@@ -6,7 +6,8 @@
 //! fits, however many rules there are.
 //!
 //! Open these in order: `pattern` (text to alternatives), `fields` (an event as
-//! patterns see it), `matcher` (many patterns against one event).
+//! patterns see it), `matcher` (many patterns against one event), `set` (rules with
+//! their destinations).
 
 mod address;
 mod decimal;
@@ -17,12 +18,15 @@ mod json;
 mod matcher;
 mod paths;
 pub mod pattern;
+mod set;
 mod term;
 pub mod vectors;
+mod view;
 mod wildcard;
 
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;
+pub use set::{Routed, Rule, RuleSet};
 
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ where
         let handle = store.handle();
         let routes = app::routes(&config.destinations, &handle);
         let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock));
+        ingest.set_rules(app::rules(&config.rules, &handle)?);
         let done = work(handle, ingest).await;
         store.shutdown().await?;
         done

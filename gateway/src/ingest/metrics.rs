@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::{event::IdSource, normalise::Class};
+use crate::{event::IdSource, normalise::Class, record::Routes, rules::Routed};
 
 /// Counts since the start. They say what was prepared, not what was kept: the
 /// ledger of the store says that.
@@ -13,6 +13,28 @@ pub struct Metrics {
     cleared: AtomicU64,
     circles: AtomicU64,
     not_data: AtomicU64,
+    matched: AtomicU64,
+    unmatched: AtomicU64,
+    nowhere: AtomicU64,
+}
+
+/// What rules did with the events of one message.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    matched: u64,
+    unmatched: u64,
+    nowhere: u64,
+}
+
+impl Taken {
+    pub(super) fn count(&mut self, routed: Routed) {
+        *if routed.matched {
+            &mut self.matched
+        } else {
+            &mut self.unmatched
+        } += 1;
+        self.nowhere += u64::from(routed.routes == Routes::NONE);
+    }
 }
 
 impl Metrics {
@@ -47,6 +69,27 @@ impl Metrics {
 
     pub(super) fn not_data_seen(&self) {
         self.not_data.fetch_add(1, Relaxed);
+    }
+
+    /// Events that at least one rule takes.
+    pub fn matched(&self) -> u64 {
+        self.matched.load(Relaxed)
+    }
+
+    /// Events that no rule takes, though there are rules.
+    pub fn unmatched(&self) -> u64 {
+        self.unmatched.load(Relaxed)
+    }
+
+    /// Events that rules leave without any destination.
+    pub fn nowhere(&self) -> u64 {
+        self.nowhere.load(Relaxed)
+    }
+
+    pub(super) fn routed(&self, taken: &Taken) {
+        self.matched.fetch_add(taken.matched, Relaxed);
+        self.unmatched.fetch_add(taken.unmatched, Relaxed);
+        self.nowhere.fetch_add(taken.nowhere, Relaxed);
     }
 
     pub(super) fn event(&self, source: IdSource) {

@@ -24,10 +24,14 @@ struct Group {
 }
 
 fn prepare(config: Config, publishes: &[Publish]) -> Group {
+    prepare_by(&RuleSet::default(), config, publishes)
+}
+
+fn prepare_by(rules: &RuleSet, config: Config, publishes: &[Publish]) -> Group {
     let topics = Topics::new(config);
     let metrics = Metrics::default();
     let births = Births::default();
-    let mut preparing = Preparing::new(&topics, Routes(5), &metrics, &births);
+    let mut preparing = Preparing::new(&topics, Routes(5), rules, &metrics, &births);
     for publish in publishes {
         preparing.publish(&"c1".into(), publish, RECEIVED);
     }
@@ -180,7 +184,7 @@ fn what_the_broker_takes_is_one_event_however_large() {
 #[test]
 fn a_batch_is_taken_apart_where_its_entries_would_take_too_much() {
     let topics = Topics::new(Config::default());
-    let metrics = Metrics::default();
+    let (metrics, rules) = (Metrics::default(), RuleSet::default());
     let text = "x".repeat(100 << 10);
     let sent = [
         publish("devices/b7/t", text.as_bytes()),
@@ -192,7 +196,7 @@ fn a_batch_is_taken_apart_where_its_entries_would_take_too_much() {
     while batch.len() > 0 {
         let super::Group {
             entries, counts, ..
-        } = Preparing::new(&topics, Routes(1), &metrics, &Births::default()).group(
+        } = Preparing::new(&topics, Routes(1), &rules, &metrics, &Births::default()).group(
             &"c1".into(),
             &mut batch,
             RECEIVED,
@@ -251,11 +255,12 @@ fn a_quarantined_message_is_tried_again_with_its_properties() {
         kept.received,
     )
     .unwrap();
-    let metrics = Metrics::default();
+    let (metrics, rules) = (Metrics::default(), RuleSet::default());
     let again = |config| {
         Preparing::new(
             &Topics::new(config),
             Routes(1),
+            &rules,
             &metrics,
             &Births::default(),
         )
@@ -316,7 +321,7 @@ fn verdicts_say_what_is_on_disk() {
 #[test]
 fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
     let topics = Topics::new(Config::default());
-    let metrics = Metrics::default();
+    let (metrics, rules) = (Metrics::default(), RuleSet::default());
     let gateway = GatewayId::random();
     let own = gateway.as_str().clone();
     let via = |names: &[&str]| {
@@ -343,7 +348,7 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
     };
     let tags = |names: &[&str], origin| {
         let births = Births::default();
-        let preparing = Preparing::new(&topics, Routes(5), &metrics, &births)
+        let preparing = Preparing::new(&topics, Routes(5), &rules, &metrics, &births)
             .known_as(Some(&gateway), &publisher(origin));
         let mut publishes = [via(names)].into_iter();
         let super::Group {
@@ -411,4 +416,44 @@ fn invented_gateways_do_not_push_the_last_ones_out() {
     let kept: Vec<_> = kept.split(' ').collect();
     let last: Vec<_> = (4..20).map(|n| format!("id-{n}")).collect();
     assert_eq!(kept, last);
+}
+
+/// Rules by pattern and destination; destinations are named by their numbers.
+fn rules(of: &[(&str, &str)]) -> RuleSet {
+    let rule = |(pattern, destination): &(&str, &str)| rules::Rule {
+        name: (*pattern).into(),
+        pattern: rules::Pattern::parse(pattern).unwrap(),
+        destinations: vec![(*destination).into()],
+    };
+    let rules: Vec<_> = of.iter().map(rule).collect();
+    let id = |name: &str| name.parse().ok().map(crate::record::DestinationId);
+    RuleSet::new(&rules, id).unwrap()
+}
+
+#[test]
+fn rules_decide_where_each_event_of_a_message_goes_and_what_none_takes_is_counted() {
+    let rules = rules(&[
+        (r#"{"values":{"v":[{"numeric":[">",10]}]}}"#, "0"),
+        (r#"{"device":["b8"]}"#, "2"),
+    ]);
+    let group = prepare_by(
+        &rules,
+        Config::default(),
+        &[
+            publish("devices/b7/t", br#"[{"v":5},{"v":10.5}]"#),
+            publish("devices/b8/t", br#"{"v":11}"#),
+            publish("devices/b8/t", b"{"),
+        ],
+    );
+    let routes: Vec<_> = group.entries[..3]
+        .iter()
+        .map(|e| event(e).0.routes)
+        .collect();
+    assert_eq!(routes, [Routes::NONE, Routes(1), Routes(5)]);
+    assert_eq!(quarantined(&group.entries[3]).class, "syntax");
+    let Group { metrics, .. } = group;
+    assert_eq!(
+        (metrics.matched(), metrics.unmatched(), metrics.nowhere()),
+        (2, 1, 1)
+    );
 }

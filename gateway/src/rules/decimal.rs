@@ -89,7 +89,6 @@ impl Decimal {
 
     /// The shortest decimal that reads as `x`, which is what [`crate::event::json`]
     /// writes; `None` where there is none.
-    #[cfg(test)]
     pub(super) fn from_f64(x: f64) -> Option<Self> {
         if !x.is_finite() {
             return None;

@@ -70,6 +70,13 @@ pub(super) struct Marks {
     join: Join,
 }
 
+impl Scratch {
+    /// The memory in its two parts; the fields come back when they are done with.
+    pub(super) fn parts(&mut self) -> (&mut Fields<'static>, &mut Marks) {
+        (&mut self.fields, &mut self.marks)
+    }
+}
+
 impl Marks {
     fn renew(&mut self, alternatives: usize) {
         if self.epoch == u32::MAX {
@@ -139,6 +146,10 @@ impl Matcher {
             self.free.push(id);
         }
         true
+    }
+
+    pub(super) const fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// Says which rules fit an event, each once, in no order. Rules that are not

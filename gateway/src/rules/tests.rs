@@ -1,5 +1,7 @@
 //! The matcher against the vectors, and against a simple one.
 
+mod docs;
 mod random;
 mod simple;
 mod vectors;
+mod view;

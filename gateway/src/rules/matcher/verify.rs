@@ -128,7 +128,7 @@ fn step(
     for combination in &combinations {
         let mut none = true;
         let mut compare = |compared: &[Found<'_>]| {
-            join.spend(compared.len())?;
+            join.spend(1 + compared.len())?;
             for (elements, fits) in compared {
                 if agree(combination, elements) {
                     none = false;
@@ -151,27 +151,23 @@ fn step(
     Ok(next)
 }
 
-/// Many values by the outermost element that they stand in: a combination that has an
-/// element of the same array agrees with none of the others.
+/// Many values by the elements that they stand in, outermost first: a combination that
+/// has an element of an array is led past all the others of it.
+#[derive(Default)]
 struct Groups<'f> {
-    free: Vec<Found<'f>>,
-    arrays: Map<u32, Map<u32, Vec<Found<'f>>>>,
+    here: Vec<Found<'f>>,
+    arrays: Map<u32, Map<u32, Groups<'f>>>,
 }
 
 impl<'f> Groups<'f> {
     fn of(values: &[Found<'f>]) -> Self {
-        let mut groups = Self {
-            free: Vec::new(),
-            arrays: Map::default(),
-        };
+        let mut groups = Self::default();
         for value in values {
-            match value.0.first() {
-                None => groups.free.push(*value),
-                Some((array, index)) => {
-                    let array = groups.arrays.entry(*array).or_default();
-                    array.entry(*index).or_default().push(*value);
-                }
-            }
+            let group = value.0.iter().fold(&mut groups, |group, (array, index)| {
+                let elements = group.arrays.entry(*array).or_default();
+                elements.entry(*index).or_default()
+            });
+            group.here.push(*value);
         }
         groups
     }
@@ -181,11 +177,16 @@ impl<'f> Groups<'f> {
         combination: &[Element],
         compare: &mut impl FnMut(&[Found<'f>]) -> Result<(), TooMuch>,
     ) -> Result<(), TooMuch> {
-        compare(&self.free)?;
+        compare(&self.here)?;
         for (array, elements) in &self.arrays {
             match combination.iter().find(|(known, _)| known == array) {
-                Some((_, index)) => elements.get(index).map_or(Ok(()), |same| compare(same))?,
-                None => elements.values().try_for_each(|values| compare(values))?,
+                Some((_, index)) => match elements.get(index) {
+                    Some(same) => same.each(combination, compare)?,
+                    None => {}
+                },
+                None => elements
+                    .values()
+                    .try_for_each(|group| group.each(combination, compare))?,
             }
         }
         Ok(())

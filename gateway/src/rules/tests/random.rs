@@ -208,6 +208,25 @@ fn many_elements_are_joined_by_their_array_and_not_one_by_one() {
 }
 
 #[test]
+fn elements_of_arrays_within_arrays_are_led_to_their_own() {
+    let inner = |n: usize| {
+        format!(
+            "[{}]",
+            vec![format!(r#"{{"x":{n},"z":{n}}}"#); 300].join(",")
+        )
+    };
+    let event = format!(
+        r#"{{"a":[{}]}}"#,
+        (0..30).map(inner).collect::<Vec<_>>().join(",")
+    );
+    let mut matcher = Matcher::default();
+    let pattern =
+        r#"{"a":{"x":[{"anything-but":29}],"z":[{"anything-but":30}],"z2":[{"exists":false}]}}"#;
+    matcher.add(0, &Pattern::parse(pattern).unwrap());
+    assert_eq!(found(&matcher, &event, &mut Scratch::default()), [0]);
+}
+
+#[test]
 fn arrays_that_have_nothing_to_do_with_each_other_do_not_multiply() {
     let array = |name: &str| {
         let elements = vec![r#"{"x":1,"y":1}"#; 1_000].join(",");

@@ -1,0 +1,253 @@
+//! Rules with their destinations: where an event goes.
+//!
+//! A destination that some rule names gets what those rules send it, and nothing else.
+//! A destination that none names gets everything ([decision 61](
+//! ../../../docs/decisions/0061-rules-narrow-the-destinations-they-name.md)).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Matcher, Pattern, Scratch, TooMuch, view::View};
+use crate::{
+    event::Event,
+    record::{DestinationId, Routes},
+};
+
+/// Memory of matching that is kept for the next, at most.
+const SPARE_MAX: usize = 16;
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// What people call it.
+    pub name: Arc<str>,
+    /// What it takes.
+    pub pattern: Pattern,
+    /// Where that goes.
+    pub destinations: Vec<Arc<str>>,
+}
+
+/// Rules that are in force together.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    matcher: Matcher,
+    view: View,
+    /// Where each rule sends what it takes.
+    routes: Vec<Routes>,
+    /// Every destination that a rule names.
+    named: Routes,
+    spare: Mutex<Vec<Scratch>>,
+}
+
+/// Where an event goes, and whether any rule took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    /// To these.
+    pub routes: Routes,
+    /// Some rule fits.
+    pub matched: bool,
+}
+
+impl RuleSet {
+    /// Puts rules in force.
+    ///
+    /// # Errors
+    /// The name of a destination that `id` does not know.
+    pub fn new(
+        rules: &[Rule],
+        id: impl Fn(&str) -> Option<DestinationId>,
+    ) -> Result<Self, Arc<str>> {
+        let mut set = Self::default();
+        for (n, rule) in (0..).zip(rules) {
+            let mut routes = Routes::NONE;
+            for name in &rule.destinations {
+                routes = routes.with(id(name).ok_or_else(|| name.clone())?);
+            }
+            set.matcher.add(n, &rule.pattern);
+            set.routes.push(routes);
+            set.named = set.named.union(routes);
+        }
+        set.view = View::of(set.matcher.paths());
+        Ok(set)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Which of the destinations in `open` an event goes to.
+    ///
+    /// # Errors
+    /// See [`TooMuch`].
+    pub fn route(
+        &self,
+        event: &Event,
+        open: Routes,
+        scratch: &mut Scratch,
+    ) -> Result<Routed, TooMuch> {
+        let (kept, marks) = scratch.parts();
+        let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
+        self.view.flatten(event, self.matcher.paths(), &mut fields);
+        let mut got = None;
+        let sent = |rule: u32| self.routes[rule as usize].intersection(open);
+        let found = std::cell::Cell::new(got);
+        // A rule that would add nothing is not looked at.
+        let wanted = |rule| {
+            found
+                .get()
+                .is_none_or(|got: Routes| sent(rule).without(got) != Routes::NONE)
+        };
+        let add = |rule| found.set(Some(found.get().unwrap_or_default().union(sent(rule))));
+        let done = self.matcher.each(&fields, marks, wanted, add);
+        got = found.get();
+        *kept = fields.renewed(self.matcher.paths());
+        done.map(|()| Routed {
+            routes: open.without(self.named).union(got.unwrap_or_default()),
+            matched: got.is_some(),
+        })
+    }
+
+    /// Memory to match with; to be given [back](Self::give_back).
+    pub fn scratch(&self) -> Scratch {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps memory for who asks next.
+    pub fn give_back(&self, scratch: Scratch) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_MAX {
+            spare.push(scratch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value};
+
+    fn event(device: &str, value: f64) -> Event {
+        Event {
+            key: Key([7; 16]),
+            id: None,
+            id_source: IdSource::None,
+            kind: "iot.telemetry.v1".into(),
+            device: device.into(),
+            site: None,
+            time: Timestamp::from_millis(1),
+            time_source: TimeSource::Received,
+            received: Timestamp::from_millis(1),
+            sequence: None,
+            partition_key: None,
+            topic: "devices/x/t".into(),
+            traceparent: None,
+            measurements: vec![Measurement {
+                name: "temp".into(),
+                value: Value::Float(value),
+                unit: None,
+                quality: Quality::Good,
+                time: None,
+            }],
+            tags: vec![],
+        }
+    }
+
+    fn rule(pattern: &str, destinations: &[&str]) -> Rule {
+        Rule {
+            name: pattern.into(),
+            pattern: Pattern::parse(pattern).unwrap(),
+            destinations: destinations.iter().map(|name| Arc::from(*name)).collect(),
+        }
+    }
+
+    fn id(name: &str) -> Option<DestinationId> {
+        let known = ["lake", "alarms", "archive"];
+        let at = known.iter().position(|known| *known == name)?;
+        u8::try_from(at).ok().map(DestinationId)
+    }
+
+    #[test]
+    fn a_destination_gets_what_its_rules_take_and_everything_without_rules() {
+        let set = RuleSet::new(
+            &[
+                rule(r#"{"values":{"temp":[{"numeric":[">",80]}]}}"#, &["alarms"]),
+                rule(r#"{"device":["b7"]}"#, &["alarms", "lake"]),
+            ],
+            id,
+        )
+        .unwrap();
+        let (lake, alarms, archive) = (1, 2, 4);
+        let open = Routes(lake | alarms | archive);
+        let mut scratch = set.scratch();
+        let mut route = |event: &Event, open| set.route(event, open, &mut scratch).unwrap();
+        for (device, value, to, matched) in [
+            ("b7", 20.0, lake | alarms | archive, true),
+            ("b7", 90.0, lake | alarms | archive, true),
+            ("b8", 90.0, alarms | archive, true),
+            ("b8", 80.0, archive, false),
+        ] {
+            let routed = route(&event(device, value), open);
+            assert_eq!(
+                routed,
+                Routed {
+                    routes: Routes(to),
+                    matched
+                },
+                "{device} {value}"
+            );
+        }
+        // What must not go back where it came from does not, whatever rules say.
+        let routed = route(&event("b7", 20.0), Routes(alarms));
+        assert_eq!((routed.routes, routed.matched), (Routes(alarms), true));
+        let routed = route(&event("b7", 20.0), Routes(archive));
+        assert_eq!((routed.routes, routed.matched), (Routes(archive), true));
+    }
+
+    #[test]
+    fn what_takes_too_many_comparisons_is_an_error_and_goes_nowhere() {
+        // Fields of two arrays in turns: every element of one goes with every one of the other.
+        let pattern = r#"{"values":{"a":{"x":[1],"y":{"v":[1],"w":[1]},"z":[1]}}}"#;
+        let set = RuleSet::new(&[rule(pattern, &["lake"])], id).unwrap();
+        let elements = |names: [&str; 2], count| {
+            let member = |name: &str| (name.to_owned(), Value::Int(1));
+            Value::Array(vec![Value::Map(names.map(member).into()); count])
+        };
+        let with = |count| {
+            let mut event = event("b7", 1.0);
+            let of = |name: &str, value| Measurement {
+                name: name.into(),
+                value,
+                ..event.measurements[0].clone()
+            };
+            event.measurements = vec![
+                of("a", elements(["x", "z"], count)),
+                of("a.y", elements(["v", "w"], count)),
+            ];
+            event
+        };
+        let mut scratch = set.scratch();
+        let routed = set.route(&with(100), Routes(1), &mut scratch).unwrap();
+        assert_eq!(routed.routes, Routes(1));
+        assert_eq!(
+            set.route(&with(1_200), Routes(1), &mut scratch),
+            Err(TooMuch)
+        );
+        assert!(
+            set.route(&with(100), Routes(1), &mut scratch)
+                .unwrap()
+                .matched
+        );
+    }
+
+    #[test]
+    fn a_destination_that_is_not_there_is_said() {
+        let rules = [rule(r#"{"device":["b7"]}"#, &["lake", "sea"])];
+        assert_eq!(&*RuleSet::new(&rules, id).unwrap_err(), "sea");
+    }
+}
