@@ -180,10 +180,11 @@ impl<'f> Groups<'f> {
         compare(&self.here)?;
         for (array, elements) in &self.arrays {
             match combination.iter().find(|(known, _)| known == array) {
-                Some((_, index)) => match elements.get(index) {
-                    Some(same) => same.each(combination, compare)?,
-                    None => {}
-                },
+                Some((_, index)) => {
+                    if let Some(same) = elements.get(index) {
+                        same.each(combination, compare)?;
+                    }
+                }
                 None => elements
                     .values()
                     .try_for_each(|group| group.each(combination, compare))?,
