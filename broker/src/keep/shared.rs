@@ -101,8 +101,9 @@ impl Shared {
     /// Whether what is to be kept is likely to find no room, so that it is worth asking
     /// first. Where the operator wants publishers to be refused it always is.
     pub(crate) fn may_have_no_room(&self) -> bool {
+        let until_ms = self.short_until_ms.load(Relaxed);
         self.config.queue_full == QueueFull::Refuse
-            || self.short_until_ms.load(Relaxed) > self.clock.now_ms()
+            || until_ms > 0 && until_ms > self.clock.now_ms()
     }
 
     /// Whether a persistent session subscribes to `topic`.
