@@ -40,10 +40,15 @@ impl Clock {
 /// where one of them cannot be right: a box without a clock of its own boots in
 /// 1970, and what is kept must not all be too old when it hears the time.
 pub(crate) fn passed_ms(then: i64, now: i64) -> u64 {
-    if then < PLAUSIBLE_MS || now < then {
+    if !is_plausible(then) || now < then {
         return 0;
     }
     now.abs_diff(then)
+}
+
+/// Whether a reading of the wall clock can be right.
+pub(crate) fn is_plausible(wall_ms: i64) -> bool {
+    wall_ms >= PLAUSIBLE_MS
 }
 
 fn millis(duration: Duration) -> u64 {

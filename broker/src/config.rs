@@ -127,6 +127,7 @@ impl Config {
             }
         };
         at_least("sessions_max", self.keep.sessions_max, 1)?;
+        at_least("sessions_per_user_max", self.keep.sessions_per_user_max, 1)?;
         at_least("connections_max", self.connections_max, 1)?;
         at_least("packet_bytes_max", self.packet_bytes_max, 128)?;
         at_least("receive_max", self.receive_max.into(), 1)?;

@@ -45,7 +45,7 @@ use tokio::{
 
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
-pub(crate) use retained::{How, Retained};
+pub(crate) use retained::{How, Retained, Slice};
 pub(crate) use shared::{Claim, Groups, Homeless};
 pub(crate) use show::Room;
 
@@ -121,8 +121,8 @@ pub(crate) struct Fanout {
     filters: RwLock<Filters<Subscription>>,
     /// Changes with every change of `filters`; never 0.
     version: AtomicU64,
-    /// What all subscriptions take, in the estimate of [`weight`]: as much as the
-    /// budget allows besides.
+    /// What live subscriptions take, in the estimate of [`weight`]: with those that are
+    /// kept as much as the budget allows besides.
     weight: AtomicUsize,
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
@@ -168,7 +168,7 @@ impl Fanout {
 
     /// What all subscriptions take, estimated.
     pub(crate) fn weight(&self) -> usize {
-        self.weight.load(Relaxed)
+        self.weight.load(Relaxed) + self.kept().weight()
     }
 
     /// Whether somebody subscribes to `topic` now.
@@ -312,7 +312,8 @@ impl Fanout {
         subscription: Subscription,
     ) -> Result<(), Full> {
         let bytes = shared_weight(name, filter);
-        if self.weight.fetch_add(bytes, Relaxed) + bytes > self.kept().budget.max() {
+        let kept = self.kept();
+        if self.weight.fetch_add(bytes, Relaxed) + bytes + kept.weight() > kept.budget.max() {
             self.weight.fetch_sub(bytes, Relaxed);
             return Err(Full);
         }
@@ -394,7 +395,7 @@ impl Fanout {
     /// Whether the subscription replaced one.
     fn insert(&self, session: u64, filter: &str, subscription: Subscription) -> Result<bool, Full> {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
-        if self.weight.load(Relaxed) + weight(filter) > self.kept().budget.max() {
+        if self.weight() + weight(filter) > self.kept().budget.max() {
             return Err(Full);
         }
         let replaced = filters.insert(filter, session, subscription, |old, new| {
@@ -446,11 +447,11 @@ impl Fanout {
 pub(crate) struct Full;
 
 /// What a subscription may cost in the trie if it shares no branch.
-fn weight(filter: &str) -> usize {
+pub(crate) fn weight(filter: &str) -> usize {
     filter.len() + 256 * (1 + memchr::memchr_iter(b'/', filter.as_bytes()).count())
 }
 
 /// What a membership of a shared subscription may cost, if it is the first.
-fn shared_weight(name: &str, filter: &str) -> usize {
+pub(crate) fn shared_weight(name: &str, filter: &str) -> usize {
     name.len() + 512 + weight(filter)
 }

@@ -17,6 +17,10 @@
 //! and counted, or refused, as the operator chose. A full disk refuses what grows
 //! and lets the broker go on. A damaged file is set aside and a fresh one begun.
 //!
+//! No commit is large: what a SUBSCRIBE brings (`bring`), what sessions leave behind
+//! that are over, and what has expired is done in slices, between which everybody else
+//! has their turn.
+//!
 //! Packet identifiers of what is sent from a queue are not kept: they follow from
 //! the place in the queue ([`packet_id`]), so that a message has the same one each
 //! time it is sent, also after a crash.
@@ -30,13 +34,17 @@
 //! `fanout::Message` and carry a checksum, because SQLite believes a flipped byte.
 //! Why it is so: `docs/decisions/0013-the-brokers-own-file.md`.
 
+mod account;
+mod bring;
 mod exchange;
 mod expiry;
 mod feed;
 mod group;
 mod handle;
 mod job;
+mod page;
 mod queue;
+mod quota;
 mod retained;
 mod room;
 mod schema;
@@ -59,7 +67,7 @@ pub(crate) use job::{
 };
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;
-pub(crate) use shared::{Shared, Wanted};
+pub(crate) use shared::{Shared, Wanted, weight};
 pub(crate) use will::identity as will_identity;
 
 /// What becomes of a message for a queue that is full.
@@ -81,13 +89,16 @@ pub struct Config {
     pub dir: Option<PathBuf>,
     /// Persistent sessions, connected or not.
     pub sessions_max: usize,
+    /// Those of one user; of all clients together that do not say who they are.
+    pub sessions_per_user_max: usize,
     /// How long a session may outlive its connection, whatever its client asks for.
     pub session_expiry_max: Duration,
     /// Messages in one session's queue.
     pub queue_messages_max: u64,
     /// Bytes in one session's queue.
     pub queue_bytes_max: u64,
-    /// Bytes in all queues.
+    /// Bytes in all queues. Where nothing may be dropped, queues below their fair share
+    /// may exceed it by half.
     pub queue_total_bytes_max: u64,
     /// What becomes of a message for a queue that is full.
     pub queue_full: QueueFull,
@@ -102,6 +113,7 @@ impl Default for Config {
         Self {
             dir: None,
             sessions_max: 10_000,
+            sessions_per_user_max: 5_000,
             session_expiry_max: Duration::from_secs(7 * 86_400),
             queue_messages_max: 10_000,
             queue_bytes_max: 16 * 1024 * 1024,
@@ -143,6 +155,9 @@ pub enum Error {
     /// SQLite refused.
     #[error("broker.db: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// Another program has it open.
+    #[error("broker.db is open in another program: close that first")]
+    InUse,
     /// The writer has given up.
     #[error("broker.db can no longer be written")]
     Stopped,

@@ -191,6 +191,9 @@ counters! {
     sessions_expired,
     /// Connections refused because there are `sessions_max` persistent sessions.
     refused_sessions_max,
+    /// Connections refused because their user has `sessions_per_user_max` persistent
+    /// sessions.
+    refused_sessions_per_user_max,
     /// Subscriptions of persistent sessions.
     subscriptions_kept,
     /// Messages in the queues of persistent sessions, those in flight included.

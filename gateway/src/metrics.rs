@@ -531,6 +531,11 @@ const PLAIN: &[Plain] = &[
         "Connections refused because there are sessions_max persistent sessions",
         |a| a.status.broker.refused_sessions_max,
     ),
+    counter(
+        "gateway_broker_refused_sessions_per_user_max",
+        "Connections refused because their user has sessions_per_user_max persistent sessions",
+        |a| a.status.broker.refused_sessions_per_user_max,
+    ),
     gauge(
         "gateway_broker_subscriptions_kept",
         "Subscriptions of persistent sessions",

@@ -36,6 +36,16 @@ pub(crate) struct Topics {
     bytes: usize,
 }
 
+/// Some of the retained messages that a filter brings.
+#[derive(Debug, Default)]
+pub(crate) struct Slice {
+    pub(crate) found: Vec<Message>,
+    /// Topics that were looked at.
+    pub(crate) looked_at: usize,
+    /// The last of them, where there may be more.
+    pub(crate) after: Option<Arc<str>>,
+}
+
 /// What a retained message did.
 #[derive(Debug)]
 pub(crate) struct Change {
@@ -176,14 +186,48 @@ impl Topics {
     /// The messages whose topics match, looking only at those that begin as the
     /// filter does.
     pub(crate) fn matching<'a>(&'a self, filter: &'a str) -> impl Iterator<Item = &'a Message> {
+        self.candidates(filter, None)
+            .filter(move |(name, _)| topic::matches(name, filter))
+            .map(|(_, message)| message)
+    }
+
+    /// Those of [`Topics::matching`] that `is_wanted` agrees to, behind the topic
+    /// `after`, having looked at no more than `topics` and found no more than `places`.
+    pub(crate) fn slice(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        topics: usize,
+        places: usize,
+        is_wanted: impl Fn(&Message) -> bool,
+    ) -> Slice {
+        let mut slice = Slice::default();
+        for (name, message) in self.candidates(filter, after) {
+            slice.looked_at += 1;
+            if topic::matches(name, filter) && is_wanted(message) {
+                slice.found.push(message.clone());
+            }
+            if slice.looked_at >= topics || slice.found.len() >= places {
+                slice.after = Some(Arc::clone(name));
+                break;
+            }
+        }
+        slice
+    }
+
+    /// The topics that begin as the filter does, behind `after`.
+    fn candidates<'a>(
+        &'a self,
+        filter: &'a str,
+        after: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Message)> {
         let wildcard = memchr::memchr2(b'+', b'#', filter.as_bytes());
         // `a/#` matches `a` too.
         let prefix = filter[..wildcard.unwrap_or(filter.len())].trim_end_matches('/');
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         self.by_topic
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .range::<str, _>((from, Bound::Unbounded))
             .take_while(move |(name, _)| name.starts_with(prefix))
-            .filter(move |(name, _)| topic::matches(name, filter))
-            .map(|(_, message)| message)
     }
 }
 

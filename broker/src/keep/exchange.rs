@@ -8,7 +8,13 @@ use rusqlite::params;
 
 use super::{Refused, SessionId, Token, job::Answer, writer::Writer};
 
+/// Exchanges of one session that are not over. A client of 3.1.1 has no receive
+/// maximum, and could leave one for every packet identifier there is.
+pub(super) const EXCHANGES_MAX: usize = if cfg!(test) { 64 } else { 4096 };
+
 impl Writer {
+    /// Notes exchanges before anything is done with their messages. Where there are
+    /// too many there is no room, until PUBREL ends some.
     pub(super) fn begin_exchanges(
         &mut self,
         id: SessionId,
@@ -17,12 +23,12 @@ impl Writer {
         if !self.state.sessions.contains_key(&id) {
             return Ok(Err(Refused::Gone));
         }
+        let known = self.state.sessions.get(&id).map_or(0, |one| one.exchanges);
+        if known + exchanges.len() > EXCHANGES_MAX {
+            return Ok(Err(Refused::Full));
+        }
         for (packet, token) in exchanges {
-            self.sql(
-                "INSERT OR REPLACE INTO exchanges (session, packet, token, received)
-                 VALUES (?1, ?2, ?3, 0)",
-            )?
-            .execute(params![id.0, packet, token.as_slice()])?;
+            self.note_exchange(id, *packet, token, false)?;
         }
         Ok(Ok(Answer::Done))
     }
@@ -35,14 +41,36 @@ impl Writer {
         packet: u16,
         token: &Token,
     ) -> rusqlite::Result<()> {
-        if !self.state.sessions.contains_key(&id) {
-            return Ok(());
+        if self.state.sessions.contains_key(&id) {
+            self.note_exchange(id, packet, token, true)?;
         }
-        self.sql(
-            "INSERT INTO exchanges (session, packet, token, received) VALUES (?1, ?2, ?3, 1)
-             ON CONFLICT (session, packet) DO UPDATE SET token = ?3, received = 1",
-        )?
-        .execute(params![id.0, packet, token.as_slice()])?;
+        Ok(())
+    }
+
+    fn note_exchange(
+        &mut self,
+        id: SessionId,
+        packet: u16,
+        token: &Token,
+        received: bool,
+    ) -> rusqlite::Result<()> {
+        let row = params![id.0, packet, token.as_slice(), received];
+        let known = self
+            .sql(
+                "UPDATE exchanges SET token = ?3, received = ?4
+                 WHERE session = ?1 AND packet = ?2",
+            )?
+            .execute(row)?;
+        if known == 0 {
+            self.sql(
+                "INSERT INTO exchanges (session, packet, token, received)
+                 VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(row)?;
+            if let Some(session) = self.state.change(id) {
+                session.exchanges += 1;
+            }
+        }
         Ok(())
     }
 
@@ -53,8 +81,28 @@ impl Writer {
         packet: u16,
         token: &Token,
     ) -> rusqlite::Result<()> {
-        self.sql("DELETE FROM exchanges WHERE session = ?1 AND packet = ?2 AND token = ?3")?
+        let ended = self
+            .sql("DELETE FROM exchanges WHERE session = ?1 AND packet = ?2 AND token = ?3")?
             .execute(params![id.0, packet, token.as_slice()])?;
+        if ended > 0
+            && let Some(session) = self.state.change(id)
+        {
+            session.exchanges = session.exchanges.saturating_sub(ended);
+        }
+        Ok(())
+    }
+
+    /// Counts the exchanges of every session of the file.
+    pub(super) fn load_exchanges(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT session, count(*) FROM exchanges GROUP BY session")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if let Some(session) = self.state.sessions.get_mut(&SessionId(row.get(0)?)) {
+                session.exchanges = row.get::<_, u32>(1)? as usize;
+            }
+        }
         Ok(())
     }
 

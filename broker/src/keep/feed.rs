@@ -71,6 +71,11 @@ impl Feed {
         }
     }
 
+    /// Bytes that fit.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max as u64
+    }
+
     /// Takes room for an item; only the writer does.
     pub(super) fn reserve(&self, item: &Item) -> bool {
         let (count, bytes) = (self.count.load(SeqCst), self.bytes.load(SeqCst));

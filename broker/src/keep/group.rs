@@ -68,6 +68,11 @@ impl Groups {
         }
     }
 
+    pub(super) fn has(&self, session: SessionId, name: &str) -> bool {
+        let group = self.by_name.get(name);
+        group.is_some_and(|group| group.members.iter().any(|(id, _)| *id == session))
+    }
+
     pub(super) fn remove(&mut self, session: SessionId, name: &str, filter: &str) -> Option<Sub> {
         let group = self.by_name.get_mut(name)?;
         let place = group.members.iter().position(|(id, _)| *id == session)?;

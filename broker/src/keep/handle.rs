@@ -60,7 +60,11 @@ impl Keeper {
 
     async fn ask(&self, work: Work) -> Result<Answer, Refused> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { work, reply };
+        let job = Job {
+            work,
+            reply,
+            full_since: None,
+        };
         self.jobs.send(job).await.map_err(|_| Refused::Stopped)?;
         answer.await.unwrap_or(Err(Refused::Stopped))
     }

@@ -1,10 +1,10 @@
 //! What the writer is asked to do, and what it answers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Feed, Wish};
+use super::{Feed, Wish, bring::Bringing};
 use crate::{
     QoS,
     fanout::{Homeless, Message, Outbox},
@@ -34,6 +34,8 @@ pub(crate) enum Refused {
     Full,
     /// There are as many sessions as there may be.
     TooMany,
+    /// The user has as many as one may have.
+    TooManyOfUser,
     /// The session is gone: expired, or removed by the operator.
     Gone,
     /// The writer has stopped; whether it was done is not known.
@@ -238,6 +240,8 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Answer {
     Done,
+    /// There is more to do before it is answered.
+    Later(Box<Bringing>),
     /// Whether there was something to do it to.
     Was(bool),
     Entered(Box<Entered>),
@@ -256,4 +260,6 @@ pub(super) enum Answer {
 pub(super) struct Job {
     pub(super) work: Work,
     pub(super) reply: oneshot::Sender<Result<Answer, Refused>>,
+    /// Since when the disk has no room for it.
+    pub(super) full_since: Option<Instant>,
 }

@@ -5,19 +5,12 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use super::{
-    Item, Kept, Op, QueueFull, SessionId,
+    Item, Kept, Op, SessionId,
     job::{Answer, Sub},
     stage::PLACE_BYTES,
-    writer::{Writer, cached},
+    writer::Writer,
 };
-use crate::{
-    QoS,
-    clock::{Clock, passed_ms},
-    fanout::Message,
-};
-
-/// Places read at once.
-const PAGE: usize = 256;
+use crate::{QoS, fanout::Message};
 
 /// A queue that gets a message, and how.
 #[derive(Debug)]
@@ -109,100 +102,54 @@ impl Writer {
             .collect()
     }
 
-    /// Gives what a session that ends had of shared subscriptions to their other
-    /// members. It is no member any more.
-    pub(super) fn hand_over(&mut self, id: SessionId) -> rusqlite::Result<()> {
-        let given = self.state.sessions.get(&id).map_or(0, |one| one.row.given);
-        let places: Vec<(i64, u8, Arc<str>)> = self
+    /// Gives a place of a shared subscription, whose session is over, to another member.
+    fn hand_over(&mut self, id: SessionId, position: i64, name: &Arc<str>) -> rusqlite::Result<()> {
+        let item = self.read(id, position - 1, 1, u64::MAX)?.items.pop();
+        let Some(message) = item
+            .filter(|item| item.position == position)
+            .and_then(|item| item.message)
+        else {
+            return Ok(());
+        };
+        let Some(target) = self.heir(name, &message) else {
+            return Ok(());
+        };
+        let mut targets = vec![target];
+        self.make_room(&mut targets, message.len() as u64, false)?;
+        self.enqueue(&message, targets)
+    }
+
+    /// Empties the queues of sessions that are over, at most `count` places, and gives
+    /// what they had of shared subscriptions to the other members; what may have been
+    /// sent at QoS 2 no second client may get.
+    pub(super) fn empty_leftovers(&mut self, count: usize) -> rusqlite::Result<()> {
+        let Some((&id, &given)) = self.state.leftovers.first_key_value() else {
+            return Ok(());
+        };
+        let places: Vec<(i64, u8, Option<Arc<str>>)> = self
             .sql(
-                "SELECT position, options, share FROM queue
-                 WHERE session = ?1 AND share IS NOT NULL AND message IS NOT NULL
-                 ORDER BY position",
+                "SELECT position, options, iif(message IS NULL, NULL, share) FROM queue
+                 WHERE session = ?1 ORDER BY position LIMIT ?2",
             )?
-            .query_map([id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .query_map(params![id.0, number(count)], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
             .collect::<rusqlite::Result<_>>()?;
-        for (position, options, name) in places {
-            if read_qos(options) == QoS::ExactlyOnce && position <= given {
-                continue;
+        let is_last = places.len() < count;
+        for (position, options, share) in places {
+            if let Some(name) = share
+                && (read_qos(options) != QoS::ExactlyOnce || position > given)
+            {
+                self.hand_over(id, position, &name)?;
             }
-            let item = self.read(id, position - 1, 1)?.pop();
-            let Some(message) = item
-                .filter(|item| item.position == position)
-                .and_then(|item| item.message)
-            else {
-                continue;
-            };
-            let Some(target) = self.heir(&name, &message) else {
-                continue;
-            };
-            let mut targets = vec![target];
-            self.make_room(&mut targets, message.len() as u64, false)?;
-            self.enqueue(&message, targets)?;
+            self.remove_place(id, position)?;
+        }
+        if is_last {
+            self.sql("DELETE FROM leftovers WHERE session = ?1")?
+                .execute([id.0])?;
+            self.state.set_leftover(id, None);
         }
         Ok(())
-    }
-
-    /// Sees to it that all targets have room, by the operator's choice: drops what
-    /// is older, or takes targets out, or says that there is none.
-    pub(super) fn make_room(
-        &mut self,
-        targets: &mut Vec<Target>,
-        bytes: u64,
-        may_refuse: bool,
-    ) -> rusqlite::Result<bool> {
-        let policy = self.shared.config.queue_full;
-        let all = bytes + PLACE_BYTES * targets.len() as u64;
-        if policy == QueueFull::Refuse && may_refuse {
-            let full = |target: &Target| self.is_full(target.session, bytes, all);
-            return Ok(!targets.iter().any(full));
-        }
-        // What no queue can hold must not empty one.
-        let config = &self.shared.config;
-        let fits = bytes + PLACE_BYTES <= config.queue_bytes_max.min(config.queue_total_bytes_max);
-        let makes_room = fits && policy == QueueFull::DropOldest;
-        let mut kept = Vec::with_capacity(targets.len());
-        for target in targets.drain(..) {
-            let mut room = !self.is_full(target.session, bytes, all);
-            while !room && makes_room && self.drop_oldest(target.session)? {
-                self.count_dropped(target.session);
-                room = !self.is_full(target.session, bytes, all);
-            }
-            if room {
-                kept.push(target);
-            } else {
-                self.count_dropped(target.session);
-            }
-        }
-        *targets = kept;
-        Ok(true)
-    }
-
-    pub(super) fn is_full(&self, id: SessionId, bytes: u64, all: u64) -> bool {
-        let config = &self.shared.config;
-        self.state.sessions.get(&id).is_none_or(|session| {
-            session.count >= config.queue_messages_max
-                || session.bytes + bytes + PLACE_BYTES > config.queue_bytes_max
-                || self.state.total_bytes + all > config.queue_total_bytes_max
-        })
-    }
-
-    fn count_dropped(&mut self, id: SessionId) {
-        if let Some(session) = self.state.change(id) {
-            session.row.dropped += 1;
-            self.state.dropped += 1;
-        }
-    }
-
-    /// Drops the oldest message that cannot have been sent; whether there was one.
-    fn drop_oldest(&mut self, id: SessionId) -> rusqlite::Result<bool> {
-        let given = self.state.sessions.get(&id).map_or(0, |one| one.row.given);
-        let oldest: Option<i64> = self
-            .sql("SELECT min(position) FROM queue WHERE session = ?1 AND position > ?2")?
-            .query_row([id.0, given], |row| row.get(0))?;
-        match oldest {
-            Some(position) => self.remove_place(id, position),
-            None => Ok(false),
-        }
     }
 
     /// Stores a message once, and a place for it in each queue.
@@ -220,11 +167,12 @@ impl Writer {
         )?
         .execute(params![
             number(targets.len()),
-            Clock::wall_ms(),
+            self.shared.kept_ms(message),
             crc32fast::hash(frame),
             frame
         ])?;
         let stored = self.connection.last_insert_rowid();
+        self.state.survey.stored(stored);
         let bytes = frame.len() as u64;
         self.state.total_bytes += bytes;
         for target in targets {
@@ -306,7 +254,10 @@ impl Writer {
             .sql("DELETE FROM messages WHERE id = ?1 AND holders <= 1")?
             .execute([message])?;
         if last > 0 {
-            self.state.total_bytes -= bytes;
+            // What the survey has still to come to is not there by then.
+            if self.state.survey.has(message) {
+                self.state.total_bytes -= bytes;
+            }
         } else {
             self.sql("UPDATE messages SET holders = holders - 1 WHERE id = ?1")?
                 .execute([message])?;
@@ -333,115 +284,9 @@ impl Writer {
         }
         self.let_go(message, bytes.unsigned_abs())
     }
-
-    pub(super) fn empty_queue(&mut self, id: SessionId) -> rusqlite::Result<()> {
-        let positions: Vec<i64> = self
-            .sql("SELECT position FROM queue WHERE session = ?1")?
-            .query_map([id.0], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for position in positions {
-            self.remove_place(id, position)?;
-        }
-        Ok(())
-    }
-
-    /// Brings more of a queue into the feed of its connected session.
-    pub(super) fn page(&mut self, id: SessionId) -> rusqlite::Result<()> {
-        let Some(session) = self.state.sessions.get(&id) else {
-            return Ok(());
-        };
-        let (Some(feed), true) = (session.feed.clone(), session.behind) else {
-            return Ok(());
-        };
-        let (mut loaded, sent_before) = (session.loaded, session.sent_before);
-        let items = self.read(id, loaded, PAGE)?;
-        let mut behind = items.len() == PAGE;
-        for mut item in items {
-            item.dup = item.position <= sent_before;
-            if !feed.reserve(&item) {
-                behind = true;
-                break;
-            }
-            loaded = item.position;
-            self.state.deliver(&feed, item);
-        }
-        feed.set_behind(behind);
-        if let Some(session) = self.state.change(id) {
-            session.behind = behind;
-            session.loaded = loaded;
-            session.row.given = session.row.given.max(loaded);
-        }
-        Ok(())
-    }
-
-    /// Places behind `after`; what is damaged among them is gone.
-    fn read(&mut self, id: SessionId, after: i64, count: usize) -> rusqlite::Result<Vec<Item>> {
-        let (wall, now_ms) = (Clock::wall_ms(), self.shared.clock.now_ms());
-        let budget = Arc::clone(&self.shared.budget);
-        let mut items = Vec::new();
-        let mut damaged = Vec::new();
-        {
-            let mut statement = cached(
-                &self.connection,
-                "SELECT q.position, q.options, q.identifiers, q.message, m.kept_ms, m.checksum, m.frame
-                 FROM queue q LEFT JOIN messages m ON m.id = q.message
-                 WHERE q.session = ?1 AND q.position > ?2 ORDER BY q.position LIMIT ?3",
-            )?;
-            let mut rows = statement.query(params![id.0, after, number(count)])?;
-            while let Some(row) = rows.next()? {
-                let position: i64 = row.get(0)?;
-                let options: u8 = row.get(1)?;
-                let waiting: Option<i64> = row.get(3)?;
-                let message = match waiting {
-                    None => None,
-                    Some(_) => {
-                        let frame: Option<&[u8]> = row.get_ref(6)?.as_blob_or_null()?;
-                        let sound = frame
-                            .filter(|frame| row.get(5) == Ok(i64::from(crc32fast::hash(frame))));
-                        let age_ms = passed_ms(row.get::<_, Option<i64>>(4)?.unwrap_or(0), wall);
-                        let message = sound
-                            .and_then(|frame| Message::restore(frame, age_ms, now_ms, &budget));
-                        if message.is_none() {
-                            damaged.push(position);
-                            continue;
-                        }
-                        message
-                    }
-                };
-                items.push(Item {
-                    position,
-                    qos: read_qos(options),
-                    retain: options & 0b100 != 0,
-                    subscription_ids: read_ids(row.get_ref(2)?.as_blob_or_null()?),
-                    dup: false,
-                    message,
-                });
-            }
-        }
-        for position in damaged {
-            tracing::error!(session = id.0, position, "a queued message was damaged");
-            self.shared.counters.kept_damaged.add(1);
-            self.remove_place(id, position)?;
-        }
-        Ok(items)
-    }
-
-    /// Messages and bytes of a queue, and its last place.
-    pub(super) fn depth(&self, id: SessionId) -> rusqlite::Result<(u64, u64, i64)> {
-        self.sql(
-            "SELECT count(*), coalesce(sum(iif(message IS NULL, 0, bytes)), 0),
-                    coalesce(max(position), 0)
-             FROM queue WHERE session = ?1",
-        )?
-        .query_row([id.0], |row| {
-            let count = row.get::<_, i64>(0)?.unsigned_abs();
-            let bytes = row.get::<_, i64>(1)?.unsigned_abs();
-            Ok((count, bytes + count * PLACE_BYTES, row.get(2)?))
-        })
-    }
 }
 
-fn number(n: usize) -> i64 {
+pub(super) fn number(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
@@ -461,7 +306,7 @@ fn write_ids(ids: &[u32]) -> Option<Vec<u8>> {
     (!ids.is_empty()).then(|| ids.iter().flat_map(|id| id.to_be_bytes()).collect())
 }
 
-fn read_ids(bytes: Option<&[u8]>) -> Vec<u32> {
+pub(super) fn read_ids(bytes: Option<&[u8]>) -> Vec<u32> {
     let (ids, _) = bytes.unwrap_or_default().as_chunks::<4>();
     ids.iter().map(|id| u32::from_be_bytes(*id)).collect()
 }

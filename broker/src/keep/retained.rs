@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::{job::Answer, writer::Writer};
 use crate::{
-    clock::{Clock, passed_ms},
+    clock::passed_ms,
     fanout::{How, Message},
 };
 
@@ -17,7 +17,7 @@ impl Writer {
         let topic = change.message.topic_str();
         self.state.retained_was(Arc::from(topic), change.before);
         if change.how == How::Refused {
-            self.shared.counters.retained_refused.add(1);
+            self.state.counts.retained_refused += 1;
         }
         if topic.starts_with("$SYS/") {
             return Ok(change.message);
@@ -30,7 +30,7 @@ impl Writer {
             )?
             .execute(params![
                 topic,
-                Clock::wall_ms(),
+                self.shared.kept_ms(&change.message),
                 crc32fast::hash(frame),
                 frame
             ])?;
@@ -40,7 +40,7 @@ impl Writer {
         Ok(change.message)
     }
 
-    fn delete_retained(&self, topic: &str) -> rusqlite::Result<()> {
+    pub(super) fn delete_retained(&self, topic: &str) -> rusqlite::Result<()> {
         self.sql("DELETE FROM retained WHERE topic = ?1")?
             .execute([topic])?;
         Ok(())
@@ -55,18 +55,23 @@ impl Writer {
         Ok(Answer::Was(was))
     }
 
-    /// Forgets messages that have outlived themselves.
-    pub(super) fn expire_retained(&mut self) -> rusqlite::Result<usize> {
-        let expired = self.shared.retained.expired(self.shared.clock.now_ms());
+    /// Forgets messages that have outlived themselves, some at a time; whether those
+    /// were all.
+    pub(super) fn expire_retained(&mut self) -> rusqlite::Result<bool> {
+        const AT_ONCE: usize = 1024;
+        let mut expired = self.shared.retained.expired(self.shared.clock.now_ms());
+        let were_all = expired.len() <= AT_ONCE;
+        expired.truncate(AT_ONCE);
         for topic in &expired {
             self.clear_retained(topic)?;
         }
-        Ok(expired.len())
+        self.state.counts.retained_expired += expired.len();
+        Ok(were_all)
     }
 
-    /// Reads the messages of the file.
-    pub(super) fn load_retained(&mut self) -> rusqlite::Result<()> {
-        let (wall, now_ms) = (Clock::wall_ms(), self.shared.clock.now_ms());
+    /// Reads the messages of the file; the topics of those that are damaged.
+    pub(super) fn load_retained(&mut self) -> rusqlite::Result<Vec<Arc<str>>> {
+        let (wall, now_ms) = (self.shared.wall_ms(), self.shared.clock.now_ms());
         let mut damaged = Vec::new();
         {
             let mut statement = self
@@ -86,13 +91,10 @@ impl Writer {
                 }
             }
         }
-        for topic in damaged {
+        for topic in &damaged {
             tracing::error!(%topic, "a retained message was damaged");
             self.shared.counters.kept_damaged.add(1);
-            self.delete_retained(&topic)?;
         }
-        let count = self.shared.retained.len();
-        self.shared.counters.retained.set(count);
-        Ok(())
+        Ok(damaged)
     }
 }

@@ -65,7 +65,7 @@ impl Writer {
             let more = *bytes + wish.bytes;
             *count += 1;
             *bytes = more + PLACE_BYTES;
-            has + *count <= count_max && !self.is_full(id, more, *bytes)
+            has + *count <= count_max && !self.is_full(id, more) && self.may_have(id, more, *bytes)
         })
     }
 }

@@ -1,9 +1,12 @@
 //! Opening `broker.db`: pragmas, migrations, and what to do with a damaged file.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode};
@@ -13,11 +16,14 @@ use super::Error;
 /// The file, in the data directory.
 const FILE: &str = "broker.db";
 /// In order; the database's `user_version` says how many were applied.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
 ];
 const PAGE_BYTES: u64 = 4096;
+/// `quick_check` may take this long; it looks through some 500 MB in that time.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(1);
 /// The log is cut back to this after something large.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -53,8 +59,17 @@ pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> 
                 set_aside: Some(aside),
             })
         }
+        Err(Error::Sqlite(error)) if is_in_use(&error) => Err(Error::InUse),
         Err(error) => Err(error),
     }
+}
+
+fn is_in_use(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{DatabaseBusy, DatabaseLocked};
+    matches!(
+        error.sqlite_error_code(),
+        Some(DatabaseBusy | DatabaseLocked)
+    )
 }
 
 /// Sets the file in `dir` aside, which nobody may have open, and begins another.
@@ -69,16 +84,53 @@ pub(super) fn replace(dir: &Path, bytes_max: u64) -> Result<Opened, Error> {
 
 fn try_open(path: &Path, bytes_max: u64) -> Result<Connection, Error> {
     let connection = prepare(Connection::open(path)?, bytes_max)?;
-    let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if sound != "ok" || tables(&connection)? != tables(&as_made()?)? {
-        return Err(Error::Sqlite(damaged(sound)));
+    // First: what is not a table of ours is not looked at below, but where one is
+    // missing the rest needs no look.
+    let found = tables(&connection)?;
+    if !tables(&as_made()?)?.is_subset(&found) {
+        return Err(Error::Sqlite(damaged(
+            "a table is not as it was made".into(),
+        )));
     }
+    quick_check(&connection)?;
     Ok(connection)
 }
 
+/// Looks through the file for as long as a start may take. What it does not come to is
+/// found when it is read.
+fn quick_check(connection: &Connection) -> Result<(), Error> {
+    let interrupt = connection.get_interrupt_handle();
+    let (done, is_done) = mpsc::sync_channel::<()>(1);
+    let watchdog = std::thread::Builder::new()
+        .name("broker-check".into())
+        .spawn(move || {
+            if is_done.recv_timeout(CHECK_TIME_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
+            }
+        })?;
+    let checked = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    drop(done);
+    if watchdog.join().is_err() {
+        tracing::debug!("the watchdog of the check ended badly");
+    }
+    match checked {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(verdict) => Err(Error::Sqlite(damaged(verdict))),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            tracing::debug!("broker.db is too large to be checked as a whole at the start");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Nobody else has the file open while we have it: another's read transaction would let
+/// the log grow without end, and its write transaction would stop every acknowledgement.
+/// It also needs no `-shm` file, for which a full disk has no room.
 fn prepare(mut connection: Connection, bytes_max: u64) -> Result<Connection, Error> {
     connection.execute_batch(&format!(
         "PRAGMA page_size = {PAGE_BYTES};
+         PRAGMA locking_mode = EXCLUSIVE;
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 1000;
@@ -120,9 +172,10 @@ fn as_made() -> Result<Connection, Error> {
     Ok(twin)
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>> {
+/// An operator's `ANALYZE` adds some that are not ours.
+fn tables(connection: &Connection) -> rusqlite::Result<BTreeSet<[Option<String>; 4]>> {
     connection
-        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")?
+        .prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema")?
         .query_map([], |row| {
             Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
         })?
@@ -136,29 +189,35 @@ fn set_aside(path: &Path) -> Result<PathBuf, Error> {
         name.push(suffix);
         PathBuf::from(name)
     };
+    let log = with("-wal");
+    let has_log = log.try_exists()?;
     let mut number = 1;
-    let aside = loop {
+    let (aside, aside_log) = loop {
         let aside = with(&format!(".damaged-{number}"));
-        if !aside.try_exists()? {
-            break aside;
+        let aside_log = with(&format!(".damaged-{number}-wal"));
+        // A log without its file was renamed before a kill, and waits for it.
+        if !(aside.try_exists()? || has_log && aside_log.try_exists()?) {
+            break (aside, aside_log);
         }
         number += 1;
     };
-    fs::rename(path, &aside)?;
-    let log = with("-wal");
-    if log.try_exists()? {
-        let mut name = aside.as_os_str().to_owned();
-        name.push("-wal");
-        fs::rename(log, PathBuf::from(name))?;
+    // The log first: a fresh file must never find the log of another beside it.
+    if has_log {
+        fs::rename(log, aside_log)?;
+        sync_dir(path)?;
     }
+    fs::rename(path, &aside)?;
     match fs::remove_file(with("-shm")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
-    }
+    sync_dir(path)?;
     Ok(aside)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 pub(super) fn means_damage(error: &rusqlite::Error) -> bool {

@@ -8,12 +8,13 @@ use std::{
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    Config, Enter, Entered, Feed, Leave, Refused, SessionId, SessionInfo, expiry,
+    Config, Enter, Entered, Feed, Leave, Refused, SessionId, SessionInfo,
+    account::Depth,
+    expiry,
     job::Answer,
-    stage::{Row, Session},
+    stage::{PLACE_BYTES, Row, Session},
     writer::Writer,
 };
-use crate::clock::Clock;
 
 impl Writer {
     /// Makes a session for a client, or gives it the one it had.
@@ -21,6 +22,9 @@ impl Writer {
         let mut known = self.shared.session(&enter.client);
         if known.is_none() && self.state.sessions.len() >= self.shared.config.sessions_max {
             return Ok(Err(Refused::TooMany));
+        }
+        if self.has_too_many(known, enter.user.as_ref()) {
+            return Ok(Err(Refused::TooManyOfUser));
         }
         if enter.clean
             && let Some(id) = known.take()
@@ -58,6 +62,20 @@ impl Writer {
         }))))
     }
 
+    /// Whether a user has as many sessions as one may have, without `known`. Those of
+    /// clients that did not say who they are count as one user's.
+    fn has_too_many(&self, known: Option<SessionId>, user: Option<&Arc<str>>) -> bool {
+        let is_theirs = |session: &&Session| session.row.user.as_ref() == user;
+        let known = known.and_then(|id| self.state.sessions.get(&id));
+        if known.as_ref().is_some_and(is_theirs) {
+            return false;
+        }
+        let max = self.shared.config.sessions_per_user_max;
+        // Not looked at one by one as long as all together are not more.
+        self.state.sessions.len() >= max
+            && self.state.sessions.values().filter(is_theirs).count() >= max
+    }
+
     fn add_session(&mut self, enter: &Enter) -> rusqlite::Result<SessionId> {
         self.sql(
             "INSERT INTO sessions (client, user, expiry_secs, ended_ms, given, dropped)
@@ -65,6 +83,7 @@ impl Writer {
         )?
         .execute(params![enter.client, enter.user, enter.expiry_secs])?;
         let id = SessionId(self.connection.last_insert_rowid());
+        self.last_session = self.last_session.max(id.0);
         let row = Row {
             user: enter.user.clone(),
             expiry_secs: enter.expiry_secs,
@@ -82,6 +101,7 @@ impl Writer {
                 sent_before: 0,
                 loaded: 0,
                 behind: false,
+                exchanges: 0,
                 feed: None,
                 due: None,
                 stored: row.clone(),
@@ -110,13 +130,14 @@ impl Writer {
     /// The part of [`Writer::leave`] that the disk has no part in.
     pub(super) fn left(&mut self, leave: &Leave) {
         let id = leave.session;
+        let wall_ms = self.shared.wall_ms();
         let Some(session) = self.state.change(id) else {
             return;
         };
         session.feed = None;
         session.behind = false;
         session.row.given = session.sent_before.max(leave.sent);
-        session.row.ended_ms = Some(Clock::wall_ms());
+        session.row.ended_ms = Some(wall_ms);
         if let Some(secs) = leave.expiry_secs {
             session.row.expiry_secs = secs;
         }
@@ -126,16 +147,21 @@ impl Writer {
     }
 
     /// Removes a session and everything of it but its will, which is published now if
-    /// it waits.
+    /// it waits, and its queue: that is emptied in slices ([`Writer::empty_leftovers`]),
+    /// because it may have thousands of messages.
     pub(super) fn remove_session(&mut self, id: SessionId) -> rusqlite::Result<()> {
-        let Some(client) = self.state.sessions.get(&id).map(|one| one.client.clone()) else {
+        let Some(session) = self.state.sessions.get(&id) else {
             return Ok(());
         };
+        let (client, count, given) = (session.client.clone(), session.count, session.row.given);
         for add in self.subscriptions_of(id)? {
             self.unsubscribe(id, &add.filter)?;
         }
-        self.hand_over(id)?;
-        self.empty_queue(id)?;
+        if count > 0 {
+            self.sql("INSERT INTO leftovers (session, given) VALUES (?1, ?2)")?
+                .execute([id.0, given])?;
+            self.state.set_leftover(id, Some(given));
+        }
         self.sql("DELETE FROM exchanges WHERE session = ?1")?
             .execute([id.0])?;
         self.sql("DELETE FROM sessions WHERE id = ?1")?
@@ -155,18 +181,34 @@ impl Writer {
     }
 
     /// Removes the sessions that have expired, some at a time.
-    pub(super) fn expire_sessions(&mut self) -> rusqlite::Result<usize> {
+    pub(super) fn expire_sessions(&mut self) -> rusqlite::Result<()> {
         const AT_ONCE: usize = 16;
         let now = Instant::now();
-        let mut count = 0;
-        while count < AT_ONCE
-            && let Some(&(due, id)) = self.state.due.first()
-            && due <= now
-        {
-            self.remove_session(id)?;
-            count += 1;
+        for _ in 0..AT_ONCE {
+            match self.state.due.first() {
+                Some(&(due, id)) if due <= now => self.remove_session(id)?,
+                _ => break,
+            }
+            self.state.counts.sessions_expired += 1;
         }
-        Ok(count)
+        Ok(())
+    }
+
+    /// Takes up what could not be written when it changed.
+    pub(super) fn save_unsaved(&mut self) -> rusqlite::Result<()> {
+        const AT_ONCE: usize = 256;
+        let unsaved = self.state.unsaved.iter().take(AT_ONCE);
+        let some: Vec<_> = unsaved.map(|(id, forget)| (*id, *forget)).collect();
+        for (id, forget_will) in some {
+            let is_away = |session: &mut Session| session.feed.is_none();
+            if self.state.change(id).is_some_and(is_away) {
+                match forget_will {
+                    true => self.forget_will(id)?,
+                    false => self.will_is_due(id)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes the rows of the sessions that were changed.
@@ -202,7 +244,8 @@ impl Writer {
     /// Reads the sessions as they are in the file.
     pub(super) fn load_sessions(&mut self) -> rusqlite::Result<()> {
         let now = Instant::now();
-        let wall = Clock::wall_ms();
+        let wall = self.shared.wall_ms();
+        let mut depths = self.depths()?;
         let mut found = Vec::new();
         {
             let mut statement = self.connection.prepare(
@@ -232,7 +275,7 @@ impl Writer {
             let ended = *row.ended_ms.get_or_insert(wall);
             let waited = crate::clock::passed_ms(ended, wall);
             let due = expiry::due(now, row.expiry_secs, waited);
-            let (count, bytes, last) = self.depth(id)?;
+            let Depth { count, bytes, last } = depths.remove(&id).unwrap_or_default();
             self.shared.know(&client, id, row.user.as_ref());
             self.state.due.extend(due.map(|due| (due, id)));
             self.state.total_count += count;
@@ -246,6 +289,7 @@ impl Writer {
                     sent_before: row.given,
                     loaded: 0,
                     behind: false,
+                    exchanges: 0,
                     feed: None,
                     due,
                     stored,
@@ -253,23 +297,37 @@ impl Writer {
                 },
             );
         }
+        // What is left belongs to sessions that are over.
+        self.state.total_count += depths.values().map(|depth| depth.count).sum::<u64>();
+        self.state.total_bytes = self.state.total_count * PLACE_BYTES;
+        self.load_leftovers()?;
         // What connections that died left to be written.
         let all: Vec<_> = self.state.sessions.keys().copied().collect();
-        self.state.begin();
         for id in all {
             self.state.change(id);
         }
-        self.connection
+        self.last_session = self
+            .connection
             .query_row(
-                "SELECT coalesce(sum(length(frame)), 0) FROM messages",
+                "SELECT seq FROM sqlite_sequence WHERE name = 'sessions'",
                 [],
-                |row| row.get::<_, i64>(0),
+                |row| row.get(0),
             )
-            .optional()
-            .map(|bytes| {
-                let places = self.state.total_count * super::stage::PLACE_BYTES;
-                self.state.total_bytes = bytes.unwrap_or(0).unsigned_abs() + places;
-            })
+            .optional()?
+            .unwrap_or(0);
+        Ok(())
+    }
+
+    fn load_leftovers(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT session, given FROM leftovers")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id = SessionId(row.get(0)?);
+            self.state.leftovers.insert(id, row.get(1)?);
+        }
+        Ok(())
     }
 
     pub(super) fn list_sessions(&self) -> Answer {

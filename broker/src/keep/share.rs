@@ -122,7 +122,7 @@ impl Writer {
                     .offers
                     .push(Offer::One(Arc::clone(name), message));
             } else {
-                self.state.dropped_shared += 1;
+                self.state.counts.dropped_shared += 1;
             }
         }
         member
@@ -132,7 +132,7 @@ impl Writer {
     pub(super) fn take_back(&mut self, homeless: &[Homeless]) -> rusqlite::Result<Answer> {
         for (name, message) in homeless {
             let Some(target) = self.any_member(name, message) else {
-                self.state.dropped_shared += 1;
+                self.state.counts.dropped_shared += 1;
                 continue;
             };
             let mut targets = vec![target];

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use super::{Config, QueueFull, SessionId, group::Groups, job::Sub};
 use crate::{
     budget::Budget,
-    clock::Clock,
-    fanout::{self, Retained},
+    clock::{Clock, is_plausible},
+    fanout::{self, Message, Retained},
     filters::Filters,
     metrics::Counters,
     topic::shared_filter,
@@ -22,6 +22,14 @@ use crate::{
 
 /// How long room that was missing is believed to be missing.
 const SHORT_MS: u64 = 10_000;
+
+/// What a subscription may take in memory, as `fanout` estimates it.
+pub(crate) fn weight(filter: &str) -> usize {
+    match shared_filter(filter) {
+        Some(Ok(inner)) => fanout::shared_weight(filter, inner),
+        _ => fanout::weight(filter),
+    }
+}
 
 /// Who wants the messages of a topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +54,11 @@ pub(crate) struct Shared {
     pub(crate) retained: Retained,
     /// Shared subscriptions, as far as their members are connected.
     pub(crate) live: fanout::Groups,
+    /// The wall clock at the broker's start, as far as it is known.
+    started_ms: AtomicI64,
     filters: RwLock<Filters<Sub>>,
+    /// What `filters` and `groups` take, in the estimate of [`weight`].
+    weight: AtomicUsize,
     groups: RwLock<Groups>,
     /// Changes with every change of `filters` and `groups`.
     version: AtomicU64,
@@ -70,7 +82,9 @@ impl Shared {
             counters,
             budget,
             retained,
+            started_ms: AtomicI64::new(0),
             filters: RwLock::default(),
+            weight: AtomicUsize::new(0),
             groups: RwLock::default(),
             version: AtomicU64::new(0),
             decided: AtomicU64::new(0),
@@ -78,6 +92,37 @@ impl Shared {
             subscribed: Notify::new(),
             clients: RwLock::default(),
         }
+    }
+
+    /// The wall clock as it was at the broker's start, and the time that has passed since:
+    /// what is kept must not grow old by a step of the clock. Where the clock could not
+    /// be right at the start, it counts from when it can.
+    pub(super) fn wall_ms(&self) -> i64 {
+        let now_ms = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
+        let mut started = self.started_ms.load(Relaxed);
+        if !is_plausible(started) {
+            started = Clock::wall_ms().saturating_sub(now_ms);
+            self.started_ms.store(started, Relaxed);
+        }
+        started.saturating_add(now_ms)
+    }
+
+    /// When a message was taken, by that clock.
+    pub(super) fn kept_ms(&self, message: &Message) -> i64 {
+        let waited = self.clock.now_ms().saturating_sub(message.taken_ms());
+        let waited = i64::try_from(waited).unwrap_or(i64::MAX);
+        self.wall_ms().saturating_sub(waited)
+    }
+
+    /// Whether subscriptions of that weight have room: half of what all subscriptions
+    /// may take, because those of clients that are connected count there once more.
+    pub(crate) fn has_room_for(&self, weight: usize) -> bool {
+        weight == 0 || self.weight() + weight <= self.budget.max() / 2
+    }
+
+    /// What the subscriptions of persistent sessions take in memory, estimated.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight.load(Relaxed)
     }
 
     /// Changes whenever an answer of [`Shared::is_wanted`] may change.
@@ -154,8 +199,31 @@ impl Shared {
         self.filters.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn has_filter(&self, session: SessionId, filter: &str) -> bool {
+        match shared_filter(filter) {
+            Some(_) => self.groups().has(session, filter),
+            None => self.filters().get(filter, session.key()).is_some(),
+        }
+    }
+
     /// Adds or replaces a subscription; what it replaced.
     pub(super) fn insert(&self, session: SessionId, filter: &str, sub: Sub) -> Option<Sub> {
+        let before = self.put(session, filter, sub);
+        if before.is_none() {
+            self.weight.fetch_add(weight(filter), Relaxed);
+        }
+        before
+    }
+
+    pub(super) fn remove(&self, session: SessionId, filter: &str) -> Option<Sub> {
+        let removed = self.take(session, filter);
+        if removed.is_some() {
+            self.weight.fetch_sub(weight(filter), Relaxed);
+        }
+        removed
+    }
+
+    fn put(&self, session: SessionId, filter: &str, sub: Sub) -> Option<Sub> {
         if let Some(Ok(inner)) = shared_filter(filter) {
             let before = self.groups_mut().insert(session, filter, inner, sub);
             self.changed(&self.filters());
@@ -169,7 +237,7 @@ impl Shared {
         before
     }
 
-    pub(super) fn remove(&self, session: SessionId, filter: &str) -> Option<Sub> {
+    fn take(&self, session: SessionId, filter: &str) -> Option<Sub> {
         if let Some(Ok(inner)) = shared_filter(filter) {
             let removed = self.groups_mut().remove(session, filter, inner);
             self.changed(&self.filters());
@@ -205,6 +273,7 @@ impl Shared {
     pub(super) fn clear(&self) {
         *self.filters.write().unwrap_or_else(PoisonError::into_inner) = Filters::default();
         *self.groups_mut() = Groups::default();
+        self.weight.store(0, Relaxed);
         self.changed(&self.filters());
         self.clients
             .write()

@@ -5,12 +5,12 @@
 //! in case that the commit fails.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
 
-use super::{Feed, Item, SessionId, Shared, job::Sub, share::Offer};
+use super::{Feed, Item, SessionId, Shared, account::Survey, job::Sub, share::Offer};
 use crate::fanout::Message;
 
 /// What a place in a queue takes beside its message, for the bounds.
@@ -30,6 +30,8 @@ pub(super) struct Session {
     pub(super) loaded: i64,
     /// The queue has more than the feed.
     pub(super) behind: bool,
+    /// Inbound QoS 2 exchanges that are not over.
+    pub(super) exchanges: usize,
     /// There while its client is connected.
     pub(super) feed: Option<Arc<Feed>>,
     /// When it expires.
@@ -57,6 +59,20 @@ enum Undo {
     Session(SessionId, Option<Box<Session>>),
     Subscription(SessionId, Arc<str>, Option<Sub>),
     Retained(Arc<str>, Option<Message>),
+    /// What was to be emptied of a session that is over.
+    Leftover(SessionId, Option<i64>),
+}
+
+/// What one commit adds to the counters; nothing of it if it fails.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Messages without room.
+    pub(super) dropped: usize,
+    /// Messages of shared subscriptions that nobody is left for.
+    pub(super) dropped_shared: usize,
+    pub(super) sessions_expired: usize,
+    pub(super) retained_expired: usize,
+    pub(super) retained_refused: usize,
 }
 
 /// See the module.
@@ -67,7 +83,15 @@ pub(super) struct State {
     pub(super) due: BTreeSet<(Instant, SessionId)>,
     pub(super) total_bytes: u64,
     pub(super) total_count: u64,
-    total_before: (u64, u64),
+    /// Of what the file had at the start, what is not in `total_bytes` yet.
+    pub(super) survey: Survey,
+    /// Sessions that are over and whose queues are not empty yet, each with the places
+    /// that may have been sent.
+    pub(super) leftovers: BTreeMap<SessionId, i64>,
+    /// Sessions whose rows could not be written when they changed, and whether their
+    /// wills are to be forgotten.
+    pub(super) unsaved: HashMap<SessionId, bool>,
+    before: (u64, u64, Survey),
     undo: Vec<Undo>,
     touched: HashSet<SessionId>,
     /// To be handed over after the commit.
@@ -76,10 +100,7 @@ pub(super) struct State {
     pub(super) offers: Vec<Offer>,
     /// Feeds whose sessions were removed.
     ended: Vec<Arc<Feed>>,
-    /// Messages without room.
-    pub(super) dropped: usize,
-    /// Messages of shared subscriptions that nobody is left for.
-    pub(super) dropped_shared: usize,
+    pub(super) counts: Counts,
 }
 
 impl State {
@@ -148,6 +169,15 @@ impl State {
         self.undo.push(Undo::Retained(topic, before));
     }
 
+    /// The queue of a session that is over is to be emptied, or is: `None`.
+    pub(super) fn set_leftover(&mut self, id: SessionId, given: Option<i64>) {
+        let before = match given {
+            Some(given) => self.leftovers.insert(id, given),
+            None => self.leftovers.remove(&id),
+        };
+        self.undo.push(Undo::Leftover(id, before));
+    }
+
     /// An item that has room in its feed.
     pub(super) fn deliver(&mut self, feed: &Arc<Feed>, item: Item) {
         self.deliveries.push((Arc::clone(feed), item));
@@ -158,15 +188,35 @@ impl State {
         self.touched.iter().copied().collect()
     }
 
+    /// The file has what it had when it was read: what differs is to be written.
+    pub(super) fn not_saved(&mut self) {
+        for undo in &self.undo {
+            if let Undo::Session(id, Some(before)) = undo
+                && let Some(session) = self.sessions.get_mut(id)
+            {
+                session.stored = before.stored.clone();
+                self.unsaved.insert(*id, false);
+            }
+        }
+    }
+
     /// Begins a commit.
     pub(super) fn begin(&mut self) {
-        self.total_before = (self.total_bytes, self.total_count);
+        self.before = (self.total_bytes, self.total_count, self.survey);
     }
 
     /// The commit is durable: hands over what it brings.
     pub(super) fn committed(&mut self, shared: &Shared) {
         self.undo.clear();
         self.touched.clear();
+        if !self.unsaved.is_empty() {
+            let sessions = &self.sessions;
+            let differs = |id: &SessionId| {
+                let session = sessions.get(id);
+                session.is_some_and(|session| session.stored != session.row)
+            };
+            self.unsaved.retain(|id, _| differs(id));
+        }
         for (feed, item) in self.deliveries.drain(..) {
             if feed.push(item) {
                 feed.wake();
@@ -179,12 +229,12 @@ impl State {
             feed.end();
         }
         let counters = &shared.counters;
-        counters
-            .dropped_shared
-            .add(std::mem::take(&mut self.dropped_shared));
-        counters
-            .dropped_kept_queue_full
-            .add(std::mem::take(&mut self.dropped));
+        let counts = std::mem::take(&mut self.counts);
+        counters.dropped_shared.add(counts.dropped_shared);
+        counters.dropped_kept_queue_full.add(counts.dropped);
+        counters.sessions_expired.add(counts.sessions_expired);
+        counters.dropped_expired.add(counts.retained_expired);
+        counters.retained_refused.add(counts.retained_refused);
         counters.queued_messages.set_u64(self.total_count);
         counters.queued_bytes.set_u64(self.total_bytes);
         counters.retained.set(shared.retained.len());
@@ -192,11 +242,11 @@ impl State {
 
     /// The commit failed: nothing of it was.
     pub(super) fn roll_back(&mut self, shared: &Shared) {
-        (self.total_bytes, self.total_count) = self.total_before;
+        (self.total_bytes, self.total_count, self.survey) = self.before;
         self.touched.clear();
         self.ended.clear();
         self.offers.clear();
-        (self.dropped, self.dropped_shared) = (0, 0);
+        self.counts = Counts::default();
         for (feed, item) in self.deliveries.drain(..) {
             feed.give_back(&item);
         }
@@ -210,6 +260,12 @@ impl State {
                     shared.remove(id, &filter);
                 }
                 Undo::Retained(topic, before) => shared.retained.restore(&topic, before),
+                Undo::Leftover(id, Some(given)) => {
+                    self.leftovers.insert(id, given);
+                }
+                Undo::Leftover(id, None) => {
+                    self.leftovers.remove(&id);
+                }
             }
         }
         let retained = shared.retained.len();

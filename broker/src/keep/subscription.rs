@@ -7,19 +7,28 @@ use rusqlite::params;
 use super::{
     Add, SessionId, SubscriptionInfo,
     job::{Answer, Sub},
-    queue::{Target, read_qos},
+    queue::read_qos,
+    shared,
     writer::Writer,
 };
-use crate::{QoS, fanout::Message, packet::SendRetained, topic::shared_filter};
+use crate::packet::SendRetained;
 
 impl Writer {
-    /// Adds or replaces a subscription, and queues the retained messages that it
-    /// asks for, those that are due at QoS 1 or 2.
-    pub(super) fn subscribe(&mut self, id: SessionId, add: &Add) -> rusqlite::Result<()> {
+    /// Whether there is room in memory for the filters that a session has not got yet.
+    pub(super) fn has_room_for_filters(&self, id: SessionId, adds: &[Add]) -> bool {
+        let new = adds
+            .iter()
+            .filter(|add| !self.shared.has_filter(id, &add.filter));
+        self.shared
+            .has_room_for(new.map(|add| shared::weight(&add.filter)).sum())
+    }
+
+    /// Adds or replaces a subscription; whether it replaced none.
+    pub(super) fn subscribe(&mut self, id: SessionId, add: &Add) -> rusqlite::Result<bool> {
         let Add {
             filter,
             subscription: sub,
-            retained: when,
+            ..
         } = add;
         self.sql(
             "INSERT OR REPLACE INTO subscriptions (session, filter, options, identifier)
@@ -28,33 +37,7 @@ impl Writer {
         .execute(params![id.0, filter, write_options(sub), sub.id])?;
         let before = self.shared.insert(id, filter, *sub);
         self.state.subscription_was(id, filter, before);
-        // Nobody could say which member of a shared subscription they are for.
-        let is_shared = shared_filter(filter).is_some();
-        if is_shared
-            || *when == SendRetained::Never
-            || *when == SendRetained::IfNew && before.is_some()
-            || sub.qos == QoS::AtMostOnce
-        {
-            return Ok(());
-        }
-        let messages: Vec<Message> = {
-            let topics = self.shared.retained.lock();
-            let owed = topics.matching(filter);
-            let owed = owed.filter(|message| message.qos() > QoS::AtMostOnce);
-            owed.cloned().collect()
-        };
-        for message in messages {
-            let mut targets = vec![Target {
-                session: id,
-                qos: sub.qos.min(message.qos()),
-                retain: true,
-                ids: sub.id.into_iter().collect(),
-                share: None,
-            }];
-            self.make_room(&mut targets, message.len() as u64, false)?;
-            self.enqueue(&message, targets)?;
-        }
-        Ok(())
+        Ok(before.is_none())
     }
 
     pub(super) fn unsubscribe(&mut self, id: SessionId, filter: &Arc<str>) -> rusqlite::Result<()> {

@@ -1,8 +1,12 @@
 //! The keeper against what it promises, with a real file.
 
 mod bounds;
+mod desk;
+mod fair;
 mod file;
+mod full;
 mod model;
+mod slices;
 mod wills;
 
 use std::{path::Path, sync::Arc};
@@ -66,6 +70,20 @@ impl Running {
         };
         let now_ms = self.keeper.shared().clock.now_ms();
         Message::new(&publish, 0, now_ms, 0, &self.budget)
+    }
+
+    /// Waits until so many messages are queued: what sessions leave behind goes bit by
+    /// bit.
+    async fn until_queued(&self, count: u64) {
+        for _ in 0..10_000 {
+            if self.counters.queued_messages.get() == count {
+                return;
+            }
+            // With each answer it is a commit further.
+            self.keeper.sessions().await;
+        }
+        let found = self.counters.queued_messages.get();
+        panic!("{found} messages are queued, not {count}");
     }
 
     async fn enter(&self, client: &str, clean: bool) -> Entered {

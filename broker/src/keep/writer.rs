@@ -2,12 +2,13 @@
 //!
 //! It waits for one job, takes what else is there up to [`BATCH`], applies all of it
 //! in one transaction, commits, and then answers. No timer: batches form by themselves
-//! while the disk is busy. Sessions and retained messages that have expired ride along.
+//! while the disk is busy. What nobody waits for rides along, in slices ([`Writer::do_chores`]).
 //!
 //! What fails leaves nothing behind, in the file or in memory. When the disk is full,
 //! what grows is refused for a moment at a time, and what makes room goes on.
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,8 +22,10 @@ use tokio::{
 };
 
 use super::{
-    Error, Refused, SessionId, Shared, Turn,
+    Error, Leave, Refused, SessionId, Shared, Turn,
+    bring::{Bringing, Cursor},
     job::{Answer, Job, Work},
+    quota::Payer,
     schema,
     stage::State,
 };
@@ -35,10 +38,14 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_mins(1);
 /// How long a full disk is believed to stay full.
 const HOLD: Duration = Duration::from_millis(200);
+/// How long a session waits for what makes room, before it hears that there is none.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 2 });
+/// Places emptied in one commit.
+const EMPTIED: usize = if cfg!(test) { 2 } else { 256 };
 /// Commits that may fail in a row, and files that may be replaced.
 const FAILURES_MAX: u32 = 3;
 
-type Reply = oneshot::Sender<Result<Answer, Refused>>;
+pub(super) type Reply = oneshot::Sender<Result<Answer, Refused>>;
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -52,6 +59,14 @@ pub(super) struct Writer {
     /// The disk was full when something was to grow last.
     full: bool,
     swept: Instant,
+    /// What connected sessions said that found no room, to be tried again.
+    parked: Vec<Job>,
+    pub(super) bringing: VecDeque<Bringing>,
+    /// Where the first of them goes on after this commit, if it does.
+    pub(super) brought: Option<Option<Cursor>>,
+    pub(super) payer: Payer,
+    /// The highest session there ever was.
+    pub(super) last_session: i64,
     failures: u32,
     replaced: u32,
 }
@@ -82,6 +97,11 @@ impl Writer {
             hold: None,
             full: false,
             swept: Instant::now(),
+            parked: Vec::new(),
+            bringing: VecDeque::new(),
+            brought: None,
+            payer: Payer::default(),
+            last_session: 0,
             failures: 0,
             replaced: 0,
         };
@@ -102,24 +122,41 @@ impl Writer {
     }
 
     /// Reads everything that is kept in memory too, and notes in one commit what
-    /// ended when the process did: there may be thousands of sessions.
+    /// ended when the process did: there may be thousands of sessions. On a full disk
+    /// memory has it, and it is written later.
     fn load(&mut self) -> rusqlite::Result<()> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let read = self
-            .read_all()
-            .and_then(|()| self.connection.execute_batch("COMMIT"));
-        if read.is_err() && !self.connection.is_autocommit() {
+        let read = self.read_all().and_then(|damaged| {
+            let written = self.write_what_ended(&damaged);
+            match written.and_then(|()| self.connection.execute_batch("COMMIT")) {
+                Err(error) if self.means_full(&error) => Ok(false),
+                written => written.map(|()| true),
+            }
+        });
+        if !matches!(read, Ok(true)) && !self.connection.is_autocommit() {
             self.connection.execute_batch("ROLLBACK")?;
         }
-        read?;
+        if !read? {
+            self.found_full();
+            self.state.not_saved();
+        }
         self.state.committed(&self.shared);
         Ok(())
     }
 
-    fn read_all(&mut self) -> rusqlite::Result<()> {
+    /// The topics of retained messages that are damaged.
+    fn read_all(&mut self) -> rusqlite::Result<Vec<Arc<str>>> {
         self.load_sessions()?;
+        self.load_exchanges()?;
         self.load_subscriptions()?;
-        self.load_retained()?;
+        self.begin_survey()?;
+        self.load_retained()
+    }
+
+    fn write_what_ended(&mut self, damaged: &[Arc<str>]) -> rusqlite::Result<()> {
+        for topic in damaged {
+            self.delete_retained(topic)?;
+        }
         self.wills_are_due()?;
         self.write_rows()
     }
@@ -165,10 +202,20 @@ impl Writer {
 
     /// Waits for work, or for something to expire. False when no more will come.
     fn receive(&mut self, runtime: &Runtime, batch: &mut Vec<Job>) -> bool {
-        let wait = self.next_expiry(TICK);
+        let wait = self.wait();
+        if !self.is_held() {
+            // They have waited longest.
+            batch.append(&mut self.parked);
+        }
+        let wait = if batch.is_empty() {
+            wait
+        } else {
+            Duration::ZERO
+        };
         let mut next = match self.jobs.try_recv() {
             Ok(job) => Some(job),
             Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            Err(mpsc::error::TryRecvError::Empty) if wait.is_zero() => None,
             Err(mpsc::error::TryRecvError::Empty) => {
                 match runtime.block_on(async { timeout(wait, self.jobs.recv()).await }) {
                     Ok(None) => return false,
@@ -191,13 +238,30 @@ impl Writer {
         true
     }
 
+    /// The disk is believed to be full.
+    fn is_held(&self) -> bool {
+        self.hold.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// How long there is nothing to do by itself.
+    fn wait(&self) -> Duration {
+        let now = Instant::now();
+        match self.hold {
+            // What could not be written is not tried again and again.
+            Some(until) if until > now => until - now,
+            _ if self.has_chores() || !self.parked.is_empty() => Duration::ZERO,
+            _ => self.next_expiry(TICK),
+        }
+    }
+
     /// Applies and answers a batch, however often that takes.
-    fn commit(&mut self, mut batch: Vec<Job>) -> Result<(), Error> {
-        if self.hold.is_some_and(|until| Instant::now() < until) {
+    pub(super) fn commit(&mut self, mut batch: Vec<Job>) -> Result<(), Error> {
+        if self.is_held() {
             batch = refuse(batch, grows);
         }
         loop {
-            if batch.is_empty() && self.next_expiry(TICK) > Duration::ZERO && !self.may_sweep() {
+            let has_chores = self.has_chores();
+            if batch.is_empty() && !has_chores {
                 return Ok(());
             }
             match self.attempt(&batch) {
@@ -205,23 +269,24 @@ impl Writer {
                     self.failures = 0;
                     self.full &= !batch.iter().any(|job| has_grown(&job.work));
                     self.state.committed(&self.shared);
+                    self.brought();
                     for (job, answer) in batch.drain(..).zip(answers) {
-                        // Whoever no longer waits does not need to know.
-                        drop(job.reply.send(answer));
+                        if let Ok(Answer::Later(bringing)) = answer {
+                            self.bringing.push_back(bringing.answers(job.reply));
+                        } else {
+                            // Whoever no longer waits does not need to know.
+                            drop(job.reply.send(answer));
+                        }
                     }
                     return Ok(());
                 }
                 Err(error) if self.means_full(&error) => {
                     self.state.roll_back(&self.shared);
-                    if !self.full {
-                        self.full = true;
-                        self.shared.counters.keep_full.add(1);
-                        tracing::warn!("broker.db has no more room: what grows is refused");
-                    }
-                    self.hold = Some(Instant::now() + HOLD);
+                    self.found_full();
+                    self.bring_later();
                     let before = batch.len();
                     batch = refuse(batch, grows);
-                    if batch.len() == before {
+                    if batch.len() == before && !has_chores {
                         // Not even what makes room can be written.
                         self.give_up_on(batch);
                         return Ok(());
@@ -238,6 +303,11 @@ impl Writer {
                 Err(error) => {
                     self.state.roll_back(&self.shared);
                     tracing::error!(%error, "failed to commit to broker.db");
+                    for job in &batch {
+                        if let Work::Leave(leave) = &job.work {
+                            self.left_unsaved(leave);
+                        }
+                    }
                     self.failures += 1;
                     if self.failures >= FAILURES_MAX {
                         return Err(error.into());
@@ -251,6 +321,7 @@ impl Writer {
 
     fn attempt(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Answer, Refused>>> {
         self.state.begin();
+        self.brought = None;
         self.sql("BEGIN IMMEDIATE")?.execute([])?;
         let result = self.fill(batch).and_then(|answers| {
             self.write_rows()?;
@@ -265,14 +336,36 @@ impl Writer {
     }
 
     fn fill(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Answer, Refused>>> {
-        let expired = self.expire_sessions()?;
-        self.shared.counters.sessions_expired.add(expired);
-        if self.may_sweep() {
-            self.swept = Instant::now();
-            let expired = self.expire_retained()?;
-            self.shared.counters.dropped_expired.add(expired);
+        if self.has_chores() {
+            self.do_chores()?;
         }
         batch.iter().map(|job| self.apply(&job.work)).collect()
+    }
+
+    /// Whether there is something to do that nobody asks for, or asks for any more.
+    pub(super) fn has_chores(&self) -> bool {
+        !self.is_held()
+            && (!self.state.leftovers.is_empty()
+                || !self.state.unsaved.is_empty()
+                || !self.state.survey.is_over()
+                || !self.bringing.is_empty()
+                || self.may_sweep()
+                || self.next_expiry(TICK).is_zero())
+    }
+
+    /// Does some of it.
+    fn do_chores(&mut self) -> rusqlite::Result<()> {
+        self.expire_sessions()?;
+        if self.may_sweep() && self.expire_retained()? {
+            self.swept = Instant::now();
+        }
+        self.save_unsaved()?;
+        self.empty_leftovers(EMPTIED)?;
+        self.bring()?;
+        if !self.state.survey.is_over() {
+            self.survey()?;
+        }
+        Ok(())
     }
 
     fn may_sweep(&self) -> bool {
@@ -307,6 +400,9 @@ impl Writer {
         if !self.state.sessions.contains_key(&id) {
             return Ok(Err(Refused::Gone));
         }
+        if !self.has_room_for_filters(id, &turn.subscribe) {
+            return Ok(Err(Refused::Full));
+        }
         for position in &turn.done {
             self.remove_place(id, *position)?;
         }
@@ -319,8 +415,10 @@ impl Writer {
         for filter in &turn.unsubscribe {
             self.unsubscribe(id, filter)?;
         }
+        let mut bringing = Bringing::new(id, self.shared.retained.number());
         for add in &turn.subscribe {
-            self.subscribe(id, add)?;
+            let is_new = self.subscribe(id, add)?;
+            bringing.add(add, is_new);
         }
         if turn.heard > 0
             && let Some(session) = self.state.change(id)
@@ -330,18 +428,42 @@ impl Writer {
         if turn.page {
             self.page(id)?;
         }
-        Ok(Ok(Answer::Decided(self.shared.decided())))
+        self.begin_bringing(bringing).map(Ok)
     }
 
-    /// Answers what could not be written although it makes room.
+    /// Answers what could not be written although it makes room; what sessions say while
+    /// they are connected is tried again first.
     fn give_up_on(&mut self, batch: Vec<Job>) {
-        for job in batch {
+        let now = Instant::now();
+        for mut job in batch {
             if let Work::Leave(leave) = &job.work {
-                self.left(leave);
-                self.state.committed(&self.shared);
+                self.left_unsaved(leave);
+            }
+            let since = *job.full_since.get_or_insert(now);
+            if matches!(job.work, Work::Turn(..)) && now.duration_since(since) < PATIENCE {
+                self.parked.push(job);
+                continue;
             }
             // Whoever no longer waits does not need to know.
             drop(job.reply.send(Err(Refused::Full)));
+        }
+    }
+
+    /// A connection has ended, whatever the disk says; that is written later.
+    fn left_unsaved(&mut self, leave: &Leave) {
+        self.left(leave);
+        self.state.unsaved.insert(leave.session, leave.forget_will);
+        self.state.committed(&self.shared);
+    }
+
+    fn found_full(&mut self) {
+        if !self.full {
+            self.full = true;
+            self.shared.counters.keep_full.add(1);
+            tracing::warn!("broker.db has no more room: what grows is refused");
+        }
+        if !self.is_held() {
+            self.hold = Some(Instant::now() + HOLD);
         }
     }
 
@@ -357,7 +479,7 @@ impl Writer {
 
     /// Sets the damaged file aside and begins another. What is retained is in
     /// memory and goes into it; sessions are gone, and those connected are ended.
-    fn replace_file(&mut self) -> Result<(), Error> {
+    pub(super) fn replace_file(&mut self) -> Result<(), Error> {
         self.replaced += 1;
         let Some(dir) = self
             .shared
@@ -377,6 +499,11 @@ impl Writer {
         if let Some(path) = opened.set_aside {
             self.report_damage(&path);
         }
+        // Tasks of sessions that are gone may still ask for them by their numbers.
+        self.connection.execute(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', ?1)",
+            [self.last_session],
+        )?;
         let retained = self.shared.retained.all();
         self.state.end_all();
         self.shared.clear();
@@ -430,9 +557,8 @@ fn refuse(batch: Vec<Job>, is_refused: impl Fn(&Work) -> bool) -> Vec<Job> {
     let mut rest = Vec::new();
     for job in batch {
         if is_refused(&job.work) {
-            let reply: Reply = job.reply;
             // Whoever no longer waits does not need to know.
-            drop(reply.send(Err(Refused::Full)));
+            drop(job.reply.send(Err(Refused::Full)));
         } else {
             rest.push(job);
         }

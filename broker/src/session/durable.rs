@@ -74,6 +74,7 @@ pub(super) struct Answers {
 
 struct Asked {
     future: Pin<Box<dyn Future<Output = Result<u64, Refused>> + Send>>,
+    done: Vec<i64>,
     received: Vec<i64>,
     complete: Vec<u16>,
     pending: Option<Pending>,
@@ -301,6 +302,7 @@ impl Durable {
         let keeper = self.keeper.clone();
         let session = self.session;
         self.asked = Some(Asked {
+            done: turn.done.clone(),
             received: turn.received.clone(),
             complete: std::mem::take(&mut self.complete),
             pending: self.pending.take(),
@@ -326,6 +328,10 @@ impl Durable {
     /// What may be answered now.
     pub(super) fn answers(&mut self) -> Option<Result<Answers, (Refused, Answers)>> {
         let (asked, result) = self.settled.take()?;
+        if result == Err(Refused::Full) {
+            // There may be room for it next time.
+            self.turn.done.extend(asked.done);
+        }
         let mut answers = Answers {
             release: Vec::new(),
             complete: asked.complete,

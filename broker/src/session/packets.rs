@@ -105,12 +105,6 @@ impl Session<'_> {
             codes,
             adds,
         } = done;
-        if let Some(durable) = self.durable.as_mut().filter(|_| !adds.is_empty()) {
-            durable.subscribe(id, filters, codes, adds);
-            return Ok(true);
-        }
-        self.client.set_filters(self.subscriptions.names());
-        let frame_max = self.packet_bytes_max;
         let count = |wanted| codes.iter().filter(|&&code| code == wanted).count();
         let counters = &self.context.counters;
         counters
@@ -119,6 +113,12 @@ impl Session<'_> {
         counters
             .topics_refused
             .add(count(reason::TOPIC_FILTER_INVALID));
+        if let Some(durable) = self.durable.as_mut().filter(|_| !adds.is_empty()) {
+            durable.subscribe(id, filters, codes, adds);
+            return Ok(true);
+        }
+        self.client.set_filters(self.subscriptions.names());
+        let frame_max = self.packet_bytes_max;
         if encode::suback(wire.output(), self.protocol(), id, &codes, frame_max) {
             Ok(true)
         } else {

@@ -143,6 +143,10 @@ impl NoEntry {
                 reason::QUOTA_EXCEEDED,
                 "one persistent session more than sessions_max",
             ),
+            Self::Refused(Refused::TooManyOfUser) => (
+                reason::QUOTA_EXCEEDED,
+                "one persistent session more than sessions_per_user_max",
+            ),
             Self::Refused(Refused::Gone | Refused::Stopped) => (
                 reason::SERVER_UNAVAILABLE,
                 "sessions cannot be kept at the moment",
@@ -155,6 +159,7 @@ impl NoEntry {
         match self {
             Self::Anothers => &counters.refused_client_id,
             Self::Refused(Refused::Full) => &counters.keep_full,
+            Self::Refused(Refused::TooManyOfUser) => &counters.refused_sessions_per_user_max,
             Self::Refused(_) => &counters.refused_sessions_max,
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     QoS,
     auth::Rights,
     fanout::{Fanout, Outbox, Queued, Subscription},
-    keep::{Add, Entered, Sub},
+    keep::{self, Add, Entered, Sub},
     metrics::Counters,
     packet::{Options, SendRetained, Subscribe, Unsubscribe, reason},
     topic::{Bounds, check_filter, shared_filter},
@@ -35,6 +35,8 @@ struct UnderWay {
     /// The answers so far.
     codes: Vec<u8>,
     adds: Vec<Add>,
+    /// What those of them that are new take in memory.
+    weight: usize,
 }
 
 /// What a packet says of one filter.
@@ -142,6 +144,7 @@ impl<'s> Subscriptions<'s> {
         self.under_way = Some(Box::new(UnderWay {
             codes: Vec::with_capacity(packet.filters.len() + packet.excess),
             adds: Vec::new(),
+            weight: 0,
             packet,
             wanted,
         }));
@@ -181,7 +184,17 @@ impl<'s> Subscriptions<'s> {
                         wanted.options.qos = wanted.options.qos.min(permit.qos_max);
                         let known = under_way.adds.len();
                         match self.check(filter, wanted.options, id, known) {
-                            Ok(add) if self.is_durable => under_way.adds.push(add),
+                            Ok(add) if self.is_durable => {
+                                let is_new = !self.filters.contains(filter);
+                                let more = if is_new { keep::weight(filter) } else { 0 };
+                                let kept = self.fanout.keeper().shared();
+                                if kept.has_room_for(under_way.weight + more) {
+                                    under_way.weight += more;
+                                    under_way.adds.push(add);
+                                } else {
+                                    wanted.refused = Some(reason::QUOTA_EXCEEDED);
+                                }
+                            }
                             Ok(add) => match self.add(&add, 0) {
                                 Ok(looked_at) => work += looked_at,
                                 Err(code) => wanted.refused = Some(code),

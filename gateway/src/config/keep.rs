@@ -23,6 +23,11 @@ pub(super) fn keep(table: &Table<'_, '_, '_>) -> KeepConfig {
     KeepConfig {
         dir: None,
         sessions_max: table.number("sessions_max", 1..=1_000_000, default.sessions_max),
+        sessions_per_user_max: table.number(
+            "sessions_per_user_max",
+            1..=1_000_000,
+            default.sessions_per_user_max,
+        ),
         session_expiry_max: table.duration(
             "session_expiry_max",
             Duration::from_secs(1)..=36_500 * DAY,

@@ -113,3 +113,132 @@ async fn time_in_which_nothing_ran_counts_unless_the_clock_cannot_be_right() {
     }
     assert_eq!(running.counters.sessions_expired.get(), 1);
 }
+
+#[tokio::test]
+async fn tables_that_are_not_ours_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    change(running, dir.path(), |database| {
+        database
+            .execute_batch("ANALYZE; CREATE TABLE mine (a)")
+            .unwrap();
+    })
+    .await;
+    let running = open(config(dir.path()));
+    assert_eq!(running.counters.keep_set_aside.get(), 0);
+    assert!(running.enter("away", false).await.present);
+    change(running, dir.path(), |database| {
+        database.execute_batch("DROP TABLE wills").unwrap();
+    })
+    .await;
+    let running = open(config(dir.path()));
+    assert_eq!(running.counters.keep_set_aside.get(), 1);
+}
+
+#[tokio::test]
+async fn nobody_else_has_the_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    let path = dir.path().join("broker.db");
+    let other = Connection::open(&path).unwrap();
+    other.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let sessions = "SELECT count(*) FROM sessions";
+    let read = other.query_row(sessions, [], |row| row.get::<_, i64>(0));
+    assert!(read.is_err());
+    running.keeper.close().await;
+    let read = other.query_row(sessions, [], |row| row.get::<_, i64>(0));
+    assert_eq!(read, Ok(1));
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let opened = Keeper::open(
+        config(dir.path()),
+        Arc::default(),
+        Arc::new(Budget::of(1 << 20)),
+    );
+    assert!(matches!(opened, Err(Error::InUse)), "{opened:?}");
+    drop(other);
+    assert!(open(config(dir.path())).enter("away", false).await.present);
+}
+
+#[tokio::test]
+async fn a_log_that_was_set_aside_before_a_kill_finds_its_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("broker.db"), vec![7; 10_000]).unwrap();
+    std::fs::write(at("broker.db.damaged-1-wal"), b"its log").unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    assert_eq!(
+        std::fs::read(at("broker.db.damaged-1")).unwrap().len(),
+        10_000
+    );
+    assert_eq!(
+        std::fs::read(at("broker.db.damaged-1-wal")).unwrap(),
+        b"its log"
+    );
+}
+
+#[tokio::test]
+async fn damaged_messages_hide_none_behind_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    one_queued(&running).await;
+    for n in 2..=40 {
+        let message = running.message("t", &n.to_string(), QoS::AtLeastOnce, false);
+        assert!(running.publish(message).await);
+    }
+    change(running, dir.path(), |database| {
+        let flip = "UPDATE messages SET checksum = checksum + 1 WHERE id <= 20";
+        assert_eq!(database.execute(flip, []).unwrap(), 20);
+    })
+    .await;
+    let running = open(config(dir.path()));
+    let entered = running.enter("away", false).await;
+    let mut got = texts(&entered);
+    let message = running.message("t", "41", QoS::AtLeastOnce, false);
+    assert!(running.publish(message).await);
+    got.extend(texts(&entered));
+    while entered.feed.wants_more() {
+        let turn = Turn {
+            page: true,
+            ..Turn::default()
+        };
+        running.keeper.turn(entered.session, turn).await.unwrap();
+        got.extend(texts(&entered));
+    }
+    let expect: Vec<_> = (21..=41).map(|n| n.to_string()).collect();
+    assert_eq!(got, expect);
+    assert_eq!(running.counters.kept_damaged.get(), 20);
+}
+
+#[tokio::test]
+async fn a_message_goes_on_growing_old_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    let publish = Publish {
+        topic: Arc::from("t"),
+        payload: Bytes::from_static(b"1"),
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        dup: false,
+        properties: Some(Arc::new(crate::publish::Properties {
+            message_expiry_secs: Some(1000),
+            ..Default::default()
+        })),
+        delivery: None,
+    };
+    let clock = running.keeper.shared().clock;
+    let message = Message::new(&publish, 0, clock.now_ms(), 0, &running.budget);
+    assert!(running.publish(message).await);
+    let session = running.enter("away", false).await.session;
+    // Retained for some time before somebody subscribes to it.
+    while clock.now_ms() < 1_500 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    running.subscribe(session, "t", QoS::AtLeastOnce).await;
+    running.leave(session, 0).await;
+    let items = drain(&running.enter("away", false).await);
+    let left = items[0].message.as_ref().unwrap().expiry_secs().unwrap();
+    assert!(left < 1000, "{left} s are left");
+}

@@ -383,7 +383,7 @@ impl Test {
     }
 
     /// What is connected has got what it is owed, and nothing else.
-    fn check(&mut self) {
+    async fn check(&mut self) {
         for (client, connected) in &mut self.connected {
             let items = drain(&connected.entered);
             connected.got.extend(items);
@@ -428,7 +428,7 @@ impl Test {
             .collect();
         assert_eq!(found, retained);
         let owed: usize = self.twin.sessions.values().map(|one| one.queue.len()).sum();
-        assert_eq!(self.running.counters.queued_messages.get(), owed as u64);
+        self.running.until_queued(owed as u64).await;
         if owed == 0 {
             assert_eq!(self.running.counters.queued_bytes.get(), 0);
         }
@@ -447,13 +447,13 @@ proptest! {
             let mut test = Test::new();
             for action in &actions {
                 test.apply(action).await;
-                test.check();
+                test.check().await;
             }
             test.reopen(true).await;
             for client in 0..CLIENTS.len() {
                 test.enter(client, false).await;
             }
-            test.check();
+            test.check().await;
         });
     }
 }

@@ -102,6 +102,7 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
         .execute_batch(
             "ALTER TABLE wills DROP COLUMN client;
              ALTER TABLE wills DROP COLUMN user;
+             DROP TABLE leftovers;
              PRAGMA user_version = 1;",
         )
         .unwrap();

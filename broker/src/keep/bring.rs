@@ -1,0 +1,224 @@
+//! Retained messages for those who subscribe, some at a time.
+//!
+//! A SUBSCRIBE may name a hundred filters that all match a hundred thousand retained
+//! messages. What it brings is queued in slices, between which others have their turn,
+//! and SUBACK comes after the last. What is retained later than the subscription came to
+//! the queue as a live message, and is left out. Messages are queued as long as the
+//! session's queue has room, and never at the cost of others; beyond that they are
+//! dropped, and counted.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Add, Refused, SessionId,
+    job::{Answer, Sub},
+    queue::Target,
+    writer::{Reply, Writer},
+};
+use crate::{
+    QoS,
+    fanout::{Message, Slice},
+    packet::SendRetained,
+    topic::shared_filter,
+};
+
+/// Retained messages queued in one commit.
+const PLACES: usize = if cfg!(test) { 2 } else { 256 };
+/// Topics looked at in one commit.
+const TOPICS: usize = if cfg!(test) { 3 } else { 4096 };
+/// How long a full disk is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A SUBSCRIBE whose retained messages are on their way.
+#[derive(Debug)]
+pub(super) struct Bringing {
+    session: SessionId,
+    /// Those that bring some, once each.
+    filters: Vec<(Arc<str>, Sub)>,
+    /// Retained messages with higher numbers came later.
+    since: u64,
+    /// What is answered: [`Answer::Decided`].
+    decided: u64,
+    at: Cursor,
+    /// The disk is full since then.
+    full: Option<Instant>,
+    reply: Option<Reply>,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cursor {
+    filter: usize,
+    /// The last topic that was looked at.
+    topic: Option<Arc<str>>,
+}
+
+impl Bringing {
+    pub(super) fn new(session: SessionId, since: u64) -> Self {
+        Self {
+            session,
+            filters: Vec::new(),
+            since,
+            decided: 0,
+            at: Cursor::default(),
+            full: None,
+            reply: None,
+        }
+    }
+
+    /// A subscription was added; `is_new` says whether it replaced none.
+    pub(super) fn add(&mut self, add: &Add, is_new: bool) {
+        let wanted = match add.retained {
+            SendRetained::Always => true,
+            SendRetained::IfNew => is_new,
+            SendRetained::Never => false,
+        };
+        // Nobody could say which member of a shared subscription they are for.
+        let is_shared = shared_filter(&add.filter).is_some();
+        if wanted && !is_shared && add.subscription.qos > QoS::AtMostOnce {
+            self.filters
+                .push((Arc::clone(&add.filter), add.subscription));
+        }
+    }
+
+    /// Who is to hear when it is done.
+    pub(super) fn answers(mut self, reply: Reply) -> Self {
+        self.reply = Some(reply);
+        self
+    }
+
+    /// Where it goes on behind a slice that ended at `topic`, or with its filter.
+    fn after(&self, from: &Cursor, topic: Option<Arc<str>>) -> Option<Cursor> {
+        let filter = from.filter + usize::from(topic.is_none());
+        (filter < self.filters.len()).then_some(Cursor { filter, topic })
+    }
+
+    fn answer(&mut self, answer: Result<Answer, Refused>) {
+        if let Some(reply) = self.reply.take() {
+            // Whoever no longer waits does not need to know.
+            drop(reply.send(answer));
+        }
+    }
+}
+
+impl Writer {
+    /// Brings the first slice; the answer, if that was all.
+    pub(super) fn begin_bringing(&mut self, mut bringing: Bringing) -> rusqlite::Result<Answer> {
+        bringing.decided = self.shared.decided();
+        Ok(match self.slice(&bringing)? {
+            Some(at) => {
+                bringing.at = at;
+                Answer::Later(Box::new(bringing))
+            }
+            None => Answer::Decided(bringing.decided),
+        })
+    }
+
+    /// Brings one more slice of the SUBSCRIBE whose turn it is.
+    pub(super) fn bring(&mut self) -> rusqlite::Result<()> {
+        let Some(bringing) = self.bringing.pop_front() else {
+            return Ok(());
+        };
+        let slice = self.slice(&bringing);
+        self.bringing.push_front(bringing);
+        self.brought = Some(slice?);
+        Ok(())
+    }
+
+    /// The commit with the slice is durable.
+    pub(super) fn brought(&mut self) {
+        let Some(at) = self.brought.take() else {
+            return;
+        };
+        let Some(mut bringing) = self.bringing.pop_front() else {
+            return;
+        };
+        bringing.full = None;
+        match at {
+            Some(at) => {
+                bringing.at = at;
+                self.bringing.push_back(bringing);
+            }
+            None if self.state.sessions.contains_key(&bringing.session) => {
+                let decided = bringing.decided;
+                bringing.answer(Ok(Answer::Decided(decided)));
+            }
+            None => bringing.answer(Err(Refused::Gone)),
+        }
+    }
+
+    /// The disk is full. Those who have waited for long enough go without the rest.
+    pub(super) fn bring_later(&mut self) {
+        self.brought = None;
+        let now = Instant::now();
+        for mut bringing in std::mem::take(&mut self.bringing) {
+            let since = *bringing.full.get_or_insert(now);
+            if now.duration_since(since) < PATIENCE {
+                self.bringing.push_back(bringing);
+                continue;
+            }
+            let mut at = Some(bringing.at.clone());
+            while let Some(from) = at {
+                let slice = self.owed(&bringing, &from, usize::MAX, usize::MAX);
+                for _ in &slice.found {
+                    self.count_dropped(bringing.session);
+                }
+                at = bringing.after(&from, slice.after);
+            }
+            self.state.unsaved.insert(bringing.session, false);
+            self.state.committed(&self.shared);
+            let decided = bringing.decided;
+            bringing.answer(Ok(Answer::Decided(decided)));
+        }
+    }
+
+    /// Queues what comes next, as far as there is room; where it goes on, if it does.
+    fn slice(&mut self, bringing: &Bringing) -> rusqlite::Result<Option<Cursor>> {
+        let id = bringing.session;
+        let (mut topics, mut places) = (TOPICS, PLACES);
+        let mut at = Some(bringing.at.clone());
+        while let Some(from) = &at
+            && topics > 0
+            && places > 0
+            && self.state.sessions.contains_key(&id)
+        {
+            let Some((_, sub)) = bringing.filters.get(from.filter) else {
+                return Ok(None);
+            };
+            let slice = self.owed(bringing, from, topics, places);
+            for message in &slice.found {
+                if !self.has_room(id, message.len() as u64) {
+                    self.count_dropped(id);
+                    continue;
+                }
+                let target = Target {
+                    session: id,
+                    qos: sub.qos.min(message.qos()),
+                    retain: true,
+                    ids: sub.id.into_iter().collect(),
+                    share: None,
+                };
+                self.enqueue(message, vec![target])?;
+            }
+            topics = topics.saturating_sub(slice.looked_at.max(1));
+            places = places.saturating_sub(slice.found.len());
+            at = bringing.after(from, slice.after);
+        }
+        Ok(at.filter(|_| self.state.sessions.contains_key(&id)))
+    }
+
+    /// What a filter brings, from a place on.
+    fn owed(&self, bringing: &Bringing, at: &Cursor, topics: usize, places: usize) -> Slice {
+        let Some((filter, _)) = bringing.filters.get(at.filter) else {
+            return Slice::default();
+        };
+        let is_owed = |message: &Message| {
+            message.qos() > QoS::AtMostOnce && message.number() < bringing.since
+        };
+        let retained = self.shared.retained.lock();
+        retained.slice(filter, at.topic.as_deref(), topics, places, is_owed)
+    }
+}

@@ -1,0 +1,4 @@
+CREATE TABLE leftovers (
+    session INTEGER PRIMARY KEY,
+    given INTEGER NOT NULL
+) STRICT;

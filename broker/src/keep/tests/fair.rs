@@ -1,0 +1,206 @@
+//! Nobody's queue is another's ruin.
+
+use super::{desk::Desk, *};
+use crate::keep::{
+    QueueFull, Refused,
+    exchange::EXCHANGES_MAX,
+    job::{Answer, Work},
+};
+
+const TOTAL: u64 = 60_000;
+
+#[test]
+fn a_few_large_queues_do_not_starve_the_others() {
+    for policy in [
+        QueueFull::DropOldest,
+        QueueFull::DropNewest,
+        QueueFull::Refuse,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(Config {
+            queue_total_bytes_max: TOTAL,
+            queue_full: policy,
+            ..config(dir.path())
+        });
+        for hog in ["hog 1", "hog 2"] {
+            desk.away(hog, hog);
+        }
+        for n in 0..100 {
+            desk.publish(["hog 1", "hog 2"][n % 2], &"x".repeat(1_000), false);
+        }
+        assert!(desk.counters().queued_bytes.get() > TOTAL - 2_000);
+        desk.away("small", "small");
+        for n in 0..10 {
+            let payload = format!("{n}{}", "x".repeat(500));
+            assert!(desk.publish("small", &payload, false), "{policy:?}: {n}");
+        }
+        let small = desk.enter("small", None).unwrap();
+        assert_eq!(small.dropped, 0, "{policy:?}");
+        assert_eq!(texts(&small).len(), 10, "{policy:?}");
+        let most = match policy {
+            QueueFull::Refuse => TOTAL / 2 * 3,
+            _ => TOTAL,
+        };
+        assert!(desk.counters().queued_bytes.get() <= most, "{policy:?}");
+        // Beyond its share it is as anybody.
+        let session = desk.enter("small", None).unwrap().session;
+        desk.leave(session);
+        let taken = (0..100).filter(|_| desk.publish("small", &"x".repeat(1_000), false));
+        let taken = taken.count();
+        assert_eq!(taken < 100, policy == QueueFull::Refuse, "{policy:?}");
+        assert!(desk.counters().queued_bytes.get() <= most, "{policy:?}");
+    }
+}
+
+#[test]
+fn the_largest_queue_pays_with_its_oldest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        queue_total_bytes_max: TOTAL,
+        ..config(dir.path())
+    });
+    for client in ["large", "medium"] {
+        desk.away(client, client);
+    }
+    for n in 0..10 {
+        desk.publish("medium", &format!("{n:01000}"), false);
+    }
+    for n in 0..200 {
+        desk.publish("large", &format!("{n:01000}"), false);
+    }
+    let medium = desk.enter("medium", None).unwrap();
+    assert_eq!((medium.dropped, texts(&medium).len()), (0, 10));
+    let large = desk.enter("large", None).unwrap();
+    let first = texts(&large)[0].parse::<u64>().unwrap();
+    assert_eq!(first, large.dropped);
+}
+
+#[test]
+fn one_user_has_not_all_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        sessions_per_user_max: 2,
+        ..config(dir.path())
+    });
+    for client in ["a", "b"] {
+        desk.enter(client, Some("eve")).unwrap();
+        desk.enter(&format!("{client} of nobody"), None).unwrap();
+    }
+    let refused = Some(Refused::TooManyOfUser);
+    assert_eq!(desk.enter("c", Some("eve")).err(), refused);
+    assert_eq!(desk.enter("c", None).err(), refused);
+    assert_eq!(
+        desk.enter("a of nobody", Some("eve")).err(),
+        refused,
+        "what nobody owns is not a way around it"
+    );
+    assert!(desk.enter("a", Some("eve")).unwrap().present);
+    assert!(!desk.enter("c", Some("bob")).unwrap().present);
+}
+
+#[test]
+fn the_filters_of_sessions_that_are_away_have_a_bound_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let session = desk.enter("d", None).unwrap().session;
+    let long = "x/".repeat(100);
+    let mut full = false;
+    for n in 0..2_000 {
+        let turn = Turn {
+            subscribe: vec![add(&format!("{n}/{long}"), QoS::AtLeastOnce)],
+            ..Turn::default()
+        };
+        match desk.ask(Work::Turn(session, turn)).try_recv().unwrap() {
+            Ok(_) => {}
+            Err(refused) => {
+                assert_eq!(refused, Refused::Full);
+                full = true;
+                break;
+            }
+        }
+    }
+    assert!(full, "{}", desk.writer.shared.weight());
+    // What it has may still change, and what it ends makes room.
+    let turn = |subscribe: &str, unsubscribe: &[String]| Turn {
+        subscribe: vec![add(subscribe, QoS::ExactlyOnce)],
+        unsubscribe: unsubscribe.iter().map(|one| Arc::from(&**one)).collect(),
+        ..Turn::default()
+    };
+    let known = format!("0/{long}");
+    let work = Work::Turn(session, turn(&known, &[]));
+    assert!(desk.ask(work).try_recv().unwrap().is_ok());
+    let ended = Turn {
+        unsubscribe: vec![Arc::from(&*known)],
+        ..Turn::default()
+    };
+    assert!(
+        desk.ask(Work::Turn(session, ended))
+            .try_recv()
+            .unwrap()
+            .is_ok()
+    );
+    let work = Work::Turn(session, turn("new/x", &[]));
+    assert!(desk.ask(work).try_recv().unwrap().is_ok());
+    drop(desk.ask(Work::Remove(Arc::from("d"))));
+    assert_eq!(desk.writer.shared.weight(), 0);
+}
+
+#[test]
+fn exchanges_that_are_never_released_have_a_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let session = desk.enter("d", None).unwrap().session;
+    let max = u16::try_from(EXCHANGES_MAX).unwrap();
+    let begin = |packet: u16| Work::Begin(session, vec![(packet, [7; 16])]);
+    for packet in 1..=max {
+        let begun = desk.ask(begin(packet)).try_recv().unwrap();
+        assert!(matches!(begun, Ok(Answer::Done)), "{packet}");
+    }
+    drop(desk);
+    let mut desk = Desk::open(config(dir.path()));
+    let refused = desk.ask(begin(max + 1)).try_recv().unwrap();
+    assert_eq!(refused.err(), Some(Refused::Full));
+    let released = Turn {
+        released: vec![(3, [7; 16])],
+        ..Turn::default()
+    };
+    drop(desk.ask(Work::Turn(session, released)));
+    let begun = desk.ask(begin(max + 1)).try_recv().unwrap();
+    assert!(matches!(begun, Ok(Answer::Done)));
+}
+
+#[test]
+fn a_page_is_no_larger_than_what_it_is_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let session = desk.away("d", "t");
+    for _ in 0..10 {
+        assert!(desk.publish("t", &"x".repeat(1_000), false));
+    }
+    let lens = |desk: &mut Desk, bytes| {
+        let page = desk.writer.read(session, 0, 256, bytes).unwrap();
+        page.items.len()
+    };
+    assert_eq!(lens(&mut desk, 2_500), 2);
+    assert_eq!(lens(&mut desk, 1), 1, "one always comes");
+    assert_eq!(lens(&mut desk, 1 << 20), 10);
+}
+
+#[test]
+fn a_session_has_a_number_of_its_own_also_after_the_file_was_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let before = desk.enter("a", None).unwrap();
+    desk.enter("b", None).unwrap();
+    desk.writer.replace_file().unwrap();
+    assert!(before.feed.is_gone());
+    let after = desk.enter("c", None).unwrap();
+    assert!(after.session > before.session);
+    assert_eq!(after.session.0, 3);
+    let turn = Turn {
+        done: vec![1],
+        ..Turn::default()
+    };
+    let late = desk.ask(Work::Turn(before.session, turn)).try_recv();
+    assert_eq!(late.unwrap().err(), Some(Refused::Gone));
+}
