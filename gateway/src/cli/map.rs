@@ -1,5 +1,6 @@
 //! `penstock map`: what mappings make of messages.
 
+mod attempt;
 mod case;
 mod vectors;
 
@@ -18,10 +19,16 @@ pub(super) enum Command {
         #[arg(value_name = "FILE.jsonl")]
         file: PathBuf,
     },
+    /// Show what a message becomes under the configured mappings, which key it gets, and why
+    Try(Box<attempt::Args>),
 }
 
 pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Try(args) => {
+            output::line(attempt::run(&args)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::CheckVectors { file } => {
             let text = fs::read_to_string(&file)
                 .with_context(|| format!("failed to read {}", file.display()))?;

@@ -109,6 +109,38 @@ fn publishes_become_entries_in_their_order() {
 }
 
 #[test]
+fn sparkplug_is_resolved_by_the_birth_before_it_and_commands_are_no_data() {
+    let births = Births::default();
+    let config = crate::config::Config::from_text(
+        "[[mapping]]\ntopic = \"spBv1.0/#\"\npreset = \"sparkplug\"",
+        std::path::Path::new(""),
+        &|_| None,
+    );
+    let topics = Topics::new(config.unwrap().ingest);
+    let (metrics, rules) = (Metrics::default(), RuleSet::default());
+    let sent = |client_id: &str, topic: &str, payload: &[u8]| {
+        // As a group of its own: what a birth said stays.
+        let mut preparing = Preparing::new(&topics, Routes(1), &rules, &metrics, &births);
+        preparing.publish(&client_id.into(), &publish(topic, payload), RECEIVED);
+        preparing.entries
+    };
+    // A metric "T" with alias 1 and type double; then a value of alias 1.
+    let birth = b"\x08\x01\x12\x07\x0a\x01T\x10\x01\x20\x0a\x18\0";
+    let data = b"\x08\x02\x12\x0b\x10\x01\x69\0\0\0\0\0\0\xf0\x3f\x18\x01";
+    let unknown = sent("c1", "spBv1.0/G/NDATA/N", data);
+    assert_eq!(quarantined(&unknown[0]).class, "state");
+    sent("c1", "spBv1.0/G/NBIRTH/N", birth);
+    let known = sent("c1", "spBv1.0/G/NDATA/N", data);
+    assert_eq!(&*event(&known[0]).1.measurements[0].name, "T");
+    // Another client's births are its own affair.
+    let other = sent("c2", "spBv1.0/G/NDATA/N", data);
+    assert_eq!(quarantined(&other[0]).class, "state");
+    assert_eq!(metrics.not_data(), 0);
+    assert!(sent("c1", "spBv1.0/G/NCMD/N", data).is_empty());
+    assert_eq!(metrics.not_data(), 1);
+}
+
+#[test]
 fn a_topic_that_no_mapping_takes_is_quarantined() {
     let group = prepare(
         Config {

@@ -181,7 +181,7 @@ pub(super) fn outcome(outcome: &Result<Normalised, Reject>) -> Json {
 }
 
 /// An event in the terms of the file.
-fn event(event: &Event) -> Json {
+pub(super) fn event(event: &Event) -> Json {
     let mut json = Vec::new();
     event.to_json(None, &mut json);
     let whole: Json = serde_json::from_slice(&json).unwrap_or_default();

@@ -143,6 +143,8 @@ fn holds(mapping: &Mapping, topic: &str, payload: &[u8]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
     #[test]
     fn any_bytes_give_events_or_a_reason_in_every_format(
         payload in proptest::collection::vec(any::<u8>(), 0..200),
@@ -166,8 +168,8 @@ proptest! {
         mapping in prop::sample::select(
             presets().into_iter().chain(Format::WORDS.map(|(_, format)| by_format(format))).collect::<Vec<_>>()
         ),
-        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-        cut in proptest::option::of(any::<prop::sample::Index>()),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
         let mut payload = payload;
         for (at, byte) in damage {
