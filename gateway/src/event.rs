@@ -8,6 +8,7 @@
 mod cbor;
 pub mod json;
 pub mod message;
+pub(crate) mod template;
 mod value;
 mod view;
 

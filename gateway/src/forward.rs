@@ -23,6 +23,7 @@ pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod pending;
+mod refusals;
 mod secret;
 mod status;
 #[cfg(test)]

@@ -106,23 +106,7 @@ pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
 /// control characters are written as `%XX` per UTF-8 byte, so that two names never
 /// give the same level. An empty name is `_`.
 pub fn escape(text: &str, out: &mut String) {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
-    ];
-    if text.is_empty() {
-        out.push('_');
-    }
-    for c in text.chars() {
-        if !c.is_control() && !"/+#$%".contains(c) {
-            out.push(c);
-            continue;
-        }
-        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-            out.push('%');
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
-        }
-    }
+    super::template::escape(text, |c| !c.is_control() && !"/+#$%".contains(c), out);
 }
 
 #[cfg(test)]

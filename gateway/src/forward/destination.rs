@@ -37,6 +37,14 @@ pub enum Outcome {
     Permanent(String),
 }
 
+impl Outcome {
+    /// Whether the record goes again before anything else, because nothing was said of
+    /// it or there was no room.
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Unknown(_) | Self::Throttled { .. })
+    }
+}
+
 /// Why a whole batch got no outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -62,6 +70,16 @@ pub enum Error {
         /// When to try again.
         retry_after: Duration,
     },
+}
+
+impl Error {
+    /// The destination is away, and does not say for how long.
+    pub const fn unavailable(reason: String) -> Self {
+        Self::Unavailable {
+            reason,
+            retry_after: None,
+        }
+    }
 }
 
 /// One outcome per record of the batch, in order.

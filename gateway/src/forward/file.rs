@@ -138,17 +138,12 @@ impl Destination for File {
             });
             match written.await {
                 Ok(Ok(())) => Ok(vec![Outcome::Acknowledged; records]),
-                Ok(Err(error)) => Err(unavailable(error.to_string())),
-                Err(error) => Err(unavailable(format!("the writing thread died: {error}"))),
+                Ok(Err(error)) => Err(Error::unavailable(error.to_string())),
+                Err(error) => Err(Error::unavailable(format!(
+                    "the writing thread died: {error}"
+                ))),
             }
         })
-    }
-}
-
-const fn unavailable(reason: String) -> Error {
-    Error::Unavailable {
-        reason,
-        retry_after: None,
     }
 }
 

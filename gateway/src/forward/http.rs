@@ -9,7 +9,6 @@
 //! What an answer means is in [`reply`]; a batch that is refused is halved until
 //! the record that is to blame stands alone.
 
-mod refusals;
 mod reply;
 
 use std::{
@@ -29,14 +28,12 @@ use reqwest::{
 };
 use tokio::time::Instant;
 
-use self::{
-    refusals::{PROBES_MAX, Refusals},
-    reply::Reply,
-};
+use self::reply::Reply;
 use super::{
     Secret,
     batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcome, Outcomes},
+    refusals::{PROBES_MAX, Refusals},
 };
 use crate::{clock::Clock, event::json::BATCH_MEDIA_TYPE};
 
@@ -228,7 +225,7 @@ impl Http {
                     return Ok(self.deliver_rest(&batch, refused, at).await);
                 }
                 Some(Outcome::Transient(reason) | Outcome::Unknown(reason)) => {
-                    return Err(unavailable(reason));
+                    return Err(Error::unavailable(reason));
                 }
                 Some(throttled @ Outcome::Throttled { .. }) => {
                     return Ok(vec![throttled; batch.items.len()]);
@@ -236,16 +233,8 @@ impl Http {
                 None => break,
             }
         }
-        let Some((_, reason)) = refused.pop() else {
-            return Err(unavailable("an answer about no record".to_owned()));
-        };
-        let (refusing, gives_up) = self.refusals().go_on(&reason, Instant::now());
-        if !gives_up {
-            return Err(refusing);
-        }
-        let mut outcomes = vec![Outcome::Unknown(refusing.to_string()); batch.items.len()];
-        outcomes[0] = Outcome::Permanent(refused.into_iter().next().map_or(reason, |(_, r)| r));
-        Ok(outcomes)
+        self.refusals()
+            .none_taken(refused, batch.items.len(), Instant::now())
     }
 
     /// The endpoint took the record at `taken`, and refused some before it: the
@@ -347,7 +336,7 @@ impl Http {
         let items = part.items.clone();
         let gzip = self.config.gzip;
         let body = tokio::task::spawn_blocking(move || encode(&items, gzip)).await;
-        let body = body.map_err(|error| unavailable(format!("encode a batch: {error}")))?;
+        let body = body.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))?;
         let mut request = self
             .client
             .post(self.url.clone())
@@ -425,14 +414,7 @@ fn away(error: reqwest::Error) -> Error {
         Some(cause) => format!("{what}: {cause}"),
         None => what.to_owned(),
     };
-    unavailable(reason)
-}
-
-const fn unavailable(reason: String) -> Error {
-    Error::Unavailable {
-        reason,
-        retry_after: None,
-    }
+    Error::unavailable(reason)
 }
 
 #[cfg(test)]

@@ -9,25 +9,41 @@
 //! A connection that breaks is not mended but replaced, and everything that was not
 //! acknowledged goes again, in order ([`session`]). Every connection begins a new
 //! session at the server: what a session of a publisher keeps is packet identifiers,
-//! which nothing here needs. QoS 0 would promise nothing, and QoS 2 nothing more,
+//! which nothing here needs. Where a server ends the connection at the same message
+//! again and again, messages go one by one until it is clear which one that is
+//! ([`blame`]). QoS 0 would promise nothing, and QoS 2 nothing more,
 //! because its exchange does not outlive the session; neither is offered.
 
+mod blame;
 mod message;
 mod session;
+mod singly;
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex as Plain, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
-use self::session::{Answer, Session};
+use self::{
+    blame::Blame,
+    session::{Answer, Session},
+};
 use super::{
-    batch::Batch,
+    batch::{Batch, Item},
     breaker::Breaker,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
 };
 use crate::{
     gateway_id::GatewayId,
-    mqtt::{Server, link::PACKET_BYTES_MAX, reason::Verdict, topic::Template},
+    mqtt::{
+        Server,
+        link::{Message, PACKET_BYTES_MAX},
+        reason::Verdict,
+        topic::Template,
+    },
 };
 
 pub use message::Payload;
@@ -79,6 +95,9 @@ impl Config {
 
 /// Bytes of stored records in a batch, about.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// From a connection that the server ended to the next, where one follows at once: some
+/// servers take one a second.
+const CONNECT_EVERY: Duration = Duration::from_secs(1);
 
 /// The MQTT destination.
 #[derive(Debug)]
@@ -90,6 +109,8 @@ pub(super) struct Mqtt {
     /// One batch at a time publishes; waiting for acknowledgements is outside.
     line: Mutex<Option<Arc<Session>>>,
     breaker: Breaker,
+    blame: Plain<Blame>,
+    connect_every: Duration,
 }
 
 /// A message that was published or settled without that.
@@ -110,6 +131,8 @@ impl Mqtt {
             topic,
             line: Mutex::default(),
             breaker: Breaker::default(),
+            blame: Plain::default(),
+            connect_every: CONNECT_EVERY,
         })
     }
 
@@ -119,7 +142,23 @@ impl Mqtt {
         let (session, sent) = {
             let mut line = self.line.lock().await;
             if self.breaker.is_tripped() {
-                return Err(unavailable("a batch before this one failed".to_owned()));
+                return Err(Error::unavailable(
+                    "a batch before this one failed".to_owned(),
+                ));
+            }
+            // Whatever was in flight with them has ended.
+            if let Some(suspects) = line.as_ref().and_then(|session| session.take_suspects()) {
+                self.blame().struck(suspects);
+            }
+            if self.blame().is_sought_in(&batch) {
+                let delivered = self.deliver_singly(&mut line, &batch).await;
+                if delivered
+                    .as_ref()
+                    .map_or(true, |all| all.iter().any(Outcome::is_open))
+                {
+                    self.breaker.trip();
+                }
+                return delivered;
             }
             let published = self.publish(&mut line, &batch).await;
             published.inspect_err(|_| self.breaker.trip())?
@@ -152,12 +191,21 @@ impl Mqtt {
             };
             outcomes.resize(batch.items.len(), Outcome::Unknown(why));
         }
-        if outcomes.iter().any(is_open) {
+        if outcomes.iter().any(Outcome::is_open) {
             self.breaker.trip();
             if session.needs_person() {
                 needs_person.get_or_insert_with(|| session.reason());
             }
         }
+        let mut blame = self.blame();
+        if blame.is_any() {
+            for (item, outcome) in batch.items.iter().zip(&outcomes) {
+                if *outcome == Outcome::Acknowledged {
+                    blame.taken(item.partition_key());
+                }
+            }
+        }
+        drop(blame);
         match needs_person {
             // What was taken is told first; the rest of the batch comes again alone.
             Some(reason) if !outcomes.contains(&Outcome::Acknowledged) => {
@@ -167,9 +215,26 @@ impl Mqtt {
         }
     }
 
-    async fn connect(&self) -> Result<Session, Error> {
+    async fn connect(&self, breaker: Breaker) -> Result<Session, Error> {
         let own_id = self.gateway.client_id("to", &self.name);
-        Session::open(&self.config, own_id, self.breaker.clone()).await
+        Session::open(&self.config, own_id, breaker).await
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    fn blame(&self) -> MutexGuard<'_, Blame> {
+        self.blame.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to publish on this connection, or why the record cannot be.
+    fn message(&self, item: &Item, session: &Session) -> Result<Message, String> {
+        let message = message::of_event(item, &self.topic, &self.config, &self.gateway)?;
+        let (bytes, most) = (message.packet_bytes(), session.packet_bytes_max());
+        match bytes <= most {
+            true => Ok(message),
+            false => Err(format!(
+                "a packet of {bytes} bytes, and the server takes {most}"
+            )),
+        }
     }
 
     /// Publishes until the end of the batch, or until something breaks.
@@ -182,29 +247,25 @@ impl Mqtt {
             Some(session) if session.is_open() => session.clone(),
             _ => {
                 *line = None;
-                let session = Arc::new(self.connect().await?);
+                let session = Arc::new(self.connect(self.breaker.clone()).await?);
                 line.insert(session).clone()
             }
         };
         let mut sent = Vec::with_capacity(batch.items.len());
         for item in &*batch.items {
-            let message = message::of_event(item, &self.topic, &self.config, &self.gateway);
+            let shunned = self.blame().shuns(item.partition_key(), Instant::now());
+            let message = match shunned {
+                Some(reason) => Err(reason),
+                None => self.message(item, &session),
+            };
             let message = match message {
-                Ok(message) if message.packet_bytes() <= session.packet_bytes_max() => message,
-                Ok(message) => {
-                    sent.push(Sent::Settled(Outcome::Permanent(format!(
-                        "a packet of {} bytes, and the server takes {}",
-                        message.packet_bytes(),
-                        session.packet_bytes_max()
-                    ))));
-                    continue;
-                }
+                Ok(message) => message,
                 Err(reason) => {
                     sent.push(Sent::Settled(Outcome::Permanent(reason)));
                     continue;
                 }
             };
-            match session.publish(message).await {
+            match session.publish(message, item.position()).await {
                 Ok(answer) => sent.push(Sent::Waiting(answer)),
                 Err(_) => {
                     // Said before another batch gets the line.
@@ -224,7 +285,7 @@ impl Destination for Mqtt {
             // Two batches fill the window: one is acknowledged while the other goes.
             batch_records: (in_flight / 2).max(1),
             batch_bytes: BATCH_BYTES,
-            linger: std::time::Duration::ZERO,
+            linger: Duration::ZERO,
             in_flight: in_flight.clamp(1, 2),
         }
     }
@@ -239,17 +300,6 @@ impl Destination for Mqtt {
                 session.end().await;
             }
         })
-    }
-}
-
-const fn is_open(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Unknown(_) | Outcome::Throttled { .. })
-}
-
-const fn unavailable(reason: String) -> Error {
-    Error::Unavailable {
-        reason,
-        retry_after: None,
     }
 }
 

@@ -169,7 +169,9 @@ impl Nats {
         let (session, sent) = {
             let mut line = self.line.lock().await;
             if self.breaker.is_tripped() {
-                return Err(unavailable("a batch before this one failed".to_owned()));
+                return Err(Error::unavailable(
+                    "a batch before this one failed".to_owned(),
+                ));
             }
             let published = self.publish(&mut line, &batch).await;
             published.inspect_err(|_| self.breaker.trip())?
@@ -190,7 +192,7 @@ impl Nats {
                 }
             });
         }
-        if outcomes.iter().any(is_open) || outcomes.len() < batch.items.len() {
+        if outcomes.iter().any(Outcome::is_open) || outcomes.len() < batch.items.len() {
             self.breaker.trip();
         }
         let answers = Answers {
@@ -290,7 +292,7 @@ impl Nats {
         if refused {
             line.doubts.refused();
         }
-        if !outcomes.iter().any(is_open) {
+        if !outcomes.iter().any(Outcome::is_open) {
             line.no_stream_since = None;
             return Ok(outcomes);
         }
@@ -334,17 +336,6 @@ impl Destination for Nats {
         Box::pin(async {
             self.line.lock().await.session = None;
         })
-    }
-}
-
-const fn is_open(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Unknown(_) | Outcome::Throttled { .. })
-}
-
-const fn unavailable(reason: String) -> Error {
-    Error::Unavailable {
-        reason,
-        retry_after: None,
     }
 }
 

@@ -382,6 +382,10 @@ fn of_error_v4(error: &rumqttc::ConnectionError) -> Broken {
         Error::MqttState(StateError::Deserialization(mqttbytes::Error::Io(error))) => {
             reason::of_io(error)
         }
+        Error::MqttState(StateError::Io(error)) => reason::of_io(error),
+        Error::MqttState(closed @ StateError::ConnectionAborted) => {
+            Broken::lost(closed.to_string()).by_server()
+        }
         Error::NetworkTimeout | Error::FlushTimeout => Broken::lost("no answer in time"),
         other => Broken::lost(other.to_string()),
     }
@@ -398,6 +402,10 @@ fn of_error_v5(error: &v5::ConnectionError) -> Broken {
         }) => reason::of_disconnect(*reason_code, reason_string.as_deref()),
         Error::MqttState(StateError::Deserialization(mqttbytes::Error::Io(error))) => {
             reason::of_io(error)
+        }
+        Error::MqttState(StateError::Io(error)) => reason::of_io(error),
+        Error::MqttState(closed @ StateError::ConnectionAborted) => {
+            Broken::lost(closed.to_string()).by_server()
         }
         Error::Timeout(_) => Broken::lost("no answer in time"),
         other => Broken::lost(other.to_string()),

@@ -31,6 +31,8 @@ pub(crate) struct Broken {
     pub(crate) reason: String,
     /// It will be the same until a person changes something.
     pub(crate) needs_person: bool,
+    /// The server ended it, maybe because of what it was sent.
+    pub(crate) may_be_answer: bool,
 }
 
 impl Broken {
@@ -38,6 +40,7 @@ impl Broken {
         Self {
             reason: reason.into(),
             needs_person: false,
+            may_be_answer: false,
         }
     }
 
@@ -45,6 +48,16 @@ impl Broken {
         Self {
             reason: reason.into(),
             needs_person: true,
+            may_be_answer: false,
+        }
+    }
+
+    /// The server ended the connection; one of 3.1.1 has no other way to refuse a
+    /// message (section 3.3.5.2).
+    pub(super) fn by_server(self) -> Self {
+        Self {
+            may_be_answer: true,
+            ..self
         }
     }
 }
@@ -109,8 +122,15 @@ pub(super) fn of_disconnect(code: DisconnectReasonCode, text: Option<&str>) -> B
     let text = text.map(|text| format!(" ({text})")).unwrap_or_default();
     let reason = format!("the server disconnected: {code:?}{text}");
     match code {
-        Code::NotAuthorized
-        | Code::UseAnotherServer
+        Code::NotAuthorized => Broken::wrong(reason).by_server(),
+        Code::UnspecifiedError
+        | Code::MalformedPacket
+        | Code::ProtocolError
+        | Code::ImplementationSpecificError
+        | Code::TopicNameInvalid
+        | Code::PacketTooLarge
+        | Code::PayloadFormatInvalid => Broken::lost(reason).by_server(),
+        Code::UseAnotherServer
         | Code::ServerMoved
         | Code::QoSNotSupported
         | Code::SharedSubscriptionNotSupported
@@ -125,8 +145,18 @@ pub(super) fn of_io(error: &io::Error) -> Broken {
     let inner = error.get_ref().and_then(|e| e.downcast_ref());
     match inner {
         Some(tls) if is_about_identity(tls) => Broken::wrong(format!("TLS: {tls}")),
+        _ if is_end(error.kind()) => Broken::lost(error.to_string()).by_server(),
         _ => Broken::lost(error.to_string()),
     }
+}
+
+/// Whether the other side ended the connection, rather than the network.
+const fn is_end(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof
+    )
 }
 
 /// Whether one side does not believe who the other is.

@@ -5,86 +5,40 @@
 //! byte, so that two devices never share a topic by accident. What is empty or
 //! missing is `_`.
 
-use crate::event::{Attributes, message::escape};
+use crate::event::{Attributes, message::escape, template};
 
 /// The longest topic that the protocol can carry.
 const BYTES_MAX: usize = 65_535;
 
 /// A topic with places to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Template(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Site,
-    Device,
-    Type,
-}
+pub(crate) struct Template(template::Template);
 
 impl Template {
     /// Reads a template, or says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or("\"{\" without \"}\"")?;
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(match name {
-                "site" => Part::Site,
-                "device" => Part::Device,
-                "type" => Part::Type,
-                _ => return Err("only {site}, {device} and {type} can be filled in"),
-            });
-            rest = after;
-        }
-        parts.push(Part::Text(rest.to_owned()));
-        parts.retain(|part| *part != Part::Text(String::new()));
-        let texts = parts.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(text),
-            _ => None,
-        });
+        let parsed = template::Template::parse(text)?;
         let illegal = |c: char| c.is_control() || "+#}".contains(c);
-        if parts.is_empty() {
+        if parsed.is_empty() {
             return Err("a topic is not empty");
         }
-        if texts.into_iter().any(|text| text.contains(illegal)) {
+        if parsed.texts().any(|text| text.contains(illegal)) {
             return Err("has characters that a topic to publish on cannot have");
         }
         if text.starts_with("$SYS/") || text.starts_with("$share/") {
             return Err("topics of the server's own cannot be published on");
         }
-        Ok(Self(parts))
+        Ok(Self(parsed))
     }
 
     /// A filter that matches every topic that the template can give.
     pub(crate) fn pattern(&self) -> String {
-        let marked: String = self
-            .0
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => text,
-                _ => "+",
-            })
-            .collect();
-        let level = |level: &str| match level.contains('+') {
-            true => "+".to_owned(),
-            false => level.to_owned(),
-        };
-        marked.split('/').map(level).collect::<Vec<_>>().join("/")
+        self.0.pattern('/', "+")
     }
 
     /// The topic of an event, or why it can have none.
     pub(crate) fn fill(&self, of: &Attributes<'_>) -> Result<String, String> {
-        let mut topic = String::with_capacity(64);
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => topic.push_str(text),
-                Part::Site => escape(of.site.unwrap_or_default(), &mut topic),
-                Part::Device => escape(of.device, &mut topic),
-                Part::Type => escape(of.kind, &mut topic),
-            }
-        }
+        let topic = self.0.fill(of, escape);
         match topic.len() {
             len if len > BYTES_MAX => Err(format!("its topic would have {len} bytes")),
             _ => Ok(topic),

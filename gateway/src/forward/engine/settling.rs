@@ -53,8 +53,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn settle(&mut self, flight: Flight, outcomes: Vec<Outcome>) {
         let items = &flight.batch.items;
         assert_eq!(items.len(), outcomes.len(), "one outcome per record");
-        let undecided = |o: &Outcome| matches!(o, Outcome::Throttled { .. } | Outcome::Unknown(_));
-        let stopped_short = outcomes.iter().any(undecided);
+        let stopped_short = outcomes.iter().any(Outcome::is_open);
         let (mut delivered, mut dead, mut left) = (0, 0, Vec::new());
         let mut pause: Option<(State, String, Option<Duration>)> = None;
         for (item, outcome) in items.iter().zip(outcomes) {

@@ -23,7 +23,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{Error, Outcome, away, unavailable};
+use super::{Error, Outcome, away};
 use crate::event::Timestamp;
 
 /// More of an answer is not read.
@@ -65,7 +65,7 @@ pub(super) async fn read(
                 _ if !is_json && status != 207 => None,
                 _ => {
                     let reason = format!("an answer that cannot be read: {}", reason());
-                    return Err(unavailable(reason));
+                    return Err(Error::unavailable(reason));
                 }
             };
             Ok(Reply::Outcomes(

@@ -13,10 +13,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::breaker::Breaker, Config, Error, unavailable};
-use crate::mqtt::{
-    link::{self, Announced, Client, Gone, Link, Message, Opening, Signal},
-    reason::{Broken, Verdict},
+use super::{super::breaker::Breaker, Config, Error};
+use crate::{
+    mqtt::{
+        link::{self, Announced, Client, Gone, Link, Message, Opening, Signal},
+        reason::{Broken, Verdict},
+    },
+    record::Position,
 };
 
 /// The largest packet that a server would send to somebody who only publishes.
@@ -49,8 +52,20 @@ struct Fate {
     breaker: Breaker,
 }
 
-/// Somebody waits for the answer, and the window for its room.
-type Debt = (oneshot::Sender<Verdict>, OwnedSemaphorePermit);
+/// A message that was not answered: somebody waits, and the window for its room.
+#[derive(Debug)]
+struct Debt {
+    position: Position,
+    answer: oneshot::Sender<Verdict>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The first and the last of the messages one of which the server may not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Suspects {
+    pub(super) first: Position,
+    pub(super) last: Position,
+}
 
 #[derive(Debug, Default)]
 struct Owed {
@@ -60,6 +75,7 @@ struct Owed {
     sent: HashMap<u16, Debt>,
     /// Why it is over.
     broken: Option<Broken>,
+    suspects: Option<Suspects>,
 }
 
 impl Session {
@@ -78,11 +94,11 @@ impl Session {
         let server = config.server.clone();
         let prepared = tokio::task::spawn_blocking(move || link::prepare(&server, &opening)).await;
         let (client, mut link) = prepared
-            .map_err(|error| unavailable(format!("connect: {error}")))?
+            .map_err(|error| Error::unavailable(format!("connect: {error}")))?
             .map_err(failed)?;
         let connected = timeout(config.server.timeout, connected(&mut link)).await;
         let announced = connected
-            .map_err(|_| unavailable("no connection in time".to_owned()))?
+            .map_err(|_| Error::unavailable("no connection in time".to_owned()))?
             .map_err(failed)?;
         if announced.qos_max < 1 {
             return Err(Error::Misconfigured(
@@ -131,21 +147,35 @@ impl Session {
             .is_some_and(|b| b.needs_person)
     }
 
+    /// Which messages were on the wire when the server ended the connection, or were
+    /// forbidden; told once.
+    pub(super) fn take_suspects(&self) -> Option<Suspects> {
+        self.fate.owed().suspects.take()
+    }
+
     /// Publishes. One at a time: the answers are told apart by their order. Refuses
     /// when the connection is over, or something in flight was not taken.
-    pub(super) async fn publish(&self, message: Message) -> Result<Answer, Gone> {
+    pub(super) async fn publish(
+        &self,
+        message: Message,
+        position: Position,
+    ) -> Result<Answer, Gone> {
         let publish = async {
             let room = self.window.clone().acquire_owned();
             // Within the time that an acknowledgement may take there is room.
             let room = timeout(self.patience, room).await.map_err(|_| Gone)?;
             let room = room.map_err(|_| Gone)?;
-            let (owed, answer) = oneshot::channel();
+            let (told, answer) = oneshot::channel();
             {
                 let mut all = self.fate.owed();
                 if all.broken.is_some() || self.fate.breaker.is_tripped() {
                     return Err(Gone);
                 }
-                all.asked.push_back((owed, room));
+                all.asked.push_back(Debt {
+                    position,
+                    answer: told,
+                    _room: room,
+                });
             }
             // Whoever gives up here leaves it unknown whether the message was taken,
             // and with it whose every later answer is.
@@ -217,6 +247,12 @@ impl Fate {
     /// The first reason is kept; those who wait hear that there is no answer.
     fn end(&self, broken: Broken) {
         let mut owed = self.owed();
+        if owed.broken.is_none() && broken.may_be_answer {
+            let positions: Vec<Position> = owed.sent.values().map(|debt| debt.position).collect();
+            for position in positions {
+                owed.suspect(position);
+            }
+        }
         owed.broken.get_or_insert(broken);
         owed.asked.clear();
         owed.sent.clear();
@@ -238,14 +274,28 @@ impl Fate {
                 if !matches!(verdict, Verdict::Kept | Verdict::Permanent(_)) {
                     self.breaker.trip();
                 }
-                if let Some((one, _room)) = owed.sent.remove(&id) {
+                if let Some(debt) = owed.sent.remove(&id) {
+                    if matches!(verdict, Verdict::Misconfigured(_)) {
+                        owed.suspect(debt.position);
+                    }
                     // Nobody waits where the batch was abandoned.
-                    drop(one.send(verdict));
+                    drop(debt.answer.send(verdict));
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Owed {
+    fn suspect(&mut self, position: Position) {
+        let suspects = self.suspects.get_or_insert(Suspects {
+            first: position,
+            last: position,
+        });
+        suspects.first = suspects.first.min(position);
+        suspects.last = suspects.last.max(position);
     }
 }
 
@@ -279,6 +329,6 @@ async fn drive(mut link: Link, fate: Arc<Fate>) {
 fn failed(broken: Broken) -> Error {
     match broken.needs_person {
         true => Error::Misconfigured(broken.reason),
-        false => unavailable(broken.reason),
+        false => Error::unavailable(broken.reason),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Mutex as Plain, atomic::AtomicUsize, atomic::Ordering::SeqCst},
+    sync::{atomic::AtomicUsize, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -18,6 +18,8 @@ use crate::{
     forward::testing::{Model, batch, engine, large_record, record},
     mqtt::{Tls, Version},
 };
+
+mod closing;
 
 type Judge = Box<dyn FnMut(u64) -> Said + Send>;
 

@@ -21,7 +21,7 @@ use async_nats::{header::NATS_MESSAGE_ID, jetstream::stream::LastRawMessageError
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{Batch, Error, Item, Session, unavailable};
+use super::{Batch, Error, Item, Session};
 use crate::event::Key;
 
 /// Answers awaited at a time.
@@ -129,8 +129,8 @@ async fn last_id(session: &Session, subject: &str) -> Result<Option<Key>, Error>
             .get(NATS_MESSAGE_ID)
             .and_then(|id| parse(id.as_str()))),
         Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Ok(Err(error)) => Err(unavailable(error.to_string())),
-        Err(_) => Err(unavailable("the stream does not answer".to_owned())),
+        Ok(Err(error)) => Err(Error::unavailable(error.to_string())),
+        Err(_) => Err(Error::unavailable("the stream does not answer".to_owned())),
     }
 }
 

@@ -19,7 +19,7 @@ use async_nats::{
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Error, stream, subject::Template, unavailable};
+use super::{Config, Error, stream, subject::Template};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands that the client may hold; beyond them publishing waits.
@@ -57,14 +57,14 @@ impl Session {
             .thread_name("penstock-nats")
             .enable_all()
             .build()
-            .map_err(|error| unavailable(format!("start a thread for NATS: {error}")))?;
+            .map_err(|error| Error::unavailable(format!("start a thread for NATS: {error}")))?;
         let fate = Arc::new(Fate::default());
         // Dropped on every way out, and with it whatever runs in it.
         let runtime = Owned(Some(runtime));
         let connecting = connect(config.clone(), subject.pattern(), fate.clone());
         let connected = runtime.handle().spawn(connecting).await;
         let (context, stream) =
-            connected.map_err(|error| unavailable(format!("connect: {error}")))??;
+            connected.map_err(|error| Error::unavailable(format!("connect: {error}")))??;
         fate.connected.store(true, SeqCst);
         Ok(Self {
             context,
@@ -151,7 +151,7 @@ async fn connect(
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 Error::Misconfigured(error.to_string())
             }
-            _ => unavailable(error.to_string()),
+            _ => Error::unavailable(error.to_string()),
         })?;
     let context = ContextBuilder::new()
         .timeout(config.timeout)

@@ -8,7 +8,7 @@ use async_nats::jetstream::{
     stream::{Config as StreamConfig, StorageType, Stream},
 };
 
-use super::{Config, Error, Storage, subject::covers, unavailable};
+use super::{Config, Error, Storage, subject::covers};
 
 /// What must be known of a stream.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) async fn look_at(
                 return create(context, config, pattern).await;
             }
             GetStreamErrorKind::JetStream(error) => return Err(refused(&error)),
-            _ => return Err(unavailable(error.to_string())),
+            _ => return Err(Error::unavailable(error.to_string())),
         },
     };
     let found = &stream.cached_info().config;
@@ -79,7 +79,7 @@ async fn create(context: &Context, config: &Config, pattern: String) -> Result<K
         }
         Err(error) => Err(match error.kind() {
             CreateStreamErrorKind::JetStream(error) => refused(&error),
-            _ => unavailable(error.to_string()),
+            _ => Error::unavailable(error.to_string()),
         }),
     }
 }
@@ -92,7 +92,7 @@ fn is_missing(error: &jetstream::Error) -> bool {
 fn refused(error: &jetstream::Error) -> Error {
     if (500..600).contains(&error.code()) && error.error_code() != ErrorCode::JETSTREAM_NOT_ENABLED
     {
-        unavailable(error.to_string())
+        Error::unavailable(error.to_string())
     } else {
         Error::Misconfigured(error.to_string())
     }

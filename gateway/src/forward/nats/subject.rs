@@ -5,47 +5,22 @@
 //! as `%XX` per UTF-8 byte, and `%` as `%25`, so that two devices never share a
 //! subject by accident. A missing site is `_`.
 
-use crate::event::View;
+use crate::event::{View, template};
 
 /// The server refuses longer protocol lines, with all that is on them.
 const BYTES_MAX: usize = 1024;
 
 /// A subject with places to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Template(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Site,
-    Device,
-    Type,
-}
+pub(super) struct Template(template::Template);
 
 impl Template {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("subject `{text}`: {what}");
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after
-                .split_once('}')
-                .ok_or_else(|| wrong("`{` without `}`"))?;
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(match name {
-                "site" => Part::Site,
-                "device" => Part::Device,
-                "type" => Part::Type,
-                _ => return Err(wrong("only {site}, {device} and {type} can be filled in")),
-            });
-            rest = after;
-        }
-        parts.push(Part::Text(rest.to_owned()));
-        parts.retain(|part| *part != Part::Text(String::new()));
         let illegal = |c: char| !c.is_ascii_graphic() || "*>}".contains(c);
-        let template = Self(parts);
+        let template = Self(template::Template::parse(text).map_err(wrong)?);
         let pattern = template.pattern();
-        if template.texts().any(|text| text.contains(illegal)) {
+        if template.0.texts().any(|text| text.contains(illegal)) {
             return Err(wrong("has characters that a subject cannot have"));
         }
         if pattern.split('.').any(str::is_empty) {
@@ -57,45 +32,14 @@ impl Template {
         Ok(template)
     }
 
-    fn texts(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|part| match part {
-            Part::Text(text) => Some(&**text),
-            _ => None,
-        })
-    }
-
-    /// Matches every subject that the template can give: each part with a place
-    /// to fill in is a `*`.
+    /// Matches every subject that the template can give.
     pub(super) fn pattern(&self) -> String {
-        let marked: String = self
-            .0
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => text,
-                _ => "*",
-            })
-            .collect();
-        let token = |token| {
-            if str::contains(token, '*') {
-                "*"
-            } else {
-                token
-            }
-        };
-        marked.split('.').map(token).collect::<Vec<_>>().join(".")
+        self.0.pattern('.', "*")
     }
 
     /// The subject of an event, or why it can have none.
     pub(super) fn fill(&self, view: &View<'_>) -> Result<String, String> {
-        let mut subject = String::with_capacity(64);
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => subject.push_str(text),
-                Part::Site => escape(view.attributes.site.unwrap_or("_"), &mut subject),
-                Part::Device => escape(view.attributes.device, &mut subject),
-                Part::Type => escape(view.attributes.kind, &mut subject),
-            }
-        }
+        let subject = self.0.fill(&view.attributes, escape);
         if subject.len() > BYTES_MAX {
             return Err(format!(
                 "its subject would have {} bytes, of {BYTES_MAX}",
@@ -107,19 +51,8 @@ impl Template {
 }
 
 fn escape(text: &str, out: &mut String) {
-    if text.is_empty() {
-        out.push('_');
-    }
-    for byte in text.bytes() {
-        if byte.is_ascii_graphic() && !b".*>%$".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            out.push('%');
-            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            out.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-    }
+    let is_plain = |c: char| c.is_ascii_graphic() && !".*>%$".contains(c);
+    template::escape(text, is_plain, out);
 }
 
 /// Whether a stream that takes `filter` takes everything that matches `pattern`.

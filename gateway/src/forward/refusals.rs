@@ -1,16 +1,16 @@
-//! Records refused one after the other: are they to blame, or is the endpoint?
+//! Records refused one after the other: are they to blame, or is the destination?
 //!
-//! Promises: an endpoint that refuses everything costs few records, one at a time
+//! Promises: a destination that refuses everything costs few records, one at a time
 //! and ever more rarely; bad records do not stop the good ones behind them for good.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Error, Outcome};
+use super::destination::{Error, Outcome, Outcomes};
 
 /// Records of several partition keys refused in a row, with none taken in between,
-/// after which the endpoint may be at fault.
+/// after which the destination may be at fault.
 const REFUSED_MAX: usize = 16;
 /// The same while all are of one partition key: one device with a bad past is
 /// likelier then.
@@ -19,7 +19,7 @@ const REFUSED_MAX_OF_ONE: usize = 256;
 pub(super) const PROBES_MAX: usize = 16;
 /// Times that nothing at all is given up.
 const ROUNDS: u32 = 2;
-/// How long until the endpoint is tried again, at first and at most; doubles in between.
+/// How long until the destination is tried again, at first and at most; doubles in between.
 const WAIT_FIRST: Duration = Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
@@ -29,7 +29,7 @@ pub(super) struct Refusals {
     in_a_row: usize,
     /// The partition key of all of them; `None` once there were several.
     only_key: Option<Box<str>>,
-    /// The endpoint may be at fault.
+    /// The destination may be at fault.
     fault: Option<Fault>,
 }
 
@@ -58,7 +58,12 @@ impl Refusals {
         }
     }
 
-    /// Whether the endpoint may be at fault rather than the records.
+    /// Whether anything was refused since something was taken.
+    pub(super) const fn are_some(&self) -> bool {
+        self.in_a_row > 0 || self.fault.is_some()
+    }
+
+    /// Whether the destination may be at fault rather than the records.
     pub(super) const fn are_too_many(&self) -> bool {
         let most = match self.only_key {
             Some(_) => REFUSED_MAX_OF_ONE,
@@ -78,14 +83,36 @@ impl Refusals {
         }
     }
 
-    /// The endpoint may be at fault: everything waits, and counts as it did `before`.
+    /// The destination may be at fault: everything waits, and counts as it did `before`.
     pub(super) fn begin(&mut self, before: Self, reason: &str, now: Instant) -> Error {
         *self = before;
         self.go_on(reason, now).0
     }
 
+    /// Single records were tried of a batch of `count`, and none was taken: these were
+    /// refused. The first is given up, at most: good ones may be waiting behind it.
+    pub(super) fn none_taken(
+        &mut self,
+        mut refused: Vec<(usize, String)>,
+        count: usize,
+        now: Instant,
+    ) -> Outcomes {
+        let Some((_, last)) = refused.last() else {
+            let reason = "an answer about no record".to_owned();
+            return Err(Error::unavailable(reason));
+        };
+        let (refusing, gives_up) = self.go_on(last, now);
+        if !gives_up {
+            return Err(refusing);
+        }
+        let mut outcomes = vec![Outcome::Unknown(refusing.to_string()); count];
+        let (at, reason) = refused.swap_remove(0);
+        outcomes[at] = Outcome::Permanent(reason);
+        Ok(outcomes)
+    }
+
     /// It still refuses everything; says whether a record is given up this time.
-    pub(super) fn go_on(&mut self, reason: &str, now: Instant) -> (Error, bool) {
+    fn go_on(&mut self, reason: &str, now: Instant) -> (Error, bool) {
         let rounds = self.fault.as_ref().map_or(0, |fault| fault.rounds);
         let wait = WAIT_FIRST.saturating_mul(1 << rounds.min(16)).min(WAIT_MAX);
         let fault = Fault {
