@@ -17,11 +17,12 @@ use crate::{
     gateway_id::GatewayId,
     http,
     ingest::Ingest,
+    instance_key::InstanceKey,
     observer::{Observer, Parts},
     record::Routes,
     reload::{self, Reload},
     rules::{Rule, RuleSet},
-    running::Running,
+    running::{Note, Running},
     store::{self, Store},
     tasks::{OnEnd, Tasks},
 };
@@ -42,6 +43,7 @@ pub struct App {
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
     observer: Arc<Observer>,
+    key: InstanceKey,
     grace: Duration,
 }
 
@@ -134,19 +136,23 @@ impl App {
             #[cfg(feature = "mqtt")]
             remotes,
             observer,
+            key: InstanceKey::random(),
             grace: config.shutdown_grace_period,
         })
     }
 
     /// The addresses that were bound.
     pub fn running(&self) -> Running {
-        Running {
+        let note = Note {
             pid: std::process::id(),
             mqtt: self.broker.local_addr(),
             listeners: self.broker.listening(),
             http: self.http.local_addr(),
-            token: None,
             instance: self.observer.instance().clone(),
+        };
+        Running {
+            note,
+            key: self.key.clone(),
         }
     }
 
@@ -173,6 +179,7 @@ impl App {
             store: handle.clone(),
             ingest: self.ingest.clone(),
             broker: self.broker.handle(),
+            key: self.key,
         };
         looking_in.spawn("http", OnEnd::Log, {
             let stop = stop_http.clone();

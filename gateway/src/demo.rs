@@ -90,10 +90,10 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     let dir = fresh(&args.dir)?;
     let app = App::build(configuration(&dir)?).await?;
     let running = app.running();
-    let mqtt = running.mqtt.context("the demo listens on TCP")?;
+    let mqtt = running.note.mqtt.context("the demo listens on TCP")?;
     let observer = app.observer();
     running.write(&dir)?;
-    introduce(args, &dir, mqtt, running.http);
+    introduce(args, &dir, mqtt, running.note.http);
 
     // The devices end first and the gateway after them, so the gateway gets a
     // signal of its own.

@@ -2,7 +2,7 @@
 //! operator's lists (quarantine, dead letters).
 //!
 //! Beyond loopback it asks for a token, unless the operator says in words that anyone
-//! may look; health and readiness answer everybody. It refuses requests that a web page of another origin
+//! may look; health, readiness and which gateway it is are for everybody. It refuses requests that a web page of another origin
 //! could make a browser send, and changes nothing without a JSON content type.
 
 mod broker;
@@ -11,6 +11,7 @@ mod devices;
 mod error;
 mod guard;
 mod health;
+mod instance;
 mod page;
 mod quarantine;
 mod status;
@@ -34,7 +35,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{forward::Secret, ingest::Ingest, observer::Observer, store};
+use crate::{
+    forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer, store,
+};
 
 pub use error::Error;
 
@@ -79,6 +82,8 @@ pub struct Context {
     pub ingest: Arc<Ingest>,
     /// The broker.
     pub broker: penstock_broker::Handle,
+    /// What commands of this machine know.
+    pub key: InstanceKey,
 }
 
 /// A bound port, not served yet.
@@ -130,6 +135,7 @@ impl Server {
         let guard = guard::Guard {
             any_host: self.open && !self.local.ip().is_loopback(),
             token: self.token.as_ref().map(guard::Token::new),
+            key: guard::Token::new(&Secret::from(context.key.word())),
         };
         let router = router(context, guard);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -195,6 +201,7 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/page.css", get(page::style))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/api/v1/instance", get(instance::instance))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/devices", get(devices::list))

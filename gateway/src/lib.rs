@@ -22,6 +22,7 @@ pub mod forward;
 pub mod gateway_id;
 pub mod http;
 pub mod ingest;
+pub mod instance_key;
 pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;

@@ -2,6 +2,8 @@
 //!
 //! The running gateway owns every write, so a command that changes something
 //! goes to it over HTTP; only without one does the command open the store itself.
+//! Before it says anything it has the gateway prove that it is the one that wrote the
+//! note ([`InstanceKey`]).
 
 use std::{
     fs,
@@ -16,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use penstock_broker::Listening;
 use serde::{Deserialize, Serialize};
 
-use crate::forward::Secret;
+use crate::instance_key::InstanceKey;
 
 /// A gateway answers at once or is in trouble.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,8 +27,17 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FILE: &str = "gateway.json";
 
 /// What a running gateway writes into its data directory, for commands and scripts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Running {
+    /// What it says of itself, to everybody.
+    pub note: Note,
+    /// What only those know who may read its files.
+    pub key: InstanceKey,
+}
+
+/// The file `gateway.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Note {
     /// Its process.
     pub pid: u32,
     /// Where it takes plain MQTT over TCP, if anywhere.
@@ -35,9 +46,6 @@ pub struct Running {
     pub listeners: Vec<Listening>,
     /// Where it answers HTTP.
     pub http: SocketAddr,
-    /// What it wants to hear before it answers; from the configuration, never in the file.
-    #[serde(skip)]
-    pub token: Option<Secret>,
     /// Random, new at each start, and part of the status: after a crash another
     /// gateway may listen on the same port.
     pub instance: Arc<str>,
@@ -46,9 +54,10 @@ pub struct Running {
 impl Running {
     /// Says that the gateway runs and listens.
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
+        self.key.write(data_dir)?;
         // Written whole and then renamed, so that nobody reads half of it.
         let (file, partial) = (data_dir.join(FILE), data_dir.join("gateway.json.new"));
-        fs::write(&partial, serde_json::to_vec(self)?)?;
+        fs::write(&partial, serde_json::to_vec(&self.note)?)?;
         fs::rename(partial, file)
     }
 
@@ -56,37 +65,62 @@ impl Running {
     pub fn remove(data_dir: &Path) -> io::Result<()> {
         match fs::remove_file(data_dir.join(FILE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            _ => InstanceKey::remove(data_dir),
         }
     }
 
     /// The gateway that runs on `data_dir`; `None` when there is none, or only
     /// the note of one that was killed.
-    pub fn find(data_dir: &Path, token: Option<&Secret>) -> Result<Option<Self>> {
+    pub fn find(data_dir: &Path) -> Result<Option<Self>> {
         let path = data_dir.join(FILE);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        let mut running: Self = serde_json::from_slice(&text)
+        let note: Note = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged", path.display()))?;
-        running.token = token.cloned();
-        // Whoever answers there must be the one that wrote the note.
-        let status = running.request("GET", "/api/v1/status");
-        let same = status.is_ok_and(|status| status["instance"] == *running.instance);
-        Ok(same.then_some(running))
+        let key = match InstanceKey::read(data_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            key => key.with_context(|| {
+                format!(
+                    "cannot read gateway.key in {}, by which the gateway is known; \
+                     commands run as the user that the gateway runs as",
+                    data_dir.display()
+                )
+            })?,
+        };
+        let running = Self { note, key };
+        Ok(running.is_itself().then_some(running))
+    }
+
+    /// Whether who answers there is the one that wrote the note. After a crash it may
+    /// be anybody, so nothing is said that anybody could use.
+    fn is_itself(&self) -> bool {
+        let challenge = blake3::Hash::from_bytes(rand::random()).to_hex();
+        let proof = self.key.proof(&challenge, &self.note.instance);
+        let path = format!("/api/v1/instance?challenge={challenge}");
+        let said = self.ask("GET", &path, "");
+        let said = said.ok().and_then(|said| {
+            let proof = said["proof"].as_str()?;
+            blake3::Hash::from_hex(proof).ok()
+        });
+        // Hashes are compared in constant time.
+        said.is_some() && said == proof
     }
 
     /// Sends a request and gives back the JSON of the answer.
     pub fn request(&self, method: &str, path: &str) -> Result<serde_json::Value> {
-        let mut stream = TcpStream::connect_timeout(&self.http, TIMEOUT)
-            .with_context(|| format!("the gateway does not answer on {}", self.http))?;
+        let authorization = format!("Authorization: Bearer {}\r\n", self.key.word());
+        self.ask(method, path, &authorization)
+    }
+
+    fn ask(&self, method: &str, path: &str, authorization: &str) -> Result<serde_json::Value> {
+        let http = self.note.http;
+        let mut stream = TcpStream::connect_timeout(&http, TIMEOUT)
+            .with_context(|| format!("the gateway does not answer on {http}"))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         // HTTP/1.0: the answer is not chunked and ends with the connection.
-        let authorization = self.token.as_ref().map_or_else(String::new, |token| {
-            format!("Authorization: Bearer {}\r\n", token.expose())
-        });
         write!(
             stream,
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -109,4 +143,80 @@ fn parse(answer: &[u8]) -> Result<serde_json::Value> {
         bail!("{}", body["detail"].as_str().unwrap_or(code));
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+
+    /// Whoever took the port: answers everything as well as it can, and says what it heard.
+    fn impostor(listener: TcpListener, instance: String) -> thread::JoinHandle<String> {
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                let mut some = [0; 1024];
+                let count = stream.read(&mut some).unwrap();
+                assert!(count > 0, "a request has an end");
+                heard.extend_from_slice(&some[..count]);
+            }
+            let body = serde_json::json!({ "instance": instance, "proof": "0".repeat(64) });
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\n{body}").unwrap();
+            String::from_utf8(heard).unwrap()
+        })
+    }
+
+    #[test]
+    fn whoever_holds_the_port_hears_nothing_and_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = Running {
+            note: Note {
+                pid: 1,
+                mqtt: None,
+                listeners: Vec::new(),
+                http: listener.local_addr().unwrap(),
+                instance: "an-instance".into(),
+            },
+            key: InstanceKey::random(),
+        };
+        running.write(dir.path()).unwrap();
+        let impostor = impostor(listener, running.note.instance.to_string());
+        assert!(Running::find(dir.path()).unwrap().is_none());
+        let heard = impostor.join().unwrap();
+        assert!(!heard.contains(&running.key.word()), "{heard}");
+        assert!(!heard.contains("Authorization"), "{heard}");
+    }
+
+    #[test]
+    fn the_key_is_the_users_alone_and_not_in_the_note() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let running = Running {
+            note: Note {
+                pid: 1,
+                mqtt: None,
+                listeners: Vec::new(),
+                http: "127.0.0.1:1".parse().unwrap(),
+                instance: "an-instance".into(),
+            },
+            key: InstanceKey::random(),
+        };
+        running.write(dir.path()).unwrap();
+        let of = |name| dir.path().join(name);
+        let mode = fs::metadata(of("gateway.key")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        let note = fs::read_to_string(of("gateway.json")).unwrap();
+        assert!(!note.contains(&running.key.word()));
+        assert_eq!(
+            InstanceKey::read(dir.path()).unwrap().word(),
+            running.key.word()
+        );
+        Running::remove(dir.path()).unwrap();
+        assert!(!of("gateway.key").try_exists().unwrap());
+        assert!(!of("gateway.json").try_exists().unwrap());
+    }
 }

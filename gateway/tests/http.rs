@@ -53,8 +53,8 @@ impl Gateway {
         let running = app.running();
         let shutdown = CancellationToken::new();
         Self {
-            http: running.http,
-            mqtt: running.mqtt.expect("TCP"),
+            http: running.note.http,
+            mqtt: running.note.mqtt.expect("TCP"),
             ended: tokio::spawn(app.run(shutdown.clone())),
             shutdown,
             _dir: dir,

@@ -170,7 +170,7 @@ fn each(names: &[String], done: &str, ask: impl Fn(&str) -> Result<Value>) -> Ex
 impl ConfigFile {
     fn running(&self) -> Result<Running> {
         let config = self.load()?;
-        let running = Running::find(&config.data_dir, config.http.token.as_ref())?;
+        let running = Running::find(&config.data_dir)?;
         running.with_context(|| format!("no gateway runs on {}", config.data_dir.display()))
     }
 }

@@ -113,7 +113,7 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
 
 fn forget(args: &Forget) -> Result<ExitCode> {
     let config = args.file.load()?;
-    if Running::find(&config.data_dir, config.http.token.as_ref())?.is_some() {
+    if Running::find(&config.data_dir)?.is_some() {
         bail!(
             "a gateway runs on {}; stop it first",
             config.data_dir.display()

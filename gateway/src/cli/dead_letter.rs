@@ -90,7 +90,7 @@ fn redrive(of: &Of<Many>) -> Result<ExitCode> {
     let config = of.args.file.load()?;
     let ids = ids(of, &config.data_dir)?;
     let wanted = ids.len();
-    let done = if let Some(running) = Running::find(&config.data_dir, config.http.token.as_ref())? {
+    let done = if let Some(running) = Running::find(&config.data_dir)? {
         each(&ids, |id| {
             running.request("POST", &format!("/api/v1/dead-letters/{id}/redrive"))
         })
@@ -111,7 +111,7 @@ fn discard(of: &Of<Many>) -> Result<ExitCode> {
     let config = of.args.file.load()?;
     let ids = ids(of, &config.data_dir)?;
     let wanted = ids.len();
-    let done = if let Some(running) = Running::find(&config.data_dir, config.http.token.as_ref())? {
+    let done = if let Some(running) = Running::find(&config.data_dir)? {
         each(&ids, |id| {
             running.request("DELETE", &format!("/api/v1/dead-letters/{id}"))
         })

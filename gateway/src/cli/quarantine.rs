@@ -169,7 +169,7 @@ fn retry(args: &Many) -> Result<ExitCode> {
             output::line(format_args!("{id}: {error:#}"));
         }
     };
-    if let Some(running) = Running::find(&config.data_dir, config.http.token.as_ref())? {
+    if let Some(running) = Running::find(&config.data_dir)? {
         for id in ids {
             say(
                 id,
@@ -218,16 +218,15 @@ fn discard(args: &Many) -> Result<ExitCode> {
     let config = args.file.load()?;
     let ids = ids(args, &config)?;
     let wanted = ids.len();
-    let discarded =
-        if let Some(running) = Running::find(&config.data_dir, config.http.token.as_ref())? {
-            each(&ids, |id| {
-                running.request("DELETE", &format!("/api/v1/quarantine/{id}"))
-            })
-        } else {
-            offline::with_store(config, |store, _| async move {
-                Ok(usize::try_from(store.discard_quarantined(ids).await?)?)
-            })?
-        };
+    let discarded = if let Some(running) = Running::find(&config.data_dir)? {
+        each(&ids, |id| {
+            running.request("DELETE", &format!("/api/v1/quarantine/{id}"))
+        })
+    } else {
+        offline::with_store(config, |store, _| async move {
+            Ok(usize::try_from(store.discard_quarantined(ids).await?)?)
+        })?
+    };
     output::line(format_args!("{discarded} of {wanted} discarded"));
     Ok(if discarded == wanted {
         ExitCode::SUCCESS

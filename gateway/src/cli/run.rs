@@ -16,17 +16,18 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
         let data_dir = config.data_dir.clone();
         let app = App::build(config).await?;
         let running = app.running();
-        for listener in &running.listeners {
+        for listener in &running.note.listeners {
             tracing::info!(listener = listener.name, url = listener.url, "listening");
         }
-        tracing::info!(http = %running.http, "listening");
+        tracing::info!(http = %running.note.http, "listening");
         running
             .write(&data_dir)
-            .context("cannot write gateway.json")?;
+            .context("cannot write gateway.key and gateway.json")?;
         let watch = tokio::spawn(signal::watch(shutdown.clone()));
         let ended = app.run(shutdown).await;
         watch.abort();
-        let removed = Running::remove(&data_dir).context("cannot remove gateway.json");
+        let removed =
+            Running::remove(&data_dir).context("cannot remove gateway.json and gateway.key");
         ended.and(removed)
     })?;
     Ok(ExitCode::SUCCESS)

@@ -27,13 +27,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(top) = args.devices {
         return devices(&config.data_dir, top, args.json);
     }
-    let running =
-        Running::find(&config.data_dir, config.http.token.as_ref())?.with_context(|| {
-            format!(
-                "no gateway runs on {}; `penstock buffer stats` reads its journal",
-                config.data_dir.display()
-            )
-        })?;
+    let running = Running::find(&config.data_dir)?.with_context(|| {
+        format!(
+            "no gateway runs on {}; `penstock buffer stats` reads its journal",
+            config.data_dir.display()
+        )
+    })?;
     let status = running.request("GET", "/api/v1/status")?;
     if args.json {
         output::line(format_args!("{status:#}"));
