@@ -189,6 +189,12 @@ impl Filter {
             .any(|piece| matches!(piece, Piece::Name(Placeholder::User | Placeholder::Device)))
     }
 
+    /// Whether it is about the client identifier.
+    pub fn names_client(&self) -> bool {
+        let is_client = |piece: &Piece| matches!(piece, Piece::Name(Placeholder::Client));
+        self.0.iter().any(is_client)
+    }
+
     /// With the names filled in; `None` where one cannot be used.
     fn fill<'f>(&'f self, names: &Names<'_>) -> Option<Cow<'f, str>> {
         if let [Piece::Text(text)] = &*self.0 {

@@ -75,7 +75,7 @@ pub(crate) struct State {
 
 impl State {
     fn load(config: Config) -> Result<Self, Error> {
-        let mut mistakes = Vec::new();
+        let mut mistakes = config.out_of_bounds();
         let passwords = config.passwords.as_deref().and_then(|path| {
             Passwords::load(path)
                 .map_err(|error| mistakes.push(error.to_string()))

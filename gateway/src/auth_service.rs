@@ -7,7 +7,7 @@
 //! remembered, is for the broker. Redirects are not followed: a password goes to the
 //! place that was configured and to no other.
 
-use std::{sync::Once, time::Duration};
+use std::{fmt, sync::Once, time::Duration};
 
 use penstock_broker::{
     acl::Rules,
@@ -53,10 +53,18 @@ struct Answered {
 }
 
 /// The way to the service.
-#[derive(Debug)]
 pub(crate) struct AuthService {
     client: Client,
     url: Url,
+}
+
+/// The address may have a secret in it, and headers do.
+impl fmt::Debug for AuthService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthService")
+            .field("host", &self.url.host_str())
+            .finish_non_exhaustive()
+    }
 }
 
 impl AuthService {
@@ -70,7 +78,7 @@ impl AuthService {
             // An error means that there is one already, which is as good.
             drop(rustls::crypto::ring::default_provider().install_default());
         });
-        let url = Url::parse(&config.url).map_err(|error| format!("url: {error}"))?;
+        let url = Url::parse(config.url.expose()).map_err(|error| format!("url: {error}"))?;
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let header: HeaderName = name
@@ -87,6 +95,8 @@ impl AuthService {
             .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
             .timeout(config.timeout)
             .redirect(Policy::none())
+            // Passwords go where the configuration says, not where the environment does.
+            .no_proxy()
             .build()
             .map_err(|error| format!("http client: {error}"))?;
         Ok(Self { client, url })

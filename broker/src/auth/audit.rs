@@ -4,22 +4,24 @@
 //! in or turned away and where a subscription is decided or a publish refused, at
 //! `DEBUG` where publishing to a topic is allowed for the first time on a
 //! connection. No password, token or hash is ever in one. Clients cause these
-//! lines, so there are at most [`LINES`] a second; those that were held back are
-//! counted, in the next line and in `audit_held_back`.
+//! lines, so there are at most [`LINES`] a second of what is allowed, and as many of
+//! what is not: a flood of one hides nothing of the other. Those that were held back
+//! are counted, in the next line of their kind and in `audit_held_back`.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{Identity, Refusal};
 use crate::{metrics::Counters, quiet::Quiet};
 
-/// Lines a second.
+/// Lines a second, of what is allowed and of what is not.
 const LINES: u32 = 200;
 /// Characters of a name that a line shows.
 const SHOWN_MAX: usize = 128;
 
 #[derive(Debug)]
 pub(crate) struct Audit {
-    quiet: Quiet,
+    allowed: Quiet,
+    refused: Quiet,
     trouble: Quiet,
     counters: Arc<Counters>,
 }
@@ -45,7 +47,8 @@ impl Action {
 impl Audit {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
-            quiet: Quiet::of(LINES),
+            allowed: Quiet::of(LINES),
+            refused: Quiet::of(LINES),
             trouble: Quiet::of(1),
             counters,
         }
@@ -56,8 +59,12 @@ impl Audit {
         self.trouble.pass()
     }
 
-    fn pass(&self) -> Option<u64> {
-        let passed = self.quiet.pass();
+    fn pass(&self, allowed: bool) -> Option<u64> {
+        let quiet = match allowed {
+            true => &self.allowed,
+            false => &self.refused,
+        };
+        let passed = quiet.pass();
         if passed.is_none() {
             self.counters.audit_held_back.add(1);
         }
@@ -70,7 +77,7 @@ impl Audit {
         address: Option<SocketAddr>,
         identity: &Identity,
     ) {
-        if let Some(held_back) = self.pass() {
+        if let Some(held_back) = self.pass(true) {
             tracing::info!(
                 target: "penstock::audit",
                 action = "connect",
@@ -92,7 +99,7 @@ impl Audit {
         address: Option<SocketAddr>,
         refusal: &Refusal,
     ) {
-        if let Some(held_back) = self.pass() {
+        if let Some(held_back) = self.pass(false) {
             tracing::info!(
                 target: "penstock::audit",
                 action = "connect",
@@ -123,7 +130,7 @@ impl Audit {
         let action_word = action.word();
         if allowed && matches!(action, Action::Publish) {
             if tracing::enabled!(target: "penstock::audit", tracing::Level::DEBUG)
-                && let Some(held_back) = self.pass()
+                && let Some(held_back) = self.pass(true)
             {
                 tracing::debug!(
                     target: "penstock::audit",
@@ -133,7 +140,7 @@ impl Audit {
             }
             return;
         }
-        if let Some(held_back) = self.pass() {
+        if let Some(held_back) = self.pass(allowed) {
             tracing::info!(
                 target: "penstock::audit",
                 action = action_word, allowed, client.id = client_id, user, method, topic, held_back,
@@ -143,7 +150,7 @@ impl Audit {
     }
 
     pub(super) fn ended(&self, client_id: &str, identity: &Identity, why: &'static str) {
-        if let Some(held_back) = self.pass() {
+        if let Some(held_back) = self.pass(false) {
             tracing::info!(
                 target: "penstock::audit",
                 action = "stay",
@@ -166,4 +173,21 @@ fn shown(text: &str) -> &str {
         .nth(SHOWN_MAX)
         .map_or(text.len(), |(end, _)| end);
     &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_one_kind_of_line_hides_nothing_of_the_other() {
+        for flood in [true, false] {
+            let audit = Audit::new(Arc::default());
+            let count = u64::from(LINES) * 3;
+            let passed = (0..count).filter(|_| audit.pass(flood).is_some()).count();
+            assert!(audit.pass(!flood).is_some());
+            let held_back = audit.counters.audit_held_back.get();
+            assert_eq!(held_back, count - passed as u64);
+        }
+    }
 }

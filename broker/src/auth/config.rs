@@ -9,6 +9,9 @@ use std::{
 use super::{Error, State, certificate, hook, lockout, token};
 use crate::acl::Rules;
 
+/// A token that ended longer ago is as good as one that never ends.
+const LEEWAY_MAX: Duration = Duration::from_secs(3_600);
+
 /// How clients are known and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -75,12 +78,42 @@ impl Config {
         self.passwords.as_deref().into_iter().chain(key).collect()
     }
 
-    /// Reads those files and forgets what was in them.
+    /// Checks the bounds, reads those files and forgets what was in them.
     ///
     /// # Errors
-    /// Every mistake in them.
+    /// Every mistake.
     pub fn check(&self) -> Result<(), Error> {
         State::load(self.clone()).map(drop)
+    }
+
+    /// What is beyond its bounds: where nothing may fail or nothing is ever checked,
+    /// nobody gets in.
+    pub(super) fn out_of_bounds(&self) -> Vec<String> {
+        let lockout = &self.lockout;
+        let lock_secs = usize::try_from(lockout.lock.as_secs()).unwrap_or(usize::MAX);
+        let leeway = self.token.as_ref().map(|token| token.leeway);
+        let at_once = self.hook.as_ref().map(|hook| hook.in_flight_max);
+        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let bounds = [
+            ("failures_max", Some(count(lockout.failures_max)), 1),
+            (
+                "failures_in_total_max",
+                Some(count(lockout.failures_in_total_max)),
+                1,
+            ),
+            ("lock, in seconds,", Some(lock_secs), 1),
+            ("checks_at_once", self.checks_at_once, 1),
+            ("in_flight_max of the service", at_once, 1),
+        ];
+        let below = bounds.into_iter().filter_map(|(name, value, least)| {
+            let value = value.filter(|value| *value < least)?;
+            Some(format!("{name} is {value}, the least is {least}"))
+        });
+        let leeway = leeway.filter(|leeway| *leeway > LEEWAY_MAX).map(|leeway| {
+            let (secs, most) = (leeway.as_secs(), LEEWAY_MAX.as_secs());
+            format!("leeway of tokens is {secs} s, the most is {most} s")
+        });
+        below.chain(leeway).collect()
     }
 }
 

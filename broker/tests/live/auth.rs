@@ -322,6 +322,61 @@ async fn a_will_without_the_right_is_refused_with_its_client() {
 }
 
 #[tokio::test]
+async fn the_will_of_a_user_who_is_gone_is_not_published() {
+    let fixture = fixture(&["d1", "d2"]);
+    let auth = fixture.config.auth.clone();
+    let broker = start(fixture.config).await;
+    let mut watching = Vec::new();
+    for user in ["d1", "d2"] {
+        let connect = packet(
+            0x10,
+            &[
+                &string("MQTT"),
+                &[5, 0b1100_0110, 0, 0, 0],
+                &string(user),
+                &[0],
+                &string(&format!("devices/{user}/state")),
+                &string(user),
+                &string(user),
+                &string(&format!("{user}-pw")),
+            ],
+        );
+        let (client, code) = answer(&broker, &connect).await;
+        assert_eq!(code, 0);
+        watching.push(client);
+    }
+    let path = auth.passwords.as_ref().unwrap();
+    let mut passwords = Passwords::load(path).unwrap();
+    passwords.remove("d1");
+    passwords.save(path).unwrap();
+    broker.handle.reload_auth(auth).unwrap();
+    let [mut gone, stays] = <[Client; 2]>::try_from(watching).ok().unwrap();
+    assert_eq!(gone.packet().await[0], 0xE0);
+    gone.expect_end().await;
+    // The will of the other one comes through, and it is the only one.
+    stays.abort();
+    broker.gateway.took(1).await;
+    assert_eq!(broker.gateway.payloads(), ["d2"]);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_of_the_wrong_form_is_not_held_against_the_rules() {
+    let fixture = fixture(&["d1"]);
+    let broker = start(fixture.config).await;
+    let mut client = session(&broker, 5, "c", "d1").await;
+    let subscribe = [&[0, 1, 0][..], &string("devices/#/x"), &[0]].concat();
+    client.send(&packet(0x82, &[&subscribe])).await;
+    client.expect(&[0x90, 4, 0, 1, 0, 0x8F]).await;
+    assert_eq!(broker.handle.metrics().subscriptions_denied, 0);
+    let subscribe = [&[0, 2, 0][..], &string("devices/d1/x"), &[0]].concat();
+    client.send(&packet(0x82, &[&subscribe])).await;
+    client.expect(&[0x90, 4, 0, 2, 0, 0x87]).await;
+    assert_eq!(broker.handle.metrics().subscriptions_denied, 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn one_user_cannot_take_the_session_of_another() {
     let fixture = fixture(&["d1", "d2"]);
     let broker = start(fixture.config).await;

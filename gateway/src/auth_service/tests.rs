@@ -48,7 +48,7 @@ fn question() -> Question {
 
 fn client(url: &str) -> AuthService {
     AuthService::new(&Config {
-        url: url.to_owned(),
+        url: url.into(),
         timeout: Duration::from_secs(5),
         headers: vec![("x-key".to_owned(), "secret-key".into())],
     })
@@ -112,4 +112,14 @@ async fn whatever_else_is_no_answer() {
     }
     let nobody = client("http://127.0.0.1:1/").ask(&question()).await;
     assert_eq!(nobody.unwrap_err(), "it cannot be reached");
+}
+
+#[test]
+fn what_is_secret_about_the_service_is_in_no_debug_output() {
+    let service = client("http://me:word-of-mine@127.0.0.1:1/mqtt?key=key-of-mine");
+    let said = format!("{service:?}");
+    assert!(said.contains("127.0.0.1"), "{said}");
+    for secret in ["word-of-mine", "key-of-mine", "secret-key"] {
+        assert!(!said.contains(secret), "{said}");
+    }
 }

@@ -3,10 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use penstock_broker::auth::ClientIds;
+use penstock_broker::{acl::Filter, auth::ClientIds};
 
 use super::{ConfigFile, output};
-use crate::{config::auth::too_open, normalise::mapping::Device};
+use crate::{
+    config::{
+        Config,
+        auth::{Service, too_open},
+    },
+    normalise::mapping::Device,
+};
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
@@ -16,25 +22,8 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
             .check_files()
             .with_context(|| format!("broker.listener {}: tls", listener.name))?;
     }
-    for path in too_open(&config.broker.auth) {
-        output::line(format_args!(
-            "warning: {} can be read by others; chmod 600 keeps it to its owner",
-            path.display()
-        ));
-    }
-    let nameless = config.ingest.mappings.iter().position(|mapping| {
-        matches!(&mapping.device, Device::Text(text) if text.names_client() && !text.names_user())
-    });
-    let auth = &config.broker.auth;
-    if let Some(n) = nameless
-        && auth.is_on()
-        && auth.client_ids == ClientIds::Any
-    {
-        output::line(format_args!(
-            "warning: mapping {} takes the device's name from {{client}}, and with client_id = \"any\" \
-             a client may call itself as it likes; use {{user}}, or client_id = \"user\"",
-            n + 1
-        ));
+    for warning in warnings(&config) {
+        output::line(format_args!("warning: {warning}"));
     }
     let name = file.config.as_ref().map_or_else(
         || "the default configuration".to_owned(),
@@ -60,4 +49,78 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
             .join(", ")
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What works, and is probably not what the operator wants.
+fn warnings(config: &Config) -> Vec<String> {
+    let auth = &config.broker.auth;
+    let mut warnings: Vec<String> = too_open(auth)
+        .iter()
+        .map(|path| {
+            format!(
+                "{} can be read by others; chmod 600 keeps it to its owner",
+                path.display()
+            )
+        })
+        .collect();
+    if config
+        .auth_service
+        .as_ref()
+        .is_some_and(Service::is_overheard)
+    {
+        let what = "auth.http.url: passwords go to another machine in the clear; use https://";
+        warnings.push(what.to_owned());
+    }
+    if !auth.is_on() || auth.client_ids != ClientIds::Any {
+        return warnings;
+    }
+    let freely = "with client_id = \"any\" a client may call itself as it likes; use {user}, or client_id = \"user\"";
+    for (n, mapping) in config.ingest.mappings.iter().enumerate() {
+        if matches!(&mapping.device, Device::Text(text) if text.names_client() && !text.names_user())
+        {
+            let what = "takes the device's name from {client}, and";
+            warnings.push(format!("mapping {} {what} {freely}", n + 1));
+        }
+    }
+    for (n, rule) in auth.rules.0.iter().enumerate() {
+        let filters = || rule.publish.iter().chain(&rule.subscribe);
+        // Those who say nothing of themselves have no other name.
+        if rule.allow && !rule.anonymous && filters().any(Filter::names_client) {
+            warnings.push(format!(
+                "acl {} allows topics by {{client}}, and {freely}",
+                n + 1
+            ));
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_by_client_identifiers_that_anybody_may_take_is_complained_of() {
+        let said = |client_id: &str, rule: &str| {
+            let text = format!(
+                "[auth]\npasswords = \"p\"\nclient_id = \"{client_id}\"\n[[acl]]\n{rule}\n"
+            );
+            let config = Config::from_text(&text, Path::new("/nowhere"), &|_| None).unwrap();
+            let warnings = warnings(&config);
+            warnings
+                .iter()
+                .any(|one| one.starts_with("acl 1 allows topics by {client}"))
+        };
+        assert!(said("any", "publish = [\"a/{client}/#\"]"));
+        assert!(said("any", "subscribe = [\"a/{client}/#\"]"));
+        assert!(!said("user", "publish = [\"a/{client}/#\"]"));
+        assert!(!said("any", "publish = [\"a/{user}/#\"]"));
+        assert!(!said(
+            "any",
+            "anonymous = true\npublish = [\"a/{client}/#\"]"
+        ));
+        assert!(!said("any", "allow = false\npublish = [\"a/{client}/#\"]"));
+    }
 }

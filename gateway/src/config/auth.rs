@@ -18,6 +18,7 @@ use penstock_broker::{
 };
 
 use super::reader::Table;
+use crate::forward::Secret;
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,12 +47,12 @@ const DENIED: [(&str, DeniedPublish); 2] = [
 /// The authentication service, as it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Where questions are posted.
-    pub url: String,
+    /// Where questions are posted; it may have a password in it.
+    pub url: Secret,
     /// From connecting to the last byte of the answer.
     pub timeout: Duration,
     /// Headers of every question.
-    pub headers: Vec<(String, crate::forward::Secret)>,
+    pub headers: Vec<(String, Secret)>,
 }
 
 /// Reads both; `dir` is what files are relative to.
@@ -188,7 +189,7 @@ fn read_service(table: &Table<'_, '_, '_>) -> Option<(Service, hook::Config)> {
             .into_iter()
             .map(|(name, text)| (name, text.value.into()))
             .collect(),
-        url: url.map_or_else(String::new, |url| url.value),
+        url: url.map_or_else(String::new, |url| url.value).into(),
     };
     let hook = hook::Config {
         in_flight_max: table.number("in_flight_max", 1..=1_000, default.in_flight_max),
@@ -262,6 +263,23 @@ fn list<T, E: std::fmt::Display>(
         .iter()
         .filter_map(|text| table.parse(key, text, &parse))
         .collect()
+}
+
+impl Service {
+    /// Whether passwords go to it in the clear, over more than this machine.
+    pub(crate) fn is_overheard(&self) -> bool {
+        let Some(rest) = self.url.expose().strip_prefix("http://") else {
+            return false;
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let place = authority.rsplit('@').next().unwrap_or_default();
+        let host = match place.strip_prefix('[') {
+            Some(v6) => v6.split(']').next().unwrap_or_default(),
+            None => place.split(':').next().unwrap_or_default(),
+        };
+        let is_loopback = |address: std::net::IpAddr| address.is_loopback();
+        !(host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback))
+    }
 }
 
 /// The files with secrets in them that others can read.

@@ -221,6 +221,72 @@ fn public_keys_are_read_from_pem_and_from_a_key_set() {
     }
 }
 
+/// What openssl makes of a key, or says of it; `None`, loudly, where there is none.
+fn openssl(arguments: &[&str]) -> Option<String> {
+    let Ok(output) = std::process::Command::new("openssl")
+        .args(arguments)
+        .output()
+    else {
+        let required = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
+        assert!(
+            !required("CI") && !required("PENSTOCK_REQUIRE_TOOLS"),
+            "no openssl, and tests that need it must not be skipped here"
+        );
+        eprintln!("SKIPPED: RS256: no openssl");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn an_rsa_key_of_openssls_is_read_from_pem_and_from_a_key_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (own, public, other) = (of("own.pem"), of("public.pem"), of("other.pem"));
+    for key in [&own, &other] {
+        if openssl(&["genrsa", "-out", key, "2048"]).is_none() {
+            return;
+        }
+    }
+    openssl(&["rsa", "-in", &own, "-pubout", "-out", &public]).unwrap();
+    let sign = |key: &str, name: Option<&str>| {
+        let key = EncodingKey::from_rsa_pem(&fs::read(key).unwrap()).unwrap();
+        let mut header = Header::new(Algorithm::Rs256.its());
+        header.kid = name.map(str::to_owned);
+        encode(&header, &good(), &key).unwrap().into_bytes()
+    };
+    let by_pem = Checker::load(&config(Algorithm::Rs256, Key::File(public.into()))).unwrap();
+    assert!(by_pem.check_at(&sign(&own, None), NOW).is_ok());
+    let wrong = by_pem.check_at(&sign(&other, None), NOW).map(|_| ());
+    assert_eq!(wrong, Err("a token whose signature is wrong"));
+
+    let modulus = openssl(&["rsa", "-in", &own, "-modulus", "-noout"]).unwrap();
+    let digits = modulus.trim().strip_prefix("Modulus=").unwrap();
+    let bytes: Vec<u8> = (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect();
+    let n = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let set = json!({"keys": [
+        {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "one", "n": n, "e": "AQAB"},
+    ]});
+    fs::write(of("keys"), set.to_string()).unwrap();
+    let by_set = Checker::load(&config(Algorithm::Rs256, Key::File(of("keys").into()))).unwrap();
+    assert!(by_set.check_at(&sign(&own, Some("one")), NOW).is_ok());
+    assert!(by_set.check_at(&sign(&other, Some("one")), NOW).is_err());
+}
+
+#[test]
+fn a_file_larger_than_any_key_is_not_read_in_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    fs::write(&path, vec![b'x'; 1024 * 1024 + 1]).unwrap();
+    let error = Checker::load(&config(Algorithm::Hs256, Key::File(path))).unwrap_err();
+    assert!(error.contains("more than 1 MiB"), "{error}");
+}
+
 #[test]
 fn keys_that_cannot_be_right_are_said_at_the_start() {
     let dir = tempfile::tempdir().unwrap();

@@ -110,7 +110,7 @@ fn a_service_is_asked_as_it_is_said() {
     let config = read(
         r#"
         [auth.http]
-        url = "https://auth.example/mqtt"
+        url = "https://me:${SECRET}@auth.example/mqtt"
         timeout = "1s"
         in_flight_max = 4
         remembered_max = 0
@@ -127,8 +127,11 @@ fn a_service_is_asked_as_it_is_said() {
     );
     let service = config.auth_service.unwrap();
     assert_eq!(
-        (service.url.as_str(), service.timeout),
-        ("https://auth.example/mqtt", SECOND)
+        (service.url.expose(), service.timeout),
+        (
+            "https://me:0123456789abcdef0123456789abcdef@auth.example/mqtt",
+            SECOND
+        )
     );
     assert!(!format!("{service:?}").contains("0123456789abcdef"));
 }
@@ -238,6 +241,28 @@ fn mistakes_say_what_would_be_right() {
         let said = read(&text).map(|_| ()).unwrap_err().to_string();
         assert!(said.contains(expect), "{text}\n{said}");
         assert!(!said.contains("0123456789abcdef"), "{said}");
+    }
+}
+
+#[test]
+fn a_service_that_hears_passwords_in_the_clear_is_noticed() {
+    for (url, is_overheard) in [
+        ("https://auth.example/mqtt", false),
+        ("http://auth.example/mqtt", true),
+        ("http://192.0.2.1:9000", true),
+        ("http://127.0.0.1.auth.example/", true),
+        ("http://127.0.0.1@auth.example/", true),
+        ("http://127.0.0.1:9000/mqtt", false),
+        ("http://localhost/mqtt", false),
+        ("http://[::1]:9000/mqtt", false),
+        ("http://me:word@localhost:9000?x", false),
+    ] {
+        let service = Service {
+            url: url.into(),
+            timeout: SECOND,
+            headers: Vec::new(),
+        };
+        assert_eq!(service.is_overheard(), is_overheard, "{url}");
     }
 }
 
