@@ -11,7 +11,7 @@ use crate::{
     payload::Format,
     profile,
     session::Address,
-    socket::Tls,
+    socket::{Broker, Tls},
     topic::Template,
     wire::{Login, Qos, Version},
 };
@@ -40,9 +40,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// The gateway's MQTT address
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:1883", value_parser = host_port)]
-    pub(crate) broker: String,
+    /// The gateway's MQTT address: HOST:PORT, or ws://HOST:PORT/PATH, or wss://
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1883")]
+    pub(crate) broker: Broker,
     /// How many devices, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) devices: u32,
@@ -232,8 +232,16 @@ pub(crate) enum Identity {
 impl Run {
     fn tls(&self) -> anyhow::Result<Option<Tls>> {
         let Some(ca) = &self.tls_ca else {
+            anyhow::ensure!(
+                self.broker.wants_tls() != Some(true),
+                "wss:// needs --tls-ca, the authorities to trust"
+            );
             return Ok(None);
         };
+        anyhow::ensure!(
+            self.broker.wants_tls() != Some(false),
+            "with --tls-ca the address begins with wss://"
+        );
         let own = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
         Tls::new(&self.broker, ca, own).map(Some)
     }
@@ -298,16 +306,6 @@ impl Run {
     }
 }
 
-fn host_port(text: &str) -> Result<String, String> {
-    let port = text
-        .rsplit_once(':')
-        .map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
-    match port {
-        Some((false, Ok(_))) => Ok(text.to_owned()),
-        _ => Err("write HOST:PORT, such as 127.0.0.1:1883".to_owned()),
-    }
-}
-
 fn rate(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
@@ -347,6 +345,7 @@ mod tests {
             "run --devices 0",
             "run --rate -1",
             "run --broker 127.0.0.1",
+            "run --broker ws://127.0.0.1/mqtt",
             "run --chaos duplicate=1",
             "run --topic a/#",
             "run --for 30",

@@ -30,6 +30,7 @@ mod signal;
 mod socket;
 mod stats;
 mod topic;
+mod web;
 mod window;
 mod wire;
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    socket::{Socket, Tls},
+    socket::{Broker, Socket, Tls},
     wire::{Incoming, Login, Malformed, Version},
 };
 
@@ -84,8 +84,7 @@ pub(crate) struct Session {
 /// How to reach the gateway.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
-    /// `host:port`.
-    pub(crate) broker: String,
+    pub(crate) broker: Broker,
     pub(crate) tls: Option<Tls>,
     pub(crate) login: Option<Login>,
     pub(crate) keep_alive_secs: u16,

@@ -1,4 +1,4 @@
-//! A socket to the gateway, with TLS around it or without.
+//! A socket to the gateway, with TLS and a WebSocket around it or without.
 
 use std::{
     io,
@@ -23,6 +23,56 @@ use tokio_rustls::{
     },
 };
 
+use crate::web::Web;
+
+/// Where the gateway takes MQTT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broker {
+    /// `host:port`.
+    pub(crate) place: String,
+    /// The address of a WebSocket, where MQTT is in one.
+    pub(crate) url: Option<String>,
+}
+
+impl std::str::FromStr for Broker {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "write HOST:PORT, such as 127.0.0.1:1883, or ws://HOST:PORT/mqtt";
+        let schemes = ["ws://", "wss://"].iter();
+        let web = schemes
+            .filter_map(|scheme| text.strip_prefix(scheme))
+            .next();
+        let place = match web {
+            None => text,
+            Some(rest) => rest.split('/').next().unwrap_or_default(),
+        };
+        let (host, port) = place.rsplit_once(':').ok_or(wrong)?;
+        if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
+            return Err(wrong);
+        }
+        // Without a path it is the one that gateways have by default.
+        let path = web.map(|rest| if rest == place { "/mqtt" } else { "" });
+        Ok(Self {
+            place: place.to_owned(),
+            url: path.map(|path| format!("{text}{path}")),
+        })
+    }
+}
+
+impl Broker {
+    /// Whether the address says by itself whether it is encrypted, and what it says.
+    pub(crate) fn wants_tls(&self) -> Option<bool> {
+        self.url.as_ref().map(|url| url.starts_with("wss://"))
+    }
+}
+
+impl std::fmt::Display for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.url.as_ref().unwrap_or(&self.place))
+    }
+}
+
 /// How devices encrypt.
 #[derive(Clone)]
 pub(crate) struct Tls {
@@ -42,7 +92,7 @@ impl Tls {
     /// # Errors
     /// When a file cannot be used, or `broker` has no name that a certificate could have.
     pub(crate) fn new(
-        broker: &str,
+        broker: &Broker,
         ca: &Path,
         own: Option<(&Path, &Path)>,
     ) -> anyhow::Result<Self> {
@@ -70,7 +120,8 @@ impl Tls {
                     .with_context(|| format!("use {}", certificate.display()))?
             }
         };
-        let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
+        let place = &*broker.place;
+        let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
         let host = host.trim_matches(['[', ']']).to_owned();
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
@@ -84,17 +135,25 @@ impl Tls {
 pub(crate) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Web(Box<Web<TcpStream>>),
+    WebTls(Box<Web<TlsStream<TcpStream>>>),
 }
 
 impl Socket {
-    pub(crate) async fn connect(broker: &str, tls: Option<&Tls>) -> io::Result<Self> {
-        let stream = TcpStream::connect(broker).await?;
+    pub(crate) async fn connect(broker: &Broker, tls: Option<&Tls>) -> io::Result<Self> {
+        let stream = TcpStream::connect(&broker.place).await?;
         stream.set_nodelay(true)?;
         let Some(Tls { connector, name }) = tls else {
-            return Ok(Self::Plain(stream));
+            return Ok(match &broker.url {
+                None => Self::Plain(stream),
+                Some(url) => Self::Web(Box::new(Web::connect(url, stream).await?)),
+            });
         };
         let stream = connector.connect(name.clone(), stream).await?;
-        Ok(Self::Tls(Box::new(stream)))
+        Ok(match &broker.url {
+            None => Self::Tls(Box::new(stream)),
+            Some(url) => Self::WebTls(Box::new(Web::connect(url, stream).await?)),
+        })
     }
 }
 
@@ -107,6 +166,8 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Web(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::WebTls(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -120,6 +181,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, from),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, from),
+            Self::Web(stream) => Pin::new(stream).poll_write(cx, from),
+            Self::WebTls(stream) => Pin::new(stream).poll_write(cx, from),
         }
     }
 
@@ -127,6 +190,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Web(stream) => Pin::new(stream).poll_flush(cx),
+            Self::WebTls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -134,6 +199,37 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Web(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::WebTls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_place_or_that_of_a_websocket() {
+        for (text, place, url) in [
+            ("127.0.0.1:1883", "127.0.0.1:1883", None),
+            ("[::1]:1883", "[::1]:1883", None),
+            ("ws://gw:9001/mqtt", "gw:9001", Some("ws://gw:9001/mqtt")),
+            ("ws://gw:9001", "gw:9001", Some("ws://gw:9001/mqtt")),
+            ("wss://gw:9443/a/b", "gw:9443", Some("wss://gw:9443/a/b")),
+        ] {
+            let broker: Broker = text.parse().unwrap();
+            assert_eq!((&*broker.place, broker.url.as_deref()), (place, url));
+        }
+        for wrong in [
+            "gw",
+            "gw:x",
+            ":1883",
+            "ws://gw/mqtt",
+            "http://gw:80/",
+            "ws://:1/",
+        ] {
+            assert!(wrong.parse::<Broker>().is_err(), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! MQTT.js in a real browser, over a WebSocket.
+//! MQTT.js in a real browser, over a WebSocket and a secure one.
 
 use std::{
     fs,
@@ -20,9 +20,9 @@ const BROWSER: Duration = Duration::from_secs(90);
 /// the test what came back.
 const PAGE: &str = r#"<!doctype html><script src="/mqtt.js"></script><script>
 const report = (what) => fetch("/report", { method: "POST", body: JSON.stringify(what) });
-const run = (version) => new Promise((resolve, reject) => {
+const run = (url, version) => new Promise((resolve, reject) => {
   const heard = [];
-  const client = mqtt.connect("ws://127.0.0.1:PORT/mqtt", {
+  const client = mqtt.connect(url, {
     protocolVersion: version, clientId: "browser-" + version, reconnectPeriod: 0,
   });
   client.on("error", (error) => reject("error: " + error.message));
@@ -40,7 +40,12 @@ const run = (version) => new Promise((resolve, reject) => {
   });
 });
 (async () => {
-  try { report({ heard: [await run(4), await run(5)], protocol: "done" }); }
+  try {
+    const heard = [];
+    for (const url of ["ws://127.0.0.1:PLAIN/mqtt", "wss://127.0.0.1:SECURE/mqtt"])
+      for (const version of [4, 5]) heard.push(await run(url, version));
+    report({ heard });
+  }
   catch (error) { report({ error: String(error) }); }
 })();
 </script>"#;
@@ -98,6 +103,28 @@ fn answer(
     stream.write_all(content)
 }
 
+/// A certificate for this machine, and its key.
+fn certificate(sandbox: &Sandbox) {
+    let output = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", "server.key", "-out", "server.pem"])
+        .current_dir(sandbox.path(""))
+        .output()
+        .expect("openssl runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
 #[test]
 fn mqtt_js_in_a_browser_publishes_and_hears_itself_at_every_qos() {
     let Some(chromium) = programs::on_path("chromium") else {
@@ -106,17 +133,31 @@ fn mqtt_js_in_a_browser_publishes_and_hears_itself_at_every_qos() {
     let Some(script) = programs::mqtt_js() else {
         return skip::missing_program("MQTT.js");
     };
+    if programs::on_path("openssl").is_none() {
+        return skip::missing_program("openssl");
+    }
     let sandbox = Sandbox::new();
-    let port = ports::free();
+    certificate(&sandbox);
+    let (plain, secure) = (ports::free(), ports::free());
+    let listener = |port: u16| {
+        format!("[[broker.listener]]\nlisten = \"127.0.0.1:{port}\"\ntransport = \"websocket\"\n")
+    };
     let setup = Setup::new(&sandbox)
         .with(&format!(
-            "[[broker.listener]]\nlisten = \"127.0.0.1:{port}\"\ntransport = \"websocket\""
+            "{}{}tls = {{ certificate = {:?}, key = {:?} }}",
+            listener(plain),
+            listener(secure),
+            sandbox.path("server.pem"),
+            sandbox.path("server.key"),
         ))
         .to_file("events");
     let gateway = Gateway::start(&setup);
     let (reports, reported) = sync_channel(8);
     let script = fs::read(script).expect("MQTT.js");
-    let page = serve(PAGE.replace("PORT", &port.to_string()), script, reports);
+    let page = PAGE
+        .replace("PLAIN", &plain.to_string())
+        .replace("SECURE", &secure.to_string());
+    let page = serve(page, script, reports);
     let mut command = Command::new(chromium);
     command
         .args(["--headless", "--no-sandbox", "--disable-gpu"])
@@ -130,6 +171,8 @@ fn mqtt_js_in_a_browser_publishes_and_hears_itself_at_every_qos() {
             "--disable-dev-shm-usage",
         ])
         .args(["--no-proxy-server", "--remote-debugging-port=0"])
+        // Nobody has heard of the authority that made the certificate.
+        .arg("--ignore-certificate-errors")
         .arg(format!(
             "--user-data-dir={}",
             sandbox.path("browser").display()
@@ -144,9 +187,10 @@ fn mqtt_js_in_a_browser_publishes_and_hears_itself_at_every_qos() {
         let topic = format!("devices/browser/v{version}");
         json!([[topic, 100, 0], [topic, 1000, 1], [topic, 10_000, 2]])
     };
-    assert_eq!(report["heard"], json!([heard(4), heard(5)]), "{report}");
+    let expect = json!([heard(4), heard(5), heard(4), heard(5)]);
+    assert_eq!(report["heard"], expect, "{report}");
     browser.kill();
     let status = gateway.wait_until_drained(Duration::from_secs(20));
-    assert_eq!(status.ledger.accepted, 6);
+    assert_eq!(status.ledger.accepted, 12);
     gateway.finish();
 }

@@ -39,8 +39,16 @@ fn follow(dir: &Path, word: &str) {
     }
 }
 
+/// Where the gateway of a test listens.
+struct Ports {
+    devices: u16,
+    pages: u16,
+    /// A WebSocket that the recipe does not have, without TLS.
+    plain: u16,
+}
+
 /// A gateway with the recipe's listeners, on ports that are free.
-fn gateway(sandbox: &Sandbox) -> Option<(Gateway, u16)> {
+fn gateway(sandbox: &Sandbox) -> Option<(Gateway, Ports)> {
     for program in ["mosquitto_pub", "openssl"] {
         if programs::on_path(program).is_none() {
             skip::missing_program(program);
@@ -49,18 +57,26 @@ fn gateway(sandbox: &Sandbox) -> Option<(Gateway, u16)> {
     }
     let dir = sandbox.path("");
     follow(&dir, "");
-    let (devices, pages) = (ports::free(), ports::free());
+    let ports = Ports {
+        devices: ports::free(),
+        pages: ports::free(),
+        plain: ports::free(),
+    };
     let recipe = recipe();
     let (_, listeners) = recipe
         .split_once("[[broker.listener]]")
         .expect("the recipe has a listener");
     let listeners = listeners
-        .replace("0.0.0.0:8883", &format!("127.0.0.1:{devices}"))
-        .replace("127.0.0.1:9443", &format!("127.0.0.1:{pages}"));
+        .replace("0.0.0.0:8883", &format!("127.0.0.1:{}", ports.devices))
+        .replace("127.0.0.1:9443", &format!("127.0.0.1:{}", ports.pages));
+    let plain = format!(
+        "[[broker.listener]]\nlisten = \"127.0.0.1:{}\"\ntransport = \"websocket\"",
+        ports.plain
+    );
     let setup = Setup::new(sandbox)
-        .with(&format!("[[broker.listener]]{listeners}"))
+        .with(&format!("[[broker.listener]]{listeners}\n{plain}"))
         .to_file("events");
-    Some((Gateway::start(&setup), devices))
+    Some((Gateway::start(&setup), ports))
 }
 
 fn publish(dir: &Path, port: u16, version: &str, own: bool) -> Output {
@@ -74,6 +90,21 @@ fn publish(dir: &Path, port: u16, version: &str, own: bool) -> Output {
         command.args(["--cert", "device-1.pem", "--key", "device-1.key"]);
     }
     command.output().expect("mosquitto_pub runs")
+}
+
+/// A few devices at `broker` for a second; every message has to be acknowledged.
+fn simulate(dir: &Path, broker: &str, ca: &[&str], own: &[&str]) {
+    let output = Command::new(programs::device_sim())
+        .args(["run", "--broker", broker])
+        .args(ca)
+        .args(own)
+        .args(["--devices", "4", "--rate", "100", "--for", "1s"])
+        .args(["--settle", "10s"])
+        .current_dir(dir)
+        .output()
+        .expect("device-sim runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{broker}: {said}");
 }
 
 /// What `openssl s_client` says of the connection it makes.
@@ -105,9 +136,10 @@ fn until(gateway: &Gateway, name: &str, wanted: u64) {
 #[test]
 fn the_recipe_for_tls_lets_devices_with_certificates_in_and_nobody_else() {
     let sandbox = Sandbox::new();
-    let Some((mut gateway, port)) = gateway(&sandbox) else {
+    let Some((mut gateway, ports)) = gateway(&sandbox) else {
         return;
     };
+    let port = ports.devices;
     let dir = sandbox.path("");
     for version in ["mqttv311", "mqttv5"] {
         let output = publish(&dir, port, version, true);
@@ -115,30 +147,13 @@ fn the_recipe_for_tls_lets_devices_with_certificates_in_and_nobody_else() {
         assert!(output.status.success(), "{said}");
     }
     // The same line that loads a gateway over TCP, in both versions.
-    let output = Command::new(programs::device_sim())
-        .args([
-            "run",
-            "--broker",
-            &format!("localhost:{port}"),
-            "--tls-ca",
-            "ca.pem",
-        ])
-        .args(["--tls-cert", "device-1.pem", "--tls-key", "device-1.key"])
-        .args([
-            "--devices",
-            "4",
-            "--rate",
-            "100",
-            "--for",
-            "1s",
-            "--settle",
-            "10s",
-        ])
-        .current_dir(&dir)
-        .output()
-        .expect("device-sim runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let own = ["--tls-cert", "device-1.pem", "--tls-key", "device-1.key"];
+    simulate(
+        &dir,
+        &format!("localhost:{port}"),
+        &["--tls-ca", "ca.pem"],
+        &own,
+    );
     assert!(!publish(&dir, port, "mqttv5", false).status.success());
     until(&gateway, "tls_certificate_refused", 1);
     // No version in common.
@@ -150,11 +165,28 @@ fn the_recipe_for_tls_lets_devices_with_certificates_in_and_nobody_else() {
 }
 
 #[test]
-fn a_new_certificate_is_shown_after_a_hangup_and_a_broken_one_is_not() {
+fn simulated_devices_go_over_websockets_plain_and_secure() {
     let sandbox = Sandbox::new();
-    let Some((mut gateway, port)) = gateway(&sandbox) else {
+    let Some((gateway, ports)) = gateway(&sandbox) else {
         return;
     };
+    let dir = sandbox.path("");
+    simulate(&dir, &format!("ws://localhost:{}", ports.plain), &[], &[]);
+    let before = gateway.wait_until_drained(LONG).ledger.accepted;
+    assert!(before > 0);
+    let secure = format!("wss://localhost:{}/mqtt", ports.pages);
+    simulate(&dir, &secure, &["--tls-ca", "ca.pem"], &[]);
+    assert!(gateway.wait_until_drained(LONG).ledger.accepted > before);
+    gateway.finish();
+}
+
+#[test]
+fn a_new_certificate_is_shown_after_a_hangup_and_a_broken_one_is_not() {
+    let sandbox = Sandbox::new();
+    let Some((mut gateway, ports)) = gateway(&sandbox) else {
+        return;
+    };
+    let port = ports.devices;
     let dir = sandbox.path("");
     let own = ["-cert", "device-1.pem", "-key", "device-1.key"];
     let shown = || s_client(&dir, port, &own);
