@@ -1,5 +1,8 @@
 //! Damage: it is noticed, counted and survived.
 
+mod columns;
+mod log;
+
 use std::os::unix::fs::FileExt;
 
 use super::*;
@@ -62,6 +65,14 @@ fn destroy_page(place: &Place, offset: u64) {
         .open(place.database())
         .expect("the file");
     file.write_all_at(&[0xA5; 4096], offset).expect("written");
+}
+
+/// Changes the type of one column in the header of the first row that matches,
+/// the way one flipped bit does: SQLite goes on calling the row sound.
+fn flip_type(place: &Place, table: &str, column: &str, value: &str) {
+    let disk = rusqlite::Connection::open(place.database()).expect("the file");
+    disk.execute_batch(&format!("UPDATE {table} SET {column} = {value}"))
+        .expect("written");
 }
 
 #[tokio::test]
@@ -536,101 +547,6 @@ async fn a_page_destroyed_under_a_running_gateway_is_survived_without_a_restart(
 }
 
 #[tokio::test]
-async fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
-    let place = Place::new(&["a"]);
-    let running = place.run();
-    let handle = running.handle();
-    for n in 1..=20 {
-        append(&handle, vec![event(n, to(&[0]))]).await;
-    }
-    let image = place.crash_image();
-    running.shutdown().await.expect("an orderly end");
-
-    let log = image.database().with_extension("db-wal");
-    let length = std::fs::metadata(&log).expect("the log").len();
-    flip(&log, length / 2);
-    let evidence = std::fs::read(&log).expect("the log");
-    let (running, report) = image.run_reported();
-    assert!(report.salvaged.is_none(), "the database looks sound");
-    let aside = report.set_aside.clone().expect("a copy");
-    let kept = std::fs::read(format!("{}-wal", aside.display())).expect("the copy");
-    assert_eq!(kept, evidence, "copied before it was written to");
-    let Promise::Broken {
-        promised,
-        found,
-        events,
-    } = report.promise
-    else {
-        panic!("nothing was noticed: {report:?}")
-    };
-    assert!(found < promised, "{report:?}");
-    // What SQLite no longer sees lies on later pages, which are whole.
-    assert_eq!(events, 0, "{report:?}");
-    let handle = running.handle();
-    let status = handle.status();
-    assert_balanced(&status);
-    let a = &status.destinations[0];
-    assert_eq!((a.routed, a.damaged, status.stored), (20, events, 20));
-    assert_eq!(read_all(&handle, 0, 0).len(), 20);
-    let again = append(
-        &handle,
-        vec![event(20, to(&[0])), event(1, to(&[0])), event(21, to(&[0]))],
-    )
-    .await;
-    let expect = [
-        Appended::Duplicate,
-        Appended::Duplicate,
-        Appended::Stored(Position(21)),
-    ];
-    assert_eq!(again, expect);
-    running.shutdown().await.expect("an orderly end");
-    assert!(verify(image.dir.path()).expect("readable").is_whole());
-    assert_eq!(
-        image.run_reported().1.promise,
-        Promise::Kept,
-        "it is reported once"
-    );
-}
-
-#[tokio::test]
-async fn events_of_a_log_of_which_nothing_is_left_are_counted_as_damaged() {
-    let place = Place::new(&["a"]);
-    let running = place.run();
-    let handle = running.handle();
-    for n in 1..=20 {
-        append(&handle, vec![event(n, to(&[0]))]).await;
-    }
-    append(&handle, vec![broken(1)]).await;
-    settle(&handle, delivered(0, 5, 5)).await;
-    let image = place.crash_image();
-    running.shutdown().await.expect("an orderly end");
-    // All of it is in the log, of which SQLite trusts nothing; then nothing is left.
-    for (left, lost) in [(true, 0), (false, 15)] {
-        let image = image.crash_image();
-        let log = image.database().with_extension("db-wal");
-        let mut bytes = std::fs::read(&log).expect("the log");
-        bytes[3] ^= 0x55;
-        if !left {
-            bytes.fill(0xA5);
-        }
-        std::fs::write(&log, bytes).expect("written");
-        let (running, report) = image.run_reported();
-        assert!(report.set_aside.is_some(), "{report:?}");
-        let handle = running.handle();
-        let status = handle.status();
-        assert_balanced(&status);
-        let a = &status.destinations[0];
-        assert_eq!((a.routed, a.delivered, a.damaged), (20, 5, lost), "{a:?}");
-        assert_eq!(status.in_quarantine, u64::from(lost == 0));
-        assert_eq!(read_all(&handle, 0, 5).len() as u64, 15 - lost);
-        let next = append(&handle, vec![event(21, to(&[0]))]).await;
-        assert_eq!(next, [Appended::Stored(Position(21))]);
-        running.shutdown().await.expect("an orderly end");
-        assert!(verify(image.dir.path()).expect("readable").is_whole());
-    }
-}
-
-#[tokio::test]
 async fn a_database_taken_away_does_not_give_positions_again() {
     let place = filled().await;
     std::fs::remove_file(place.database()).expect("removed");
@@ -640,86 +556,6 @@ async fn a_database_taken_away_does_not_give_positions_again() {
         "{report:?}"
     );
     assert_eq!(status.destinations[0].damaged, EVENTS);
-}
-
-#[tokio::test]
-async fn the_log_may_be_cut_anywhere_and_whole_groups_survive() {
-    let place = Place::new(&["a"]);
-    let running = place.run();
-    for n in 0..10 {
-        append(
-            &running.handle(),
-            (n * 3..n * 3 + 3).map(|n| event(n, to(&[0]))).collect(),
-        )
-        .await;
-    }
-    let image = place.crash_image();
-    running.shutdown().await.expect("an orderly end");
-    let length = std::fs::metadata(image.database().with_extension("db-wal"))
-        .expect("the log")
-        .len();
-    for cut in (0..length).step_by(1_777) {
-        let image = image.crash_image();
-        let log = std::fs::OpenOptions::new()
-            .write(true)
-            .open(image.database().with_extension("db-wal"))
-            .expect("the log");
-        log.set_len(cut).expect("cut");
-        let (store, _) = image.open().expect("it starts");
-        let status = store.handle().status();
-        assert_balanced(&status);
-        assert_eq!(status.buffered % 3, 0, "cut at {cut}: {status:?}");
-    }
-}
-
-/// Changes the type of one column in the header of the first row that matches,
-/// the way one flipped bit does: SQLite goes on calling the row sound.
-fn flip_type(place: &Place, table: &str, column: &str, value: &str) {
-    let disk = rusqlite::Connection::open(place.database()).expect("the file");
-    disk.execute_batch(&format!("UPDATE {table} SET {column} = {value}"))
-        .expect("written");
-}
-
-#[tokio::test]
-async fn a_column_of_another_type_is_damage_of_its_row_only() {
-    for (column, value) in [("received", "0.5"), ("routes", "'x'"), ("frame", "1")] {
-        let mut place = filled().await;
-        flip_type(
-            &place,
-            "events",
-            column,
-            &format!("{value} WHERE position = 300"),
-        );
-        place.config.max_age = Some(Duration::from_secs(60));
-        let running = place.run();
-        let handle = running.handle();
-        let records = read_all(&handle, 0, 0);
-        assert_eq!(records.len() as u64, EVENTS - 1, "{column}");
-        place.advance(Duration::from_secs(3_600));
-        let status = until(&handle, |s| s.buffered == 0).await;
-        assert_eq!(status.destinations[0].backlog, 0, "{column}: {status:?}");
-        running.shutdown().await.expect("an orderly end");
-    }
-}
-
-#[tokio::test]
-async fn keys_that_cannot_be_read_do_not_keep_the_gateway_from_starting() {
-    let place = filled().await;
-    flip_type(&place, "commits", "checksum", "'x' WHERE sequence < 5");
-    let running = place.run();
-    let again = append(&running.handle(), vec![event(EVENTS, to(&[0]))]).await;
-    assert_eq!(again, [Appended::Duplicate], "the others are remembered");
-    running.shutdown().await.expect("an orderly end");
-}
-
-#[tokio::test]
-async fn salvage_passes_rows_with_columns_of_another_type() {
-    let place = filled().await;
-    flip_type(&place, "events", "received", "0.5 WHERE position = 200");
-    flip_type(&place, "commits", "checksum", "'x' WHERE sequence < 5");
-    destroy_page(&place, page_with(&place, b"event 300"));
-    let (report, _, records) = survives(&place).await;
-    assert!(report.salvaged.is_some() && records.len() as u64 > EVENTS - 150);
 }
 
 #[tokio::test]

@@ -1,0 +1,88 @@
+//! The journal, and the keys that are remembered.
+
+use super::{Plain, counter, gauge};
+
+pub(super) const JOURNAL: &[Plain] = &[
+    counter(
+        "gateway_store_accepted",
+        "Taken from devices: stored + duplicate + quarantined",
+        |a| a.status.ledger.accepted,
+    ),
+    counter("gateway_store_stored", "Events stored", |a| {
+        a.status.ledger.stored
+    }),
+    counter(
+        "gateway_store_duplicate",
+        "Second copies, not stored again",
+        |a| a.status.ledger.duplicate,
+    ),
+    counter(
+        "gateway_store_quarantined",
+        "Messages that could not be decoded",
+        |a| a.status.ledger.quarantined,
+    ),
+    counter(
+        "gateway_store_refused_full",
+        "Turned away because the journal was full",
+        |a| a.status.ledger.refused_full,
+    ),
+    gauge(
+        "gateway_store_buffered_events",
+        "Events in the journal",
+        |a| a.status.store.buffered,
+    ),
+    gauge(
+        "gateway_store_file_bytes",
+        "Database and write-ahead log",
+        |a| a.status.store.file_bytes,
+    ),
+    gauge(
+        "gateway_store_max_bytes",
+        "The most that the journal may take",
+        |a| a.status.store.max_bytes,
+    ),
+    gauge(
+        "gateway_store_full",
+        "1 while devices are pushed back",
+        |a| u64::from(a.status.store.full),
+    ),
+    gauge(
+        "gateway_store_quarantine_messages",
+        "Messages in quarantine",
+        |a| a.status.store.in_quarantine,
+    ),
+    gauge(
+        "gateway_store_quarantine_bytes",
+        "Room that messages in quarantine take, at most an eighth of the journal",
+        |a| a.status.store.quarantine_bytes,
+    ),
+    counter(
+        "gateway_store_quarantine_evicted",
+        "Oldest messages in quarantine that made room for others",
+        |a| a.status.store.quarantine_evicted,
+    ),
+    gauge(
+        "gateway_store_set_aside_files",
+        "Damaged journals that were set aside",
+        |a| u64::try_from(a.status.store.set_aside.len()).unwrap_or(u64::MAX),
+    ),
+    counter(
+        "gateway_store_written_bytes",
+        "Bytes written by the store, for flash wear",
+        |a| a.status.store.written_bytes,
+    ),
+    counter("gateway_store_commits", "Commits", |a| {
+        a.status.store.commits
+    }),
+    gauge("gateway_dedup_keys", "Idempotency keys remembered", |a| {
+        a.status.store.dedup_keys
+    }),
+    gauge("gateway_dedup_bytes", "Memory for remembered keys", |a| {
+        a.status.store.dedup_bytes
+    }),
+    counter(
+        "gateway_dedup_shortened_keys",
+        "Keys forgotten early for want of memory",
+        |a| a.status.store.dedup_shortened,
+    ),
+];
