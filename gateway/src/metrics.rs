@@ -76,17 +76,17 @@ const GENERAL: &[Plain] = &[
     ),
     counter(
         "gateway_rules_matched",
-        "Events prepared that at least one rule takes",
+        "Events prepared that at least one rule takes; second copies count again",
         |a| a.ingest.matched(),
     ),
     counter(
         "gateway_rules_unmatched",
-        "Events prepared that no rule takes, while there are rules",
+        "Events prepared that no rule takes, while there are rules; destinations that no rule names get them",
         |a| a.ingest.unmatched(),
     ),
     counter(
         "gateway_rules_nowhere",
-        "Events prepared that rules leave without any destination: kept, shown, and not forwarded",
+        "Events prepared that rules leave without any destination: kept for as long as `[store]` says, shown on `$penstock/events`, and not forwarded",
         |a| a.ingest.nowhere(),
     ),
     counter(

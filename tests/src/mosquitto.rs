@@ -144,13 +144,24 @@ impl Subscriber {
 /// When it is not acknowledged.
 #[track_caller]
 pub fn publish(port: u16, topic: &str, payload: &str, user: &[(&str, &str)]) {
+    let mut more = vec!["-q", "1"];
+    for (name, value) in user {
+        more.extend(["-D", "publish", "user-property", name, value]);
+    }
+    publish_with(port, topic, payload, &more);
+}
+
+/// Publishes one message in MQTT 5, as further arguments of `mosquitto_pub` say.
+///
+/// # Panics
+/// When it fails.
+#[track_caller]
+pub fn publish_with(port: u16, topic: &str, payload: &str, more: &[&str]) {
     let mut command = Command::new("mosquitto_pub");
     command
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5"])
-        .args(["-q", "1", "-t", topic, "-m", payload]);
-    for (name, value) in user {
-        command.args(["-D", "publish", "user-property", name, value]);
-    }
+        .args(["-t", topic, "-m", payload])
+        .args(more);
     let output = command.output().expect("mosquitto_pub runs");
     assert!(
         output.status.success(),

@@ -9,7 +9,8 @@ use std::{
 
 use penstock_tests::{
     ChaosProxy, Gateway, Mode, Sandbox, Setup, Sim,
-    mosquitto::{Mosquitto, Subscriber, publish, publish_lines},
+    http_stub::HttpStub,
+    mosquitto::{Mosquitto, Subscriber, publish, publish_lines, publish_with},
     seed, wait,
 };
 use rand::RngExt as _;
@@ -363,4 +364,126 @@ fn more_messages_than_there_is_room_for_wait_and_arrive_in_order() {
             .collect();
         assert_eq!(seen, (0..TOTAL).collect::<Vec<_>>(), "in version {version}");
     }
+}
+
+/// A gateway with a remote that is connected, and its Mosquitto.
+fn with_remote(
+    sandbox: &Sandbox,
+    setup: impl FnOnce(Setup, u16) -> Setup,
+) -> Option<(Mosquitto, Gateway)> {
+    let cloud = Mosquitto::start(sandbox)?;
+    let setup = remote(setup(Setup::new(sandbox), cloud.port), cloud.port, "");
+    let gateway = Gateway::start(&setup);
+    gateway.wait_for(SOON, "the remote", |now| {
+        now.remotes[0].state == "connected"
+    });
+    Some((cloud, gateway))
+}
+
+#[test]
+fn events_of_a_remote_broker_go_everywhere_but_back_to_it() {
+    let sandbox = Sandbox::new();
+    let setup = |setup: Setup, port| setup.to_file("events").to_mqtt("back", port, "");
+    let Some((cloud, gateway)) = with_remote(&sandbox, setup) else {
+        return;
+    };
+    publish(cloud.port, "site/7/settings/a", "{\"n\":1}", &[]);
+    gateway.wait_for(SOON, "the message", |now| now.ledger.stored == 1);
+    publish(gateway.setup().mqtt, "devices/a/env", "{\"n\":2}", &[]);
+    let status = gateway.wait_until_drained(SOON);
+    assert_eq!(status.ledger.stored, 2);
+    assert_eq!(status.destination("events").delivered, 2);
+    assert_eq!(status.destination("back").routed, 1, "only the device's");
+    gateway.finish();
+}
+
+#[test]
+fn messages_of_qos_0_and_retained_ones_come_from_a_remote_broker_too() {
+    let sandbox = Sandbox::new();
+    let Some(cloud) = Mosquitto::start(&sandbox) else {
+        return;
+    };
+    // Before there is a subscription.
+    let retained = ["-q", "0", "-r"];
+    publish_with(cloud.port, "site/7/settings/a", "{\"n\":1}", &retained);
+    publish_with(cloud.port, "site/7/commands/valve", "open", &retained);
+    let setup = remote(Setup::new(&sandbox).to_file("events"), cloud.port, "");
+    let gateway = Gateway::start(&setup);
+    gateway.wait_for(SOON, "what is retained", |now| {
+        now.ledger.stored == 1 && now.remotes[0].received == 2
+    });
+    publish_with(cloud.port, "site/7/settings/a", "{\"n\":2}", &["-q", "0"]);
+    gateway.wait_for(SOON, "the message", |now| now.ledger.stored == 2);
+    // Retained there is retained here.
+    let Some(subscriber) = Subscriber::start(&sandbox, setup.mqtt, "cloud/#") else {
+        return;
+    };
+    let message = subscriber.wait_for(1).remove(0);
+    assert!(message.starts_with("cloud/commands/valve "), "{message}");
+    drop(subscriber);
+    gateway.wait_until_drained(SOON);
+    gateway.finish();
+    let seen = events(&setup.data().join("events"));
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|event| &event["data"]["m"][0]["v"])
+        .collect();
+    assert_eq!(seen, [1, 2]);
+}
+
+#[test]
+fn a_remote_broker_keeps_what_a_full_journal_has_no_room_for() {
+    const TOTAL: u64 = 1_500;
+    let sandbox = Sandbox::new();
+    let hub = HttpStub::answering(503);
+    let setup = |setup: Setup, _| {
+        setup
+            .with("[store]\nsize_max = \"16MiB\"\nreserve = \"4MiB\"")
+            .to_http("hub", &hub.url())
+    };
+    let Some((cloud, gateway)) = with_remote(&sandbox, setup) else {
+        return;
+    };
+    let gateway = gateway.expecting(&["hub", "full", "room"]);
+    let filling = "x".repeat(16 * 1024);
+    let line = |n| format!("{{\"n\":{n},\"s\":\"{filling}\"}}\n");
+    let lines: String = (0..TOTAL).map(line).collect();
+    publish_lines(cloud.port, "site/7/settings/a", &lines);
+    let full = gateway.wait_for(SOON, "a full journal", |now| now.store.full);
+    assert!(full.ledger.stored < TOTAL, "{:?}", full.ledger);
+    hub.set(202);
+    gateway.wait_for(SOON, "all of them", |now| now.ledger.stored >= TOTAL);
+    gateway.wait_until_drained(SOON);
+    gateway.finish();
+}
+
+#[test]
+fn a_reply_with_the_marks_of_a_command_that_was_only_shown_is_kept() {
+    let sandbox = Sandbox::new();
+    let setup = |setup: Setup, _| setup.to_file("events");
+    let Some((cloud, gateway)) = with_remote(&sandbox, setup) else {
+        return;
+    };
+    let mqtt = gateway.setup().mqtt;
+    let Some(subscriber) = Subscriber::start(&sandbox, mqtt, "cloud/#") else {
+        return;
+    };
+    publish(cloud.port, "site/7/commands/valve", "open", &[]);
+    let message = subscriber.wait_for(1).remove(0);
+    let mark = message
+        .split(' ')
+        .find_map(|word| word.strip_prefix("penstock-shown:"))
+        .unwrap_or_else(|| panic!("no mark in {message}"));
+    assert!(!message.contains("penstock-via:"), "{message}");
+    // As programs do that answer with the properties of the question.
+    let marks = [("penstock-shown", mark)];
+    publish(mqtt, "devices/valve/state", "{\"open\":true}", &marks);
+    gateway.wait_for(SOON, "the answer", |now| now.ledger.stored == 1);
+    // The question itself, sent here once more by another broker, is known by its mark.
+    publish(cloud.port, "site/7/settings/a", "{\"n\":1}", &marks);
+    gateway.wait_for(SOON, "the copy", |now| now.remotes[0].received == 2);
+    let status = gateway.wait_until_drained(SOON);
+    assert_eq!((status.ledger.stored, status.remotes[0].circles), (1, 1));
+    drop(subscriber);
+    gateway.finish();
 }

@@ -1,11 +1,14 @@
 //! Publishing from within the process.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use penstock_broker::{Publish, QoS, QueueFull, Verdict};
+use penstock_broker::{Properties, Publish, QoS, QueueFull, Verdict};
 use tokio::time::timeout;
 
-use crate::support::{LONG, Running, config, connect_v4, publish_v4, start};
+use crate::support::{LONG, Running, config, connect_v4, publish_v4, publish_v5, start};
 
 fn message(topic: &str, payload: &str, retain: bool) -> Publish {
     Publish {
@@ -41,6 +44,65 @@ async fn the_gateway_speaks_where_clients_may_not_and_asks_nobody() {
     subscriber.expect(&publish_v4("$SYS/a", 0, 0, "2")).await;
     subscriber.ping().await;
     assert_eq!(broker.gateway.taken().len(), 0);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_no_packet_can_carry_is_not_shown_and_ends_nobody() {
+    let broker = start(config()).await;
+    let local = broker.handle.local();
+    let mut subscriber = broker.v5("subscriber").await;
+    subscriber.subscribe_v5("a/#", 0).await;
+    let long: Arc<str> = "x".repeat(65_536).into();
+    let known = Properties::default();
+    for too_long in [
+        Properties {
+            content_type: Some(long.clone()),
+            ..known.clone()
+        },
+        Properties {
+            response_topic: Some(long.clone()),
+            ..known.clone()
+        },
+        Properties {
+            correlation_data: Some(long.to_string().into()),
+            ..known.clone()
+        },
+        Properties {
+            user: vec![("name".into(), long.clone())],
+            ..known.clone()
+        },
+        Properties {
+            user: vec![(long.clone(), "value".into())],
+            ..known.clone()
+        },
+    ] {
+        let strange = Publish {
+            properties: Some(Arc::new(too_long)),
+            ..message("a/b", "never", false)
+        };
+        let batch = [
+            message("a/b", "before", false),
+            strange,
+            message("a/b", "behind", false),
+        ];
+        assert_eq!(local.show(&batch).await, 2);
+        for payload in ["before", "behind"] {
+            let shown = publish_v5("a/b", 0, 0, &[], payload);
+            subscriber.expect(&shown).await;
+        }
+    }
+    // One that just fits.
+    let fits = Properties {
+        content_type: Some("x".repeat(65_535).into()),
+        ..known
+    };
+    let last = Publish {
+        properties: Some(Arc::new(fits)),
+        ..message("a/b", "last", false)
+    };
+    assert_eq!(local.show(&[last]).await, 1);
+    assert!(subscriber.packet().await.ends_with(b"last"));
     broker.stop().await;
 }
 

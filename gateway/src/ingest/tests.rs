@@ -313,6 +313,62 @@ fn a_quarantined_message_is_tried_again_with_its_properties() {
     );
 }
 
+/// Also from quarantine, which notes the remote broker that a message came from.
+#[tokio::test]
+async fn what_a_remote_broker_sent_does_not_go_back_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(crate::clock::SystemClock);
+    let settings = store::Config {
+        dir: dir.path().to_path_buf(),
+        max_bytes: 64 << 20,
+        max_age: None,
+        on_full: store::OnFull::PushBack,
+        reserve_bytes: 1 << 20,
+        dedup_age: std::time::Duration::from_secs(60),
+        dedup_count: 1_000,
+        dedup_memory_bytes: 1 << 20,
+        destinations: Vec::new(),
+    };
+    let (store, _) = store::Store::open(settings, clock.clone()).unwrap();
+    let running = store.run().unwrap();
+    let all = Routes(0b111);
+    let same = HashMap::from([(Arc::from("cloud"), Routes(0b010))]);
+    let rules = RuleSet::default();
+    let ingest = Ingest::new(Config::default(), all, running.handle(), clock).not_back(same);
+    for (origin, routes) in [
+        (None, all),
+        (Some("cloud"), Routes(0b101)),
+        (Some("another"), all),
+    ] {
+        let origin: Option<Arc<str>> = origin.map(Arc::from);
+        assert_eq!(ingest.routes_of(origin.as_ref()), routes, "{origin:?}");
+        let topics = Topics::new(Config {
+            mappings: vec![],
+            site: None,
+        });
+        let (metrics, births) = (Metrics::default(), Births::default());
+        let mut preparing = Preparing::new(&topics, routes, &rules, &metrics, &births);
+        preparing.origin.clone_from(&origin);
+        preparing.publish(
+            &"c1".into(),
+            &publish("devices/b7/t", b"{\"v\":1}"),
+            RECEIVED,
+        );
+        let kept = quarantined(&preparing.entries[0]);
+        let raw = Raw::from_quarantine(
+            kept.topic.clone(),
+            kept.client_id.clone(),
+            kept.payload.clone(),
+            kept.properties.as_deref(),
+            kept.received,
+        )
+        .unwrap();
+        let entries = ingest.retry(&raw).unwrap();
+        assert_eq!(event(&entries[0]).0.routes, routes, "{origin:?}");
+    }
+    running.shutdown().await.unwrap();
+}
+
 #[test]
 fn verdicts_say_what_is_on_disk() {
     use Appended::{Duplicate, Full, Quarantined, Stored};
