@@ -68,7 +68,7 @@ pub(crate) use job::{
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;
 pub(crate) use shared::{Shared, Wanted, weight};
-pub(crate) use will::identity as will_identity;
+pub(crate) use will::WillId;
 
 /// What becomes of a message for a queue that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::{
     Config, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo, SessionId,
     SessionInfo, Shared, SubscriptionInfo, Token, Turn, Wish,
     job::{Answer, Job, Work},
+    will::WillId,
     writer::Writer,
 };
 use crate::{budget::Budget, fanout::Homeless, metrics::Counters};
@@ -144,22 +145,23 @@ impl Keeper {
         }
     }
 
-    /// When the will of a session whose client is away is due, or was, in milliseconds
-    /// since 1970; `None` where there is none, or its client is back.
-    pub(crate) async fn due_will(&self, session: SessionId) -> Result<Option<i64>, Refused> {
+    /// The will that a session's last connection left, if it is gone and left one.
+    pub(crate) async fn due_will(&self, session: SessionId) -> Result<Option<WillId>, Refused> {
         match self.ask(Work::DueWill(session)).await? {
-            Answer::Due(due_ms) => Ok(due_ms),
+            Answer::Due(will) => Ok(will),
             _ => Err(Refused::Stopped),
         }
     }
 
-    /// Forgets the will that was due then, which is published.
-    pub(crate) async fn will_is_over(
-        &self,
-        session: SessionId,
-        due_ms: i64,
-    ) -> Result<(), Refused> {
-        self.ask(Work::WillIsOver(session, due_ms)).await.map(drop)
+    /// Whether a will is still to be published: its client has not come back in time.
+    pub(crate) async fn is_will_due(&self, will: WillId) -> Result<bool, Refused> {
+        let answer = self.ask(Work::IsWillDue(will)).await?;
+        Ok(was(&answer))
+    }
+
+    /// Forgets a will that is published.
+    pub(crate) async fn will_is_over(&self, will: WillId) -> Result<(), Refused> {
+        self.ask(Work::WillIsOver(will)).await.map(drop)
     }
 
     pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {

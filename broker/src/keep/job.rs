@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Feed, Wish, bring::Bringing};
+use super::{Feed, Wish, bring::Bringing, will::WillId};
 use crate::{
     QoS,
     fanout::{Homeless, Message, Outbox},
@@ -152,7 +152,7 @@ impl Turn {
 /// A will whose connection is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptWill {
-    pub(crate) session: SessionId,
+    pub(crate) id: WillId,
     pub(crate) client: Arc<str>,
     pub(crate) user: Option<Arc<str>>,
     pub(crate) message: Message,
@@ -223,10 +223,12 @@ pub(super) enum Work {
     Turn(SessionId, Turn),
     /// Of shared subscriptions, back from their live members.
     TakeBack(Vec<Homeless>),
-    /// Whether the session's will is to be published, and since when.
+    /// The will that the session's last connection left.
     DueWill(SessionId),
-    /// The will that was due then is published.
-    WillIsOver(SessionId, i64),
+    /// Whether the will is still to be published.
+    IsWillDue(WillId),
+    /// The will is published.
+    WillIsOver(WillId),
     /// Removes what is kept for a client.
     Remove(Arc<str>),
     ClearRetained(Arc<str>),
@@ -253,7 +255,7 @@ pub(super) enum Answer {
     Sessions(Vec<SessionInfo>),
     Subscriptions(Vec<SubscriptionInfo>),
     Wills(Vec<KeptWill>),
-    Due(Option<i64>),
+    Due(Option<WillId>),
 }
 
 #[derive(Debug)]

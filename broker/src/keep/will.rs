@@ -2,9 +2,11 @@
 //! that waits for its delay, nor one that is being published.
 //!
 //! A will is forgotten only after it was published. It has an identity of its own
-//! ([`identity`]), so one that is published again after a crash in between is the same
-//! to the journal. It outlasts its session: one that expired while nothing ran, or was
-//! ended by a clean start or the operator, leaves its will to be published.
+//! ([`WillId::identity`]), so one that is published again after a crash in between is
+//! the same to the journal. It outlasts its session: one that expired while nothing ran,
+//! or was ended by a clean start or the operator, leaves its will to be published. A
+//! client that comes back calls off the will that waits, not one that was due before: a
+//! session may have several of those.
 
 use std::sync::Arc;
 
@@ -16,25 +18,36 @@ use crate::{
     fanout::Message,
 };
 
-/// What makes the will of a connection that ended the same when it is published again.
-/// `due_ms` tells the connections of a session apart.
-pub(crate) fn identity(session: SessionId, due_ms: i64) -> [u8; 16] {
-    let mut identity = [0; 16];
-    identity[..8].copy_from_slice(&session.0.to_be_bytes());
-    identity[8..].copy_from_slice(&due_ms.to_be_bytes());
-    identity
+/// A will whose connection is gone, as it is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WillId {
+    id: i64,
+    /// When it is due, or was, in milliseconds since 1970. A row that is given again
+    /// does not make another will the same.
+    due_ms: i64,
+}
+
+impl WillId {
+    /// What makes it the same will when it is published again.
+    pub(crate) fn identity(self) -> [u8; 16] {
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&self.id.to_be_bytes());
+        identity[8..].copy_from_slice(&self.due_ms.to_be_bytes());
+        identity
+    }
 }
 
 impl Writer {
-    /// Keeps the will of the connection that enters, in place of any before.
+    /// Keeps the will of the connection that enters, in place of one that waits.
     pub(super) fn keep_will(&mut self, id: SessionId, enter: &Enter) -> rusqlite::Result<()> {
+        self.sql("DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)")?
+            .execute([id.0, Clock::wall_ms()])?;
         let Some((message, delay_secs)) = &enter.will else {
-            return self.forget_will(id);
+            return Ok(());
         };
         let frame = message.frame();
         self.sql(
-            "INSERT OR REPLACE INTO wills
-                 (session, client, user, delay_secs, due_ms, checksum, frame)
+            "INSERT INTO wills (session, client, user, delay_secs, due_ms, checksum, frame)
              VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6)",
         )?
         .execute(params![
@@ -48,26 +61,42 @@ impl Writer {
         Ok(())
     }
 
+    /// The connection has ended in a way that needs no will.
     pub(super) fn forget_will(&mut self, id: SessionId) -> rusqlite::Result<()> {
-        self.sql("DELETE FROM wills WHERE session = ?1")?
+        self.sql("DELETE FROM wills WHERE session = ?1 AND due_ms IS NULL")?
             .execute([id.0])?;
         Ok(())
     }
 
-    /// When the will of a connection that is gone is due, or was; `None` where there is
-    /// none, or its client is back.
+    /// The will of the session's last connection, if that is gone and left one.
     pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
         let due = self
-            .sql("SELECT due_ms FROM wills WHERE session = ?1 AND due_ms IS NOT NULL")?
-            .query_row([id.0], |row| row.get(0))
+            .sql(
+                "SELECT id, due_ms FROM wills WHERE session = ?1 AND due_ms IS NOT NULL
+                 ORDER BY id DESC LIMIT 1",
+            )?
+            .query_row([id.0], |row| {
+                Ok(WillId {
+                    id: row.get(0)?,
+                    due_ms: row.get(1)?,
+                })
+            })
             .optional()?;
         Ok(Answer::Due(due))
     }
 
-    /// The will that was due then is published.
-    pub(super) fn will_is_over(&mut self, id: SessionId, due_ms: i64) -> rusqlite::Result<()> {
-        self.sql("DELETE FROM wills WHERE session = ?1 AND due_ms = ?2")?
-            .execute([id.0, due_ms])?;
+    /// Whether a will is still to be published.
+    pub(super) fn is_will_due(&self, will: WillId) -> rusqlite::Result<Answer> {
+        let found = self
+            .sql("SELECT 1 FROM wills WHERE id = ?1 AND due_ms = ?2")?
+            .exists([will.id, will.due_ms])?;
+        Ok(Answer::Was(found))
+    }
+
+    /// A will is published.
+    pub(super) fn will_is_over(&mut self, will: WillId) -> rusqlite::Result<()> {
+        self.sql("DELETE FROM wills WHERE id = ?1 AND due_ms = ?2")?
+            .execute([will.id, will.due_ms])?;
         Ok(())
     }
 
@@ -91,13 +120,17 @@ impl Writer {
         let (wall, now_ms) = (Clock::wall_ms(), self.shared.clock.now_ms());
         let mut damaged = Vec::new();
         let mut statement = self.sql(
-            "SELECT session, delay_secs, due_ms, checksum, frame, client, user FROM wills
-             WHERE due_ms IS NOT NULL",
+            "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id FROM wills
+             WHERE due_ms IS NOT NULL ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
         let mut wills = Vec::new();
         while let Some(row) = rows.next()? {
-            let id = SessionId(row.get(0)?);
+            let session = SessionId(row.get(0)?);
+            let will = WillId {
+                id: row.get(7)?,
+                due_ms: row.get(2)?,
+            };
             let client: Arc<str> = row.get(5)?;
             let frame = row.get_ref(4)?.as_blob()?;
             let sound = row.get(3) == Ok(i64::from(crc32fast::hash(frame)));
@@ -105,19 +138,19 @@ impl Writer {
             let Some(message) = message.filter(|_| sound) else {
                 tracing::error!(client.id = %client, "a will was damaged");
                 self.shared.counters.kept_damaged.add(1);
-                damaged.push(id);
+                damaged.push(will);
                 continue;
             };
             let delay_ms = 1000 * row.get::<_, i64>(1)?;
-            let began: i64 = row.get::<_, i64>(2)? - delay_ms;
+            let began = will.due_ms - delay_ms;
             let waited = passed_ms(began, wall);
             // No longer than its session.
-            let due_in_ms = match self.state.sessions.contains_key(&id) {
+            let due_in_ms = match self.state.sessions.contains_key(&session) {
                 true => delay_ms.unsigned_abs().saturating_sub(waited),
                 false => 0,
             };
             wills.push(KeptWill {
-                session: id,
+                id: will,
                 client,
                 user: row.get(6)?,
                 message,
@@ -126,8 +159,8 @@ impl Writer {
         }
         drop(rows);
         drop(statement);
-        for id in damaged {
-            self.forget_will(id)?;
+        for will in damaged {
+            self.will_is_over(will)?;
         }
         Ok(Answer::Wills(wills))
     }

@@ -383,8 +383,9 @@ impl Writer {
             Work::Room(wishes) => self.room(wishes),
             Work::TakeBack(homeless) => self.take_back(homeless)?,
             Work::DueWill(id) => self.due_will(*id)?,
-            Work::WillIsOver(id, due_ms) => {
-                self.will_is_over(*id, *due_ms)?;
+            Work::IsWillDue(will) => self.is_will_due(*will)?,
+            Work::WillIsOver(will) => {
+                self.will_is_over(*will)?;
                 Answer::Done
             }
             Work::Remove(client) => self.remove_client(client)?,

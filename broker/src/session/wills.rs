@@ -24,21 +24,25 @@ use tokio::{
 
 use super::{Context, ending};
 use crate::{
-    Local, Protocol, Publisher, Verdict,
+    Local, Protocol, Publish, Publisher, Verdict,
     auth::Rights,
     budget::Share,
-    keep::{KeptWill, Refused, SessionId, will_identity},
+    keep::{KeptWill, Refused, SessionId, WillId},
     packet::Will,
     registry::Seat,
 };
 
 /// When to ask the keeper again to forget what is published.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A client that comes back this long before its will is due may be too late by the
+/// clock of the keeper, which decides.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// A will and whose it is.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub(crate) session: SessionId,
+    /// The keeper's copy, if it has one.
+    pub(crate) kept: Option<WillId>,
     /// Who it is published as.
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) will: Will,
@@ -46,6 +50,8 @@ pub(crate) struct Waiting {
     pub(crate) rights: Option<Arc<Rights>>,
     /// It should have been published already: nobody's coming back calls it off.
     pub(crate) is_late: bool,
+    /// Its client may have come back in time: the keeper knows.
+    pub(crate) is_in_doubt: bool,
     /// What it holds; nothing if the keeper's file brought it.
     pub(crate) _share: Option<Share>,
 }
@@ -78,36 +84,31 @@ impl Left {
             }
             return;
         };
-        let is_late = delay_secs == 0 && {
-            let due = is_due(context, session, &mut self.will).await;
-            let taken =
-                ending::publish_will(context, &self.publisher, connection, &self.will, seat).await;
-            if let (true, Some(due_ms)) = (taken, due) {
-                context.wills.is_over(session, due_ms);
-            }
-            if taken {
+        let keeper = context.fanout.keeper();
+        let kept = keeper.due_will(session).await.unwrap_or_default();
+        self.will.publish.delivery = kept.map(WillId::identity);
+        let is_late = delay_secs == 0;
+        if is_late {
+            let Self {
+                publisher, will, ..
+            } = &self;
+            if ending::publish_will(context, publisher, connection, will, seat).await {
+                context.wills.is_over(kept);
                 return;
             }
-            true
-        };
+        }
         let waiting = Waiting {
-            session,
+            kept,
             publisher: self.publisher,
             will: self.will,
             rights: Some(self.rights),
             is_late,
+            is_in_doubt: false,
             _share: Some(self.share),
         };
         let delay = Duration::from_secs(delay_secs.into());
         context.wills.hold(waiting, delay);
     }
-}
-
-/// When the keeper's copy of a will is due, or was; gives the will its identity.
-async fn is_due(context: &Context, session: SessionId, will: &mut Will) -> Option<i64> {
-    let due_ms = context.fanout.keeper().due_will(session).await.ok()??;
-    will.publish.delivery = Some(will_identity(session, due_ms));
-    Some(due_ms)
 }
 
 /// See the module.
@@ -124,8 +125,8 @@ struct Queue {
     /// Where the will of a client that is away is.
     by_client: HashMap<Arc<str>, (Instant, u64)>,
     last: u64,
-    /// Published, and to be forgotten on disk: sessions, and when theirs were due.
-    over: Vec<(SessionId, i64)>,
+    /// Published, and to be forgotten on disk.
+    over: Vec<WillId>,
 }
 
 impl Wills {
@@ -145,8 +146,8 @@ impl Wills {
     }
 
     /// A will is published: the keeper is to forget it.
-    fn is_over(&self, session: SessionId, due_ms: i64) {
-        self.lock().over.push((session, due_ms));
+    fn is_over(&self, kept: Option<WillId>) {
+        self.lock().over.extend(kept);
         self.changed.notify_one();
     }
 
@@ -156,14 +157,18 @@ impl Wills {
         let Some(place) = queue.by_client.remove(client) else {
             return;
         };
-        let Some(will) = queue.by_time.remove(&place) else {
+        let Some(mut will) = queue.by_time.remove(&place) else {
             return;
         };
+        let now = Instant::now();
         if !to_its_session {
-            queue.by_time.insert((Instant::now(), place.1), will);
-            drop(queue);
-            self.changed.notify_one();
+            queue.by_time.insert((now, place.1), will);
+        } else if place.0 < now + DOUBT {
+            will.is_in_doubt = true;
+            queue.by_time.insert(place, will);
         }
+        drop(queue);
+        self.changed.notify_one();
     }
 
     /// The next will that is due, or when there may be one.
@@ -220,7 +225,7 @@ pub(crate) async fn run(context: Arc<Context>) {
 fn of_an_earlier_process(kept: KeptWill) -> Option<Waiting> {
     let publish = kept.message.to_publish()?;
     Some(Waiting {
-        session: kept.session,
+        kept: Some(kept.id),
         publisher: Arc::new(Publisher {
             client_id: kept.client,
             username: kept.user.clone(),
@@ -232,21 +237,32 @@ fn of_an_earlier_process(kept: KeptWill) -> Option<Waiting> {
             turns_over: Arc::default(),
         }),
         will: Will {
-            publish,
+            publish: Publish {
+                delivery: Some(kept.id.identity()),
+                ..publish
+            },
             delay_secs: 0,
             refused: false,
         },
         rights: None,
-        is_late: false,
+        is_late: kept.due_in_ms == 0,
+        // Its client may have come back while the list was on its way.
+        is_in_doubt: true,
         _share: None,
     })
 }
 
 /// Publishes a will, unless its client is back or may not publish it any more.
-async fn publish(context: &Context, mut waiting: Waiting) {
-    let due = is_due(context, waiting.session, &mut waiting.will).await;
+async fn publish(context: &Context, waiting: Waiting) {
+    if let (true, Some(kept)) = (waiting.is_in_doubt, waiting.kept) {
+        match context.fanout.keeper().is_will_due(kept).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return context.wills.hold(waiting, AGAIN),
+        }
+    }
     let Waiting {
-        session,
+        kept,
         publisher,
         will,
         rights,
@@ -254,8 +270,6 @@ async fn publish(context: &Context, mut waiting: Waiting) {
     } = waiting;
     let may = match &rights {
         Some(rights) => ending::may_be_published(context, rights, &will),
-        // Its client has come back to it while we read the list.
-        None if due.is_none() => return,
         None => {
             let (id, user) = (&publisher.client_id, publisher.identity.as_ref());
             let allowed = context
@@ -281,9 +295,7 @@ async fn publish(context: &Context, mut waiting: Waiting) {
             _ => return ending::lose_will(context, &of),
         }
     }
-    if let Some(due_ms) = due {
-        context.wills.is_over(session, due_ms);
-    }
+    context.wills.is_over(kept);
 }
 
 /// Has the keeper forget the wills that are over; whether it did. It may have no room
@@ -291,10 +303,10 @@ async fn publish(context: &Context, mut waiting: Waiting) {
 async fn forget(context: &Context) -> bool {
     let over = std::mem::take(&mut context.wills.lock().over);
     let mut left = Vec::new();
-    for (session, due_ms) in over {
-        let forgotten = context.fanout.keeper().will_is_over(session, due_ms).await;
+    for will in over {
+        let forgotten = context.fanout.keeper().will_is_over(will).await;
         if forgotten == Err(Refused::Full) {
-            left.push((session, due_ms));
+            left.push(will);
         }
     }
     let is_tidy = left.is_empty();
@@ -307,11 +319,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{Publish, QoS};
+    use crate::QoS;
 
     fn will(client: &str) -> Waiting {
         Waiting {
-            session: SessionId(1),
+            kept: None,
             publisher: Arc::new(Publisher {
                 client_id: Arc::from(client),
                 username: None,
@@ -337,6 +349,7 @@ mod tests {
             },
             rights: None,
             is_late: false,
+            is_in_doubt: false,
             _share: None,
         }
     }

@@ -72,12 +72,38 @@ async fn a_will_stays_until_it_was_published_also_without_its_session() {
     ];
     assert_eq!(whose(&wills), expect);
 
-    let due_ms = keeper.due_will(at_once).await.unwrap().unwrap();
-    keeper.will_is_over(at_once, due_ms - 1).await.unwrap();
-    assert_eq!(keeper.due_will(at_once).await.unwrap(), Some(due_ms));
-    keeper.will_is_over(at_once, due_ms).await.unwrap();
+    let will = keeper.due_will(at_once).await.unwrap().unwrap();
+    assert!(keeper.is_will_due(will).await.unwrap());
+    keeper.will_is_over(will).await.unwrap();
+    assert!(!keeper.is_will_due(will).await.unwrap());
     assert_eq!(keeper.due_will(at_once).await.unwrap(), None);
     assert_eq!(whose(&keeper.wills().await.unwrap()), expect[1..]);
+}
+
+/// [MQTT-3.1.2-8]: its time was before.
+#[tokio::test]
+async fn who_comes_back_does_not_call_off_a_will_that_was_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(config(dir.path()));
+    let session = cut_off(&running, "d", 60).await;
+    running.keeper.close().await;
+    let database = Connection::open(dir.path().join("broker.db")).unwrap();
+    let earlier = "UPDATE wills SET due_ms = due_ms - 60000";
+    assert_eq!(database.execute(earlier, []).unwrap(), 1);
+    drop(database);
+    let running = open(config(dir.path()));
+    let keeper = &running.keeper;
+    let late = keeper.due_will(session).await.unwrap().unwrap();
+    assert_eq!(cut_off(&running, "d", 60).await, session);
+    let wills = keeper.wills().await.unwrap();
+    let expect = [("d", Some("user"), true), ("d", Some("user"), false)];
+    assert_eq!(whose(&wills), expect);
+    assert_ne!(wills[0].id.identity(), wills[1].id.identity());
+    // Goodbye forgets that of its own connection only.
+    let entered = running.enter("d", false).await;
+    running.leave(entered.session, 0).await;
+    assert!(keeper.is_will_due(late).await.unwrap());
+    assert_eq!(whose(&keeper.wills().await.unwrap()), expect[..1]);
 }
 
 #[tokio::test]
