@@ -75,6 +75,18 @@ impl Client {
     /// # Errors
     /// When the broker does not take it.
     pub fn try_resume(port: u16, id: &str) -> io::Result<(Self, bool)> {
+        Self::try_resume_with(port, id, None)
+    }
+
+    /// The same, with the topic and the payload of a will at QoS 1.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub fn try_resume_with(
+        port: u16,
+        id: &str,
+        will: Option<(&str, &str)>,
+    ) -> io::Result<(Self, bool)> {
         let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -84,8 +96,12 @@ impl Client {
             version: Version::V4,
         };
         let mut body = string("MQTT");
-        body.extend([4, 0, 0, 60]);
+        body.extend([4, if will.is_some() { 0b0000_1100 } else { 0 }, 0, 60]);
         body.extend(string(id));
+        if let Some((topic, payload)) = will {
+            body.extend(string(topic));
+            body.extend(string(payload));
+        }
         client.socket.write_all(&packet(0x10, body))?;
         match client.read()? {
             Packet { kind: 2, body } if body.get(1) == Some(&0) => Ok((client, body[0] == 1)),

@@ -88,6 +88,12 @@ pub struct Destination {
 pub struct Broker {
     /// Connections now.
     pub connections_open: u64,
+    /// Messages that wait for persistent sessions.
+    pub queued_messages: u64,
+    /// Messages that were damaged on disk.
+    pub kept_damaged: u64,
+    /// Damaged files that were set aside.
+    pub keep_set_aside: u64,
 }
 
 impl Status {
