@@ -65,7 +65,7 @@ impl Writer {
             QueueFull::Refuse => false,
         };
         if others_pay {
-            self.make_room_in_total(all, policy)?;
+            self.make_room_in_total(&kept, bytes, policy)?;
         }
         for target in kept {
             if self.may_have(target.session, bytes, all) {
@@ -115,7 +115,13 @@ impl Writer {
     }
 
     /// Drops from what is largest until `all` fits, or nothing more can be dropped.
-    fn make_room_in_total(&mut self, all: u64, policy: QueueFull) -> rusqlite::Result<()> {
+    fn make_room_in_total(
+        &mut self,
+        targets: &[Target],
+        bytes: u64,
+        policy: QueueFull,
+    ) -> rusqlite::Result<()> {
+        let all = bytes + PLACE_BYTES * targets.len() as u64;
         for _ in 0..DROPS_MAX {
             if !self.exceeds_total(all) {
                 return Ok(());
@@ -125,7 +131,7 @@ impl Writer {
                 self.empty_leftovers(1)?;
                 continue;
             }
-            let Some(payer) = self.payer()? else {
+            let Some(payer) = self.payer(targets, bytes)? else {
                 return Ok(());
             };
             if !self.drop_one(payer, policy)? {
@@ -135,42 +141,42 @@ impl Writer {
         Ok(())
     }
 
-    /// The largest queue that has something to drop. One that was found pays some places
-    /// before it is looked for again, as long as it holds about a fair share.
-    fn payer(&mut self) -> rusqlite::Result<Option<SessionId>> {
+    /// The largest queue, with the message for it, that has something to drop; never one
+    /// below a fair share. One that was found pays some places before it is looked for
+    /// again.
+    fn payer(&mut self, targets: &[Target], bytes: u64) -> rusqlite::Result<Option<SessionId>> {
         let fair = self.fair_share();
-        let holds = |id| self.state.sessions.get(&id).map_or(0, |one| one.bytes);
+        let claims = |id: SessionId, held: u64| {
+            let is_target = targets.iter().any(|target| target.session == id);
+            held + if is_target { bytes + PLACE_BYTES } else { 0 }
+        };
         if let Payer {
             session: Some(id),
             left: left @ 1..,
         } = self.payer
-            && holds(id) > fair - fair / 16
+            && let Some(session) = self.state.sessions.get(&id)
+            && claims(id, session.bytes) > fair
         {
             self.payer.left = left - 1;
             return Ok(Some(id));
         }
-        let sizes = self.state.sessions.iter();
-        let sizes = sizes.filter_map(|(id, one)| (one.bytes > 0).then_some((one.bytes, *id)));
-        let mut found = sizes.clone().max();
-        if let Some((_, id)) = found
-            && self.droppable(id, QueueFull::DropOldest)?.is_none()
-        {
-            let mut all: Vec<_> = sizes.collect();
-            all.sort_unstable_by(|one, other| other.cmp(one));
-            found = None;
-            for (bytes, id) in all {
-                if self.droppable(id, QueueFull::DropOldest)?.is_some() {
-                    found = Some((bytes, id));
-                    break;
-                }
+        let sessions = self.state.sessions.iter();
+        let mut large: Vec<_> = sessions
+            .map(|(id, session)| (claims(*id, session.bytes), *id))
+            .filter(|(claim, _)| *claim > fair)
+            .collect();
+        large.sort_unstable_by(|one, other| other.cmp(one));
+        self.payer = Payer::default();
+        for (_, id) in large {
+            if self.droppable(id, QueueFull::DropOldest)?.is_some() {
+                self.payer = Payer {
+                    session: Some(id),
+                    left: PAYMENTS,
+                };
+                break;
             }
         }
-        let session = found.map(|(_, id)| id);
-        self.payer = Payer {
-            session,
-            left: PAYMENTS,
-        };
-        Ok(session)
+        Ok(self.payer.session)
     }
 
     pub(super) fn count_dropped(&mut self, id: SessionId) {

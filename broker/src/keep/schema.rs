@@ -233,3 +233,55 @@ pub(super) fn damaged(what: String) -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
     rusqlite::Error::SqliteFailure(code, Some(what))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, fs::read(path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_fresh_file_never_finds_the_log_of_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let put = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+        let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_owned());
+        // What goes wrong between the two goes wrong after the log is away.
+        put("broker.db-wal", b"log 1");
+        assert!(set_aside(&path).is_err());
+        assert_eq!(
+            files(dir.path()),
+            [file("broker.db.damaged-1-wal", b"log 1")]
+        );
+        // The file comes to its log.
+        put("broker.db", b"1");
+        set_aside(&path).unwrap();
+        let first = [
+            file("broker.db.damaged-1", b"1"),
+            file("broker.db.damaged-1-wal", b"log 1"),
+        ];
+        assert_eq!(files(dir.path()), first);
+        // No other log takes the place of one that waits.
+        fs::remove_file(dir.path().join("broker.db.damaged-1")).unwrap();
+        put("broker.db", b"2");
+        put("broker.db-wal", b"log 2");
+        set_aside(&path).unwrap();
+        let expect = [
+            file("broker.db.damaged-1-wal", b"log 1"),
+            file("broker.db.damaged-2", b"2"),
+            file("broker.db.damaged-2-wal", b"log 2"),
+        ];
+        assert_eq!(files(dir.path()), expect);
+    }
+}

@@ -1,5 +1,7 @@
 //! Nobody's queue is another's ruin.
 
+use proptest::prelude::*;
+
 use super::{desk::Desk, *};
 use crate::keep::{
     QueueFull, Refused,
@@ -203,4 +205,58 @@ fn a_session_has_a_number_of_its_own_also_after_the_file_was_replaced() {
     };
     let late = desk.ask(Work::Turn(before.session, turn)).try_recv();
     assert_eq!(late.unwrap().err(), Some(Refused::Gone));
+}
+
+/// What a message of so many bytes takes at most.
+fn at_most(bytes: usize) -> u64 {
+    bytes as u64 + 256
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn who_stays_below_a_fair_share_loses_nothing_whatever_others_do(
+        policy in prop::sample::select(vec![
+            QueueFull::DropOldest,
+            QueueFull::DropNewest,
+            QueueFull::Refuse,
+        ]),
+        // Hogs publish much, the others little.
+        publishes in prop::collection::vec(
+            prop_oneof![
+                3 => (0..2_usize, 500..4_000_usize),
+                1 => (2..4_usize, 1..900_usize),
+            ],
+            1..120,
+        ),
+    ) {
+        const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
+        let dir = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(Config {
+            queue_total_bytes_max: TOTAL,
+            queue_full: policy,
+            ..config(dir.path())
+        });
+        let sessions = CLIENTS.map(|client| desk.away(client, client));
+        let mut published = [(0, 0); 4];
+        for (client, bytes) in publishes {
+            let (count, sum) = &mut published[client];
+            *count += 1;
+            *sum += at_most(bytes);
+            let is_below = *sum <= TOTAL / 4;
+            let taken = desk.publish(CLIENTS[client], &"x".repeat(bytes), false);
+            prop_assert!(taken || policy == QueueFull::Refuse && !is_below);
+            let most = if policy == QueueFull::Refuse { TOTAL / 2 * 3 } else { TOTAL };
+            prop_assert!(desk.counters().queued_bytes.get() <= most);
+            for (session, (count, sum)) in sessions.iter().zip(published) {
+                let session = &desk.writer.state.sessions[session];
+                if sum <= TOTAL / 4 {
+                    prop_assert_eq!((session.row.dropped, session.count), (0, count));
+                } else if policy != QueueFull::Refuse {
+                    prop_assert_eq!(session.row.dropped + session.count, count);
+                }
+            }
+        }
+    }
 }

@@ -162,24 +162,6 @@ async fn nobody_else_has_the_file_open() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_set_aside_before_a_kill_finds_its_file_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    std::fs::write(at("broker.db"), vec![7; 10_000]).unwrap();
-    std::fs::write(at("broker.db.damaged-1-wal"), b"its log").unwrap();
-    let running = open(config(dir.path()));
-    one_queued(&running).await;
-    assert_eq!(
-        std::fs::read(at("broker.db.damaged-1")).unwrap().len(),
-        10_000
-    );
-    assert_eq!(
-        std::fs::read(at("broker.db.damaged-1-wal")).unwrap(),
-        b"its log"
-    );
-}
-
-#[tokio::test]
 async fn damaged_messages_hide_none_behind_them() {
     let dir = tempfile::tempdir().unwrap();
     let running = open(config(dir.path()));
