@@ -80,6 +80,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
         compression,
         columns,
         device: device?,
+        own_device: table.span("device").is_some(),
         device_tag,
         site: site.filter(|_| site_is_set),
         kind: kind?,

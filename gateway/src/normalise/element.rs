@@ -231,7 +231,8 @@ impl Normaliser<'_> {
         Ok(Some(name.into()))
     }
 
-    /// Who measured: as the payload's tag says, the protocol, or the mapping.
+    /// Who measured: as the payload's tag says, the mapping where it was asked, the
+    /// protocol, or else the mapping.
     fn device<'n, 'a>(
         &self,
         place: &Place<'n, 'a>,
@@ -239,7 +240,8 @@ impl Normaliser<'_> {
         meaning: &mut Meaning<'_, '_>,
         used: &mut Vec<&'n Node<'a>>,
     ) -> Result<Named, Reject> {
-        let (name, claimed) = match (named, meaning.device.take()) {
+        let own = self.mapping.own_device;
+        let (name, claimed) = match (named, meaning.device.take().filter(|_| !own)) {
             (Some(name), _) => (name, true),
             (None, Some(name)) => (name.into(), meaning.claimed),
             (None, None) => {

@@ -37,6 +37,8 @@ pub struct Mapping {
     pub columns: Columns,
     /// Who measured.
     pub device: Device,
+    /// Whether `device` counts before what the protocol says.
+    pub own_device: bool,
     /// Where the payload may say who measured; where it does not, `device` counts.
     /// A claim, as in [`Device::At`].
     pub device_tag: Option<Pointer>,
@@ -309,6 +311,7 @@ impl Mapping {
                     format: Format::Auto,
                     compression: Compression::Auto,
                     columns: Columns::default(),
+                    own_device: false,
                     device_tag: None,
                     site: None,
                     time: Some(Self::builtin_time()),
