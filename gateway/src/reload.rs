@@ -111,7 +111,10 @@ impl Reload {
             let Some(file) = &file else {
                 broker.reload_auth(before.clone())?;
                 let auth = before;
-                return anyhow::Ok(Again { auth, files: None });
+                return anyhow::Ok(Again {
+                    auth,
+                    files: Some(Vec::new()),
+                });
             };
             let config = Config::load(Some(file))?;
             let configured = config.destinations.iter().map(|d| d.name.clone());
@@ -136,8 +139,10 @@ impl Reload {
                 self.auth = again.auth;
                 if let Some(files) = again.files {
                     self.rules.files = files;
+                    tracing::info!("passwords, keys and rules were read again and are in force");
+                } else {
+                    tracing::info!("passwords and keys were read again and are in force");
                 }
-                tracing::info!("passwords, keys and rules were read again and are in force");
             }
             Ok(Err(error)) => {
                 tracing::error!("passwords, keys and rules stay as they were: {error:#}");

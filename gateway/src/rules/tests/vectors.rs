@@ -114,6 +114,13 @@ fn where_the_reference_is_wrong_it_is_not_followed() {
 }
 
 #[test]
+fn paths_are_in_the_order_of_their_utf_16_units() {
+    let event = "{\"s\":[{\"𐀀\":\"a\",\"\u{e000}\":1},{\"𐀀\":\"b\"}]}";
+    let pattern = "{\"s\":{\"𐀀\":[\"b\"],\"\u{e000}\":[{\"exists\":false}]}}";
+    check(pattern, event, Outcome::Match);
+}
+
+#[test]
 fn numbers_compare_exactly_where_the_reference_does_not_compare_them() {
     use Outcome::{Match, NoMatch};
 
