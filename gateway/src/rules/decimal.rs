@@ -9,6 +9,9 @@ use std::cmp::Ordering;
 /// Digits of [`Decimal::head`].
 const HEAD_DIGITS: usize = 19;
 
+/// What [`Decimal::about`] may be off by, of a number and beside it, with room to spare.
+pub(super) const NEAR: (f64, f64) = (1e-9, 1e-270);
+
 /// A decimal number. Equal values are equal whatever way they were written:
 /// `300`, `300.0` and `3e2` are one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -118,6 +121,24 @@ impl Decimal {
     /// Whether a pattern may name it.
     pub(super) fn is_in_reach(&self) -> bool {
         self.exponent.abs() <= Self::EXPONENT_MAX
+    }
+
+    /// A double near it, never in another order than the numbers themselves by more
+    /// than [`NEAR`] says: for leaving out what is far away.
+    pub(super) fn about(&self) -> f64 {
+        const POWER_MAX: i64 = 280;
+        let magnitude = match self.exponent {
+            exponent if exponent < -POWER_MAX => 0.0,
+            exponent if exponent > POWER_MAX => 1e281,
+            exponent => {
+                let power = i32::try_from(exponent).unwrap_or(0);
+                // Between 0.1 and 1, times the power.
+                #[expect(clippy::cast_precision_loss, reason = "it is about")]
+                let fraction = self.head as f64 / 1e19;
+                fraction * 10_f64.powi(power)
+            }
+        };
+        if self.negative { -magnitude } else { magnitude }
     }
 
     /// How it lies to zero.
@@ -270,6 +291,15 @@ mod tests {
             prop_assume!(a.is_finite() && b.is_finite());
             let of = |x| Decimal::from_f64(x).unwrap();
             prop_assert_eq!(Some(of(a).cmp(&of(b))), a.partial_cmp(&b));
+        }
+
+        #[test]
+        fn about_a_number_is_near_it(a in any::<i64>(), b in any::<i64>(), e in -340_i32..340, f in -340_i32..340) {
+            let (a, b) = (d(&format!("{a}e{e}")), d(&format!("{b}e{f}")));
+            let slack = |x: f64| x.abs() * NEAR.0 + NEAR.1;
+            if a <= b {
+                prop_assert!(a.about() - slack(a.about()) <= b.about() + slack(b.about()));
+            }
         }
 
         #[test]

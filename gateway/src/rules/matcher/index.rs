@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::rules::{
     address,
-    decimal::Decimal,
+    decimal::{Decimal, NEAR},
     matcher::TooMuch,
     paths::{Map, PathId},
     term::{Range, Scalar, Term},
@@ -18,7 +18,7 @@ const PREFIX_COST: usize = 2;
 const WORD_COST: usize = 4;
 
 /// Where an alternative is kept; what leads there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Place {
     /// Every event.
     Always,
@@ -26,13 +26,15 @@ pub(super) enum Place {
     Present(PathId),
     /// This value.
     Key(PathId, Key),
+    /// A number between about these.
+    Between(PathId, f64, f64),
 }
 
 impl Place {
     pub(super) const fn path(&self) -> Option<PathId> {
         match self {
             Self::Always => None,
-            Self::Present(path) | Self::Key(path, _) => Some(*path),
+            Self::Present(path) | Self::Key(path, _) | Self::Between(path, ..) => Some(*path),
         }
     }
 }
@@ -92,10 +94,16 @@ pub(super) fn places(fields: &[(PathId, Arc<[Term]>)], index: &[Index]) -> Vec<P
                 let keys = keys.into_iter().map(|key| Place::Key(*path, key));
                 (cost, keys.collect())
             }
-            None => {
-                let cost = (at.present.len() + 1) * PRESENT_COST;
-                (cost, vec![Place::Present(*path)])
-            }
+            None => match between(terms) {
+                Some((lower, upper)) => {
+                    let cost = at.ranges.len() + PRESENT_COST;
+                    (cost, vec![Place::Between(*path, lower, upper)])
+                }
+                None => {
+                    let cost = (at.present.len() + 1) * PRESENT_COST;
+                    (cost, vec![Place::Present(*path)])
+                }
+            },
         })
     };
     let least = fields
@@ -103,6 +111,24 @@ pub(super) fn places(fields: &[(PathId, Arc<[Term]>)], index: &[Index]) -> Vec<P
         .filter_map(of_field)
         .min_by_key(|(cost, _)| *cost);
     least.map_or_else(|| vec![Place::Always], |(_, places)| places)
+}
+
+/// What every number lies between, about, that one of these ranges takes.
+fn between(terms: &[Term]) -> Option<(f64, f64)> {
+    let slack = |x: f64| x.abs() * NEAR.0 + NEAR.1;
+    let mut all = (f64::INFINITY, f64::NEG_INFINITY);
+    for term in terms {
+        let Term::Numeric(Range { lower, upper }) = term else {
+            return None;
+        };
+        let about = |bound: &(Decimal, bool)| bound.0.about();
+        let lower = lower.as_ref().map(about);
+        let upper = upper.as_ref().map(about);
+        let lower = lower.map_or(f64::NEG_INFINITY, |lower| lower - 2.0 * slack(lower));
+        let upper = upper.map_or(f64::INFINITY, |upper| upper + 2.0 * slack(upper));
+        all = (all.0.min(lower), all.1.max(upper));
+    }
+    Some(all)
 }
 
 /// What is kept at one path.
@@ -118,6 +144,7 @@ pub(super) struct Index {
     /// The lengths of the prefixes, ascending, and how many have each.
     lengths: Vec<(usize, usize)>,
     present: Vec<u32>,
+    ranges: Vec<(f64, f64, u32)>,
 }
 
 impl Index {
@@ -153,10 +180,22 @@ impl Index {
         match value {
             Scalar::Null => all(&self.null),
             Scalar::Bool(value) => all(&self.bools[usize::from(*value)]),
-            Scalar::Number(number) => match self.numbers.get(number) {
-                Some(ids) => all(ids),
-                None => Ok(()),
-            },
+            Scalar::Number(number) => {
+                if let Some(ids) = self.numbers.get(number) {
+                    all(ids)?;
+                }
+                if self.ranges.is_empty() {
+                    return Ok(());
+                }
+                let about = number.about();
+                let mut ranges = self.ranges.iter();
+                ranges.try_for_each(|(lower, upper, id)| {
+                    if *lower <= about && about <= *upper {
+                        check(*id)?;
+                    }
+                    Ok(())
+                })
+            }
             Scalar::Text(text) => {
                 if let Some(ids) = self.texts.get(&**text) {
                     all(ids)?;
@@ -182,9 +221,16 @@ impl Index {
 
     pub(super) fn insert(&mut self, place: &Place, id: u32) {
         self.len += 1;
-        let Place::Key(_, key) = place else {
-            self.present.push(id);
-            return;
+        let key = match place {
+            Place::Key(_, key) => key,
+            Place::Between(_, lower, upper) => {
+                self.ranges.push((*lower, *upper, id));
+                return;
+            }
+            Place::Present(_) | Place::Always => {
+                self.present.push(id);
+                return;
+            }
         };
         match key {
             Key::Null => self.null.push(id),
@@ -207,9 +253,18 @@ impl Index {
 
     pub(super) fn remove(&mut self, place: &Place, id: u32) {
         self.len -= 1;
-        let Place::Key(_, key) = place else {
-            take(&mut self.present, id);
-            return;
+        let key = match place {
+            Place::Key(_, key) => key,
+            Place::Between(..) => {
+                if let Some(at) = self.ranges.iter().position(|(.., known)| *known == id) {
+                    self.ranges.swap_remove(at);
+                }
+                return;
+            }
+            Place::Present(_) | Place::Always => {
+                take(&mut self.present, id);
+                return;
+            }
         };
         match key {
             Key::Null => take(&mut self.null, id),

@@ -31,6 +31,23 @@ pub(super) fn fits(pattern: &Pattern, event: &str) -> bool {
     alternatives.any(|alternative| rest_fits(alternative, 0, &Around::new(), &flat))
 }
 
+/// Terms that take the values of an event, by their paths.
+pub(super) fn leaves(event: &str) -> Vec<(String, String)> {
+    let (mut flat, mut arrays) = (Vec::new(), 0);
+    let event = json::parse(event).unwrap();
+    flatten(&event, None, &Around::new(), &mut arrays, &mut flat);
+    let leaf = |flat: Flat| {
+        let value = match flat.value {
+            Scalar::Null => "null".to_owned(),
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Number(_) => r#"{"numeric":["<=",2]}"#.to_owned(),
+            Scalar::Text(text) => serde_json::to_string(&text).unwrap(),
+        };
+        (flat.path, value)
+    };
+    flat.into_iter().map(leaf).collect()
+}
+
 fn flatten(
     node: &Node<'_>,
     path: Option<&str>,
