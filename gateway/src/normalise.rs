@@ -158,6 +158,7 @@ pub fn normalise(
         message,
         scratch,
         repeats: identity::Repeats::default(),
+        raw: std::cell::OnceCell::new(),
     };
     let array = match protocol::elements(protocol, &root)? {
         Some(array) => array,

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use base64::Engine as _;
+
 use super::{
     Class, DEVICE_BYTES_MAX, Mapping, Message, NAME_BYTES_MAX, Node, Reject, Resolved, Scratch,
     decode::Without,
@@ -28,11 +30,19 @@ pub(super) struct Header<'n, 'a> {
     pub(super) root: &'n Node<'a>,
     array: &'n [Node<'a>],
     /// What the mapping's pointers find in it.
-    found: Vec<(&'n pointer::Pointer, &'n Node<'a>)>,
+    found: Vec<Around<'n, 'a>>,
     /// Its leaves, as tags, unless excluded.
     tags: Vec<(&'n Node<'a>, Tag)>,
     /// Hash of the payload without the array.
     digest: OnceCell<Key>,
+}
+
+/// Something around the elements, and what it is as text.
+#[derive(Debug)]
+struct Around<'n, 'a> {
+    pointer: &'n pointer::Pointer,
+    node: &'n Node<'a>,
+    text: OnceCell<Option<Arc<str>>>,
 }
 
 impl<'n, 'a> Header<'n, 'a> {
@@ -45,7 +55,13 @@ impl<'n, 'a> Header<'n, 'a> {
         let tags = measure::header_tags(mapping, root, split, array.len())?;
         let found = mapping
             .pointers()
-            .filter_map(|pointer| Some((pointer, pointer.find(root)?)))
+            .filter_map(|pointer| {
+                Some(Around {
+                    pointer,
+                    node: pointer.find(root)?,
+                    text: OnceCell::new(),
+                })
+            })
             .collect();
         Ok(Self {
             root,
@@ -58,8 +74,10 @@ impl<'n, 'a> Header<'n, 'a> {
 
     /// What one of the mapping's own pointers names.
     fn find(&self, pointer: &pointer::Pointer) -> Option<&'n Node<'a>> {
-        let found = self.found.iter().find(|(p, _)| std::ptr::eq(*p, pointer));
-        found.map(|(_, node)| *node)
+        let mut found = self.found.iter();
+        found
+            .find(|around| std::ptr::eq(around.pointer, pointer))
+            .map(|around| around.node)
     }
 
     pub(super) fn digest(&self) -> Key {
@@ -105,6 +123,19 @@ impl<'n, 'a> Place<'n, 'a> {
         let node = header.find(pointer)?;
         Some(Found { node, shared: true })
     }
+
+    /// What was found, as text: one text for all elements that share it.
+    pub(super) fn text(&self, found: Found<'n, 'a>) -> Option<Arc<str>> {
+        let around = self.header.filter(|_| found.shared).and_then(|header| {
+            let mut all = header.found.iter();
+            all.find(|around| std::ptr::eq(around.node, found.node))
+        });
+        let text = || identity::text(found.node).map(Arc::from);
+        match around {
+            Some(around) => around.text.get_or_init(text).clone(),
+            None => text(),
+        }
+    }
 }
 
 /// Turns the elements of one message into events.
@@ -115,9 +146,20 @@ pub(super) struct Normaliser<'m> {
     pub(super) message: &'m Message<'m>,
     pub(super) scratch: &'m mut Scratch,
     pub(super) repeats: identity::Repeats,
+    /// The payload in base64, once for all the events that hold it.
+    pub(super) raw: OnceCell<Arc<str>>,
 }
 
 impl Normaliser<'_> {
+    /// The payload, for events that say nothing else of it.
+    pub(super) fn raw(&self) -> Tag {
+        let text = self.raw.get_or_init(|| {
+            let engine = base64::engine::general_purpose::STANDARD;
+            engine.encode(self.message.payload).into()
+        });
+        ("raw".into(), text.clone())
+    }
+
     /// The event of an element; `None` where it is understood and is not data.
     pub(super) fn event(&mut self, place: &Place<'_, '_>) -> Result<Option<Event>, Reject> {
         // What the event carries elsewhere, by address.
@@ -224,11 +266,11 @@ impl Normaliser<'_> {
             return Ok(None);
         };
         used.push(found.node);
-        let name = identity::text(found.node).ok_or_else(|| {
+        let name = place.text(found).ok_or_else(|| {
             let reason = format!("the device in the tag is {}", found.node.kind());
             Reject::new(Class::Type, reason)
         })?;
-        Ok(Some(name.into()))
+        Ok(Some(name))
     }
 
     /// Who measured: as the payload's tag says, the mapping where it was asked, the
@@ -273,13 +315,13 @@ impl Normaliser<'_> {
                     )
                 })?;
                 used.push(found.node);
-                Arc::from(identity::text(found.node).ok_or_else(|| {
+                place.text(found).ok_or_else(|| {
                     let kind = found.node.kind();
                     Reject::new(
                         Class::Type,
                         format!("the device at \"{pointer}\" is {kind}"),
                     )
-                })?)
+                })?
             }
             (Device::Text(_), Some(name)) => name.clone(),
             (Device::Text(text), None) if text.names_user() && self.message.identity.is_none() => {
@@ -335,8 +377,8 @@ impl Normaliser<'_> {
             }
         };
         if let (Said::Implausible, Some(found)) = (said, found) {
-            let text = identity::text(found.node).unwrap_or_else(|| "NaN".to_owned());
-            tags.push(("devicetime".into(), text.into()));
+            let text = place.text(found).unwrap_or_else(|| "NaN".into());
+            tags.push(("devicetime".into(), text));
         }
         self.believed(said)
     }

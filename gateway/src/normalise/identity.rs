@@ -103,12 +103,17 @@ type Known = (Key, Option<Arc<str>>, IdSource);
 fn protocol(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named, id: &Id) -> Known {
     let index = place.index.filter(|_| id.shared);
     let index = index.map(|index| index.to_string());
+    let payload = of.message.payload;
     let parts = start(of, id.source, device);
     for part in &id.parts {
         parts.bytes(part);
     }
     parts.optional(index.as_deref().map(str::as_bytes));
-    (parts.key(), None, id.source)
+    let key = match id.repeats {
+        true => said(parts, payload, place),
+        false => parts.key(),
+    };
+    (key, None, id.source)
 }
 
 fn explicit(of: &mut Normaliser<'_>, place: &Place<'_, '_>, device: &Named) -> Option<Known> {
@@ -252,7 +257,7 @@ fn counter<'n, 'a>(
 ) -> Option<Counter> {
     let boot = sequence.boot.as_ref().and_then(|boot| {
         let found = place.find(boot)?;
-        let boot: Arc<str> = text(found.node).filter(|text| !text.is_empty())?.into();
+        let boot = place.text(found).filter(|text| !text.is_empty())?;
         used.push(found.node);
         tags.push(("boot".into(), boot.clone()));
         Some(boot)

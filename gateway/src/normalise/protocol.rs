@@ -17,8 +17,6 @@ mod sparkplug;
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-
 use super::{
     Mapping, Message, Node, Normaliser, Place, Reject,
     decode::{self, Format},
@@ -131,6 +129,9 @@ pub(super) struct Id {
     pub(super) parts: Vec<Box<[u8]>>,
     /// Whether all elements of a batch share it.
     pub(super) shared: bool,
+    /// Whether it may come again with something else, so that what is said belongs
+    /// to the identity.
+    pub(super) repeats: bool,
 }
 
 impl Id {
@@ -139,6 +140,7 @@ impl Id {
             source: IdSource::Protocol,
             parts: parts.iter().map(|part| Box::from(*part)).collect(),
             shared: false,
+            repeats: false,
         }
     }
 }
@@ -177,7 +179,8 @@ pub(super) fn elements<'n, 'a>(
     root: &'n Node<'a>,
 ) -> Result<Option<Option<&'n Node<'a>>>, Reject> {
     match protocol {
-        Protocol::Senml => Ok(Some(None)),
+        // A discovery document is kept whole: elements of one would each hold it all.
+        Protocol::Senml | Protocol::Discovery => Ok(Some(None)),
         Protocol::OpcUa => opcua::elements(root).map(Some),
         _ => Ok(None),
     }
@@ -200,7 +203,7 @@ pub(super) fn meaning<'n, 'a>(
         Protocol::Zigbee2Mqtt => home::zigbee2mqtt(of, element)?,
         Protocol::Shelly => home::shelly(element, used)?,
         Protocol::Homie => home::homie(of),
-        Protocol::Discovery => home::discovery(message, element)?,
+        Protocol::Discovery => home::discovery(of, element)?,
         Protocol::Lwt => home::will(element)?,
         Protocol::ChirpStack => lorawan::chirpstack(message, element),
         Protocol::Tts => lorawan::things_stack(message, element),
@@ -213,7 +216,7 @@ pub(super) fn meaning<'n, 'a>(
         Protocol::Raw => Meaning {
             kind: Some(OPAQUE),
             measurements: Some(Vec::new()),
-            tags: vec![raw(message)],
+            tags: vec![of.raw()],
             ..Meaning::default()
         },
     }))
@@ -237,12 +240,6 @@ fn influx<'n, 'a>(line: &'n Node<'a>, used: &[&Node<'_>]) -> Meaning<'n, 'a> {
         tags,
         ..Meaning::default()
     }
-}
-
-/// The payload, for events that say nothing else of it.
-fn raw(message: &Message<'_>) -> Tag {
-    let text = base64::engine::general_purpose::STANDARD.encode(message.payload);
-    ("raw".into(), text.into())
 }
 
 /// A member that is a text.

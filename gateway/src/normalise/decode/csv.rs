@@ -9,6 +9,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use super::{Budget, Class, Node, Reject, distinct, scalar, utf8};
+use crate::normalise::measure::NAME_BYTES_MAX;
 
 /// The columns of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,11 @@ pub(in crate::normalise) fn decode<'a>(
         let first = first.ok_or_else(|| Reject::new(Class::Empty, "there is no line"))?;
         for field in first {
             budget.take()?;
+            // Every line repeats it.
+            if field.text.len() > NAME_BYTES_MAX {
+                let reason = format!("a column's name has more than {NAME_BYTES_MAX} bytes");
+                return Err(Reject::new(Class::Limit, reason));
+            }
             names.push(field.text);
         }
     } else {
@@ -243,6 +249,15 @@ mod tests {
         let named = decode(&semicolons, b"a;b\n1;2,5").unwrap();
         let expect = Node::Map(vec![("a".into(), Node::Int(1)), ("b".into(), text("2,5"))]);
         assert_eq!(named, Node::Array(vec![expect]));
+    }
+
+    #[test]
+    fn a_long_name_of_a_column_is_not_repeated_by_every_line() {
+        let quoted = |bytes: usize| format!("\"{}\"\"\"\n1\n2\n", "x".repeat(bytes - 1));
+        assert!(decode(&columns(&[]), quoted(NAME_BYTES_MAX).as_bytes()).is_ok());
+        let long = quoted(NAME_BYTES_MAX + 1);
+        let reject = decode(&columns(&[]), long.as_bytes());
+        assert_eq!(reject.unwrap_err().class, Class::Limit);
     }
 
     #[test]

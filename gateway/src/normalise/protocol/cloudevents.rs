@@ -124,15 +124,19 @@ pub(super) fn meaning<'n, 'a>(
         Some(time) => timestamp::read(time, Unit::Rfc3339, None, received)?,
         None => Said::Nothing,
     };
+    // With any other format the sender's content type is all that makes it a
+    // CloudEvent, and who may publish here may not speak for every device.
+    let names_device = of.mapping.format == Format::CloudEvents && !of.mapping.own_device;
     let mut meaning = Meaning {
-        device: Some(subject.unwrap_or(source).to_owned()),
-        claimed: true,
+        device: names_device.then(|| subject.unwrap_or(source).to_owned()),
+        claimed: names_device,
         kind: Some(Kind::Type(kind.into())),
         time: Some(time),
         id: Some(Id {
             source: IdSource::Explicit,
             parts: vec![source.as_bytes().into(), id.as_bytes().into()],
             shared: false,
+            repeats: false,
         }),
         measurements: Some(measurements(of, event)?),
         traceparent: optional(event, "traceparent")?.map(Arc::from),
@@ -143,6 +147,9 @@ pub(super) fn meaning<'n, 'a>(
         ],
         ..Meaning::default()
     };
+    if let Some(subject) = subject.filter(|_| !names_device) {
+        meaning.tags.push(("cesubject".into(), subject.into()));
+    }
     if time == Said::Implausible
         && let Some(said) = event.child("time").and_then(text)
     {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{METADATA, Meaning, STATE, raw, text_at};
+use super::{METADATA, Meaning, STATE, text_at};
 use crate::{
     event::{Measurement, Quality, Value},
-    normalise::{Class, Message, Node, Normaliser, Reject, decode::quoted, identity::text},
+    normalise::{Class, Node, Normaliser, Reject, decode::quoted, identity::text},
 };
 
 /// Zigbee2MQTT publishes the whole known state of a device. What is below `bridge`
@@ -103,7 +103,7 @@ pub(super) fn homie<'n, 'a>(of: &Normaliser<'_>) -> Meaning<'n, 'a> {
 /// A discovery document names its device by the first of its identifiers. It is
 /// kept whole, as it came.
 pub(super) fn discovery<'n, 'a>(
-    message: &Message<'_>,
+    of: &Normaliser<'_>,
     element: &'n Node<'a>,
 ) -> Result<Meaning<'n, 'a>, Reject> {
     let Node::Map(_) = element else {
@@ -129,10 +129,7 @@ pub(super) fn discovery<'n, 'a>(
         claimed: true,
         kind: Some(METADATA),
         measurements: Some(Vec::new()),
-        tags: vec![
-            raw(message),
-            (Arc::from("rawtype"), "application/json".into()),
-        ],
+        tags: vec![of.raw(), (Arc::from("rawtype"), "application/json".into())],
         ..Meaning::default()
     })
 }

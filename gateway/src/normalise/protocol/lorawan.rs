@@ -4,12 +4,21 @@
 use super::{Id, Meaning, text_at};
 use crate::normalise::{Message, Node, identity::text};
 
+/// A decoder that knows nothing gives an object of nothing; the bytes say more.
+fn says_something(reading: &Node<'_>) -> bool {
+    match reading {
+        Node::Null => false,
+        Node::Map(members) => !members.is_empty(),
+        _ => true,
+    }
+}
+
 /// An event of `ChirpStack`: `deduplicationId` identifies it together with its kind,
 /// which is in the topic. What a codec made of the payload is the reading; without
 /// one, the payload itself; other events than uplinks have their own members.
 pub(super) fn chirpstack<'n, 'a>(message: &Message<'_>, event: &'n Node<'a>) -> Meaning<'n, 'a> {
     let id = text_at(event, "deduplicationId").filter(|id| !id.is_empty());
-    let reading = event.child("object").filter(|node| **node != Node::Null);
+    let reading = event.child("object").filter(|node| says_something(node));
     let bytes = event.child("data").filter(|node| **node != Node::Null);
     Meaning {
         id: id.map(|id| Id::protocol(&[message.topic.as_bytes(), id.as_bytes()])),
@@ -19,8 +28,8 @@ pub(super) fn chirpstack<'n, 'a>(message: &Message<'_>, event: &'n Node<'a>) -> 
     }
 }
 
-/// A message of The Things Stack: an uplink is identified by its session and frame
-/// counter, of which 0 is left out; a simulated one, which has neither of its own,
+/// A message of The Things Stack: an uplink is identified by its session, its frame
+/// counter, of which 0 is left out, and when it was received; a simulated one, which has neither of its own,
 /// by what the application server calls it.
 pub(super) fn things_stack<'n, 'a>(message: &Message<'_>, up: &'n Node<'a>) -> Meaning<'n, 'a> {
     let uplink = up.child("uplink_message");
@@ -34,11 +43,17 @@ pub(super) fn things_stack<'n, 'a>(message: &Message<'_>, up: &'n Node<'a>) -> M
             None | Some(Node::Null) => "0".to_owned(),
             Some(counter) => text(counter)?,
         };
+        // A device without joins has one session for ever, and counts from 0 again
+        // after a restart. The network server's clock is the same in every copy.
+        let received = uplink
+            .and_then(|uplink| text_at(uplink, "received_at"))
+            .or_else(|| text_at(up, "received_at"))?;
         Some(Id::protocol(&[
             topic,
             b"session",
             session?.as_bytes(),
             counter.as_bytes(),
+            received.as_bytes(),
         ]))
     };
     let by_correlation = || {
@@ -53,7 +68,7 @@ pub(super) fn things_stack<'n, 'a>(message: &Message<'_>, up: &'n Node<'a>) -> M
     };
     let reading = uplink
         .and_then(|uplink| uplink.child("decoded_payload"))
-        .filter(|node| **node != Node::Null);
+        .filter(|node| says_something(node));
     let bytes = uplink.and_then(|uplink| uplink.child("frm_payload"));
     Meaning {
         id: by_session().or_else(by_correlation),

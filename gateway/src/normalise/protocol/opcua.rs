@@ -1,7 +1,7 @@
 //! OPC UA `PubSub` in JSON (OPC 10000-14, section 7.2.5): network messages with
 //! data set messages, or data set messages alone.
 
-use super::{Id, METADATA, Meaning, raw};
+use super::{Id, METADATA, Meaning};
 use crate::{
     event::{IdSource, Measurement, Quality},
     normalise::{
@@ -16,6 +16,8 @@ use crate::{
 pub(super) fn elements<'n, 'a>(root: &'n Node<'a>) -> Result<Option<&'n Node<'a>>, Reject> {
     let wrong = |reason: &'static str| Err(Reject::new(Class::Type, reason));
     match root {
+        // One event that holds it whole.
+        Node::Map(_) if is_metadata(root) => Ok(None),
         Node::Map(_) => match root.child("Messages") {
             Some(messages @ Node::Array(_)) => Ok(Some(messages)),
             // A single one, without the array.
@@ -23,10 +25,21 @@ pub(super) fn elements<'n, 'a>(root: &'n Node<'a>) -> Result<Option<&'n Node<'a>
             Some(_) => wrong("\"Messages\" of an OPC UA message is not an array"),
             None => Ok(None),
         },
-        Node::Array(items) if items.iter().all(|item| matches!(item, Node::Map(_))) => {
+        // A null stands for a message that was used before.
+        Node::Array(items)
+            if (items.iter()).all(|item| matches!(item, Node::Map(_) | Node::Null)) =>
+        {
             Ok(Some(root))
         }
         _ => wrong("not an OPC UA network message"),
+    }
+}
+
+/// Whether a network message describes, and holds no data.
+fn is_metadata(root: &Node<'_>) -> bool {
+    match root.child("MessageType") {
+        Some(Node::Text(kind)) => kind.starts_with("ua-") && kind != "ua-data",
+        _ => false,
     }
 }
 
@@ -36,16 +49,13 @@ pub(super) fn meaning<'n, 'a>(
     place: &Place<'n, 'a>,
 ) -> Result<Option<Meaning<'n, 'a>>, Reject> {
     let root = place.header.map_or(place.element, |header| header.root);
-    if let Some(Node::Text(kind)) = root.child("MessageType")
-        && kind.starts_with("ua-")
-        && kind != "ua-data"
-    {
+    if is_metadata(root) {
         return Ok(Some(Meaning {
             device: root.child("PublisherId").and_then(text),
             claimed: true,
             kind: Some(METADATA),
             measurements: Some(Vec::new()),
-            tags: vec![raw(of.message)],
+            tags: vec![of.raw()],
             ..Meaning::default()
         }));
     }
@@ -92,6 +102,9 @@ pub(super) fn meaning<'n, 'a>(
             source: IdSource::Protocol,
             parts: vec![id.into_bytes().into()],
             shared: true,
+            // It should be unique in the world. Publishers count, and from 1 again
+            // after a restart.
+            repeats: true,
         }),
         measurements: of.mapping.values.is_empty().then_some(measurements),
         ..Meaning::default()

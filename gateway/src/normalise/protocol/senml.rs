@@ -267,10 +267,11 @@ fn when(record: &Record<'_>, base: &Base<'_>, received: Timestamp) -> When {
         return When::Now;
     }
     if nanos.abs() < RELATIVE_BELOW {
-        let at = i64::try_from(nanos).map_or(received.as_nanos(), |nanos| {
-            received.as_nanos().saturating_add(nanos)
-        });
-        return When::Relative(Timestamp::from_nanos(at));
+        let at = i128::from(received.as_nanos()) + nanos;
+        return match timestamp::said(Some(at), false, received) {
+            Said::Plausible { at, .. } => When::Relative(at),
+            said => When::Said(said),
+        };
     }
     When::Said(timestamp::said(
         Some(nanos),

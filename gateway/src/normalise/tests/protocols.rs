@@ -182,3 +182,84 @@ proptest! {
         holds(&mapping, &topic, &payload);
     }
 }
+
+#[test]
+fn a_content_type_makes_nobody_speak_for_another_device() {
+    let payload =
+        br#"{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"b","data":{"v":1}}"#;
+    let sent = Sent {
+        topic: "devices/a/telemetry",
+        client_id: "a",
+        content_type: Some("application/cloudevents+json"),
+        payload,
+        ..SENT
+    };
+    let device = |mapping: &Mapping| {
+        let event = run(mapping, &sent).unwrap().events.swap_remove(0);
+        let subject = event.tags.iter().find(|(name, _)| **name == *"cesubject");
+        (
+            event.device.to_string(),
+            subject.map(|(_, s)| s.to_string()),
+        )
+    };
+    let [of_devices, of_clients] = &Mapping::defaults()[..] else {
+        panic!("there are two mappings");
+    };
+    let subject = Some("b".to_owned());
+    assert_eq!(device(of_devices), ("a".to_owned(), subject.clone()));
+    assert_eq!(device(of_clients), ("a".to_owned(), subject.clone()));
+    // Where the operator says that these are CloudEvents, what they say counts; unless
+    // the operator also says who the device is.
+    let said = by_format(Format::CloudEvents);
+    assert_eq!(device(&said), ("b".to_owned(), None));
+    let named = Mapping {
+        own_device: true,
+        ..said
+    };
+    assert_eq!(device(&named), ("a".to_owned(), subject));
+}
+
+/// What events take that are kept while others of the message are made.
+fn bytes(events: &[Event]) -> usize {
+    let mut seen = std::collections::HashSet::new();
+    let tags = events.iter().flat_map(|event| &event.tags);
+    tags.map(|(_, text)| match seen.insert(text.as_ptr()) {
+        true => text.len(),
+        false => 0,
+    })
+    .sum()
+}
+
+#[test]
+fn what_elements_share_is_held_once() {
+    let elements = |element: &str, more: &str| {
+        let elements = vec![element; 900].join(",");
+        format!("[{elements}]{more}")
+    };
+    let preset = |name| filled_in(Preset::named(name));
+    let space = " ".repeat(100_000);
+    let discovery = elements("{}", &space);
+    assert_eq!(class(&preset(Name::HaDiscovery), &discovery), Class::Type);
+    let metadata = elements("1", &space);
+    let metadata = format!(r#"{{"MessageType":"ua-x","Messages":{metadata}}}"#);
+    let events = event(&preset(Name::OpcUa), &metadata);
+    assert!(bytes(&[events]) < 2 * metadata.len());
+    // What is around the elements, as the mapping finds it.
+    let split = Mapping {
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let long = "x".repeat(100_000);
+    for name in ["boot", "ts"] {
+        let value = match name {
+            "ts" => format!("1.{}", "1".repeat(long.len())),
+            _ => format!("{long:?}"),
+        };
+        let payload = format!(r#"{{"{name}":{value},"r":{}}}"#, elements("{\"v\":1}", ""));
+        let events = super::events(&split, &payload);
+        assert_eq!(events.len(), 900);
+        let tag = |(n, text): &mapping::Tag| text.len() > long.len() / 2 && **n != *name;
+        assert!(name == "boot" || events[0].tags.iter().any(tag), "{name}");
+        assert!(bytes(&events) < 3 * payload.len(), "{name}");
+    }
+}
