@@ -131,6 +131,12 @@ impl Feed {
         self.behind.load(SeqCst) && self.count.load(SeqCst) == 0
     }
 
+    /// Whether nothing is here, on its way, or behind.
+    pub(crate) fn is_drained(&self) -> bool {
+        // In this order: the writer counts what it brings before it says that it was all.
+        !self.behind.load(SeqCst) && self.count.load(SeqCst) == 0
+    }
+
     pub(crate) fn pop(&self) -> Option<Item> {
         let mut items = self.lock();
         let item = items.pop_front()?;
@@ -162,5 +168,25 @@ mod tests {
         feed.set_behind(true);
         assert!(outbox.filled().now_or_never().is_some());
         assert!(feed.wants_more());
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_drained() {
+        let budget = Arc::new(Budget::of(1 << 20));
+        let outbox = Arc::new(Outbox::new(1 << 20, 64, &budget));
+        let feed = Feed::new(outbox, &budget);
+        assert!(feed.is_drained());
+        let item = Item {
+            position: 1,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            subscription_ids: Vec::new(),
+            dup: false,
+            message: None,
+        };
+        assert!(feed.reserve(&item));
+        assert!(feed.pop().is_none() && !feed.is_drained());
+        feed.push(item);
+        assert!(feed.pop().is_some() && feed.is_drained());
     }
 }

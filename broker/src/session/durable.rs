@@ -197,9 +197,9 @@ impl Durable {
             None => match self.feed.pop() {
                 Some(item) => item,
                 None => {
-                    let wants_more = self.feed.wants_more();
-                    self.turn.page |= wants_more;
-                    self.has_backlog &= wants_more;
+                    self.turn.page |= self.feed.wants_more();
+                    // A page that was asked for may still come.
+                    self.has_backlog &= self.asked.is_some() || !self.feed.is_drained();
                     return None;
                 }
             },
