@@ -102,27 +102,35 @@ impl Writer {
             .collect()
     }
 
-    /// Gives a place of a shared subscription, whose session is over, to another member.
-    fn hand_over(&mut self, id: SessionId, position: i64, name: &Arc<str>) -> rusqlite::Result<()> {
+    /// The message of a place.
+    fn message_at(&mut self, id: SessionId, position: i64) -> rusqlite::Result<Option<Message>> {
         let item = self.read(id, position - 1, 1, u64::MAX)?.items.pop();
-        let Some(message) = item
+        Ok(item
             .filter(|item| item.position == position)
-            .and_then(|item| item.message)
-        else {
-            return Ok(());
-        };
-        let Some(target) = self.heir(name, &message) else {
+            .and_then(|item| item.message))
+    }
+
+    /// Gives a message of a shared subscription, whose session is over, to another member.
+    fn hand_over(&mut self, message: &Message, name: &Arc<str>) -> rusqlite::Result<()> {
+        let Some(target) = self.heir(name, message) else {
             return Ok(());
         };
         let mut targets = vec![target];
         self.make_room(&mut targets, message.len() as u64, false)?;
-        self.enqueue(&message, targets)
+        self.enqueue(message, targets)
     }
 
     /// Empties the queues of sessions that are over, at most `count` places, and gives
     /// what they had of shared subscriptions to the other members; what may have been
-    /// sent at QoS 2 no second client may get.
+    /// sent at QoS 2 no second client may get. The room for that others make.
     pub(super) fn empty_leftovers(&mut self, count: usize) -> rusqlite::Result<()> {
+        self.emptying = true;
+        let emptied = self.empty_first_leftover(count);
+        self.emptying = false;
+        emptied
+    }
+
+    fn empty_first_leftover(&mut self, count: usize) -> rusqlite::Result<()> {
         let Some((&id, &given)) = self.state.leftovers.first_key_value() else {
             return Ok(());
         };
@@ -137,12 +145,16 @@ impl Writer {
             .collect::<rusqlite::Result<_>>()?;
         let is_last = places.len() < count;
         for (position, options, share) in places {
-            if let Some(name) = share
-                && (read_qos(options) != QoS::ExactlyOnce || position > given)
-            {
-                self.hand_over(id, position, &name)?;
-            }
+            let share = share.filter(|_| read_qos(options) != QoS::ExactlyOnce || position > given);
+            let message = match share {
+                Some(_) => self.message_at(id, position)?,
+                None => None,
+            };
+            // First, because that makes room.
             self.remove_place(id, position)?;
+            if let (Some(message), Some(name)) = (message, share) {
+                self.hand_over(&message, &name)?;
+            }
         }
         if is_last {
             self.sql("DELETE FROM leftovers WHERE session = ?1")?

@@ -126,7 +126,7 @@ impl Writer {
             if !self.exceeds_total(all) {
                 return Ok(());
             }
-            if !self.state.leftovers.is_empty() {
+            if !self.state.leftovers.is_empty() && !self.emptying {
                 // Nobody waits for what sessions that are over had.
                 self.empty_leftovers(1)?;
                 continue;

@@ -65,6 +65,8 @@ pub(super) struct Writer {
     /// Where the first of them goes on after this commit, if it does.
     pub(super) brought: Option<Option<Cursor>>,
     pub(super) payer: Payer,
+    /// What sessions that are over had is being emptied.
+    pub(super) emptying: bool,
     /// The highest session there ever was.
     pub(super) last_session: i64,
     failures: u32,
@@ -101,6 +103,7 @@ impl Writer {
             bringing: VecDeque::new(),
             brought: None,
             payer: Payer::default(),
+            emptying: false,
             last_session: 0,
             failures: 0,
             replaced: 0,

@@ -78,6 +78,45 @@ fn the_largest_queue_pays_with_its_oldest() {
 }
 
 #[test]
+fn a_member_of_a_share_that_ends_leaves_its_messages_to_the_others_also_where_all_is_full() {
+    for policy in [
+        QueueFull::DropOldest,
+        QueueFull::DropNewest,
+        QueueFull::Refuse,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut desk = Desk::open(Config {
+            queue_total_bytes_max: TOTAL,
+            queue_full: policy,
+            ..config(dir.path())
+        });
+        for member in ["goes", "stays"] {
+            desk.away(member, "$share/g/t");
+        }
+        desk.away("hog", "hog");
+        for n in 0..10 {
+            assert!(desk.publish("t", &n.to_string(), false));
+        }
+        for _ in 0..100 {
+            desk.publish("hog", &"x".repeat(1_000), false);
+        }
+        assert!(desk.counters().queued_bytes.get() > TOTAL - 2_000);
+        drop(desk.ask(Work::Remove(Arc::from("goes"))));
+        // What makes room empties what is left behind, too.
+        desk.publish("hog", &"x".repeat(5_000), false);
+        desk.idle();
+        let stays = desk.enter("stays", None).unwrap();
+        assert_eq!(stays.dropped, 0, "{policy:?}");
+        let mut all = texts(&stays);
+        all.sort_unstable();
+        let expect: Vec<_> = (0..10).map(|n| n.to_string()).collect();
+        assert_eq!(all, expect, "{policy:?}");
+        assert_eq!(desk.count("SELECT count(*) FROM leftovers"), 0);
+        assert!(desk.counters().queued_bytes.get() <= TOTAL, "{policy:?}");
+    }
+}
+
+#[test]
 fn one_user_has_not_all_sessions() {
     let dir = tempfile::tempdir().unwrap();
     let mut desk = Desk::open(Config {
