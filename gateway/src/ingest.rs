@@ -184,8 +184,8 @@ impl Ingest {
     pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
         let routes = self.routes_of(raw.origin.as_ref());
         let rules = self.rules();
-        let mut preparing =
-            Preparing::new(&self.topics, routes, &rules, &self.metrics, &self.births);
+        let births = self.births.only_read();
+        let mut preparing = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.retry(raw)
     }
@@ -459,10 +459,9 @@ impl<'i> Preparing<'i> {
         let Normalised {
             mut events,
             rejected,
+            nothing,
         } = normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
-        if events.is_empty() && rejected.is_none() {
-            self.metrics.not_data_seen();
-        }
+        self.metrics.not_data_seen(nothing);
         if let Some(via) = via(&raw.user, |name| self.is_own(name)) {
             for event in &mut events {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));

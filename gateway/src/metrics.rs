@@ -71,7 +71,7 @@ const GENERAL: &[Plain] = &[
     ),
     counter(
         "gateway_ingest_not_data",
-        "Messages that their protocol knows to be no data (commands, removals, keep-alives); acknowledged and not kept",
+        "Messages, and elements of batches, that their protocol knows to be no data (commands, removals, keep-alives); acknowledged and not kept",
         |a| a.ingest.not_data(),
     ),
     counter(

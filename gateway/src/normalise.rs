@@ -2,10 +2,11 @@
 //!
 //! Promises: pure functions. Nothing under here reads the clock, draws random
 //! numbers, or touches a socket or a file; time and randomness arrive with the
-//! message, and the same input gives the same output. Nothing is dropped without
-//! a word: what does not become a measurement, an attribute or a tag of an event
-//! is either something that the mapping excludes, a null, or it is rejected with
-//! a reason.
+//! message, and the same input gives the same output. The one thing kept from message
+//! to message, what Sparkplug nodes said at their birth, arrives with it too.
+//! Nothing is dropped without a word: what does not become a measurement, an
+//! attribute or a tag of an event is either something that the mapping excludes, a
+//! null, or it is rejected with a reason.
 //!
 //! **What is a measurement.** Every leaf of the payload, its names joined with
 //! dots, except what the event carries already: the device, the time, the
@@ -96,6 +97,8 @@ pub struct Normalised {
     pub events: Vec<Event>,
     /// What is wrong with the rest of a batch.
     pub rejected: Option<Rejected>,
+    /// How many elements, or whole messages, are understood and are no data.
+    pub nothing: usize,
 }
 
 /// The elements of a batch that could not be used.
@@ -126,6 +129,7 @@ pub fn normalise(
     message: &Message<'_>,
     scratch: &mut Scratch,
 ) -> Result<Normalised, Reject> {
+    protocol::begin(mapping, message);
     for (what, name) in [
         ("site", resolved.site.as_ref()),
         ("type", Some(&resolved.kind)),
@@ -149,7 +153,10 @@ pub fn normalise(
         .resolve(message.content_type, message.payload);
     let protocol = Protocol::of(mapping, format);
     let Some(root) = protocol::read(protocol, format, mapping, message)? else {
-        return Ok(Normalised::default());
+        return Ok(Normalised {
+            nothing: 1,
+            ..Normalised::default()
+        });
     };
     let mut normaliser = Normaliser {
         mapping,
@@ -174,6 +181,7 @@ pub fn normalise(
             index: None,
         })?;
         return Ok(Normalised {
+            nothing: usize::from(event.is_none()),
             events: event.into_iter().collect(),
             rejected: None,
         });
@@ -208,6 +216,7 @@ pub fn normalise(
         return Ok(Normalised {
             events,
             rejected: None,
+            nothing,
         });
     };
     let reason = format!(
@@ -247,6 +256,7 @@ pub fn normalise(
             elements: bad,
             payload,
         }),
+        nothing,
     })
 }
 

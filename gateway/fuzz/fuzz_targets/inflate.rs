@@ -19,9 +19,6 @@ topic = "#"
 compression = "gzip"
 [[mapping]]
 topic = "#"
-compression = "zstd"
-[[mapping]]
-topic = "#"
 compression = "lz4"
 "##,
     )

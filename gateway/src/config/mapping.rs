@@ -52,7 +52,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
     let kind = or_builtin("type", if has("type") { "{type}" } else { KIND_DEFAULT });
     let site = or_builtin("site", if has("site") { "{site}" } else { "" });
     let site_is_set = table.span("site").is_some() || has("site");
-    let time = time(table, builtin.time);
+    let (time, require_time) = time(table, builtin.time);
     let split = pointer(table, "split").or(builtin.split);
     let bad_element = table.word("bad_element", &BadElement::WORDS, BadElement::Skip);
     let id = pointers(table, "id");
@@ -72,6 +72,22 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
         let what = "is of no use here: the format names its values itself";
         table.mistake(table.span("values").as_ref(), "values", what);
     }
+    if names_values && !exclude.is_empty() {
+        let what = "is of no use here: the format names its values itself";
+        table.mistake(table.span("exclude").as_ref(), "exclude", what);
+    }
+    let says_time = matches!(
+        format,
+        Format::SenmlJson | Format::SenmlCbor | Format::CloudEvents | Format::Sparkplug
+    );
+    if says_time && table.is_table("time") {
+        let what = "is of no use here: the format says itself where the time is";
+        table.mistake(table.span("time").as_ref(), "time", what);
+    }
+    if device_tag.is_some() && format != Format::Influx {
+        let what = "is of no use without format = \"influx\"";
+        table.mistake(table.span("device_tag").as_ref(), "device_tag", what);
+    }
     table.finish();
     Some(Mapping {
         topic: topic?,
@@ -85,6 +101,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
         site: site.filter(|_| site_is_set),
         kind: kind?,
         time,
+        require_time,
         split,
         bad_element,
         id,
@@ -227,7 +244,8 @@ fn pointers(table: &Table<'_, '_, '_>, key: &'static str) -> Vec<Pointer> {
 }
 
 /// The device's time: where the preset says unless the mapping says otherwise.
-fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> Option<Time> {
+/// And whether there must be one, wherever the protocol says it is.
+fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> (Option<Time>, bool) {
     let zone = zone(mapping);
     let required = mapping.boolean("require_time", false);
     let table = match mapping.text_or_table("time") {
@@ -239,8 +257,12 @@ fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> Option<Time> {
                     text.written
                 );
                 mapping.mistake(Some(&text.span), "time", what);
+            } else if required {
+                let what = "is of no use with time = \"received\"";
+                let span = mapping.span("require_time");
+                mapping.mistake(span.as_ref(), "require_time", what);
             }
-            return None;
+            return (None, false);
         }
         None => mapping.table("time"),
     };
@@ -261,13 +283,13 @@ fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> Option<Time> {
         let what = "is missing; a local time is nothing without it, for example tz = \"+01:00\"";
         mapping.mistake(None, "tz", what);
     }
-    Some(Time {
-        at: at?,
+    let time = at.map(|at| Time {
+        at,
         fallback: fallback.or_else(|| builtin?.fallback),
         unit,
         zone,
-        required,
-    })
+    });
+    (time, required)
 }
 
 /// The device's counter: where the preset says unless the mapping says otherwise.

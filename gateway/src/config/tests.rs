@@ -181,7 +181,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
     assert!(first.time.is_none() && first.sequence.is_none() && first.id_property.is_none());
     let sequence = second.sequence.as_ref().unwrap();
     assert!(sequence.persistent && sequence.boot.is_none());
-    assert!(second.time.as_ref().unwrap().required);
+    assert!(second.require_time);
     assert!(second.split.as_ref().unwrap().is_root());
 }
 
@@ -304,12 +304,19 @@ format = "csv"
 topic = "d/{device}"
 format = "senml-json"
 values = [{ name = "t" }]
+exclude = ["/gps"]
+time = { at = "/t" }
+device_tag = "host"
+[[mapping]]
+topic = "e/{device}"
+time = "received"
+require_time = true
 "##,
     );
     for expect in [
         "configuration:4: mapping[1].preset: \"zigbe2mqtt\": should be one of zigbee2mqtt, tasmota, ",
         "did you mean \"zigbee2mqtt\"?",
-        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
+        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, lz4",
         "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone that this machine knows; for example \"+01:00\"",
         "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
         "configuration:8: mapping[1].require: \"v\": a pointer begins with \"/\"",
@@ -324,6 +331,10 @@ values = [{ name = "t" }]
         "configuration:14: mapping[2].values.flaten: is not a key; did you mean \"flatten\"?",
         "mapping[3].csv: is missing; for example csv = { columns = [\"ts\", \"temperature\"] }",
         "configuration:21: mapping[4].values: is of no use here: the format names its values itself",
+        "configuration:22: mapping[4].exclude: is of no use here: the format names its values itself",
+        "configuration:23: mapping[4].time: is of no use here: the format says itself where the time is",
+        "configuration:24: mapping[4].device_tag: is of no use without format = \"influx\"",
+        "configuration:28: mapping[5].require_time: is of no use with time = \"received\"",
     ] {
         assert!(said.contains(expect), "{expect}\n{said}");
     }

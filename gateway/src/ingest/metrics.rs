@@ -62,13 +62,14 @@ impl Metrics {
         self.circles.load(Relaxed)
     }
 
-    /// Messages that their protocol knows to be no data, such as commands.
+    /// Messages, and elements of them, that their protocol knows to be no data, such
+    /// as commands.
     pub fn not_data(&self) -> u64 {
         self.not_data.load(Relaxed)
     }
 
-    pub(super) fn not_data_seen(&self) {
-        self.not_data.fetch_add(1, Relaxed);
+    pub(super) fn not_data_seen(&self, count: usize) {
+        self.not_data.fetch_add(count as u64, Relaxed);
     }
 
     /// Events that at least one rule takes.

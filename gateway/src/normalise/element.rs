@@ -186,7 +186,10 @@ impl Normaliser<'_> {
         let device = self.device(place, named, &mut meaning, &mut used)?;
         let time = match meaning.time {
             Some(time) => self.believed(time)?,
-            None => self.time(place, &mut used, &mut tags)?,
+            None => {
+                let said = self.time(place, &mut used, &mut tags)?;
+                self.believed(said)?
+            }
         };
         let identity =
             identity::identify(self, place, &device, time, &meaning, &mut used, &mut tags);
@@ -380,18 +383,21 @@ impl Normaliser<'_> {
             let text = place.text(found).unwrap_or_else(|| "NaN".into());
             tags.push(("devicetime".into(), text));
         }
-        self.believed(said)
+        Ok(said)
     }
 
     /// Refuses no time, and one that cannot be believed, where the mapping wants one.
     fn believed(&self, said: Said) -> Result<Said, Reject> {
-        let time = self.mapping.time.as_ref().filter(|time| time.required);
-        match (said, time) {
+        if !self.mapping.require_time {
+            return Ok(said);
+        }
+        match (said, &self.mapping.time) {
             (Said::Nothing, Some(time)) => Err(Reject::new(
                 Class::Missing,
                 format!("there is no time at \"{}\"", time.at),
             )),
-            (Said::Implausible, Some(_)) => {
+            (Said::Nothing, None) => Err(Reject::new(Class::Missing, "there is no time")),
+            (Said::Implausible, _) => {
                 let reason = "the time is before 2015 or more than a day ahead";
                 Err(Reject::new(Class::Range, reason))
             }

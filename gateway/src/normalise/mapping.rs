@@ -48,6 +48,8 @@ pub struct Mapping {
     pub kind: Template,
     /// The device's time.
     pub time: Option<Time>,
+    /// Whether a message without a plausible time is refused, wherever its time is.
+    pub require_time: bool,
     /// The array whose elements are events of their own.
     pub split: Option<Pointer>,
     /// What becomes of a batch with elements that cannot be used.
@@ -92,8 +94,6 @@ pub struct Time {
     pub unit: Unit,
     /// Where local times are local; without it they are refused.
     pub zone: Option<TimeZone>,
-    /// Whether a message without a plausible time is refused.
-    pub required: bool,
 }
 
 /// Where the device's counter is.
@@ -278,7 +278,6 @@ impl Mapping {
             fallback: None,
             unit: Unit::Auto,
             zone: None,
-            required: false,
         }
     }
 
@@ -315,6 +314,7 @@ impl Mapping {
                     device_tag: None,
                     site: None,
                     time: Some(Self::builtin_time()),
+                    require_time: false,
                     split: None,
                     bad_element: BadElement::Skip,
                     id: Vec::new(),

@@ -240,16 +240,17 @@ pub(super) fn measurement(name: Arc<str>, unit: Option<Arc<str>>, node: &Node<'_
     }
 }
 
-/// The leaves of a value under a name, as measurements.
+/// The leaves of a value under a name, as measurements, but for those used elsewhere.
 pub(super) fn leaves(
     name: &str,
     node: &Node<'_>,
+    used: &[&Node<'_>],
     into: &mut Vec<Measurement>,
 ) -> Result<(), Reject> {
     if name.len() > NAME_BYTES_MAX {
         return Err(name_too_long());
     }
-    flatten(node, &[], &mut name.to_owned(), &mut |name, node| {
+    flatten(node, used, &mut name.to_owned(), &mut |name, node| {
         into.push(measurement(name.into(), None, node));
     })
 }

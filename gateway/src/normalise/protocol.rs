@@ -145,6 +145,13 @@ impl Id {
     }
 }
 
+/// A message begins, of which it is not known yet whether anything of it can be used.
+pub(super) fn begin(mapping: &Mapping, message: &Message<'_>) {
+    if mapping.protocol == Protocol::Sparkplug {
+        sparkplug::begin(message);
+    }
+}
+
 /// The tree of a payload; `None` where the message is understood and is not data.
 ///
 /// # Errors
@@ -156,6 +163,8 @@ pub(super) fn read<'a>(
     message: &Message<'a>,
 ) -> Result<Option<Node<'a>>, Reject> {
     match protocol {
+        // For devices, not from them.
+        Protocol::Zigbee2Mqtt | Protocol::Homie if is_command(message.topic) => return Ok(None),
         // Something that is no longer there.
         Protocol::Homie | Protocol::Discovery if message.payload.is_empty() => return Ok(None),
         Protocol::Sparkplug => return sparkplug::read(message),
@@ -168,6 +177,12 @@ pub(super) fn read<'a>(
         return decode::csv::decode(&mapping.columns, message.payload).map(Some);
     }
     decode::decode(format, message.payload).map(Some)
+}
+
+/// Whether a topic of Zigbee2MQTT or Homie is one that devices listen to.
+fn is_command(topic: &str) -> bool {
+    let mut levels = topic.rsplit('/');
+    matches!(levels.next(), Some("set" | "get"))
 }
 
 /// The array whose elements are events of their own, where the protocol knows.
@@ -208,11 +223,11 @@ pub(super) fn meaning<'n, 'a>(
         Protocol::ChirpStack => lorawan::chirpstack(message, element),
         Protocol::Tts => lorawan::things_stack(message, element),
         Protocol::Shadow => shadow::meaning(message, element)?,
-        Protocol::OpcUa => return opcua::meaning(of, place),
+        Protocol::OpcUa => return opcua::meaning(of, place, used),
         Protocol::Sparkplug => sparkplug::meaning(message, element)?,
         Protocol::Senml => senml::meaning(message, element)?,
         Protocol::Influx => influx(element, used),
-        Protocol::CloudEvents => cloudevents::meaning(of, element)?,
+        Protocol::CloudEvents => cloudevents::meaning(of, element, used)?,
         Protocol::Raw => Meaning {
             kind: Some(OPAQUE),
             measurements: Some(Vec::new()),

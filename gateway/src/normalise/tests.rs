@@ -3,6 +3,7 @@
 mod batches;
 mod identities;
 mod protocols;
+mod sparkplug;
 mod values;
 
 use super::{

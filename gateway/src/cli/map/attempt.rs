@@ -195,7 +195,7 @@ mod tests {
             br#"{"power":5,"last_seen":1772366390123}"#,
         );
         for part in [
-            "mapping 2 of ",
+            "mapping 3 of ",
             "read as json\n",
             "\nevent 1: key ",
             ", from the content, because",

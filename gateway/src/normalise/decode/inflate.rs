@@ -24,7 +24,7 @@ pub enum Compression {
     None,
     /// RFC 1952.
     Gzip,
-    /// RFC 8878.
+    /// RFC 8878: known, and refused.
     Zstd,
     /// The LZ4 frame format.
     Lz4,
@@ -32,11 +32,10 @@ pub enum Compression {
 
 impl Compression {
     /// The words of the configuration.
-    pub const WORDS: [(&'static str, Self); 5] = [
+    pub const WORDS: [(&'static str, Self); 4] = [
         ("auto", Self::Auto),
         ("none", Self::None),
         ("gzip", Self::Gzip),
-        ("zstd", Self::Zstd),
         ("lz4", Self::Lz4),
     ];
 }

@@ -5,7 +5,7 @@
 //! every metric before anything can be counted. Here a field that is there twice
 //! is refused, and each metric takes from the budget before it is kept. What a
 //! later version of the format adds is looked over, as protobuf wants it, and
-//! values that no event can hold (data sets, templates) are refused by name.
+//! values that no event can hold (data sets, templates) are marked.
 //!
 //! ```text
 //! {timestamp, seq, uuid, body, metrics: [{name, alias, timestamp, datatype,
@@ -16,6 +16,9 @@
 use std::borrow::Cow;
 
 use super::{Budget, Class, Float, Node, Reject, distinct};
+
+/// A member of metrics whose value no event can hold.
+pub(in crate::normalise) const UNSUPPORTED: &str = "unsupported";
 
 /// Decodes one payload.
 pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
@@ -81,10 +84,8 @@ impl Reader {
                 (7, Wire::Varint(n)) => ("null", Node::Bool(n != 0)),
                 (8, Wire::Bytes(_)) => continue,
                 (9, Wire::Bytes(bytes)) => ("properties", self.properties(bytes)?),
-                (17..=19, _) => {
-                    let reason = "data sets, templates and extensions are not supported";
-                    return Err(Reject::new(Class::Unsupported, reason));
-                }
+                // The names beside it still count, where this is a birth.
+                (17..=19, _) => (UNSUPPORTED, Node::Null),
                 (10..=16, wire) => value(field - 10, wire)?,
                 (1..=9, _) => return Err(wrong_wire()),
                 _ => continue,
@@ -308,7 +309,6 @@ mod tests {
             (b"\x12\x04\x50\x01\x58\x01", Class::Syntax),
             (b"\x12\x03\x0a\x01\xff", Class::Encoding),
             (b"\x12\x07\x50\xff\xff\xff\xff\xff\x01", Class::Range),
-            (b"\x12\x03\x8a\x01\x00", Class::Unsupported),
             (b"\x12\x05\x4a\x03\x0a\x01a", Class::Syntax),
         ] {
             assert_eq!(class(bytes), Err(expect), "{bytes:x?}");

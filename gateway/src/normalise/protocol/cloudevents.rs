@@ -106,6 +106,7 @@ fn data<'d>(content_type: &str, bytes: &'d [u8]) -> Result<Node<'d>, Reject> {
 pub(super) fn meaning<'n, 'a>(
     of: &Normaliser<'_>,
     event: &'n Node<'a>,
+    used: &[&Node<'_>],
 ) -> Result<Meaning<'n, 'a>, Reject> {
     let Node::Map(members) = event else {
         let reason = format!("a CloudEvent is an object, not {}", event.kind());
@@ -138,7 +139,7 @@ pub(super) fn meaning<'n, 'a>(
             shared: false,
             repeats: false,
         }),
-        measurements: Some(measurements(of, event)?),
+        measurements: Some(measurements(of, event, used)?),
         traceparent: optional(event, "traceparent")?.map(Arc::from),
         // The event's own id and source are made of the device's name.
         tags: vec![
@@ -172,12 +173,28 @@ pub(super) fn meaning<'n, 'a>(
     Ok(meaning)
 }
 
-/// What the data holds; the mapping's pointers look into it.
-fn measurements(of: &Normaliser<'_>, event: &Node<'_>) -> Result<Vec<Measurement>, Reject> {
+/// What the data holds; the mapping's pointers look into it. What they exclude they
+/// may also name from the whole event.
+fn measurements(
+    of: &Normaliser<'_>,
+    event: &Node<'_>,
+    used: &[&Node<'_>],
+) -> Result<Vec<Measurement>, Reject> {
     let content_type = optional(event, "datacontenttype")?.unwrap_or_default();
     let take = |data: &Node<'_>| {
         let bare = of.resolved.bare.as_deref();
-        measure::measurements(of.mapping, bare, data, None, None, &[], &mut String::new())
+        let exclude = of.mapping.exclude.iter();
+        let excluded = exclude.filter_map(|at| at.find(data));
+        let used: Vec<&Node<'_>> = used.iter().copied().chain(excluded).collect();
+        measure::measurements(
+            of.mapping,
+            bare,
+            data,
+            None,
+            None,
+            &used,
+            &mut String::new(),
+        )
     };
     match (event.child("data"), event.child("data_base64")) {
         (Some(_), Some(_)) => {

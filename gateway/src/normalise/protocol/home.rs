@@ -18,7 +18,9 @@ pub(super) fn zigbee2mqtt<'n, 'a>(
     if topic.ends_with("/availability") {
         return will(element);
     }
-    let of_bridge = topic.split('/').nth(1) == Some("bridge");
+    // The base topic may have several levels: the mapping says where devices begin.
+    let device = of.resolved.device.as_deref().unwrap_or_default();
+    let of_bridge = device.starts_with("bridge/") || topic.split('/').nth(1) == Some("bridge");
     Ok(Meaning {
         kind: of_bridge.then_some(METADATA),
         ..Meaning::default()

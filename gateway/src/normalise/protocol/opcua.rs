@@ -47,6 +47,7 @@ fn is_metadata(root: &Node<'_>) -> bool {
 pub(super) fn meaning<'n, 'a>(
     of: &Normaliser<'_>,
     place: &Place<'n, 'a>,
+    used: &mut Vec<&'n Node<'a>>,
 ) -> Result<Option<Meaning<'n, 'a>>, Reject> {
     let root = place.header.map_or(place.element, |header| header.root);
     if is_metadata(root) {
@@ -75,10 +76,15 @@ pub(super) fn meaning<'n, 'a>(
         let reason = format!("an OPC UA payload is an object, not {}", payload.kind());
         return Err(Reject::new(Class::Type, reason));
     };
+    // Pointers look into the message, and into what it carries.
+    let exclude = of.mapping.exclude.iter();
+    used.extend(exclude.filter_map(|at| at.find(payload)));
     let mut measurements = Vec::with_capacity(fields.len());
     if of.mapping.values.is_empty() {
         for (name, node) in fields {
-            field(of, name, node, &mut measurements)?;
+            if !measure::is_used(used, node) {
+                field(of, name, node, used, &mut measurements)?;
+            }
         }
     }
     let publisher = root.child("PublisherId").and_then(text);
@@ -95,7 +101,26 @@ pub(super) fn meaning<'n, 'a>(
         .child("MessageId")
         .and_then(text)
         .filter(|id| !id.is_empty());
+    // Of a single one the mapping's pointers see the network message around it.
+    let own = of.mapping.time.as_ref().zip(single);
+    let own = own.and_then(|(time, single)| Some((time, time.at.find(single)?)));
+    let time = match own {
+        Some((time, node)) => Some(timestamp::read(
+            node,
+            time.unit,
+            time.zone.as_ref(),
+            of.message.received,
+        )?),
+        None => None,
+    };
+    let said = own.and_then(|(_, node)| text(node));
+    let said = said.filter(|_| time == Some(Said::Implausible));
     Ok(Some(Meaning {
+        time,
+        tags: said
+            .map(|said| ("devicetime".into(), said.into()))
+            .into_iter()
+            .collect(),
         claimed: device.is_some(),
         device,
         id: id.map(|id| Id {
@@ -116,6 +141,7 @@ fn field(
     of: &Normaliser<'_>,
     name: &str,
     node: &Node<'_>,
+    used: &[&Node<'_>],
     into: &mut Vec<Measurement>,
 ) -> Result<(), Reject> {
     let is_data_value = node.child("Value").is_some()
@@ -142,7 +168,7 @@ fn field(
         None => None,
     };
     let from = into.len();
-    measure::leaves(name, value, into)?;
+    measure::leaves(name, value, used, into)?;
     if into.len() == from && is_data_value {
         // A value that could not be read is worth knowing of.
         let mut measurement = measure::measurement(name.into(), None, &Node::Null);

@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use super::{
     BIRTH, Id, Meaning, STATE,
-    births::{Born, Metric},
+    births::{Metric, Metrics},
     home::presence,
 };
 use crate::{
     event::{Measurement, Quality, Value},
     normalise::{
-        Class, Message, Node, Reject,
-        decode::{self, Format, quoted, sparkplug::is_value},
-        measure,
+        Class, DEVICE_BYTES_MAX, Message, Node, Reject,
+        decode::{
+            self, Format, quoted,
+            sparkplug::{UNSUPPORTED, is_value},
+        },
+        identity, measure,
         timestamp::{self, Said, Unit},
     },
 };
@@ -29,45 +32,66 @@ struct Topic<'t> {
     /// `group/node`.
     node: String,
     device: Option<&'t str>,
+    /// The node with what is before the namespace, where another broker's topics have
+    /// something before them.
+    born_as: String,
+}
+
+impl Topic<'_> {
+    fn is_birth(&self) -> bool {
+        self.kind.ends_with("BIRTH")
+    }
 }
 
 const NAMESPACE: &str = "spBv1.0";
 
 fn topic(topic: &str) -> Result<Topic<'_>, Reject> {
+    let before: usize = topic
+        .split('/')
+        .take_while(|level| *level != NAMESPACE)
+        .map(|level| level.len() + 1)
+        .sum();
+    let (before, topic) = topic.split_at_checked(before).unwrap_or(("", topic));
     let levels: Vec<&str> = topic.splitn(6, '/').collect();
-    let topic = match levels[..] {
-        [NAMESPACE, "STATE", host] if !host.is_empty() => Topic {
-            kind: "STATE",
-            node: format!("STATE/{host}"),
-            device: None,
-        },
+    let (kind, node, device) = match levels[..] {
+        [NAMESPACE, "STATE", host] if !host.is_empty() => ("STATE", format!("STATE/{host}"), None),
         [
             NAMESPACE,
             group,
             kind @ ("NBIRTH" | "NDATA" | "NDEATH" | "NCMD"),
             node,
-        ] if !group.is_empty() && !node.is_empty() => Topic {
-            kind,
-            node: format!("{group}/{node}"),
-            device: None,
-        },
+        ] if !group.is_empty() && !node.is_empty() => (kind, format!("{group}/{node}"), None),
         [
             NAMESPACE,
             group,
             kind @ ("DBIRTH" | "DDATA" | "DDEATH" | "DCMD"),
             node,
             device,
-        ] if !group.is_empty() && !node.is_empty() && !device.is_empty() => Topic {
-            kind,
-            node: format!("{group}/{node}"),
-            device: Some(device),
-        },
+        ] if !group.is_empty() && !node.is_empty() && !device.is_empty() => {
+            (kind, format!("{group}/{node}"), Some(device))
+        }
         _ => {
             let reason = "the topic is not one of Sparkplug B";
             return Err(Reject::new(Class::Unmapped, reason));
         }
     };
-    Ok(topic)
+    Ok(Topic {
+        kind,
+        born_as: format!("{before}{node}"),
+        node,
+        device,
+    })
+}
+
+/// A birth ends what the one before it said, whatever becomes of it: the old names
+/// would be wrong for what comes after it.
+pub(super) fn begin(message: &Message<'_>) {
+    if let Ok(topic) = topic(message.topic)
+        && topic.is_birth()
+    {
+        let births = message.births;
+        births.forget(message.client_id, &topic.born_as, topic.device);
+    }
 }
 
 /// The tree of a payload; `None` for commands.
@@ -90,19 +114,23 @@ pub(super) fn meaning<'n, 'a>(
         Some(time) => timestamp::read(time, Unit::Millis, None, message.received)?,
         None => Said::Nothing,
     };
+    let device = match topic.device {
+        Some(device) => format!("{}/{device}", topic.node),
+        None => topic.node.clone(),
+    };
+    // Before anything is kept under this name.
+    if device.len() > DEVICE_BYTES_MAX {
+        let reason = format!("the device's name has more than {DEVICE_BYTES_MAX} bytes");
+        return Err(Reject::new(Class::Limit, reason));
+    }
     let mut meaning = Meaning {
-        device: Some(match topic.device {
-            Some(device) => format!("{}/{device}", topic.node),
-            None => topic.node.clone(),
-        }),
+        device: Some(device),
         time: Some(time),
         id: id(message, payload, time),
         ..Meaning::default()
     };
     if time == Said::Implausible
-        && let Some(said) = payload
-            .child("timestamp")
-            .and_then(crate::normalise::identity::text)
+        && let Some(said) = payload.child("timestamp").and_then(identity::text)
     {
         meaning.tags.push(("devicetime".into(), said.into()));
     }
@@ -118,8 +146,14 @@ pub(super) fn meaning<'n, 'a>(
         meaning.measurements = Some(vec![presence(online)]);
         return Ok(meaning);
     }
+    if payload.child("body").is_some() {
+        let reason =
+            "what is in the body of a Sparkplug payload, such as compressed metrics, is not read";
+        return Err(Reject::new(Class::Unsupported, reason));
+    }
     match payload.child("seq") {
-        None if topic.kind == "NDEATH" => {}
+        // Of a birth it is 0, which some libraries leave out.
+        None if matches!(topic.kind, "NDEATH" | "NBIRTH") => {}
         None => return Err(Reject::new(Class::Missing, "there is no sequence number")),
         Some(Node::Int(0..=255)) => {}
         Some(_) => {
@@ -133,67 +167,108 @@ pub(super) fn meaning<'n, 'a>(
     };
     if topic.kind.ends_with("DEATH") {
         if topic.device.is_none() {
-            message.births.death(message.client_id, &topic.node);
+            let bd_seq = bd_seq(metrics);
+            let births = message.births;
+            births.death(message.client_id, &topic.born_as, bd_seq);
         }
         meaning.kind = Some(STATE);
         meaning.measurements = Some(vec![presence(false)]);
         return Ok(meaning);
     }
-    let birth = topic.kind.ends_with("BIRTH");
-    if birth {
+    if topic.is_birth() {
         meaning.kind = Some(BIRTH);
     }
-    let known = message.births.get(message.client_id, &topic.node);
+    let sent = match payload.child("timestamp") {
+        Some(Node::Int(sent)) => u64::try_from(*sent).ok(),
+        _ => None,
+    };
+    let known = message.births.get(
+        message.client_id,
+        &topic.born_as,
+        topic.device,
+        message.received,
+    );
     let resolver = Resolver {
         message,
-        device: topic.device.unwrap_or_default(),
-        time,
         // Its aliases are those of messages after it.
-        known: known.as_deref().filter(|known| {
-            let sent = payload.child("timestamp");
-            !matches!(sent, Some(Node::Int(sent)) if u64::try_from(*sent).is_ok_and(|sent| sent < known.at))
-        }),
-        birth,
+        known: known.filter(|known| sent.is_none_or(|sent| sent >= known.sent)),
+        birth: topic.is_birth(),
     };
-    let mut born = Vec::new();
-    let mut measurements = Vec::with_capacity(metrics.len());
+    let mut named = Vec::with_capacity(metrics.len());
     for metric in metrics {
-        let named = resolver.named(metric)?;
-        if birth {
-            let alias = match metric.child("alias") {
-                Some(Node::Int(alias)) => u64::try_from(*alias).ok(),
-                Some(Node::UInt(alias)) => Some(*alias),
-                _ => None,
-            };
-            born.push((alias, named.clone()));
-        }
-        // They are the protocol's own.
-        let own = *named.name == *"bdSeq"
-            || named.name.starts_with("Node Control/")
-            || named.name.starts_with("Device Control/");
-        if !(birth && own) {
-            measurements.push(resolver.measurement(&named, metric)?);
-        }
-        if metric.child("historical") == Some(&Node::Bool(true)) && meaning.tags.is_empty() {
-            meaning.tags.push(("historical".into(), "true".into()));
+        named.push(resolver.named(metric)?);
+    }
+    if topic.is_birth() {
+        // Also when a value cannot be used: the names are right all the same.
+        let metrics_of = metrics.iter().map(alias).zip(named.iter().cloned());
+        let born = Metrics::new(
+            message.received,
+            sent.unwrap_or_default(),
+            metrics_of.collect(),
+        );
+        let (client_id, node) = (message.client_id, &topic.born_as);
+        match topic.device {
+            None => (message.births).node(client_id, node, bd_seq(metrics), born),
+            Some(device) => message.births.device(client_id, node, device, born),
         }
     }
-    if birth {
-        let at = match payload.child("timestamp") {
-            Some(Node::Int(at)) => u64::try_from(*at).unwrap_or_default(),
-            _ => 0,
-        };
-        match topic.device {
-            None => message
-                .births
-                .node(message.client_id, &topic.node, at, born),
-            Some(_) => message
-                .births
-                .device(message.client_id, &topic.node, at, born),
+    let mut measurements = Vec::with_capacity(metrics.len());
+    let mut historical = Vec::new();
+    for (metric, named) in metrics.iter().zip(&named) {
+        // They are the protocol's own.
+        let own = *named.name == *BD_SEQ
+            || named.name.starts_with("Node Control/")
+            || named.name.starts_with("Device Control/");
+        if topic.is_birth() && own {
+            continue;
+        }
+        measurements.push(resolver.measurement(named, metric)?);
+        if metric.child("historical") == Some(&Node::Bool(true)) {
+            historical.push(&named.name);
+        }
+    }
+    if historical.len() == measurements.len() && !historical.is_empty() {
+        meaning.tags.push(("historical".into(), "true".into()));
+    } else {
+        let tags = historical.into_iter();
+        let tags = tags.map(|name| (format!("{name}.historical").into(), "true".into()));
+        meaning.tags.extend(tags);
+    }
+    // Without a time of its own, a payload is as old as the first of its metrics. That
+    // tells no two payloads apart: a metric's time may be that of its last change.
+    let first = measurements.iter().find_map(|measurement| measurement.time);
+    if let (Said::Nothing, Some(at)) = (time, first) {
+        meaning.time = Some(Said::Plausible { at, fine: false });
+        meaning.relative = true;
+    }
+    if let Some(Said::Plausible { at, .. }) = meaning.time {
+        for measurement in &mut measurements {
+            measurement.time = measurement.time.filter(|own| *own != at);
         }
     }
     meaning.measurements = Some(measurements);
     Ok(meaning)
+}
+
+const BD_SEQ: &str = "bdSeq";
+
+/// The number of a node's session, in its birth and in its death.
+fn bd_seq(metrics: &[Node<'_>]) -> Option<u64> {
+    let of_session = |metric: &&Node<'_>| super::text_at(metric, "name") == Some(BD_SEQ);
+    let metric = metrics.iter().find(of_session)?;
+    unsigned(metric.child("long").or_else(|| metric.child("int"))?)
+}
+
+fn alias(metric: &Node<'_>) -> Option<u64> {
+    unsigned(metric.child("alias")?)
+}
+
+fn unsigned(node: &Node<'_>) -> Option<u64> {
+    match node {
+        Node::Int(n) => u64::try_from(*n).ok(),
+        Node::UInt(n) => Some(*n),
+        _ => None,
+    }
 }
 
 /// Only with a time to believe: without one the same bytes come again after 256
@@ -216,41 +291,33 @@ fn id(message: &Message<'_>, payload: &Node<'_>, time: Said) -> Option<Id> {
 
 struct Resolver<'m> {
     message: &'m Message<'m>,
-    device: &'m str,
-    time: Said,
-    known: Option<&'m Born>,
+    known: Option<Arc<Metrics>>,
     birth: bool,
 }
 
 impl Resolver<'_> {
     /// A metric's name and type, from the message itself or from the birth.
     fn named(&self, metric: &Node<'_>) -> Result<Metric, Reject> {
-        let own = match metric.child("datatype") {
-            Some(Node::Int(own)) => u64::try_from(*own).ok(),
-            _ => None,
-        };
+        let own = metric.child("datatype").and_then(unsigned);
         let name = super::text_at(metric, "name").filter(|name| !name.is_empty());
-        let alias = match metric.child("alias") {
-            Some(Node::Int(alias)) => u64::try_from(*alias).ok(),
-            Some(Node::UInt(alias)) => Some(*alias),
-            _ => None,
-        };
-        match (name, alias) {
-            (Some(name), _) => {
-                let birth = || self.known?.datatype(self.device, name);
-                Ok(Metric {
-                    device: self.device.into(),
-                    name: name.into(),
-                    datatype: own.or_else(|| if self.birth { None } else { birth() }),
-                })
+        let known = self.known.as_deref();
+        match (name, alias(metric)) {
+            (Some(name), _) if name.len() > measure::NAME_BYTES_MAX => {
+                Err(measure::name_too_long())
             }
+            (Some(name), _) => Ok(Metric {
+                name: name.into(),
+                datatype: match self.birth {
+                    true => own,
+                    false => own.or_else(|| known?.datatype(name)),
+                },
+            }),
             (None, _) if self.birth => {
                 let reason = "a metric of a birth has no name";
                 Err(Reject::new(Class::Missing, reason))
             }
             (None, Some(alias)) => {
-                let known = self.known.and_then(|known| known.by_alias(alias));
-                let known = known.filter(|metric| *metric.device == *self.device);
+                let known = known.and_then(|known| known.by_alias(alias));
                 let known = known.ok_or_else(|| {
                     let reason = format!(
                         "metric {alias} has no name, and no birth that says which it is was seen"
@@ -258,8 +325,8 @@ impl Resolver<'_> {
                     Reject::new(Class::State, reason)
                 })?;
                 Ok(Metric {
+                    name: known.name.clone(),
                     datatype: own.or(known.datatype),
-                    ..known.clone()
                 })
             }
             (None, None) => {
@@ -270,12 +337,13 @@ impl Resolver<'_> {
     }
 
     fn measurement(&self, named: &Metric, metric: &Node<'_>) -> Result<Measurement, Reject> {
-        if named.name.len() > measure::NAME_BYTES_MAX {
-            return Err(measure::name_too_long());
-        }
         let Node::Map(members) = metric else {
             return Err(Reject::new(Class::Syntax, "a metric is an object"));
         };
+        if metric.child(UNSUPPORTED).is_some() {
+            let reason = "data sets, templates and extensions are not supported";
+            return Err(Reject::new(Class::Unsupported, reason));
+        }
         let null = metric.child("null") == Some(&Node::Bool(true));
         let given = members.iter().find(|(name, _)| is_value(name));
         let value = match given {
@@ -286,21 +354,10 @@ impl Resolver<'_> {
             Some(at) => timestamp::read(at, Unit::Millis, None, self.message.received)?,
             None => Said::Nothing,
         };
-        let (Said::Plausible { at: of_event, .. }, Said::Plausible { at, .. }) = (self.time, at)
-        else {
-            return Ok(self.finished(named, value, metric, None));
+        let time = match at {
+            Said::Plausible { at, .. } => Some(at),
+            Said::Nothing | Said::Implausible => None,
         };
-        let time = Some(at).filter(|at| *at != of_event);
-        Ok(self.finished(named, value, metric, time))
-    }
-
-    fn finished(
-        &self,
-        named: &Metric,
-        value: Value,
-        metric: &Node<'_>,
-        time: Option<crate::event::Timestamp>,
-    ) -> Measurement {
         let property = |name: &str| metric.child("properties")?.child(name);
         // Sparkplug 3.0, section 6.4.11: 192 is good, 0 bad, 500 stale.
         let quality = match property("Quality") {
@@ -313,13 +370,13 @@ impl Resolver<'_> {
             Some(Node::Text(unit)) if !unit.is_empty() => Some(Arc::from(unit.as_ref())),
             _ => None,
         };
-        Measurement {
+        Ok(Measurement {
             name: named.name.clone(),
             value,
             unit,
             quality,
             time,
-        }
+        })
     }
 }
 

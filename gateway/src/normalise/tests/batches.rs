@@ -244,7 +244,6 @@ fn bad_elements_come_back_in_a_payload_that_gives_only_them() {
             fallback: None,
             unit: Unit::Auto,
             zone: None,
-            required: false,
         }),
         ..mapping()
     };

@@ -263,3 +263,163 @@ fn what_elements_share_is_held_once() {
         assert!(bytes(&events) < 3 * payload.len(), "{name}");
     }
 }
+
+#[test]
+fn what_is_excluded_is_left_out_within_envelopes_too() {
+    let names = |mapping: &Mapping, exclude: &str, payload: &str| -> Vec<String> {
+        let mapping = Mapping {
+            exclude: vec![pointer(exclude)],
+            ..mapping.clone()
+        };
+        let event = event(&mapping, payload);
+        let names = event.measurements.iter().map(|m| m.name.to_string());
+        names.collect()
+    };
+    let event =
+        r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":{"gps":{"x":1},"v":1}}"#;
+    let events = by_format(Format::CloudEvents);
+    let network = r#"{"MessageType":"ua-data","Messages":[{"DataSetWriterId":1,"Payload":{"gps":{"x":1},"v":1}}]}"#;
+    let opcua = filled_in(Preset::named(Name::OpcUa));
+    for (mapping, payload, within) in [(&events, event, "/data"), (&opcua, network, "/Payload")] {
+        assert_eq!(names(mapping, "/gps", payload), ["v"]);
+        assert_eq!(names(mapping, "/gps/x", payload), ["v"]);
+        assert_eq!(names(mapping, &format!("{within}/gps"), payload), ["v"]);
+        assert_eq!(names(mapping, "/no", payload), ["gps.x", "v"]);
+    }
+}
+
+#[test]
+fn a_single_opcua_message_has_its_own_time() {
+    let opcua = filled_in(Preset::named(Name::OpcUa));
+    let payload = |time: &str| {
+        format!(
+            r#"{{"MessageType":"ua-data","Messages":{{"DataSetWriterId":1,"Timestamp":"{time}","Payload":{{"v":1}}}}}}"#
+        )
+    };
+    let said = event(&opcua, &payload("2026-03-01T11:59:50Z"));
+    assert_eq!(said.time_source, TimeSource::Device);
+    let unbelieved = event(&opcua, &payload("1970-01-01T00:00:00Z"));
+    assert_eq!(unbelieved.time_source, TimeSource::Received);
+    assert_eq!(&*unbelieved.tags[0].0, "devicetime");
+}
+
+#[test]
+fn keep_alives_beside_data_are_counted() {
+    let opcua = filled_in(Preset::named(Name::OpcUa));
+    let payload = br#"{"MessageType":"ua-data","Messages":[{"DataSetWriterId":1},{"DataSetWriterId":1,"Payload":{"v":1}}]}"#;
+    let done = run(&opcua, &Sent { payload, ..SENT }).unwrap();
+    assert_eq!((done.events.len(), done.nothing), (1, 1));
+}
+
+#[test]
+fn what_is_left_of_a_batch_of_opcua_messages_is_read_again() {
+    let opcua = filled_in(Preset::named(Name::OpcUa));
+    let payload = br#"[{"DataSetWriterId":1,"Payload":{"v":1}},{"DataSetWriterId":1,"Payload":2}]"#;
+    let done = run(&opcua, &Sent { payload, ..SENT }).unwrap();
+    let left = done.rejected.unwrap().payload;
+    let left = run(
+        &opcua,
+        &Sent {
+            payload: &left,
+            ..SENT
+        },
+    )
+    .unwrap_err();
+    assert!(left.reason.contains("payload is an object"), "{left}");
+    let mended = br#"[null,{"DataSetWriterId":1,"Payload":{"v":2}}]"#;
+    let done = run(
+        &opcua,
+        &Sent {
+            payload: mended,
+            ..SENT
+        },
+    )
+    .unwrap();
+    assert_eq!(done.events.len(), 1);
+}
+
+#[test]
+fn a_publisher_that_counts_from_1_again_loses_nothing() {
+    let opcua = filled_in(Preset::named(Name::OpcUa));
+    let key = |value: &str| {
+        let payload = format!(
+            r#"{{"MessageId":"1","MessageType":"ua-data","Messages":[{{"DataSetWriterId":1,"Payload":{{"v":{value}}}}}]}}"#
+        );
+        let event = event(&opcua, &payload);
+        assert_eq!(event.id_source, IdSource::Protocol);
+        event.key
+    };
+    assert_eq!(key("1"), key("1"));
+    assert_ne!(key("1"), key("2"));
+}
+
+#[test]
+fn a_relative_time_that_nobody_would_believe_is_not_believed() {
+    let senml = by_format(Format::SenmlJson);
+    for (seconds, source) in [
+        (60, TimeSource::Device),
+        (-60, TimeSource::Device),
+        (360_000, TimeSource::Received),
+        (200_000_000, TimeSource::Received),
+    ] {
+        let event = event(&senml, &format!(r#"[{{"n":"t","v":1,"t":{seconds}}}]"#));
+        assert_eq!(event.time_source, source, "{seconds}");
+        let kept = event.tags.iter().any(|(name, _)| **name == *"devicetime");
+        assert_eq!(kept, source == TimeSource::Received, "{seconds}");
+    }
+}
+
+#[test]
+fn commands_of_homes_are_no_readings_and_the_bridge_is_no_device() {
+    let mapping = |name, template: &str| {
+        let topic = topic::Template::parse(template).unwrap();
+        Mapping {
+            device: Device::Text(Template::parse("{device}", topic.names()).unwrap()),
+            kind: Template::parse("iot.telemetry.v1", topic.names()).unwrap(),
+            topic,
+            ..filled_in(Preset::named(name))
+        }
+    };
+    let zigbee = mapping(Name::Zigbee2Mqtt, "home/zigbee2mqtt/{device...}");
+    let homie = mapping(Name::Homie, "homie/5/{device}/{node...}");
+    let on = |mapping: &Mapping, topic, payload| {
+        let sent = Sent {
+            topic,
+            payload,
+            ..SENT
+        };
+        run(mapping, &sent).unwrap()
+    };
+    for (mapping, topic, payload) in [
+        (
+            &zigbee,
+            "home/zigbee2mqtt/a/lamp/set",
+            &b"{\"state\":\"ON\"}"[..],
+        ),
+        (&zigbee, "home/zigbee2mqtt/lamp/get", b""),
+        (&homie, "homie/5/lamp/light/power/set", b"true"),
+    ] {
+        let done = on(mapping, topic, payload);
+        assert_eq!((done.events.len(), done.nothing), (0, 1), "{topic}");
+    }
+    let kind = |topic| on(&zigbee, topic, b"{\"v\":1}").events[0].kind.to_string();
+    assert_eq!(kind("home/zigbee2mqtt/bridge/devices"), "iot.metadata.v1");
+    assert_eq!(kind("home/zigbee2mqtt/lamp"), "iot.telemetry.v1");
+}
+
+#[test]
+fn a_time_that_is_required_is_required_of_protocols_too() {
+    let required = |mapping: Mapping| Mapping {
+        require_time: true,
+        ..mapping
+    };
+    let senml = required(by_format(Format::SenmlJson));
+    assert_eq!(class(&senml, r#"[{"n":"t","v":1}]"#), Class::Missing);
+    let old = r#"[{"n":"t","v":1,"t":300000000}]"#;
+    assert_eq!(class(&senml, old), Class::Range);
+    let cloud = required(by_format(Format::CloudEvents));
+    let event = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":1}"#;
+    assert_eq!(class(&cloud, event), Class::Missing);
+    let will = required(filled_in(Preset::named(Name::Lwt)));
+    assert_eq!(class(&will, "online"), Class::Missing);
+}
