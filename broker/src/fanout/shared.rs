@@ -252,7 +252,7 @@ impl Groups {
     }
 
     /// What no worker took, the oldest first, at most `count`.
-    pub(super) fn returned(&self, count: usize) -> Vec<Homeless> {
+    pub(crate) fn returned(&self, count: usize) -> Vec<Homeless> {
         let list = &self.returned.list;
         let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         let (waiting, share) = &mut *list;
@@ -268,7 +268,7 @@ impl Groups {
     /// Adds a member to the group `name`, which is `$share/{group}/{filter}`, or
     /// replaces its subscription; whether it was there. `number` is that of the next
     /// message.
-    pub(super) fn join(
+    pub(crate) fn join(
         &self,
         name: &str,
         filter: &str,
@@ -330,7 +330,7 @@ impl Groups {
     }
 
     /// Takes a member out of the group `name`; whether it was in it.
-    pub(super) fn leave(&self, name: &str, filter: &str, session: u64) -> bool {
+    pub(crate) fn leave(&self, name: &str, filter: &str, session: u64) -> bool {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
         let Some(group) = groups.by_name.get(name).cloned() else {
             return false;

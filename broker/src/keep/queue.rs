@@ -43,7 +43,7 @@ impl Writer {
         let mut message = op.message.clone();
         if let Some(message) = &mut message {
             let mut targets = self.targets(message, op.from);
-            let served = self.share_out(message, &mut targets);
+            let shares = self.share_out(message, &mut targets);
             if !targets.is_empty()
                 && !self.make_room(&mut targets, message.len() as u64, may_refuse)?
             {
@@ -57,8 +57,8 @@ impl Writer {
                 *message = message.renumbered(number, &self.shared.budget);
             }
             self.enqueue(message, targets)?;
-            if let Some(served) = served {
-                *message = self.hand_out(message, served);
+            if let Some(shares) = shares {
+                *message = self.hand_out(message, shares);
             }
         }
         if let (Some(session), Some((packet, token))) = (op.from, &op.exchange) {

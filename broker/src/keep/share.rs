@@ -1,11 +1,12 @@
 //! Who of a shared subscription gets a message of QoS 1 or 2 (MQTT 5, section 4.8.2).
 //!
-//! In this order: a persistent member that is connected; a live member, if one is
-//! there and the group has room in memory; a persistent member that is away. So one
-//! that never comes back silences nobody, and where nobody is there the message waits
-//! on disk. A message for a persistent member goes into its queue with the commit; one
-//! for a live member is handed to `fanout::Groups` after it, by the writer itself, so
-//! that no group gets it from both.
+//! In this order: a persistent member that is connected and keeps up; a live member, if
+//! one is there and the group has room in memory; a persistent member that is connected
+//! and behind; one that is away. So one that never comes back, or takes nothing, silences
+//! nobody, and where nobody is there the message waits on disk. A message for a persistent
+//! member goes into its queue with the commit; one for a live member is handed to
+//! `fanout::Groups` after it, by name, by the writer itself: no group gets it from both,
+//! and where the live members are gone by then it comes back.
 //!
 //! When a session ends, what is left of its share goes the same way, not what it may
 //! have been sent at QoS 2, which no second client may get. What live members leave
@@ -13,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::{job::Answer, queue::Target, writer::Writer};
+use super::{job::Answer, queue::Target, stage::Session, writer::Writer};
 use crate::{
     QoS,
     fanout::{Groups, Homeless, Message},
@@ -37,15 +38,30 @@ impl Offer {
     }
 }
 
+/// Who of a shared subscription gets a message.
+enum Taker {
+    Persistent(Target),
+    Live,
+}
+
+/// The groups with persistent members that a message is for.
+#[derive(Debug, Default)]
+pub(super) struct Shares {
+    /// A persistent member gets it.
+    served: Vec<Arc<str>>,
+    /// A live member does.
+    live: Vec<Arc<str>>,
+}
+
 impl Writer {
     /// Adds to the targets of a message the members of shared subscriptions that get
-    /// it. The groups that have it then; `None` where no group has persistent members,
-    /// and the message reaches live ones like any subscriber.
+    /// it. `None` where no group has persistent members, and the message reaches live
+    /// ones like any subscriber.
     pub(super) fn share_out(
         &mut self,
         message: &Message,
         targets: &mut Vec<Target>,
-    ) -> Option<Vec<Arc<str>>> {
+    ) -> Option<Shares> {
         if message.qos() == QoS::AtMostOnce {
             return None;
         }
@@ -54,34 +70,46 @@ impl Writer {
         if names.is_empty() {
             return None;
         }
-        let mut served = Vec::new();
+        let mut shares = Shares::default();
         for name in names {
-            if let Some(target) = self.member(&name, message) {
-                served.push(name);
-                targets.push(target);
+            match self.taker(&name, message) {
+                Some(Taker::Persistent(target)) => {
+                    shares.served.push(name);
+                    targets.push(target);
+                }
+                Some(Taker::Live) => shares.live.push(name),
+                None => {}
             }
         }
-        Some(served)
+        Some(shares)
     }
 
-    /// Offers a message to live members of every group but those that have it, once
-    /// the commit is durable; the message for everybody else.
-    pub(super) fn hand_out(&mut self, message: &Message, served: Vec<Arc<str>>) -> Message {
-        let offer = Offer::AllBut(message.clone(), served);
-        self.state.offers.push(offer);
+    /// Offers a message to live members once the commit is durable: of the groups that
+    /// were decided to, whoever is a member by then, and of those without persistent
+    /// members. The message for everybody else.
+    pub(super) fn hand_out(&mut self, message: &Message, shares: Shares) -> Message {
+        let Shares { served, live } = shares;
+        let offers = &mut self.state.offers;
+        for name in &live {
+            offers.push(Offer::One(Arc::clone(name), message.clone()));
+        }
+        let but = served.into_iter().chain(live).collect();
+        offers.push(Offer::AllBut(message.clone(), but));
         message.handed_out(&self.shared.budget)
     }
 
-    /// The persistent member that gets a message; `None` where a live one does.
-    fn member(&self, name: &Arc<str>, message: &Message) -> Option<Target> {
-        self.connected_member(name, message).or_else(|| {
-            let live = self.shared.live.has_room(name, message.len());
-            (!live).then(|| self.any_member(name, message))?
-        })
-    }
-
-    fn connected_member(&self, name: &Arc<str>, message: &Message) -> Option<Target> {
-        self.choose(name, message, |is_away| !is_away)
+    /// Who gets a message, if anybody can.
+    fn taker(&self, name: &Arc<str>, message: &Message) -> Option<Taker> {
+        let prompt = self.choose(name, message, |session| {
+            session.feed.is_some() && !session.behind
+        });
+        if let Some(target) = prompt {
+            return Some(Taker::Persistent(target));
+        }
+        if self.shared.live.has_room(name, message.len()) {
+            return Some(Taker::Live);
+        }
+        self.any_member(name, message).map(Taker::Persistent)
     }
 
     fn any_member(&self, name: &Arc<str>, message: &Message) -> Option<Target> {
@@ -92,12 +120,11 @@ impl Writer {
         &self,
         name: &Arc<str>,
         message: &Message,
-        is_in_question: impl Fn(bool) -> bool,
+        is_in_question: impl Fn(&Session) -> bool,
     ) -> Option<Target> {
         let load = |id| {
             let session = self.state.sessions.get(&id)?;
-            let is_away = session.feed.is_none();
-            is_in_question(is_away).then_some((is_away, session.count))
+            is_in_question(session).then_some((session.feed.is_none(), session.count))
         };
         let (session, sub) = self.shared.groups_mut().choose(name, load)?;
         Some(Target {
@@ -112,20 +139,18 @@ impl Writer {
     /// Who is to get what a session that ends was owed of a shared subscription: the
     /// persistent member, or `None` if a live one is offered it, or nobody is left.
     pub(super) fn heir(&mut self, name: &Arc<str>, message: &Message) -> Option<Target> {
-        let member = self.member(name, message);
-        if member.is_none() {
-            if self.shared.live.has_room(name, message.len()) {
+        match self.taker(name, message) {
+            Some(Taker::Persistent(target)) => return Some(target),
+            Some(Taker::Live) => {
                 // Behind what waits there.
                 let number = self.shared.retained.number();
                 let message = message.renumbered(number, &self.shared.budget);
-                self.state
-                    .offers
-                    .push(Offer::One(Arc::clone(name), message));
-            } else {
-                self.state.counts.dropped_shared += 1;
+                let offer = Offer::One(Arc::clone(name), message);
+                self.state.offers.push(offer);
             }
+            None => self.state.counts.dropped_shared += 1,
         }
-        member
+        None
     }
 
     /// Takes what live members left behind, or had no room for, for persistent ones.
