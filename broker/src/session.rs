@@ -179,7 +179,8 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
     let window = handshake::window(context, &connect);
     let keeper = context.fanout.keeper();
     let durable = entered.as_deref();
-    let durable = durable.map(|entered| Box::new(Durable::new(keeper, entered, &rights)));
+    let restricted = rights.is_restricted().then(|| Arc::clone(&rights));
+    let durable = durable.map(|entered| Box::new(Durable::new(keeper, entered, restricted)));
     let reason_text_max = match connect.problem_information {
         // An acknowledgement has at most 10 bytes beside its text.
         true => connect.packet_bytes_max.saturating_sub(10),

@@ -115,7 +115,8 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    pub(super) fn new(keeper: &Keeper, entered: &Entered, rights: &Arc<Rights>) -> Self {
+    /// `rights`: those of the client, where it may not have everything.
+    pub(super) fn new(keeper: &Keeper, entered: &Entered, rights: Option<Arc<Rights>>) -> Self {
         Self {
             keeper: keeper.clone(),
             session: entered.session,
@@ -129,7 +130,7 @@ impl Durable {
             sent: 0,
             held: None,
             has_backlog: entered.present,
-            rights: rights.is_restricted().then(|| Arc::clone(rights)),
+            rights,
             early: HashMap::new(),
             told: entered.dropped,
         }
@@ -298,14 +299,22 @@ impl Durable {
         if self.asked.is_some() || self.settled.is_some() || self.turn.is_empty() {
             return;
         }
-        let turn = std::mem::take(&mut self.turn);
+        let mut turn = std::mem::take(&mut self.turn);
+        if !(turn.subscribe.is_empty() || turn.received.is_empty() && turn.released.is_empty()) {
+            // What there may be no room for is refused alone: it comes next.
+            self.turn.subscribe = std::mem::take(&mut turn.subscribe);
+        }
+        let pending = match self.turn.subscribe.is_empty() {
+            true => self.pending.take(),
+            false => None,
+        };
         let keeper = self.keeper.clone();
         let session = self.session;
         self.asked = Some(Asked {
             done: turn.done.clone(),
             received: turn.received.clone(),
             complete: std::mem::take(&mut self.complete),
-            pending: self.pending.take(),
+            pending,
             future: Box::pin(async move { keeper.turn(session, turn).await }),
         });
         self.progress().now_or_never();
@@ -353,7 +362,9 @@ impl Durable {
 
     /// Ends the connection's part in the session.
     pub(super) async fn leave(mut self: Box<Self>, expiry_secs: Option<u32>, forget_will: bool) {
-        if self.asked.is_some() {
+        // What a SUBSCRIBE brings may take its time, and nobody waits for its SUBACK now.
+        let brings = |asked: &mut Asked| matches!(asked.pending, Some(Pending::Subscribe { .. }));
+        if self.asked.take_if(brings).is_none() && self.asked.is_some() {
             self.progress().await;
             self.settled = None;
         }
@@ -371,5 +382,95 @@ impl Durable {
             forget_will,
         };
         self.keeper.leave(leave).await.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::{
+        budget::Budget,
+        fanout::Outbox,
+        keep::{self, Enter, Sub},
+        packet::SendRetained,
+    };
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A session with room for one KiB of subscriptions.
+    async fn enter() -> (Keeper, Box<Durable>) {
+        let budget = Arc::new(Budget::of(1 << 10));
+        let config = keep::Config {
+            queue_total_bytes_max: 0,
+            retained_bytes_max: 0,
+            ..keep::Config::default()
+        };
+        let keeper = Keeper::open(config, Arc::default(), Arc::clone(&budget)).unwrap();
+        let enter = Enter {
+            client: Arc::from("d"),
+            user: None,
+            clean: false,
+            expiry_secs: 100,
+            outbox: Arc::new(Outbox::new(1 << 20, 64, &budget)),
+            will: None,
+        };
+        let entered = keeper.enter(enter).await.unwrap();
+        let durable = Box::new(Durable::new(&keeper, &entered, None));
+        (keeper, durable)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_does_not_wait_for_what_its_subscribe_brings() {
+        let (keeper, mut durable) = enter().await;
+        durable.asked = Some(Asked {
+            future: Box::pin(pending()),
+            done: Vec::new(),
+            received: Vec::new(),
+            complete: Vec::new(),
+            pending: Some(Pending::Subscribe {
+                id: 1,
+                filters: Vec::new(),
+                codes: Vec::new(),
+                adds: Vec::new(),
+            }),
+        });
+        timeout(LONG, durable.leave(None, true))
+            .await
+            .expect("it leaves");
+        assert!(!keeper.sessions().await[0].connected);
+    }
+
+    #[tokio::test]
+    async fn a_subscribe_without_room_refuses_nothing_else() {
+        let (_keeper, mut durable) = enter().await;
+        durable.sent(1, Owed::Received);
+        durable.received(packet_id(1));
+        let add = Add {
+            filter: Arc::from("x".repeat(60_000)),
+            subscription: Sub {
+                qos: QoS::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                id: None,
+            },
+            retained: SendRetained::Never,
+        };
+        let filters = vec![Arc::clone(&add.filter)];
+        durable.subscribe(7, filters, vec![1], vec![add]);
+        durable.submit();
+        durable.progress().await;
+        let noted = durable.answers().unwrap().expect("PUBREC is noted");
+        assert_eq!(noted.release, [packet_id(1)]);
+        assert!(noted.pending.is_none() && durable.is_waiting());
+        durable.submit();
+        durable.progress().await;
+        let (refused, answers) = durable.answers().unwrap().unwrap_err();
+        assert_eq!(refused, Refused::Full);
+        assert!(matches!(
+            answers.pending,
+            Some(Pending::Subscribe { id: 7, .. })
+        ));
     }
 }

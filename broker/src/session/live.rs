@@ -79,7 +79,8 @@ impl Session<'_> {
             let going = end.is_none();
             let more = more && !wire.is_congested();
             let read = going && taken == Taken::All && !blocked && !wire.is_congested();
-            let paused = taken == Taken::UpToALatePublish;
+            let is_late = taken == Taken::UpToALatePublish;
+            let paused = is_late || taken == Taken::UpToAnAnswer;
             if blocked || paused {
                 // The client may have spoken; we are the ones who do not listen.
                 heard = Instant::now();
@@ -88,7 +89,7 @@ impl Session<'_> {
             if blocked || paused || wire.is_congested() && !wire.holds_much() {
                 wire.excuse();
             }
-            let resume = self.pace.holds_until().filter(|_| paused);
+            let resume = self.pace.holds_until().filter(|_| is_late);
             for deadline in [wire.deadline(), resume].into_iter().flatten() {
                 if deadline < alarm.deadline() {
                     alarm.as_mut().reset(deadline);

@@ -198,3 +198,47 @@ async fn our_full_disk_is_not_held_against_a_client() {
     disk.free();
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn a_client_that_is_not_read_because_of_the_disk_is_not_silent() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let broker = start(on(&disk)).await;
+    let mut client = broker.raw().await;
+    // A keep-alive of a second: less than what the disk is waited for.
+    client
+        .send(&connect_v5("d", 0, 1, &[0x11, 0, 0, 0, 60]))
+        .await;
+    client.packet().await;
+    client.subscribe_v5("t", 1).await;
+    disk.fill();
+    let unsubscribe = packet(0xA2, &[&[0, 5, 0], &string("t")]);
+    client.send(&[unsubscribe, vec![0xC0, 0]].concat()).await;
+    client.expect(&[0xB0, 4, 0, 5, 0, 0x83]).await;
+    client.expect(&[0xD0, 0]).await;
+    disk.free();
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_before_its_receipt_does_not_wait_for_the_disk() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let broker = start(on(&disk)).await;
+    leave_behind(&broker, "away", "t", 1).await;
+    broker.gateway.let_pass(0);
+    let mut publisher = broker.v5("publisher").await;
+    let both = [publish_v5("t", 1, 1, &[], "x"), vec![0xE0, 0]];
+    publisher.send(&both.concat()).await;
+    broker.gateway.took(1).await;
+    disk.fill();
+    broker.gateway.open();
+    publisher.expect_end().await;
+    broker
+        .until("its task is gone", |now| now.sessions_open == 0)
+        .await;
+    disk.free();
+    broker.stop().await;
+}

@@ -26,9 +26,8 @@ impl Inbound<'_> {
     /// With `ending`, publishes without room are given up, unacknowledged.
     pub(in crate::session) fn settle(&mut self, wire: &mut Wire, ending: bool) -> Result<(), Lost> {
         if ending {
-            if let Some(give_up) = &self.give_up {
-                give_up.cancel();
-            }
+            // Also for what is handed to the keeper only after this.
+            self.give_up.get_or_insert_default().cancel();
             if self.retry.take().is_some() {
                 self.retrying = false;
             }
