@@ -313,7 +313,9 @@ impl Fanout {
     ) -> Result<(), Full> {
         let bytes = shared_weight(name, filter);
         let kept = self.kept();
-        if self.weight.fetch_add(bytes, Relaxed) + bytes + kept.weight() > kept.budget.max() {
+        let is_known = self.shared().qos_of(name, session).is_some();
+        let weight = self.weight.fetch_add(bytes, Relaxed) + bytes + kept.weight();
+        if weight > kept.budget.max() && !is_known {
             self.weight.fetch_sub(bytes, Relaxed);
             return Err(Full);
         }
@@ -395,7 +397,9 @@ impl Fanout {
     /// Whether the subscription replaced one.
     fn insert(&self, session: u64, filter: &str, subscription: Subscription) -> Result<bool, Full> {
         let mut filters = self.filters.write().unwrap_or_else(PoisonError::into_inner);
-        if self.weight() + weight(filter) > self.kept().budget.max() {
+        let is_full = self.weight() + weight(filter) > self.kept().budget.max();
+        // One that is replaced takes no more than before.
+        if is_full && filters.get(filter, session).is_none() {
             return Err(Full);
         }
         let replaced = filters.insert(filter, session, subscription, |old, new| {

@@ -266,3 +266,37 @@ async fn a_subscription_beside_another_brings_each_message_once() {
         (vec!["1".into()], vec!["2".into(), "3".into()])
     );
 }
+
+#[tokio::test]
+async fn a_subscription_is_replaced_where_there_is_no_room_for_another() {
+    let (name, filter) = ("$share/g/a", "a");
+    let counters = Arc::<Counters>::default();
+    let subscription = |budget: &Arc<Budget>, qos| Subscription {
+        outbox: Arc::new(Outbox::new(1_000_000, 64, budget)),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        id: None,
+        kept: None,
+        since: 0,
+    };
+    let fanout = |bytes| {
+        let budget = Arc::new(Budget::of(bytes));
+        let keeper = keeper(&counters, &budget);
+        let carrier = Arc::<Late>::default();
+        (Fanout::new(carrier, Arc::clone(&counters), keeper), budget)
+    };
+    let (plain, budget) = fanout(weight(filter));
+    let (shared, other) = fanout(shared_weight(name, filter));
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let one = subscription(&budget, qos);
+        let never = SendRetained::Never;
+        plain.subscribe(1, filter, one.clone(), never).unwrap();
+        plain.subscribe(1, "b", one, never).unwrap_err();
+        let one = subscription(&other, qos);
+        shared.share(1, name, filter, one.clone()).unwrap();
+        shared.share(2, name, filter, one).unwrap_err();
+        assert_eq!(plain.qos_of(1, filter), Some(qos));
+        assert_eq!(shared.qos_of(1, name), Some(qos));
+    }
+}
