@@ -62,6 +62,8 @@ pub(crate) struct Entered {
     pub(crate) session: SessionId,
     /// It was there before.
     pub(crate) present: bool,
+    /// Its expiry before this connection, if it was there.
+    pub(crate) expiry_before: Option<u32>,
     pub(crate) feed: Arc<Feed>,
     pub(crate) subscriptions: Vec<Add>,
     /// QoS 2 exchanges that the client has begun, and whether it has its PUBREC.

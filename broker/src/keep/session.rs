@@ -32,6 +32,8 @@ impl Writer {
             self.remove_session(id)?;
         }
         let present = known.is_some();
+        let before = known.and_then(|id| self.state.sessions.get(&id));
+        let expiry_before = before.map(|session| session.row.expiry_secs);
         let id = match known {
             Some(id) => id,
             None => self.add_session(enter)?,
@@ -55,6 +57,7 @@ impl Writer {
         Ok(Ok(Answer::Entered(Box::new(Entered {
             session: id,
             present,
+            expiry_before,
             feed,
             subscriptions: self.subscriptions_of(id)?,
             exchanges: self.exchanges_of(id)?,

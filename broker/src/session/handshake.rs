@@ -224,7 +224,7 @@ pub(super) async fn welcome(
     );
     if !announced {
         if let Some(entered) = entered {
-            Box::pin(resume::undo(context.fanout.keeper(), entered.session)).await;
+            Box::pin(resume::undo(context.fanout.keeper(), &entered)).await;
         }
         let error = packet::Error {
             reason: reason::PACKET_TOO_LARGE,

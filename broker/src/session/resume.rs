@@ -7,7 +7,7 @@ use super::Context;
 use crate::{
     auth::Rights,
     fanout::Outbox,
-    keep::{Add, Enter, Entered, Keeper, Leave, Refused, SessionId, Turn},
+    keep::{Add, Enter, Entered, Keeper, Leave, Refused, Turn},
     metrics::{Counter, Counters},
     packet::{self, Connect, is_v5, reason},
 };
@@ -65,7 +65,7 @@ pub(super) async fn enter(
     let mut entered = keeper.enter(enter).await.map_err(NoEntry::Refused)?;
     let turn = revise(context, rights, &mut entered.subscriptions);
     if !turn.is_empty() {
-        note(keeper, entered.session, turn)
+        note(keeper, &entered, turn)
             .await
             .map_err(NoEntry::Refused)?;
     }
@@ -73,20 +73,20 @@ pub(super) async fn enter(
 }
 
 /// Writes down what is different from before, or leaves the session again.
-async fn note(keeper: &Keeper, session: SessionId, turn: Turn) -> Result<(), Refused> {
-    let noted = keeper.turn(session, turn).await;
+async fn note(keeper: &Keeper, entered: &Entered, turn: Turn) -> Result<(), Refused> {
+    let noted = keeper.turn(entered.session, turn).await;
     if noted.is_err() {
-        undo(keeper, session).await;
+        undo(keeper, entered).await;
     }
     noted.map(drop)
 }
 
 /// Leaves a session whose client never heard that it had entered it.
-pub(super) async fn undo(keeper: &Keeper, session: SessionId) {
+pub(super) async fn undo(keeper: &Keeper, entered: &Entered) {
     let leave = Leave {
-        session,
+        session: entered.session,
         sent: 0,
-        expiry_secs: None,
+        expiry_secs: entered.expiry_before,
         forget_will: true,
     };
     // Where it is not noted, the next start does.
@@ -210,11 +210,39 @@ mod tests {
         while keeper.turn(other.session, large(number)).await.is_ok() {
             number += 1;
         }
-        let refused = note(&keeper, entered.session, large(number)).await;
+        let refused = note(&keeper, &entered, large(number)).await;
         assert_eq!(refused, Err(Refused::Full));
         let sessions = keeper.sessions().await;
         let connected = sessions.iter().map(|one| (&*one.client_id, one.connected));
         let connected: Vec<_> = connected.collect();
         assert_eq!(connected, [("d", false), ("other", true)]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_does_not_change_how_long_its_session_lasts() {
+        let budget = Arc::new(Budget::of(1 << 20));
+        let config = keep::Config::default();
+        let keeper = Keeper::open(config, Arc::default(), Arc::clone(&budget)).unwrap();
+        let enter = |expiry_secs| Enter {
+            client: Arc::from("d"),
+            user: None,
+            clean: false,
+            expiry_secs,
+            outbox: Arc::new(Outbox::new(1 << 20, 64, &budget)),
+            will: None,
+        };
+        let first = keeper.enter(enter(100)).await.unwrap();
+        let leave = Leave {
+            session: first.session,
+            sent: 0,
+            expiry_secs: None,
+            forget_will: true,
+        };
+        keeper.leave(leave).await.unwrap();
+        let second = keeper.enter(enter(0)).await.unwrap();
+        undo(&keeper, &second).await;
+        let sessions = keeper.sessions().await;
+        let sessions = sessions.iter().map(|one| (one.connected, one.expiry_secs));
+        assert_eq!(sessions.collect::<Vec<_>>(), [(false, 100)]);
     }
 }
