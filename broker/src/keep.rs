@@ -60,6 +60,7 @@ mod writer;
 
 use std::{path::PathBuf, time::Duration};
 
+pub(crate) use exchange::EXCHANGES_MAX;
 pub(crate) use feed::{Feed, Item};
 pub(crate) use handle::Keeper;
 pub(crate) use job::{

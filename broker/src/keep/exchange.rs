@@ -9,8 +9,9 @@ use rusqlite::params;
 use super::{Refused, SessionId, Token, job::Answer, writer::Writer};
 
 /// Exchanges of one session that are not over. A client of 3.1.1 has no receive
-/// maximum, and could leave one for every packet identifier there is.
-pub(super) const EXCHANGES_MAX: usize = if cfg!(test) { 64 } else { 4096 };
+/// maximum, and could leave one for every packet identifier there is: its session ends
+/// beyond this, because what would make room comes behind what has to wait for it.
+pub(crate) const EXCHANGES_MAX: usize = if cfg!(test) { 64 } else { 4096 };
 
 impl Writer {
     /// Notes exchanges before anything is done with their messages. Where there are
@@ -24,13 +25,26 @@ impl Writer {
             return Ok(Err(Refused::Gone));
         }
         let known = self.state.sessions.get(&id).map_or(0, |one| one.exchanges);
-        if known + exchanges.len() > EXCHANGES_MAX {
+        if known + exchanges.len() > EXCHANGES_MAX
+            && known + self.not_noted(id, exchanges)? > EXCHANGES_MAX
+        {
             return Ok(Err(Refused::Full));
         }
         for (packet, token) in exchanges {
             self.note_exchange(id, *packet, token, false)?;
         }
         Ok(Ok(Answer::Done))
+    }
+
+    /// How many of them are not on disk: some may be, where they are tried again.
+    fn not_noted(&self, id: SessionId, exchanges: &[(u16, Token)]) -> rusqlite::Result<usize> {
+        let mut statement =
+            self.sql("SELECT 1 FROM exchanges WHERE session = ?1 AND packet = ?2")?;
+        let mut count = 0;
+        for (packet, _) in exchanges {
+            count += usize::from(!statement.exists(params![id.0, packet])?);
+        }
+        Ok(count)
     }
 
     /// Notes that an exchange is received. One that is not here, because there was no

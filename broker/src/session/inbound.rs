@@ -50,7 +50,7 @@ use super::{
 use crate::{
     Admitted, Protocol, Publish, Publisher, QoS, Verdict,
     budget::Share,
-    keep::{Entered, SessionId, Token, Wanted},
+    keep::{EXCHANGES_MAX, Entered, SessionId, Token, Wanted},
     packet::{self, Ack, Error, Kind, encode, is_v5, reason},
 };
 use batch::{Batch, Entry, Keep};
@@ -225,7 +225,8 @@ impl<'s> Inbound<'s> {
             }
             // Clients of 3.1.1 have no receive maximum, but what we remember is bounded.
             let is_new = self.exchanges.stage(id).is_none();
-            let one_more = publish.qos == QoS::ExactlyOnce && !self.remember(usize::from(is_new));
+            let one_more = publish.qos == QoS::ExactlyOnce
+                && (!self.remember(usize::from(is_new)) || is_new && self.has_too_many());
             if self.is_exceeded() || one_more {
                 return Err(Error {
                     reason: reason::RECEIVE_MAXIMUM_EXCEEDED,
@@ -309,6 +310,12 @@ impl<'s> Inbound<'s> {
             return true;
         }
         self.exchange_share.try_set(beyond * EXCHANGE_BYTES)
+    }
+
+    /// Whether a client of 3.1.1 leaves so many QoS 2 exchanges open that the keeper
+    /// notes no more. One of v5 is told so.
+    fn has_too_many(&self) -> bool {
+        !self.is_v5() && self.durable.is_some() && self.exchanges.len() >= EXCHANGES_MAX
     }
 
     /// Ends a QoS 2 exchange.

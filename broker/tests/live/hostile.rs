@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::support::{
-    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
+use crate::{
+    resuming::{kept, resume},
+    support::{config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string},
 };
 
 fn frames() -> Vec<Vec<u8>> {
@@ -229,5 +230,33 @@ async fn a_connect_that_trickles_in_is_cut_off() {
     slow.send(&connect[..connect.len() - 1]).await;
     slow.expect_end().await;
     assert_eq!(broker.handle.metrics().refused_connect_timeout, 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_of_311_that_releases_nothing_ends_and_may_release_when_it_is_back() {
+    const MAX: u16 = 4096;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(kept(dir.path())).await;
+    let (mut client, _) = resume(&broker, "d").await;
+    let publish = |id: u16| packet(0x34, &[&string("t"), &id.to_be_bytes(), &id.to_be_bytes()]);
+    for ids in (1..=MAX).collect::<Vec<_>>().chunks(512) {
+        let all: Vec<u8> = ids.iter().flat_map(|id| publish(*id)).collect();
+        client.send(&all).await;
+        for id in ids {
+            client.expect(&packet(0x50, &[&id.to_be_bytes()])).await;
+        }
+    }
+    // What would make room for it could come only behind it.
+    client.send(&publish(MAX + 1)).await;
+    client.expect_end().await;
+    let (mut client, present) = resume(&broker, "d").await;
+    assert!(present);
+    client.send(&[0x62, 2, 0, 1]).await;
+    client.expect(&[0x70, 2, 0, 1]).await;
+    client.send(&publish(MAX + 1)).await;
+    let id = (MAX + 1).to_be_bytes();
+    client.expect(&packet(0x50, &[&id])).await;
+    assert_eq!(broker.gateway.payloads().len(), usize::from(MAX) + 1);
     broker.stop().await;
 }
