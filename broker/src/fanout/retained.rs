@@ -215,6 +215,18 @@ impl Topics {
         slice
     }
 
+    /// How many [`Topics::slice`] would find, were there no bounds.
+    pub(crate) fn count(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        is_wanted: impl Fn(&Message) -> bool,
+    ) -> usize {
+        self.candidates(filter, after)
+            .filter(|(name, message)| topic::matches(name, filter) && is_wanted(message))
+            .count()
+    }
+
     /// The topics that begin as the filter does, behind `after`.
     fn candidates<'a>(
         &'a self,

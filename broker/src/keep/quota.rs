@@ -14,13 +14,13 @@ use super::{QueueFull, SessionId, queue::Target, stage::PLACE_BYTES, writer::Wri
 const DROPS_MAX: usize = 256;
 /// Places that one queue pays before the largest is looked for again.
 const PAYMENTS: usize = 32;
+/// What [`Writer::droppable`] asks.
+pub(super) const OLDEST: &str =
+    "SELECT min(position) FROM queue WHERE session = ?1 AND position > ?2";
+const NEWEST: &str = "SELECT max(position) FROM queue WHERE session = ?1 AND position > ?2";
 
 /// The queue that pays at the moment, and for how many places more.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Payer {
-    session: Option<SessionId>,
-    left: usize,
-}
+pub(super) type Payer = Option<(SessionId, usize)>;
 
 impl Writer {
     /// Sees to it that all targets have room, by the operator's choice: drops what
@@ -122,6 +122,8 @@ impl Writer {
         policy: QueueFull,
     ) -> rusqlite::Result<()> {
         let all = bytes + PLACE_BYTES * targets.len() as u64;
+        let mut wanting: Vec<_> = targets.iter().map(|target| target.session).collect();
+        wanting.sort_unstable();
         for _ in 0..DROPS_MAX {
             if !self.exceeds_total(all) {
                 return Ok(());
@@ -131,58 +133,60 @@ impl Writer {
                 self.empty_leftovers(1)?;
                 continue;
             }
-            let Some(payer) = self.payer(targets, bytes)? else {
+            let Some(payer) = self.payer(&wanting, bytes)? else {
                 return Ok(());
             };
             if !self.drop_one(payer, policy)? {
-                self.payer.left = 0;
+                self.payer = None;
             }
         }
         Ok(())
     }
 
-    /// The largest queue, with the message for it, that has something to drop; never one
-    /// below a fair share. One that was found pays some places before it is looked for
-    /// again.
-    fn payer(&mut self, targets: &[Target], bytes: u64) -> rusqlite::Result<Option<SessionId>> {
+    /// The largest queue, with the message for those that are `wanting`, that has
+    /// something to drop; never one below a fair share. One that was found pays some
+    /// places before it is looked for again.
+    fn payer(&mut self, wanting: &[SessionId], bytes: u64) -> rusqlite::Result<Option<SessionId>> {
         let fair = self.fair_share();
         let claims = |id: SessionId, held: u64| {
-            let is_target = targets.iter().any(|target| target.session == id);
-            held + if is_target { bytes + PLACE_BYTES } else { 0 }
+            let is_wanting = wanting.binary_search(&id).is_ok();
+            held + if is_wanting { bytes + PLACE_BYTES } else { 0 }
         };
-        if let Payer {
-            session: Some(id),
-            left: left @ 1..,
-        } = self.payer
+        if let Some((id, left @ 1..)) = self.payer
             && let Some(session) = self.state.sessions.get(&id)
             && claims(id, session.bytes) > fair
         {
-            self.payer.left = left - 1;
+            self.payer = Some((id, left - 1));
             return Ok(Some(id));
         }
+        self.payer = None;
         let sessions = self.state.sessions.iter();
         let mut large: Vec<_> = sessions
+            .filter(|(_, session)| session.may_have_droppable())
             .map(|(id, session)| (claims(*id, session.bytes), *id))
             .filter(|(claim, _)| *claim > fair)
             .collect();
         large.sort_unstable_by(|one, other| other.cmp(one));
-        self.payer = Payer::default();
         for (_, id) in large {
             if self.droppable(id, QueueFull::DropOldest)?.is_some() {
-                self.payer = Payer {
-                    session: Some(id),
-                    left: PAYMENTS,
-                };
-                break;
+                self.payer = Some((id, PAYMENTS));
+                return Ok(Some(id));
+            }
+            if let Some(session) = self.state.sessions.get_mut(&id) {
+                session.kept_up_to = session.next - 1;
             }
         }
-        Ok(self.payer.session)
+        Ok(None)
     }
 
     pub(super) fn count_dropped(&mut self, id: SessionId) {
+        self.count_many_dropped(id, 1);
+    }
+
+    pub(super) fn count_many_dropped(&mut self, id: SessionId, count: usize) {
         if let Some(session) = self.state.change(id) {
-            session.row.dropped += 1;
-            self.state.counts.dropped += 1;
+            session.row.dropped += count as u64;
+            self.state.counts.dropped += count;
         }
     }
 
@@ -199,10 +203,8 @@ impl Writer {
     fn droppable(&self, id: SessionId, policy: QueueFull) -> rusqlite::Result<Option<i64>> {
         let given = self.state.sessions.get(&id).map_or(0, |one| one.row.given);
         let sql = match policy {
-            QueueFull::DropNewest => {
-                "SELECT max(position) FROM queue WHERE session = ?1 AND position > ?2"
-            }
-            _ => "SELECT min(position) FROM queue WHERE session = ?1 AND position > ?2",
+            QueueFull::DropNewest => NEWEST,
+            _ => OLDEST,
         };
         self.sql(sql)?
             .query_row(params![id.0, given], |row| row.get(0))

@@ -1,13 +1,30 @@
 //! Whether there is room for what somebody is about to publish.
 //!
+//! On a disk that is known to be full there is none, whatever a full queue does: what
+//! the gateway has, and nobody can keep, is a message that its device sends again after
+//! the next reconnect. Whoever asks when nothing has been tried for a while goes ahead,
+//! so that room is found again.
+//!
 //! Asked before the gateway has it, because afterwards it is too late to refuse it. The
 //! answer is of now: what comes in between may take the room, and then the publisher is
 //! held. Shared subscriptions are not looked at: which member is next changes with the asking.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{QueueFull, SessionId, job::Answer, stage::PLACE_BYTES, writer::Writer};
 use crate::{Publish, QoS};
+
+/// How long nobody else finds out whether the disk still is full: those that wait for
+/// room ask more often.
+const FOUND_OUT: Duration = if cfg!(test) {
+    Duration::from_secs(3600)
+} else {
+    Duration::from_secs(2)
+};
 
 /// A publish that somebody wants to have room for.
 #[derive(Debug, Clone)]
@@ -33,13 +50,31 @@ impl Wish {
 
 impl Writer {
     /// The place of the first that there is no room for, if there is one.
-    pub(super) fn room(&self, wishes: &[Wish]) -> Answer {
+    pub(super) fn room(&mut self, wishes: &[Wish]) -> Answer {
+        if self.is_known_full() {
+            self.shared.is_short_of_room();
+            return Answer::Room(wishes.first().map(|wish| wish.at));
+        }
         if self.shared.config.queue_full != QueueFull::Refuse {
             return Answer::Room(None);
         }
         let mut planned: HashMap<SessionId, (u64, u64)> = HashMap::new();
         let none = wishes.iter().find(|wish| !self.plan(wish, &mut planned));
         Answer::Room(none.map(|wish| wish.at))
+    }
+
+    /// Whether the disk was full when it was tried last, and somebody else tries again.
+    fn is_known_full(&mut self) -> bool {
+        if !self.full {
+            return false;
+        }
+        let now = Instant::now();
+        let is_tried = |tried| now.duration_since(tried) < FOUND_OUT;
+        if self.tried.is_some_and(is_tried) {
+            return true;
+        }
+        self.tried = Some(now);
+        false
     }
 
     /// Whether there is room for one more, behind what is `planned`.

@@ -68,15 +68,11 @@ impl Writer {
     /// Whether a user has as many sessions as one may have, without `known`. Those of
     /// clients that did not say who they are count as one user's.
     fn has_too_many(&self, known: Option<SessionId>, user: Option<&Arc<str>>) -> bool {
-        let is_theirs = |session: &&Session| session.row.user.as_ref() == user;
         let known = known.and_then(|id| self.state.sessions.get(&id));
-        if known.as_ref().is_some_and(is_theirs) {
+        if known.is_some_and(|session| session.row.user.as_ref() == user) {
             return false;
         }
-        let max = self.shared.config.sessions_per_user_max;
-        // Not looked at one by one as long as all together are not more.
-        self.state.sessions.len() >= max
-            && self.state.sessions.values().filter(is_theirs).count() >= max
+        self.shared.sessions_of(user) >= self.shared.config.sessions_per_user_max
     }
 
     fn add_session(&mut self, enter: &Enter) -> rusqlite::Result<SessionId> {
@@ -103,6 +99,7 @@ impl Writer {
                 next: 1,
                 sent_before: 0,
                 loaded: 0,
+                kept_up_to: 0,
                 behind: false,
                 exchanges: 0,
                 feed: None,
@@ -140,6 +137,7 @@ impl Writer {
         session.feed = None;
         session.behind = false;
         session.row.given = session.sent_before.max(leave.sent);
+        session.kept_up_to = 0;
         session.row.ended_ms = Some(wall_ms);
         if let Some(secs) = leave.expiry_secs {
             session.row.expiry_secs = secs;
@@ -291,6 +289,7 @@ impl Writer {
                     next: last.max(row.given) + 1,
                     sent_before: row.given,
                     loaded: 0,
+                    kept_up_to: 0,
                     behind: false,
                     exchanges: 0,
                     feed: None,

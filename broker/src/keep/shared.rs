@@ -1,7 +1,7 @@
 //! What sessions may look at without asking the writer.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -43,6 +43,36 @@ pub(crate) struct Wanted {
 /// A client's session, and the user whose it is.
 type Known = (SessionId, Option<Arc<str>>);
 
+/// The clients that have sessions.
+#[derive(Debug, Default)]
+struct Clients {
+    by_id: HashMap<Arc<str>, Known>,
+    /// How many sessions each user has; those of clients that did not say who they are
+    /// count as one user's.
+    by_user: HashMap<Option<Arc<str>>, usize>,
+}
+
+impl Clients {
+    fn insert(&mut self, client: &Arc<str>, session: SessionId, user: Option<&Arc<str>>) {
+        self.remove(client);
+        *self.by_user.entry(user.cloned()).or_default() += 1;
+        let known = (session, user.cloned());
+        self.by_id.insert(Arc::clone(client), known);
+    }
+
+    fn remove(&mut self, client: &str) {
+        let Some((_, user)) = self.by_id.remove(client) else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.by_user.entry(user) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 /// Written by the writer only.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -68,8 +98,7 @@ pub(crate) struct Shared {
     short_until_ms: AtomicU64,
     /// Told of every change of subscriptions, kept or live.
     pub(crate) subscribed: Notify,
-    /// By client identifier.
-    clients: RwLock<HashMap<Arc<str>, Known>>,
+    clients: RwLock<Clients>,
 }
 
 impl Shared {
@@ -184,14 +213,15 @@ impl Shared {
 
     pub(super) fn session(&self, client: &str) -> Option<SessionId> {
         let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        clients.get(client).map(|(session, _)| *session)
+        clients.by_id.get(client).map(|(session, _)| *session)
     }
 
     /// Whether what is kept for the client is another user's. What an anonymous client
     /// left behind anybody may take.
     pub(crate) fn is_anothers(&self, client: &str, user: Option<&Arc<str>>) -> bool {
         let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-        let owner = clients.get(client).and_then(|(_, owner)| owner.as_ref());
+        let known = clients.by_id.get(client);
+        let owner = known.and_then(|(_, owner)| owner.as_ref());
         owner.is_some() && owner != user
     }
 
@@ -259,14 +289,20 @@ impl Shared {
 
     pub(super) fn know(&self, client: &Arc<str>, session: SessionId, user: Option<&Arc<str>>) {
         let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
-        clients.insert(Arc::clone(client), (session, user.cloned()));
-        self.counters.sessions_kept.set(clients.len());
+        clients.insert(client, session, user);
+        self.counters.sessions_kept.set(clients.by_id.len());
     }
 
     pub(super) fn forget(&self, client: &str) {
         let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
         clients.remove(client);
-        self.counters.sessions_kept.set(clients.len());
+        self.counters.sessions_kept.set(clients.by_id.len());
+    }
+
+    /// Sessions that a user has.
+    pub(super) fn sessions_of(&self, user: Option<&Arc<str>>) -> usize {
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        clients.by_user.get(&user.cloned()).copied().unwrap_or(0)
     }
 
     /// Forgets everything; what is retained too.
@@ -275,10 +311,7 @@ impl Shared {
         *self.groups_mut() = Groups::default();
         self.weight.store(0, Relaxed);
         self.changed(&self.filters());
-        self.clients
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Clients::default();
         self.counters.sessions_kept.set(0);
         self.retained.clear_all();
     }

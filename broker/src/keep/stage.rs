@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) sent_before: i64,
     /// Places that are in the feed, or were.
     pub(super) loaded: i64,
+    /// Up to here there was no place that could be dropped when that was asked last.
+    pub(super) kept_up_to: i64,
     /// The queue has more than the feed.
     pub(super) behind: bool,
     /// Inbound QoS 2 exchanges that are not over.
@@ -39,6 +41,13 @@ pub(super) struct Session {
     pub(super) row: Row,
     /// As it is in the file.
     pub(super) stored: Row,
+}
+
+impl Session {
+    /// Whether it may have a place that cannot have been sent. Only the file knows.
+    pub(super) fn may_have_droppable(&self) -> bool {
+        self.next - 1 > self.row.given.max(self.kept_up_to)
+    }
 }
 
 /// What the session's row says.

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Leave, Refused, SessionId, Shared, Turn,
+    Error, Kept, Leave, Refused, SessionId, Shared, Turn,
     bring::{Bringing, Cursor},
     job::{Answer, Job, Work},
     quota::Payer,
@@ -57,7 +57,9 @@ pub(super) struct Writer {
     /// Until when the disk is believed to be full.
     hold: Option<Instant>,
     /// The disk was full when something was to grow last.
-    full: bool,
+    pub(super) full: bool,
+    /// When somebody tried last whether it still is.
+    pub(super) tried: Option<Instant>,
     swept: Instant,
     /// What connected sessions said that found no room, to be tried again.
     parked: Vec<Job>,
@@ -98,11 +100,12 @@ impl Writer {
             failing,
             hold: None,
             full: false,
+            tried: None,
             swept: Instant::now(),
             parked: Vec::new(),
             bringing: VecDeque::new(),
             brought: None,
-            payer: Payer::default(),
+            payer: None,
             emptying: false,
             last_session: 0,
             failures: 0,
@@ -242,7 +245,7 @@ impl Writer {
     }
 
     /// The disk is believed to be full.
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.hold.is_some_and(|until| Instant::now() < until)
     }
 
@@ -259,6 +262,9 @@ impl Writer {
 
     /// Applies and answers a batch, however often that takes.
     pub(super) fn commit(&mut self, mut batch: Vec<Job>) -> Result<(), Error> {
+        if self.full && batch.iter().any(|job| tries(&job.work)) {
+            self.tried = Some(Instant::now());
+        }
         if self.is_held() {
             batch = refuse(batch, grows);
         }
@@ -270,7 +276,8 @@ impl Writer {
             match self.attempt(&batch) {
                 Ok(answers) => {
                     self.failures = 0;
-                    self.full &= !batch.iter().any(|job| has_grown(&job.work));
+                    let mut done = batch.iter().zip(&answers);
+                    self.full &= !done.any(|(job, answer)| has_grown(&job.work, answer));
                     self.state.committed(&self.shared);
                     self.brought();
                     for (job, answer) in batch.drain(..).zip(answers) {
@@ -463,6 +470,7 @@ impl Writer {
     fn found_full(&mut self) {
         if !self.full {
             self.full = true;
+            self.tried = Some(Instant::now());
             self.shared.counters.keep_full.add(1);
             tracing::warn!("broker.db has no more room: what grows is refused");
         }
@@ -551,9 +559,19 @@ fn grows(work: &Work) -> bool {
     }
 }
 
-/// Whether a job that was done shows that there is room.
-fn has_grown(work: &Work) -> bool {
+/// Whether a job, once it is done, shows that there is room.
+fn tries(work: &Work) -> bool {
     grows(work) && !matches!(work, Work::Room(_))
+}
+
+/// Whether a job has shown that there is room. One that was refused has written nothing.
+fn has_grown(work: &Work, answer: &Result<Answer, Refused>) -> bool {
+    let is_done = match answer {
+        Ok(Answer::Kept(kept)) => kept.iter().any(|one| matches!(one, Kept::Done(_))),
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    is_done && tries(work)
 }
 
 /// Answers the jobs that are to be refused; the others.

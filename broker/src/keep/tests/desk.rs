@@ -87,8 +87,8 @@ impl Desk {
         session
     }
 
-    /// Whether there was room.
-    pub(super) fn publish(&mut self, topic: &str, payload: &str, retain: bool) -> bool {
+    /// A message of QoS 1.
+    pub(super) fn message(&self, topic: &str, payload: &str, retain: bool) -> Message {
         let publish = Publish {
             topic: Arc::from(topic),
             payload: Bytes::copy_from_slice(payload.as_bytes()),
@@ -99,8 +99,13 @@ impl Desk {
             delivery: None,
         };
         let now_ms = self.writer.shared.clock.now_ms();
+        Message::new(&publish, 0, now_ms, 0, &self.budget)
+    }
+
+    /// Whether there was room.
+    pub(super) fn publish(&mut self, topic: &str, payload: &str, retain: bool) -> bool {
         let op = Op {
-            message: Some(Message::new(&publish, 0, now_ms, 0, &self.budget)),
+            message: Some(self.message(topic, payload, retain)),
             from: None,
             exchange: None,
         };

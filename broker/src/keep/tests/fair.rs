@@ -1,12 +1,14 @@
 //! Nobody's queue is another's ruin.
 
 use proptest::prelude::*;
+use rusqlite::StatementStatus;
 
 use super::{desk::Desk, *};
 use crate::keep::{
     QueueFull, Refused,
     exchange::EXCHANGES_MAX,
     job::{Answer, Work},
+    quota::OLDEST,
 };
 
 const TOTAL: u64 = 60_000;
@@ -208,6 +210,47 @@ fn exchanges_that_are_never_released_have_a_bound() {
     drop(desk.ask(Work::Turn(session, released)));
     let begun = desk.ask(begin(max + 1)).try_recv().unwrap();
     assert!(matches!(begun, Ok(Answer::Done)));
+    let again = vec![(1, [7; 16]), (max + 1, [7; 16])];
+    let begun = desk.ask(Work::Begin(session, again)).try_recv().unwrap();
+    assert!(matches!(begun, Ok(Answer::Done)), "they are noted already");
+}
+
+#[test]
+fn queues_that_have_nothing_to_drop_are_not_asked_for_every_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        queue_total_bytes_max: TOTAL,
+        ..config(dir.path())
+    });
+    // All that they have may have been sent.
+    let clients: Vec<_> = (0..10).map(|n| format!("d{n}")).collect();
+    let mut connected = Vec::new();
+    for client in &clients {
+        desk.away(client, client);
+        connected.push(desk.enter(client, None).unwrap());
+    }
+    desk.away("away", "away");
+    for n in 0..100 {
+        desk.publish(&clients[n % 10], &"x".repeat(1_000), false);
+    }
+    let asked = |desk: &Desk| {
+        let statement = desk.writer.sql(OLDEST).unwrap();
+        statement.get_status(StatementStatus::Run)
+    };
+    let before = asked(&desk);
+    for n in 0..100 {
+        desk.publish(&clients[n % 10], &"x".repeat(1_000), false);
+    }
+    let more = asked(&desk) - before;
+    assert!(more <= 10, "{more}");
+    // A connection that ends has places again that may be dropped.
+    let gone = connected.swap_remove(0);
+    desk.leave(gone.session);
+    for _ in 0..100 {
+        assert!(desk.publish("away", &"x".repeat(500), false));
+    }
+    let gone = desk.enter(&clients[0], None).unwrap();
+    assert!(texts(&gone).len() < 5 && gone.dropped > 0);
 }
 
 #[test]

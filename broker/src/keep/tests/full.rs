@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{desk::Desk, *};
-use crate::keep::job::Work;
+use crate::keep::{
+    EXCHANGES_MAX, QueueFull, Wish,
+    job::{Answer, Work},
+};
 
 /// A file system of its own size.
 struct SmallDisk(tempfile::TempDir);
@@ -172,4 +175,70 @@ fn a_connection_that_ends_while_nothing_can_be_written_has_ended() {
     assert!(heard.is_err(), "nobody knows what is on disk");
     let session = &desk.writer.state.sessions[&session];
     assert!(session.feed.is_none() && session.due.is_some());
+}
+
+#[test]
+fn on_a_full_disk_one_finds_out_whether_it_still_is_and_the_others_hear_that_it_is() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.0.path()));
+    desk.away("d", "t");
+    let large = desk.message("t", &"x".repeat(100_000), false);
+    let publish = large.to_publish().unwrap();
+    let room = |desk: &mut Desk| {
+        let wishes = vec![Wish::new(&publish, 7)];
+        match desk.ask(Work::Room(wishes)).try_recv().unwrap() {
+            Ok(Answer::Room(none)) => none,
+            other => panic!("{other:?}"),
+        }
+    };
+    disk.fill_up();
+    assert_eq!(room(&mut desk), None, "nobody knows yet");
+    let kept = |desk: &mut Desk| {
+        let op = Op {
+            message: Some(large.clone()),
+            from: None,
+            exchange: None,
+        };
+        let kept = desk.ask(Work::Publish(vec![op])).try_recv().unwrap();
+        kept.is_ok()
+    };
+    assert!(!kept(&mut desk));
+    let not_held = |desk: &Desk| !desk.writer.is_held();
+    until(&mut desk, "it may be tried", not_held);
+    assert_eq!(
+        room(&mut desk),
+        Some(7),
+        "whoever tried waits, and asks again"
+    );
+    // Nobody has tried for a while.
+    desk.writer.tried = None;
+    assert_eq!(room(&mut desk), None);
+    assert_eq!(room(&mut desk), Some(7));
+    disk.make_room();
+    until(&mut desk, "it may be tried", not_held);
+    assert!(kept(&mut desk));
+    assert_eq!(room(&mut desk), None);
+    assert_eq!(room(&mut desk), None);
+    drop(desk);
+}
+
+#[test]
+fn what_was_refused_does_not_show_that_the_disk_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        queue_messages_max: 1,
+        queue_full: QueueFull::Refuse,
+        ..config(dir.path())
+    });
+    let session = desk.away("d", "t");
+    assert!(desk.publish("t", "1", false));
+    desk.writer.full = true;
+    assert!(!desk.publish("t", "2", false));
+    assert!(desk.writer.full);
+    let too_many = (0..=EXCHANGES_MAX).map(|n| (u16::try_from(n).unwrap(), [7; 16]));
+    let begun = desk.ask(Work::Begin(session, too_many.collect()));
+    drop(begun);
+    assert!(desk.writer.full);
+    desk.away("other", "t/2");
+    assert!(!desk.writer.full);
 }

@@ -61,14 +61,48 @@ fn what_is_retained_costs_no_older_message_its_place() {
             assert!(desk.publish("t", &format!("t{n}"), false));
         }
         // Its connection is gone: nothing counts as sent, all of it could be dropped.
-        drop(desk.ask(Work::Turn(session, subscribe("r/#"))));
+        let mut subscribed = desk.ask(Work::Turn(session, subscribe("r/#")));
         desk.idle();
+        assert!(matches!(subscribed.try_recv(), Ok(Ok(Answer::Decided(_)))));
         let entered = desk.enter("d", None).unwrap();
         let expect = ["t1", "t2", "t3", "0", "1", "2", "3", "4", "5", "6"];
         assert_eq!(texts(&entered), expect, "{policy:?}");
         assert_eq!(entered.dropped, 13);
         assert_eq!(desk.counters().dropped_kept_queue_full.get(), 13);
     }
+}
+
+#[test]
+fn a_full_queue_does_not_make_a_subscribe_wait_for_many_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        queue_messages_max: 4,
+        ..config(dir.path())
+    });
+    retain_some(&mut desk, 60);
+    let session = desk.enter("d", None).unwrap().session;
+    let mut subscribed = desk.ask(Work::Turn(session, subscribe("r/#")));
+    // Two commits for the places, the first of them done; the others look at 16 topics each.
+    for _ in 0..5 {
+        desk.writer.commit(Vec::new()).unwrap();
+    }
+    assert!(matches!(subscribed.try_recv(), Ok(Ok(Answer::Decided(_)))));
+    assert_eq!(desk.counters().dropped_kept_queue_full.get(), 56);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_brought() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    retain_some(&mut desk, 40);
+    let session = desk.enter("d", None).unwrap().session;
+    let gone = desk.ask(Work::Turn(session, subscribe("r/#")));
+    let mut waits = desk.ask(Work::Turn(session, subscribe("r/00")));
+    drop(gone);
+    desk.idle();
+    assert!(matches!(waits.try_recv(), Ok(Ok(Answer::Decided(_)))));
+    let queued = desk.counters().queued_messages.get();
+    assert!(queued < 10, "{queued}");
 }
 
 #[test]
