@@ -423,3 +423,14 @@ fn a_time_that_is_required_is_required_of_protocols_too() {
     let will = required(filled_in(Preset::named(Name::Lwt)));
     assert_eq!(class(&will, "online"), Class::Missing);
 }
+
+#[test]
+fn a_decoder_that_knows_nothing_does_not_hide_the_bytes() {
+    let chirpstack = r#"{"deviceInfo":{"devEui":"d"},"object":{},"data":"AQI="}"#;
+    let tts = r#"{"end_device_ids":{"device_id":"d"},"uplink_message":{"decoded_payload":{},"frm_payload":"AQI="}}"#;
+    for (name, payload) in [(Name::ChirpStack, chirpstack), (Name::Tts, tts)] {
+        let event = event(&filled_in(Preset::named(name)), payload);
+        let bytes = Value::Text("AQI=".to_owned());
+        assert_eq!(event.measurements[0].value, bytes);
+    }
+}
