@@ -151,6 +151,13 @@ pub fn normalise(
     let format = mapping
         .format
         .resolve(message.content_type, message.payload);
+    let format = match format {
+        // A mapping that says what to take from the payload says how it is meant; a
+        // content type does not make it mean nothing.
+        Format::SenmlJson if takes_apart(mapping) => Format::Json,
+        Format::SenmlCbor if takes_apart(mapping) => Format::Cbor,
+        format => format,
+    };
     let protocol = Protocol::of(mapping, format);
     let Some(root) = protocol::read(protocol, format, mapping, message)? else {
         return Ok(Normalised {
@@ -258,6 +265,12 @@ pub fn normalise(
         }),
         nothing,
     })
+}
+
+/// Whether a mapping looks for itself into what it does not name the format of.
+fn takes_apart(mapping: &Mapping) -> bool {
+    mapping.format == Format::Auto
+        && (!mapping.values.is_empty() || mapping.split.is_some() || mapping.flatten.is_some())
 }
 
 /// Whether what is left of a batch can be written as a payload that is read again

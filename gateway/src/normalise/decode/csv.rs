@@ -38,7 +38,8 @@ pub(in crate::normalise) fn decode<'a>(
     payload: &'a [u8],
 ) -> Result<Node<'a>, Reject> {
     let mut lines = Lines {
-        rest: utf8(payload)?,
+        // A byte order mark is no part of the first name.
+        rest: utf8(payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload))?,
         separator: char::from(columns.separator),
         number: 0,
     };
@@ -258,6 +259,13 @@ mod tests {
         let long = quoted(NAME_BYTES_MAX + 1);
         let reject = decode(&columns(&[]), long.as_bytes());
         assert_eq!(reject.unwrap_err().class, Class::Limit);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_name() {
+        let rows = decode(&columns(&[]), b"\xef\xbb\xbfa\n1\n").unwrap();
+        let expect = Node::Map(vec![("a".into(), Node::Int(1))]);
+        assert_eq!(rows, Node::Array(vec![expect]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Id, Meaning};
 use crate::normalise::{Class, Message, Node, Reject, identity::text};
 
-/// A document's version identifies it where the service gave it: in `accepted` and
+/// A document's version and time identify it where the service gave it: in `accepted` and
 /// `documents`. In a thing's own update it says which version it expects.
 pub(super) fn meaning<'n, 'a>(
     message: &Message<'_>,
@@ -24,8 +24,17 @@ pub(super) fn meaning<'n, 'a>(
         .child("version")
         .filter(|_| by_service)
         .and_then(text);
+    // Versions begin again some time after a shadow was deleted.
+    let time = document
+        .child("timestamp")
+        .and_then(text)
+        .unwrap_or_default();
+    let id = |version: String| {
+        let parts = [topic.as_bytes(), version.as_bytes(), time.as_bytes()];
+        Id::protocol(&parts)
+    };
     Ok(Meaning {
-        id: version.map(|version| Id::protocol(&[topic.as_bytes(), version.as_bytes()])),
+        id: version.map(id),
         part: Some(reported),
         ..Meaning::default()
     })

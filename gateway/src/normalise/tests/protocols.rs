@@ -434,3 +434,41 @@ fn a_decoder_that_knows_nothing_does_not_hide_the_bytes() {
         assert_eq!(event.measurements[0].value, bytes);
     }
 }
+
+#[test]
+fn a_content_type_does_not_make_the_values_of_a_mapping_mean_nothing() {
+    let auto = Mapping {
+        values: vec![mapping::Measured {
+            at: Some(pointer("/0/v")),
+            name: "t".into(),
+            ..mapping::Measured::default()
+        }],
+        split: Some(pointer("/r")),
+        ..mapping()
+    };
+    let sent = Sent {
+        content_type: Some("application/senml+json"),
+        payload: br#"{"r":[[{"n":"x","v":5}],[{"n":"x","v":6}]]}"#,
+        ..SENT
+    };
+    let done = run(&auto, &sent).unwrap();
+    assert_eq!(done.events.len(), 2);
+    assert_eq!(&*done.events[0].measurements[0].name, "t");
+}
+
+#[test]
+fn a_shadow_that_was_deleted_counts_from_1_again() {
+    let shadow = filled_in(Preset::named(Name::AwsShadow));
+    let key = |time: u32| {
+        let payload =
+            format!(r#"{{"state":{{"reported":{{"v":1}}}},"version":1,"timestamp":{time}}}"#);
+        let sent = Sent {
+            topic: "aws/things/t/shadow/update/accepted",
+            payload: payload.as_bytes(),
+            ..SENT
+        };
+        run(&shadow, &sent).unwrap().events[0].key
+    };
+    assert_eq!(key(1_772_366_390), key(1_772_366_390));
+    assert_ne!(key(1_772_366_390), key(1_772_366_391));
+}
