@@ -188,6 +188,7 @@ impl Broker {
         let doors = Doors::new(&self.config.limits, self.config.connections_max);
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
         let lobby = Arc::new(Semaphore::new(LOBBY));
+        let sessions_max = self.fanout.keeper().shared().config.sessions_max;
         let context = Arc::new(Context {
             config: self.config,
             counters: self.counters,
@@ -197,7 +198,7 @@ impl Broker {
             registry: self.registry,
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
-            wills: wills::Wills::default(),
+            wills: wills::Wills::new(sessions_max),
             auth: self.auth,
             budget: self.budgets.input,
             output_budget: self.budgets.output,

@@ -159,9 +159,9 @@ impl Keeper {
         Ok(was(&answer))
     }
 
-    /// Forgets a will that is published.
-    pub(crate) async fn will_is_over(&self, will: WillId) -> Result<(), Refused> {
-        self.ask(Work::WillIsOver(will)).await.map(drop)
+    /// Forgets wills that are published.
+    pub(crate) async fn wills_are_over(&self, wills: Vec<WillId>) -> Result<(), Refused> {
+        self.ask(Work::WillsAreOver(wills)).await.map(drop)
     }
 
     pub(crate) async fn sessions(&self) -> Vec<SessionInfo> {

@@ -229,8 +229,8 @@ pub(super) enum Work {
     DueWill(SessionId),
     /// Whether the will is still to be published.
     IsWillDue(WillId),
-    /// The will is published.
-    WillIsOver(WillId),
+    /// The wills are published.
+    WillsAreOver(Vec<WillId>),
     /// Removes what is kept for a client.
     Remove(Arc<str>),
     ClearRetained(Arc<str>),

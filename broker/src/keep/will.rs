@@ -13,10 +13,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{Enter, KeptWill, SessionId, job::Answer, writer::Writer};
-use crate::{
-    clock::{Clock, passed_ms},
-    fanout::Message,
-};
+use crate::{clock::passed_ms, fanout::Message};
 
 /// A will whose connection is gone, as it is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +38,7 @@ impl Writer {
     /// Keeps the will of the connection that enters, in place of one that waits.
     pub(super) fn keep_will(&mut self, id: SessionId, enter: &Enter) -> rusqlite::Result<()> {
         self.sql("DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)")?
-            .execute([id.0, Clock::wall_ms()])?;
+            .execute([id.0, self.shared.wall_ms()])?;
         let Some((message, delay_secs)) = &enter.will else {
             return Ok(());
         };
@@ -70,18 +67,19 @@ impl Writer {
 
     /// The will of the session's last connection, if that is gone and left one.
     pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
-        let due = self
-            .sql(
-                "SELECT id, due_ms FROM wills WHERE session = ?1 AND due_ms IS NOT NULL
-                 ORDER BY id DESC LIMIT 1",
-            )?
+        let last = self
+            .sql("SELECT id, due_ms FROM wills WHERE session = ?1 ORDER BY id DESC LIMIT 1")?
             .query_row([id.0], |row| {
-                Ok(WillId {
-                    id: row.get(0)?,
-                    due_ms: row.get(1)?,
-                })
+                Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?))
             })
             .optional()?;
+        // Where the end could not be written it has no time yet; an earlier one is another.
+        let due = last.and_then(|(id, due_ms)| {
+            Some(WillId {
+                id,
+                due_ms: due_ms?,
+            })
+        });
         Ok(Answer::Due(due))
     }
 
@@ -105,19 +103,19 @@ impl Writer {
         self.sql(
             "UPDATE wills SET due_ms = ?2 + 1000 * delay_secs WHERE session = ?1 AND due_ms IS NULL",
         )?
-        .execute(params![id.0, Clock::wall_ms()])?;
+        .execute(params![id.0, self.shared.wall_ms()])?;
         Ok(())
     }
 
     /// Connections that died with the process have ended: their delays begin.
     pub(super) fn wills_are_due(&mut self) -> rusqlite::Result<()> {
         self.sql("UPDATE wills SET due_ms = ?1 + 1000 * delay_secs WHERE due_ms IS NULL")?
-            .execute([Clock::wall_ms()])?;
+            .execute([self.shared.wall_ms()])?;
         Ok(())
     }
 
     pub(super) fn list_wills(&mut self) -> rusqlite::Result<Answer> {
-        let (wall, now_ms) = (Clock::wall_ms(), self.shared.clock.now_ms());
+        let (wall, now_ms) = (self.shared.wall_ms(), self.shared.clock.now_ms());
         let mut damaged = Vec::new();
         let mut statement = self.sql(
             "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id FROM wills

@@ -394,8 +394,10 @@ impl Writer {
             Work::TakeBack(homeless) => self.take_back(homeless)?,
             Work::DueWill(id) => self.due_will(*id)?,
             Work::IsWillDue(will) => self.is_will_due(*will)?,
-            Work::WillIsOver(will) => {
-                self.will_is_over(*will)?;
+            Work::WillsAreOver(wills) => {
+                for will in wills {
+                    self.will_is_over(*will)?;
+                }
                 Answer::Done
             }
             Work::Remove(client) => self.remove_client(client)?,

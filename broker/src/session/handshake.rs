@@ -202,7 +202,7 @@ pub(super) async fn welcome(
         }
     };
     let present = entered.as_ref().is_some_and(|one| one.present);
-    context.wills.came(&client_id, present);
+    super::wills::came(context, &client_id, present);
     let keep_alive_secs = shorten_keep_alive(&mut connect, context.config.keep_alive_max);
     let response_information = response_information(context, &connect, &client_id);
     let announced = encode::connack(

@@ -6,7 +6,10 @@
 //! finding its session makes its will due at once.
 //!
 //! Only persistent sessions have wills that wait, so there are no more of them than
-//! sessions; what they hold counts in the budget of what sessions keep. The keeper has
+//! sessions. A will whose time has come may wait for the gateway as well, and then nothing
+//! calls it off: each client has one of those, in place of the one before, and there are no
+//! more than there may be sessions. What that costs is counted (`wills_lost`). What wills
+//! hold counts in the budget of what sessions keep. The keeper has
 //! them too, and forgets a will only after it was published, so that a crash loses none:
 //! the next process publishes it, under the identity that it had, which makes it the
 //! same to the journal. What is known of a will's client then is its name, so the rules
@@ -19,7 +22,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant, sleep, sleep_until},
 };
 
 use super::{Context, ending};
@@ -107,68 +110,105 @@ impl Left {
             _share: Some(self.share),
         };
         let delay = Duration::from_secs(delay_secs.into());
-        context.wills.hold(waiting, delay);
+        hold(context, waiting, delay);
     }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wills {
     queue: Mutex<Queue>,
+    /// There is another first one, perhaps.
     changed: Notify,
+    /// There is something to forget.
+    over: Notify,
+    /// Wills that nothing calls off.
+    late_max: usize,
 }
+
+/// When a will is due, and a number of its own.
+type Place = (Instant, u64);
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// By when they are due, and a number of their own.
-    by_time: BTreeMap<(Instant, u64), Waiting>,
+    by_time: BTreeMap<Place, Waiting>,
     /// Where the will of a client that is away is.
-    by_client: HashMap<Arc<str>, (Instant, u64)>,
+    by_client: HashMap<Arc<str>, Place>,
+    /// Where the will of a client is that nothing calls off.
+    late: HashMap<Arc<str>, Place>,
     last: u64,
     /// Published, and to be forgotten on disk.
     over: Vec<WillId>,
 }
 
+impl Queue {
+    /// Puts a will in that nothing calls off; the one that it has no room beside.
+    fn put_late(&mut self, place: Place, will: Waiting, max: usize) -> Option<Waiting> {
+        let client = Arc::clone(&will.publisher.client_id);
+        let before = self.late.get(&client).copied();
+        if before.is_none() && self.late.len() >= max {
+            return Some(will);
+        }
+        self.late.insert(client, place);
+        self.by_time.insert(place, will);
+        before.and_then(|before| self.by_time.remove(&before))
+    }
+}
+
 impl Wills {
-    /// A connection is gone: its will is due after `delay`.
-    pub(crate) fn hold(&self, will: Waiting, delay: Duration) {
+    /// At most `late_max` wills wait that nothing calls off.
+    pub(crate) fn new(late_max: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            changed: Notify::new(),
+            over: Notify::new(),
+            late_max,
+        }
+    }
+
+    /// A connection is gone: its will is due after `delay`. The will that is lost by it.
+    fn hold(&self, will: Waiting, delay: Duration) -> Option<Waiting> {
         let mut queue = self.lock();
         queue.last += 1;
         let place = (Instant::now() + delay, queue.last);
-        if !will.is_late {
+        let lost = if will.is_late {
+            queue.put_late(place, will, self.late_max)
+        } else {
             // The last will of a client is the one that its coming back calls off.
             let client = Arc::clone(&will.publisher.client_id);
             queue.by_client.insert(client, place);
-        }
-        queue.by_time.insert(place, will);
+            queue.by_time.insert(place, will);
+            None
+        };
         drop(queue);
         self.changed.notify_one();
+        lost
     }
 
-    /// A will is published: the keeper is to forget it.
+    /// A will is published, or never will be: the keeper is to forget it.
     fn is_over(&self, kept: Option<WillId>) {
         self.lock().over.extend(kept);
-        self.changed.notify_one();
+        self.over.notify_one();
     }
 
-    /// A client has come: to the session that it had, or to none, which ends that.
-    pub(super) fn came(&self, client: &str, to_its_session: bool) {
+    /// A client has come: to the session that it had, or to none, which ends that. The
+    /// will that is lost by it.
+    fn came(&self, client: &str, to_its_session: bool) -> Option<Waiting> {
         let mut queue = self.lock();
-        let Some(place) = queue.by_client.remove(client) else {
-            return;
-        };
-        let Some(mut will) = queue.by_time.remove(&place) else {
-            return;
-        };
+        let place = queue.by_client.remove(client)?;
+        let mut will = queue.by_time.remove(&place)?;
         let now = Instant::now();
-        if !to_its_session {
-            queue.by_time.insert((now, place.1), will);
+        let lost = if !to_its_session {
+            queue.put_late((now, place.1), will, self.late_max)
         } else if place.0 < now + DOUBT {
             will.is_in_doubt = true;
-            queue.by_time.insert(place, will);
-        }
+            queue.put_late(place, will, self.late_max)
+        } else {
+            None
+        };
         drop(queue);
         self.changed.notify_one();
+        lost
     }
 
     /// The next will that is due, or when there may be one.
@@ -182,8 +222,14 @@ impl Wills {
             return Err(Some(place.0));
         }
         let will = first.remove();
-        if queue.by_client.get(&will.publisher.client_id) == Some(&place) {
-            queue.by_client.remove(&will.publisher.client_id);
+        let client = &will.publisher.client_id;
+        let Queue {
+            by_client, late, ..
+        } = &mut *queue;
+        for places in [by_client, late] {
+            if places.get(client) == Some(&place) {
+                places.remove(client);
+            }
         }
         Ok(will)
     }
@@ -193,31 +239,66 @@ impl Wills {
     }
 }
 
+/// A client has come: to the session that it had, or to none, which ends that.
+pub(super) fn came(context: &Context, client: &str, to_its_session: bool) {
+    let lost = context.wills.came(client, to_its_session);
+    lose(context, lost);
+}
+
+fn hold(context: &Context, will: Waiting, delay: Duration) {
+    let lost = context.wills.hold(will, delay);
+    lose(context, lost);
+}
+
+fn lose(context: &Context, lost: Option<Waiting>) {
+    if let Some(Waiting {
+        kept, publisher, ..
+    }) = lost
+    {
+        ending::lose_will(context, &publisher);
+        context.wills.is_over(kept);
+    }
+}
+
 /// Publishes wills when they are due, those of an earlier process too.
 pub(crate) async fn run(context: Arc<Context>) {
+    // A will that waits for the gateway holds up no other's being forgotten.
+    tokio::join!(publish_all(&context), forget_all(&context));
+}
+
+async fn publish_all(context: &Context) {
     let keeper = context.fanout.keeper();
     for kept in keeper.wills().await.unwrap_or_default() {
         let due = Duration::from_millis(kept.due_in_ms);
         if let Some(waiting) = of_an_earlier_process(kept) {
-            context.wills.hold(waiting, due);
+            hold(context, waiting, due);
         }
     }
     loop {
-        let is_tidy = forget(&context).await;
-        let wait = match context.wills.due(Instant::now()) {
-            Ok(waiting) => {
-                publish(&context, waiting).await;
-                continue;
-            }
-            Err(wait) => wait,
-        };
-        let again = (!is_tidy).then(|| Instant::now() + AGAIN);
-        match wait.into_iter().chain(again).min() {
-            Some(due) => tokio::select! {
+        match context.wills.due(Instant::now()) {
+            Ok(waiting) => publish(context, waiting).await,
+            Err(Some(due)) => tokio::select! {
                 () = sleep_until(due) => {}
                 () = context.wills.changed.notified() => {}
             },
-            None => context.wills.changed.notified().await,
+            Err(None) => context.wills.changed.notified().await,
+        }
+    }
+}
+
+/// Has the keeper forget the wills that are over, as soon as it can.
+async fn forget_all(context: &Context) {
+    loop {
+        let over = std::mem::take(&mut context.wills.lock().over);
+        if over.is_empty() {
+            context.wills.over.notified().await;
+            continue;
+        }
+        let forgotten = context.fanout.keeper().wills_are_over(over.clone()).await;
+        if forgotten == Err(Refused::Full) {
+            // There may be no room even for that.
+            context.wills.lock().over.extend(over);
+            sleep(AGAIN).await;
         }
     }
 }
@@ -258,7 +339,7 @@ async fn publish(context: &Context, waiting: Waiting) {
         match context.fanout.keeper().is_will_due(kept).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(_) => return context.wills.hold(waiting, AGAIN),
+            Err(_) => return hold(context, waiting, AGAIN),
         }
     }
     let Waiting {
@@ -296,22 +377,6 @@ async fn publish(context: &Context, waiting: Waiting) {
         }
     }
     context.wills.is_over(kept);
-}
-
-/// Has the keeper forget the wills that are over; whether it did. It may have no room
-/// even for that.
-async fn forget(context: &Context) -> bool {
-    let over = std::mem::take(&mut context.wills.lock().over);
-    let mut left = Vec::new();
-    for will in over {
-        let forgotten = context.fanout.keeper().will_is_over(will).await;
-        if forgotten == Err(Refused::Full) {
-            left.push(will);
-        }
-    }
-    let is_tidy = left.is_empty();
-    context.wills.lock().over.extend(left);
-    is_tidy
 }
 
 #[cfg(test)]
@@ -360,13 +425,17 @@ mod tests {
 
     #[test]
     fn wills_are_due_in_turn_unless_their_client_comes_back() {
-        let wills = Wills::default();
+        let wills = Wills::new(10);
         for (client, secs) in [("slow", 200), ("quick", 100), ("back", 50), ("anew", 300)] {
-            wills.hold(will(client), Duration::from_secs(secs));
+            assert!(
+                wills
+                    .hold(will(client), Duration::from_secs(secs))
+                    .is_none()
+            );
         }
-        wills.came("back", true);
-        wills.came("anew", false);
-        wills.came("nobody", false);
+        for (client, to_its_session) in [("back", true), ("anew", false), ("nobody", false)] {
+            assert!(wills.came(client, to_its_session).is_none());
+        }
         let now = Instant::now();
         let in_secs = |secs| now + Duration::from_secs(secs);
         assert_eq!(name(wills.due(now)), "anew");
@@ -376,6 +445,33 @@ mod tests {
         assert_eq!(name(wills.due(in_secs(200))), "slow");
         assert_eq!(wills.due(in_secs(999)).unwrap_err(), None);
         let queue = wills.lock();
-        assert!(queue.by_client.is_empty() && queue.by_time.is_empty());
+        assert!(queue.by_client.is_empty() && queue.by_time.is_empty() && queue.late.is_empty());
+    }
+
+    #[test]
+    fn wills_that_nothing_calls_off_have_a_bound() {
+        let wills = Wills::new(3);
+        let hour = Duration::from_secs(3600);
+        let late = |client: &str, topic: usize| {
+            let mut late = will(client);
+            late.is_late = true;
+            late.will.publish.topic = Arc::from(topic.to_string());
+            late
+        };
+        let lost = |one: Option<Waiting>| one.map(|one| one.will.publish.topic.to_string());
+        // Published at once, or by a client that comes to no session, or shortly before.
+        assert_eq!(lost(wills.hold(late("a", 1), Duration::ZERO)), None);
+        let again = wills.hold(late("a", 2), Duration::ZERO);
+        assert_eq!(lost(again).as_deref(), Some("1"));
+        assert!(wills.hold(will("a"), hour).is_none());
+        assert_eq!(lost(wills.came("a", false)).as_deref(), Some("2"));
+        assert!(wills.hold(will("a"), DOUBT / 2).is_none());
+        assert_eq!(lost(wills.came("a", true)).as_deref(), Some("t"));
+        for (number, client) in ["b", "c"].into_iter().enumerate() {
+            assert_eq!(lost(wills.hold(late(client, number), hour)), None);
+        }
+        let one_more = wills.hold(late("d", 7), Duration::ZERO);
+        assert_eq!(lost(one_more).as_deref(), Some("7"));
+        assert_eq!(wills.lock().by_time.len(), 3);
     }
 }

@@ -5,8 +5,8 @@ use rusqlite::Connection;
 use super::*;
 use crate::keep::KeptWill;
 
-/// Connects with a will, and is cut off; its session lasts `expiry_secs` longer.
-async fn cut_off(running: &Running, client: &str, expiry_secs: u32) -> SessionId {
+/// Connects with a will, to a session that lasts `expiry_secs` longer.
+async fn connect(running: &Running, client: &str, expiry_secs: u32) -> SessionId {
     let will = running.message("will", client, QoS::AtLeastOnce, false);
     let enter = Enter {
         client: Arc::from(client),
@@ -16,7 +16,12 @@ async fn cut_off(running: &Running, client: &str, expiry_secs: u32) -> SessionId
         outbox: Arc::new(Outbox::new(1 << 20, 64, &running.budget)),
         will: Some((will, expiry_secs.min(60))),
     };
-    let session = running.keeper.enter(enter).await.unwrap().session;
+    running.keeper.enter(enter).await.unwrap().session
+}
+
+/// The same, and is cut off.
+async fn cut_off(running: &Running, client: &str, expiry_secs: u32) -> SessionId {
+    let session = connect(running, client, expiry_secs).await;
     let leave = Leave {
         session,
         sent: 0,
@@ -74,7 +79,7 @@ async fn a_will_stays_until_it_was_published_also_without_its_session() {
 
     let will = keeper.due_will(at_once).await.unwrap().unwrap();
     assert!(keeper.is_will_due(will).await.unwrap());
-    keeper.will_is_over(will).await.unwrap();
+    keeper.wills_are_over(vec![will]).await.unwrap();
     assert!(!keeper.is_will_due(will).await.unwrap());
     assert_eq!(keeper.due_will(at_once).await.unwrap(), None);
     assert_eq!(whose(&keeper.wills().await.unwrap()), expect[1..]);
@@ -94,6 +99,9 @@ async fn who_comes_back_does_not_call_off_a_will_that_was_due() {
     let running = open(config(dir.path()));
     let keeper = &running.keeper;
     let late = keeper.due_will(session).await.unwrap().unwrap();
+    assert_eq!(connect(&running, "d", 60).await, session);
+    // That of the connection which is there has no time yet, and not that of another.
+    assert_eq!(keeper.due_will(session).await.unwrap(), None);
     assert_eq!(cut_off(&running, "d", 60).await, session);
     let wills = keeper.wills().await.unwrap();
     let expect = [("d", Some("user"), true), ("d", Some("user"), false)];
