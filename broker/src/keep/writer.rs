@@ -306,8 +306,15 @@ impl Writer {
                     self.state.roll_back(&self.shared);
                     tracing::error!(%error, "broker.db is damaged");
                     self.replace_file()?;
-                    // The sessions that they are about are gone.
-                    drop(refuse(batch, |_| true));
+                    for job in batch {
+                        let refused = match is_of_a_session(&job.work) {
+                            true => Refused::Gone,
+                            // To be asked again.
+                            false => Refused::Full,
+                        };
+                        // Whoever no longer waits does not need to know.
+                        drop(job.reply.send(Err(refused)));
+                    }
                     return Ok(());
                 }
                 Err(error) => {
@@ -545,6 +552,14 @@ fn failed_to_sync(error: &rusqlite::Error) -> bool {
     use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
     matches!(error, rusqlite::Error::SqliteFailure(failure, _)
         if [SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code))
+}
+
+/// Whether a job is about a session, which is gone with a damaged file.
+fn is_of_a_session(work: &Work) -> bool {
+    matches!(
+        work,
+        Work::Enter(_) | Work::Leave(_) | Work::Begin(..) | Work::Turn(..)
+    )
 }
 
 /// Whether a job needs room.

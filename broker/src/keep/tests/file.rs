@@ -2,8 +2,8 @@
 
 use rusqlite::Connection;
 
-use super::*;
-use crate::keep::Error;
+use super::{desk::Desk, *};
+use crate::keep::{Error, Refused};
 
 async fn one_queued(running: &Running) {
     let session = running.enter("away", false).await.session;
@@ -223,4 +223,19 @@ async fn a_message_goes_on_growing_old_on_disk() {
     let items = drain(&running.enter("away", false).await);
     let left = items[0].message.as_ref().unwrap().expiry_secs().unwrap();
     assert!(left < 1000, "{left} s are left");
+}
+
+/// Not that there is no room: there is, in the new file.
+#[test]
+fn who_connects_when_damage_is_met_hears_that_sessions_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let damage = "PRAGMA writable_schema = ON;
+        UPDATE sqlite_schema SET sql = 'no SQL' WHERE name = 'retained';
+        PRAGMA writable_schema = RESET;";
+    // The schema is read again, and cannot be.
+    drop(desk.writer.connection.execute_batch(damage));
+    assert_eq!(desk.enter("d", None).err(), Some(Refused::Gone));
+    assert_eq!(desk.counters().keep_set_aside.get(), 1);
+    assert!(desk.enter("d", None).is_ok());
 }
