@@ -64,7 +64,8 @@ pub(crate) use exchange::EXCHANGES_MAX;
 pub(crate) use feed::{Feed, Item};
 pub(crate) use handle::Keeper;
 pub(crate) use job::{
-    Add, Enter, Entered, Kept, KeptWill, Leave, Op, Refused, SessionId, Sub, Token, Turn,
+    Add, Decided, Enter, Entered, Kept, KeptWill, Leave, Op, Refused, Rest, SessionId, Sub, Token,
+    Turn,
 };
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;

@@ -1,21 +1,23 @@
 //! Retained messages for those who subscribe, some at a time.
 //!
 //! A SUBSCRIBE may name a hundred filters that all match a hundred thousand retained
-//! messages. What it brings is queued in slices, between which others have their turn,
-//! and SUBACK comes after the last. What is retained later than the subscription came to
-//! the queue as a live message, and is left out. Messages are queued as long as the
-//! session's queue has room, and never at the cost of others; beyond that they are
-//! dropped, and counted. A client that is gone before SUBACK subscribes again, so what
-//! nobody waits for any more is left where it is.
+//! messages. What it brings is queued in slices, between which others have their turn.
+//! The subscriptions are in force from the first, and SUBACK comes after the last. What
+//! is retained later than the subscription came to the queue as a live message, and is
+//! left out. Messages are queued as long as the session's queue has room, and never at
+//! the cost of others; beyond that they are dropped, and counted. A client that is gone
+//! before SUBACK subscribes again, so what nobody waits for any more is left where it is.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
+
 use super::{
     Add, Refused, SessionId,
-    job::{Answer, Sub},
+    job::{Answer, Decided, Rest, Sub},
     queue::Target,
     writer::{Reply, Writer},
 };
@@ -89,10 +91,15 @@ impl Bringing {
         message.qos() > QoS::AtMostOnce && message.number() < self.since
     }
 
-    /// Who is to hear when it is done.
-    pub(super) fn answers(mut self, reply: Reply) -> Self {
+    /// What is answered at once, and it waits for who is to hear when it is done.
+    pub(super) fn begun(mut self) -> (Answer, Self) {
+        let (reply, rest) = oneshot::channel();
         self.reply = Some(reply);
-        self
+        let decided = Decided {
+            number: self.decided,
+            rest: Some(Rest(rest)),
+        };
+        (Answer::Begun(decided), self)
     }
 
     /// Where it goes on behind a slice that ended at `topic`, or with its filter.

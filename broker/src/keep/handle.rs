@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Config, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo, SessionId,
-    SessionInfo, Shared, SubscriptionInfo, Token, Turn, Wish,
+    Config, Decided, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo,
+    SessionId, SessionInfo, Shared, SubscriptionInfo, Token, Turn, Wish,
     job::{Answer, Job, Work},
     will::WillId,
     writer::Writer,
@@ -123,11 +123,25 @@ impl Keeper {
         self.ask(Work::Begin(session, exchanges)).await.map(drop)
     }
 
-    /// Does what a connected session asks for. The number from which on messages are
-    /// matched with its subscriptions as they are by then.
+    /// Does what a connected session asks for, all of it. The number from which on
+    /// messages are matched with its subscriptions as they are by then.
     pub(crate) async fn turn(&self, session: SessionId, turn: Turn) -> Result<u64, Refused> {
+        let decided = self.begin_turn(session, turn).await?;
+        if let Some(rest) = decided.rest {
+            rest.brought().await?;
+        }
+        Ok(decided.number)
+    }
+
+    /// The same, all but what a SUBSCRIBE brings.
+    pub(crate) async fn begin_turn(
+        &self,
+        session: SessionId,
+        turn: Turn,
+    ) -> Result<Decided, Refused> {
         match self.ask(Work::Turn(session, turn)).await? {
-            Answer::Decided(number) => Ok(number),
+            Answer::Decided(number) => Ok(Decided { number, rest: None }),
+            Answer::Begun(decided) => Ok(decided),
             _ => Err(Refused::Stopped),
         }
     }

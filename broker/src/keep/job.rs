@@ -151,6 +151,25 @@ impl Turn {
     }
 }
 
+/// What a turn has come to.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// Messages from this number on are matched with the subscriptions as they are now.
+    pub(crate) number: u64,
+    /// There, where what a SUBSCRIBE brings is still being queued.
+    pub(crate) rest: Option<Rest>,
+}
+
+/// Says when all that a SUBSCRIBE brings is queued. Dropped, it is not brought.
+#[derive(Debug)]
+pub(crate) struct Rest(pub(super) oneshot::Receiver<Result<Answer, Refused>>);
+
+impl Rest {
+    pub(crate) async fn brought(self) -> Result<(), Refused> {
+        self.0.await.unwrap_or(Err(Refused::Stopped)).map(drop)
+    }
+}
+
 /// A will whose connection is gone.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptWill {
@@ -252,6 +271,8 @@ pub(super) enum Answer {
     Kept(Vec<Kept>),
     /// Messages from this number on are matched with the subscriptions as they are now.
     Decided(u64),
+    /// The same, and there is more to bring.
+    Begun(Decided),
     /// The first that there is no room for.
     Room(Option<usize>),
     Sessions(Vec<SessionInfo>),

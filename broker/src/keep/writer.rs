@@ -282,7 +282,10 @@ impl Writer {
                     self.brought();
                     for (job, answer) in batch.drain(..).zip(answers) {
                         if let Ok(Answer::Later(bringing)) = answer {
-                            self.bringing.push_back(bringing.answers(job.reply));
+                            // What is changed is in force, whatever is still to be brought.
+                            let (begun, bringing) = bringing.begun();
+                            drop(job.reply.send(Ok(begun)));
+                            self.bringing.push_back(bringing);
                         } else {
                             // Whoever no longer waits does not need to know.
                             drop(job.reply.send(answer));

@@ -18,8 +18,8 @@ use crate::{
     QoS,
     auth::Rights,
     keep::{
-        Add, Entered, Feed, Item, Keeper, Leave, PLACE_IDS, Refused, SessionId, Token, Turn,
-        packet_id,
+        Add, Decided, Entered, Feed, Item, Keeper, Leave, PLACE_IDS, Refused, Rest, SessionId,
+        Token, Turn, packet_id,
     },
     packet::Unsubscribe,
 };
@@ -52,6 +52,11 @@ pub(super) enum Pending {
         codes: Vec<u8>,
         adds: Vec<Add>,
     },
+    /// What it brings was still to be queued.
+    Brought {
+        id: u16,
+        codes: Vec<u8>,
+    },
     /// Some filters were kept, and cannot be had.
     TakeBack {
         id: u16,
@@ -70,10 +75,14 @@ pub(super) struct Answers {
     pub(super) pending: Option<Pending>,
     /// From which number on messages are matched with the subscriptions as they are now.
     pub(super) decided: u64,
+    /// There, where what a SUBSCRIBE brings is still being queued.
+    pub(super) rest: Option<Rest>,
 }
 
 struct Asked {
-    future: Pin<Box<dyn Future<Output = Result<u64, Refused>> + Send>>,
+    future: Pin<Box<dyn Future<Output = Result<Decided, Refused>> + Send>>,
+    /// It may take as long as what a SUBSCRIBE brings.
+    brings: bool,
     done: Vec<i64>,
     received: Vec<i64>,
     complete: Vec<u16>,
@@ -97,7 +106,7 @@ pub(super) struct Durable {
     complete: Vec<u16>,
     pending: Option<Pending>,
     asked: Option<Asked>,
-    settled: Option<(Asked, Result<u64, Refused>)>,
+    settled: Option<(Asked, Result<Decided, Refused>)>,
     in_flight: HashMap<u16, (i64, Owed)>,
     /// The last place that was sent.
     sent: i64,
@@ -311,13 +320,30 @@ impl Durable {
         let keeper = self.keeper.clone();
         let session = self.session;
         self.asked = Some(Asked {
+            brings: !turn.subscribe.is_empty(),
             done: turn.done.clone(),
             received: turn.received.clone(),
             complete: std::mem::take(&mut self.complete),
             pending,
-            future: Box::pin(async move { keeper.turn(session, turn).await }),
+            future: Box::pin(async move { keeper.begin_turn(session, turn).await }),
         });
         self.progress().now_or_never();
+    }
+
+    /// Waits for the rest of what a SUBSCRIBE brings; `pending` is answered then.
+    pub(super) fn wait_for(&mut self, rest: Rest, pending: Option<Pending>) {
+        let all = |()| Decided {
+            number: 0,
+            rest: None,
+        };
+        self.asked = Some(Asked {
+            brings: true,
+            done: Vec::new(),
+            received: Vec::new(),
+            complete: Vec::new(),
+            pending,
+            future: Box::pin(async move { rest.brought().await.map(all) }),
+        });
     }
 
     /// Resolves when the keeper has answered. Nothing is lost when it is dropped.
@@ -337,7 +363,7 @@ impl Durable {
     /// What may be answered now.
     pub(super) fn answers(&mut self) -> Option<Result<Answers, (Refused, Answers)>> {
         let (asked, result) = self.settled.take()?;
-        if result == Err(Refused::Full) {
+        if matches!(result, Err(Refused::Full)) {
             // There may be room for it next time.
             self.turn.done.extend(asked.done);
         }
@@ -346,6 +372,7 @@ impl Durable {
             complete: asked.complete,
             pending: asked.pending,
             decided: 0,
+            rest: None,
         };
         for position in &asked.received {
             let id = packet_id(*position);
@@ -355,7 +382,11 @@ impl Durable {
             }
         }
         Some(match result {
-            Ok(decided) => Ok(Answers { decided, ..answers }),
+            Ok(Decided { number, rest }) => Ok(Answers {
+                decided: number,
+                rest,
+                ..answers
+            }),
             Err(refused) => Err((refused, answers)),
         })
     }
@@ -363,8 +394,7 @@ impl Durable {
     /// Ends the connection's part in the session.
     pub(super) async fn leave(mut self: Box<Self>, expiry_secs: Option<u32>, forget_will: bool) {
         // What a SUBSCRIBE brings may take its time, and nobody waits for its SUBACK now.
-        let brings = |asked: &mut Asked| matches!(asked.pending, Some(Pending::Subscribe { .. }));
-        if self.asked.take_if(brings).is_none() && self.asked.is_some() {
+        if self.asked.take_if(|asked| asked.brings).is_none() && self.asked.is_some() {
             self.progress().await;
             self.settled = None;
         }
@@ -387,26 +417,24 @@ impl Durable {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use tokio::time::{Duration, timeout};
 
     use super::*;
     use crate::{
+        Publish,
         budget::Budget,
-        fanout::Outbox,
-        keep::{self, Enter, Sub},
+        fanout::{Message, Outbox},
+        keep::{self, Enter, Op, Sub},
         packet::SendRetained,
     };
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A session with room for one KiB of subscriptions.
-    async fn enter() -> (Keeper, Box<Durable>) {
-        let budget = Arc::new(Budget::of(1 << 10));
-        let config = keep::Config {
-            queue_total_bytes_max: 0,
-            retained_bytes_max: 0,
-            ..keep::Config::default()
-        };
+    /// A session with room for so many bytes of subscriptions.
+    async fn enter(bytes: usize) -> (Keeper, Box<Durable>) {
+        let budget = Arc::new(Budget::of(bytes));
+        let config = keep::Config::default();
         let keeper = Keeper::open(config, Arc::default(), Arc::clone(&budget)).unwrap();
         let enter = Enter {
             client: Arc::from("d"),
@@ -421,11 +449,25 @@ mod tests {
         (keeper, durable)
     }
 
+    fn add(filter: &str, retained: SendRetained) -> Add {
+        Add {
+            filter: Arc::from(filter),
+            subscription: Sub {
+                qos: QoS::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                id: None,
+            },
+            retained,
+        }
+    }
+
     #[tokio::test]
     async fn a_connection_that_ends_does_not_wait_for_what_its_subscribe_brings() {
-        let (keeper, mut durable) = enter().await;
+        let (keeper, mut durable) = enter(1 << 10).await;
         durable.asked = Some(Asked {
             future: Box::pin(pending()),
+            brings: true,
             done: Vec::new(),
             received: Vec::new(),
             complete: Vec::new(),
@@ -444,19 +486,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_subscribe_without_room_refuses_nothing_else() {
-        let (_keeper, mut durable) = enter().await;
+        let (_keeper, mut durable) = enter(1 << 10).await;
         durable.sent(1, Owed::Received);
         durable.received(packet_id(1));
-        let add = Add {
-            filter: Arc::from("x".repeat(60_000)),
-            subscription: Sub {
-                qos: QoS::AtLeastOnce,
-                no_local: false,
-                retain_as_published: false,
-                id: None,
-            },
-            retained: SendRetained::Never,
-        };
+        let add = add(&"x".repeat(60_000), SendRetained::Never);
         let filters = vec![Arc::clone(&add.filter)];
         durable.subscribe(7, filters, vec![1], vec![add]);
         durable.submit();
@@ -472,5 +505,44 @@ mod tests {
             answers.pending,
             Some(Pending::Subscribe { id: 7, .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn what_a_subscribe_changes_is_in_force_before_all_that_it_brings_is_there() {
+        const COUNT: u64 = 20;
+        let (keeper, mut durable) = enter(1 << 20).await;
+        for n in 0..COUNT {
+            let publish = Publish {
+                topic: Arc::from(format!("t/{n}")),
+                payload: Bytes::from_static(b"x"),
+                qos: QoS::AtLeastOnce,
+                retain: true,
+                dup: false,
+                properties: None,
+                delivery: None,
+            };
+            let budget = &keeper.shared().budget;
+            let op = Op {
+                message: Some(Message::new(&publish, 0, 0, 0, budget)),
+                from: None,
+                exchange: None,
+            };
+            keeper.publish(vec![op]).await.unwrap();
+        }
+        let add = add("#", SendRetained::Always);
+        let filters = vec![Arc::clone(&add.filter)];
+        durable.subscribe(7, filters, vec![1], vec![add]);
+        durable.submit();
+        durable.progress().await;
+        let begun = durable.answers().unwrap().unwrap();
+        assert!(matches!(begun.pending, Some(Pending::Subscribe { .. })));
+        let rest = begun.rest.expect("there is more to bring");
+        let codes = vec![1];
+        durable.wait_for(rest, Some(Pending::Brought { id: 7, codes }));
+        assert!(durable.is_waiting(), "SUBACK comes when all is there");
+        durable.progress().await;
+        let done = durable.answers().unwrap().unwrap();
+        assert!(matches!(done.pending, Some(Pending::Brought { .. })));
+        assert_eq!(keeper.sessions().await[0].queued, COUNT);
     }
 }

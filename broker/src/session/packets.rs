@@ -174,6 +174,13 @@ impl Session<'_> {
                         }
                     }
                     durable.take_back(id, codes, lacking);
+                    if let Some(rest) = answers.rest {
+                        durable.wait_for(rest, None);
+                    }
+                    return Ok(());
+                }
+                if let Some(rest) = answers.rest {
+                    durable.wait_for(rest, Some(Pending::Brought { id, codes }));
                     return Ok(());
                 }
                 encode::suback(out, protocol, id, &codes, frame_max)
@@ -181,7 +188,7 @@ impl Session<'_> {
             Some(Pending::TakeBack { .. }) if refused => {
                 return Err(End::DiskFull("no room on disk to end a subscription"));
             }
-            Some(Pending::TakeBack { id, codes }) => {
+            Some(Pending::TakeBack { id, codes } | Pending::Brought { id, codes }) => {
                 encode::suback(out, protocol, id, &codes, frame_max)
             }
             // The subscriptions are there still, and 3.1.1 has no word for that.

@@ -87,6 +87,14 @@ impl Desk {
         session
     }
 
+    /// A SUBSCRIBE that brings more than one slice: who hears when all is brought.
+    pub(super) fn begin(&mut self, session: SessionId, turn: Turn) -> Heard {
+        match self.ask(Work::Turn(session, turn)).try_recv().unwrap() {
+            Ok(Answer::Begun(decided)) => decided.rest.unwrap().0,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A message of QoS 1.
     pub(super) fn message(&self, topic: &str, payload: &str, retain: bool) -> Message {
         let publish = Publish {

@@ -27,7 +27,7 @@ fn others_have_their_turn_while_a_subscribe_brings_much() {
     let mut desk = Desk::open(config(dir.path()));
     retain_some(&mut desk, 40);
     let entered = desk.enter("d", None).unwrap();
-    let mut subscribed = desk.ask(Work::Turn(entered.session, subscribe("r/#")));
+    let mut subscribed = desk.begin(entered.session, subscribe("r/#"));
     assert_eq!(subscribed.try_recv().err(), Some(TryRecvError::Empty));
     for topic in ["r/00", "r/39", "r/new"] {
         assert!(desk.publish(topic, "later", true));
@@ -61,7 +61,7 @@ fn what_is_retained_costs_no_older_message_its_place() {
             assert!(desk.publish("t", &format!("t{n}"), false));
         }
         // Its connection is gone: nothing counts as sent, all of it could be dropped.
-        let mut subscribed = desk.ask(Work::Turn(session, subscribe("r/#")));
+        let mut subscribed = desk.begin(session, subscribe("r/#"));
         desk.idle();
         assert!(matches!(subscribed.try_recv(), Ok(Ok(Answer::Decided(_)))));
         let entered = desk.enter("d", None).unwrap();
@@ -81,7 +81,7 @@ fn a_full_queue_does_not_make_a_subscribe_wait_for_many_commits() {
     });
     retain_some(&mut desk, 60);
     let session = desk.enter("d", None).unwrap().session;
-    let mut subscribed = desk.ask(Work::Turn(session, subscribe("r/#")));
+    let mut subscribed = desk.begin(session, subscribe("r/#"));
     // Two commits for the places, the first of them done; the others look at 16 topics each.
     for _ in 0..5 {
         desk.writer.commit(Vec::new()).unwrap();
@@ -96,7 +96,7 @@ fn what_nobody_waits_for_any_more_is_not_brought() {
     let mut desk = Desk::open(config(dir.path()));
     retain_some(&mut desk, 40);
     let session = desk.enter("d", None).unwrap().session;
-    let gone = desk.ask(Work::Turn(session, subscribe("r/#")));
+    let gone = desk.begin(session, subscribe("r/#"));
     let mut waits = desk.ask(Work::Turn(session, subscribe("r/00")));
     drop(gone);
     desk.idle();
@@ -111,7 +111,7 @@ fn a_session_that_is_removed_while_it_subscribes_hears_that_it_is_gone() {
     let mut desk = Desk::open(config(dir.path()));
     retain_some(&mut desk, 40);
     let session = desk.enter("d", None).unwrap().session;
-    let mut subscribed = desk.ask(Work::Turn(session, subscribe("r/#")));
+    let mut subscribed = desk.begin(session, subscribe("r/#"));
     drop(desk.ask(Work::Remove(Arc::from("d"))));
     desk.idle();
     assert_eq!(subscribed.try_recv().unwrap().err(), Some(Refused::Gone));
