@@ -91,7 +91,8 @@ impl Returned {
         let (waiting, share) = &mut *list;
         for message in messages {
             // Nobody is there who could take it at QoS 0 later.
-            if message.qos() == QoS::AtMostOnce || !share.try_add(ENTRY_BYTES) {
+            if message.qos() == QoS::AtMostOnce || !share.try_set((waiting.len() + 1) * ENTRY_BYTES)
+            {
                 self.counters.dropped_shared.add(1);
             } else {
                 waiting.push_back((Arc::clone(name), message));

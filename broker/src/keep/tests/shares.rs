@@ -1,7 +1,7 @@
 //! Shared subscriptions: persistent members and workers, who are connected only.
 
 use super::{desk::Desk, *};
-use crate::{fanout::Subscription, keep::job::Work};
+use crate::{budget::Share, fanout::Subscription, keep::job::Work};
 
 const NAME: &str = "$share/g/t";
 const FILTER: &str = "t";
@@ -94,4 +94,23 @@ fn a_member_that_acknowledges_nothing_does_not_silence_the_workers() {
     let queued = desk.count("SELECT count(*) FROM queue");
     assert!((1..=257).contains(&queued), "{queued}");
     assert_eq!(usize::try_from(queued).unwrap() + worked, 400);
+}
+
+/// Some room is there whatever others hold: on disk there is more.
+#[test]
+fn what_comes_back_while_memory_is_spent_still_reaches_the_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    desk.away("member", NAME);
+    let outbox = worker(&desk, 0);
+    assert!(desk.publish("t", "m", false));
+    let shared = Arc::clone(&desk.writer.shared);
+    let mut others = Share::new(&shared.budget);
+    others.add(shared.budget.max());
+    assert!(shared.live.leave(NAME, FILTER, WORKER));
+    drop(std::iter::from_fn(|| outbox.pop()).collect::<Vec<_>>());
+    let back = shared.live.returned(10);
+    assert_eq!(back.len(), 1);
+    drop(desk.ask(Work::TakeBack(back)));
+    assert_eq!(desk.count("SELECT count(*) FROM queue"), 1);
 }
