@@ -111,7 +111,7 @@ fn certificate(sandbox: &Sandbox) {
             "-x509",
             "-nodes",
             "-days",
-            "2",
+            "60",
             "-subj",
             "/CN=localhost",
         ])

@@ -1,11 +1,11 @@
 //! What makes an event this event; see `dedup::key` for the bytes.
 //!
-//! In the order of preference: the id that a `CloudEvent` has for this purpose; the
-//! configured MQTT 5 user property; the configured fields; the protocol's own
+//! In the order of preference: the configured MQTT 5 user property; the id that a
+//! `CloudEvent` has for this purpose; the configured fields; the protocol's own
 //! identity; device, topic, boot id and sequence number, together with the content;
-//! the content alone, where the device's clock tells readings apart; nothing. A device that names itself in the
-//! payload only claims to be that device, so its keys and ids also hold the client
-//! identifier: one client cannot suppress what another will send.
+//! the content alone, where the device's clock tells readings apart; nothing. A device
+//! that names itself in the payload only claims to be that device, so its keys and ids
+//! also hold the client identifier: one client cannot suppress what another will send.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -73,9 +73,8 @@ pub(super) fn identify<'n, 'a>(
     let found = if of.mapping.dedup == Dedup::None {
         None
     } else {
-        own(IdSource::Explicit)
-            .map(|id| protocol(of, place, device, id))
-            .or_else(|| explicit(of, place, device))
+        explicit(of, place, device)
+            .or_else(|| Some(protocol(of, place, device, own(IdSource::Explicit)?)))
             .or_else(|| field(of, place, device, used))
             .or_else(|| Some(protocol(of, place, device, own(IdSource::Protocol)?)))
             .or_else(|| counted(of, place, device, at, counter.as_ref()))
