@@ -38,6 +38,8 @@ impl Writer {
             Some(id) => id,
             None => self.add_session(enter)?,
         };
+        self.settle_will(id)?;
+        self.state.saved(id);
         let feed = Arc::new(Feed::new(Arc::clone(&enter.outbox), &self.shared.budget));
         let mut dropped = 0;
         self.shared.know(&enter.client, id, enter.user.as_ref());
@@ -114,12 +116,12 @@ impl Writer {
     /// Ends a connection, and with it a session that was not to outlive it.
     pub(super) fn leave(&mut self, leave: &Leave) -> rusqlite::Result<Result<Answer, Refused>> {
         let id = leave.session;
+        self.left(leave);
         if leave.forget_will {
             self.forget_will(id)?;
         } else {
             self.will_is_due(id)?;
         }
-        self.left(leave);
         let ends = |session: &Session| session.row.expiry_secs == 0;
         if self.state.sessions.get(&id).is_some_and(ends) {
             self.remove_session(id)?;
@@ -155,6 +157,8 @@ impl Writer {
             return Ok(());
         };
         let (client, count, given) = (session.client.clone(), session.count, session.row.given);
+        self.settle_will(id)?;
+        self.state.saved(id);
         for add in self.subscriptions_of(id)? {
             self.unsubscribe(id, &add.filter)?;
         }
@@ -197,17 +201,14 @@ impl Writer {
 
     /// Takes up what could not be written when it changed.
     pub(super) fn save_unsaved(&mut self) -> rusqlite::Result<()> {
-        const AT_ONCE: usize = 256;
-        let unsaved = self.state.unsaved.iter().take(AT_ONCE);
-        let some: Vec<_> = unsaved.map(|(id, forget)| (*id, *forget)).collect();
-        for (id, forget_will) in some {
-            let is_away = |session: &mut Session| session.feed.is_none();
-            if self.state.change(id).is_some_and(is_away) {
-                match forget_will {
-                    true => self.forget_will(id)?,
-                    false => self.will_is_due(id)?,
-                }
-            }
+        const AT_ONCE: usize = if cfg!(test) { 2 } else { 256 };
+        let unsaved = self.state.unsaved.keys().take(AT_ONCE);
+        let some: Vec<_> = unsaved.copied().collect();
+        for id in some {
+            // With the will, its row is written.
+            self.state.change(id);
+            self.settle_will(id)?;
+            self.state.saved(id);
         }
         Ok(())
     }

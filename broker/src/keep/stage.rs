@@ -100,6 +100,8 @@ pub(super) struct State {
     /// Sessions whose rows could not be written when they changed, and whether their
     /// wills are to be forgotten.
     pub(super) unsaved: HashMap<SessionId, bool>,
+    /// Those of them that this commit writes.
+    saved: Vec<SessionId>,
     before: (u64, u64, Survey),
     undo: Vec<Undo>,
     touched: HashSet<SessionId>,
@@ -209,6 +211,13 @@ impl State {
         }
     }
 
+    /// What could not be written of a session is, with this commit.
+    pub(super) fn saved(&mut self, id: SessionId) {
+        if self.unsaved.contains_key(&id) {
+            self.saved.push(id);
+        }
+    }
+
     /// Begins a commit.
     pub(super) fn begin(&mut self) {
         self.before = (self.total_bytes, self.total_count, self.survey);
@@ -218,13 +227,8 @@ impl State {
     pub(super) fn committed(&mut self, shared: &Shared) {
         self.undo.clear();
         self.touched.clear();
-        if !self.unsaved.is_empty() {
-            let sessions = &self.sessions;
-            let differs = |id: &SessionId| {
-                let session = sessions.get(id);
-                session.is_some_and(|session| session.stored != session.row)
-            };
-            self.unsaved.retain(|id, _| differs(id));
+        for id in self.saved.drain(..) {
+            self.unsaved.remove(&id);
         }
         for (feed, item) in self.deliveries.drain(..) {
             if feed.push(item) {
@@ -253,6 +257,7 @@ impl State {
     pub(super) fn roll_back(&mut self, shared: &Shared) {
         (self.total_bytes, self.total_count, self.survey) = self.before;
         self.touched.clear();
+        self.saved.clear();
         self.ended.clear();
         self.offers.clear();
         self.counts = Counts::default();

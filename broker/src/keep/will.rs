@@ -68,43 +68,75 @@ impl Writer {
     /// The will of the session's last connection, if that is gone and left one.
     pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
         let last = self
-            .sql("SELECT id, due_ms FROM wills WHERE session = ?1 ORDER BY id DESC LIMIT 1")?
-            .query_row([id.0], |row| {
-                Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?))
-            })
+            .sql(
+                "SELECT id, delay_secs, due_ms FROM wills WHERE session = ?1
+                 ORDER BY id DESC LIMIT 1",
+            )?
+            .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        // Where the end could not be written it has no time yet; an earlier one is another.
-        let due = last.and_then(|(id, due_ms)| {
-            Some(WillId {
-                id,
-                due_ms: due_ms?,
-            })
+        let due = last.and_then(|(row, delay_secs, due_ms)| {
+            let due_ms = self.due_of(id, delay_secs, due_ms)?;
+            Some(WillId { id: row, due_ms })
         });
         Ok(Answer::Due(due))
+    }
+
+    /// When a will is due, or was; `None` while its connection is there.
+    fn due_of(&self, id: SessionId, delay_secs: i64, due_ms: Option<i64>) -> Option<i64> {
+        // Its connection ended while nothing could be written.
+        let unsaved = || {
+            let is_left = self.state.unsaved.get(&id) == Some(&false);
+            let ended_ms = self.state.sessions.get(&id)?.row.ended_ms?;
+            is_left.then_some(ended_ms + 1000 * delay_secs)
+        };
+        due_ms.or_else(unsaved)
     }
 
     /// Whether a will is still to be published.
     pub(super) fn is_will_due(&self, will: WillId) -> rusqlite::Result<Answer> {
         let found = self
-            .sql("SELECT 1 FROM wills WHERE id = ?1 AND due_ms = ?2")?
-            .exists([will.id, will.due_ms])?;
-        Ok(Answer::Was(found))
+            .sql("SELECT session, delay_secs, due_ms FROM wills WHERE id = ?1")?
+            .query_row([will.id], |row| {
+                Ok((SessionId(row.get(0)?), row.get(1)?, row.get(2)?))
+            })
+            .optional()?;
+        let due = found.and_then(|(id, delay_secs, due_ms)| self.due_of(id, delay_secs, due_ms));
+        Ok(Answer::Was(due == Some(will.due_ms)))
     }
 
     /// A will is published.
     pub(super) fn will_is_over(&mut self, will: WillId) -> rusqlite::Result<()> {
+        let undated: Option<i64> = self
+            .sql("SELECT session FROM wills WHERE id = ?1 AND due_ms IS NULL")?
+            .query_row([will.id], |row| row.get(0))
+            .optional()?;
+        if let Some(session) = undated {
+            self.settle_will(SessionId(session))?;
+        }
         self.sql("DELETE FROM wills WHERE id = ?1 AND due_ms = ?2")?
             .execute([will.id, will.due_ms])?;
         Ok(())
     }
 
-    /// The connection is gone: the delay begins.
+    /// The connection is gone: the delay began when it went.
     pub(super) fn will_is_due(&mut self, id: SessionId) -> rusqlite::Result<()> {
+        let session = self.state.sessions.get(&id);
+        let ended_ms = session.and_then(|session| session.row.ended_ms);
+        let ended_ms = ended_ms.unwrap_or_else(|| self.shared.wall_ms());
         self.sql(
             "UPDATE wills SET due_ms = ?2 + 1000 * delay_secs WHERE session = ?1 AND due_ms IS NULL",
         )?
-        .execute(params![id.0, self.shared.wall_ms()])?;
+        .execute(params![id.0, ended_ms])?;
         Ok(())
+    }
+
+    /// What became of the will of a connection that ended while nothing could be written.
+    pub(super) fn settle_will(&mut self, id: SessionId) -> rusqlite::Result<()> {
+        match self.state.unsaved.get(&id) {
+            Some(true) => self.forget_will(id),
+            Some(false) => self.will_is_due(id),
+            None => Ok(()),
+        }
     }
 
     /// Connections that died with the process have ended: their delays begin.
@@ -119,15 +151,18 @@ impl Writer {
         let mut damaged = Vec::new();
         let mut statement = self.sql(
             "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id FROM wills
-             WHERE due_ms IS NOT NULL ORDER BY id",
+             ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
         let mut wills = Vec::new();
         while let Some(row) = rows.next()? {
             let session = SessionId(row.get(0)?);
+            let Some(due_ms) = self.due_of(session, row.get(1)?, row.get(2)?) else {
+                continue;
+            };
             let will = WillId {
                 id: row.get(7)?,
-                due_ms: row.get(2)?,
+                due_ms,
             };
             let client: Arc<str> = row.get(5)?;
             let frame = row.get_ref(4)?.as_blob()?;

@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::*;
 use crate::keep::{
-    Refused, Shared,
+    KeptWill, Refused, Shared,
     job::{Answer, Job, Work},
     writer::Writer,
 };
@@ -60,6 +60,26 @@ impl Desk {
         };
         match self.ask(Work::Enter(enter)).try_recv().unwrap()? {
             Answer::Entered(entered) => Ok(*entered),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn enter_with_will(&mut self, client: &str) {
+        let enter = Enter {
+            client: Arc::from(client),
+            user: None,
+            clean: false,
+            expiry_secs: 1000,
+            outbox: Arc::new(Outbox::new(1 << 20, 64, &self.budget)),
+            will: Some((self.message("will", client, false), 60)),
+        };
+        let entered = self.ask(Work::Enter(enter)).try_recv().unwrap();
+        assert!(matches!(entered, Ok(Answer::Entered(_))));
+    }
+
+    pub(super) fn wills(&mut self) -> Vec<KeptWill> {
+        match self.ask(Work::Wills).try_recv().unwrap() {
+            Ok(Answer::Wills(wills)) => wills,
             other => panic!("{other:?}"),
         }
     }

@@ -100,6 +100,47 @@ fn a_full_disk_at_the_start_stops_nobody() {
 }
 
 #[test]
+fn wills_of_a_start_on_a_full_disk_are_published_by_it() {
+    let disk = small_disk!();
+    let before = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(before.path()));
+    for n in 0..60 {
+        let client = format!("d{n}");
+        desk.enter_with_will(&client);
+        let session = desk.writer.shared.session(&client).unwrap();
+        let turn = Turn {
+            subscribe: vec![add("t", QoS::AtLeastOnce)],
+            ..Turn::default()
+        };
+        if n < 10 {
+            drop(desk.ask(Work::Turn(session, turn)));
+        }
+    }
+    crash(before.path(), disk.0.path());
+    disk.fill_up();
+    let mut desk = Desk::open(config(disk.0.path()));
+    let undated = "SELECT count(*) FROM wills WHERE due_ms IS NULL";
+    assert_eq!(desk.count(undated), 60);
+    let wills = desk.wills();
+    assert_eq!(wills.len(), 60);
+    for will in &wills {
+        let asked = desk.ask(Work::IsWillDue(will.id)).try_recv().unwrap();
+        assert!(matches!(asked, Ok(Answer::Was(true))));
+    }
+    disk.make_room();
+    until(&mut desk, "it may be tried", |desk| !desk.writer.is_held());
+    drop(desk.ask(Work::WillsAreOver(vec![wills[0].id])));
+    // Their rows change before all that was not written is.
+    assert!(desk.publish("t", "1", false));
+    desk.idle();
+    assert_eq!(desk.count(undated), 0);
+    let rest: Vec<_> = desk.wills().iter().map(|will| will.id).collect();
+    let expect: Vec<_> = wills[1..].iter().map(|will| will.id).collect();
+    assert_eq!(rest, expect, "they are the same still");
+    drop(desk);
+}
+
+#[test]
 fn what_expires_on_a_full_disk_is_tried_now_and_then_and_counted_once() {
     let disk = small_disk!();
     let mut desk = Desk::open(config(disk.0.path()));
