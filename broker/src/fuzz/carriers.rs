@@ -42,7 +42,8 @@ pub fn proxy(data: &[u8]) {
 /// The source in a line of version 1, if it has one (section 2.1).
 fn line_address(header: &[u8]) -> Option<SocketAddr> {
     assert!(header.len() <= LINE_MAX);
-    let line = std::str::from_utf8(header).expect("what is taken is ASCII");
+    // What stands behind UNKNOWN may be anything (section 2.1).
+    let line = String::from_utf8_lossy(header);
     let line = line.strip_suffix("\r\n").expect("the line's end");
     assert!(!line.contains("\r\n"));
     let fields: Vec<&str> = line.split(' ').collect();
