@@ -148,6 +148,9 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
                 );
             }
             let found = state.commit;
+            if promised.commit > found {
+                recover::destinations(&connection, promised, &promises.names(), &mut state)?;
+            }
             if let Some(aside) = &report.set_aside {
                 recover::recover(&connection, aside, promised, &mut state)?;
             }

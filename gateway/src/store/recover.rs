@@ -16,9 +16,33 @@ use super::{
     frame::{column, integer},
     quarantine,
     salvage::{INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, pages},
-    state::State,
+    state::{Standing, State},
 };
-use crate::record::Routes;
+use crate::record::{DestinationId, Routes};
+
+/// Gives back to the journal, which stands at `state`, the destinations that it does not
+/// know yet: without them what they were promised would be neither sent nor counted.
+pub(super) fn destinations(
+    connection: &Connection,
+    promised: &State,
+    names: &[(DestinationId, String)],
+    state: &mut State,
+) -> Result<(), Error> {
+    let end = state.position;
+    for Standing { id, .. } in &promised.destinations {
+        let Some((_, name)) = names.iter().find(|(named, _)| named == id) else {
+            continue;
+        };
+        connection.execute(
+            "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
+            (id.0, name),
+        )?;
+        if state.destinations.iter().all(|known| known.id != *id) {
+            state.destinations.push(Standing::new(*id, end));
+        }
+    }
+    Ok(())
+}
 
 /// Puts into the journal, which stands at `state`, what `aside` has up to `promised`.
 pub(super) fn recover(

@@ -98,6 +98,34 @@ async fn events_of_a_log_of_which_nothing_is_left_are_counted_as_damaged() {
 }
 
 #[tokio::test]
+async fn damage_anywhere_in_the_log_hides_no_event_without_counting_it() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    for n in 1..=10 {
+        append(&running.handle(), vec![event(n, to(&[0]))]).await;
+    }
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    let length = std::fs::metadata(image.database().with_extension("db-wal"))
+        .expect("the log")
+        .len();
+    // In each page of it once: also in those before the journal knows its destinations.
+    for at in (32..length).step_by(24 + 4_096) {
+        let image = image.crash_image();
+        flip(&image.database().with_extension("db-wal"), at + 24 + 2_000);
+        let (running, _) = image.run_reported();
+        let handle = running.handle();
+        let status = handle.status();
+        assert_balanced(&status);
+        let a = &status.destinations[0];
+        assert_eq!(a.routed, 10, "damage at {at}: {a:?}");
+        let found = read_all(&handle, 0, 0).len() as u64;
+        assert_eq!(found + a.damaged, 10, "damage at {at}: {a:?}");
+        running.shutdown().await.expect("an orderly end");
+    }
+}
+
+#[tokio::test]
 async fn the_log_may_be_cut_anywhere_and_whole_groups_survive() {
     let place = Place::new(&["a"]);
     let running = place.run();
