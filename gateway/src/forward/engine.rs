@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
+    batch::Item,
     destination::{Destination, Limits},
     flight::{Flight, Landing},
     journal::{Journal, Pages},
@@ -89,6 +90,10 @@ pub(super) struct Engine<J, P> {
     waiting_complete: bool,
     /// Records that left `waiting`, to notice while the list is read again.
     waiting_left: u64,
+    /// Records of `waiting` that were given up: they keep their places, and so their
+    /// keys, until that is recorded. The second ones are under way to the disk.
+    given_up: Vec<Item>,
+    being_given_up: Vec<Item>,
     pending: Pending,
 
     /// Away while it reads.
@@ -141,6 +146,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             waiting: Waiting::default(),
             waiting_complete: false,
             waiting_left: 0,
+            given_up: Vec::new(),
+            being_given_up: Vec::new(),
             pending: Pending::new(parts.id, parts.cursor),
             pages: Some(parts.pages),
             reading: None,

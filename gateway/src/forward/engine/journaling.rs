@@ -184,6 +184,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     pub(super) fn record(&mut self, cursor: Position) -> Recording {
         let progress = self.pending.take(cursor);
+        self.being_given_up.append(&mut self.given_up);
         let journal = self.journal.clone();
         Box::pin(async move {
             journal.progress(progress).await?.await?;
@@ -198,6 +199,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn recorded(&mut self, done: Result<(), Stopped>) -> Result<(), Error> {
         done?;
         self.pending.committed();
+        for item in std::mem::take(&mut self.being_given_up) {
+            self.waiting.remove(&item);
+            self.waiting_left += 1;
+        }
         Ok(())
     }
 }

@@ -188,9 +188,11 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.leave(item);
                 1
             }
+            // Its key waits until that is on disk: after a crash the record goes again,
+            // and must not come behind those that would have gone meanwhile.
             Origin::Waiting => {
-                self.waiting_left += 1;
-                self.waiting.remove(item).attempts + 1
+                self.given_up.push(item.detached());
+                self.waiting.attempts(item) + 1
             }
         };
         tracing::debug!(
