@@ -140,7 +140,11 @@ fn way(
         let (path, terms) = &asked[n];
         let alone = first_unfit(&asked[n..=n], fields, join)?.is_none();
         let (values, count) = values(*path, terms, fields);
+        // A field that should be absent is absent from the element that the clauses
+        // before it settled on, though perhaps not from all.
+        let passed = unfit.is_none_or(|unfit| n < unfit);
         let verdict = match (alone, unfit == Some(n)) {
+            _ if passed => Verdict::Fits,
             (true, false) => Verdict::Fits,
             (true, true) => Verdict::OtherElement,
             (false, _) if count == 0 => Verdict::Missing,
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn each_clause_has_its_own_reason() {
         use Verdict::{Fits, Missing, NoValueFits, OtherElement, Present};
-        let event = r#"{"a":"x","n":5,"m":[{"n":"t","v":1},{"n":"p","v":90}]}"#;
+        let event = r#"{"a":"x","n":5,"m":[{"n":"t","v":1},{"n":"p","v":90,"w":1}]}"#;
         for (pattern, fits, expect) in [
             (r#"{"a":["x"],"n":[5.0]}"#, true, vec![Fits, Fits]),
             (
@@ -209,6 +213,12 @@ mod tests {
             ),
             (
                 r#"{"m":{"n":["p"],"v":[{"numeric":[">",80]}]}}"#,
+                true,
+                vec![Fits, Fits],
+            ),
+            // Absent from the element that has the name before it.
+            (
+                r#"{"m":{"n":["t"],"w":[{"exists":false}]}}"#,
                 true,
                 vec![Fits, Fits],
             ),
