@@ -11,7 +11,6 @@
 
 mod address;
 mod decimal;
-pub mod explain;
 mod fields;
 mod flatten;
 mod ignore_case;
@@ -19,13 +18,11 @@ mod json;
 mod matcher;
 mod paths;
 pub mod pattern;
-pub mod seen;
 mod set;
 mod term;
 pub mod vectors;
 mod view;
 mod wildcard;
-mod written;
 
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;

@@ -90,8 +90,8 @@ pub(super) struct Engine<J, P> {
     waiting_complete: bool,
     /// Records that left `waiting`, to notice while the list is read again.
     waiting_left: u64,
-    /// Records of `waiting` that were given up: they keep their places, and so their
-    /// keys, until that is recorded. The second ones are under way to the disk.
+    /// Records that were given up: they keep places in `waiting`, and so their keys,
+    /// until that is on disk. The second ones are under way there.
     given_up: Vec<Item>,
     being_given_up: Vec<Item>,
     pending: Pending,

@@ -4,7 +4,10 @@ use std::{pin::Pin, time::Duration};
 
 use rand::RngExt as _;
 
-use super::{batch::Batch, destination::Outcomes};
+use super::{
+    batch::{Batch, Item},
+    destination::Outcomes,
+};
 
 /// A batch that was handed to the destination, or will be again.
 #[derive(Debug)]
@@ -13,6 +16,18 @@ pub(super) struct Flight {
     pub(super) sequence: u64,
     pub(super) origin: Origin,
     pub(super) batch: Batch,
+}
+
+impl Flight {
+    /// The same with only these of its records, if any are left.
+    pub(super) fn with(self, items: Vec<Item>) -> Option<Self> {
+        (!items.is_empty()).then(|| Self {
+            batch: Batch {
+                items: items.into(),
+            },
+            ..self
+        })
+    }
 }
 
 /// Where its records came from.

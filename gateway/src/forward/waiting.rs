@@ -107,6 +107,21 @@ impl Waiting {
         }
     }
 
+    /// Puts a record that is out into its key's queue, so that none goes behind it.
+    pub(super) fn add_out(&mut self, item: Item) {
+        let key: Arc<str> = item.partition_key().into();
+        self.add(Entry {
+            item,
+            attempts: 1,
+            not_before: Instant::now(),
+        });
+        let queue = self.queues.get_mut(&key).expect("it was just added");
+        if queue.out == 0 {
+            self.due.remove(&(queue.entries[0].not_before, key));
+        }
+        queue.out += 1;
+    }
+
     /// When the next record is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
@@ -175,6 +190,13 @@ impl Waiting {
         }
         queue.out -= 1;
         self.back(key);
+    }
+
+    /// Which record of the same key waits just before one that is out.
+    pub(super) fn before(&self, item: &Item) -> Option<Position> {
+        let queue = &self.queues[item.partition_key()];
+        let at = queue.index_of(item).checked_sub(1)?;
+        Some(queue.entries[at].item.position())
     }
 
     /// Attempts made at a record that is out.

@@ -70,7 +70,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     pub(super) fn next_flight(&mut self, now: Instant) -> Option<Flight> {
         while let Some((_, flight)) = self.again.pop_first() {
-            let flight = self.without_held_back(flight);
+            let flight = match flight.origin {
+                Origin::Journal => self.without_held_back(flight),
+                Origin::Waiting => self.without_overtaking(flight),
+            };
             if flight.is_some() {
                 return flight;
             }
@@ -100,11 +103,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     /// With several batches in flight, a record of an earlier one may have
-    /// failed by itself while this one came back whole: what belongs behind it
-    /// goes there. With one in flight a batch always stays what it was.
+    /// failed by itself while this one came back whole; or one of this batch was
+    /// given up: what belongs behind it goes there. A batch about which nothing is
+    /// known, and which was in flight alone, stays what it was.
     pub(super) fn without_held_back(&mut self, flight: Flight) -> Option<Flight> {
-        if flight.origin == Origin::Waiting || self.limits.in_flight <= 1 || self.waiting.is_empty()
-        {
+        let given_up = !self.given_up.is_empty() || !self.being_given_up.is_empty();
+        if self.waiting.is_empty() || self.limits.in_flight <= 1 && !given_up {
             return Some(flight);
         }
         let mut items = Vec::with_capacity(flight.batch.items.len());
@@ -116,12 +120,28 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 items.push(item.clone());
             }
         }
-        (!items.is_empty()).then(|| Flight {
-            batch: Batch {
-                items: items.into(),
-            },
-            ..flight
-        })
+        flight.with(items)
+    }
+
+    /// Records that waited, and came back whole: since then, one that was in flight
+    /// before them may have been put before them.
+    fn without_overtaking(&mut self, flight: Flight) -> Option<Flight> {
+        if self.limits.in_flight <= 1 {
+            return Some(flight);
+        }
+        let mut items: Vec<Item> = Vec::with_capacity(flight.batch.items.len());
+        for item in &*flight.batch.items {
+            let goes = self
+                .waiting
+                .before(item)
+                .is_none_or(|before| items.binary_search_by_key(&before, Item::position).is_ok());
+            if goes {
+                items.push(item.clone());
+            } else {
+                self.waiting.put_back(item, None);
+            }
+        }
+        flight.with(items)
     }
 
     /// Records for the next batch, if enough gathered or they waited long enough.

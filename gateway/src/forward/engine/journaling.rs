@@ -184,7 +184,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     pub(super) fn record(&mut self, cursor: Position) -> Recording {
         let progress = self.pending.take(cursor);
-        self.being_given_up.append(&mut self.given_up);
+        // What the cursor has not passed is not part of it.
+        let passed = |item: &mut Item| item.position() <= cursor;
+        self.being_given_up
+            .extend(self.given_up.extract_if(.., passed));
         let journal = self.journal.clone();
         Box::pin(async move {
             journal.progress(progress).await?.await?;

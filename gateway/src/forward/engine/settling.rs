@@ -183,17 +183,16 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     pub(super) fn give_up(&mut self, origin: Origin, item: &Item, reason: String) {
+        // Its key waits until that is on disk: after a crash the record goes again,
+        // and must not come behind those that would have gone meanwhile.
+        self.given_up.push(item.detached());
         let attempts = match origin {
             Origin::Journal => {
                 self.leave(item);
+                self.waiting.add_out(item.detached());
                 1
             }
-            // Its key waits until that is on disk: after a crash the record goes again,
-            // and must not come behind those that would have gone meanwhile.
-            Origin::Waiting => {
-                self.given_up.push(item.detached());
-                self.waiting.attempts(item) + 1
-            }
+            Origin::Waiting => self.waiting.attempts(item) + 1,
         };
         tracing::debug!(
             destination = %self.name,

@@ -31,6 +31,9 @@ enum Mood {
     /// These records of the batch fail by themselves, for now or for good.
     Fails(Vec<usize>),
     Refuses(Vec<usize>),
+    /// Refuses these for good, but takes them if they come again. Those behind
+    /// them it does not take meanwhile.
+    RefusesNow(Vec<usize>),
 }
 
 /// Takes records by key, once each, and in order per partition key: while a
@@ -46,6 +49,7 @@ struct Place {
     /// Failed for now, per device: the oldest.
     failing: HashMap<String, u64>,
     refused: BTreeSet<u64>,
+    refused_now: BTreeSet<u64>,
     /// Refused once, and taken if it comes again.
     pardoned: BTreeSet<u64>,
     refuses_all: bool,
@@ -106,7 +110,10 @@ impl Place {
             return unavailable();
         }
         let mood = self.moods.pop().unwrap_or(Mood::Fine);
-        self.broken = !matches!(mood, Mood::Fine | Mood::Fails(_) | Mood::Refuses(_));
+        self.broken = !matches!(
+            mood,
+            Mood::Fine | Mood::Fails(_) | Mood::Refuses(_) | Mood::RefusesNow(_)
+        );
         match &mood {
             Mood::Unavailable => return unavailable(),
             Mood::Misconfigured => return Err(Trouble::Misconfigured("no such place".to_owned())),
@@ -127,6 +134,11 @@ impl Place {
                 Mood::Refuses(which) if which.contains(&n) && !self.pardoned.contains(position) => {
                     self.refused.insert(*position);
                     Outcome::Permanent("never".to_owned())
+                }
+                Mood::RefusesNow(which) if which.contains(&n) && !behind => {
+                    self.failing.entry(device.clone()).or_insert(*position);
+                    self.refused_now.insert(*position);
+                    Outcome::Permanent("not today".to_owned())
                 }
                 Mood::Fails(which) if which.contains(&n) || behind => {
                     self.failing.entry(device.clone()).or_insert(*position);
@@ -217,6 +229,7 @@ fn mood() -> impl Strategy<Value = Mood> {
         2 => (0usize..8).prop_map(Mood::Breaks),
         3 => some().prop_map(Mood::Fails),
         2 => some().prop_map(Mood::Refuses),
+        2 => some().prop_map(Mood::RefusesNow),
     ]
 }
 
@@ -230,7 +243,7 @@ proptest! {
         in_flight in 1usize..4,
         crashes in proptest::collection::vec(1u64..400, 0..4),
         redrives in proptest::collection::vec(1u64..400, 0..4),
-        attempts_max in prop_oneof![Just(3u32), Just(1000)],
+        attempts_max in prop_oneof![Just(1u32), Just(3), Just(1000)],
     ) {
         let total = devices.len();
         let mut redriven = BTreeSet::new();
@@ -275,11 +288,12 @@ proptest! {
         for (device, taken) in &place.taken {
             // What a person puts back arrives late.
             let others = taken.iter().filter(|position| !redriven.contains(*position));
-            prop_assert!(others.is_sorted(), "{} out of order: {:?}", device, taken);
+            prop_assert!(others.is_sorted(), "{} out of order: {:?} of {:?}", device, taken, place.batches);
         }
         prop_assert!(place.out_most <= in_flight);
         if attempts_max > 3 {
-            prop_assert!(dead.is_subset(&place.refused));
+            let refused = place.refused.union(&place.refused_now).copied().collect();
+            prop_assert!(dead.is_subset(&refused));
         }
     }
 }

@@ -34,7 +34,7 @@ pub(in crate::rules) struct Join {
 }
 
 impl Join {
-    pub(in crate::rules) const fn renew(&mut self) {
+    pub(super) const fn renew(&mut self) {
         self.comparisons = 0;
     }
 
@@ -47,8 +47,7 @@ impl Join {
     }
 }
 
-/// A path, and what may be there.
-pub(in crate::rules) type Asked = (PathId, Arc<[Term]>);
+type Asked = (PathId, Arc<[Term]>);
 
 /// The elements that a value stands in, and whether it fits.
 type Found<'f> = (&'f [Element], bool);
@@ -76,20 +75,14 @@ pub(super) fn fits(asked: &[Asked], fields: &Fields<'_>, join: &mut Join) -> Res
             values.clone().any(|(value, _)| takes(terms, value)) || values.next().is_none()
         }));
     }
-    Ok(first_unfit(asked, fields, join)?.is_none())
+    combine(asked, fields, join)
 }
 
-pub(in crate::rules) fn takes(terms: &[Term], value: &Scalar<'_>) -> bool {
+fn takes(terms: &[Term], value: &Scalar<'_>) -> bool {
     terms.iter().any(|term| term.takes(value))
 }
 
-/// Goes through the fields in their order; the number of the first that no combination
-/// of elements goes on with, or `None` where all fit.
-pub(in crate::rules) fn first_unfit(
-    asked: &[Asked],
-    fields: &Fields<'_>,
-    join: &mut Join,
-) -> Result<Option<usize>, TooMuch> {
+fn combine(asked: &[Asked], fields: &Fields<'_>, join: &mut Join) -> Result<bool, TooMuch> {
     join.last.clear();
     join.last.resize(fields.arrays() as usize, 0);
     for (n, (path, _)) in (1..).zip(asked) {
@@ -104,12 +97,12 @@ pub(in crate::rules) fn first_unfit(
     for (n, (path, terms)) in (1..).zip(asked) {
         let next = step(n, *path, terms, fields, join)?;
         if next.is_empty() {
-            return Ok(Some(n - 1));
+            return Ok(false);
         }
         join.combinations.clear();
         join.combinations.extend(next);
     }
-    Ok(None)
+    Ok(true)
 }
 
 /// The combinations that are possible with one field more.
