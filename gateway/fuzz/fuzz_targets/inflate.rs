@@ -19,6 +19,9 @@ topic = "#"
 compression = "gzip"
 [[mapping]]
 topic = "#"
+compression = "zstd"
+[[mapping]]
+topic = "#"
 compression = "lz4"
 "##,
     )

@@ -1,0 +1,40 @@
+//! zstd (RFC 8878) by the reference decoder, which holds every block to its bound.
+
+use super::{Class, INFLATED_BYTES_MAX, Reject, ZSTD as MAGIC, damaged, too_large};
+
+/// What zstd says when the buffer is full (`ZSTD_error_dstSize_tooSmall`; the numbers
+/// of its errors are part of its interface).
+const TOO_SMALL: usize = 70usize.wrapping_neg();
+
+/// One frame, straight into a buffer that cannot grow: there is no window beside it,
+/// however large a one the frame declares, and no block regenerates more than fits.
+pub(super) fn frame(rest: &mut &[u8]) -> Result<Vec<u8>, Reject> {
+    let failed = |code| damaged("zstd", &zstd_safe::get_error_name(code));
+    if !rest.starts_with(MAGIC) {
+        return Err(Reject::new(Class::Syntax, "not a zstd frame"));
+    }
+    let length = zstd_safe::find_frame_compressed_size(rest).map_err(failed)?;
+    let (frame, after) = rest
+        .split_at_checked(length)
+        .ok_or_else(|| Reject::new(Class::Syntax, "not zstd: it ends early"))?;
+    if let Some(dictionary) = zstd_safe::get_dict_id_from_frame(frame) {
+        let reason = format!("zstd with dictionary {dictionary}, and there are none here");
+        return Err(Reject::new(Class::Unsupported, reason));
+    }
+    let declared = zstd_safe::get_frame_content_size(frame)
+        .map_err(|_| Reject::new(Class::Syntax, "not zstd: not a header"))?;
+    let capacity = match declared.map(usize::try_from) {
+        Some(Ok(declared)) if declared <= INFLATED_BYTES_MAX => declared,
+        Some(_) => return Err(too_large()),
+        None => INFLATED_BYTES_MAX,
+    };
+    let mut inflated = Vec::with_capacity(capacity);
+    match zstd_safe::decompress(&mut inflated, frame) {
+        Ok(_) => {}
+        Err(TOO_SMALL) if declared.is_none() => return Err(too_large()),
+        Err(code) => return Err(failed(code)),
+    }
+    inflated.shrink_to_fit();
+    *rest = after;
+    Ok(inflated)
+}
