@@ -99,6 +99,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         dir: dir.path().to_owned(),
         max_bytes: 4 << 30,
         max_age: None,
+        keep_delivered: None,
         on_full: OnFull::PushBack,
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_secs(3600),
@@ -182,6 +183,7 @@ fn entry(n: u64) -> NewEvent {
         received: event.received,
         routes: Routes::NONE.with(DestinationId(0)),
         body: body.into(),
+        original: None,
     }
 }
 
@@ -215,5 +217,7 @@ fn event(n: u64) -> Event {
             measurement("battery", Value::Float(3.71)),
         ],
         tags: vec![("boot".into(), "1".into())],
+        marks: penstock::event::Marks::NONE,
+        corrected: None,
     }
 }

@@ -184,6 +184,7 @@ fn config(dir: &Path, destinations: u8) -> Config {
         dir: dir.to_owned(),
         max_bytes: 16 << 30,
         max_age: Some(Duration::from_secs(7 * 24 * 3600)),
+        keep_delivered: None,
         on_full: OnFull::PushBack,
         reserve_bytes: 16 << 20,
         dedup_age: Duration::from_secs(24 * 3600),
@@ -287,6 +288,7 @@ async fn produce(handle: &Handle, case: &Case, routes: Routes, first: u64, event
                             received: Timestamp::from_millis(1_800_000_000_000),
                             routes,
                             body: body.clone(),
+                            original: None,
                         })
                     })
                     .collect();

@@ -74,7 +74,8 @@ impl App {
             .context("the file gateway.id in the data directory")?;
         let routes = routes(&config.destinations, &handle);
         let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock.clone())
-            .known_as(gateway.clone());
+            .known_as(gateway.clone())
+            .sending_originals(originals(&config.destinations, &handle));
         #[cfg(feature = "mqtt")]
         let ingest = ingest.not_back(bridged::not_back(
             &config.remotes,
@@ -317,6 +318,15 @@ pub(crate) fn rules(rules: &[Rule], store: &store::Handle) -> Result<RuleSet> {
 pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     let ids = destinations
         .iter()
+        .filter_map(|d| store.destination_id(&d.name));
+    ids.fold(Routes::NONE, Routes::with)
+}
+
+/// Those of them that get messages as they came.
+pub(crate) fn originals(destinations: &[forward::Config], store: &store::Handle) -> Routes {
+    let ids = destinations
+        .iter()
+        .filter(|d| d.sends_originals())
         .filter_map(|d| store.destination_id(&d.name));
     ids.fold(Routes::NONE, Routes::with)
 }

@@ -18,6 +18,7 @@ mod mapping;
 mod mistake;
 #[cfg(feature = "mqtt")]
 mod mqtt;
+mod raw;
 mod reader;
 mod rule;
 mod stages;
@@ -41,6 +42,7 @@ pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
     events, forward, http, ingest,
+    normalise::{Mapping, mapping::Keep},
     record::DESTINATIONS_MAX,
     rules::Rule,
     store::{self},
@@ -201,21 +203,29 @@ impl Config {
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
-        let journal = stages::journal(root.table("store"), root.table("dedup"));
+        let raw = raw::default(&root.table("ingest"));
         let mappings = match root.tables("mapping") {
             Some(tables) => {
                 if tables.is_empty() {
                     let what = "with no mapping every message would be quarantined; leave the key away for the built-in ones";
                     root.mistake(root.span("mapping").as_ref(), "mapping", what);
                 }
-                tables.iter().filter_map(mapping::read).collect()
+                let read = |table| mapping::read(table, raw);
+                tables.iter().filter_map(read).collect::<Vec<_>>()
             }
-            None => ingest::Config::default().mappings,
+            None => ingest::Config::default()
+                .mappings
+                .into_iter()
+                .map(|mapping| Mapping { raw, ..mapping })
+                .collect(),
         };
+        let keeps = mappings.iter().any(|mapping| mapping.raw == Keep::Always);
+        let journal = stages::journal(root.table("store"), root.table("dedup"), keeps);
         let destinations = match root.tables("destination") {
             Some(tables) => destinations(root, &tables, &data_dir, dir),
             None => vec![destination::default(&data_dir)],
         };
+        raw::check(root, &mappings, &destinations);
         let rule::Read {
             rules,
             files: rule_files,
@@ -237,6 +247,7 @@ impl Config {
                 dir: data_dir.clone(),
                 max_bytes: journal.max_bytes,
                 max_age: journal.max_age,
+                keep_delivered: journal.keep_delivered,
                 on_full: journal.on_full,
                 reserve_bytes: journal.reserve_bytes,
                 dedup_age: journal.dedup_age,

@@ -7,14 +7,18 @@
 
 mod cbor;
 pub mod json;
+mod marks;
 pub mod message;
+mod original;
 pub(crate) mod template;
 mod value;
 mod view;
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 pub use cbor::Error as CborError;
+pub use marks::Marks;
+pub use original::{Original, OriginalView};
 pub use value::Value;
 pub use view::View;
 
@@ -156,6 +160,11 @@ pub struct Event {
     pub measurements: Vec<Measurement>,
     /// Words that describe the event: static tags, topic captures.
     pub tags: Vec<(Arc<str>, Arc<str>)>,
+    /// What is odd about its times.
+    pub marks: Marks,
+    /// When it was made again from the message as it came, by mappings of that day.
+    /// The key is that of the event which it corrects.
+    pub corrected: Option<Timestamp>,
 }
 
 /// One value with its name.
@@ -231,6 +240,8 @@ impl Event {
             partition_key: self.partition_key.as_deref(),
             topic: &self.topic,
             traceparent: self.traceparent.as_deref(),
+            marks: self.marks,
+            corrected: self.corrected,
         }
     }
 }
@@ -252,12 +263,41 @@ pub struct Attributes<'a> {
     pub partition_key: Option<&'a str>,
     pub topic: &'a str,
     pub traceparent: Option<&'a str>,
+    pub marks: Marks,
+    pub corrected: Option<Timestamp>,
 }
 
 impl<'a> Attributes<'a> {
     /// What keeps its order at a destination.
     pub fn partition_key(&self) -> &'a str {
         self.partition_key.unwrap_or(self.device)
+    }
+
+    /// The `CloudEvents` id: what the device gave, or the key in hex. A correction is
+    /// another event than the one that it corrects, so its id says when it was made.
+    pub fn id(&self) -> Cow<'a, str> {
+        match (self.id, self.corrected) {
+            (Some(id), None) => id.into(),
+            (None, None) => self.key.to_string().into(),
+            (Some(id), Some(at)) => format!("{id}#{}", at.as_millis()).into(),
+            (None, Some(at)) => format!("{}#{}", self.key, at.as_millis()).into(),
+        }
+    }
+
+    /// The key by which whoever receives events refuses a second copy: the event's own,
+    /// or, of a correction, one of its own that is the same each time it is made in one
+    /// replay. With the event's key it would be taken for a copy of what it corrects.
+    pub fn delivery_key(&self) -> Key {
+        let Some(at) = self.corrected else {
+            return self.key;
+        };
+        let mut input = [b'r'; 25];
+        input[1..17].copy_from_slice(&self.key.0);
+        input[17..].copy_from_slice(&at.as_nanos().to_be_bytes());
+        let mut key = Key([0; 16]);
+        key.0
+            .copy_from_slice(&blake3::hash(&input).as_bytes()[..16]);
+        key
     }
 }
 

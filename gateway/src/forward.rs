@@ -97,6 +97,15 @@ impl Config {
         }
     }
 
+    /// Whether it gets messages as they came, and so each message once.
+    pub const fn sends_originals(&self) -> bool {
+        match &self.kind {
+            #[cfg(feature = "mqtt")]
+            Kind::Mqtt(config) => matches!(config.payload, mqtt::Payload::Original),
+            _ => false,
+        }
+    }
+
     fn destination(&self, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Destination>, Error> {
         Ok(match &self.kind {
             Kind::File(config) => Arc::new(file::File::new(config.clone(), clock.clone())),

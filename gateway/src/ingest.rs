@@ -44,10 +44,12 @@ use crate::{
         message::{VIA_PROPERTY, is_gateway},
     },
     gateway_id::GatewayId,
-    normalise::{self, Births, Class, Mapping, Message, Normalised, Reject, Scratch},
+    normalise::{
+        self, Births, Class, Mapping, Message, Normalised, Reject, Scratch, mapping::Keep,
+    },
     record::Routes,
     rules::{self, RuleSet},
-    store::{self, Appended, Entry, NewEvent, NewQuarantine},
+    store::{self, Appended, Entry, NewEvent, NewOriginal, NewQuarantine},
 };
 
 /// Bytes of entries that are built before they are appended, about: one message
@@ -100,6 +102,8 @@ pub struct Ingest {
     routes: Routes,
     /// Who this gateway is, where its messages may come back to it.
     gateway: Option<GatewayId>,
+    /// Destinations that get messages as they came.
+    originals: Routes,
     /// Destinations that do not get what comes from an origin.
     not_back: HashMap<Arc<str>, Routes>,
     /// The rules in force. Each batch goes by those that it began with.
@@ -126,6 +130,7 @@ impl Ingest {
             topics: Topics::new(config),
             routes,
             gateway: None,
+            originals: Routes::NONE,
             not_back: HashMap::new(),
             rules: RwLock::default(),
             store,
@@ -141,6 +146,14 @@ impl Ingest {
     #[must_use]
     pub fn known_as(mut self, gateway: GatewayId) -> Self {
         self.gateway = Some(gateway);
+        self
+    }
+
+    /// Sends these destinations messages as they came, each once, however many events
+    /// it became.
+    #[must_use]
+    pub const fn sending_originals(mut self, destinations: Routes) -> Self {
+        self.originals = destinations;
         self
     }
 
@@ -187,7 +200,31 @@ impl Ingest {
         let births = self.births.only_read();
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births);
         preparing.gateway = self.gateway.as_ref();
+        preparing.originals = self.originals;
         preparing.retry(raw)
+    }
+
+    /// Makes the events of a kept message again with the mappings and rules of today:
+    /// under the keys that they had, marked as corrections made at `at`. Those that the
+    /// rules send nowhere are not among them. Destinations that get the message itself
+    /// get no correction: what came has not changed. Keeps and counts nothing.
+    ///
+    /// # Errors
+    /// When the message cannot be used today.
+    pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Vec<NewEvent>, Reject> {
+        let routes = self.routes_of(raw.origin.as_ref()).without(self.originals);
+        let (rules, metrics) = (self.rules(), Metrics::default());
+        let births = self.births.only_read();
+        let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
+        preparing.gateway = self.gateway.as_ref();
+        preparing.corrected = Some(at);
+        let entries = preparing.retry(raw)?.into_iter();
+        let events = entries.filter_map(|entry| match entry {
+            Entry::Event(event) => Some(event),
+            // The rest of a batch is in quarantine since it came.
+            Entry::Quarantine(_) => None,
+        });
+        Ok(events.collect())
     }
 }
 
@@ -213,6 +250,7 @@ impl Admission for Ingest {
                     returned,
                 } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &self.births)
                     .known_as(self.gateway.as_ref(), publisher)
+                    .sending_originals(self.originals)
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {
                     None
@@ -313,6 +351,10 @@ struct Preparing<'i> {
     rules: &'i RuleSet,
     matching: rules::Scratch,
     gateway: Option<&'i GatewayId>,
+    /// Destinations that get messages as they came.
+    originals: Routes,
+    /// When the events are made again.
+    corrected: Option<Timestamp>,
     metrics: &'i Metrics,
     births: &'i Births,
     scratch: Scratch,
@@ -344,6 +386,8 @@ impl<'i> Preparing<'i> {
             rules,
             matching: rules.scratch(),
             gateway: None,
+            originals: Routes::NONE,
+            corrected: None,
             metrics,
             births,
             scratch: Scratch::default(),
@@ -361,6 +405,11 @@ impl<'i> Preparing<'i> {
         self.gateway = gateway;
         self.origin.clone_from(&publisher.origin);
         self.identity.clone_from(&publisher.identity);
+        self
+    }
+
+    const fn sending_originals(mut self, destinations: Routes) -> Self {
+        self.originals = destinations;
         self
     }
 
@@ -411,6 +460,7 @@ impl<'i> Preparing<'i> {
                 .to_vec(),
             received,
             delivery: publish.delivery,
+            nonce: rand::rng().random(),
         };
         if let Err(reject) = self.message(&raw) {
             self.quarantine(&raw, reject, raw.payload.clone());
@@ -452,7 +502,7 @@ impl<'i> Preparing<'i> {
             content_type: raw.content_type.as_deref(),
             user: &raw.user,
             received: raw.received,
-            nonce: rand::rng().random(),
+            nonce: raw.nonce,
             births: self.births,
         };
         let mapping = self.topics.mapping(found);
@@ -473,6 +523,11 @@ impl<'i> Preparing<'i> {
                 event.key = key::delivered(delivery, index);
             }
         }
+        for event in &mut events {
+            event.corrected = self.corrected;
+        }
+        let original = (mapping.raw == Keep::Always && self.corrected.is_none())
+            .then(|| raw.original().to_cbor());
         let before = self.entries.len();
         let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;
@@ -491,7 +546,12 @@ impl<'i> Preparing<'i> {
                     }
                 }
             }
-            entry.dedup |= raw.delivery.is_some();
+            entry.dedup |= raw.delivery.is_some() || self.corrected.is_some();
+            entry.original = original.as_ref().map(|bytes| NewOriginal {
+                bytes: bytes.clone(),
+                is_first: self.entries.len() == before,
+                once: self.originals,
+            });
             stored_bytes += entry.body.len() + ENTRY_BYTES;
             if stored_bytes > stored_bytes_max {
                 self.entries.truncate(before);
@@ -505,7 +565,7 @@ impl<'i> Preparing<'i> {
             }
             self.entries.push(Entry::Event(entry));
         }
-        self.bytes += stored_bytes;
+        self.bytes += stored_bytes + original.map_or(0, |bytes| bytes.len());
         self.metrics.routed(&taken);
         for event in &events {
             self.metrics.event(event.id_source);
@@ -523,13 +583,14 @@ impl<'i> Preparing<'i> {
         self.body.reserve(payload_bytes + 192);
         event.to_cbor(&mut self.body);
         NewEvent {
-            key: event.key,
+            key: event.attributes().delivery_key(),
             dedup: event.id_source != IdSource::None,
             device: event.device.clone(),
             received: event.received,
             routes: self.routes,
             // Kept in memory until it is delivered, and counted by its length.
             body: Bytes::copy_from_slice(&self.body),
+            original: None,
         }
     }
 

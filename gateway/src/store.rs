@@ -79,7 +79,7 @@ use crate::{
 
 pub use config::{Config, OnFull};
 pub use devices::{Devices, Waiting};
-pub use entry::{Appended, Entry, NewEvent, NewQuarantine, Receipt, Stopped};
+pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
 pub use handle::{Failure, Handle};
 pub use listing::{DeadLetter, Listing, Quarantined};
 pub use open::{Promise, Report};
@@ -166,6 +166,7 @@ impl Store {
             state: opened.state,
             window,
             max_age: config.max_age,
+            keep_delivered: config.keep_delivered,
             checkpoints: checkpoint::Checkpoints::new(config.max_bytes),
             room: opened.room,
             promises: opened.promises,

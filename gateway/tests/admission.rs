@@ -30,6 +30,7 @@ impl Gateway {
             dir: dir.to_path_buf(),
             max_bytes,
             max_age: None,
+            keep_delivered: None,
             on_full: OnFull::PushBack,
             reserve_bytes: 1 << 20,
             dedup_age: Duration::from_secs(3_600),

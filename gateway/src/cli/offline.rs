@@ -29,7 +29,9 @@ where
         let store = store.run()?;
         let handle = store.handle();
         let routes = app::routes(&config.destinations, &handle);
-        let ingest = Arc::new(Ingest::new(config.ingest, routes, handle.clone(), clock));
+        let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock)
+            .sending_originals(app::originals(&config.destinations, &handle));
+        let ingest = Arc::new(ingest);
         ingest.set_rules(app::rules(&config.rules, &handle)?);
         let done = work(handle, ingest).await;
         store.shutdown().await?;

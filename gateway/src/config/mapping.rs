@@ -11,7 +11,7 @@ use crate::{
         Mapping,
         decode::{Columns, Compression, Format},
         mapping::{
-            BadElement, Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Kind, Measured,
+            BadElement, Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Keep, Kind, Measured,
             QualityAt, Sequence, Tag, Time,
         },
         pointer::Pointer,
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Reads one mapping; `None` where it has no topic or a template that does not fit it.
-pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
+/// Reads one mapping, whose messages are kept as `raw` says unless it says otherwise; `None` where it has no topic or a template that does not fit it.
+pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
     let topic = table
         .required("topic", "\"devices/{device}/telemetry\"")
         .and_then(|text| table.parse("topic", &text, topic::Template::parse));
@@ -64,6 +64,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
     let mut exclude = pointers(table, "exclude");
     let tags = tags(table);
     let (values, flatten) = values(table, &mut exclude);
+    let raw = table.word("raw", &Keep::WORDS, raw);
     let names_values = matches!(
         format,
         Format::SenmlJson | Format::SenmlCbor | Format::Raw | Format::Sparkplug
@@ -113,6 +114,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Option<Mapping> {
         exclude,
         tags,
         values,
+        raw,
     })
 }
 

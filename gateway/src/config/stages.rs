@@ -147,6 +147,7 @@ fn loopback(table: &Table<'_, '_, '_>, config: &http::Config) {
 pub(super) struct Journal {
     pub(super) max_bytes: u64,
     pub(super) max_age: Option<Duration>,
+    pub(super) keep_delivered: Option<Duration>,
     pub(super) on_full: OnFull,
     pub(super) reserve_bytes: u64,
     pub(super) dedup_age: Duration,
@@ -154,18 +155,20 @@ pub(super) struct Journal {
     pub(super) dedup_memory_bytes: usize,
 }
 
-pub(super) fn journal(store: Table<'_, '_, '_>, dedup: Table<'_, '_, '_>) -> Journal {
+/// Reads the tables. `keeps` says whether messages are kept as they came: then delivered
+/// events stay as long as undelivered ones would, unless `keep_delivered` says otherwise.
+pub(super) fn journal(store: Table<'_, '_, '_>, dedup: Table<'_, '_, '_>, keeps: bool) -> Journal {
     let on_full = [
         ("push-back", OnFull::PushBack),
         ("drop-oldest", OnFull::DropOldest),
     ];
+    let ages = Duration::from_secs(1)..=36_500 * DAY;
+    let max_age = store.duration_or_never("age_max", ages.clone(), Some(7 * DAY));
+    let otherwise = keeps.then(|| max_age.unwrap_or(7 * DAY));
     let journal = Journal {
         max_bytes: store.size("size_max", STORE_BYTES_MIN..=16 * TIB, 1024 * MIB),
-        max_age: store.duration_or_never(
-            "age_max",
-            Duration::from_secs(1)..=36_500 * DAY,
-            Some(7 * DAY),
-        ),
+        max_age,
+        keep_delivered: store.duration_or_never("keep_delivered", ages, otherwise),
         on_full: store.word("on_full", &on_full, OnFull::PushBack),
         reserve_bytes: store.size("reserve", 64 * KIB..=1024 * MIB, 16 * MIB),
         dedup_age: dedup.duration("age_max", Duration::from_secs(1)..=365 * DAY, DAY),

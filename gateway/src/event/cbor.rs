@@ -3,16 +3,18 @@
 //! ```text
 //! [1, key, id, id_source, type, device, site, time, time_source, received,
 //!  sequence, partition_key, topic, traceparent,
-//!  [[name, value, unit, quality, time], ...], [[name, value], ...]]
+//!  [[name, value, unit, quality, time], ...], [[name, value], ...], marks, corrected]
 //! ```
+//! The last two are there only where one of them says something. Behind the array
+//! may be the message that the event was made of ([`super::original`]).
 //! Times are nanoseconds since the Unix epoch; sources are their place in the
 //! order of preference. A quality is false for good, true for bad, 1 for uncertain. A later version may append elements, never reorder them.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, ser::SerializeTuple as _};
 
-use super::{Event, IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value};
+use super::{Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value};
 
 const VERSION: u8 = 1;
 
@@ -46,6 +48,8 @@ struct Stored(
     Option<Arc<str>>,
     Vec<StoredMeasurement>,
     Vec<(Arc<str>, Arc<str>)>,
+    #[serde(default)] u8,
+    #[serde(default)] Option<i64>,
 );
 
 #[derive(Deserialize)]
@@ -96,25 +100,36 @@ impl<'de> Deserialize<'de> for StoredQuality {
 }
 
 /// The same as it is written: borrowed, because every accepted event passes here.
-#[derive(Serialize)]
-struct Storing<'e>(
-    u8,
-    KeyBytes,
-    Option<&'e str>,
-    u8,
-    &'e str,
-    &'e str,
-    Option<&'e str>,
-    i64,
-    u8,
-    i64,
-    Option<u64>,
-    Option<&'e str>,
-    &'e str,
-    Option<&'e str>,
-    StoringMeasurements<'e>,
-    &'e [(Arc<str>, Arc<str>)],
-);
+struct Storing<'e>(&'e Event);
+
+impl Serialize for Storing<'_> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let event = self.0;
+        let more = !event.marks.is_empty() || event.corrected.is_some();
+        let mut array = s.serialize_tuple(if more { 18 } else { 16 })?;
+        array.serialize_element(&VERSION)?;
+        array.serialize_element(&KeyBytes(event.key.0))?;
+        array.serialize_element(&event.id.as_deref())?;
+        array.serialize_element(&(event.id_source as u8))?;
+        array.serialize_element(&*event.kind)?;
+        array.serialize_element(&*event.device)?;
+        array.serialize_element(&event.site.as_deref())?;
+        array.serialize_element(&event.time.as_nanos())?;
+        array.serialize_element(&(event.time_source as u8))?;
+        array.serialize_element(&event.received.as_nanos())?;
+        array.serialize_element(&event.sequence)?;
+        array.serialize_element(&event.partition_key.as_deref())?;
+        array.serialize_element(&*event.topic)?;
+        array.serialize_element(&event.traceparent.as_deref())?;
+        array.serialize_element(&StoringMeasurements(&event.measurements))?;
+        array.serialize_element(&event.tags)?;
+        if more {
+            array.serialize_element(&event.marks.bits())?;
+            array.serialize_element(&event.corrected.map(Timestamp::as_nanos))?;
+        }
+        array.end()
+    }
+}
 
 struct StoringMeasurements<'e>(&'e [Measurement]);
 
@@ -161,25 +176,7 @@ impl<'de> Deserialize<'de> for KeyBytes {
 impl Event {
     /// Appends the stored form to `out`.
     pub fn to_cbor(&self, out: &mut Vec<u8>) {
-        let stored = Storing(
-            VERSION,
-            KeyBytes(self.key.0),
-            self.id.as_deref(),
-            self.id_source as u8,
-            &self.kind,
-            &self.device,
-            self.site.as_deref(),
-            self.time.as_nanos(),
-            self.time_source as u8,
-            self.received.as_nanos(),
-            self.sequence,
-            self.partition_key.as_deref(),
-            &self.topic,
-            self.traceparent.as_deref(),
-            StoringMeasurements(&self.measurements),
-            &self.tags,
-        );
-        ciborium::into_writer(&stored, out).expect("writing to memory cannot fail");
+        ciborium::into_writer(&Storing(self), out).expect("writing to memory cannot fail");
     }
 
     /// Reads the stored form.
@@ -225,6 +222,8 @@ impl Event {
                 })
                 .collect(),
             tags: s.15,
+            marks: Marks::from_bits(s.16).ok_or_else(|| malformed("marks", s.16))?,
+            corrected: s.17.map(Timestamp::from_nanos),
         })
     }
 }
@@ -259,6 +258,8 @@ mod tests {
                 time: None,
             }],
             tags: vec![("line".into(), "1".into())],
+            marks: Marks::NONE,
+            corrected: None,
         }
     }
 

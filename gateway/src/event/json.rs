@@ -39,9 +39,10 @@ impl Attributes<'_> {
     /// Appends everything before `data`: an object that is left open.
     pub(super) fn open_json(self, position: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"specversion":"1.0","id":"#);
-        match self.id {
-            Some(id) => string(id, out),
-            None => hex(&self.key.0, out),
+        match (self.id, self.corrected) {
+            (Some(id), None) => string(id, out),
+            (None, None) => hex(&self.key.0, out),
+            _ => string(&self.id(), out),
         }
         out.extend_from_slice(br#","source":"#);
         string(&super::source(self.site, self.device), out);
@@ -71,6 +72,13 @@ impl Attributes<'_> {
         attribute("mqtttopic", self.topic, out);
         attribute("idsource", self.id_source.as_str(), out);
         attribute("timesource", self.time_source.as_str(), out);
+        if let Some(marks) = self.marks.text() {
+            attribute("timemarks", &marks, out);
+        }
+        if let Some(at) = self.corrected {
+            out.extend_from_slice(br#","correctedtime":"#);
+            time(at, out);
+        }
         out.extend_from_slice(br#","eventkey":"#);
         hex(&self.key.0, out);
         if let Some(position) = position {
@@ -244,8 +252,14 @@ mod tests {
             prop_assert!(!bytes.contains(&b'\n'));
             let json: Json = serde_json::from_slice(&bytes).unwrap();
             prop_assert_eq!(json["specversion"].as_str(), Some("1.0"));
-            let id = event.id.as_deref().map_or_else(|| event.key.to_string(), ToOwned::to_owned);
+            let mut id = event.id.as_deref().map_or_else(|| event.key.to_string(), ToOwned::to_owned);
+            if let Some(at) = event.corrected {
+                id = format!("{id}#{}", at.as_millis());
+                prop_assert_eq!(instant(&json["correctedtime"]), i128::from(at.as_nanos()));
+            }
             prop_assert_eq!(json["id"].as_str(), Some(id.as_str()));
+            let marks = event.marks.text();
+            prop_assert_eq!(json["timemarks"].as_str(), marks.as_deref());
             let source = source(event.site.as_deref(), &event.device);
             prop_assert_eq!(json["source"].as_str(), Some(source.as_str()));
             prop_assert_eq!(json["type"].as_str(), Some(&*event.kind));

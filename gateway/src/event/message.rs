@@ -85,18 +85,17 @@ pub fn is_gateway(text: &str) -> bool {
 /// What names the event, as user properties. What no property can hold, such as a
 /// very long id, is only in the payload.
 pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
-    let key = of.key.to_string();
     let mut time = Vec::with_capacity(32);
     json::time(of.time, &mut time);
     let time = String::from_utf8_lossy(&time).trim_matches('"').to_owned();
     let mut all = vec![
         ("specversion", "1.0".to_owned()),
-        ("id", of.id.map_or_else(|| key.clone(), str::to_owned)),
+        ("id", of.id().into_owned()),
         ("source", source(of.site, of.device)),
         ("type", of.kind.to_owned()),
         ("subject", of.device.to_owned()),
         ("time", time),
-        (KEY_PROPERTY, key),
+        (KEY_PROPERTY, of.delivery_key().to_string()),
     ];
     all.retain(|(_, value)| value.len() <= STRING_BYTES_MAX);
     all
@@ -148,6 +147,8 @@ mod tests {
             partition_key: None,
             topic: "t",
             traceparent: None,
+            marks: crate::event::Marks::NONE,
+            corrected: None,
         };
         let names: Vec<_> = properties(&of).into_iter().map(|(name, _)| name).collect();
         assert_eq!(
@@ -180,6 +181,8 @@ mod tests {
                 time: None,
             }],
             tags: Vec::new(),
+            marks: crate::event::Marks::NONE,
+            corrected: None,
         };
         let mut body = Vec::new();
         event.to_cbor(&mut body);

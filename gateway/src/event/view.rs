@@ -5,11 +5,13 @@
 //! and borrows everything from it. It reads what [`super::cbor`] documents, and
 //! only the definite-length CBOR that `to_cbor` writes.
 
-use super::{Attributes, CborError, IdSource, Key, TimeSource, Timestamp, json};
+use super::{
+    Attributes, CborError, IdSource, Key, Marks, OriginalView, TimeSource, Timestamp, json,
+};
 
 const VERSION: u64 = 1;
-/// Elements of version 1.
-const ELEMENTS: u64 = 16;
+/// Elements of version 1, without and with marks and correction.
+const ELEMENTS: [u64; 2] = [16, 18];
 /// Elements of a measurement.
 const MEASUREMENT: u64 = 5;
 /// Values nested deeper than this are not ours.
@@ -22,6 +24,8 @@ pub struct View<'a> {
     pub attributes: Attributes<'a>,
     measurements: List<'a>,
     tags: List<'a>,
+    /// The message as it came, where it is kept with this event.
+    pub original: Option<OriginalView<'a>>,
 }
 
 /// Elements of an array that were checked and are read again when written out.
@@ -37,7 +41,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// When `bytes` are not an event that this version wrote.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, CborError> {
-        let mut cbor = Cbor::of_event(bytes)?;
+        let (mut cbor, elements) = Cbor::of_event(bytes)?;
         let key = Key(cbor
             .bytes()?
             .try_into()
@@ -56,7 +60,7 @@ impl<'a> View<'a> {
             1 => TimeSource::Received,
             _ => return Err(malformed("an unknown time source")),
         };
-        let attributes = Attributes {
+        let mut attributes = Attributes {
             key,
             id,
             id_source,
@@ -70,9 +74,22 @@ impl<'a> View<'a> {
             partition_key: cbor.optional(Cbor::text)?,
             topic: cbor.text()?,
             traceparent: cbor.optional(Cbor::text)?,
+            marks: Marks::NONE,
+            corrected: None,
         };
         let measurements = cbor.list(|cbor| cbor.measurement(&mut Ignore))?;
         let tags = cbor.list(|cbor| cbor.tag(&mut Ignore))?;
+        if elements == ELEMENTS[1] {
+            attributes.marks = u8::try_from(cbor.unsigned()?)
+                .ok()
+                .and_then(Marks::from_bits)
+                .ok_or_else(|| malformed("an unknown mark"))?;
+            attributes.corrected = cbor.optional(Cbor::time)?;
+        }
+        let original = match cbor.rest {
+            [] => None,
+            _ => Some(OriginalView::parse(&mut cbor)?),
+        };
         if !cbor.rest.is_empty() {
             return Err(malformed("bytes after the end"));
         }
@@ -80,6 +97,7 @@ impl<'a> View<'a> {
             attributes,
             measurements,
             tags,
+            original,
         })
     }
 
@@ -88,7 +106,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the beginning is not that of an event.
     pub fn kind_and_device(bytes: &'a [u8]) -> Result<(&'a str, &'a str), CborError> {
-        let mut cbor = Cbor::of_event(bytes)?;
+        let (mut cbor, _) = Cbor::of_event(bytes)?;
         cbor.bytes()?;
         cbor.optional(Cbor::text)?;
         cbor.unsigned()?;
@@ -172,13 +190,13 @@ impl Json for Vec<u8> {
 }
 
 /// What is left to read.
-struct Cbor<'a> {
-    rest: &'a [u8],
+pub(super) struct Cbor<'a> {
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Cbor<'a> {
-    /// Behind the version of an event.
-    fn of_event(bytes: &'a [u8]) -> Result<Self, CborError> {
+    /// Behind the version of an event, and how many elements it has.
+    fn of_event(bytes: &'a [u8]) -> Result<(Self, u64), CborError> {
         let mut cbor = Self { rest: bytes };
         let elements = cbor.array()?;
         let version = cbor.unsigned()?;
@@ -186,10 +204,10 @@ impl<'a> Cbor<'a> {
             return Err(u8::try_from(version)
                 .map_or_else(|_| malformed("a version above 255"), CborError::Version));
         }
-        if elements != ELEMENTS {
+        if !ELEMENTS.contains(&elements) {
             return Err(malformed("the wrong number of elements"));
         }
-        Ok(cbor)
+        Ok((cbor, elements))
     }
 
     /// Major type, additional information and argument of the next item.
@@ -223,7 +241,7 @@ impl<'a> Cbor<'a> {
         Ok(taken)
     }
 
-    fn array(&mut self) -> Result<u64, CborError> {
+    pub(super) fn array(&mut self) -> Result<u64, CborError> {
         match self.head()? {
             (4, _, count) => Ok(count),
             _ => Err(malformed("something else than an array")),
@@ -237,14 +255,14 @@ impl<'a> Cbor<'a> {
         }
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], CborError> {
         match self.head()? {
             (2, _, length) => self.slice(length),
             _ => Err(malformed("something else than bytes")),
         }
     }
 
-    fn text(&mut self) -> Result<&'a str, CborError> {
+    pub(super) fn text(&mut self) -> Result<&'a str, CborError> {
         match self.head()? {
             (3, _, length) => self.utf8(length),
             _ => Err(malformed("something else than text")),
@@ -266,7 +284,7 @@ impl<'a> Cbor<'a> {
             .ok_or_else(|| malformed("something else than a time"))
     }
 
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, CborError>,
     ) -> Result<Option<T>, CborError> {
@@ -319,13 +337,25 @@ impl<'a> Cbor<'a> {
         Ok(())
     }
 
-    fn tag(&mut self, out: &mut impl Json) -> Result<(), CborError> {
+    /// Two texts.
+    pub(super) fn pair(&mut self) -> Result<(&'a str, &'a str), CborError> {
         if self.array()? != 2 {
-            return Err(malformed("a tag of the wrong length"));
+            return Err(malformed("a pair of the wrong length"));
         }
-        out.string(self.text()?);
+        Ok((self.text()?, self.text()?))
+    }
+
+    /// How many pairs there are, and where.
+    pub(super) fn pairs(&mut self) -> Result<(u64, &'a [u8]), CborError> {
+        let list = self.list(|cbor| cbor.pair().map(drop))?;
+        Ok((list.count, list.bytes))
+    }
+
+    fn tag(&mut self, out: &mut impl Json) -> Result<(), CborError> {
+        let (name, value) = self.pair()?;
+        out.string(name);
         out.raw(b":");
-        out.string(self.text()?);
+        out.string(value);
         Ok(())
     }
 
@@ -393,7 +423,7 @@ fn half(bits: u64) -> f64 {
 }
 
 #[cold]
-fn malformed(what: &str) -> CborError {
+pub(super) fn malformed(what: &str) -> CborError {
     CborError::Malformed(format!("found {what}"))
 }
 
@@ -474,8 +504,9 @@ pub(super) mod tests {
             (option(), text(), option()),
             proptest::collection::vec(measurement, 0..4),
             proptest::collection::vec((text(), text()), 0..3),
+            (0..16_u8, proptest::option::of(time())),
         )
-            .prop_map(|(a, b, c, measurements, tags)| Event {
+            .prop_map(|(a, b, c, measurements, tags, d)| Event {
                 key: Key(a.0),
                 id: a.1,
                 id_source: IdSource::ALL[a.2],
@@ -495,6 +526,8 @@ pub(super) mod tests {
                 traceparent: c.2,
                 measurements,
                 tags,
+                marks: Marks::from_bits(d.0).expect("four marks"),
+                corrected: d.1,
             })
     }
 

@@ -39,6 +39,8 @@ fn entry(n: u64, bytes: usize) -> Entry {
         traceparent: None,
         measurements: Vec::new(),
         tags: vec![("text".into(), "x".repeat(bytes).into())],
+        marks: crate::event::Marks::NONE,
+        corrected: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);
@@ -49,6 +51,7 @@ fn entry(n: u64, bytes: usize) -> Entry {
         received: event.received,
         routes: Routes::NONE,
         body: body.into(),
+        original: None,
     })
 }
 
@@ -77,6 +80,7 @@ async fn what_left_memory_before_it_could_be_shown_is_counted_and_the_rest_comes
         dir: dir.path().to_path_buf(),
         max_bytes: 256 << 20,
         max_age: None,
+        keep_delivered: None,
         on_full: OnFull::PushBack,
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_secs(3_600),

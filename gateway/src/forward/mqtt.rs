@@ -1,7 +1,8 @@
 //! Another MQTT broker: AWS IoT Core, Azure Event Grid, HiveMQ, EMQX, Mosquitto,
 //! another Penstock.
 //!
-//! Each event is one QoS 1 message: `CloudEvents` JSON or the same in CBOR, and in
+//! Each event is one QoS 1 message: `CloudEvents` JSON or the same in CBOR, or, once for
+//! each message, the bytes that the device sent; and in
 //! MQTT 5 the user property `idempotency-key`, by which another Penstock refuses a
 //! second copy. Publishes are pipelined on one connection, in journal order, and
 //! each waits for its PUBACK.
@@ -37,6 +38,7 @@ use super::{
     destination::{Destination, Error, Limits, Outcome, Outcomes},
 };
 use crate::{
+    event,
     gateway_id::GatewayId,
     mqtt::{
         Server,
@@ -73,7 +75,7 @@ impl Config {
             server,
             gateway: None,
             topic: "telemetry/{site}/{device}/{type}".to_owned(),
-            payload: Payload::Json,
+            payload: Payload::Event(event::message::Payload::Json),
             in_flight: 100,
             packet_bytes_max: PACKET_BYTES_MAX,
         }

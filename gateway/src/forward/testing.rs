@@ -192,6 +192,8 @@ pub(super) fn record(position: u64, device: u8) -> Record {
             time: None,
         }],
         tags: Vec::new(),
+        marks: crate::event::Marks::NONE,
+        corrected: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);

@@ -322,6 +322,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         dir: dir.path().to_path_buf(),
         max_bytes: 64 << 20,
         max_age: None,
+        keep_delivered: None,
         on_full: store::OnFull::PushBack,
         reserve_bytes: 1 << 20,
         dedup_age: std::time::Duration::from_secs(60),
@@ -545,3 +546,5 @@ fn rules_decide_where_each_event_of_a_message_goes_and_what_none_takes_is_counte
         (2, 1, 1)
     );
 }
+
+mod originals;

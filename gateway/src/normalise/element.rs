@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     dedup::key,
-    event::{Event, Key, TimeSource, message::VIA_PROPERTY},
+    event::{Event, Key, Marks, TimeSource, message::VIA_PROPERTY},
 };
 
 /// What is around the elements of a batch. Everything that each element repeats is
@@ -255,6 +255,11 @@ impl Normaliser<'_> {
                 .cloned(),
             measurements,
             tags,
+            marks: match time {
+                Said::Implausible => Marks::IMPLAUSIBLE,
+                Said::Nothing | Said::Plausible { .. } => Marks::NONE,
+            },
+            corrected: None,
         }))
     }
 

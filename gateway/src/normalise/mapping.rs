@@ -72,6 +72,8 @@ pub struct Mapping {
     pub tags: Vec<Tag>,
     /// What is measured; empty takes everything.
     pub values: Vec<Measured>,
+    /// Whether messages are kept as they came.
+    pub raw: Keep,
 }
 
 /// Where the device's name is.
@@ -125,6 +127,27 @@ impl Dedup {
         ("auto", Self::Auto),
         ("content", Self::Content),
         ("none", Self::None),
+    ];
+}
+
+/// Whether messages are kept as they came, beside the events made of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Keep {
+    /// Each with one of its events.
+    Always,
+    /// Those that become no event, in quarantine.
+    #[default]
+    OnError,
+    /// As `OnError`: what cannot be decoded would be lost otherwise.
+    Never,
+}
+
+impl Keep {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("always", Self::Always),
+        ("on-error", Self::OnError),
+        ("never", Self::Never),
     ];
 }
 
@@ -326,6 +349,7 @@ impl Mapping {
                     exclude: Vec::new(),
                     tags: Vec::new(),
                     values: Vec::new(),
+                    raw: Keep::default(),
                 }
             })
             .into()

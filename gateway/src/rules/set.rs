@@ -155,6 +155,8 @@ mod tests {
                 time: None,
             }],
             tags: vec![],
+            marks: crate::event::Marks::NONE,
+            corrected: None,
         }
     }
 

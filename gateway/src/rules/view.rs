@@ -42,10 +42,12 @@ enum Attribute {
     IdSource,
     TimeSource,
     EventKey,
+    TimeMarks,
+    CorrectedTime,
 }
 
 impl Attribute {
-    const NAMES: [(&'static str, Self); 17] = [
+    const NAMES: [(&'static str, Self); 19] = [
         ("specversion", Self::SpecVersion),
         ("id", Self::Id),
         ("source", Self::Source),
@@ -63,6 +65,8 @@ impl Attribute {
         ("idsource", Self::IdSource),
         ("timesource", Self::TimeSource),
         ("eventkey", Self::EventKey),
+        ("timemarks", Self::TimeMarks),
+        ("correctedtime", Self::CorrectedTime),
     ];
 
     /// Its text, if the event has it.
@@ -70,9 +74,9 @@ impl Attribute {
         let text = |text: &'_ str| Some(Scalar::Text(text.to_owned().into()));
         Some(match self {
             Self::SpecVersion => borrowed("1.0"),
-            Self::Id => match &event.id {
-                Some(id) => borrowed(id),
-                None => return text(&event.key.to_string()),
+            Self::Id => match (&event.id, event.corrected) {
+                (Some(id), None) => borrowed(id),
+                _ => return text(&event.attributes().id()),
             },
             Self::Source => return text(&event::source(event.site.as_deref(), &event.device)),
             Self::Type => borrowed(&event.kind),
@@ -88,6 +92,8 @@ impl Attribute {
             Self::IdSource => borrowed(event.id_source.as_str()),
             Self::TimeSource => borrowed(event.time_source.as_str()),
             Self::EventKey => return text(&event.key.to_string()),
+            Self::TimeMarks => return text(&event.marks.text()?),
+            Self::CorrectedTime => time(event.corrected?),
         })
     }
 }

@@ -3,11 +3,15 @@
 //! A group is kept whole or not at all. Each event gets the next position; an
 //! event whose key is remembered, also one of the same transaction, is counted
 //! as a duplicate, and its receipt waits for this commit like every other.
+//!
+//! Where a message is kept as it came it lies behind the first of its events that is
+//! stored; which one that is, is known only here.
 
+use bytes::Bytes;
 use rusqlite::{Connection, Statement};
 
 use super::{
-    entry::{Appended, Entry, NewEvent},
+    entry::{Appended, Entry, NewEvent, NewOriginal},
     frame::{self, column},
     job::Outcome,
     quarantine,
@@ -15,13 +19,40 @@ use super::{
 };
 use crate::{
     dedup::window::Window,
-    record::{Position, Record},
+    record::{Position, Record, Routes},
 };
 
 /// What inserting events needs, prepared once per transaction.
 pub(super) struct Inserter<'c> {
     connection: &'c Connection,
     event: rusqlite::CachedStatement<'c>,
+    message: Message,
+}
+
+/// What was kept of the message whose events are being stored.
+#[derive(Debug, Default)]
+struct Message {
+    /// The message itself lies behind an event.
+    is_kept: bool,
+    /// Destinations that get it with an event that was stored.
+    served: Routes,
+}
+
+impl Message {
+    /// What to store of an event: where it goes, and its body with the message, if it
+    /// is the one to have it.
+    fn take(&mut self, event: &NewEvent, original: &NewOriginal) -> (Routes, Bytes) {
+        let asked = event.routes.intersection(original.once);
+        let own = asked.without(self.served);
+        let routes = event.routes.without(asked).union(own);
+        if self.is_kept && own == Routes::NONE {
+            return (routes, event.body.clone());
+        }
+        self.is_kept = true;
+        self.served = self.served.union(own);
+        let body = [&event.body[..], &original.bytes[..]].concat();
+        (routes, body.into())
+    }
 }
 
 impl<'c> Inserter<'c> {
@@ -30,7 +61,11 @@ impl<'c> Inserter<'c> {
             connection,
             "INSERT INTO events (position, routes, received, frame) VALUES (?1, ?2, ?3, ?4)",
         )?;
-        Ok(Self { connection, event })
+        Ok(Self {
+            connection,
+            event,
+            message: Message::default(),
+        })
     }
 
     /// Keeps one group.
@@ -71,6 +106,9 @@ impl<'c> Inserter<'c> {
         stage: &mut Stage,
         window: &mut Window,
     ) -> rusqlite::Result<Appended> {
+        if event.original.as_ref().is_some_and(|o| o.is_first) {
+            self.message = Message::default();
+        }
         if event.dedup {
             if !window.insert(event.key, stage.state.commit, stage.now) {
                 stage.state.duplicate += 1;
@@ -79,45 +117,42 @@ impl<'c> Inserter<'c> {
             stage.keys.extend_from_slice(&event.key.0);
         }
         let position = Position(stage.state.position.0 + 1);
-        insert_event(&mut self.event, position, event, &mut stage.frame)?;
+        let (routes, body) = match &event.original {
+            None => (event.routes, event.body.clone()),
+            Some(original) => self.message.take(event, original),
+        };
+        let record = Record {
+            position,
+            key: event.key,
+            received: event.received,
+            routes,
+            body,
+        };
+        insert(&mut self.event, &record, &mut stage.frame)?;
         stage.state.position = position;
         stage.first.get_or_insert(position);
         stage.state.stored += 1;
         stage.state.buffered += 1;
         for destination in &mut stage.state.destinations {
-            if event.routes.contains(destination.id) {
+            if routes.contains(destination.id) {
                 destination.routed += 1;
             }
         }
-        stage.records.push(Record {
-            position,
-            key: event.key,
-            received: event.received,
-            routes: event.routes,
-            body: event.body.clone(),
-        });
+        stage.records.push(record);
         Ok(Appended::Stored(position))
     }
 }
 
-fn insert_event(
+fn insert(
     statement: &mut Statement<'_>,
-    position: Position,
-    event: &NewEvent,
+    record: &Record,
     scratch: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
-    frame::write(
-        scratch,
-        position,
-        event.routes,
-        event.received,
-        event.key,
-        &event.body,
-    );
+    frame::write_record(scratch, record);
     statement.execute((
-        column(position.0),
-        column(event.routes.0),
-        event.received.as_nanos(),
+        column(record.position.0),
+        column(record.routes.0),
+        record.received.as_nanos(),
         &scratch[..],
     ))?;
     Ok(())

@@ -20,6 +20,9 @@ pub struct Config {
     pub max_bytes: u64,
     /// Undelivered events older than this expire; `None` keeps them until delivered.
     pub max_age: Option<Duration>,
+    /// How long events stay that everybody has, to be made again from the messages as
+    /// they came: while no more than half of `max_bytes` is used. `None` lets them go.
+    pub keep_delivered: Option<Duration>,
     /// What to do at `max_bytes`, or when the disk is full.
     pub on_full: OnFull,
     /// Preallocated file that is given back to the disk to get out of disk-full.

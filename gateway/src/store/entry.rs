@@ -34,6 +34,22 @@ pub struct NewEvent {
     pub routes: Routes,
     /// The event as CBOR.
     pub body: Bytes,
+    /// The message that it was made of, where that is kept.
+    pub original: Option<NewOriginal>,
+}
+
+/// A message as it came, for the events made of it: it is kept once, with the first of
+/// them that is stored, and leaves with that one.
+#[derive(Debug, Clone)]
+pub struct NewOriginal {
+    /// The stored form ([`Original::to_cbor`](crate::event::Original::to_cbor)); all
+    /// events of the message share it.
+    pub bytes: Bytes,
+    /// Whether this is the first event of its message.
+    pub is_first: bool,
+    /// Destinations that get the message itself: of the events that are stored and
+    /// routed to one of them, only the first is, and that one has the message.
+    pub once: Routes,
 }
 
 /// A message that could not be decoded, as it came.
@@ -81,7 +97,12 @@ impl Entry {
     pub(super) fn cost_bytes(&self) -> usize {
         match self {
             // Row header, frame, and the key once more in its commit's list.
-            Self::Event(event) => event.body.len() + 64,
+            Self::Event(event) => {
+                let original = event.original.as_ref();
+                // Kept once, or once for each destination that gets it.
+                let original = original.filter(|o| o.is_first || o.once != Routes::NONE);
+                event.body.len() + original.map_or(0, |o| o.bytes.len()) + 64
+            }
             Self::Quarantine(item) => {
                 item.payload.len()
                     + item.topic.len()

@@ -42,26 +42,36 @@ pub(super) struct Duties {
     pub(super) promises_failing: bool,
 }
 
+/// So long ago.
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+    Timestamp::from_nanos(now.as_nanos().saturating_sub(age))
+}
+
 impl Writer {
     /// Removes what may leave, a chunk at a time.
     pub(super) fn keep_house(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
         let due = self.is_due();
         let trimmable = retention::trimmable(stage);
         self.duties.more = false;
-        if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) {
-            retention::trim(&self.connection, stage)?;
-            self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
+        let kept = self.keep_delivered.filter(|_| !self.room.is_half_full());
+        match kept {
+            Some(age) if due && trimmable > 0 => {
+                let before = before(stage.now, age);
+                self.duties.more |= retention::trim_before(&self.connection, before, stage)?;
+            }
+            None if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) => {
+                retention::trim(&self.connection, stage)?;
+                self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
+            }
+            _ => {}
         }
         if due {
             if let Some(age) = self.max_age {
-                let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
-                let before = Timestamp::from_nanos(stage.now.as_nanos().saturating_sub(age));
-                let more = retention::expire(&self.connection, before, stage)?;
-                self.duties.more |= more;
-                if !more {
-                    self.duties.looked = Some(Instant::now());
-                }
-            } else {
+                let before = before(stage.now, age);
+                self.duties.more |= retention::expire(&self.connection, before, stage)?;
+            }
+            if !self.duties.more {
                 self.duties.looked = Some(Instant::now());
             }
         }

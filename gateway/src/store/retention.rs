@@ -1,5 +1,6 @@
 //! What leaves the journal, in chunks small enough that no commit stalls:
-//! what everybody has settled (trimmed), what is too old (expired), and, with
+//! what everybody has settled (trimmed; at once, or after a while where it is kept to be
+//! made again), what is too old (expired), and, with
 //! `drop-oldest`, what there is no room for (evicted). The last two are counted
 //! for each destination that had not settled them, and move its cursor.
 //!
@@ -51,6 +52,21 @@ pub(super) fn trim(connection: &Connection, stage: &mut Stage) -> rusqlite::Resu
     }
 }
 
+/// Removes a chunk of what everybody has settled and whose age counts from before
+/// `before`; says whether more may follow.
+pub(super) fn trim_before(
+    connection: &Connection,
+    before: Timestamp,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    let settled_to = stage.state.settled_to();
+    let (last, more) = older(connection, before, settled_to, stage)?;
+    if let Some(last) = last {
+        remove_to(connection, last, stage)?;
+    }
+    Ok(more)
+}
+
 /// Removes a chunk of the oldest records, settled or not; says whether there was any.
 pub(super) fn evict(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
     let last = stage::cached(
@@ -78,14 +94,33 @@ pub(super) fn expire(
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
     expire_retries(connection, before, stage)?;
+    let (last, more) = older(connection, before, stage.state.position, stage)?;
+    let Some(last) = last else { return Ok(false) };
+    drop_to(connection, last, Cause::Age, stage)?;
+    Ok(more)
+}
+
+/// The last of a chunk of records up to `to` whose age counts from before `before`, and
+/// whether there may be more of them.
+fn older(
+    connection: &Connection,
+    before: Timestamp,
+    to: Position,
+    stage: &Stage,
+) -> rusqlite::Result<(Option<Position>, bool)> {
     let step = stage.state.step;
     let mut last = None;
     let mut count = 0;
     let mut statement = stage::cached(
         connection,
-        "SELECT position, received FROM events WHERE position > ?1 ORDER BY position LIMIT ?2",
+        "SELECT position, received FROM events WHERE position > ?1 AND position <= ?3
+         ORDER BY position LIMIT ?2",
     )?;
-    let mut rows = statement.query((column(stage.state.trimmed.0), column(CHUNK_ROWS)))?;
+    let mut rows = statement.query((
+        column(stage.state.trimmed.0),
+        column(CHUNK_ROWS),
+        column(to.0),
+    ))?;
     while let Some(row) = rows.next()? {
         // One that does not tell its age is as old as what surrounds it.
         let Some(received) = number(row, 1)?.map(Timestamp::from_nanos) else {
@@ -98,10 +133,7 @@ pub(super) fn expire(
         last = Some(position);
         count += 1;
     }
-    drop(rows);
-    let Some(last) = last else { return Ok(false) };
-    drop_to(connection, last, Cause::Age, stage)?;
-    Ok(count == CHUNK_ROWS)
+    Ok((last, count == CHUNK_ROWS))
 }
 
 fn expire_retries(

@@ -108,6 +108,11 @@ impl Room {
         self.added += bytes + bytes / 8;
     }
 
+    /// Whether so much is used that what everybody has is better let go.
+    pub(super) const fn is_half_full(&self) -> bool {
+        self.disk_full || self.used + self.added > self.max_bytes / 2
+    }
+
     #[cfg(test)]
     pub(super) fn set_limit(&mut self, on_full: OnFull, max_bytes: u64) {
         (self.on_full, self.max_bytes) = (on_full, max_bytes);
@@ -233,6 +238,7 @@ mod tests {
             dir: dir.path().join("missing"),
             max_bytes: 1 << 20,
             max_age: None,
+            keep_delivered: None,
             on_full: OnFull::PushBack,
             reserve_bytes: 4_096,
             dedup_age: RETRY,

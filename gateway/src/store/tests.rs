@@ -6,6 +6,7 @@ mod failure;
 mod full;
 mod life;
 mod model;
+mod originals;
 mod retention;
 mod step;
 mod turns;
@@ -63,6 +64,7 @@ impl Place {
             dir: dir.path().to_owned(),
             max_bytes: 256 * 1024 * 1024,
             max_age: None,
+            keep_delivered: None,
             on_full: OnFull::PushBack,
             reserve_bytes: 64 * 1024,
             dedup_age: Duration::from_secs(3600),
@@ -146,6 +148,7 @@ fn event(n: u64, routes: Routes) -> Entry {
         received: Timestamp::from_millis(1_000_000),
         routes,
         body: Bytes::from(format!("event {n}")),
+        original: None,
     })
 }
 

@@ -68,6 +68,7 @@ pub(super) struct Writer {
     pub(super) state: State,
     pub(super) window: Window,
     pub(super) max_age: Option<Duration>,
+    pub(super) keep_delivered: Option<Duration>,
     pub(super) room: Room,
     pub(super) checkpoints: Checkpoints,
     pub(super) promises: Promises,
@@ -450,6 +451,12 @@ fn make_room(
     for _ in 0..EVICTIONS_MAX {
         if room.fits(bytes) {
             return Ok(true);
+        }
+        // What everybody has leaves first.
+        if retention::trimmable(stage) > 0 {
+            retention::trim(connection, stage)?;
+            room.look(connection)?;
+            continue;
         }
         if room.on_full() == OnFull::PushBack {
             return Ok(false);

@@ -97,7 +97,7 @@ journal = true
         },
         gateway: None,
         topic: "x/{type}".to_owned(),
-        payload: destination::Payload::Cbor,
+        payload: destination::Payload::Event(crate::event::message::Payload::Cbor),
         in_flight: 7,
         packet_bytes_max: 1024,
     };
@@ -162,7 +162,7 @@ into = "journal"
     configuration:13: destination[2].certificate: is for TLS; the server's address should begin with mqtts://
     configuration:14: destination[2].password: a password goes with a user, which is missing
     configuration:15: destination[2].keep_alive: 1s is not between 5s and 65535s
-    configuration:16: destination[2].payload: "data": should be one of json, cbor
+    configuration:16: destination[2].payload: "data": should be one of json, cbor, original
     configuration:17: remote[1].subscribe: is missing; for example [[remote.subscribe]] with filter = "commands/#"
     configuration:21: remote[2].name: there is another remote named "c"
     configuration:24: remote[2].subscribe[1].filter: "a/#/b": "#" stands alone at the end

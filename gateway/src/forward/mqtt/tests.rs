@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod closing;
+mod originals;
 
 type Judge = Box<dyn FnMut(u64) -> Said + Send>;
 

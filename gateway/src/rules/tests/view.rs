@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::{
-    event::{Event, IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value as Measured},
+    event::{
+        Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value as Measured,
+    },
     rules::{
         Matcher, Pattern,
         fields::Fields,
@@ -110,6 +112,8 @@ proptest! {
         tags in prop::collection::vec(("[ab.]{0,2}", "[ab]{0,2}"), 0..3),
         sequence in prop::option::of(any::<u64>()),
         times in any::<(i64, i64)>(),
+        late in any::<bool>(),
+        corrected in prop::option::of(any::<i64>()),
     ) {
         let text = |n: usize| texts[n].as_deref().map(Into::into);
         let event = Event {
@@ -137,6 +141,8 @@ proptest! {
                 })
                 .collect(),
             tags: tags.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            marks: if late { Marks::LATE } else { Marks::NONE },
+            corrected: corrected.map(Timestamp::from_nanos),
         };
         check(&event);
     }

@@ -22,6 +22,8 @@ fn of(device: &str, n: u64, second: i64, routes: Routes) -> Entry {
         traceparent: None,
         measurements: Vec::new(),
         tags: Vec::new(),
+        marks: crate::event::Marks::NONE,
+        corrected: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);
@@ -32,6 +34,7 @@ fn of(device: &str, n: u64, second: i64, routes: Routes) -> Entry {
         received,
         routes,
         body: body.into(),
+        original: None,
     })
 }
 

@@ -200,6 +200,7 @@ impl World {
                 received: self.now(),
                 routes: Routes(routes),
                 body: Bytes::from(format!("{n} at {:?}", self.now())),
+                original: None,
             }),
         }
     }

@@ -1,0 +1,206 @@
+//! Messages kept as they came, and events that stay after everybody has them.
+
+use super::*;
+use crate::store::job::Outcome;
+
+/// An event of a message that is kept; `once` get the message itself.
+fn of_message(n: u64, is_first: bool, routes: Routes, once: Routes) -> Entry {
+    let Entry::Event(event) = event(n, routes) else {
+        unreachable!()
+    };
+    Entry::Event(NewEvent {
+        original: Some(NewOriginal {
+            bytes: Bytes::from_static(b" as it came"),
+            is_first,
+            once,
+        }),
+        ..event
+    })
+}
+
+/// Position, routes, and whether the message lies behind the event.
+fn stored(handle: &Handle) -> Vec<(u64, u64, bool)> {
+    let listing = handle.listing().expect("a listing");
+    let end = handle.status().committed.0;
+    let record = |n| listing.record(Position(n)).expect("read");
+    (1..=end)
+        .filter_map(record)
+        .map(|r| (r.position.0, r.routes.0, r.body.ends_with(b" as it came")))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_message_is_kept_once_with_the_first_of_its_events_that_is_new() {
+    let place = Place::new(&["a", "b"]);
+    let running = place.run();
+    let handle = running.handle();
+    let all = to(&[0, 1]);
+    append(
+        &handle,
+        vec![
+            event(1, all),
+            of_message(1, true, all, Routes::NONE),
+            of_message(2, false, all, Routes::NONE),
+            of_message(3, false, all, Routes::NONE),
+            of_message(4, true, all, Routes::NONE),
+            event(5, all),
+        ],
+    )
+    .await;
+    let expect = vec![
+        (1, 3, false),
+        (2, 3, true),
+        (3, 3, false),
+        (4, 3, true),
+        (5, 3, false),
+    ];
+    assert_eq!(stored(&handle), expect);
+    assert_eq!(handle.status().duplicate, 1);
+    // Only what is on disk may tell, and a salvage brings it along.
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    let running = image.run();
+    assert_eq!(stored(&running.handle()), expect);
+    assert!(verify(&image.config.dir).expect("a journal").is_whole());
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn who_gets_the_message_itself_gets_it_with_one_event_and_never_with_none() {
+    let place = Place::new(&["events", "bytes", "more-bytes"]);
+    let running = place.run();
+    let handle = running.handle();
+    let (all, once) = (to(&[0, 1, 2]), to(&[1, 2]));
+    append(
+        &handle,
+        vec![
+            event(1, to(&[0])),
+            // Known already: what comes after it has the message.
+            of_message(1, true, all, once),
+            of_message(2, false, to(&[0, 1]), once),
+            of_message(3, false, all, once),
+            of_message(4, false, all, once),
+        ],
+    )
+    .await;
+    let expect = [
+        (1, 0b001, false),
+        (2, 0b011, true),
+        // The second of them gets it too, though the rules send it later events only.
+        (3, 0b101, true),
+        (4, 0b001, false),
+    ];
+    assert_eq!(stored(&handle), expect);
+    let routed: Vec<u64> = handle
+        .status()
+        .destinations
+        .iter()
+        .map(|d| d.routed)
+        .collect();
+    assert_eq!(routed, [4, 1, 1]);
+    assert_balanced(&handle.status());
+    running.shutdown().await.expect("an orderly end");
+}
+
+/// Work is done here and now, housekeeping with each commit.
+struct Bench {
+    place: Place,
+    store: Store,
+}
+
+impl Bench {
+    fn new(keep_delivered: Option<Duration>, max_bytes: u64) -> Self {
+        let mut place = Place::new(&["a"]);
+        place.config.keep_delivered = keep_delivered;
+        place.config.max_bytes = max_bytes;
+        let (store, _) = place.open().expect("the journal opens");
+        Self { place, store }
+    }
+
+    fn work(&mut self, work: Work) -> Outcome {
+        let (reply, mut outcome) = oneshot::channel();
+        let job = Job {
+            work,
+            reply,
+            room: None,
+        };
+        let writer = &mut self.store.writer;
+        writer.set_due(true);
+        writer.commit(&mut vec![job]).expect("committed");
+        outcome.try_recv().expect("an answer")
+    }
+
+    fn append(&mut self, entries: Vec<Entry>) -> Outcome {
+        self.work(Work::Append {
+            entries,
+            retry_of: None,
+            turn: None,
+        })
+    }
+
+    fn buffered(&self) -> u64 {
+        self.store.handle.status().buffered
+    }
+
+    fn positions(&self) -> Vec<u64> {
+        stored(&self.store.handle).iter().map(|row| row.0).collect()
+    }
+}
+
+#[test]
+fn delivered_events_stay_for_as_long_as_they_are_kept() {
+    let hour = Duration::from_secs(3_600);
+    let mut bench = Bench::new(Some(hour), 256 << 20);
+    let received = |bench: &Bench, n| {
+        let Entry::Event(event) = event(n, to(&[0])) else {
+            unreachable!()
+        };
+        let received = bench.place.clock.now();
+        vec![Entry::Event(NewEvent { received, ..event })]
+    };
+    let first = received(&bench, 1);
+    bench.append(first);
+    bench.place.advance(hour / 2);
+    for n in 2..4 {
+        let next = received(&bench, n);
+        bench.append(next);
+    }
+    bench.work(Work::Progress(delivered(0, 2, 2)));
+    assert_eq!(bench.positions(), [1, 2, 3]);
+    bench.place.advance(hour * 3 / 4);
+    bench.work(Work::Progress(delivered(0, 2, 0)));
+    assert_eq!(bench.positions(), [2, 3], "the first one's hour is over");
+    bench.place.advance(hour);
+    bench.work(Work::Progress(delivered(0, 2, 0)));
+    assert_eq!(bench.positions(), [3], "what waits stays, however old");
+    let status = bench.store.handle.status();
+    assert_balanced(&status);
+    assert_eq!(status.destinations[0].delivered, 2);
+
+    let mut bench = Bench::new(None, 256 << 20);
+    bench.append(vec![event(1, to(&[0])), event(2, to(&[0]))]);
+    bench.work(Work::Progress(delivered(0, 1, 1)));
+    assert_eq!(bench.positions(), [2]);
+}
+
+#[test]
+fn what_everybody_has_gives_way_before_anybody_is_turned_away() {
+    let mut bench = Bench::new(Some(Duration::from_secs(3_600)), 16 << 20);
+    let big = |n| {
+        let Entry::Event(event) = event(n, to(&[0])) else {
+            unreachable!()
+        };
+        let body = Bytes::from(vec![b'x'; 4_000]);
+        Entry::Event(NewEvent { body, ..event })
+    };
+    for n in 0..200 {
+        let group: Vec<Entry> = (0..50).map(|m| big(50 * n + m)).collect();
+        let Outcome::Appended(appended) = bench.append(group) else {
+            unreachable!()
+        };
+        assert!(!appended.contains(&Appended::Full), "group {n}");
+        bench.work(Work::Progress(delivered(0, 50 * (n + 1), 50)));
+    }
+    assert!(bench.buffered() > 0, "some of it is still there");
+    assert_balanced(&bench.store.handle.status());
+}
