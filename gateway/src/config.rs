@@ -121,6 +121,40 @@ impl Config {
             .map_err(with_file)
     }
 
+    /// The `[[rule]]` tables of a file and nothing else of it, whatever destinations
+    /// they name: rules can be tried before they are in a configuration.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn rules_of(path: &Path) -> Result<Vec<Rule>, Mistakes> {
+        let with_file = |mistakes| Mistakes {
+            file: Some(path.to_path_buf()),
+            mistakes,
+        };
+        let whole = |what| Mistake {
+            line: None,
+            key: String::new(),
+            what,
+        };
+        let text = read_text(path).map_err(|what| with_file(vec![whole(what)]))?;
+        let dir = path.parent().unwrap_or_else(|| Path::new(""));
+        let env = |name: &str| std::env::var(name).ok();
+        let reader = Reader::new(&text, &env);
+        let root = DeTable::parse(&text).map_err(|error| {
+            let what = format!("not TOML: {}", error.message().trim());
+            with_file(vec![whole(what)])
+        })?;
+        let root = Table::root(&reader, root.get_ref());
+        let read = rule::read(&root, dir, None);
+        if root.span("rule").is_none() {
+            root.mistake(None, "rule", "is missing; for example [[rule]]");
+        }
+        match reader.finish().0 {
+            mistakes if mistakes.is_empty() => Ok(read.rules),
+            mistakes => Err(with_file(mistakes)),
+        }
+    }
+
     /// Everything by default, with the journal in `data_dir`.
     pub fn defaults(data_dir: &Path) -> Self {
         let (config, _) = Self::parse("", Path::new(""), &|_| None);
@@ -229,7 +263,7 @@ impl Config {
         let rule::Read {
             rules,
             files: rule_files,
-        } = rule::read(root, dir, &destinations);
+        } = rule::read(root, dir, Some(&destinations));
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));

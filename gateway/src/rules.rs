@@ -11,6 +11,7 @@
 
 mod address;
 mod decimal;
+pub mod explain;
 mod fields;
 mod flatten;
 mod ignore_case;
@@ -18,11 +19,13 @@ mod json;
 mod matcher;
 mod paths;
 pub mod pattern;
+pub mod seen;
 mod set;
 mod term;
 pub mod vectors;
 mod view;
 mod wildcard;
+mod written;
 
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;

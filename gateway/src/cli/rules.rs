@@ -1,5 +1,7 @@
 //! `penstock rules`: what patterns do, without a gateway.
 
+mod attempt;
+
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
@@ -15,6 +17,10 @@ use crate::rules::vectors::Vector;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Say which rules take an event; fails where none does
+    Test(Box<attempt::Args>),
+    /// Say why, clause by clause
+    Explain(Box<attempt::Args>),
     /// Check the matcher with cases, and print those that come out otherwise
     CheckVectors {
         /// A case on each line: {"name", "pattern", "event", "expect": "match|no-match|invalid"},
@@ -26,6 +32,8 @@ pub(super) enum Command {
 
 pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Test(args) => attempt::test(&args),
+        Command::Explain(args) => attempt::explained(&args),
         Command::CheckVectors { file } => check_vectors(&file),
     }
 }

@@ -32,10 +32,16 @@ struct Known {
     names: Vec<Arc<str>>,
     /// All of them could be read.
     complete: bool,
+    /// Others are as good.
+    any: bool,
 }
 
-/// Reads every rule. Files are relative to `dir`.
-pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: &[forward::Config]) -> Read {
+/// Reads every rule. Files are relative to `dir`; without destinations any name is one.
+pub(super) fn read(
+    root: &Table<'_, '_, '_>,
+    dir: &Path,
+    known: Option<&[forward::Config]>,
+) -> Read {
     let mut read = Read::default();
     let Some(tables) = root.tables("rule") else {
         return read;
@@ -47,9 +53,12 @@ pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: &[forward::Confi
     }
     // A destination with a mistake of its own is not known here, and was said already.
     let written = root.tables("destination").map(|tables| tables.len());
+    let any = known.is_none();
+    let known = known.unwrap_or_default();
     let known = Known {
         names: known.iter().map(|d| d.name.clone()).collect(),
         complete: written.is_none_or(|written| written == known.len()),
+        any,
     };
     let mut names: HashMap<String, usize> = HashMap::new();
     for (n, table) in tables.iter().enumerate() {
@@ -142,6 +151,9 @@ fn destinations(table: &Table<'_, '_, '_>, known: &Known) -> Option<Vec<Arc<str>
             let what = format!("{:?} is named twice", text.written);
             table.mistake(Some(&text.span), "destinations", what);
             return None;
+        }
+        if known.any {
+            return Some(text.value.as_str().into());
         }
         let name = known.names.iter().find(|name| ***name == *text.value);
         if name.is_none() && known.complete {

@@ -4,7 +4,10 @@
 //! valid IPv6 address of hexadecimal digits and colons alone. A MAC address, a version
 //! and a time of day are not; an EUI-64 with colons is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// The address that a text is. Zeros before a decimal number do not count, and an
 /// IPv4 address that is mapped into IPv6 (RFC 4291, section 2.5.5.2) is that IPv4 address.
@@ -98,6 +101,12 @@ impl Cidr {
             }
             _ => false,
         }
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.bits)
     }
 }
 

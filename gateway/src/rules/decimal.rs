@@ -141,6 +141,24 @@ impl Decimal {
         if self.negative { -magnitude } else { magnitude }
     }
 
+    /// Whether it is below zero.
+    pub(super) const fn is_negative(&self) -> bool {
+        self.negative
+    }
+
+    /// Its digits without zeros at the end, none for zero, and how many of them stand
+    /// before the point.
+    pub(super) fn digits(&self) -> (String, i64) {
+        if self.head == 0 {
+            return (String::new(), 0);
+        }
+        let mut digits = format!("{:019}", self.head);
+        let rest = self.rest.iter().flatten();
+        digits.extend(rest.map(|digit| char::from(b'0' + digit)));
+        digits.truncate(digits.trim_end_matches('0').len());
+        (digits, self.exponent)
+    }
+
     /// How it lies to zero.
     fn sign(&self) -> i8 {
         match (self.head, self.negative) {

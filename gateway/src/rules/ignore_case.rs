@@ -13,6 +13,11 @@ impl IgnoreCase {
         Self(text.into())
     }
 
+    /// As the pattern has it.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The whole value.
     pub(super) fn equals(&self, value: &str) -> bool {
         if self.0.is_ascii() {

@@ -21,7 +21,7 @@ use super::{
     term::Term,
 };
 use index::{Index, Place};
-pub(super) use verify::Join;
+pub(super) use verify::{Asked, Join, first_unfit, takes};
 
 /// An event has so many values in arrays that say so much about each other that it
 /// was not found out whether it fits.

@@ -1,5 +1,7 @@
 //! `*` for any characters, also none; `\*` and `\\` for the characters themselves.
 
+use std::fmt;
+
 use memchr::memmem;
 
 /// Texts with anything between them. The first is where a value begins, the last
@@ -63,6 +65,18 @@ impl Wildcard {
     /// What every value that it takes begins with.
     pub(super) fn beginning(&self) -> &str {
         self.0.first().map_or("", |first| first)
+    }
+}
+
+impl fmt::Display for Wildcard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, part) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("*")?;
+            }
+            f.write_str(&part.replace('\\', "\\\\").replace('*', "\\*"))?;
+        }
+        Ok(())
     }
 }
 

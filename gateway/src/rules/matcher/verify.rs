@@ -34,7 +34,7 @@ pub(in crate::rules) struct Join {
 }
 
 impl Join {
-    pub(super) const fn renew(&mut self) {
+    pub(in crate::rules) const fn renew(&mut self) {
         self.comparisons = 0;
     }
 
@@ -47,7 +47,8 @@ impl Join {
     }
 }
 
-type Asked = (PathId, Arc<[Term]>);
+/// A path, and what may be there.
+pub(in crate::rules) type Asked = (PathId, Arc<[Term]>);
 
 /// The elements that a value stands in, and whether it fits.
 type Found<'f> = (&'f [Element], bool);
@@ -75,14 +76,20 @@ pub(super) fn fits(asked: &[Asked], fields: &Fields<'_>, join: &mut Join) -> Res
             values.clone().any(|(value, _)| takes(terms, value)) || values.next().is_none()
         }));
     }
-    combine(asked, fields, join)
+    Ok(first_unfit(asked, fields, join)?.is_none())
 }
 
-fn takes(terms: &[Term], value: &Scalar<'_>) -> bool {
+pub(in crate::rules) fn takes(terms: &[Term], value: &Scalar<'_>) -> bool {
     terms.iter().any(|term| term.takes(value))
 }
 
-fn combine(asked: &[Asked], fields: &Fields<'_>, join: &mut Join) -> Result<bool, TooMuch> {
+/// Goes through the fields in their order; the number of the first that no combination
+/// of elements goes on with, or `None` where all fit.
+pub(in crate::rules) fn first_unfit(
+    asked: &[Asked],
+    fields: &Fields<'_>,
+    join: &mut Join,
+) -> Result<Option<usize>, TooMuch> {
     join.last.clear();
     join.last.resize(fields.arrays() as usize, 0);
     for (n, (path, _)) in (1..).zip(asked) {
@@ -97,12 +104,12 @@ fn combine(asked: &[Asked], fields: &Fields<'_>, join: &mut Join) -> Result<bool
     for (n, (path, terms)) in (1..).zip(asked) {
         let next = step(n, *path, terms, fields, join)?;
         if next.is_empty() {
-            return Ok(false);
+            return Ok(Some(n - 1));
         }
         join.combinations.clear();
         join.combinations.extend(next);
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// The combinations that are possible with one field more.

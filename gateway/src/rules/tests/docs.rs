@@ -3,10 +3,10 @@
 use serde_json::Value as Json;
 
 use crate::{
-    event::{Event, Timestamp, json},
+    event::{Event, Timestamp},
     normalise::{self, Births, Mapping, Message, Scratch},
     record::{DestinationId, Routes},
-    rules::{Matcher, Pattern, Rule, RuleSet, Scratch as Matching},
+    rules::{Matcher, Pattern, Rule, RuleSet, Scratch as Matching, seen},
 };
 
 const TEXT: &str = include_str!("../../../../docs/rules.md");
@@ -41,19 +41,7 @@ fn event() -> Event {
 #[test]
 fn the_event_of_the_documentation_is_what_patterns_see() {
     let event = event();
-    let mut text = Vec::new();
-    event.to_json(None, &mut text);
-    let mut seen: Json = serde_json::from_slice(&text).unwrap();
-    let mut values = serde_json::Map::new();
-    for measurement in &event.measurements {
-        let mut value = Vec::new();
-        json::value(&measurement.value, &mut value);
-        values.insert(
-            measurement.name.to_string(),
-            serde_json::from_slice(&value).unwrap(),
-        );
-    }
-    seen["values"] = Json::Object(values);
+    let seen: Json = serde_json::from_str(&seen::of_event(&event)).unwrap();
     let documented: Json = serde_json::from_str(block("event")).unwrap_or_default();
     assert_eq!(documented, seen, "{seen:#}");
 }

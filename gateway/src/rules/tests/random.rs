@@ -4,7 +4,10 @@
 use proptest::prelude::*;
 
 use super::simple;
-use crate::rules::{Matcher, Pattern, Scratch};
+use crate::rules::{
+    Matcher, Pattern, Scratch,
+    explain::{Verdict, explain},
+};
 
 /// Few names and values, so that they meet; some that sort oddly.
 fn name() -> impl Strategy<Value = &'static str> {
@@ -129,6 +132,16 @@ fn found(matcher: &Matcher, event: &str, scratch: &mut Scratch) -> Vec<u32> {
     found
 }
 
+/// What the explanation comes to; it says so of every way and its clauses alike.
+fn explained(pattern: &Pattern, event: &str) -> bool {
+    let explained = explain(pattern, event).unwrap();
+    for way in &explained.alternatives {
+        let all = way.clauses.iter().all(|one| one.verdict == Verdict::Fits);
+        assert_eq!(way.fits, all, "{event} {way:?}");
+    }
+    explained.fits
+}
+
 /// Whether the simple matcher would take too long: it tries every combination.
 fn is_small(event: &str) -> bool {
     event.len() < 2_000
@@ -159,6 +172,9 @@ proptest! {
                     Ok(pattern) => !gone.contains(n) && simple::fits(pattern, event),
                     Err(_) => false,
                 };
+                for pattern in patterns.iter().flatten() {
+                    prop_assert_eq!(explained(pattern, event), simple::fits(pattern, event), "{}", event);
+                }
                 let all = 0..u32::try_from(patterns.len()).unwrap();
                 let expected: Vec<_> = all.filter(fits).collect();
                 prop_assert_eq!(found(&matcher, event, &mut scratch), expected, "{} {:?}", event, texts);
@@ -199,9 +215,11 @@ proptest! {
         for (n, picked) in (0..).zip(&picked) {
             let fields: Vec<_> = picked.iter().map(field).collect();
             let pattern = Pattern::parse(&format!("{{{}}}", fields.join(","))).unwrap();
-            if simple::fits(&pattern, &event) {
+            let fits = simple::fits(&pattern, &event);
+            if fits {
                 expected.push(n);
             }
+            prop_assert_eq!(explained(&pattern, &event), fits, "{} {:?}", event, picked);
             matcher.add(n, &pattern);
         }
         prop_assert_eq!(found(&matcher, &event, &mut Scratch::default()), expected, "{} {:?}", event, picked);

@@ -13,6 +13,7 @@ use crate::{
         fields::Fields,
         flatten,
         json::{self, Node, Value},
+        seen as seen_as,
         view::View,
     },
 };
@@ -40,26 +41,13 @@ fn seen(matcher: &Matcher, fields: &Fields<'_>) -> BTreeMap<u32, Vec<String>> {
     fields.touched().iter().map(of).collect()
 }
 
-/// The event with every measurement's value also under `values`.
-fn with_values(event: &Event) -> String {
-    let mut text = Vec::new();
-    event.to_json(None, &mut text);
-    text.pop();
-    text.extend_from_slice(br#","values":{"#);
-    for (n, measurement) in event.measurements.iter().enumerate() {
-        if n > 0 {
-            text.push(b',');
-        }
-        crate::event::json::string(&measurement.name, &mut text);
-        text.push(b':');
-        crate::event::json::value(&measurement.value, &mut text);
-    }
-    text.extend_from_slice(b"}}");
-    String::from_utf8(text).unwrap()
-}
-
 fn check(event: &Event) {
-    let text = with_values(event);
+    let text = seen_as::of_event(event);
+    let mut received = Vec::new();
+    event.to_json(Some("7"), &mut received);
+    let received = String::from_utf8(received).unwrap();
+    assert_eq!(seen_as::of_text(&received).unwrap(), text);
+    assert_eq!(seen_as::of_text(&text).unwrap(), text);
     let mut paths = Vec::new();
     paths_of(&json::parse(&text).unwrap(), "", &mut paths);
     let mut matcher = Matcher::default();

@@ -1,0 +1,334 @@
+//! `penstock rules test` and `explain`: what rules make of one event.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    admin,
+    cli::{ConfigFile, output},
+    config::Config,
+    record::Position,
+    rules::{
+        Pattern, Rule,
+        explain::{Clause, Explained, explain},
+        seen,
+    },
+};
+
+/// Events and patterns are not longer than this.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
+
+/// Which rules, and which event.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The rules of this file instead of the configured ones: TOML with [[rule]], or
+    /// one pattern as JSON
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// One pattern instead of the configured rules
+    #[arg(long, value_name = "JSON", conflicts_with = "rules")]
+    pattern: Option<String>,
+    /// Only the rule of this name
+    #[arg(long, value_name = "NAME")]
+    rule: Option<String>,
+    /// The event at this position of the journal
+    #[arg(long, value_name = "N", conflicts_with = "event")]
+    position: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// A file with the event as a destination receives it; - is standard input
+    #[arg(value_name = "EVENT", required_unless_present = "position")]
+    event: Option<PathBuf>,
+}
+
+/// A rule and what it makes of the event.
+#[derive(Debug, Serialize)]
+struct Tried {
+    rule: Arc<str>,
+    destinations: Vec<Arc<str>>,
+    #[serde(flatten)]
+    explained: Explained,
+}
+
+/// Says which rules take the event; fails where none does.
+///
+/// # Errors
+/// When rules or event cannot be read.
+pub(super) fn test(args: &Args) -> Result<ExitCode> {
+    let tried = tried(args)?;
+    if args.json {
+        let rules = tried.iter().map(|one| {
+            serde_json::json!({
+                "rule": one.rule,
+                "destinations": one.destinations,
+                "fits": one.explained.fits,
+            })
+        });
+        let rules: Vec<_> = rules.collect();
+        output::line(serde_json::json!({ "rules": rules }));
+    } else {
+        for one in &tried {
+            output::line(verdict(one));
+        }
+    }
+    Ok(code(&tried))
+}
+
+/// Says the same clause by clause.
+///
+/// # Errors
+/// When rules or event cannot be read.
+pub(super) fn explained(args: &Args) -> Result<ExitCode> {
+    let tried = tried(args)?;
+    if args.json {
+        output::line(serde_json::json!({ "rules": tried }));
+    } else {
+        for one in &tried {
+            output::line(in_words(one));
+        }
+    }
+    Ok(code(&tried))
+}
+
+fn code(tried: &[Tried]) -> ExitCode {
+    if tried.iter().any(|one| one.explained.fits) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn tried(args: &Args) -> Result<Vec<Tried>> {
+    let event = event(args)?;
+    let mut rules = rules(args)?;
+    if let Some(name) = &args.rule {
+        rules.retain(|rule| *rule.name == **name);
+        anyhow::ensure!(!rules.is_empty(), "there is no rule {name:?}");
+    }
+    anyhow::ensure!(!rules.is_empty(), "there are no rules to ask");
+    let one = |rule: Rule| {
+        let explained = explain(&rule.pattern, &event);
+        Ok(Tried {
+            explained: explained.with_context(|| format!("rule {}: the event", rule.name))?,
+            rule: rule.name,
+            destinations: rule.destinations,
+        })
+    };
+    rules.into_iter().map(one).collect()
+}
+
+fn rules(args: &Args) -> Result<Vec<Rule>> {
+    let alone = |name: &str, text: &str| {
+        let pattern = Pattern::parse(text).with_context(|| format!("{name} is no pattern"))?;
+        Ok(vec![Rule {
+            name: name.into(),
+            pattern,
+            destinations: Vec::new(),
+        }])
+    };
+    match (&args.pattern, &args.rules) {
+        (Some(text), _) => alone("pattern", text),
+        (None, Some(path)) => {
+            let text = read(path)?;
+            if text.trim_start().starts_with('{') {
+                alone(&path.display().to_string(), &text)
+            } else {
+                Ok(Config::rules_of(path)?)
+            }
+        }
+        (None, None) => Ok(args.file.load()?.rules),
+    }
+}
+
+/// The event's text as patterns see it.
+fn event(args: &Args) -> Result<String> {
+    if let Some(position) = args.position {
+        let listing = admin::listing(&args.file.load()?.data_dir)?;
+        let record = listing.record(Position(position))?.with_context(|| {
+            format!("the journal has no event at position {position}, or has it no more")
+        })?;
+        return Ok(seen::of_event(&record.event()?));
+    }
+    let path = args.event.as_deref().unwrap_or_else(|| Path::new("-"));
+    seen::of_text(&read(path)?).with_context(|| format!("{} is no event", path.display()))
+}
+
+/// A file, or standard input.
+fn read(path: &Path) -> Result<String> {
+    let cannot = || format!("failed to read {}", path.display());
+    let mut text = String::new();
+    if path == Path::new("-") {
+        let mut input = io::stdin().lock().take(TEXT_BYTES_MAX);
+        input.read_to_string(&mut text).with_context(cannot)?;
+    } else {
+        let mut file = fs::File::open(path)
+            .with_context(cannot)?
+            .take(TEXT_BYTES_MAX);
+        file.read_to_string(&mut text).with_context(cannot)?;
+    }
+    Ok(text)
+}
+
+fn verdict(one: &Tried) -> String {
+    let takes = match one.explained.fits {
+        true => "takes it",
+        false => "does not take it",
+    };
+    let mut line = format!("{}: {takes}", one.rule);
+    if one.explained.fits && !one.destinations.is_empty() {
+        line.push_str(", for ");
+        line.push_str(&one.destinations.join(", "));
+    }
+    line
+}
+
+fn in_words(one: &Tried) -> String {
+    let mut out = verdict(one);
+    let ways = &one.explained.alternatives;
+    for (n, way) in (1..).zip(ways) {
+        let mut indent = "  ";
+        if ways.len() > 1 {
+            let fits = if way.fits { "fits" } else { "does not fit" };
+            // Writing to a string cannot fail.
+            let _fine = write!(out, "\n  way {n} of {}: {fits}", ways.len());
+            indent = "    ";
+        }
+        for clause in &way.clauses {
+            let _fine = write!(
+                out,
+                "\n{indent}{} {}: {}{}",
+                output::tame(&clause.path),
+                output::tame(&clause.clause),
+                clause.verdict.words(),
+                values(clause)
+            );
+        }
+    }
+    out
+}
+
+/// What is there, on the same line.
+fn values(clause: &Clause) -> String {
+    const SHOWN: usize = 5;
+    let shown = clause.values.iter().take(SHOWN).map(|seen| {
+        let at: String = seen.elements.iter().map(|n| format!("[{n}]")).collect();
+        let space = if at.is_empty() { "" } else { " " };
+        let mark = if seen.fits { "" } else { " (not)" };
+        format!("{at}{space}{}{mark}", output::tame(&seen.value))
+    });
+    let shown: Vec<String> = shown.collect();
+    match clause.count {
+        0 => String::new(),
+        count if count > shown.len() => {
+            format!(
+                "; there: {}, {} more",
+                shown.join(", "),
+                count - shown.len()
+            )
+        }
+        _ => format!("; there: {}", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(rules: Option<&Path>, event: &Path) -> Args {
+        Args {
+            file: ConfigFile { config: None },
+            rules: rules.map(Path::to_path_buf),
+            pattern: None,
+            rule: None,
+            position: None,
+            json: false,
+            event: Some(event.to_path_buf()),
+        }
+    }
+
+    #[test]
+    fn rules_of_a_file_are_tried_without_a_configuration_and_explained_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rules, event) = (dir.path().join("rules.toml"), dir.path().join("event.json"));
+        let text = r#"
+            [[rule]]
+            name = "hot"
+            pattern = '{"device": ["b7"], "values": {"t": [{"numeric": [">", 80]}]}}'
+            destinations = ["nowhere-yet"]
+            [[rule]]
+            name = "cold"
+            pattern = '{"$or": [{"values": {"t": [{"numeric": ["<", 0]}]}}, {"site": ["x"]}]}'
+            destinations = ["lake"]
+        "#;
+        fs::write(&rules, text).unwrap();
+        let text = r#"{"device":"b7","data":{"m":[{"n":"t","v":90},{"n":"u","v":1}]}}"#;
+        fs::write(&event, text).unwrap();
+        let tried = tried(&args(Some(&rules), &event)).unwrap();
+        let words: Vec<String> = tried.iter().map(in_words).collect();
+        assert_eq!(
+            words.join("\n"),
+            r#"hot: takes it, for nowhere-yet
+  device ["b7"]: fits; there: "b7"
+  values.t [{"numeric":[">",80]}]: fits; there: 90
+cold: does not take it
+  way 1 of 2: does not fit
+    values.t [{"numeric":["<",0]}]: no value fits; there: 90 (not)
+  way 2 of 2: does not fit
+    site ["x"]: the field is not there"#
+        );
+        let json = serde_json::to_value(&tried[1]).unwrap();
+        assert_eq!(json["fits"], false);
+        assert_eq!(json["alternatives"][1]["clauses"][0]["verdict"], "missing");
+    }
+
+    #[test]
+    fn the_documentation_shows_what_explain_says() {
+        let text = include_str!("../../../../docs/rules.md");
+        let between = |from: &str, to: &str| {
+            let (_, after) = text.split_once(from).unwrap();
+            after.split_once(to).unwrap().0
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let event = dir.path().join("event.json");
+        fs::write(&event, between("```json event\n", "\n```")).unwrap();
+        let pattern = between("rules explain --pattern '", "' event.json\n");
+        let args = Args {
+            pattern: Some(pattern.to_owned()),
+            ..args(None, &event)
+        };
+        let said = in_words(&tried(&args).unwrap()[0]);
+        let shown = between(&format!("{pattern}' event.json\n"), "\n```");
+        assert_eq!(said, shown);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rules, event) = (dir.path().join("rules.toml"), dir.path().join("event.json"));
+        fs::write(&event, "{}").unwrap();
+        for (text, part) in [
+            ("", "rules.toml: rule: is missing"),
+            ("[[rule]]\nname = \"a\"\n", "rule[1].pattern: is missing"),
+            ("{\"a\": 5}", "rules.toml is no pattern"),
+            ("= x", "rules.toml: not TOML"),
+        ] {
+            fs::write(&rules, text).unwrap();
+            let error = tried(&args(Some(&rules), &event)).unwrap_err();
+            assert!(format!("{error:#}").contains(part), "{text}: {error:#}");
+        }
+        let error = tried(&args(Some(&rules), &dir.path().join("none"))).unwrap_err();
+        assert!(format!("{error:#}").contains("none"), "{error:#}");
+    }
+}
