@@ -46,7 +46,7 @@ use tokio::{
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
 pub(crate) use retained::{How, Retained, Slice};
-pub(crate) use shared::{Claim, Groups, Homeless};
+pub(crate) use shared::{Claim, Groups, Homeless, Planned};
 pub(crate) use show::Room;
 
 use crate::{
@@ -85,13 +85,18 @@ pub(crate) struct Subscription {
     pub(crate) since: u64,
 }
 
-/// Which messages the keeper has matched with a kept subscription, and which with the one
+/// Replaced subscriptions that are remembered for messages on their way. Each took a
+/// commit of the keeper, and a message is on its way for less than one.
+const REPLACED_MAX: usize = 16;
+
+/// Which messages the keeper has matched with a kept subscription, and which with those
 /// that it replaced: what it had put into the queue, or not, by the time that a message
 /// comes here must neither be shown nor left out here.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Queued {
     since: u64,
-    qos_before: QoS,
+    /// From which number on others were in force before, and their QoS; the last at the end.
+    replaced: Vec<(u64, QoS)>,
 }
 
 impl Queued {
@@ -99,8 +104,28 @@ impl Queued {
     pub(crate) fn from(since: u64) -> Self {
         Self {
             since,
-            qos_before: QoS::AtMostOnce,
+            replaced: Vec::new(),
         }
+    }
+
+    /// It has taken the place of another; `before` and `now` are their QoS.
+    fn replaces(&mut self, other: &Self, before: QoS, now: QoS) {
+        self.replaced.clone_from(&other.replaced);
+        if before == now {
+            self.since = other.since;
+            return;
+        }
+        if self.replaced.len() == REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+        self.replaced.push((other.since, before));
+    }
+
+    /// The QoS of a message before it; before the first nothing was queued.
+    fn qos_before(&self, number: u64) -> QoS {
+        let replaced = self.replaced.iter().rev();
+        let in_force = replaced.copied().find(|(since, _)| number >= *since);
+        in_force.map_or(QoS::AtMostOnce, |(_, qos)| qos)
     }
 }
 
@@ -108,8 +133,8 @@ impl Subscription {
     /// The QoS that counts for a message: of a kept one that of the time when the keeper
     /// matched it.
     fn qos_for(&self, message: &Message) -> QoS {
-        match self.kept {
-            Some(queued) if message.number() < queued.since => queued.qos_before,
+        match &self.kept {
+            Some(queued) if message.number() < queued.since => queued.qos_before(message.number()),
             _ => self.qos,
         }
     }
@@ -367,7 +392,8 @@ impl Fanout {
         when: SendRetained,
     ) -> Result<usize, Full> {
         let outbox = Arc::clone(&subscription.outbox);
-        let (qos, id, kept) = (subscription.qos, subscription.id, subscription.kept);
+        let (qos, id) = (subscription.qos, subscription.id);
+        let kept = subscription.kept.is_some();
         let retained = self.kept().retained.lock();
         subscription.since = self.kept().retained.number();
         let replaced = self.insert(session, filter, subscription)?;
@@ -377,7 +403,7 @@ impl Fanout {
         let count_max = self.kept().retained.count_max();
         for message in retained.matching(filter) {
             let qos = qos.min(message.qos());
-            if kept.is_some() && qos > QoS::AtMostOnce {
+            if kept && qos > QoS::AtMostOnce {
                 continue;
             }
             let delivery = Delivery {
@@ -405,8 +431,8 @@ impl Fanout {
         let replaced = filters.insert(filter, session, subscription, |old, new| {
             // What was on its way to the old one is on its way to the new one.
             new.since = old.since;
-            if let Some(queued) = &mut new.kept {
-                queued.qos_before = old.qos;
+            if let (Some(queued), Some(other)) = (&mut new.kept, &old.kept) {
+                queued.replaces(other, old.qos, new.qos);
             }
         });
         if !replaced {

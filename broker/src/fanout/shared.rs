@@ -85,6 +85,21 @@ struct Returned {
 /// A message and the name of the group that it is for.
 pub(crate) type Homeless = (Arc<str>, Message);
 
+/// What a group is to get and does not have yet.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Planned {
+    count: usize,
+    bytes: usize,
+}
+
+impl Planned {
+    /// One message more.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+}
+
 impl Returned {
     fn push(&self, name: &Arc<str>, messages: impl IntoIterator<Item = Message>) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,11 +254,11 @@ impl Groups {
         }
     }
 
-    /// Whether the group has a worker, and room for a message.
-    pub(crate) fn has_room(&self, name: &str, bytes: usize) -> bool {
+    /// Whether the group has a worker, and room for a message behind what is planned.
+    pub(crate) fn has_room(&self, name: &str, bytes: usize, planned: Planned) -> bool {
         self.group(name).is_some_and(|group| {
             let state = group.lock();
-            state.workers > 0 && state.has_room(bytes)
+            state.workers > 0 && state.has_room(bytes, planned)
         })
     }
 
@@ -539,7 +554,7 @@ impl State {
 
     /// Whether there is room for a message; if so, it counts.
     fn take(&mut self, bytes: usize) -> bool {
-        if !self.has_room(bytes) {
+        if !self.has_room(bytes, Planned::default()) {
             return false;
         }
         self.held += 1;
@@ -548,10 +563,11 @@ impl State {
         true
     }
 
-    fn has_room(&self, bytes: usize) -> bool {
-        let all = self.bytes + bytes + (self.held + 1) * ENTRY_BYTES;
+    fn has_room(&self, bytes: usize, planned: Planned) -> bool {
+        let held = self.held + planned.count;
+        let all = self.bytes + planned.bytes + bytes + (held + 1) * ENTRY_BYTES;
         // One message always fits, or large ones would never arrive.
-        let full = all > self.bytes_max && self.held > 0;
+        let full = all > self.bytes_max && held > 0;
         !full && self.share.budget().has_room_for(all)
     }
 

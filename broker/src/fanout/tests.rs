@@ -251,6 +251,25 @@ async fn replacing_a_subscription_loses_no_message_and_doubles_none() {
 }
 
 #[tokio::test]
+async fn replacing_a_subscription_twice_loses_no_message_that_is_still_on_its_way() {
+    use QoS::{AtLeastOnce, AtMostOnce};
+    let one = Replacing::start().await;
+    for (qos, payload) in [
+        (AtMostOnce, "1"),
+        (AtLeastOnce, "2"),
+        (AtLeastOnce, "3"),
+        (AtMostOnce, "4"),
+    ] {
+        let decided = one.keep("a", qos).await;
+        one.show("a", qos, decided);
+        one.publish(one.message(payload)).await;
+    }
+    let (queued, live) = one.came();
+    assert_eq!(queued, ["2", "3"]);
+    assert_eq!(live, ["1", "4"]);
+}
+
+#[tokio::test]
 async fn a_subscription_beside_another_brings_each_message_once() {
     let one = Replacing::start().await;
     let decided = one.keep("a", QoS::AtMostOnce).await;

@@ -1,7 +1,8 @@
 //! Retained messages for those who subscribe, some at a time.
 //!
 //! A SUBSCRIBE may name a hundred filters that all match a hundred thousand retained
-//! messages. What it brings is queued in slices, between which others have their turn.
+//! messages. What it brings is queued in slices, between which others have their turn:
+//! users first, however many sessions each has, and then the sessions of one.
 //! The subscriptions are in force from the first, and SUBACK comes after the last. What
 //! is retained later than the subscription came to the queue as a live message, and is
 //! left out. Messages are queued as long as the session's queue has room, and never at
@@ -9,6 +10,7 @@
 //! before SUBACK subscribes again, so what nobody waits for any more is left where it is.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Bringing {
     session: SessionId,
+    /// Whose session it is.
+    user: Option<Arc<str>>,
     /// Those that bring some, once each.
     filters: Vec<(Arc<str>, Sub)>,
     /// Retained messages with higher numbers came later.
@@ -60,9 +64,10 @@ pub(super) struct Cursor {
 }
 
 impl Bringing {
-    pub(super) fn new(session: SessionId, since: u64) -> Self {
+    pub(super) fn new(session: SessionId, user: Option<Arc<str>>, since: u64) -> Self {
         Self {
             session,
+            user,
             filters: Vec::new(),
             since,
             decided: 0,
@@ -121,6 +126,73 @@ impl Bringing {
     }
 }
 
+/// Those under way: one list for each user that has some.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    users: VecDeque<OfUser>,
+}
+
+type OfUser = (Option<Arc<str>>, VecDeque<Bringing>);
+
+/// The list of a user that has none yet.
+fn alone(bringing: Bringing) -> OfUser {
+    (bringing.user.clone(), VecDeque::from([bringing]))
+}
+
+impl UnderWay {
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// Adds one behind all others of its user.
+    pub(super) fn push(&mut self, bringing: Bringing) {
+        let known = self
+            .users
+            .iter_mut()
+            .find(|(user, _)| *user == bringing.user);
+        match known {
+            Some((_, list)) => list.push_back(bringing),
+            None => self.users.push_back(alone(bringing)),
+        }
+    }
+
+    /// Puts back what was taken just now.
+    fn put_back(&mut self, bringing: Bringing) {
+        match self.users.front_mut() {
+            Some((user, list)) if *user == bringing.user => list.push_front(bringing),
+            _ => self.users.push_front(alone(bringing)),
+        }
+    }
+
+    /// Takes the one whose turn it is.
+    fn take(&mut self) -> Option<Bringing> {
+        let (_, list) = self.users.front_mut()?;
+        let first = list.pop_front();
+        if list.is_empty() {
+            self.users.pop_front();
+        }
+        first
+    }
+
+    /// The same, and the next turn is another user's.
+    fn take_in_turn(&mut self) -> Option<Bringing> {
+        let first = self.take()?;
+        if let Some((user, _)) = self.users.front()
+            && *user == first.user
+        {
+            self.users.rotate_left(1);
+        }
+        Some(first)
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Bringing) -> bool) {
+        self.users.retain_mut(|(_, list)| {
+            list.retain(&stays);
+            !list.is_empty()
+        });
+    }
+}
+
 impl Writer {
     /// Brings the first slice; the answer, if that was all.
     pub(super) fn begin_bringing(&mut self, mut bringing: Bringing) -> rusqlite::Result<Answer> {
@@ -137,11 +209,11 @@ impl Writer {
     /// Brings one more slice of the SUBSCRIBE whose turn it is.
     pub(super) fn bring(&mut self) -> rusqlite::Result<()> {
         self.bringing.retain(|bringing| !bringing.is_abandoned());
-        let Some(bringing) = self.bringing.pop_front() else {
+        let Some(bringing) = self.bringing.take() else {
             return Ok(());
         };
         let slice = self.slice(&bringing);
-        self.bringing.push_front(bringing);
+        self.bringing.put_back(bringing);
         self.brought = Some(slice?);
         Ok(())
     }
@@ -151,14 +223,14 @@ impl Writer {
         let Some(at) = self.brought.take() else {
             return;
         };
-        let Some(mut bringing) = self.bringing.pop_front() else {
+        let Some(mut bringing) = self.bringing.take_in_turn() else {
             return;
         };
         bringing.full = None;
         match at {
             Some(at) => {
                 bringing.at = at;
-                self.bringing.push_back(bringing);
+                self.bringing.push(bringing);
             }
             None if self.state.sessions.contains_key(&bringing.session) => {
                 let decided = bringing.decided;
@@ -172,10 +244,11 @@ impl Writer {
     pub(super) fn bring_later(&mut self) {
         self.brought = None;
         let now = Instant::now();
-        for mut bringing in std::mem::take(&mut self.bringing) {
+        let all = std::mem::take(&mut self.bringing).users.into_iter();
+        for mut bringing in all.flat_map(|(_, list)| list) {
             let since = *bringing.full.get_or_insert(now);
             if now.duration_since(since) < PATIENCE {
-                self.bringing.push_back(bringing);
+                self.bringing.push(bringing);
                 continue;
             }
             let mut at = Some(bringing.at.clone());

@@ -27,8 +27,9 @@ struct Group {
     next: usize,
 }
 
-/// How busy a member is: those that are away come last, then those that are owed much.
-pub(super) type Load = (bool, u64);
+/// How busy a member is: those without room come last, before them those that are away,
+/// then those that are owed much.
+pub(super) type Load = (bool, bool, u64);
 
 impl Groups {
     /// Memberships that there are.
@@ -120,20 +121,35 @@ impl Groups {
         load: impl Fn(SessionId) -> Option<Load>,
     ) -> Option<(SessionId, Sub)> {
         let group = self.by_name.get_mut(name)?;
-        let count = group.members.len();
-        let next = group.next;
-        let in_turn = |place: usize| (place + count - next % count) % count;
-        let (place, session, sub) = group
-            .takes()
-            .filter_map(|(place, session, sub)| Some((load(session)?, place, session, sub)))
-            .min_by_key(|(load, place, ..)| (*load, in_turn(*place)))
-            .map(|(_, place, session, sub)| (place, session, sub))?;
+        let (place, session, sub) = group.find(load)?;
         group.next = place + 1;
+        Some((session, sub))
+    }
+
+    /// The member that would get it.
+    pub(super) fn find(
+        &self,
+        name: &str,
+        load: impl Fn(SessionId) -> Option<Load>,
+    ) -> Option<(SessionId, Sub)> {
+        let (_, session, sub) = self.by_name.get(name)?.find(load)?;
         Some((session, sub))
     }
 }
 
 impl Group {
+    /// The member with the least load, in turn among equals, and its place.
+    fn find(&self, load: impl Fn(SessionId) -> Option<Load>) -> Option<(usize, SessionId, Sub)> {
+        let count = self.members.len();
+        let in_turn = |place: usize| (place + count - self.next % count) % count;
+        let loads = self
+            .takes()
+            .filter_map(|(place, session, sub)| Some((load(session)?, place, session, sub)));
+        let (_, place, session, sub) =
+            loads.min_by_key(|(load, place, ..)| (*load, in_turn(*place)))?;
+        Some((place, session, sub))
+    }
+
     /// The members that take messages of QoS 1 and 2 as such.
     fn takes(&self) -> impl Iterator<Item = (usize, SessionId, Sub)> {
         self.members
@@ -173,16 +189,17 @@ mod tests {
         }
         groups.insert(SessionId(4), NAME, "t/+", sub(QoS::AtMostOnce));
         let in_turn: Vec<_> = (0..4)
-            .map(|_| chosen(&mut groups, |_| Some((false, 0))))
+            .map(|_| chosen(&mut groups, |_| Some((false, false, 0))))
             .collect();
         assert_eq!(in_turn, [Some(1), Some(2), Some(3), Some(1)]);
-        let busy = |id| Some((false, [5, 1, 3][usize::try_from(id - 1).unwrap()]));
+        let busy = |id| Some((false, false, [5, 1, 3][usize::try_from(id - 1).unwrap()]));
         assert_eq!(chosen(&mut groups, busy), Some(2));
-        assert_eq!(chosen(&mut groups, |id| Some((id != 3, 0))), Some(3));
-        assert_eq!(
-            chosen(&mut groups, |id| (id == 1).then_some((true, 9))),
-            Some(1)
-        );
+        let away = |id| Some((false, id != 3, 0));
+        assert_eq!(chosen(&mut groups, away), Some(3));
+        let full = |id| Some((id != 2, id == 2, 0));
+        assert_eq!(chosen(&mut groups, full), Some(2));
+        let alone = |id| (id == 1).then_some((true, true, 9));
+        assert_eq!(chosen(&mut groups, alone), Some(1));
         assert_eq!(chosen(&mut groups, |_| None), None);
         assert_eq!(groups.of("t/x"), [Arc::from(NAME)]);
         assert!(groups.serves(NAME));

@@ -11,7 +11,10 @@ use super::{QueueFull, SessionId, queue::Target, stage::PLACE_BYTES, writer::Wri
 
 /// Places dropped for one message at most: where many queues hold the same messages,
 /// dropping one place frees little.
-const DROPS_MAX: usize = 256;
+pub(super) const DROPS_MAX: usize = 256;
+/// Places that each message may cost in addition to one for each of its own, where many
+/// in a row cost many: beyond that they go without.
+pub(super) const DROPS_IN_A_ROW: usize = 8;
 /// Places that one queue pays before the largest is looked for again.
 const PAYMENTS: usize = 32;
 /// What [`Writer::droppable`] asks.
@@ -91,6 +94,16 @@ impl Writer {
         })
     }
 
+    /// Whether a queue could have a message of a shared subscription only at the cost of
+    /// another, or not at all.
+    pub(super) fn lacks_room(&self, id: SessionId, bytes: u64) -> bool {
+        match self.shared.config.queue_full {
+            QueueFull::Refuse => !self.has_room(id, bytes),
+            // In the total the largest pays, whoever gets it.
+            QueueFull::DropOldest | QueueFull::DropNewest => self.is_full(id, bytes),
+        }
+    }
+
     /// Whether the total lets a queue have a message that takes `all` in all of them.
     pub(super) fn may_have(&self, id: SessionId, bytes: u64, all: u64) -> bool {
         let max = self.shared.config.queue_total_bytes_max;
@@ -124,10 +137,13 @@ impl Writer {
         let all = bytes + PLACE_BYTES * targets.len() as u64;
         let mut wanting: Vec<_> = targets.iter().map(|target| target.session).collect();
         wanting.sort_unstable();
-        for _ in 0..DROPS_MAX {
+        let more = DROPS_IN_A_ROW + targets.len();
+        self.drops_left = (self.drops_left + more).min(DROPS_MAX.max(more));
+        while self.drops_left > 0 {
             if !self.exceeds_total(all) {
                 return Ok(());
             }
+            self.drops_left -= 1;
             if !self.state.leftovers.is_empty() && !self.emptying {
                 // Nobody waits for what sessions that are over had.
                 self.empty_leftovers(1)?;

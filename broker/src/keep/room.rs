@@ -7,7 +7,8 @@
 //!
 //! Asked before the gateway has it, because afterwards it is too late to refuse it. The
 //! answer is of now: what comes in between may take the room, and then the publisher is
-//! held. Shared subscriptions are not looked at: which member is next changes with the asking.
+//! held. A shared subscription has room where one of its members has: which of them is
+//! next changes with the asking.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use super::{QueueFull, SessionId, job::Answer, stage::PLACE_BYTES, writer::Writer};
-use crate::{Publish, QoS};
+use crate::{Publish, QoS, fanout::Planned};
 
 /// How long nobody else finds out whether the disk still is full: those that wait for
 /// room ask more often.
@@ -48,6 +49,15 @@ impl Wish {
     }
 }
 
+/// What there is room for so far.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Messages and bytes of each queue.
+    queues: HashMap<SessionId, (u64, u64)>,
+    /// What live members of each shared subscription get.
+    live: HashMap<Arc<str>, Planned>,
+}
+
 impl Writer {
     /// The place of the first that there is no room for, if there is one.
     pub(super) fn room(&mut self, wishes: &[Wish]) -> Answer {
@@ -58,8 +68,8 @@ impl Writer {
         if self.shared.config.queue_full != QueueFull::Refuse {
             return Answer::Room(None);
         }
-        let mut planned: HashMap<SessionId, (u64, u64)> = HashMap::new();
-        let none = wishes.iter().find(|wish| !self.plan(wish, &mut planned));
+        let mut plan = Plan::default();
+        let none = wishes.iter().find(|wish| !self.plan(wish, &mut plan));
         Answer::Room(none.map(|wish| wish.at))
     }
 
@@ -78,7 +88,7 @@ impl Writer {
     }
 
     /// Whether there is room for one more, behind what is `planned`.
-    fn plan(&self, wish: &Wish, planned: &mut HashMap<SessionId, (u64, u64)>) -> bool {
+    fn plan(&self, wish: &Wish, plan: &mut Plan) -> bool {
         if wish.qos == QoS::AtMostOnce {
             return true;
         }
@@ -93,14 +103,57 @@ impl Writer {
         drop(filters);
         sessions.sort_unstable();
         sessions.dedup();
-        let count_max = self.shared.config.queue_messages_max;
-        sessions.into_iter().all(|id| {
-            let (count, bytes) = planned.entry(id).or_default();
-            let has = self.state.sessions.get(&id).map_or(0, |one| one.count);
-            let more = *bytes + wish.bytes;
-            *count += 1;
-            *bytes = more + PLACE_BYTES;
-            has + *count <= count_max && !self.is_full(id, more) && self.may_have(id, more, *bytes)
-        })
+        for id in sessions {
+            if !self.fits(id, wish.bytes, plan) {
+                return false;
+            }
+            plan.queue(id, wish.bytes);
+        }
+        let groups = self.shared.groups().of(&wish.topic);
+        groups.iter().all(|name| self.plan_share(name, wish, plan))
+    }
+
+    /// The same of a shared subscription.
+    fn plan_share(&self, name: &Arc<str>, wish: &Wish, plan: &mut Plan) -> bool {
+        let groups = self.shared.groups();
+        if !groups.serves(name) {
+            return true;
+        }
+        let load = |id| {
+            let session = self.state.sessions.get(&id)?;
+            let is_full = !self.fits(id, wish.bytes, plan);
+            Some((is_full, session.feed.is_none(), session.count))
+        };
+        let member = groups.find(name, load).map(|(id, _)| id);
+        let member = member.filter(|id| self.fits(*id, wish.bytes, plan));
+        drop(groups);
+        let session = member.and_then(|id| self.state.sessions.get(&id));
+        let live = plan.live.entry(Arc::clone(name)).or_default();
+        let bytes = usize::try_from(wish.bytes).unwrap_or(usize::MAX);
+        match member {
+            Some(id) if session.is_some_and(|one| one.is_prompt()) => plan.queue(id, wish.bytes),
+            _ if self.shared.live.has_room(name, bytes, *live) => live.add(bytes),
+            Some(id) => plan.queue(id, wish.bytes),
+            None => return false,
+        }
+        true
+    }
+
+    /// Whether a queue has room for one more, behind what is planned.
+    fn fits(&self, id: SessionId, bytes: u64, plan: &Plan) -> bool {
+        let (count, planned) = plan.queues.get(&id).copied().unwrap_or_default();
+        let has = self.state.sessions.get(&id).map_or(0, |one| one.count);
+        let more = planned + bytes;
+        has + count < self.shared.config.queue_messages_max
+            && !self.is_full(id, more)
+            && self.may_have(id, more, more + PLACE_BYTES)
+    }
+}
+
+impl Plan {
+    fn queue(&mut self, id: SessionId, more: u64) {
+        let (count, bytes) = self.queues.entry(id).or_default();
+        *count += 1;
+        *bytes += more + PLACE_BYTES;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In this order: a persistent member that is connected and keeps up; a live member, if
 //! one is there and the group has room in memory; a persistent member that is connected
-//! and behind; one that is away. So one that never comes back, or takes nothing, silences
+//! and behind; one that is away; and those whose queues have no room last. So one that never comes back, or takes nothing, silences
 //! nobody, and where nobody is there the message waits on disk. A message for a persistent
 //! member goes into its queue with the commit; one for a live member is handed to
 //! `fanout::Groups` after it, by name, by the writer itself: no group gets it from both,
@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::{job::Answer, queue::Target, stage::Session, writer::Writer};
+use super::{SessionId, job::Answer, queue::Target, stage::Session, writer::Writer};
 use crate::{
     QoS,
     fanout::{Groups, Homeless, Message},
@@ -89,42 +89,46 @@ impl Writer {
     /// members. The message for everybody else.
     pub(super) fn hand_out(&mut self, message: &Message, shares: Shares) -> Message {
         let Shares { served, live } = shares;
-        let offers = &mut self.state.offers;
         for name in &live {
-            offers.push(Offer::One(Arc::clone(name), message.clone()));
+            let offer = Offer::One(Arc::clone(name), message.clone());
+            self.state.offer(offer);
         }
         let but = served.into_iter().chain(live).collect();
-        offers.push(Offer::AllBut(message.clone(), but));
+        self.state.offer(Offer::AllBut(message.clone(), but));
         message.handed_out(&self.shared.budget)
     }
 
     /// Who gets a message, if anybody can.
     fn taker(&self, name: &Arc<str>, message: &Message) -> Option<Taker> {
-        let prompt = self.choose(name, message, |session| {
-            session.feed.is_some() && !session.behind
+        let bytes = message.len() as u64;
+        let prompt = self.choose(name, message, |id, session| {
+            session.is_prompt() && !self.lacks_room(id, bytes)
         });
         if let Some(target) = prompt {
             return Some(Taker::Persistent(target));
         }
-        if self.shared.live.has_room(name, message.len()) {
+        let planned = self.state.planned(name);
+        if self.shared.live.has_room(name, message.len(), planned) {
             return Some(Taker::Live);
         }
         self.any_member(name, message).map(Taker::Persistent)
     }
 
     fn any_member(&self, name: &Arc<str>, message: &Message) -> Option<Target> {
-        self.choose(name, message, |_| true)
+        self.choose(name, message, |_, _| true)
     }
 
     fn choose(
         &self,
         name: &Arc<str>,
         message: &Message,
-        is_in_question: impl Fn(&Session) -> bool,
+        is_in_question: impl Fn(SessionId, &Session) -> bool,
     ) -> Option<Target> {
         let load = |id| {
             let session = self.state.sessions.get(&id)?;
-            is_in_question(session).then_some((session.feed.is_none(), session.count))
+            let is_full = self.lacks_room(id, message.len() as u64);
+            let load = (is_full, session.feed.is_none(), session.count);
+            is_in_question(id, session).then_some(load)
         };
         let (session, sub) = self.shared.groups_mut().choose(name, load)?;
         Some(Target {
@@ -146,7 +150,7 @@ impl Writer {
                 let number = self.shared.retained.number();
                 let message = message.renumbered(number, &self.shared.budget);
                 let offer = Offer::One(Arc::clone(name), message);
-                self.state.offers.push(offer);
+                self.state.offer(offer);
             }
             None => self.state.counts.dropped_shared += 1,
         }

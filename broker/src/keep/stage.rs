@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Feed, Item, SessionId, Shared, account::Survey, job::Sub, share::Offer};
-use crate::fanout::Message;
+use crate::fanout::{Message, Planned};
 
 /// What a place in a queue takes beside its message, for the bounds.
 pub(super) const PLACE_BYTES: u64 = 64;
@@ -44,6 +44,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Whether its client is connected and keeps up: its queue has no more than its feed.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.feed.is_some() && !self.behind
+    }
+
     /// Whether it may have a place that cannot have been sent. Only the file knows.
     pub(super) fn may_have_droppable(&self) -> bool {
         self.next - 1 > self.row.given.max(self.kept_up_to)
@@ -108,7 +113,9 @@ pub(super) struct State {
     /// To be handed over after the commit.
     deliveries: Vec<(Arc<Feed>, Item)>,
     /// For live members of shared subscriptions, after the commit.
-    pub(super) offers: Vec<Offer>,
+    offers: Vec<Offer>,
+    /// What those are for each shared subscription: it is not in their memory yet.
+    planned: HashMap<Arc<str>, Planned>,
     /// Feeds whose sessions were removed.
     ended: Vec<Arc<Feed>>,
     pub(super) counts: Counts,
@@ -194,6 +201,20 @@ impl State {
         self.deliveries.push((Arc::clone(feed), item));
     }
 
+    /// A message for live members of shared subscriptions.
+    pub(super) fn offer(&mut self, offer: Offer) {
+        if let Offer::One(name, message) = &offer {
+            let planned = self.planned.entry(Arc::clone(name)).or_default();
+            planned.add(message.len());
+        }
+        self.offers.push(offer);
+    }
+
+    /// What live members of a shared subscription get with this commit.
+    pub(super) fn planned(&self, name: &str) -> Planned {
+        self.planned.get(name).copied().unwrap_or_default()
+    }
+
     /// Sessions that were changed.
     pub(super) fn touched(&self) -> Vec<SessionId> {
         self.touched.iter().copied().collect()
@@ -235,6 +256,7 @@ impl State {
                 feed.wake();
             }
         }
+        self.planned.clear();
         for offer in self.offers.drain(..) {
             offer.make(&shared.live);
         }
@@ -260,6 +282,7 @@ impl State {
         self.saved.clear();
         self.ended.clear();
         self.offers.clear();
+        self.planned.clear();
         self.counts = Counts::default();
         for (feed, item) in self.deliveries.drain(..) {
             feed.give_back(&item);

@@ -34,11 +34,17 @@ impl WillId {
     }
 }
 
+/// Calls off the will that waits, not one that was due before.
+pub(super) const CALL_OFF: &str =
+    "DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)";
+/// The will of a session's last connection.
+pub(super) const LAST: &str =
+    "SELECT id, delay_secs, due_ms FROM wills WHERE session = ?1 ORDER BY id DESC LIMIT 1";
+
 impl Writer {
     /// Keeps the will of the connection that enters, in place of one that waits.
     pub(super) fn keep_will(&mut self, id: SessionId, enter: &Enter) -> rusqlite::Result<()> {
-        self.sql("DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)")?
-            .execute([id.0, self.shared.wall_ms()])?;
+        self.sql(CALL_OFF)?.execute([id.0, self.shared.wall_ms()])?;
         let Some((message, delay_secs)) = &enter.will else {
             return Ok(());
         };
@@ -68,10 +74,7 @@ impl Writer {
     /// The will of the session's last connection, if that is gone and left one.
     pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
         let last = self
-            .sql(
-                "SELECT id, delay_secs, due_ms FROM wills WHERE session = ?1
-                 ORDER BY id DESC LIMIT 1",
-            )?
+            .sql(LAST)?
             .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
         let due = last.and_then(|(row, delay_secs, due_ms)| {

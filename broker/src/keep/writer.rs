@@ -8,7 +8,6 @@
 //! what grows is refused for a moment at a time, and what makes room goes on.
 
 use std::{
-    collections::VecDeque,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,9 +22,9 @@ use tokio::{
 
 use super::{
     Error, Kept, Leave, Refused, SessionId, Shared, Turn,
-    bring::{Bringing, Cursor},
+    bring::{Bringing, Cursor, UnderWay},
     job::{Answer, Job, Work},
-    quota::Payer,
+    quota::{DROPS_MAX, Payer},
     schema,
     stage::State,
 };
@@ -63,10 +62,12 @@ pub(super) struct Writer {
     swept: Instant,
     /// What connected sessions said that found no room, to be tried again.
     parked: Vec<Job>,
-    pub(super) bringing: VecDeque<Bringing>,
-    /// Where the first of them goes on after this commit, if it does.
+    pub(super) bringing: UnderWay,
+    /// Where the one whose turn it is goes on after this commit, if it does.
     pub(super) brought: Option<Option<Cursor>>,
     pub(super) payer: Payer,
+    /// Places that messages may still cost others; more with each message and commit.
+    pub(super) drops_left: usize,
     /// What sessions that are over had is being emptied.
     pub(super) emptying: bool,
     /// The highest session there ever was.
@@ -103,9 +104,10 @@ impl Writer {
             tried: None,
             swept: Instant::now(),
             parked: Vec::new(),
-            bringing: VecDeque::new(),
+            bringing: UnderWay::default(),
             brought: None,
             payer: None,
+            drops_left: 0,
             emptying: false,
             last_session: 0,
             failures: 0,
@@ -285,7 +287,7 @@ impl Writer {
                             // What is changed is in force, whatever is still to be brought.
                             let (begun, bringing) = bringing.begun();
                             drop(job.reply.send(Ok(begun)));
-                            self.bringing.push_back(bringing);
+                            self.bringing.push(bringing);
                         } else {
                             // Whoever no longer waits does not need to know.
                             drop(job.reply.send(answer));
@@ -342,6 +344,7 @@ impl Writer {
     fn attempt(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Answer, Refused>>> {
         self.state.begin();
         self.brought = None;
+        self.drops_left = DROPS_MAX;
         self.sql("BEGIN IMMEDIATE")?.execute([])?;
         let result = self.fill(batch).and_then(|answers| {
             self.write_rows()?;
@@ -420,9 +423,10 @@ impl Writer {
     }
 
     fn turn(&mut self, id: SessionId, turn: &Turn) -> rusqlite::Result<Result<Answer, Refused>> {
-        if !self.state.sessions.contains_key(&id) {
+        let Some(session) = self.state.sessions.get(&id) else {
             return Ok(Err(Refused::Gone));
-        }
+        };
+        let user = session.row.user.clone();
         if !self.has_room_for_filters(id, &turn.subscribe) {
             return Ok(Err(Refused::Full));
         }
@@ -438,7 +442,7 @@ impl Writer {
         for filter in &turn.unsubscribe {
             self.unsubscribe(id, filter)?;
         }
-        let mut bringing = Bringing::new(id, self.shared.retained.number());
+        let mut bringing = Bringing::new(id, user, self.shared.retained.number());
         for add in &turn.subscribe {
             let is_new = self.subscribe(id, add)?;
             bringing.add(add, is_new);

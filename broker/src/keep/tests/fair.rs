@@ -8,7 +8,7 @@ use crate::keep::{
     QueueFull, Refused,
     exchange::EXCHANGES_MAX,
     job::{Answer, Work},
-    quota::OLDEST,
+    quota::{DROPS_IN_A_ROW, DROPS_MAX, OLDEST},
 };
 
 const TOTAL: u64 = 60_000;
@@ -252,6 +252,37 @@ fn queues_that_have_nothing_to_drop_are_not_asked_for_every_message() {
     }
     let gone = desk.enter(&clients[0], None).unwrap();
     assert!(texts(&gone).len() < 5 && gone.dropped > 0);
+}
+
+/// Where a dropped place frees little, because other queues have its message too.
+#[test]
+fn many_large_messages_do_not_cost_others_hundreds_of_places_each() {
+    const MANY: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(Config {
+        queue_total_bytes_max: 1_000_000,
+        ..config(dir.path())
+    });
+    for n in 0..4 {
+        desk.away(&format!("d{n}"), "all");
+    }
+    for _ in 0..4_000 {
+        desk.publish("all", "x", false);
+    }
+    desk.away("large", "large");
+    let op = Op {
+        message: Some(desk.message("large", &"x".repeat(100_000), false)),
+        from: None,
+        exchange: None,
+    };
+    let before = desk.counters().dropped_kept_queue_full.get();
+    drop(desk.ask(Work::Publish(vec![op; MANY])));
+    let dropped = desk.counters().dropped_kept_queue_full.get() - before;
+    // Their own, and for each a few, in turn.
+    let most = DROPS_MAX + MANY * (DROPS_IN_A_ROW + 2);
+    assert!(usize::try_from(dropped).unwrap() <= most, "{dropped}");
+    assert!(dropped > 256);
+    assert!(desk.counters().queued_bytes.get() <= 1_500_000);
 }
 
 #[test]

@@ -43,6 +43,36 @@ fn others_have_their_turn_while_a_subscribe_brings_much() {
 }
 
 #[test]
+fn a_user_with_many_sessions_that_subscribe_has_the_turns_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    retain_some(&mut desk, 20);
+    let begin = |desk: &mut Desk, client: &str, user: &str| {
+        let session = desk.enter(client, Some(user)).unwrap().session;
+        desk.begin(session, subscribe("r/#"))
+    };
+    let mut many: Vec<_> = (0..10)
+        .map(|n| begin(&mut desk, &format!("many {n}"), "many"))
+        .collect();
+    let mut one = begin(&mut desk, "one", "one");
+    let mut commits = 0;
+    let done = loop {
+        desk.writer.commit(Vec::new()).unwrap();
+        commits += 1;
+        match one.try_recv() {
+            Err(TryRecvError::Empty) => assert!(commits < 1_000),
+            done => break done,
+        }
+    };
+    assert!(matches!(done, Ok(Ok(Answer::Decided(_)))), "{done:?}");
+    assert!(commits <= 20, "{commits}");
+    let ready = many.iter_mut().map(|heard| heard.try_recv().is_ok());
+    assert_eq!(ready.filter(|ready| *ready).count(), 0, "they share theirs");
+    desk.idle();
+    assert!(many.iter_mut().all(|heard| heard.try_recv().is_ok()));
+}
+
+#[test]
 fn what_is_retained_costs_no_older_message_its_place() {
     for policy in [
         QueueFull::DropOldest,

@@ -3,7 +3,10 @@
 use rusqlite::Connection;
 
 use super::*;
-use crate::keep::KeptWill;
+use crate::keep::{
+    KeptWill,
+    will::{CALL_OFF, LAST},
+};
 
 /// Connects with a will, to a session that lasts `expiry_secs` longer.
 async fn connect(running: &Running, client: &str, expiry_secs: u32) -> SessionId {
@@ -126,6 +129,21 @@ async fn who_comes_back_to_the_session_has_no_will_that_is_due() {
 }
 
 #[tokio::test]
+async fn a_session_finds_its_wills_without_looking_at_those_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    open(config(dir.path())).keeper.close().await;
+    let database = Connection::open(dir.path().join("broker.db")).unwrap();
+    for sql in [LAST, CALL_OFF] {
+        let plan = format!("EXPLAIN QUERY PLAN {sql}");
+        let mut statement = database.prepare(&plan).unwrap();
+        let all = vec![1; statement.parameter_count()];
+        let mut rows = statement.query(rusqlite::params_from_iter(all)).unwrap();
+        let how: String = rows.next().unwrap().unwrap().get(3).unwrap();
+        assert!(how.contains("USING INDEX wills_of_session"), "{how}");
+    }
+}
+
+#[tokio::test]
 async fn wills_of_a_file_of_the_first_version_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let running = open(config(dir.path()));
@@ -137,6 +155,7 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
             "ALTER TABLE wills DROP COLUMN client;
              ALTER TABLE wills DROP COLUMN user;
              DROP TABLE leftovers;
+             DROP INDEX wills_of_session;
              PRAGMA user_version = 1;",
         )
         .unwrap();

@@ -1,0 +1,1 @@
+CREATE INDEX wills_of_session ON wills (session);
