@@ -39,9 +39,10 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::futures::Notified,
+    sync::{Mutex, futures::Notified},
     time::{Duration, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
@@ -152,6 +153,10 @@ pub(crate) struct Fanout {
     carrier: Arc<dyn Carrier>,
     counters: Arc<Counters>,
     keeper: Keeper,
+    /// Held while something is given back: what is in hand is not in any list.
+    giving_back: Mutex<()>,
+    /// Nothing that is given back waits for room any more.
+    ending: CancellationToken,
 }
 
 impl Fanout {
@@ -163,6 +168,8 @@ impl Fanout {
             carrier,
             counters,
             keeper,
+            giving_back: Mutex::const_new(()),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -247,17 +254,24 @@ impl Fanout {
     async fn give_back(&self) {
         loop {
             let filled = self.shared().filled();
-            self.give_all_back(true).await;
+            self.give_all_back().await;
             filled.await;
         }
     }
 
-    /// Gives back all that there is now. With `patient` it waits while there is no room
-    /// on disk; otherwise that is dropped, and counted.
-    pub(crate) async fn give_all_back(&self, patient: bool) {
+    /// Gives back what there is at the end, and what is in hand: what there is no room
+    /// for on disk is dropped, and counted.
+    pub(crate) async fn give_rest_back(&self) {
+        self.ending.cancel();
+        self.give_all_back().await;
+    }
+
+    /// Gives back all that there is now, and waits while there is no room on disk.
+    async fn give_all_back(&self) {
         const AT_ONCE: usize = 256;
         const PAUSE: Duration = Duration::from_millis(250);
         loop {
+            let _giving_back = self.giving_back.lock().await;
             let mut homeless = self.shared().returned(AT_ONCE);
             let count = homeless.len();
             if count == 0 {
@@ -269,11 +283,12 @@ impl Fanout {
                 continue;
             }
             while let Err(refused) = self.keeper.take_back(homeless.clone()).await {
-                if refused != Refused::Full || !patient {
+                if refused != Refused::Full || self.ending.is_cancelled() {
                     self.counters.dropped_shared.add(homeless.len());
                     break;
                 }
-                sleep(PAUSE).await;
+                // To be tried once more at the end.
+                self.ending.run_until_cancelled(sleep(PAUSE)).await;
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     fanout::Fanout,
     metrics::{Counters, Metrics},
     registry::Registry,
+    session::wills::Wills,
 };
 
 /// Looks into a broker while it runs. Cheap to clone.
@@ -23,6 +24,7 @@ pub struct Handle {
     pub(crate) budgets: Budgets,
     pub(crate) registry: Arc<Registry>,
     pub(crate) reload: Arc<Notify>,
+    pub(crate) wills: Arc<Wills>,
 }
 
 /// A subscription of a client that is connected.
@@ -129,10 +131,14 @@ impl Handle {
     }
 
     /// Ends the connection of a client and its session, with its queue and its
-    /// subscriptions. Whether there was one; `None` when that could not be written.
+    /// subscriptions; its will is published, if it waits. Whether there was one; `None`
+    /// when that could not be written.
     pub async fn remove_session(&self, client_id: Arc<str>) -> Option<bool> {
         let keeper = self.fanout.keeper();
         let removed = keeper.remove(Arc::clone(&client_id)).await.ok()?;
+        if removed {
+            self.wills.session_is_over(&client_id, &self.counters);
+        }
         Some(removed || self.kick(&client_id))
     }
 

@@ -54,7 +54,7 @@ mod shared;
 mod stage;
 mod subscription;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod will;
 mod writer;
 

@@ -38,7 +38,10 @@ use crate::{
     metrics::Counters,
     quiet::Quiet,
     registry::Registry,
-    session::{Context, wills},
+    session::{
+        Context,
+        wills::{self, Wills},
+    },
     sys,
 };
 use accept::Acceptor;
@@ -64,6 +67,7 @@ pub struct Broker {
     fanout: Arc<Fanout>,
     budgets: Budgets,
     registry: Arc<Registry>,
+    wills: Arc<Wills>,
 }
 
 /// One place where clients connect.
@@ -109,6 +113,7 @@ impl Broker {
         let auth = Arc::new(auth);
         let carrier = Arc::new(Embedded::new(Watch::default(), Arc::clone(&counters)));
         let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&counters), keeper));
+        let wills = Wills::new(fanout.keeper().shared().config.sessions_max);
         let listeners = config.listeners.iter().map(bind);
         let listeners = listeners.collect::<Result<Vec<_>, Error>>()?;
         let certificates = listeners.iter().filter_map(|one| one.certificates.clone());
@@ -125,6 +130,7 @@ impl Broker {
             fanout,
             budgets,
             registry: Arc::default(),
+            wills: Arc::new(wills),
         })
     }
 
@@ -162,6 +168,7 @@ impl Broker {
             budgets: self.budgets.clone(),
             registry: Arc::clone(&self.registry),
             reload: Arc::clone(&self.reload),
+            wills: Arc::clone(&self.wills),
         }
     }
 
@@ -188,7 +195,6 @@ impl Broker {
         let doors = Doors::new(&self.config.limits, self.config.connections_max);
         let seats = Arc::new(Semaphore::new(self.config.connections_max));
         let lobby = Arc::new(Semaphore::new(LOBBY));
-        let sessions_max = self.fanout.keeper().shared().config.sessions_max;
         let context = Arc::new(Context {
             config: self.config,
             counters: self.counters,
@@ -198,7 +204,7 @@ impl Broker {
             registry: self.registry,
             shutdown: shutdown.clone(),
             quiet: Quiet::default(),
-            wills: wills::Wills::new(sessions_max),
+            wills: self.wills,
             auth: self.auth,
             budget: self.budgets.input,
             output_budget: self.budgets.output,
@@ -229,7 +235,7 @@ impl Broker {
             served.await;
         }
         // What sessions that have just ended left behind.
-        fanout.give_all_back(false).await;
+        fanout.give_rest_back().await;
         keeper.close().await;
         live.shutdown().await;
         if failed {

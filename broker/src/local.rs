@@ -102,6 +102,7 @@ impl Local {
         Client {
             local: self.clone(),
             admission,
+            room: Room::Wait,
             publisher: Arc::new(Publisher {
                 identity: None,
                 client_id,
@@ -117,7 +118,8 @@ impl Local {
 }
 
 impl Local {
-    /// A client that publishes as somebody who was connected.
+    /// A client that publishes as somebody who was connected. There is nobody to wait
+    /// with it while the disk is full: those who are connected see it all the same.
     pub(crate) fn client_as(
         &self,
         admission: Arc<dyn Admission>,
@@ -127,6 +129,7 @@ impl Local {
             local: self.clone(),
             admission,
             publisher,
+            room: Room::Now,
         }
     }
 }
@@ -136,6 +139,7 @@ pub struct Client {
     local: Local,
     admission: Arc<dyn Admission>,
     publisher: Arc<Publisher>,
+    room: Room,
 }
 
 impl std::fmt::Debug for Client {
@@ -169,7 +173,7 @@ impl Client {
                 matches!(verdict, Verdict::Accepted | Verdict::Duplicate)
             });
             let kept: Vec<Publish> = kept.map(|(publish, _)| publish.clone()).collect();
-            self.local.show_patiently(&kept).await;
+            self.local.show_with(&kept, self.room).await;
             settled.append(&mut verdicts);
             rest = waiting;
             if done > 0 {
@@ -182,5 +186,51 @@ impl Client {
             }
         }
         settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{Admitted, QoS, Receipt, embedded, keep, metrics::Counters};
+
+    /// Takes everything.
+    struct Taking;
+
+    impl Admission for Taking {
+        fn admit<'a>(&'a self, _: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
+            let receipt: Receipt = Box::pin(async move { vec![Verdict::Accepted; batch.len()] });
+            Box::pin(async move { receipt })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_will_does_not_wait_for_the_disk_of_its_subscribers() {
+        let counters = Arc::<Counters>::default();
+        let keeper = keep::tests::full("will", &counters).await;
+        let watch = embedded::Watch::default();
+        let carrier = Arc::new(embedded::Embedded::new(watch, Arc::clone(&counters)));
+        let fanout = Arc::new(Fanout::new(carrier, Arc::clone(&counters), keeper));
+        let local = Local::new(fanout);
+        let device = local
+            .client(Arc::new(Taking), Arc::from("d"), None)
+            .publisher;
+        let client = local.client_as(Arc::new(Taking), device);
+        let will = Publish {
+            topic: Arc::from("will"),
+            payload: Bytes::from_static(b"gone"),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            dup: false,
+            properties: None,
+            delivery: None,
+        };
+        let published = client.publish(vec![will]);
+        let verdicts = timeout(Duration::from_secs(20), published).await;
+        assert_eq!(verdicts.expect("it does not wait"), [Verdict::Accepted]);
+        assert_eq!(counters.dropped_kept_disk_full.get(), 1);
     }
 }

@@ -27,9 +27,12 @@ mod subscriptions;
 pub(crate) mod wills;
 mod wire;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tokio::time::{Duration, Instant};
@@ -81,7 +84,7 @@ pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) quiet: Quiet,
-    pub(crate) wills: wills::Wills,
+    pub(crate) wills: Arc<wills::Wills>,
     pub(crate) auth: Arc<Auth>,
     /// For what clients send.
     pub(crate) budget: Arc<Budget>,
@@ -129,10 +132,9 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, entry: 
         &context.budget,
         &context.output_budget,
     );
-    let admittee = tokio::select! {
-        admittee = handshake::welcome(&context, &mut wire, &peer, turned) => admittee,
-        () = context.shutdown.cancelled() => None,
-    };
+    let entering = AtomicBool::new(false);
+    let welcome = handshake::welcome(&context, &mut wire, &peer, turned, &entering);
+    let admittee = unless_cancelled(welcome, &context.shutdown, &entering).await;
     let Some(admittee) = admittee else {
         count_bytes(&mut wire, &context.counters);
         return;
@@ -143,6 +145,25 @@ pub(crate) async fn serve(context: Arc<Context>, link: Link, peer: Peer, entry: 
     let open = context.counters.sessions_open.get();
     context.counters.sessions_max.raise(open);
     run(&context, wire, admittee, peer).await;
+}
+
+/// What `welcome` comes to; `None` if it was cancelled before it was `entering` a session,
+/// which somebody has to leave again.
+async fn unless_cancelled<T>(
+    welcome: impl Future<Output = Option<T>>,
+    cancelled: &CancellationToken,
+    entering: &AtomicBool,
+) -> Option<T> {
+    let mut welcome = pin!(welcome);
+    tokio::select! {
+        biased;
+        welcomed = &mut welcome => return welcomed,
+        () = cancelled.cancelled() => {}
+    }
+    match entering.load(Relaxed) {
+        true => welcome.await,
+        false => None,
+    }
 }
 
 async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: Peer) {
@@ -381,6 +402,21 @@ mod tests {
             bytes < 4 * 1024,
             "a session takes {bytes} bytes before its buffers"
         );
+    }
+
+    #[tokio::test]
+    async fn who_is_entering_a_session_at_shutdown_leaves_it_in_order() {
+        let (cancelled, entering) = (CancellationToken::new(), AtomicBool::new(false));
+        cancelled.cancel();
+        let never = std::future::pending::<Option<()>>();
+        assert_eq!(unless_cancelled(never, &cancelled, &entering).await, None);
+        let entered = async {
+            entering.store(true, Relaxed);
+            tokio::task::yield_now().await;
+            Some(1)
+        };
+        let welcomed = unless_cancelled(entered, &cancelled, &entering).await;
+        assert_eq!(welcomed, Some(1));
     }
 
     #[test]

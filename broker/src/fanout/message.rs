@@ -121,6 +121,13 @@ impl Message {
         })
     }
 
+    /// The topic of a message as it is kept; `None` for what is none.
+    pub(crate) fn topic_in(frame: &[u8]) -> Option<&str> {
+        let len = u16::from_be_bytes(frame.get(25..27)?.try_into().ok()?);
+        let topic = frame.get(HEADER..HEADER + usize::from(len))?;
+        std::str::from_utf8(topic).ok()
+    }
+
     /// The message as it is kept, as if it had waited `age_ms` until now; `None`
     /// for what is none.
     pub(crate) fn restore(

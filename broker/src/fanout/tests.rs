@@ -269,6 +269,31 @@ async fn replacing_a_subscription_twice_loses_no_message_that_is_still_on_its_wa
     assert_eq!(live, ["1", "4"]);
 }
 
+/// As it is when the broker ends: somebody has it in hand, and waits for room.
+#[tokio::test]
+async fn what_is_given_back_at_the_end_without_room_is_counted() {
+    let counters = Arc::<Counters>::default();
+    let keeper = keep::tests::full("$share/g/a", &counters).await;
+    let late = Arc::<Late>::default();
+    let fanout = Arc::new(Fanout::new(late, Arc::clone(&counters), keeper));
+    let mut publish = publish("a", "m");
+    publish.qos = QoS::AtLeastOnce;
+    for _ in 0..3 {
+        let message = fanout.message(1, &publish);
+        fanout.shared().offer_to(&Arc::from("$share/g/a"), &message);
+    }
+    let mut running = std::pin::pin!(Arc::clone(&fanout).run());
+    // It takes all three in hand, and hears that there is no room.
+    let wait = timeout(Duration::from_millis(100), &mut running);
+    wait.await.unwrap_err();
+    assert_eq!(counters.dropped_shared.get(), 0);
+    tokio::select! {
+        () = &mut running => unreachable!("it never ends"),
+        () = fanout.give_rest_back() => {}
+    }
+    assert_eq!(counters.dropped_shared.get(), 3);
+}
+
 #[tokio::test]
 async fn a_subscription_beside_another_brings_each_message_once() {
     let one = Replacing::start().await;

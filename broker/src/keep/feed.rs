@@ -38,6 +38,14 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// Lowers the QoS if it is one of these places, which are in order.
+    pub(super) fn lower(&mut self, places: &[(i64, QoS)]) {
+        let known = places.binary_search_by_key(&self.position, |(position, _)| *position);
+        if let Some((_, qos)) = known.ok().and_then(|at| places.get(at)) {
+            self.qos = *qos;
+        }
+    }
+
     fn bytes(&self) -> usize {
         ITEM_BYTES + self.message.as_ref().map_or(0, Message::len)
     }
@@ -146,6 +154,11 @@ impl Feed {
         drop(items);
         self.give_back(&item);
         Some(item)
+    }
+
+    /// Lowers the QoS of places that are here.
+    pub(super) fn lower(&self, places: &[(i64, QoS)]) {
+        self.lock().iter_mut().for_each(|item| item.lower(places));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Item>> {

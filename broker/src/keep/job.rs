@@ -133,6 +133,9 @@ pub(crate) struct Turn {
     pub(crate) released: Vec<(u16, Token)>,
     pub(crate) subscribe: Vec<Add>,
     pub(crate) unsubscribe: Vec<Arc<str>>,
+    /// Subscriptions whose QoS the client has no right to any more: with them what is
+    /// queued for them, but for what may have been sent.
+    pub(crate) lower: Vec<Arc<str>>,
     /// The feed is empty and the queue may have more.
     pub(crate) page: bool,
     /// So many of [`Entered::dropped`] the client has heard of.
@@ -146,6 +149,7 @@ impl Turn {
             && self.released.is_empty()
             && self.subscribe.is_empty()
             && self.unsubscribe.is_empty()
+            && self.lower.is_empty()
             && !self.page
             && self.heard == 0
     }

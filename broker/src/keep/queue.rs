@@ -10,7 +10,11 @@ use super::{
     stage::PLACE_BYTES,
     writer::Writer,
 };
-use crate::{QoS, fanout::Message};
+use crate::{
+    QoS,
+    fanout::Message,
+    topic::{matches, shared_filter},
+};
 
 /// A queue that gets a message, and how.
 #[derive(Debug)]
@@ -234,6 +238,58 @@ impl Writer {
                 identifiers,
                 target.share
             ])?;
+        }
+        Ok(())
+    }
+
+    /// Gives what is queued for some filters of a session the QoS that its subscriptions
+    /// have by now, where that is lower; not what may have been sent, which is ended as
+    /// it was begun.
+    pub(super) fn lower_places(
+        &mut self,
+        id: SessionId,
+        filters: &[Arc<str>],
+    ) -> rusqlite::Result<()> {
+        let Some(session) = self.state.sessions.get(&id).filter(|_| !filters.is_empty()) else {
+            return Ok(());
+        };
+        let (sent, feed) = (session.sent_before, session.feed.clone());
+        let subscriptions = self.subscriptions_of(id)?;
+        let mut lowered = Vec::new();
+        let mut statement = self.sql(
+            "SELECT q.position, q.options, q.share, m.frame
+             FROM queue q JOIN messages m ON m.id = q.message
+             WHERE q.session = ?1 AND q.position > ?2 ORDER BY q.position",
+        )?;
+        let mut rows = statement.query([id.0, sent])?;
+        while let Some(row) = rows.next()? {
+            let (position, qos) = (row.get(0)?, read_qos(row.get(1)?));
+            let share: Option<Arc<str>> = row.get(2)?;
+            let frame = row.get_ref(3)?.as_blob()?;
+            let topic = Message::topic_in(frame).unwrap_or_default();
+            let is_for = |filter: &str| match &share {
+                Some(name) => **name == *filter,
+                None => shared_filter(filter).is_none() && matches(topic, filter),
+            };
+            if !filters.iter().any(|filter| is_for(filter)) {
+                continue;
+            }
+            let by_now = subscriptions.iter().filter(|add| is_for(&add.filter));
+            let by_now = by_now.map(|add| add.subscription.qos).max();
+            if let Some(by_now) = by_now.filter(|by_now| *by_now < qos) {
+                lowered.push((position, by_now));
+            }
+        }
+        drop(rows);
+        drop(statement);
+        for (position, qos) in &lowered {
+            self.sql(
+                "UPDATE queue SET options = options & ~3 | ?3 WHERE session = ?1 AND position = ?2",
+            )?
+            .execute(params![id.0, position, *qos as u8])?;
+        }
+        if let Some(feed) = feed {
+            self.state.lower(&feed, &lowered);
         }
         Ok(())
     }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{Feed, Item, SessionId, Shared, account::Survey, job::Sub, share::Offer};
-use crate::fanout::{Message, Planned};
+use crate::{
+    QoS,
+    fanout::{Message, Planned},
+};
 
 /// What a place in a queue takes beside its message, for the bounds.
 pub(super) const PLACE_BYTES: u64 = 64;
@@ -199,6 +202,15 @@ impl State {
     /// An item that has room in its feed.
     pub(super) fn deliver(&mut self, feed: &Arc<Feed>, item: Item) {
         self.deliveries.push((Arc::clone(feed), item));
+    }
+
+    /// Lowers the QoS of places that are in a feed, or will be.
+    pub(super) fn lower(&mut self, feed: &Arc<Feed>, places: &[(i64, QoS)]) {
+        feed.lower(places);
+        let coming = self.deliveries.iter_mut();
+        for (_, item) in coming.filter(|(to, _)| Arc::ptr_eq(to, feed)) {
+            item.lower(places);
+        }
     }
 
     /// A message for live members of shared subscriptions.

@@ -137,6 +137,43 @@ impl Running {
     }
 }
 
+/// A keeper whose file has no room for anything more. A session that is away has the
+/// subscription `filter`.
+pub(crate) async fn full(filter: &str, counters: &Arc<Counters>) -> Keeper {
+    let budget = Arc::new(Budget::of(1 << 30));
+    let config = Config {
+        queue_total_bytes_max: 1 << 20,
+        retained_bytes_max: 1 << 20,
+        ..Config::default()
+    };
+    let running = Running {
+        keeper: Keeper::open(config, Arc::clone(counters), Arc::clone(&budget)).unwrap(),
+        counters: Arc::clone(counters),
+        budget,
+    };
+    let away = running.enter("away", false).await.session;
+    running.subscribe(away, filter, QoS::ExactlyOnce).await;
+    running.leave(away, 0).await;
+    let session = running.enter("large", false).await.session;
+    let mut number = 0;
+    for (count, len) in [(100, 60_000), (1, 60_000), (1, 3_000), (1, 10)] {
+        // What a full disk refused is believed for a moment.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        loop {
+            number += 1;
+            let filters = (0..count).map(|n| format!("{number}/{n}/{}", "x".repeat(len)));
+            let turn = Turn {
+                subscribe: filters.map(|one| add(&one, QoS::AtMostOnce)).collect(),
+                ..Turn::default()
+            };
+            if running.keeper.turn(session, turn).await.is_err() {
+                break;
+            }
+        }
+    }
+    running.keeper
+}
+
 fn add(filter: &str, qos: QoS) -> Add {
     Add {
         filter: Arc::from(filter),

@@ -447,6 +447,7 @@ impl Writer {
             let is_new = self.subscribe(id, add)?;
             bringing.add(add, is_new);
         }
+        self.lower_places(id, &turn.lower)?;
         if turn.heard > 0
             && let Some(session) = self.state.change(id)
         {

@@ -4,7 +4,13 @@
 //! takes anybody's place. Its persistent session is
 //! entered after that (`resume`).
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use tokio::time::{Duration, timeout_at};
 use uuid::Uuid;
@@ -55,12 +61,14 @@ pub(super) struct Admittee {
     pub(super) entered: Option<Box<Entered>>,
 }
 
-/// Reads CONNECT, decides, answers. `None` when the connection is over.
+/// Reads CONNECT, decides, answers. `None` when the connection is over. Not to be dropped
+/// once it is `entering` a session.
 pub(super) async fn welcome(
     context: &Context,
     wire: &mut Wire,
     peer: &Peer,
     turned: Option<Turned>,
+    entering: &AtomicBool,
 ) -> Option<Box<Admittee>> {
     let counters = &context.counters;
     let deadline = peer.connect_by;
@@ -146,8 +154,8 @@ pub(super) async fn welcome(
     drop(password);
     kept.set(connect.bytes);
     let owner = rights.owner();
-    let entering = context.registry.enter(&client_id, owner.as_ref());
-    let Ok(seat) = timeout_at(deadline, entering).await else {
+    let seated = context.registry.enter(&client_id, owner.as_ref());
+    let Ok(seat) = timeout_at(deadline, seated).await else {
         let error = packet::Error {
             reason: reason::SERVER_UNAVAILABLE,
             what: "the session before under this client identifier has not ended",
@@ -185,6 +193,7 @@ pub(super) async fn welcome(
         &context.output_budget,
     ));
     let asked = connect.session_expiry_secs;
+    entering.store(true, Relaxed);
     // Boxed: every session would hold the room for it otherwise.
     let entered = match Box::pin(resume::enter(
         context,

@@ -98,7 +98,6 @@ impl Outbound {
                 }
                 break;
             };
-            delivery.qos = delivery.qos.min(self.qos_max());
             let under_way = durable.as_ref().map_or(0, |durable| durable.in_flight());
             let all = self.in_flight.len() + under_way;
             if delivery.qos != QoS::AtMostOnce && all >= self.window {
@@ -244,30 +243,25 @@ impl Outbound {
             subscription_ids: item.subscription_ids,
             claim: None,
         };
-        if !self.write(wire, &delivery, id, expiry_secs, item.dup) {
+        // [MQTT-3.3.1-2], [MQTT-2.2.1-2].
+        let (id, dup) = match item.qos {
+            QoS::AtMostOnce => (0, false),
+            _ => (id, item.dup),
+        };
+        if !self.write(wire, &delivery, id, expiry_secs, dup) {
             durable.over(item.position);
             counters.dropped_too_large.add(1);
             return true;
         }
         counters.delivered.add(1);
         self.delivered += 1;
-        let owed = match item.qos {
-            QoS::ExactlyOnce => durable::Owed::Received,
-            _ => durable::Owed::Acknowledged,
-        };
-        durable.sent(item.position, owed);
-        true
-    }
-
-    /// The highest QoS of what does not come from the queue of a persistent session. An
-    /// exchange of QoS 2 would end with the connection, and the client's half of it not; at
-    /// QoS 1 a message is sent again, to whoever can take it.
-    fn qos_max(&self) -> QoS {
-        if self.first_id > PLACE_IDS {
-            QoS::AtLeastOnce
-        } else {
-            QoS::ExactlyOnce
+        match item.qos {
+            // The right to more was taken away since it was queued.
+            QoS::AtMostOnce => durable.over(item.position),
+            QoS::AtLeastOnce => durable.sent(item.position, durable::Owed::Acknowledged),
+            QoS::ExactlyOnce => durable.sent(item.position, durable::Owed::Received),
         }
+        true
     }
 
     /// The next identifier that is not in flight; the window is smaller than
@@ -383,9 +377,5 @@ mod tests {
         let mut alone = outbound(false);
         let ids: Vec<u16> = (0..70_000).map(|_| alone.next_id()).collect();
         assert_eq!((ids[0], ids[65_534], ids[65_535]), (1, 65_535, 1));
-        assert_eq!(
-            (beside.qos_max(), alone.qos_max()),
-            (QoS::AtLeastOnce, QoS::ExactlyOnce)
-        );
     }
 }

@@ -95,7 +95,7 @@ pub(super) async fn undo(keeper: &Keeper, entered: &Entered) {
 
 /// Takes out or lowers the subscriptions that the client had before and has not the right
 /// to any more, or that are beyond what a client may have by now; what is to be done.
-/// What is queued already is looked at when it is sent (`durable`).
+/// What is queued already is lowered with them, and looked at when it is sent (`durable`).
 fn revise(context: &Context, rights: &Rights, subscriptions: &mut Vec<Add>) -> Turn {
     let bounds = context.config.limits.topics();
     let count_max = context.config.subscriptions_per_client_max;
@@ -120,6 +120,7 @@ fn revise(context: &Context, rights: &Rights, subscriptions: &mut Vec<Add>) -> T
         if add.subscription.qos > permit.qos_max {
             add.subscription.qos = permit.qos_max;
             turn.subscribe.push(add.clone());
+            turn.lower.push(Arc::clone(&add.filter));
         }
         count += 1;
         true

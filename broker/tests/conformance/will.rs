@@ -186,6 +186,39 @@ async fn a_client_that_comes_back_in_time_calls_its_will_off() {
     broker.stop().await;
 }
 
+/// 3.1.3.2.2: the end of its session, by an operator too, is the end of its delay.
+#[tokio::test]
+async fn a_will_waits_no_longer_than_a_session_that_an_operator_removes() {
+    let broker = start(config()).await;
+    let mut watcher = watcher(&broker).await;
+    for id in ["removed", "not removed"] {
+        dying(&broker, id, 200, 200).await.abort();
+    }
+    broker.until("gone", |now| now.sessions_open == 1).await;
+    let removed = broker.handle.remove_session(Arc::from("removed")).await;
+    assert_eq!(removed, Some(true));
+    assert_eq!(watcher.receive().await.payload, "removed");
+    watcher.nothing().await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_will_that_the_gateway_has_no_room_for_holds_up_no_other() {
+    let broker = start(config()).await;
+    let mut watcher = watcher(&broker).await;
+    broker.gateway.judge(|will| match &will.payload[..] {
+        b"stuck" => Verdict::Busy,
+        _ => Verdict::Accepted,
+    });
+    dying(&broker, "stuck", 60, 1).await.abort();
+    broker.gateway.took(1).await;
+    dying(&broker, "other", 60, 1).await.abort();
+    assert_eq!(watcher.receive().await.payload, "other");
+    broker.gateway.judge(|_| Verdict::Accepted);
+    assert_eq!(watcher.receive().await.payload, "stuck");
+    broker.stop().await;
+}
+
 /// A delay outlasts the process, and so does what calls a will off.
 #[tokio::test]
 async fn a_will_that_waits_survives_a_restart() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use penstock_broker::{
-    QueueFull, Verdict,
+    QoS, QueueFull, Verdict,
     acl::{Filter, Rule, Rules},
 };
 
@@ -15,6 +15,10 @@ use crate::{
 };
 
 fn may_read(filters: &[&str]) -> Arc<Rules> {
+    may_read_up_to(filters, QoS::ExactlyOnce)
+}
+
+fn may_read_up_to(filters: &[&str], qos_max: QoS) -> Arc<Rules> {
     let parse = |texts: &[&str]| {
         let parsed = texts.iter().map(|text| Filter::parse(text).unwrap());
         parsed.collect::<Vec<_>>()
@@ -23,6 +27,7 @@ fn may_read(filters: &[&str]) -> Arc<Rules> {
         anonymous: true,
         publish: parse(&["#"]),
         subscribe: parse(filters),
+        qos_max,
         ..Rule::default()
     }]))
 }
@@ -61,6 +66,71 @@ async fn what_was_queued_before_a_right_was_taken_away_is_not_delivered() {
         .until("nothing is left", |now| now.queued_messages == 0)
         .await;
     assert_eq!(broker.handle.metrics().dropped_revoked, u64::from(SECRETS));
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_queued_before_a_right_was_narrowed_is_delivered_at_the_qos_that_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |qos_max| {
+        let mut config = kept(dir.path());
+        config.auth.rules = may_read_up_to(&["t/#"], qos_max);
+        // Publishers have no rules of their own here.
+        Arc::make_mut(&mut config.auth.rules).0.insert(
+            0,
+            Rule {
+                anonymous: true,
+                publish: vec![Filter::parse("#").unwrap()],
+                ..Rule::default()
+            },
+        );
+        config
+    };
+    let broker = start(with(QoS::ExactlyOnce)).await;
+    let (mut client, _) = resume(&broker, "away").await;
+    client.subscribe_v4("t/#", 2).await;
+    let mut publisher = broker.v4("at 2").await;
+    for (id, topic) in [(1, "t/begun"), (2, "t/1"), (3, "t/2")] {
+        publisher.send(&publish_v4(topic, 2, id, "m")).await;
+        publisher.expect(&[0x50, 2, 0, id]).await;
+        publisher.send(&[0x62, 2, 0, id]).await;
+        publisher.expect(&[0x70, 2, 0, id]).await;
+        if id == 1 {
+            let begun = publish_v4("t/begun", 2, 2, "m");
+            client.expect(&begun).await;
+            client.send(&[0xE0, 0]).await;
+            client.expect_end().await;
+            broker
+                .until("it is away", |now| now.sessions_open == 1)
+                .await;
+        }
+    }
+    broker.stop().await;
+    let broker = start(with(QoS::AtLeastOnce)).await;
+    let (mut client, present) = resume(&broker, "away").await;
+    assert!(present);
+    client
+        .expect(&again(publish_v4("t/begun", 2, 2, "m")))
+        .await;
+    client.expect(&publish_v4("t/1", 1, 3, "m")).await;
+    client.expect(&publish_v4("t/2", 1, 4, "m")).await;
+    client.send(&[0x50, 2, 0, 2]).await;
+    client.expect(&[0x62, 2, 0, 2]).await;
+    client.send(&[0x70, 2, 0, 2]).await;
+    client.send(&[0x40, 2, 0, 3]).await;
+    client.send(&[0xE0, 0]).await;
+    client.expect_end().await;
+    publish(&broker, "t/3", &["m"]).await;
+    broker.stop().await;
+    let broker = start(with(QoS::AtMostOnce)).await;
+    let (mut client, _) = resume(&broker, "away").await;
+    // What may have been sent is sent again as it was.
+    client.expect(&again(publish_v4("t/2", 1, 4, "m"))).await;
+    client.expect(&publish_v4("t/3", 0, 0, "m")).await;
+    client.send(&[0x40, 2, 0, 4]).await;
+    broker
+        .until("nothing is left", |now| now.queued_messages == 0)
+        .await;
     broker.stop().await;
 }
 
