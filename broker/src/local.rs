@@ -201,6 +201,10 @@ mod tests {
     struct Taking;
 
     impl Admission for Taking {
+        #[expect(
+            clippy::async_yields_async,
+            reason = "an admission resolves to a receipt"
+        )]
         fn admit<'a>(&'a self, _: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
             let receipt: Receipt = Box::pin(async move { vec![Verdict::Accepted; batch.len()] });
             Box::pin(async move { receipt })

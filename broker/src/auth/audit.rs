@@ -177,7 +177,100 @@ fn shown(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io,
+        sync::{Mutex, PoisonError},
+    };
+
     use super::*;
+    use crate::{auth::Method, packet::reason};
+
+    /// What was written.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[test]
+    fn every_decision_is_one_line_that_says_who_what_and_whether() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .finish();
+        let audit = Audit::new(Arc::default());
+        let identity = Identity {
+            user: Some(Arc::from("line-3")),
+            ..Identity::new(Method::Password)
+        };
+        let address = Some("192.0.2.7:1883".parse().unwrap());
+        let refusal = Refusal {
+            reason: reason::NOT_AUTHORIZED,
+            what: "a wrong password",
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            audit.connected("d", address, &identity);
+            audit.refused("d", Some("line-3"), address, &refusal);
+            for action in [Action::Publish, Action::Subscribe, Action::Will] {
+                for allowed in [true, false] {
+                    audit.decided(action, allowed, "d", &identity, "a/b");
+                }
+            }
+            audit.ended("d", &identity, "the token has expired");
+        });
+        let log = String::from_utf8(log.lock().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let said = lines.iter().map(|line| {
+            assert_eq!(line["target"], "penstock::audit");
+            let fields = &line["fields"];
+            assert_eq!(
+                (&fields["client.id"], &fields["user"]),
+                (&"d".into(), &"line-3".into())
+            );
+            let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
+            let why = [text("topic"), text("reason"), text("address")].concat();
+            (text("action"), fields["allowed"].as_bool().unwrap(), why)
+        });
+        let said: Vec<_> = said.collect();
+        let said: Vec<_> = said
+            .iter()
+            .map(|(action, allowed, why)| (&**action, *allowed, &**why))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("connect", true, "192.0.2.7:1883"),
+                ("connect", false, "a wrong password192.0.2.7:1883"),
+                ("publish", true, "a/b"),
+                ("publish", false, "a/b"),
+                ("subscribe", true, "a/b"),
+                ("subscribe", false, "a/b"),
+                ("will", true, "a/b"),
+                ("will", false, "a/b"),
+                ("stay", false, "the token has expired"),
+            ]
+        );
+    }
 
     #[test]
     fn a_flood_of_one_kind_of_line_hides_nothing_of_the_other() {
