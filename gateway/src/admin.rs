@@ -1,6 +1,8 @@
 //! What an operator does with what was kept but not delivered. Shared by the
 //! API and by commands that find no running gateway.
 
+pub mod replay;
+
 use std::path::Path;
 
 use base64::Engine as _;
@@ -8,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    event::{Timestamp, json as event_json},
+    event::{Timestamp, View, json as event_json},
     ingest::{Ingest, Raw},
     record::DestinationId,
     store::{Appended, DeadLetter, Devices, Error, Handle, Listing, Quarantined, Stopped},
@@ -190,6 +192,23 @@ pub fn all_quarantined(listing: &Listing) -> Result<Vec<u64>, Error> {
 pub fn listing(data_dir: &Path) -> anyhow::Result<Listing> {
     Listing::open(data_dir)
         .map_err(|error| anyhow::anyhow!("no journal to read in {}: {error}", data_dir.display()))
+}
+
+/// The event in a stored body, as destinations receive it.
+fn listing_event(body: &[u8]) -> Value {
+    let mut text = Vec::new();
+    if let Ok(view) = View::parse(body) {
+        view.to_json(None, &mut text);
+    }
+    serde_json::from_slice(&text).unwrap_or(Value::Null)
+}
+
+/// The instant that an RFC 3339 text names.
+pub fn parse_instant(text: &str) -> Option<Timestamp> {
+    let at: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(at.as_nanosecond())
+        .ok()
+        .map(Timestamp::from_nanos)
 }
 
 /// An instant as JSON text.

@@ -8,6 +8,7 @@ mod map;
 mod offline;
 pub(crate) mod output;
 mod quarantine;
+mod replay;
 mod rules;
 pub(crate) mod run;
 pub(crate) mod status;
@@ -41,6 +42,8 @@ enum Command {
     /// Messages that could not be decoded
     #[command(subcommand)]
     Quarantine(quarantine::Command),
+    /// Make events again, from the messages as they came, with the present configuration
+    Replay(replay::Args),
     /// Events that a destination will not take
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
@@ -80,6 +83,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args),
         Command::User(command) => user::run(command),
         Command::Quarantine(command) => quarantine::run(command),
+        Command::Replay(args) => replay::run(&args),
         Command::DeadLetter(command) => dead_letter::run(command),
         Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),

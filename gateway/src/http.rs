@@ -14,6 +14,7 @@ mod health;
 mod instance;
 mod page;
 mod quarantine;
+mod replay;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -211,6 +212,7 @@ fn router(context: Context, guard: guard::Guard) -> Router {
             get(quarantine::show).delete(quarantine::discard),
         )
         .route("/api/v1/quarantine/{id}/retry", post(quarantine::retry))
+        .route("/api/v1/replay", post(replay::page))
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route(
             "/api/v1/dead-letters/{id}",

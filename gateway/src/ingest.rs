@@ -47,7 +47,7 @@ use crate::{
     normalise::{
         self, Births, Class, Mapping, Message, Normalised, Reject, Scratch, mapping::Keep,
     },
-    record::Routes,
+    record::{DestinationId, Routes},
     rules::{self, RuleSet},
     store::{self, Appended, Entry, NewEvent, NewOriginal, NewQuarantine},
 };
@@ -155,6 +155,16 @@ impl Ingest {
     pub const fn sending_originals(mut self, destinations: Routes) -> Self {
         self.originals = destinations;
         self
+    }
+
+    /// Whether a destination gets messages as they came.
+    pub const fn sends_original_to(&self, destination: DestinationId) -> bool {
+        self.originals.contains(destination)
+    }
+
+    /// Now, by the clock that messages are stamped with.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Keeps events that come from an origin away from the destinations that are
