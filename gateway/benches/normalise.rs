@@ -10,6 +10,9 @@ use penstock::{
     normalise::{self, Births, Mapping, Message, Resolved, Scratch, decode},
 };
 
+#[path = "normalise/decoders.rs"]
+mod decoders;
+
 fn main() {
     divan::main();
 }
