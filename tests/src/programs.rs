@@ -37,6 +37,13 @@ pub fn paho(version: &str) -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// The directory with the libraries that devices are built with, where it is: a
+/// `PYTHONPATH`, beside that of [`paho`].
+pub fn producers() -> Option<PathBuf> {
+    let dir = repository().join(".tools/producers-1");
+    dir.is_dir().then_some(dir)
+}
+
 /// MQTT.js for browsers, where it is.
 pub fn mqtt_js() -> Option<PathBuf> {
     let file = repository().join(".tools/mqtt.js-5.14.1/mqtt.min.js");

@@ -1,5 +1,6 @@
 //! Gets the programs that tests run against: a NATS server, Mosquitto's clients, and
-//! Eclipse Paho's Python client in two versions, a browser, and MQTT.js.
+//! Eclipse Paho's Python client in two versions, a browser, MQTT.js, and libraries that
+//! devices are built with.
 //!
 //! What comes from PyPI and npm is pinned, checked against its hash and unpacked into `.tools/`,
 //! which git ignores. Nothing is installed into the system unless
@@ -45,6 +46,56 @@ const MQTT_JS: (&str, &str) = (
     "37190fc44ef452adcf87b82879f41aee0812b15cc7adac820f43b2c6526021337f11bce564df8910f99a0197713f52ec213e456a60f220ba104c5ef65bb3676f",
 );
 
+/// Libraries that devices are built with, and what they need besides Paho's client, all
+/// in Python without anything compiled: the pin, and what is in its archive for us.
+const PRODUCERS: [(&str, &[&str]); 9] = [
+    (
+        "pysparkplug==0.6.1 \
+         --hash=sha256:30ec197f3b091832fcec4b16330032c9c72af82f677b4e22483e988c4b39024a",
+        &["pysparkplug"],
+    ),
+    (
+        "protobuf==6.33.6 \
+         --hash=sha256:77179e006c476e69bf8e8ce866640091ec42e1beb80b213c3900006ecfba6901",
+        &["google"],
+    ),
+    (
+        "cloudevents==2.2.0 \
+         --hash=sha256:9ff8adff01b997d251d0fb54076557daa9906330e16afc1712a6447122f8f7a4",
+        &["cloudevents"],
+    ),
+    (
+        "deprecation==2.1.0 \
+         --hash=sha256:a10811591210e1fb0e768a8c25517cabeabcba6f0bf96564f8ff45189f90b14a",
+        &["deprecation.py"],
+    ),
+    (
+        "packaging==26.4 \
+         --hash=sha256:81383611a09c1bc0b08b76e0fd5829d7c6824c65b27a6aee339da133f4233ea2",
+        &["packaging"],
+    ),
+    (
+        "python-dateutil==4.0.0 \
+         --hash=sha256:a5e246f79eb80475e691bf93862cead98decd8a498cf53ba0516fcdc0f50dc1c",
+        &["dateutil"],
+    ),
+    (
+        "Homie4==0.4.0 \
+         --hash=sha256:a754f9a8fa1c61ce2ac10985d071e3e8af9bebee92039424b1dcfbf139d75a94",
+        &["homie"],
+    ),
+    (
+        "cbor2==5.9.0 \
+         --hash=sha256:27695cbd70c90b8de5c4a284642c2836449b14e2c2e07e3ffe0744cb7669a01b",
+        &["cbor2"],
+    ),
+    (
+        "kpn-senml==1.0.1 \
+         --hash=sha256:0f8dd4a608ec2e6935553bea8a39dde968707a10a986e75c970468a9605ca011",
+        &["kpn_senml-1.0.1/kpn_senml"],
+    ),
+];
+
 /// What was found; `None` where every way failed.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -56,6 +107,8 @@ pub(crate) struct Tools {
     pub(crate) browser: bool,
     /// Whether both versions of Paho's Python client are in `.tools/`.
     pub(crate) paho_clients: bool,
+    /// Whether the libraries that devices are built with are in `.tools/`.
+    pub(crate) producers: bool,
 }
 
 impl Tools {
@@ -74,6 +127,10 @@ impl Tools {
             .inspect(|()| println!("paho clients: unpacked"))
             .inspect_err(|error| eprintln!("paho clients: not available: {error:#}"))
             .is_ok();
+        let producers = producers(&repository.join(".tools"))
+            .inspect(|()| println!("producers' libraries: unpacked"))
+            .inspect_err(|error| eprintln!("producers' libraries: not available: {error:#}"))
+            .is_ok();
         let browser = browser(&repository.join(".tools"))
             .inspect(|()| println!("chromium and MQTT.js: there"))
             .inspect_err(|error| eprintln!("chromium and MQTT.js: not available: {error:#}"))
@@ -83,6 +140,7 @@ impl Tools {
             mosquitto,
             browser,
             paho_clients,
+            producers,
         }
     }
 
@@ -100,6 +158,9 @@ impl Tools {
         }
         if !self.paho_clients {
             missing.push("paho clients");
+        }
+        if !self.producers {
+            missing.push("producers' libraries");
         }
         missing
     }
@@ -196,6 +257,40 @@ fn paho_clients(tools: &Path) -> anyhow::Result<()> {
         fs::rename(&whole, &target)?;
         fs::remove_dir_all(tools.join(SCRATCH))?;
     }
+    Ok(())
+}
+
+/// Puts the libraries that devices are built with into one directory, which is a
+/// `PYTHONPATH`.
+fn producers(tools: &Path) -> anyhow::Result<()> {
+    let target = tools.join("producers-1");
+    if target.is_dir() {
+        return Ok(());
+    }
+    // Whole or not at all.
+    let whole = tools.join("producers-1.part");
+    if whole.is_dir() {
+        fs::remove_dir_all(&whole)?;
+    }
+    fs::create_dir_all(&whole)?;
+    for (pin, inside) in PRODUCERS {
+        // The same file on every machine; archives of sources have no platform.
+        let any = ["--only-binary=:all:", "--platform", "any"];
+        let arguments: &[&str] = if pin.starts_with("kpn-senml") {
+            &[]
+        } else {
+            &any
+        };
+        let unpacked = download(tools, pin, arguments)?;
+        for part in inside {
+            let from = unpacked.join(part);
+            let name = from.file_name().context("a part has a name")?;
+            fs::rename(&from, whole.join(name))
+                .with_context(|| format!("{part} is not in the archive of {pin}"))?;
+        }
+    }
+    fs::rename(&whole, &target)?;
+    fs::remove_dir_all(tools.join(SCRATCH))?;
     Ok(())
 }
 
