@@ -19,6 +19,7 @@ use crate::{
     ingest::Ingest,
     instance_key::InstanceKey,
     observer::{Observer, Parts},
+    rebirth::Rebirth,
     record::Routes,
     reload::{self, Reload},
     rules::{Rule, RuleSet},
@@ -40,6 +41,7 @@ pub struct App {
     ingest: Arc<Ingest>,
     forwarders: Vec<(Arc<str>, Forwarder)>,
     events: Events,
+    rebirth: Rebirth,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
     observer: Arc<Observer>,
@@ -109,6 +111,7 @@ impl App {
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
         let remotes = bridged::remotes(config.remotes, &gateway, &local, &ingest);
+        let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
@@ -134,6 +137,7 @@ impl App {
             ingest,
             forwarders,
             events,
+            rebirth,
             #[cfg(feature = "mqtt")]
             remotes,
             observer,
@@ -219,6 +223,11 @@ impl App {
         let stop = shutdown.clone();
         looking_in.spawn("events", OnEnd::Log, async move {
             self.events.run(stop).await;
+            Ok(())
+        });
+        let stop = shutdown.clone();
+        looking_in.spawn("rebirth", OnEnd::Log, async move {
+            self.rebirth.run(stop).await;
             Ok(())
         });
         #[cfg(feature = "mqtt")]

@@ -288,17 +288,22 @@ impl<'a> Attributes<'a> {
     /// or, of a correction, one of its own that is the same each time it is made in one
     /// replay. With the event's key it would be taken for a copy of what it corrects.
     pub fn delivery_key(&self) -> Key {
-        let Some(at) = self.corrected else {
-            return self.key;
-        };
-        let mut input = [b'r'; 25];
-        input[1..17].copy_from_slice(&self.key.0);
-        input[17..].copy_from_slice(&at.as_nanos().to_be_bytes());
-        let mut key = Key([0; 16]);
-        key.0
-            .copy_from_slice(&blake3::hash(&input).as_bytes()[..16]);
-        key
+        delivery_key(self.key, self.corrected)
     }
+}
+
+/// See [`Attributes::delivery_key`]: that of an event with this key, corrected then.
+pub(crate) fn delivery_key(key: Key, corrected: Option<Timestamp>) -> Key {
+    let Some(at) = corrected else {
+        return key;
+    };
+    let mut input = [b'r'; 25];
+    input[1..17].copy_from_slice(&key.0);
+    input[17..].copy_from_slice(&at.as_nanos().to_be_bytes());
+    let mut key = Key([0; 16]);
+    key.0
+        .copy_from_slice(&blake3::hash(&input).as_bytes()[..16]);
+    key
 }
 
 /// The `CloudEvents` `source` of a device: a path of one or two segments, in which

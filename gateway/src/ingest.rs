@@ -29,7 +29,7 @@ use std::{
 use bytes::Bytes;
 use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Receipt, Verdict};
 use rand::RngExt as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub use metrics::Metrics;
 use metrics::Taken;
@@ -113,6 +113,8 @@ pub struct Ingest {
     metrics: Arc<Metrics>,
     /// What Sparkplug nodes said at their birth.
     births: Births,
+    /// Somebody of those should be asked to be born again.
+    rebirths: Notify,
     /// A permit for each of [`PREPARING_MAX`].
     preparing: Semaphore,
 }
@@ -137,6 +139,7 @@ impl Ingest {
             clock,
             metrics: Arc::default(),
             births: Births::default(),
+            rebirths: Notify::new(),
             preparing: Semaphore::new(PREPARING_MAX),
         }
     }
@@ -199,6 +202,19 @@ impl Ingest {
         self.metrics.clone()
     }
 
+    /// Waits until Sparkplug nodes should be asked to be born again: the topics of their
+    /// commands. One caller at a time.
+    pub async fn rebirths(&self) -> Vec<Arc<str>> {
+        loop {
+            let topics = self.births.rebirths().take();
+            if !topics.is_empty() {
+                self.metrics.rebirths_asked(topics.len());
+                return topics;
+            }
+            self.rebirths.notified().await;
+        }
+    }
+
     /// Tries a quarantined message again with the mappings of today. The entries
     /// are to be appended, and the message to be taken out of quarantine, together.
     ///
@@ -248,6 +264,11 @@ impl Admission for Ingest {
             let turn = store::Turn::of(publisher);
             let routes = self.routes_of(publisher.origin.as_ref());
             let rules = self.rules();
+            let births = match publisher.origin {
+                None => self.births.clone(),
+                // Nodes at another broker do not hear what is said here.
+                Some(_) => self.births.silent(),
+            };
             let received = self.clock.now();
             let mut settled = Vec::new();
             let mut batch = batch.into_iter();
@@ -258,10 +279,14 @@ impl Admission for Ingest {
                     entries,
                     counts,
                     returned,
-                } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &self.births)
+                } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .sending_originals(self.originals)
                     .group(&publisher.client_id, &mut batch, received);
+                self.metrics.gaps_seen(births.rebirths().take_gaps());
+                if births.rebirths().is_wanted() {
+                    self.rebirths.notify_one();
+                }
                 let appended = if entries.is_empty() {
                     None
                 } else {

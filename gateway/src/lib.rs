@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod normalise;
 pub mod observer;
+mod rebirth;
 pub mod record;
 mod reload;
 #[cfg(feature = "mqtt")]

@@ -75,6 +75,16 @@ const GENERAL: &[Plain] = &[
         |a| a.ingest.not_data(),
     ),
     counter(
+        "gateway_ingest_sparkplug_gaps",
+        "Messages of Sparkplug nodes before which one is missing, by their sequence numbers",
+        |a| a.ingest.sparkplug_gaps(),
+    ),
+    counter(
+        "gateway_ingest_sparkplug_rebirths",
+        "Commands to Sparkplug nodes to be born again, because something of what they said was missed",
+        |a| a.ingest.sparkplug_rebirths(),
+    ),
+    counter(
         "gateway_rules_matched",
         "Events prepared that at least one rule takes; second copies count again",
         |a| a.ingest.matched(),

@@ -1,9 +1,10 @@
 //! Device messages to canonical events.
 //!
-//! Promises: pure functions. Nothing under here reads the clock, draws random
-//! numbers, or touches a socket or a file; time and randomness arrive with the
-//! message, and the same input gives the same output. The one thing kept from message
-//! to message, what Sparkplug nodes said at their birth, arrives with it too.
+//! Promises: nothing under here reads the clock, draws random numbers, or touches a
+//! socket or a file; time and randomness arrive with the message. The same input
+//! gives the same output, with one exception: what Sparkplug nodes said at their
+//! birth is kept from message to message, in [`Births`], which arrives with the
+//! message too.
 //! Nothing is dropped without a word: what does not become a measurement, an
 //! attribute or a tag of an event is either something that the mapping excludes, a
 //! null, or it is rejected with a reason.
@@ -46,7 +47,7 @@ use crate::{
 };
 use element::{Header, Named, Normaliser, Place};
 use mapping::BadElement;
-use protocol::Protocol;
+use protocol::{Protocol, cloudevents};
 
 /// A device's name has at most so many bytes.
 pub const DEVICE_BYTES_MAX: usize = 256;
@@ -142,7 +143,7 @@ pub fn normalise(
     let payload = match mapping.format {
         // Bytes that nobody here understands stay as they are, unless the operator says.
         Format::Raw if mapping.compression == Compression::Auto => Cow::Borrowed(message.payload),
-        _ => decode::inflate(mapping.compression, message.payload)?,
+        _ => decode::inflate(mapping.compression, message.payload, mapping.lenient)?,
     };
     let message = &Message {
         payload: &payload,
@@ -159,14 +160,28 @@ pub fn normalise(
         format => format,
     };
     let protocol = Protocol::of(mapping, format);
-    let Some(root) = protocol::read(protocol, format, mapping, message)? else {
+    let is_text = protocol::is_text(protocol, format, message);
+    let read_from = decode::readable(is_text, message.payload, mapping.lenient);
+    let read = Message {
+        payload: &read_from,
+        ..*message
+    };
+    let Some(root) = protocol::read(protocol, format, mapping, &read)? else {
         return Ok(Normalised {
             nothing: 1,
             ..Normalised::default()
         });
     };
+    let protocol = match cloudevents::is_penstock(&root) && !takes_apart(mapping) {
+        // What another gateway sends is what it was there.
+        true if mapping.format == Format::Auto && protocol == Protocol::None => {
+            Protocol::CloudEvents
+        }
+        _ => protocol,
+    };
     let mut normaliser = Normaliser {
         mapping,
+        format,
         protocol,
         resolved,
         message,
@@ -241,6 +256,7 @@ pub fn normalise(
     };
     if events.is_empty()
         || !can_be_taken_apart(mapping, format)
+        || (format == Format::CloudEvents && cloudevents::is_cbor(message))
         || identity::field_repeats(mapping, elements, keep)
     {
         return Err(reject);
@@ -279,6 +295,8 @@ fn can_be_taken_apart(mapping: &Mapping, format: Format) -> bool {
     mapping.bad_element == BadElement::Skip
         && matches!(format, Format::Json | Format::Cbor | Format::CloudEvents)
         && matches!(mapping.compression, Compression::Auto | Compression::None)
+        // What was taken leniently is not written again as it was.
+        && mapping.lenient.is_strict()
 }
 
 /// The array whose elements are events of their own, where there is one.

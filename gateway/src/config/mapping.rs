@@ -9,7 +9,7 @@ use crate::{
     event::{Quality, Value},
     normalise::{
         Mapping,
-        decode::{Columns, Compression, Format},
+        decode::{Columns, Compression, Fault, Format, Lenient},
         mapping::{
             BadElement, Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Keep, Kind, Measured,
             QualityAt, Sequence, Tag, Time,
@@ -46,6 +46,12 @@ pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
         None => builtin.format,
     };
     let compression = table.word("compression", &Compression::WORDS, Compression::Auto);
+    let lenient = lenient(table);
+    let rebirth = table.boolean("rebirth", true);
+    if format != Format::Sparkplug && table.span("rebirth").is_some() {
+        let what = "is of no use without preset = \"sparkplug\"";
+        table.mistake(table.span("rebirth").as_ref(), "rebirth", what);
+    }
     let columns = columns(table, format);
     let device = device(table, names.as_deref(), has("device"), builtin.device);
     let device_tag = device_tag(table);
@@ -95,6 +101,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
         protocol: builtin.protocol,
         format,
         compression,
+        lenient,
         columns,
         device: device?,
         own_device: table.span("device").is_some(),
@@ -115,7 +122,24 @@ pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
         tags,
         values,
         raw,
+        rebirth,
     })
+}
+
+/// What is taken of payloads although it should not be in them.
+fn lenient(table: &Table<'_, '_, '_>) -> Lenient {
+    let texts = table.texts("lenient").unwrap_or_default();
+    let faults = texts.iter().filter_map(|text| {
+        table.parse("lenient", text, |text| {
+            let mut words = Fault::WORDS.iter();
+            let known = words.find(|(word, _)| *word == text);
+            known.map(|(_, fault)| *fault).ok_or_else(|| {
+                let words = Fault::WORDS.map(|(word, _)| word).join(", ");
+                format!("should be one of {words}")
+            })
+        })
+    });
+    faults.fold(Lenient::STRICT, Lenient::with)
 }
 
 fn device(
@@ -374,6 +398,10 @@ fn values(
             table.mistake(None, "name", "is missing; only a single value needs none");
         }
         values.push(value);
+    }
+    if values.len() > 1 && values[0].name.is_empty() {
+        let what = "the first one has no name; only a single value needs none";
+        mapping.mistake(mapping.span("values").as_ref(), "values", what);
     }
     (values, None)
 }

@@ -292,7 +292,7 @@ tz = "Mars/Olympus"
 bad_element = "ignore"
 require = ["v"]
 csv = { columns = ["a", "a"], separator = ";;" }
-values = [{ map = [1], scale = "x", quality_map = { 1 = "so" } }, { at = "/b" }]
+values = [{ map = [1], scale = "x", quality_map = { 1 = "so" } }, { name = "b" }]
 [[mapping]]
 topic = "b/{device}"
 time = { at = "/ts", unit = "local" }
@@ -311,12 +311,14 @@ device_tag = "host"
 topic = "e/{device}"
 time = "received"
 require_time = true
+lenient = ["nan", "everything"]
+rebirth = false
 "##,
     );
     for expect in [
         "configuration:4: mapping[1].preset: \"zigbe2mqtt\": should be one of zigbee2mqtt, tasmota, ",
         "did you mean \"zigbee2mqtt\"?",
-        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, lz4",
+        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
         "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone that this machine knows; for example \"+01:00\"",
         "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
         "configuration:8: mapping[1].require: \"v\": a pointer begins with \"/\"",
@@ -326,7 +328,7 @@ require_time = true
         "configuration:10: mapping[1].values[1].map: should be a table of what stands for what, such as { ON = true, OFF = false }, not an array",
         "configuration:10: mapping[1].values[1].scale: should be a number, not a string",
         "configuration:10: mapping[1].values[1].quality_map: \"1\" should be one of good, uncertain, bad",
-        "configuration:10: mapping[1].values[2].name: is missing; only a single value needs none",
+        "configuration:10: mapping[1].values: the first one has no name; only a single value needs none",
         "mapping[2].tz: is missing; a local time is nothing without it, for example tz = \"+01:00\"",
         "configuration:14: mapping[2].values.flaten: is not a key; did you mean \"flatten\"?",
         "mapping[3].csv: is missing; for example csv = { columns = [\"ts\", \"temperature\"] }",
@@ -335,6 +337,8 @@ require_time = true
         "configuration:23: mapping[4].time: is of no use here: the format says itself where the time is",
         "configuration:24: mapping[4].device_tag: is of no use without format = \"influx\"",
         "configuration:28: mapping[5].require_time: is of no use with time = \"received\"",
+        "configuration:29: mapping[5].lenient: \"everything\": should be one of duplicate-keys, trailing-bytes, big-integers, nan, invalid-utf8",
+        "configuration:30: mapping[5].rebirth: is of no use without preset = \"sparkplug\"",
     ] {
         assert!(said.contains(expect), "{expect}\n{said}");
     }

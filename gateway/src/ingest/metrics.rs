@@ -13,6 +13,8 @@ pub struct Metrics {
     cleared: AtomicU64,
     circles: AtomicU64,
     not_data: AtomicU64,
+    gaps: AtomicU64,
+    rebirths: AtomicU64,
     matched: AtomicU64,
     unmatched: AtomicU64,
     nowhere: AtomicU64,
@@ -66,6 +68,24 @@ impl Metrics {
     /// as commands.
     pub fn not_data(&self) -> u64 {
         self.not_data.load(Relaxed)
+    }
+
+    /// How often numbers were missing in the messages of a Sparkplug node.
+    pub fn sparkplug_gaps(&self) -> u64 {
+        self.gaps.load(Relaxed)
+    }
+
+    /// How often a Sparkplug node was asked to be born again.
+    pub fn sparkplug_rebirths(&self) -> u64 {
+        self.rebirths.load(Relaxed)
+    }
+
+    pub(super) fn gaps_seen(&self, count: u64) {
+        self.gaps.fetch_add(count, Relaxed);
+    }
+
+    pub(super) fn rebirths_asked(&self, count: usize) {
+        self.rebirths.fetch_add(count as u64, Relaxed);
     }
 
     pub(super) fn not_data_seen(&self, count: usize) {

@@ -2,8 +2,9 @@
 //!
 //! Promises: every decoder here reads the payload once, to its last byte, within
 //! a [`Budget`]; refuses names that repeat in one object, text that is not UTF-8,
-//! and numbers that would have to be rounded to fit; never panics, and never
-//! allocates more than a small multiple of the payload's size.
+//! and numbers that would have to be rounded to fit, unless the mapping is
+//! [`Lenient`]; never panics, and never allocates more than a small multiple of the
+//! payload's size.
 //!
 //! The decoders are our own because stock ones take what must be refused here
 //! ([decision 50](../../../docs/decisions/0050-decoders.md)): `serde_json` keeps the last of two equal names and turns an integer above
@@ -15,6 +16,7 @@ pub(super) mod csv;
 mod inflate;
 mod influx;
 mod json;
+mod lenient;
 mod msgpack;
 mod node;
 mod scalar;
@@ -22,9 +24,12 @@ pub(super) mod sparkplug;
 
 pub use csv::Columns;
 pub use inflate::{Compression, INFLATED_BYTES_MAX, inflate};
+pub use lenient::{Fault, Lenient};
 pub(super) use node::Without;
 pub use node::{Float, Node};
 pub use scalar::number as scalar_number;
+
+use std::borrow::Cow;
 
 use super::reject::{Class, Reject};
 
@@ -84,12 +89,15 @@ impl Format {
 #[derive(Debug)]
 struct Budget {
     elements: usize,
+    /// What is taken all the same.
+    lenient: Lenient,
 }
 
 impl Budget {
-    const fn new() -> Self {
+    const fn new(lenient: Lenient) -> Self {
         Self {
             elements: ELEMENTS_MAX,
+            lenient,
         }
     }
 
@@ -129,24 +137,56 @@ impl Format {
     }
 }
 
+impl Format {
+    /// Whether its payloads are text, all of it.
+    pub(super) const fn is_text(self) -> bool {
+        matches!(
+            self,
+            Self::Json | Self::Scalar | Self::SenmlJson | Self::Influx | Self::Csv
+        )
+    }
+}
+
 /// Decodes a payload. Lines of values, and the binary form of `CloudEvents`, need
 /// more than the payload; here they have no columns and no properties.
 ///
 /// # Errors
 /// When the payload is empty, not of its format, or over a limit.
 pub fn decode(format: Format, payload: &[u8]) -> Result<Node<'_>, Reject> {
+    decode_leniently(format, payload, Lenient::STRICT)
+}
+
+/// The same, with what the mapping takes. Of a format that is text the payload has to
+/// be UTF-8 here; see [`readable`].
+pub fn decode_leniently(
+    format: Format,
+    payload: &[u8],
+    lenient: Lenient,
+) -> Result<Node<'_>, Reject> {
     if payload.is_empty() {
         return Err(Reject::new(Class::Empty, "the payload is empty"));
     }
     match format.resolve(None, payload) {
-        Format::Json | Format::SenmlJson | Format::CloudEvents => json::decode(payload),
-        Format::Cbor | Format::SenmlCbor => cbor::decode(payload),
-        Format::MsgPack => msgpack::decode(payload),
-        Format::Influx => influx::decode(payload),
-        Format::Csv => csv::decode(&Columns::default(), payload),
-        Format::Sparkplug => sparkplug::decode(payload),
+        Format::Json | Format::SenmlJson | Format::CloudEvents => json::decode(payload, lenient),
+        Format::Cbor | Format::SenmlCbor => cbor::decode(payload, lenient),
+        Format::MsgPack => msgpack::decode(payload, lenient),
+        Format::Influx => influx::decode(payload, lenient),
+        Format::Csv => csv::decode(&Columns::default(), payload, lenient),
+        Format::Sparkplug => sparkplug::decode(payload, lenient),
         Format::Raw => Ok(Node::Bytes(payload.into())),
-        Format::Scalar | Format::Auto => scalar::decode(payload),
+        Format::Scalar | Format::Auto => scalar::decode(payload, lenient),
+    }
+}
+
+/// A payload as its decoder takes it: of a format that is text, with U+FFFD for what is
+/// not UTF-8 where the mapping takes that.
+pub(super) fn readable(is_text: bool, payload: &[u8], lenient: Lenient) -> Cow<'_, [u8]> {
+    if !is_text || !lenient.allows(Fault::InvalidUtf8) {
+        return Cow::Borrowed(payload);
+    }
+    match String::from_utf8_lossy(payload) {
+        Cow::Borrowed(_) => Cow::Borrowed(payload),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     }
 }
 
@@ -210,8 +250,38 @@ pub fn sniff(payload: &[u8]) -> Format {
     }
 }
 
-/// Refuses an object in which a name repeats.
-fn distinct(members: &[(std::borrow::Cow<'_, str>, Node<'_>)]) -> Result<(), Reject> {
+/// Members of an object.
+type Members<'a> = Vec<(Cow<'a, str>, Node<'a>)>;
+
+/// Refuses an object in which a name repeats, or keeps the last member of each name.
+fn distinct(members: &mut Members<'_>, lenient: Lenient) -> Result<(), Reject> {
+    let Some(name) = repeated(members) else {
+        return Ok(());
+    };
+    if !lenient.allows(Fault::DuplicateKeys) {
+        return Err(twice(name));
+    }
+    let mut last = std::collections::HashMap::with_capacity(members.len());
+    for (n, (name, _)) in members.iter().enumerate() {
+        last.insert(name.clone(), n);
+    }
+    let mut n = 0;
+    members.retain(|(name, _)| {
+        n += 1;
+        last.get(name) == Some(&(n - 1))
+    });
+    Ok(())
+}
+
+/// A name that is there twice.
+fn twice(name: &str) -> Reject {
+    Reject::new(
+        Class::DuplicateKey,
+        format!("the name {} is there twice in one object", quoted(name)),
+    )
+}
+
+fn repeated<'m>(members: &'m [(Cow<'_, str>, Node<'_>)]) -> Option<&'m str> {
     /// Up to here comparing each with each is quicker than hashing.
     const FEW: usize = 16;
     let repeated = if members.len() <= FEW {
@@ -227,12 +297,7 @@ fn distinct(members: &[(std::borrow::Cow<'_, str>, Node<'_>)]) -> Result<(), Rej
             .find(|(name, _)| !seen.insert(name.as_ref()))
             .map(|(name, _)| name)
     };
-    repeated.map_or(Ok(()), |name| {
-        Err(Reject::new(
-            Class::DuplicateKey,
-            format!("the name {} is there twice in one object", quoted(name)),
-        ))
-    })
+    repeated.map(AsRef::as_ref)
 }
 
 /// A name from a payload, for a message: quoted, escaped, and cut to a sensible length.

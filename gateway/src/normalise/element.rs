@@ -11,7 +11,7 @@ use base64::Engine as _;
 
 use super::{
     Class, DEVICE_BYTES_MAX, Mapping, Message, NAME_BYTES_MAX, Node, Reject, Resolved, Scratch,
-    decode::Without,
+    decode::{Format, Without},
     identity,
     mapping::{Device, KIND_DEFAULT, Tag},
     measure, pointer,
@@ -35,6 +35,8 @@ pub(super) struct Header<'n, 'a> {
     tags: Vec<(&'n Node<'a>, Tag)>,
     /// Hash of the payload without the array.
     digest: OnceCell<Key>,
+    /// Whether something of the payload may be missing in the elements.
+    lenient: bool,
 }
 
 /// Something around the elements, and what it is as text.
@@ -69,6 +71,7 @@ impl<'n, 'a> Header<'n, 'a> {
             found,
             tags,
             digest: OnceCell::new(),
+            lenient: !mapping.lenient.is_strict(),
         })
     }
 
@@ -80,7 +83,9 @@ impl<'n, 'a> Header<'n, 'a> {
             .map(|around| around.node)
     }
 
-    pub(super) fn digest(&self) -> Key {
+    /// What is around the elements. What was left out of one of them for being lenient
+    /// tells it from another all the same, so then it is the whole payload.
+    pub(super) fn digest(&self, payload: &[u8]) -> Key {
         *self.digest.get_or_init(|| {
             let around = Without {
                 node: self.root,
@@ -88,7 +93,10 @@ impl<'n, 'a> Header<'n, 'a> {
                 keep: None,
             };
             key::digest(|out| {
-                ciborium::into_writer(&around, out).expect("writing to memory cannot fail");
+                ciborium::into_writer(&around, &mut *out).expect("writing to memory cannot fail");
+                if self.lenient {
+                    out.extend_from_slice(payload);
+                }
             })
         })
     }
@@ -141,6 +149,7 @@ impl<'n, 'a> Place<'n, 'a> {
 /// Turns the elements of one message into events.
 pub(super) struct Normaliser<'m> {
     pub(super) mapping: &'m Mapping,
+    pub(super) format: Format,
     pub(super) protocol: Protocol,
     pub(super) resolved: &'m Resolved,
     pub(super) message: &'m Message<'m>,
@@ -231,6 +240,7 @@ impl Normaliser<'_> {
         }
 
         let (at, time_source) = match time {
+            Said::Plausible { at, .. } if meaning.time_of_receipt => (at, TimeSource::Received),
             Said::Plausible { at, .. } => (at, TimeSource::Device),
             Said::Nothing | Said::Implausible => (self.message.received, TimeSource::Received),
         };
@@ -244,7 +254,7 @@ impl Normaliser<'_> {
             time: at,
             time_source,
             received: self.message.received,
-            sequence: identity.sequence,
+            sequence: meaning.sequence.or(identity.sequence),
             partition_key: None,
             topic: self.message.topic.clone(),
             traceparent: self

@@ -74,6 +74,10 @@ pub(super) fn identify<'n, 'a>(
         None
     } else {
         explicit(of, place, device)
+            .or_else(|| {
+                let id = meaning.named.as_ref()?;
+                Some(named(of, place, IdSource::Explicit, device, id, None))
+            })
             .or_else(|| Some(protocol(of, place, device, own(IdSource::Explicit)?)))
             .or_else(|| field(of, place, device, used))
             .or_else(|| Some(protocol(of, place, device, own(IdSource::Protocol)?)))
@@ -338,7 +342,7 @@ fn said(parts: &mut key::Parts, payload: &[u8], place: &Place<'_, '_>) -> Key {
         // The bytes as sent, not as we would write them.
         None => parts.bytes(payload).key(),
         Some(header) => parts
-            .bytes(&header.digest().0)
+            .bytes(&header.digest(payload).0)
             .written(|out| {
                 ciborium::into_writer(place.element, out).expect("writing to memory cannot fail");
             })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::{
-    decode::{Columns, Compression, Format},
+    decode::{Columns, Compression, Format, Lenient},
     pointer::Pointer,
     protocol::Protocol,
     template::Template,
@@ -33,6 +33,8 @@ pub struct Mapping {
     pub format: Format,
     /// What is around payloads.
     pub compression: Compression,
+    /// What is taken of payloads although it should not be in them.
+    pub lenient: Lenient,
     /// The columns of lines of text.
     pub columns: Columns,
     /// Who measured.
@@ -74,6 +76,8 @@ pub struct Mapping {
     pub values: Vec<Measured>,
     /// Whether messages are kept as they came.
     pub raw: Keep,
+    /// Whether Sparkplug nodes of which something was missed are asked to be born again.
+    pub rebirth: bool,
 }
 
 /// Where the device's name is.
@@ -332,6 +336,7 @@ impl Mapping {
                     protocol: Protocol::None,
                     format: Format::Auto,
                     compression: Compression::Auto,
+                    lenient: Lenient::STRICT,
                     columns: Columns::default(),
                     own_device: false,
                     device_tag: None,
@@ -350,6 +355,7 @@ impl Mapping {
                     tags: Vec::new(),
                     values: Vec::new(),
                     raw: Keep::default(),
+                    rebirth: true,
                 }
             })
             .into()

@@ -6,7 +6,7 @@ use base64::Engine as _;
 
 use super::{
     Class, Node, Reject,
-    decode::{ELEMENTS_MAX, quoted, scalar_number},
+    decode::{ELEMENTS_MAX, Lenient, quoted, scalar_number},
     identity::text,
     mapping::{Kind, Mapping, Measured, QualityAt, Tag},
 };
@@ -80,7 +80,8 @@ fn named(
         match found {
             Some(node) if *node != Node::Null => {
                 let from = taken.len();
-                take(measured, &bare, node, used, name, &mut taken)?;
+                let lenient = mapping.lenient;
+                take(measured, &bare, node, used, name, &mut taken, lenient)?;
                 if let Some(quality) = &measured.quality {
                     let quality = quality_of(quality, element);
                     let good = taken[from..].iter_mut();
@@ -136,6 +137,7 @@ fn take(
     used: &[&Node<'_>],
     name: &mut String,
     taken: &mut Vec<Measurement>,
+    lenient: Lenient,
 ) -> Result<(), Reject> {
     if !measured.map.is_empty() {
         let said = match node {
@@ -170,7 +172,7 @@ fn take(
         | (Kind::Number, Node::Int(_) | Node::UInt(_) | Node::Float(_))
         | (Kind::Boolean, Node::Bool(_))
         | (Kind::Text, Node::Text(_)) => push(called.clone(), node),
-        (Kind::Number, Node::Text(text)) => match scalar_number(text) {
+        (Kind::Number, Node::Text(text)) => match scalar_number(text, lenient) {
             Some(number) => push(called.clone(), &number?),
             None => return Err(not(called, "a number", node)),
         },

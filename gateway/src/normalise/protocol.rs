@@ -7,7 +7,7 @@
 //! what one element of it says.
 
 pub mod births;
-mod cloudevents;
+pub(super) mod cloudevents;
 mod home;
 mod lorawan;
 mod opcua;
@@ -88,8 +88,14 @@ pub(super) struct Meaning<'n, 'a> {
     /// Whether the time was reckoned from the moment of receipt: then it says nothing
     /// of which message this is.
     pub(super) relative: bool,
+    /// Whether that is when another gateway received it.
+    pub(super) time_of_receipt: bool,
     /// The protocol's own identity.
     pub(super) id: Option<Id>,
+    /// The id that the event has already, given for this very purpose.
+    pub(super) named: Option<Arc<str>>,
+    /// The device's counter.
+    pub(super) sequence: Option<u64>,
     /// The part whose leaves are measured.
     pub(super) part: Option<&'n Node<'a>>,
     /// What their names begin with.
@@ -167,16 +173,25 @@ pub(super) fn read<'a>(
         Protocol::Zigbee2Mqtt | Protocol::Homie if is_command(message.topic) => return Ok(None),
         // Something that is no longer there.
         Protocol::Homie | Protocol::Discovery if message.payload.is_empty() => return Ok(None),
-        Protocol::Sparkplug => return sparkplug::read(message),
-        Protocol::CloudEvents => return cloudevents::read(message).map(Some),
+        Protocol::Sparkplug => return sparkplug::read(message, mapping.lenient),
+        Protocol::CloudEvents => return cloudevents::read(message, mapping.lenient).map(Some),
         // A text of no characters (Homie convention, "Empty string values").
         Protocol::Homie if message.payload == [0] => return Ok(Some(Node::Text("".into()))),
         _ => {}
     }
     if format == Format::Csv && !message.payload.is_empty() {
-        return decode::csv::decode(&mapping.columns, message.payload).map(Some);
+        return decode::csv::decode(&mapping.columns, message.payload, mapping.lenient).map(Some);
     }
-    decode::decode(format, message.payload).map(Some)
+    decode::decode_leniently(format, message.payload, mapping.lenient).map(Some)
+}
+
+/// Whether a payload is text, all of it.
+pub(super) fn is_text(protocol: Protocol, format: Format, message: &Message<'_>) -> bool {
+    match (protocol, format) {
+        (Protocol::Sparkplug, _) => sparkplug::is_text(message),
+        (Protocol::CloudEvents, _) => cloudevents::is_text(message),
+        (_, format) => format.is_text(),
+    }
 }
 
 /// Whether a topic of Zigbee2MQTT or Homie is one that devices listen to.
@@ -217,15 +232,15 @@ pub(super) fn meaning<'n, 'a>(
         Protocol::None => Meaning::default(),
         Protocol::Zigbee2Mqtt => home::zigbee2mqtt(of, element)?,
         Protocol::Shelly => home::shelly(element, used)?,
-        Protocol::Homie => home::homie(of),
+        Protocol::Homie => home::homie(of)?,
         Protocol::Discovery => home::discovery(of, element)?,
         Protocol::Lwt => home::will(element)?,
         Protocol::ChirpStack => lorawan::chirpstack(message, element),
         Protocol::Tts => lorawan::things_stack(message, element),
         Protocol::Shadow => shadow::meaning(message, element)?,
         Protocol::OpcUa => return opcua::meaning(of, place, used),
-        Protocol::Sparkplug => sparkplug::meaning(message, element)?,
-        Protocol::Senml => senml::meaning(message, element)?,
+        Protocol::Sparkplug => sparkplug::meaning(of, element)?,
+        Protocol::Senml => senml::meaning(of, element)?,
         Protocol::Influx => influx(element, used),
         Protocol::CloudEvents => cloudevents::meaning(of, element, used)?,
         Protocol::Raw => Meaning {

@@ -2,6 +2,8 @@
 
 mod batches;
 mod identities;
+mod lenient;
+mod penstock;
 mod protocols;
 mod sparkplug;
 mod values;

@@ -7,17 +7,17 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Node, Reject, distinct};
+use super::{Budget, Class, Fault, Float, Lenient, Node, Reject, distinct, json, lenient};
 
 /// Decodes one CBOR data item.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let mut parser = Parser {
         rest: payload,
         length: payload.len(),
-        budget: Budget::new(),
+        budget: Budget::new(lenient),
     };
     let node = parser.value(0)?;
-    if parser.rest.is_empty() {
+    if parser.rest.is_empty() || lenient.allows(Fault::TrailingBytes) {
         Ok(node)
     } else {
         Err(parser.syntax("something follows the end of the CBOR item"))
@@ -58,9 +58,7 @@ impl<'a> Parser<'a> {
         while head.major == TAG {
             match head.argument {
                 None => return Err(self.syntax("not a CBOR tag")),
-                Some(2 | 3) => {
-                    return Err(Reject::new(Class::Range, "an integer does not fit 64 bits"));
-                }
+                Some(sign @ (2 | 3)) => return self.big(sign == 3),
                 Some(_) => {}
             }
             // Tags are elements too, or a row of them would cost nothing.
@@ -69,12 +67,46 @@ impl<'a> Parser<'a> {
         }
         match head.major {
             POSITIVE => Ok(Node::from(self.definite(&head)?)),
-            NEGATIVE => negative(self.definite(&head)?),
+            NEGATIVE => self.negative(self.definite(&head)?),
             BYTES => self.bytes(head.argument).map(Node::Bytes),
             TEXT => self.text(head.argument).map(Node::Text),
             ARRAY => self.array(head.argument, self.budget.enter(depth)?),
             MAP => self.map(head.argument, self.budget.enter(depth)?),
             _ => self.simple(&head),
+        }
+    }
+
+    fn negative(&self, argument: u64) -> Result<Node<'a>, Reject> {
+        // -1 - n is the complement of n.
+        match i64::try_from(argument) {
+            Ok(n) => Ok(Node::Int(!n)),
+            #[expect(clippy::cast_precision_loss, reason = "as near as one can be")]
+            Err(_) if self.budget.lenient.allows(Fault::BigIntegers) => {
+                Ok(float(-1.0 - argument as f64))
+            }
+            Err(_) => Err(json::beyond_64_bits()),
+        }
+    }
+
+    /// An integer as bytes (section 3.4.3), behind its tag.
+    fn big(&mut self, negative: bool) -> Result<Node<'a>, Reject> {
+        if !self.budget.lenient.allows(Fault::BigIntegers) {
+            return Err(json::beyond_64_bits());
+        }
+        self.budget.take()?;
+        let head = self.head()?;
+        if head.major != BYTES {
+            return Err(self.syntax("a big integer that is not bytes"));
+        }
+        let bytes = self.bytes(head.argument)?;
+        let size = bytes
+            .iter()
+            .fold(0.0, |n, byte| n * 256.0 + f64::from(*byte));
+        let value = if negative { -1.0 - size } else { size };
+        match value.is_finite() {
+            true => Ok(float(value)),
+            false if self.budget.lenient.allows(Fault::Nan) => Ok(json::NAN),
+            false => Err(json::too_large()),
         }
     }
 
@@ -134,14 +166,18 @@ impl<'a> Parser<'a> {
 
     fn text(&mut self, length: Option<u64>) -> Result<Cow<'a, str>, Reject> {
         if let Some(length) = length {
-            return utf8(self.chunk(length)?).map(Cow::Borrowed);
+            return self.utf8(length);
         }
         let mut whole = String::new();
         while let Some(chunk) = self.next_chunk(TEXT)? {
             // Each chunk is text by itself (section 3.2.3).
-            whole.push_str(utf8(chunk)?);
+            whole.push_str(&lenient::text(chunk, self.budget.lenient, NOT_UTF8)?);
         }
         Ok(Cow::Owned(whole))
+    }
+
+    fn utf8(&mut self, length: u64) -> Result<Cow<'a, str>, Reject> {
+        lenient::text(self.chunk(length)?, self.budget.lenient, NOT_UTF8)
     }
 
     fn chunk(&mut self, length: u64) -> Result<&'a [u8], Reject> {
@@ -175,7 +211,7 @@ impl<'a> Parser<'a> {
             let name = self.name()?;
             members.push((name, self.value(depth)?));
         }
-        distinct(&members)?;
+        distinct(&mut members, self.budget.lenient)?;
         Ok(Node::Map(members))
     }
 
@@ -252,13 +288,6 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn negative(argument: u64) -> Result<Node<'static>, Reject> {
-    // -1 - n is the complement of n.
-    i64::try_from(argument)
-        .map(|n| Node::Int(!n))
-        .map_err(|_| Reject::new(Class::Range, "an integer does not fit 64 bits"))
-}
-
 const fn float(value: f64) -> Node<'static> {
     Node::Float(Float {
         value,
@@ -266,9 +295,7 @@ const fn float(value: f64) -> Node<'static> {
     })
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
-    std::str::from_utf8(bytes).map_err(|_| Reject::new(Class::Encoding, "a CBOR text is not UTF-8"))
-}
+const NOT_UTF8: &str = "a CBOR text is not UTF-8";
 
 /// A half-precision float (RFC 8949, appendix D).
 fn half(bits: u64) -> f64 {
@@ -295,7 +322,7 @@ mod tests {
     use super::{super::ELEMENTS_MAX, *};
 
     fn class(bytes: &[u8]) -> Result<(), &'static str> {
-        decode(bytes)
+        decode(bytes, Lenient::STRICT)
             .map(|_| ())
             .map_err(|reject| reject.class.as_str())
     }
@@ -306,7 +333,7 @@ mod tests {
         let parser = Parser {
             rest: &payload,
             length: payload.len(),
-            budget: Budget::new(),
+            budget: Budget::new(Lenient::STRICT),
         };
         assert_eq!(parser.capacity(Some(3)), Ok(3));
         assert_eq!(parser.capacity(Some(9_999)), Ok(RESERVE_MAX));
@@ -314,7 +341,9 @@ mod tests {
         // More than is reserved is read all the same.
         let mut long = vec![0x99, 0x03, 0xe8];
         long.extend([0; 1_000]);
-        assert!(matches!(decode(&long), Ok(Node::Array(items)) if items.len() == 1_000));
+        assert!(
+            matches!(decode(&long, Lenient::STRICT), Ok(Node::Array(items)) if items.len() == 1_000)
+        );
     }
 
     #[test]
@@ -391,9 +420,11 @@ mod tests {
                 Node::Map(vec![("-1".into(), Node::Bool(true))]),
             ),
         ] {
-            assert_eq!(decode(bytes).unwrap(), node, "{bytes:x?}");
+            assert_eq!(decode(bytes, Lenient::STRICT).unwrap(), node, "{bytes:x?}");
         }
-        assert!(matches!(decode(b"\xf9\x7e\0").unwrap(), Node::Float(x) if x.value.is_nan()));
+        assert!(
+            matches!(decode(b"\xf9\x7e\0", Lenient::STRICT).unwrap(), Node::Float(x) if x.value.is_nan())
+        );
     }
 
     #[test]
@@ -470,7 +501,7 @@ mod tests {
         fn what_ciborium_writes_is_read_back(value in value()) {
             let mut bytes = Vec::new();
             ciborium::into_writer(&value, &mut bytes).unwrap();
-            match decode(&bytes) {
+            match decode(&bytes, Lenient::STRICT) {
                 Ok(node) => prop_assert!(same(&node, &value), "{value:?}: {node:?}"),
                 Err(reject) => prop_assert_eq!(reject.class, Class::DuplicateKey),
             }
@@ -478,7 +509,7 @@ mod tests {
 
         #[test]
         fn nothing_is_taken_that_ciborium_refuses(bytes in proptest::collection::vec(any::<u8>(), 1..20)) {
-            if let Ok(ours) = decode(&bytes) {
+            if let Ok(ours) = decode(&bytes, Lenient::STRICT) {
                 let theirs = ciborium::from_reader::<Value, _>(&bytes[..]);
                 prop_assert!(theirs.is_ok_and(|theirs| same(&ours, &theirs)), "{bytes:x?}: {ours:?}");
             }

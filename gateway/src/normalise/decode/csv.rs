@@ -8,7 +8,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{Budget, Class, Node, Reject, distinct, scalar, utf8};
+use super::{Budget, Class, Fault, Lenient, Node, Reject, distinct, scalar, utf8};
 use crate::normalise::measure::NAME_BYTES_MAX;
 
 /// The columns of a line.
@@ -36,6 +36,7 @@ impl Default for Columns {
 pub(in crate::normalise) fn decode<'a>(
     columns: &Columns,
     payload: &'a [u8],
+    lenient: Lenient,
 ) -> Result<Node<'a>, Reject> {
     let mut lines = Lines {
         // A byte order mark is no part of the first name.
@@ -43,7 +44,7 @@ pub(in crate::normalise) fn decode<'a>(
         separator: char::from(columns.separator),
         number: 0,
     };
-    let mut budget = Budget::new();
+    let mut budget = Budget::new(lenient);
     let mut names: Vec<Cow<'a, str>> = Vec::new();
     if columns.header {
         let first = lines.next().transpose()?;
@@ -81,11 +82,11 @@ pub(in crate::normalise) fn decode<'a>(
         let mut members = Vec::with_capacity(names.len());
         for (name, field) in names.iter().zip(fields) {
             budget.take()?;
-            members.push((name.clone(), field.node()?));
+            members.push((name.clone(), field.node(lenient)?));
         }
-        if rows.is_empty() {
+        if rows.is_empty() || lenient.allows(Fault::DuplicateKeys) {
             // The names are those of every line.
-            distinct(&members)?;
+            distinct(&mut members, lenient)?;
         }
         rows.push(Node::Map(members));
     }
@@ -101,13 +102,13 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn node(self) -> Result<Node<'a>, Reject> {
+    fn node(self, lenient: Lenient) -> Result<Node<'a>, Reject> {
         if self.quoted {
             return Ok(Node::Text(self.text));
         }
         match self.text {
             Cow::Borrowed(text) if text.trim_ascii().is_empty() => Ok(Node::Null),
-            Cow::Borrowed(text) => scalar::decode(text.as_bytes()),
+            Cow::Borrowed(text) => scalar::decode(text.as_bytes(), lenient),
             Cow::Owned(text) => Ok(Node::Text(text.into())),
         }
     }
@@ -231,7 +232,9 @@ mod tests {
     fn lines_become_objects() {
         let text = |text: &'static str| Node::Text(text.into());
         let payload = b"1,\"a \"\"b\"\",\nc\",,on\r\n\n2.5,\"3\",true,\"\"\n";
-        let Ok(Node::Array(rows)) = decode(&columns(&["n", "t", "b", "e"]), payload) else {
+        let Ok(Node::Array(rows)) =
+            decode(&columns(&["n", "t", "b", "e"]), payload, Lenient::STRICT)
+        else {
             panic!("two lines");
         };
         let [first, second] = &rows[..] else {
@@ -247,7 +250,7 @@ mod tests {
             separator: b';',
             ..columns(&[])
         };
-        let named = decode(&semicolons, b"a;b\n1;2,5").unwrap();
+        let named = decode(&semicolons, b"a;b\n1;2,5", Lenient::STRICT).unwrap();
         let expect = Node::Map(vec![("a".into(), Node::Int(1)), ("b".into(), text("2,5"))]);
         assert_eq!(named, Node::Array(vec![expect]));
     }
@@ -255,15 +258,22 @@ mod tests {
     #[test]
     fn a_long_name_of_a_column_is_not_repeated_by_every_line() {
         let quoted = |bytes: usize| format!("\"{}\"\"\"\n1\n2\n", "x".repeat(bytes - 1));
-        assert!(decode(&columns(&[]), quoted(NAME_BYTES_MAX).as_bytes()).is_ok());
+        assert!(
+            decode(
+                &columns(&[]),
+                quoted(NAME_BYTES_MAX).as_bytes(),
+                Lenient::STRICT
+            )
+            .is_ok()
+        );
         let long = quoted(NAME_BYTES_MAX + 1);
-        let reject = decode(&columns(&[]), long.as_bytes());
+        let reject = decode(&columns(&[]), long.as_bytes(), Lenient::STRICT);
         assert_eq!(reject.unwrap_err().class, Class::Limit);
     }
 
     #[test]
     fn a_byte_order_mark_is_no_part_of_a_name() {
-        let rows = decode(&columns(&[]), b"\xef\xbb\xbfa\n1\n").unwrap();
+        let rows = decode(&columns(&[]), b"\xef\xbb\xbfa\n1\n", Lenient::STRICT).unwrap();
         let expect = Node::Map(vec![("a".into(), Node::Int(1))]);
         assert_eq!(rows, Node::Array(vec![expect]));
     }
@@ -282,17 +292,21 @@ mod tests {
             (b"1,1e999", Class::Range),
             (b"1,\xff", Class::Encoding),
         ] {
-            let class = decode(&columns(&["a", "b"]), payload).unwrap_err().class;
+            let class = decode(&columns(&["a", "b"]), payload, Lenient::STRICT)
+                .unwrap_err()
+                .class;
             assert_eq!(class, expect, "{:?}", String::from_utf8_lossy(payload));
         }
-        let header = decode(&columns(&[]), b"a,a\n1,2").unwrap_err();
+        let header = decode(&columns(&[]), b"a,a\n1,2", Lenient::STRICT).unwrap_err();
         assert_eq!(header.class, Class::DuplicateKey);
         assert_eq!(
-            decode(&columns(&[]), b"a,b\n").unwrap_err().class,
+            decode(&columns(&[]), b"a,b\n", Lenient::STRICT)
+                .unwrap_err()
+                .class,
             Class::Empty
         );
         let many = "1,2\n".repeat(4_000);
-        let class = decode(&columns(&["a", "b"]), many.as_bytes())
+        let class = decode(&columns(&["a", "b"]), many.as_bytes(), Lenient::STRICT)
             .unwrap_err()
             .class;
         assert_eq!(class, Class::Limit);
@@ -306,7 +320,7 @@ mod tests {
             let quoted: Vec<String> =
                 texts.iter().map(|text| format!("\"{}\"", text.replace('"', "\"\""))).collect();
             let line = quoted.join(",");
-            let Ok(Node::Array(rows)) = decode(&columns(&names), line.as_bytes()) else {
+            let Ok(Node::Array(rows)) = decode(&columns(&names), line.as_bytes(), Lenient::STRICT) else {
                 panic!("one line");
             };
             for (name, text) in names.iter().zip(texts) {

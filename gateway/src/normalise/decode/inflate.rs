@@ -15,7 +15,7 @@ use std::{
     io::{self, Read},
 };
 
-use super::{Class, Reject};
+use super::{Class, Fault, Lenient, Reject};
 
 /// An inflated payload has at most so many bytes.
 pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
@@ -53,8 +53,13 @@ impl Compression {
 /// A payload without what is around it.
 ///
 /// # Errors
-/// When it is damaged, larger than [`INFLATED_BYTES_MAX`], or followed by something.
-pub fn inflate(compression: Compression, payload: &[u8]) -> Result<Cow<'_, [u8]>, Reject> {
+/// When it is damaged, larger than [`INFLATED_BYTES_MAX`], or followed by something
+/// that the mapping does not take.
+pub fn inflate(
+    compression: Compression,
+    payload: &[u8],
+    lenient: Lenient,
+) -> Result<Cow<'_, [u8]>, Reject> {
     let compression = match compression {
         Compression::Auto if payload.starts_with(GZIP) => Compression::Gzip,
         Compression::Auto if payload.starts_with(ZSTD) => Compression::Zstd,
@@ -71,7 +76,7 @@ pub fn inflate(compression: Compression, payload: &[u8]) -> Result<Cow<'_, [u8]>
         Compression::Zstd => zstd::frame(&mut rest)?,
         Compression::Lz4 => lz4::frame(&mut rest)?,
     };
-    if !rest.is_empty() {
+    if !rest.is_empty() && !lenient.allows(Fault::TrailingBytes) {
         let reason = "something follows the end of the compressed payload";
         return Err(Reject::new(Class::Syntax, reason));
     }

@@ -7,15 +7,15 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Node, Reject, distinct, json, utf8};
+use super::{Budget, Class, Fault, Float, Lenient, Members, Node, Reject, distinct, json, utf8};
 
 /// Decodes lines. Empty ones and comments are left out.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let text = utf8(payload)?;
     let mut parser = Parser {
         text,
         at: 0,
-        budget: Budget::new(),
+        budget: Budget::new(lenient),
     };
     parser.budget.take()?;
     let mut lines = Vec::new();
@@ -38,8 +38,6 @@ struct Parser<'a> {
     at: usize,
     budget: Budget,
 }
-
-type Members<'a> = Vec<(Cow<'a, str>, Node<'a>)>;
 
 impl<'a> Parser<'a> {
     fn line(&mut self) -> Result<Node<'a>, Reject> {
@@ -78,9 +76,9 @@ impl<'a> Parser<'a> {
         if !matches!(self.peek(), None | Some(b'\n')) {
             return Err(self.syntax("the line should end here"));
         }
-        for (_, node) in &line {
+        for (_, node) in &mut line {
             if let Node::Map(members) = node {
-                distinct(members)?;
+                distinct(members, self.budget.lenient)?;
             }
         }
         Ok(Node::Map(line))
@@ -92,7 +90,9 @@ impl<'a> Parser<'a> {
         if fine.is_empty() || !fine.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(self.syntax("a time is a whole number"));
         }
-        integer(digits.parse().ok().map(Node::Int))
+        // A float has too few digits for a time of so many.
+        let time = digits.parse().map(Node::Int);
+        time.map_err(|_| json::beyond_64_bits())
     }
 
     /// A name before an equals sign.
@@ -151,10 +151,10 @@ impl<'a> Parser<'a> {
             !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit())
         };
         if let Some(digits) = written.strip_suffix('i').filter(|digits| whole(digits)) {
-            return integer(digits.parse().ok().map(Node::Int));
+            return self.integer(digits, digits.parse().ok().map(Node::Int));
         }
         if let Some(digits) = written.strip_suffix('u').filter(|digits| whole(digits)) {
-            return integer(digits.parse::<u64>().ok().map(Node::from));
+            return self.integer(digits, digits.parse::<u64>().ok().map(Node::from));
         }
         let starts =
             written.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'));
@@ -169,9 +169,32 @@ impl<'a> Parser<'a> {
                     literal: literal.map(|_| written),
                 }))
             }
-            Some(_) => Err(Reject::new(Class::Range, "a number is too large")),
+            Some(_) if self.takes(Fault::Nan) => Ok(json::NAN),
+            Some(_) => Err(json::too_large()),
+            // The words that other programs write for it.
+            None if value.is_some() && self.takes(Fault::Nan) => Ok(json::NAN),
             None => Err(self.syntax("not a value of the line protocol")),
         }
+    }
+
+    /// An integer, or where it does not fit and that is taken, the nearest float.
+    fn integer(&self, digits: &str, read: Option<Node<'a>>) -> Result<Node<'a>, Reject> {
+        match read {
+            Some(node) => Ok(node),
+            None if self.takes(Fault::BigIntegers) => match digits.parse::<f64>() {
+                Ok(value) if value.is_finite() => Ok(Node::Float(Float {
+                    value,
+                    literal: None,
+                })),
+                _ if self.takes(Fault::Nan) => Ok(json::NAN),
+                _ => Err(json::too_large()),
+            },
+            None => Err(json::beyond_64_bits()),
+        }
+    }
+
+    const fn takes(&self, fault: Fault) -> bool {
+        self.budget.lenient.allows(fault)
     }
 
     fn quoted(&mut self) -> Result<Node<'a>, Reject> {
@@ -225,10 +248,6 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn integer(read: Option<Node<'_>>) -> Result<Node<'_>, Reject> {
-    read.ok_or_else(|| Reject::new(Class::Range, "an integer does not fit 64 bits"))
-}
-
 /// Takes away the backslashes before `ends`; others are characters.
 fn unescape(written: &str, ends: &[u8]) -> String {
     let mut text = String::with_capacity(written.len());
@@ -253,7 +272,7 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Node<'_> {
-        match decode(line.as_bytes()) {
+        match decode(line.as_bytes(), Lenient::STRICT) {
             Ok(Node::Array(mut lines)) if lines.len() == 1 => lines.remove(0),
             other => panic!("{line}: {other:?}"),
         }
@@ -279,7 +298,11 @@ mod tests {
         assert!(matches!(at(&line, "fields", "f5"), Node::Float(x) if x.value == -100.0));
         assert!(matches!(at(&line, "fields", "f6"), Node::Float(x) if x.value == 1.0));
         assert_eq!(line.child("time"), Some(&Node::Int(-5)));
-        let two = decode("# one\n\na b=1\r\nc d=\"x\ny\" 3\n".as_bytes()).unwrap();
+        let two = decode(
+            "# one\n\na b=1\r\nc d=\"x\ny\" 3\n".as_bytes(),
+            Lenient::STRICT,
+        )
+        .unwrap();
         assert!(matches!(two, Node::Array(lines) if lines.len() == 2));
     }
 
@@ -307,11 +330,14 @@ mod tests {
             (b"a,t=1,t=2 b=1", Class::DuplicateKey),
             (b"a b=\"\xff\"", Class::Encoding),
         ] {
-            let class = decode(payload).unwrap_err().class;
+            let class = decode(payload, Lenient::STRICT).unwrap_err().class;
             assert_eq!(class, expect, "{:?}", String::from_utf8_lossy(payload));
         }
         let many = "a b=1\n".repeat(5_001);
-        assert_eq!(decode(many.as_bytes()).unwrap_err().class, Class::Limit);
+        assert_eq!(
+            decode(many.as_bytes(), Lenient::STRICT).unwrap_err().class,
+            Class::Limit
+        );
     }
 
     proptest! {

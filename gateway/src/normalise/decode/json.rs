@@ -3,21 +3,21 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Node, Reject, distinct};
+use super::{Budget, Class, Fault, Float, Lenient, Members, Node, Reject, distinct};
 
 /// Decodes one JSON text.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let text = super::utf8(payload)?;
     let mut parser = Parser {
         text,
         bytes: payload,
         at: 0,
-        budget: Budget::new(),
+        budget: Budget::new(lenient),
     };
     parser.skip_space();
     let node = parser.value(0)?;
     parser.skip_space();
-    if parser.at < payload.len() {
+    if parser.at < payload.len() && !lenient.allows(Fault::TrailingBytes) {
         return Err(parser.syntax("something follows the end of the JSON text"));
     }
     Ok(node)
@@ -58,22 +58,42 @@ pub(super) fn number_literal(bytes: &[u8]) -> Option<(usize, bool)> {
 }
 
 /// The value of a literal that [`number_literal`] found.
-pub(super) fn number(literal: &str, integer: bool) -> Result<Node<'_>, Reject> {
+pub(super) fn number(literal: &str, integer: bool, lenient: Lenient) -> Result<Node<'_>, Reject> {
     if integer {
         // "-0" is the integer 0; there is no integer with a sign of its own.
-        return literal
+        let exact = literal
             .parse::<i64>()
             .map(Node::Int)
-            .or_else(|_| literal.parse::<u64>().map(Node::UInt))
-            .map_err(|_| Reject::new(Class::Range, "an integer does not fit 64 bits"));
+            .or_else(|_| literal.parse::<u64>().map(Node::UInt));
+        if let Ok(node) = exact {
+            return Ok(node);
+        }
+        if !lenient.allows(Fault::BigIntegers) {
+            return Err(beyond_64_bits());
+        }
     }
     match literal.parse::<f64>() {
         Ok(value) if value.is_finite() => Ok(Node::Float(Float {
             value,
             literal: Some(literal),
         })),
-        _ => Err(Reject::new(Class::Range, "a number is too large")),
+        _ if lenient.allows(Fault::Nan) => Ok(NAN),
+        _ => Err(too_large()),
     }
+}
+
+/// What stands for no number.
+pub(super) const NAN: Node<'static> = Node::Float(Float {
+    value: f64::NAN,
+    literal: None,
+});
+
+pub(super) fn beyond_64_bits() -> Reject {
+    Reject::new(Class::Range, "an integer does not fit 64 bits")
+}
+
+pub(super) fn too_large() -> Reject {
+    Reject::new(Class::Range, "a number is too large")
 }
 
 struct Parser<'a> {
@@ -93,22 +113,31 @@ impl<'a> Parser<'a> {
             Some(b't') => self.word("true", Node::Bool(true)),
             Some(b'f') => self.word("false", Node::Bool(false)),
             Some(b'n') => self.word("null", Node::Null),
+            Some(b'N') if self.takes(Fault::Nan) => self.word("NaN", NAN),
+            Some(b'I') if self.takes(Fault::Nan) => self.word("Infinity", NAN),
+            Some(b'-') if self.takes(Fault::Nan) && self.bytes.get(self.at + 1) == Some(&b'I') => {
+                self.word("-Infinity", NAN)
+            }
             Some(b'-' | b'0'..=b'9') => {
                 let rest = &self.bytes[self.at..];
                 let (length, integer) =
                     number_literal(rest).ok_or_else(|| self.syntax("not a JSON number"))?;
                 let literal = &self.text[self.at..self.at + length];
                 self.at += length;
-                number(literal, integer)
+                number(literal, integer, self.budget.lenient)
             }
             Some(_) => Err(self.syntax("a value should begin here")),
             None => Err(self.syntax("the JSON text ends early")),
         }
     }
 
+    const fn takes(&self, fault: Fault) -> bool {
+        self.budget.lenient.allows(fault)
+    }
+
     fn object(&mut self, depth: usize) -> Result<Node<'a>, Reject> {
         self.at += 1;
-        let mut members: Vec<(Cow<'a, str>, Node<'a>)> = Vec::new();
+        let mut members: Members<'a> = Vec::new();
         self.skip_space();
         if self.eat(b'}') {
             return Ok(Node::Map(members));
@@ -128,7 +157,7 @@ impl<'a> Parser<'a> {
             members.push((name, self.value(depth)?));
             self.skip_space();
             if self.eat(b'}') {
-                distinct(&members)?;
+                distinct(&mut members, self.budget.lenient)?;
                 return Ok(Node::Map(members));
             }
             if !self.eat(b',') {
@@ -222,21 +251,29 @@ impl<'a> Parser<'a> {
                 "half of a surrogate pair is not a character",
             )
         };
+        let lone = |parser: &Self| match parser.takes(Fault::InvalidUtf8) {
+            true => Ok(char::REPLACEMENT_CHARACTER),
+            false => Err(lone()),
+        };
         let first = self.four_hex_digits()?;
         let code = match first {
             0xd800..=0xdbff => {
+                let after = self.at;
                 if !(self.eat(b'\\') && self.eat(b'u')) {
-                    return Err(lone());
+                    self.at = after;
+                    return lone(self);
                 }
                 let second = self.four_hex_digits()?;
                 if !(0xdc00..=0xdfff).contains(&second) {
-                    return Err(lone());
+                    // A character of its own, or another half.
+                    self.at = after;
+                    return lone(self);
                 }
                 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)
             }
             code => code,
         };
-        char::from_u32(code).ok_or_else(lone)
+        char::from_u32(code).map_or_else(|| lone(self), Ok)
     }
 
     fn four_hex_digits(&mut self) -> Result<u32, Reject> {
@@ -289,7 +326,7 @@ mod tests {
     use super::{super::ELEMENTS_MAX, *};
 
     fn class(text: &str) -> Result<(), &'static str> {
-        decode(text.as_bytes())
+        decode(text.as_bytes(), Lenient::STRICT)
             .map(|_| ())
             .map_err(|reject| reject.class.as_str())
     }
@@ -356,7 +393,11 @@ mod tests {
             ("9223372036854775808", Node::UInt(1 << 63)),
             ("18446744073709551615", Node::UInt(u64::MAX)),
         ] {
-            assert_eq!(decode(text.as_bytes()).unwrap(), node, "{text}");
+            assert_eq!(
+                decode(text.as_bytes(), Lenient::STRICT).unwrap(),
+                node,
+                "{text}"
+            );
         }
         for text in [
             "18446744073709551616",
@@ -370,7 +411,10 @@ mod tests {
 
     #[test]
     fn text_that_is_no_unicode_is_refused() {
-        assert_eq!(decode(b"\"\xff\"").unwrap_err().class, Class::Encoding);
+        assert_eq!(
+            decode(b"\"\xff\"", Lenient::STRICT).unwrap_err().class,
+            Class::Encoding
+        );
         for text in [
             r#""\ud800""#,
             r#""\ud800\u0041""#,
@@ -379,7 +423,7 @@ mod tests {
         ] {
             assert_eq!(class(text), Err("encoding"), "{text}");
         }
-        let smile = decode(br#""\ud83d\ude00""#).unwrap();
+        let smile = decode(br#""\ud83d\ude00""#, Lenient::STRICT).unwrap();
         assert_eq!(smile, Node::Text("😀".into()));
     }
 
@@ -444,7 +488,7 @@ mod tests {
         #[test]
         fn what_serde_json_writes_is_read_back(value in value(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
-            let node = decode(text.as_bytes()).unwrap();
+            let node = decode(text.as_bytes(), Lenient::STRICT).unwrap();
             prop_assert!(same(&node, &value), "{text}: {node:?}");
         }
 
@@ -453,7 +497,7 @@ mod tests {
             text in r#"([\[\]{}:,"\\0-9.eE+\-ntfu a-c]|true|null|\\u[0-9a-f]{4}|"a"|"b":|é){0,24}"#,
         ) {
             let theirs = serde_json::from_str::<serde_json::Value>(&text);
-            match (decode(text.as_bytes()), theirs) {
+            match (decode(text.as_bytes(), Lenient::STRICT), theirs) {
                 (Ok(ours), Ok(theirs)) => prop_assert!(same(&ours, &theirs), "{text}"),
                 (Ok(ours), Err(error)) => prop_assert!(false, "{text}: we read {ours:?}, but {error}"),
                 (Err(reject), Ok(_)) => prop_assert!(

@@ -8,17 +8,17 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Node, Reject, distinct};
+use super::{Budget, Class, Fault, Float, Lenient, Node, Reject, distinct, lenient};
 
 /// Decodes one MessagePack value.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let mut parser = Parser {
         rest: payload,
         length: payload.len(),
-        budget: Budget::new(),
+        budget: Budget::new(lenient),
     };
     let node = parser.value(0)?;
-    if parser.rest.is_empty() {
+    if parser.rest.is_empty() || lenient.allows(Fault::TrailingBytes) {
         Ok(node)
     } else {
         Err(parser.syntax("something follows the end of the MessagePack value"))
@@ -110,9 +110,8 @@ impl<'a> Parser<'a> {
     }
 
     fn text(&mut self, length: usize) -> Result<Cow<'a, str>, Reject> {
-        let text = std::str::from_utf8(self.take(length)?);
-        text.map(Cow::Borrowed)
-            .map_err(|_| Reject::new(Class::Encoding, "a MessagePack text is not UTF-8"))
+        let text = self.take(length)?;
+        lenient::text(text, self.budget.lenient, "a MessagePack text is not UTF-8")
     }
 
     fn array(&mut self, length: usize, depth: usize) -> Result<Node<'a>, Reject> {
@@ -133,7 +132,7 @@ impl<'a> Parser<'a> {
             let name = self.name()?;
             members.push((name, self.value(depth)?));
         }
-        distinct(&members)?;
+        distinct(&mut members, self.budget.lenient)?;
         Ok(Node::Map(members))
     }
 
@@ -218,7 +217,7 @@ mod tests {
     use super::{super::ELEMENTS_MAX, *};
 
     fn class(bytes: &[u8]) -> Result<(), &'static str> {
-        decode(bytes)
+        decode(bytes, Lenient::STRICT)
             .map(|_| ())
             .map_err(|reject| reject.class.as_str())
     }
@@ -259,7 +258,7 @@ mod tests {
                 text("1969-12-31T23:59:59.000000001Z"),
             ),
         ] {
-            assert_eq!(decode(bytes), Ok(node), "{bytes:x?}");
+            assert_eq!(decode(bytes, Lenient::STRICT), Ok(node), "{bytes:x?}");
         }
     }
 
@@ -353,7 +352,7 @@ mod tests {
         fn what_rmpv_writes_is_read_back(value in value()) {
             let mut bytes = Vec::new();
             rmpv::encode::write_value(&mut bytes, &value).unwrap();
-            match decode(&bytes) {
+            match decode(&bytes, Lenient::STRICT) {
                 Ok(node) => prop_assert!(same(&node, &value), "{value:?}: {node:?}"),
                 Err(reject) => prop_assert_eq!(reject.class, Class::DuplicateKey),
             }
@@ -361,7 +360,7 @@ mod tests {
 
         #[test]
         fn nothing_is_taken_that_rmpv_refuses(bytes in proptest::collection::vec(any::<u8>(), 1..20)) {
-            if let Ok(ours) = decode(&bytes) {
+            if let Ok(ours) = decode(&bytes, Lenient::STRICT) {
                 let theirs = rmpv::decode::read_value(&mut &bytes[..]);
                 prop_assert!(theirs.is_ok_and(|theirs| same(&ours, &theirs)), "{bytes:x?}: {ours:?}");
             }

@@ -2,20 +2,22 @@
 
 use std::borrow::Cow;
 
-use super::{Class, Node, Reject, json};
+use super::{Class, Fault, Lenient, Node, Reject, json};
 
 /// Decodes a scalar. White space around it is not part of it.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let text = super::utf8(payload)?;
     match text.trim_ascii() {
         "" => Err(Reject::new(Class::Empty, "the payload is only white space")),
         "true" => Ok(Node::Bool(true)),
         "false" => Ok(Node::Bool(false)),
         // "007" is a name, not seven: what JSON would not call a number stays text.
+        text if lenient.allows(Fault::Nan) && is_no_number(text) => Ok(json::NAN),
         text if text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-')) => strict(
             text.strip_prefix('+')
                 .filter(|text| !text.starts_with('-'))
                 .unwrap_or(text),
+            lenient,
         )
         .unwrap_or(Ok(Node::Text(Cow::Borrowed(text)))),
         text => Ok(Node::Text(Cow::Borrowed(text))),
@@ -24,18 +26,10 @@ pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
 
 /// The number that a text spells, for a mapping that says it is one: with a sign,
 /// leading zeros, and the words for "no number". `None` where it is something else.
-pub fn number(text: &str) -> Option<Result<Node<'_>, Reject>> {
+pub fn number(text: &str, lenient: Lenient) -> Option<Result<Node<'_>, Reject>> {
     let text = text.trim_ascii();
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if ["nan", "inf", "infinity"]
-        .iter()
-        .any(|word| unsigned.eq_ignore_ascii_case(word))
-    {
-        let value = f64::NAN;
-        return Some(Ok(Node::Float(super::Float {
-            value,
-            literal: None,
-        })));
+    if is_no_number(text) {
+        return Some(Ok(json::NAN));
     }
     let text = text
         .strip_prefix('+')
@@ -49,12 +43,23 @@ pub fn number(text: &str) -> Option<Result<Node<'_>, Reject>> {
         } else {
             zeros.saturating_sub(1)
         }..],
+        lenient,
     )
 }
 
-fn strict(text: &str) -> Option<Result<Node<'_>, Reject>> {
+/// Whether a text is a word for "no number", or for an infinity.
+fn is_no_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    ["nan", "inf", "infinity"]
+        .iter()
+        .any(|word| unsigned.eq_ignore_ascii_case(word))
+}
+
+fn strict(text: &str, lenient: Lenient) -> Option<Result<Node<'_>, Reject>> {
     match json::number_literal(text.as_bytes()) {
-        Some((length, integer)) if length == text.len() => Some(json::number(text, integer)),
+        Some((length, integer)) if length == text.len() => {
+            Some(json::number(text, integer, lenient))
+        }
         _ => None,
     }
 }
@@ -85,10 +90,14 @@ mod tests {
             ("1e", text("1e")),
             ("\u{e9}", text("\u{e9}")),
         ] {
-            assert_eq!(decode(payload.as_bytes()), Ok(node), "{payload:?}");
+            assert_eq!(
+                decode(payload.as_bytes(), Lenient::STRICT),
+                Ok(node),
+                "{payload:?}"
+            );
         }
         assert!(
-            matches!(decode(b"21.5"), Ok(Node::Float(x)) if x.value == 21.5 && x.literal == Some("21.5"))
+            matches!(decode(b"21.5", Lenient::STRICT), Ok(Node::Float(x)) if x.value == 21.5 && x.literal == Some("21.5"))
         );
     }
 
@@ -100,7 +109,11 @@ mod tests {
             (b"99999999999999999999", Class::Range),
             (b"1e999", Class::Range),
         ] {
-            assert_eq!(decode(payload).unwrap_err().class, class, "{payload:?}");
+            assert_eq!(
+                decode(payload, Lenient::STRICT).unwrap_err().class,
+                class,
+                "{payload:?}"
+            );
         }
     }
 
@@ -111,17 +124,23 @@ mod tests {
             ("+1", Some(Node::Int(1))),
             ("0", Some(Node::Int(0))),
         ] {
-            assert_eq!(number(text).map(Result::unwrap), node, "{text}");
+            assert_eq!(
+                number(text, Lenient::STRICT).map(Result::unwrap),
+                node,
+                "{text}"
+            );
         }
-        assert!(matches!(number("00.5"), Some(Ok(Node::Float(x))) if x.value == 0.5));
+        assert!(
+            matches!(number("00.5", Lenient::STRICT), Some(Ok(Node::Float(x))) if x.value == 0.5)
+        );
         for text in ["NaN", "-inf", "Infinity"] {
             assert!(
-                matches!(number(text), Some(Ok(Node::Float(x))) if x.value.is_nan()),
+                matches!(number(text, Lenient::STRICT), Some(Ok(Node::Float(x))) if x.value.is_nan()),
                 "{text}"
             );
         }
         for text in ["", "21,5", "ten", "+-1", "+", "0x10", "1_000"] {
-            assert!(number(text).is_none(), "{text}");
+            assert!(number(text, Lenient::STRICT).is_none(), "{text}");
         }
     }
 }

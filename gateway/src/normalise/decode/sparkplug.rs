@@ -5,31 +5,32 @@
 //! every metric before anything can be counted. Here a field that is there twice
 //! is refused, and each metric takes from the budget before it is kept. What a
 //! later version of the format adds is looked over, as protobuf wants it, and
-//! values that no event can hold (data sets, templates) are marked.
+//! values that mean nothing here (extensions) are marked.
 //!
 //! ```text
 //! {timestamp, seq, uuid, body, metrics: [{name, alias, timestamp, datatype,
-//!   historical, transient, null, int | long | float | double | bool | text | bytes,
-//!   properties: {name: value}}]}
+//!   historical, transient, null, properties: {name: value},
+//!   int | long | float | double | bool | text | bytes | dataset | template}]}
+//! dataset: {columns: [name], types: [datatype], rows: [[{int: 1} ...]]}
+//! template: {version, template_ref, is_definition, metrics: [...],
+//!   parameters: [{name, datatype, int | ...}]}
 //! ```
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Node, Reject, distinct};
+use super::{Budget, Class, Float, Lenient, Members, Node, Reject, distinct, lenient};
 
-/// A member of metrics whose value no event can hold.
+/// A member of metrics whose value means nothing here.
 pub(in crate::normalise) const UNSUPPORTED: &str = "unsupported";
 
 /// Decodes one payload.
-pub(super) fn decode(payload: &[u8]) -> Result<Node<'_>, Reject> {
+pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let mut reader = Reader {
-        budget: Budget::new(),
+        budget: Budget::new(lenient),
     };
     reader.budget.take()?;
     reader.payload(payload)
 }
-
-type Members<'a> = Vec<(Cow<'a, str>, Node<'a>)>;
 
 /// One field on the wire.
 enum Wire<'a> {
@@ -52,12 +53,11 @@ impl Reader {
             let node = match (field, wire) {
                 (1, Wire::Varint(n)) => ("timestamp", Node::from(n)),
                 (2, Wire::Bytes(bytes)) => {
-                    self.budget.take()?;
-                    metrics.push(self.metric(bytes)?);
+                    metrics.push(self.metric(bytes, 1)?);
                     continue;
                 }
                 (3, Wire::Varint(n)) => ("seq", Node::from(n)),
-                (4, Wire::Bytes(bytes)) => ("uuid", Node::Text(text(bytes)?)),
+                (4, Wire::Bytes(bytes)) => ("uuid", Node::Text(self.text(bytes)?)),
                 (5, Wire::Bytes(bytes)) => ("body", Node::Bytes(bytes.into())),
                 (1..=5, _) => return Err(wrong_wire()),
                 _ => continue,
@@ -65,17 +65,18 @@ impl Reader {
             self.budget.take()?;
             members.push((node.0.into(), node.1));
         }
-        once(&members)?;
+        distinct(&mut members, self.budget.lenient)?;
         members.push(("metrics".into(), Node::Array(metrics)));
         Ok(Node::Map(members))
     }
 
-    fn metric<'a>(&mut self, bytes: &'a [u8]) -> Result<Node<'a>, Reject> {
+    fn metric<'a>(&mut self, bytes: &'a [u8], depth: usize) -> Result<Node<'a>, Reject> {
+        self.budget.take()?;
         let mut members: Members<'a> = Vec::new();
         let mut rest = bytes;
         while let Some((field, wire)) = next(&mut rest)? {
             let (name, node) = match (field, wire) {
-                (1, Wire::Bytes(bytes)) => ("name", Node::Text(text(bytes)?)),
+                (1, Wire::Bytes(bytes)) => ("name", Node::Text(self.text(bytes)?)),
                 (2, Wire::Varint(n)) => ("alias", Node::from(n)),
                 (3, Wire::Varint(n)) => ("timestamp", Node::from(n)),
                 (4, Wire::Varint(n)) => ("datatype", Node::from(n)),
@@ -84,21 +85,132 @@ impl Reader {
                 (7, Wire::Varint(n)) => ("null", Node::Bool(n != 0)),
                 (8, Wire::Bytes(_)) => continue,
                 (9, Wire::Bytes(bytes)) => ("properties", self.properties(bytes)?),
+                (10..=16, wire) => self.value(field - 10, wire)?,
+                (17, Wire::Bytes(bytes)) => ("dataset", self.data_set(bytes)?),
+                (18, Wire::Bytes(bytes)) => ("template", self.template(bytes, depth)?),
+                (17 | 18, _) => return Err(wrong_wire()),
                 // The names beside it still count, where this is a birth.
-                (17..=19, _) => (UNSUPPORTED, Node::Null),
-                (10..=16, wire) => value(field - 10, wire)?,
+                (19, _) => (UNSUPPORTED, Node::Null),
                 (1..=9, _) => return Err(wrong_wire()),
                 _ => continue,
             };
             self.budget.take()?;
             members.push((name.into(), node));
         }
-        once(&members)?;
+        self.one_value(&mut members)?;
+        Ok(Node::Map(members))
+    }
+
+    /// Refuses fields that are there twice, and two values.
+    fn one_value(&self, members: &mut Members<'_>) -> Result<(), Reject> {
+        distinct(members, self.budget.lenient)?;
         let values = members.iter().filter(|(name, _)| is_value(name)).count();
         if values > 1 {
             let reason = "a metric has two values";
             return Err(Reject::new(Class::Syntax, reason));
         }
+        Ok(())
+    }
+
+    fn data_set<'a>(&mut self, bytes: &'a [u8]) -> Result<Node<'a>, Reject> {
+        let (mut columns, mut types, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rest = bytes;
+        while let Some((field, wire)) = next(&mut rest)? {
+            self.budget.take()?;
+            match (field, wire) {
+                // How many columns there are, which is seen.
+                (1, Wire::Varint(_)) => {}
+                (2, Wire::Bytes(bytes)) => columns.push(Node::Text(self.text(bytes)?)),
+                (3, Wire::Varint(kind)) => types.push(Node::from(kind)),
+                // Packed, as later versions of protobuf write them.
+                (3, Wire::Bytes(mut packed)) => {
+                    while !packed.is_empty() {
+                        self.budget.take()?;
+                        types.push(Node::from(varint(&mut packed)?));
+                    }
+                }
+                (4, Wire::Bytes(bytes)) => rows.push(self.row(bytes)?),
+                (1..=4, _) => return Err(wrong_wire()),
+                _ => {}
+            }
+        }
+        Ok(Node::Map(vec![
+            ("columns".into(), Node::Array(columns)),
+            ("types".into(), Node::Array(types)),
+            ("rows".into(), Node::Array(rows)),
+        ]))
+    }
+
+    fn row<'a>(&mut self, bytes: &'a [u8]) -> Result<Node<'a>, Reject> {
+        let mut cells = Vec::new();
+        let mut rest = bytes;
+        while let Some((field, wire)) = next(&mut rest)? {
+            match (field, wire) {
+                (1, Wire::Bytes(cell)) => {
+                    self.budget.take()?;
+                    let mut members: Members<'a> = Vec::new();
+                    let mut rest = cell;
+                    while let Some((field, wire)) = next(&mut rest)? {
+                        if let 1..=6 = field {
+                            let (name, node) = self.value(field - 1, wire)?;
+                            members.push((name.into(), node));
+                        }
+                    }
+                    self.one_value(&mut members)?;
+                    cells.push(Node::Map(members));
+                }
+                (1, _) => return Err(wrong_wire()),
+                _ => {}
+            }
+        }
+        Ok(Node::Array(cells))
+    }
+
+    fn template<'a>(&mut self, bytes: &'a [u8], depth: usize) -> Result<Node<'a>, Reject> {
+        let depth = self.budget.enter(depth)?;
+        let (mut members, mut metrics, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rest = bytes;
+        while let Some((field, wire)) = next(&mut rest)? {
+            let (name, node) = match (field, wire) {
+                (1, Wire::Bytes(bytes)) => ("version", Node::Text(self.text(bytes)?)),
+                (2, Wire::Bytes(bytes)) => {
+                    metrics.push(self.metric(bytes, depth)?);
+                    continue;
+                }
+                (3, Wire::Bytes(bytes)) => {
+                    parameters.push(self.parameter(bytes)?);
+                    continue;
+                }
+                (4, Wire::Bytes(bytes)) => ("template_ref", Node::Text(self.text(bytes)?)),
+                (5, Wire::Varint(n)) => ("is_definition", Node::Bool(n != 0)),
+                (1..=5, _) => return Err(wrong_wire()),
+                _ => continue,
+            };
+            self.budget.take()?;
+            members.push((name.into(), node));
+        }
+        distinct(&mut members, self.budget.lenient)?;
+        members.push(("metrics".into(), Node::Array(metrics)));
+        members.push(("parameters".into(), Node::Array(parameters)));
+        Ok(Node::Map(members))
+    }
+
+    fn parameter<'a>(&mut self, bytes: &'a [u8]) -> Result<Node<'a>, Reject> {
+        self.budget.take()?;
+        let mut members: Members<'a> = Vec::new();
+        let mut rest = bytes;
+        while let Some((field, wire)) = next(&mut rest)? {
+            let (name, node) = match (field, wire) {
+                (1, Wire::Bytes(bytes)) => ("name", Node::Text(self.text(bytes)?)),
+                (2, Wire::Varint(n)) => ("datatype", Node::from(n)),
+                (3..=8, wire) => self.value(field - 3, wire)?,
+                (1 | 2, _) => return Err(wrong_wire()),
+                _ => continue,
+            };
+            self.budget.take()?;
+            members.push((name.into(), node));
+        }
+        self.one_value(&mut members)?;
         Ok(Node::Map(members))
     }
 
@@ -110,11 +222,11 @@ impl Reader {
             match (field, wire) {
                 (1, Wire::Bytes(bytes)) => {
                     self.budget.take()?;
-                    names.push(text(bytes)?);
+                    names.push(self.text(bytes)?);
                 }
                 (2, Wire::Bytes(bytes)) => {
                     self.budget.take()?;
-                    values.push(property(bytes)?);
+                    values.push(self.property(bytes)?);
                 }
                 (1 | 2, _) => return Err(wrong_wire()),
                 _ => {}
@@ -124,51 +236,55 @@ impl Reader {
             let reason = "a property set has as many names as values";
             return Err(Reject::new(Class::Syntax, reason));
         }
-        let members: Members<'a> = names.into_iter().zip(values).collect();
-        distinct(&members)?;
+        let mut members: Members<'a> = names.into_iter().zip(values).collect();
+        distinct(&mut members, self.budget.lenient)?;
         Ok(Node::Map(members))
     }
-}
 
-fn property(bytes: &[u8]) -> Result<Node<'_>, Reject> {
-    let mut found = Node::Null;
-    let mut rest = bytes;
-    while let Some((field, wire)) = next(&mut rest)? {
-        if let 3..=8 = field {
-            found = value(field - 3, wire)?.1;
+    fn property<'a>(&self, bytes: &'a [u8]) -> Result<Node<'a>, Reject> {
+        let mut found = Node::Null;
+        let mut rest = bytes;
+        while let Some((field, wire)) = next(&mut rest)? {
+            if let 3..=8 = field {
+                found = self.value(field - 3, wire)?.1;
+            }
         }
+        Ok(found)
     }
-    Ok(found)
-}
 
-/// The value in a field; int, long, float, double, bool and text are in this order
-/// in metrics and in properties.
-fn value(which: u64, wire: Wire<'_>) -> Result<(&'static str, Node<'_>), Reject> {
-    Ok(match (which, wire) {
-        (0, Wire::Varint(n)) => {
-            let int = u32::try_from(n).map_err(|_| {
-                Reject::new(
-                    Class::Range,
-                    "an integer does not fit the 32 bits of its field",
-                )
-            })?;
-            ("int", Node::Int(i64::from(int)))
-        }
-        (1, Wire::Varint(n)) => ("long", Node::from(n)),
-        (2, Wire::Fixed32(bits)) => ("float", float(f64::from(f32::from_bits(bits)))),
-        (3, Wire::Fixed64(bits)) => ("double", float(f64::from_bits(bits))),
-        (4, Wire::Varint(n)) => ("bool", Node::Bool(n != 0)),
-        (5, Wire::Bytes(bytes)) => ("text", Node::Text(text(bytes)?)),
-        (6, Wire::Bytes(bytes)) => ("bytes", Node::Bytes(bytes.into())),
-        _ => return Err(wrong_wire()),
-    })
+    /// The value in a field; int, long, float, double, bool and text are in this order
+    /// in metrics and in properties.
+    fn value<'a>(&self, which: u64, wire: Wire<'a>) -> Result<(&'static str, Node<'a>), Reject> {
+        Ok(match (which, wire) {
+            (0, Wire::Varint(n)) => {
+                let int = u32::try_from(n).map_err(|_| {
+                    Reject::new(
+                        Class::Range,
+                        "an integer does not fit the 32 bits of its field",
+                    )
+                })?;
+                ("int", Node::Int(i64::from(int)))
+            }
+            (1, Wire::Varint(n)) => ("long", Node::from(n)),
+            (2, Wire::Fixed32(bits)) => ("float", float(f64::from(f32::from_bits(bits)))),
+            (3, Wire::Fixed64(bits)) => ("double", float(f64::from_bits(bits))),
+            (4, Wire::Varint(n)) => ("bool", Node::Bool(n != 0)),
+            (5, Wire::Bytes(bytes)) => ("text", Node::Text(self.text(bytes)?)),
+            (6, Wire::Bytes(bytes)) => ("bytes", Node::Bytes(bytes.into())),
+            _ => return Err(wrong_wire()),
+        })
+    }
+
+    fn text<'a>(&self, bytes: &'a [u8]) -> Result<Cow<'a, str>, Reject> {
+        lenient::text(bytes, self.budget.lenient, "a protobuf text is not UTF-8")
+    }
 }
 
 /// Whether a member of a metric is its value.
 pub(in crate::normalise) fn is_value(name: &str) -> bool {
     matches!(
         name,
-        "int" | "long" | "float" | "double" | "bool" | "text" | "bytes"
+        "int" | "long" | "float" | "double" | "bool" | "text" | "bytes" | "dataset" | "template"
     )
 }
 
@@ -177,16 +293,6 @@ const fn float(value: f64) -> Node<'static> {
         value,
         literal: None,
     })
-}
-
-fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Reject> {
-    let text = std::str::from_utf8(bytes).map(Cow::Borrowed);
-    text.map_err(|_| Reject::new(Class::Encoding, "a protobuf text is not UTF-8"))
-}
-
-/// Refuses a field that is there twice.
-fn once(members: &Members<'_>) -> Result<(), Reject> {
-    distinct(members)
 }
 
 /// The next field; `None` at the end.
@@ -255,7 +361,9 @@ mod tests {
     use super::{super::ELEMENTS_MAX, *};
 
     fn class(bytes: &[u8]) -> Result<(), Class> {
-        decode(bytes).map(|_| ()).map_err(|reject| reject.class)
+        decode(bytes, Lenient::STRICT)
+            .map(|_| ())
+            .map_err(|reject| reject.class)
     }
 
     #[test]
@@ -274,7 +382,7 @@ mod tests {
             b"\x18\xff\x01\x22\x01u\x2a\x01\0\x52\x01x",
         ]
         .concat();
-        let root = decode(&payload).unwrap();
+        let root = decode(&payload, Lenient::STRICT).unwrap();
         assert_eq!(root.child("timestamp"), Some(&Node::Int(42)));
         assert_eq!(root.child("seq"), Some(&Node::Int(255)));
         assert_eq!(root.child("uuid"), Some(&Node::Text("u".into())));

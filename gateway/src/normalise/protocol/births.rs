@@ -2,25 +2,30 @@
 //! numbers alone.
 //!
 //! Kept in memory, within a bound, for each client by itself: what one client says
-//! of a node never changes what another's messages mean. After a restart nothing
+//! of a node never changes what another's messages mean, and beyond the bound the
+//! client that keeps most gives way with its oldest node. After a restart nothing
 //! is known, and messages that need it are quarantined as `state` until the node
-//! is born again.
+//! is born again, which it is [asked](Rebirths) for.
 //!
 //! The last birth to arrive counts, whatever the node's clock says. A message that
 //! is tried again out of quarantine teaches nothing, and learns only from births
 //! that came before it.
+
+mod rebirths;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use rebirths::Rebirths;
+
 use crate::event::Timestamp;
 
 /// What all births together may take, about.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A metric in two maps takes about so much besides its name; so does a device or
-/// a node without any.
+/// A metric in two maps takes about so much besides its name; so does a device, a
+/// node or a client without any.
 const METRIC_BYTES: usize = 192;
 
 /// A metric as its birth described it.
@@ -78,23 +83,40 @@ struct Born {
     devices: HashMap<Box<str>, Arc<Metrics>>,
     /// The number of its session, which its death repeats.
     bd_seq: Option<u64>,
+    /// The number of its last message.
+    seq: Option<u8>,
     bytes: usize,
     /// The order of births: the oldest is forgotten first.
     turn: u64,
 }
 
-/// All nodes that are born.
-#[derive(Debug, Default)]
+/// All nodes that are born. Cheap to clone.
+#[derive(Debug, Default, Clone)]
 pub struct Births {
-    nodes: Arc<Mutex<Nodes>>,
+    known: Arc<Known>,
     only_read: bool,
+    /// Nodes that cannot be reached from here are not asked for anything.
+    silent: bool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    nodes: Mutex<Nodes>,
+    rebirths: Rebirths,
 }
 
 #[derive(Debug, Default)]
 struct Nodes {
-    born: HashMap<Box<str>, Born>,
+    clients: HashMap<Box<str>, Client>,
     bytes: usize,
     turn: u64,
+}
+
+/// What one client said.
+#[derive(Debug, Default)]
+struct Client {
+    nodes: HashMap<Box<str>, Born>,
+    bytes: usize,
 }
 
 impl Births {
@@ -102,9 +124,25 @@ impl Births {
     /// holds for messages of today.
     pub fn only_read(&self) -> Self {
         Self {
-            nodes: self.nodes.clone(),
+            known: self.known.clone(),
             only_read: true,
+            silent: true,
         }
+    }
+
+    /// The same births, for messages of nodes that are not connected here, and so hear
+    /// nothing that is said here.
+    pub fn silent(&self) -> Self {
+        Self {
+            known: self.known.clone(),
+            only_read: self.only_read,
+            silent: true,
+        }
+    }
+
+    /// Nodes that should be asked to be born again.
+    pub fn rebirths(&self) -> &Rebirths {
+        &self.known.rebirths
     }
 
     /// What a node said of itself, or of a device, if it is known.
@@ -116,7 +154,7 @@ impl Births {
         received: Timestamp,
     ) -> Option<Arc<Metrics>> {
         let nodes = self.lock();
-        let born = nodes.born.get(&*key(client_id, node))?;
+        let born = nodes.clients.get(client_id)?.nodes.get(node)?;
         let known = match device {
             None => born.own.as_ref(),
             Some(device) => born.devices.get(device),
@@ -127,10 +165,18 @@ impl Births {
     }
 
     /// A node was born, or born again: its aliases and those of its devices are new.
-    pub(super) fn node(&self, client_id: &str, node: &str, bd_seq: Option<u64>, metrics: Metrics) {
+    pub(super) fn node(
+        &self,
+        client_id: &str,
+        node: &str,
+        bd_seq: Option<u64>,
+        seq: u8,
+        metrics: Metrics,
+    ) {
         let born = Born {
             own: Some(metrics.into()),
             bd_seq,
+            seq: Some(seq),
             ..Born::default()
         };
         self.change(client_id, node, |known| *known = born);
@@ -143,19 +189,43 @@ impl Births {
         });
     }
 
+    /// A node has sent the message of a number; whether one before it is missing. Of a
+    /// node whose birth was not seen it is not known where it stands.
+    pub(super) fn is_gap(&self, client_id: &str, node: &str, seq: u8) -> bool {
+        if self.only_read {
+            return false;
+        }
+        let mut nodes = self.lock();
+        let client = nodes.clients.get_mut(client_id);
+        let born = client.and_then(|client| client.nodes.get_mut(node));
+        let Some(born) = born.filter(|born| born.own.is_some()) else {
+            return false;
+        };
+        let last = born.seq.replace(seq);
+        // The same once more is a resend.
+        last.is_some_and(|last| seq != last && seq != last.wrapping_add(1))
+    }
+
+    /// A node is to be born again, if it can be asked: `topic` is where it listens.
+    pub(super) fn ask(&self, topic: impl FnOnce() -> String, received: Timestamp) {
+        if !self.silent {
+            self.known.rebirths.want(topic().into(), received);
+        }
+    }
+
     /// What a node said, or what it said of a device, holds no longer.
     pub(super) fn forget(&self, client_id: &str, node: &str, device: Option<&str>) {
         if self.only_read {
             return;
         }
-        let key = key(client_id, node);
         let mut nodes = self.lock();
         match device {
-            None => nodes.remove(&key),
+            None => nodes.remove(client_id, node),
             Some(device) => {
-                let known = nodes.born.get(&key);
+                let known = nodes.clients.get(client_id);
+                let known = known.and_then(|client| client.nodes.get(node));
                 if known.is_some_and(|known| known.devices.contains_key(device)) {
-                    nodes.change(key, |known| {
+                    nodes.change(client_id, node, |known| {
                         known.devices.remove(device);
                     });
                 }
@@ -166,11 +236,12 @@ impl Births {
     /// A node has died: its aliases mean nothing any more. The death of an earlier
     /// session may come late.
     pub(super) fn death(&self, client_id: &str, node: &str, bd_seq: Option<u64>) {
-        let known = self
-            .lock()
-            .born
-            .get(&*key(client_id, node))
-            .map(|b| b.bd_seq);
+        let known = {
+            let nodes = self.lock();
+            let client = nodes.clients.get(client_id);
+            let born = client.and_then(|client| client.nodes.get(node));
+            born.map(|born| born.bd_seq)
+        };
         let another = |known: Option<u64>| known.zip(bd_seq).is_some_and(|(a, b)| a != b);
         if known.is_some_and(|known| !another(known)) {
             self.forget(client_id, node, None);
@@ -185,146 +256,73 @@ impl Births {
 
     fn change(&self, client_id: &str, node: &str, how: impl FnOnce(&mut Born)) {
         if !self.only_read {
-            self.lock().change(key(client_id, node), how);
+            self.lock().change(client_id, node, how);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
         // Nothing panics while the lock is held, and a map is whole even so.
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        let nodes = &self.known.nodes;
+        nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Nodes {
-    fn change(&mut self, key: Box<str>, how: impl FnOnce(&mut Born)) {
-        let mut born = self.born.remove(&key).unwrap_or_default();
+    fn change(&mut self, client_id: &str, node: &str, how: impl FnOnce(&mut Born)) {
+        let client = match self.clients.get_mut(client_id) {
+            Some(client) => client,
+            None => {
+                let bytes = METRIC_BYTES + client_id.len();
+                self.bytes += bytes;
+                let nodes = HashMap::new();
+                let client = Client { nodes, bytes };
+                self.clients.entry(client_id.into()).or_insert(client)
+            }
+        };
+        let mut born = client.nodes.remove(node).unwrap_or_default();
         self.bytes -= born.bytes;
+        client.bytes -= born.bytes;
         how(&mut born);
         self.turn += 1;
         born.turn = self.turn;
         let devices = born.devices.iter().map(|(name, m)| name.len() + m.bytes);
         let own = born.own.as_ref().map_or(0, |own| own.bytes);
-        born.bytes = METRIC_BYTES + key.len() + own + devices.sum::<usize>();
+        born.bytes = METRIC_BYTES + node.len() + own + devices.sum::<usize>();
         self.bytes += born.bytes;
-        self.born.insert(key, born);
-        while self.bytes > BYTES_MAX {
-            let oldest = self.born.iter().min_by_key(|(_, born)| born.turn);
-            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-                break;
-            };
-            self.remove(&oldest);
-        }
+        client.bytes += born.bytes;
+        client.nodes.insert(node.into(), born);
+        while self.bytes > BYTES_MAX && self.give_way() {}
     }
 
-    fn remove(&mut self, key: &str) {
-        if let Some(forgotten) = self.born.remove(key) {
+    /// The client that keeps most forgets its oldest node.
+    fn give_way(&mut self) -> bool {
+        let largest = self.clients.iter().max_by_key(|(_, client)| client.bytes);
+        let Some((client_id, client)) = largest else {
+            return false;
+        };
+        let oldest = client.nodes.iter().min_by_key(|(_, born)| born.turn);
+        let Some((node, _)) = oldest else {
+            return false;
+        };
+        let (client_id, node) = (client_id.clone(), node.clone());
+        self.remove(&client_id, &node);
+        true
+    }
+
+    fn remove(&mut self, client_id: &str, node: &str) {
+        let Some(client) = self.clients.get_mut(client_id) else {
+            return;
+        };
+        if let Some(forgotten) = client.nodes.remove(node) {
+            client.bytes -= forgotten.bytes;
             self.bytes -= forgotten.bytes;
         }
+        if client.nodes.is_empty() {
+            self.bytes -= client.bytes;
+            self.clients.remove(client_id);
+        }
     }
-}
-
-fn key(client_id: &str, node: &str) -> Box<str> {
-    // No identifier of MQTT has a null character in it.
-    format!("{client_id}\0{node}").into()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(name: &str) -> Metric {
-        Metric {
-            name: name.into(),
-            datatype: Some(10),
-        }
-    }
-
-    fn metrics(at: i64, alias: u64, name: &str) -> Metrics {
-        Metrics::new(
-            Timestamp::from_millis(at),
-            0,
-            vec![(Some(alias), named(name))],
-        )
-    }
-
-    fn known(births: &Births, device: Option<&str>, alias: u64, at: i64) -> Option<String> {
-        let known = births.get("c", "G/N", device, Timestamp::from_millis(at))?;
-        known.by_alias(alias).map(|metric| metric.name.to_string())
-    }
-
-    #[test]
-    fn a_birth_replaces_the_one_before() {
-        let births = Births::default();
-        births.node("c", "G/N", None, metrics(5, 1, "a"));
-        births.device("c", "G/N", "D", metrics(6, 2, "b"));
-        assert_eq!(known(&births, None, 1, 9).as_deref(), Some("a"));
-        assert_eq!(known(&births, Some("D"), 2, 9).as_deref(), Some("b"));
-        assert_eq!(known(&births, Some("D"), 1, 9), None);
-        // The aliases of the device's former birth are gone with it.
-        births.device("c", "G/N", "D", metrics(7, 3, "c"));
-        assert_eq!(known(&births, Some("D"), 2, 9), None);
-        assert_eq!(known(&births, Some("D"), 3, 9).as_deref(), Some("c"));
-        // The gateway's clock may have been set back.
-        births.node("c", "G/N", None, metrics(4, 1, "new"));
-        assert_eq!(known(&births, None, 1, 9).as_deref(), Some("new"));
-        assert_eq!(known(&births, Some("D"), 3, 9), None);
-    }
-
-    #[test]
-    fn a_death_ends_its_own_session_alone() {
-        let births = Births::default();
-        births.node("c", "G/N", Some(2), metrics(5, 1, "a"));
-        births.death("c", "G/N", Some(1));
-        assert!(known(&births, None, 1, 9).is_some());
-        births.death("c", "G/N", Some(2));
-        assert!(known(&births, None, 1, 9).is_none());
-    }
-
-    #[test]
-    fn what_is_tried_again_teaches_nothing_and_learns_from_what_was_before_it() {
-        let births = Births::default();
-        births.node("c", "G/N", Some(2), metrics(5, 1, "a"));
-        births.device("c", "G/N", "D", metrics(7, 2, "b"));
-        let again = births.only_read();
-        assert_eq!(known(&again, None, 1, 6).as_deref(), Some("a"));
-        assert_eq!(known(&again, Some("D"), 2, 6), None);
-        again.node("c", "G/N", Some(2), metrics(4, 1, "old"));
-        again.device("c", "G/N", "D", metrics(4, 2, "old"));
-        again.forget("c", "G/N", Some("D"));
-        again.forget("c", "G/N", None);
-        again.death("c", "G/N", Some(2));
-        assert_eq!(known(&births, None, 1, 9).as_deref(), Some("a"));
-        assert_eq!(known(&births, Some("D"), 2, 9).as_deref(), Some("b"));
-    }
-
-    #[test]
-    fn one_client_does_not_say_what_anothers_messages_mean() {
-        let births = Births::default();
-        births.node("c", "G/N", None, metrics(5, 1, "a"));
-        births.node("d", "G/N", None, metrics(6, 1, "other"));
-        assert_eq!(known(&births, None, 1, 9).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn births_stay_within_their_bound_and_the_oldest_goes_first() {
-        let births = Births::default();
-        let long = "n".repeat(10_000);
-        for node in 0..3_000 {
-            births.node("c", &format!("G/{node}"), None, metrics(1, 1, &long));
-            // The same node again and again is one node, and so is its device.
-            births.device("c", "G/again", "D", metrics(1, 1, &long));
-        }
-        let there = |node| {
-            births
-                .get("c", node, None, Timestamp::from_millis(9))
-                .is_some()
-        };
-        assert!(!there("G/0"));
-        assert!(there("G/2999"));
-        let nodes = births.lock();
-        assert!(nodes.born[&key("c", "G/again")].bytes < 11_000);
-        assert!(nodes.bytes <= BYTES_MAX);
-        let sum: usize = nodes.born.values().map(|born| born.bytes).sum();
-        assert_eq!(nodes.bytes, sum);
-    }
-}
+mod tests;

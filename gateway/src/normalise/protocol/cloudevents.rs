@@ -2,7 +2,10 @@
 //! user properties. The three forms of one event have one key.
 //!
 //! `source` and `id` are the identity: consumers may assume that events equal in
-//! both are one event. The device is the `subject`, or else the `source`.
+//! both are one event. The device is the `subject`, or else the `source`. What another
+//! gateway of this kind sends is [read back](penstock) as it was there.
+
+mod penstock;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -13,12 +16,13 @@ use crate::{
     event::{IdSource, Measurement},
     normalise::{
         Class, Message, Node, Normaliser, Reject,
-        decode::{self, Format, quoted},
+        decode::{self, Fault, Format, Lenient, quoted},
         identity::text,
         measure,
         timestamp::{self, Said, Unit},
     },
 };
+pub(in crate::normalise) use penstock::is_event as is_penstock;
 
 /// Attributes with a place of their own in an event.
 const KNOWN: [&str; 10] = [
@@ -34,37 +38,75 @@ const KNOWN: [&str; 10] = [
     "data_base64",
 ];
 
-/// The tree of a message: an event as its JSON form has it, or an array of them.
-pub(super) fn read<'a>(message: &Message<'a>) -> Result<Node<'a>, Reject> {
+/// The media type of a message, without what is said beside it.
+fn essence(message: &Message<'_>) -> String {
     let content_type = message.content_type.unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let essence = essence.to_ascii_lowercase();
+    essence.to_ascii_lowercase()
+}
+
+/// What an event looks like in a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Cbor,
+    Binary,
+    Unknown,
+}
+
+fn form(message: &Message<'_>, essence: &str) -> Form {
     match essence.strip_prefix("application/cloudevents") {
-        Some("" | "+json") => return decode::decode(Format::Json, message.payload),
-        Some("-batch" | "-batch+json") => {
-            let root = decode::decode(Format::Json, message.payload)?;
-            return match root {
-                Node::Array(_) => Ok(root),
-                _ => Err(Reject::new(
-                    Class::Type,
-                    "a batch of CloudEvents is an array",
-                )),
-            };
+        Some("" | "+json" | "-batch" | "-batch+json") => Form::Json,
+        Some("+cbor" | "-batch+cbor") => Form::Cbor,
+        Some(_) => Form::Unknown,
+        None if message.property("specversion").is_some() => Form::Binary,
+        // What MQTT 3.1.1 cannot say otherwise.
+        None => Form::Json,
+    }
+}
+
+/// Whether the event is in CBOR.
+pub(in crate::normalise) fn is_cbor(message: &Message<'_>) -> bool {
+    form(message, &essence(message)) == Form::Cbor
+}
+
+/// Whether the payload is text, all of it.
+pub(super) fn is_text(message: &Message<'_>) -> bool {
+    let essence = essence(message);
+    match form(message, &essence) {
+        Form::Json => true,
+        Form::Cbor | Form::Unknown => false,
+        Form::Binary => {
+            let declared = declared(message, &essence);
+            format_of(declared, message.payload).is_some_and(Format::is_text)
         }
-        Some(_) => {
+    }
+}
+
+/// The tree of a message: an event as its JSON form has it, or an array of them.
+pub(super) fn read<'a>(message: &Message<'a>, lenient: Lenient) -> Result<Node<'a>, Reject> {
+    let essence = essence(message);
+    let format = match form(message, &essence) {
+        Form::Json => Format::Json,
+        Form::Cbor => Format::Cbor,
+        Form::Binary => return binary(message, &essence, lenient),
+        Form::Unknown => {
             let reason = format!("CloudEvents as {} are not read", quoted(&essence));
             return Err(Reject::new(Class::Unsupported, reason));
         }
-        None => {}
+    };
+    let root = decode::decode_leniently(format, message.payload, lenient)?;
+    match root {
+        root if !essence.contains("-batch") => Ok(root),
+        root @ Node::Array(_) => Ok(root),
+        _ => {
+            let reason = "a batch of CloudEvents is an array";
+            Err(Reject::new(Class::Type, reason))
+        }
     }
-    if message.property("specversion").is_none() {
-        // What MQTT 3.1.1 cannot say otherwise.
-        return decode::decode(Format::Json, message.payload);
-    }
-    binary(message, &essence)
 }
 
-fn binary<'a>(message: &Message<'a>, essence: &str) -> Result<Node<'a>, Reject> {
+fn binary<'a>(message: &Message<'a>, essence: &str, lenient: Lenient) -> Result<Node<'a>, Reject> {
     let attribute = |name: &str| {
         name.bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
@@ -74,31 +116,47 @@ fn binary<'a>(message: &Message<'a>, essence: &str) -> Result<Node<'a>, Reject> 
         if !attribute(name) || matches!(&**name, "data" | "datacontenttype") {
             continue;
         }
-        if members.iter().any(|(other, _)| **other == **name) {
+        if let Some(n) = members.iter().position(|(other, _)| **other == **name) {
+            if lenient.allows(Fault::DuplicateKeys) {
+                members[n].1 = Node::Text(Cow::Borrowed(value));
+                continue;
+            }
             let reason = format!("the attribute {} is there twice", quoted(name));
             return Err(Reject::new(Class::DuplicateKey, reason));
         }
         members.push((Cow::Borrowed(name), Node::Text(Cow::Borrowed(value))));
     }
-    let declared = match essence {
-        "" => message.property("datacontenttype").map_or("", |text| text),
-        essence => essence,
-    };
     if !message.payload.is_empty() {
-        members.push(("data".into(), data(declared, message.payload)?));
+        let declared = declared(message, essence);
+        let data = data(declared, message.payload, lenient)?;
+        members.push(("data".into(), data));
     }
     Ok(Node::Map(members))
 }
 
-/// Data that is not JSON yet, by its media type; of an unknown type the bytes.
-fn data<'d>(content_type: &str, bytes: &'d [u8]) -> Result<Node<'d>, Reject> {
+/// What the data of a message in the binary form is said to be.
+fn declared<'m>(message: &Message<'m>, essence: &'m str) -> &'m str {
+    match essence {
+        "" => message.property("datacontenttype").map_or("", |text| text),
+        essence => essence,
+    }
+}
+
+/// The format of data that is not JSON yet, by its media type; of an unknown type none.
+fn format_of(content_type: &str, bytes: &[u8]) -> Option<Format> {
     match decode::declared(content_type) {
-        Some(format @ (Format::Json | Format::Cbor | Format::MsgPack)) => {
-            decode::decode(format, bytes)
-        }
-        _ if content_type.starts_with("text/") => decode::decode(Format::Scalar, bytes),
-        _ if content_type.is_empty() => decode::decode(decode::sniff(bytes), bytes),
-        _ => Ok(Node::Bytes(Cow::Borrowed(bytes))),
+        Some(format @ (Format::Json | Format::Cbor | Format::MsgPack)) => Some(format),
+        _ if content_type.starts_with("text/") => Some(Format::Scalar),
+        _ if content_type.is_empty() => Some(decode::sniff(bytes)),
+        _ => None,
+    }
+}
+
+/// Data that is not JSON yet; of an unknown type the bytes.
+fn data<'d>(content_type: &str, bytes: &'d [u8], lenient: Lenient) -> Result<Node<'d>, Reject> {
+    match format_of(content_type, bytes) {
+        Some(format) => decode::decode_leniently(format, bytes, lenient),
+        None => Ok(Node::Bytes(Cow::Borrowed(bytes))),
     }
 }
 
@@ -128,6 +186,9 @@ pub(super) fn meaning<'n, 'a>(
     // With any other format the sender's content type is all that makes it a
     // CloudEvent, and who may publish here may not speak for every device.
     let names_device = of.mapping.format == Format::CloudEvents && !of.mapping.own_device;
+    if let Some(meaning) = penstock::meaning(of, event, names_device)? {
+        return Ok(meaning);
+    }
     let mut meaning = Meaning {
         device: names_device.then(|| subject.unwrap_or(source).to_owned()),
         claimed: names_device,
@@ -214,7 +275,10 @@ fn measurements(
                 "" => "application/octet-stream".to_owned(),
                 said => said.to_ascii_lowercase(),
             };
-            take(&data(&content_type, &bytes)?)
+            let lenient = of.mapping.lenient;
+            let is_text = format_of(&content_type, &bytes).is_some_and(Format::is_text);
+            let bytes = decode::readable(is_text, &bytes, lenient);
+            take(&data(&content_type, &bytes, lenient)?)
         }
         (None, Some(other)) => {
             let reason = format!("\"data_base64\" is {}", other.kind());

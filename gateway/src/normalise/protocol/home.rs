@@ -5,7 +5,12 @@ use std::sync::Arc;
 use super::{METADATA, Meaning, STATE, text_at};
 use crate::{
     event::{Measurement, Quality, Value},
-    normalise::{Class, Node, Normaliser, Reject, decode::quoted, identity::text},
+    normalise::{
+        Class, Node, Normaliser, Reject,
+        decode::quoted,
+        identity::text,
+        measure::{self, NAME_BYTES_MAX},
+    },
 };
 
 /// Zigbee2MQTT publishes the whole known state of a device. What is below `bridge`
@@ -89,17 +94,25 @@ pub(super) fn presence(online: bool) -> Measurement {
     }
 }
 
-/// Attributes of Homie begin with `$`: they describe a device, or say how it is.
-pub(super) fn homie<'n, 'a>(of: &Normaliser<'_>) -> Meaning<'n, 'a> {
-    let last = of.message.topic.rsplit('/').next().unwrap_or_default();
-    Meaning {
-        kind: match last {
-            "$state" => Some(STATE),
-            _ if last.starts_with('$') => Some(METADATA),
-            _ => None,
-        },
-        ..Meaning::default()
+/// Attributes of Homie begin with `$`: they describe a device, or say how it is; what is
+/// below one, such as `$alert/{id}`, belongs to it.
+pub(super) fn homie<'n, 'a>(of: &Normaliser<'_>) -> Result<Meaning<'n, 'a>, Reject> {
+    if (of.resolved.bare.as_ref()).is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(measure::name_too_long());
     }
+    let mut levels = of.message.topic.split('/').rev();
+    let kind = match levels.next() {
+        Some("$state") => Some(STATE),
+        Some(last) if last.starts_with('$') => Some(METADATA),
+        _ => levels
+            .next()
+            .filter(|level| level.starts_with('$'))
+            .map(|_| METADATA),
+    };
+    Ok(Meaning {
+        kind,
+        ..Meaning::default()
+    })
 }
 
 /// A discovery document names its device by the first of its identifiers. It is

@@ -144,10 +144,9 @@ fn field(
     used: &[&Node<'_>],
     into: &mut Vec<Measurement>,
 ) -> Result<(), Reject> {
-    let is_data_value = node.child("Value").is_some()
-        || node.child("StatusCode").is_some()
-        || node.child("SourceTimestamp").is_some();
-    let value = match node.child("Value") {
+    let is_data_value = is_data_value(node);
+    let part = |name: &str| node.child(name).filter(|_| is_data_value);
+    let value = match part("Value") {
         Some(value) => value,
         None if is_data_value => &Node::Null,
         None => node,
@@ -159,8 +158,8 @@ fn field(
         (Some(body), Some(_)) => body,
         _ => value,
     };
-    let quality = node.child("StatusCode").map_or(Quality::Good, quality);
-    let time = match node.child("SourceTimestamp") {
+    let quality = part("StatusCode").map_or(Quality::Good, quality);
+    let time = match part("SourceTimestamp") {
         Some(time) => match timestamp::read(time, Unit::Rfc3339, None, of.message.received)? {
             Said::Plausible { at, .. } => Some(at),
             Said::Nothing | Said::Implausible => None,
@@ -182,6 +181,26 @@ fn field(
         measurement.time = time;
     }
     Ok(())
+}
+
+/// Whether a field is a value with its status and time, and not a structure of the
+/// user's that has a member of such a name too (OPC 10000-6, section 5.4.2.18).
+fn is_data_value(node: &Node<'_>) -> bool {
+    const TELLING: [&str; 3] = ["Value", "StatusCode", "SourceTimestamp"];
+    const OTHERS: [&str; 6] = [
+        "Status",
+        "SourcePicoseconds",
+        "ServerTimestamp",
+        "ServerPicoseconds",
+        "UaType",
+        "Dimensions",
+    ];
+    let Node::Map(members) = node else {
+        return false;
+    };
+    let mut names = members.iter().map(|(name, _)| name.as_ref());
+    names.clone().any(|name| TELLING.contains(&name))
+        && names.all(|name| TELLING.contains(&name) || OTHERS.contains(&name))
 }
 
 /// The two highest bits of a status code (OPC 10000-4, section 7.39.1).

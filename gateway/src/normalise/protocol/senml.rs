@@ -9,8 +9,8 @@ use super::Meaning;
 use crate::{
     event::{Measurement, Quality, Timestamp, Value},
     normalise::{
-        Class, Message, Node, Reject,
-        decode::{Float, quoted},
+        Class, Node, Normaliser, Reject,
+        decode::{Fault, Float, Format, Lenient, quoted},
         measure::{self, NAME_BYTES_MAX},
         timestamp::{self, Said},
     },
@@ -74,9 +74,17 @@ enum When {
 
 /// A whole pack.
 pub(super) fn meaning<'n, 'a>(
-    message: &Message<'_>,
+    of: &Normaliser<'_>,
     pack: &'n Node<'a>,
 ) -> Result<Meaning<'n, 'a>, Reject> {
+    let message = of.message;
+    let reader = Reader {
+        labels: match of.format {
+            Format::SenmlCbor => &LABELS,
+            _ => &[],
+        },
+        lenient: of.mapping.lenient,
+    };
     let Node::Array(records) = pack else {
         return Err(senml(format!("a pack is an array, not {}", pack.kind())));
     };
@@ -84,8 +92,8 @@ pub(super) fn meaning<'n, 'a>(
     let mut taken: Vec<(When, Measurement)> = Vec::with_capacity(records.len());
     let mut meaning = Meaning::default();
     for record in records {
-        let record = fields(record, &mut base)?;
-        let value = match content(&record, &base)? {
+        let record = reader.fields(record, &mut base)?;
+        let value = match reader.content(&record, &base)? {
             Content::Base => continue,
             Content::Sum => None,
             Content::Value(value) => Some(value),
@@ -104,7 +112,8 @@ pub(super) fn meaning<'n, 'a>(
                 .push((format!("{name}.ut").into(), text.into()));
         }
         let unit = record.unit.or(base.unit).map(Into::into);
-        let sum = record.sum.map(|sum| plus(sum, base.sum));
+        let sum = record.sum.map(|sum| reader.plus(sum, base.sum));
+        let sum = sum.transpose()?;
         let of = |name: &str, value, bad| Measurement {
             name: name.into(),
             value,
@@ -151,58 +160,6 @@ pub(super) fn meaning<'n, 'a>(
     Ok(meaning)
 }
 
-fn fields<'n>(record: &'n Node<'_>, base: &mut Base<'n>) -> Result<Record<'n>, Reject> {
-    let Node::Map(members) = record else {
-        return Err(senml(format!(
-            "a record is an object, not {}",
-            record.kind()
-        )));
-    };
-    let mut fields = Record::default();
-    for (label, node) in members {
-        let known = LABELS.iter().find(|(digits, _)| *digits == label.as_ref());
-        let label: &str = match known {
-            Some((_, name)) => name,
-            None => label,
-        };
-        match label {
-            "bver" => match node {
-                Node::Int(version) if (1..=VERSION).contains(version) => {}
-                _ => return Err(senml(format!("only version {VERSION} is known"))),
-            },
-            "bn" => base.name = text(label, node)?,
-            "bt" => base.time = time(label, node)?,
-            "bu" => base.unit = Some(text(label, node)?),
-            "bv" => base.value = Some(number(label, node)?),
-            "bs" => base.sum = Some(number(label, node)?),
-            "n" => fields.name = Some(text(label, node)?),
-            "u" => fields.unit = Some(text(label, node)?),
-            "v" => fields.value = Some(number(label, node)?),
-            "vs" => fields.text = Some(text(label, node)?),
-            "vb" => match node {
-                Node::Bool(boolean) => fields.boolean = Some(*boolean),
-                _ => return Err(wrong(label, "a boolean", node)),
-            },
-            "vd" => fields.data = Some(data(node)?),
-            "s" => fields.sum = Some(number(label, node)?),
-            "t" => fields.time = Some(time(label, node)?),
-            "ut" => fields.update = Some(number(label, node)?),
-            // Who says so wants not to be understood by halves (section 4.4).
-            _ if label.ends_with('_') => {
-                return Err(senml(format!(
-                    "{} must be understood, and is not",
-                    quoted(label)
-                )));
-            }
-            _ if label.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
-                return Err(senml(format!("label {} is not known", quoted(label))));
-            }
-            _ => {}
-        }
-    }
-    Ok(fields)
-}
-
 /// What a record holds.
 enum Content {
     /// Only what holds for those after it.
@@ -213,38 +170,144 @@ enum Content {
     Value(Value),
 }
 
-fn content(record: &Record<'_>, base: &Base<'_>) -> Result<Content, Reject> {
-    let values = [
-        record.value.is_some(),
-        record.text.is_some(),
-        record.boolean.is_some(),
-        record.data.is_some(),
-    ];
-    if values.iter().filter(|there| **there).count() > 1 {
-        return Err(senml("a record has two values"));
-    }
-    let value = match record {
-        Record { value: Some(v), .. } => Some(plus(v, base.value)),
-        Record {
-            text: Some(text), ..
-        } => Some(Value::Text((*text).to_owned())),
-        Record {
-            boolean: Some(b), ..
-        } => Some(Value::Bool(*b)),
-        Record {
-            data: Some(data), ..
-        } => Some(Value::Bytes(data.to_vec())),
-        _ => None,
-    };
-    match (value, record.sum, record.name, base.value) {
-        (Some(value), ..) => Ok(Content::Value(value)),
-        (None, Some(_), ..) => Ok(Content::Sum),
-        // The base value is the value.
-        (None, None, Some(_), Some(value)) => Ok(Content::Value(plus(value, None))),
-        (None, None, None, _) if record.time.is_none() && record.unit.is_none() => {
-            Ok(Content::Base)
+/// How records are read.
+struct Reader {
+    /// Numbers of CBOR that stand for labels; in JSON a digit is no label.
+    labels: &'static [(&'static str, &'static str)],
+    lenient: Lenient,
+}
+
+impl Reader {
+    fn fields<'n>(&self, record: &'n Node<'_>, base: &mut Base<'n>) -> Result<Record<'n>, Reject> {
+        let Node::Map(members) = record else {
+            return Err(senml(format!(
+                "a record is an object, not {}",
+                record.kind()
+            )));
+        };
+        let mut fields = Record::default();
+        let mut seen = Vec::with_capacity(members.len().min(LABELS.len()));
+        for (label, node) in members {
+            let known = self.labels.iter();
+            let known = known.clone().find(|(digits, _)| *digits == label.as_ref());
+            let label: &str = match known {
+                Some((_, name)) => name,
+                None => label,
+            };
+            // By its name, and once more by its number.
+            if let Some((_, name)) = LABELS.iter().find(|(_, name)| *name == label) {
+                if seen.contains(name) && !self.lenient.allows(Fault::DuplicateKeys) {
+                    let reason = format!("the label {label:?} is there twice in one record");
+                    return Err(Reject::new(Class::DuplicateKey, reason));
+                }
+                seen.push(name);
+            }
+            match label {
+                "bver" => match node {
+                    Node::Int(version) if (1..=VERSION).contains(version) => {}
+                    _ => return Err(senml(format!("only version {VERSION} is known"))),
+                },
+                "bn" => base.name = text(label, node)?,
+                "bt" => base.time = time(label, node)?,
+                "bu" => base.unit = Some(text(label, node)?),
+                "bv" => base.value = Some(number(label, node)?),
+                "bs" => base.sum = Some(number(label, node)?),
+                "n" => fields.name = Some(text(label, node)?),
+                "u" => fields.unit = Some(text(label, node)?),
+                "v" => fields.value = Some(number(label, node)?),
+                "vs" => fields.text = Some(text(label, node)?),
+                "vb" => match node {
+                    Node::Bool(boolean) => fields.boolean = Some(*boolean),
+                    _ => return Err(wrong(label, "a boolean", node)),
+                },
+                "vd" => fields.data = Some(data(node)?),
+                "s" => fields.sum = Some(number(label, node)?),
+                "t" => fields.time = Some(time(label, node)?),
+                "ut" => fields.update = Some(number(label, node)?),
+                // Who says so wants not to be understood by halves (section 4.4).
+                _ if label.ends_with('_') => {
+                    return Err(senml(format!(
+                        "{} must be understood, and is not",
+                        quoted(label)
+                    )));
+                }
+                _ if !self.labels.is_empty()
+                    && label.bytes().all(|b| b.is_ascii_digit() || b == b'-') =>
+                {
+                    return Err(senml(format!("label {} is not known", quoted(label))));
+                }
+                _ => {}
+            }
         }
-        _ => Err(senml("a record has neither a value nor a sum")),
+        Ok(fields)
+    }
+
+    fn content(&self, record: &Record<'_>, base: &Base<'_>) -> Result<Content, Reject> {
+        let values = [
+            record.value.is_some(),
+            record.text.is_some(),
+            record.boolean.is_some(),
+            record.data.is_some(),
+        ];
+        if values.iter().filter(|there| **there).count() > 1 {
+            return Err(senml("a record has two values"));
+        }
+        let value = match record {
+            Record { value: Some(v), .. } => Some(self.plus(v, base.value)?),
+            Record {
+                text: Some(text), ..
+            } => Some(Value::Text((*text).to_owned())),
+            Record {
+                boolean: Some(b), ..
+            } => Some(Value::Bool(*b)),
+            Record {
+                data: Some(data), ..
+            } => Some(Value::Bytes(data.to_vec())),
+            _ => None,
+        };
+        match (value, record.sum, record.name, base.value) {
+            (Some(value), ..) => Ok(Content::Value(value)),
+            (None, Some(_), ..) => Ok(Content::Sum),
+            // The base value is the value.
+            (None, None, Some(_), Some(value)) => Ok(Content::Value(value.to_value())),
+            (None, None, None, _) if record.time.is_none() && record.unit.is_none() => {
+                Ok(Content::Base)
+            }
+            _ => Err(senml("a record has neither a value nor a sum")),
+        }
+    }
+
+    /// A number with another one added; integers stay exact, or do not fit.
+    fn plus(&self, node: &Node<'_>, base: Option<&Node<'_>>) -> Result<Value, Reject> {
+        let Some(base) = base else {
+            return Ok(node.to_value());
+        };
+        let whole = |node: &Node<'_>| match node {
+            Node::Int(n) => Some(i128::from(*n)),
+            Node::UInt(n) => Some(i128::from(*n)),
+            _ => None,
+        };
+        if let Some(sum) = whole(node).zip(whole(base)).map(|(a, b)| a + b) {
+            let exact = i64::try_from(sum).map(Value::Int);
+            let exact = exact.or_else(|_| u64::try_from(sum).map(Value::UInt));
+            match exact {
+                Ok(exact) => return Ok(exact),
+                Err(_) if self.lenient.allows(Fault::BigIntegers) => {}
+                Err(_) => {
+                    let reason = "a value with its base value does not fit 64 bits";
+                    return Err(Reject::new(Class::Range, reason));
+                }
+            }
+        }
+        let both = measure::float(node).zip(measure::float(base));
+        match both.map(|(a, b)| (a + b, a.is_finite() && b.is_finite())) {
+            Some((sum, _)) if sum.is_finite() => Ok(Value::Float(sum)),
+            Some((_, true)) if !self.lenient.allows(Fault::Nan) => {
+                let reason = "a value with its base value is too large";
+                Err(Reject::new(Class::Range, reason))
+            }
+            _ => Ok(Value::Null),
+        }
     }
 }
 
@@ -278,23 +341,6 @@ fn when(record: &Record<'_>, base: &Base<'_>, received: Timestamp) -> When {
         nanos % 1_000_000_000 != 0,
         received,
     ))
-}
-
-/// A number with another one added; integers stay integers where they can.
-fn plus(node: &Node<'_>, base: Option<&Node<'_>>) -> Value {
-    let Some(base) = base else {
-        return node.to_value();
-    };
-    if let (Node::Int(a), Node::Int(b)) = (node, base)
-        && let Some(sum) = a.checked_add(*b)
-    {
-        return Value::Int(sum);
-    }
-    let sum = measure::float(node).zip(measure::float(base));
-    match sum.map(|(a, b)| a + b) {
-        Some(sum) if sum.is_finite() => Value::Float(sum),
-        _ => Value::Null,
-    }
 }
 
 fn text<'n>(label: &str, node: &'n Node<'_>) -> Result<&'n str, Reject> {

@@ -5,26 +5,25 @@
 //! message is identified by its topic, its sequence number, its time and its bytes;
 //! the sequence number alone begins again after 256 messages, and a node that is
 //! born again keeps its `bdSeq`.
+//!
+//! A node of which something was missed is asked to be born again (section 5.4: the
+//! command `Node Control/Rebirth`): its numbers have a gap, or a message of it needs a
+//! birth that was not seen.
 
-use std::sync::Arc;
+mod metric;
+mod value;
 
-use super::{
-    BIRTH, Id, Meaning, STATE,
-    births::{Metric, Metrics},
-    home::presence,
-};
+use super::{BIRTH, Id, Meaning, STATE, births::Metrics, home::presence};
 use crate::{
-    event::{Measurement, Quality, Value},
+    event::IdSource,
     normalise::{
-        Class, DEVICE_BYTES_MAX, Message, Node, Reject,
-        decode::{
-            self, Format, quoted,
-            sparkplug::{UNSUPPORTED, is_value},
-        },
-        identity, measure,
+        Class, DEVICE_BYTES_MAX, Message, Node, Normaliser, Reject,
+        decode::{self, Format, Lenient},
+        identity,
         timestamp::{self, Said, Unit},
     },
 };
+use metric::Resolver;
 
 /// What a topic says.
 struct Topic<'t> {
@@ -35,6 +34,8 @@ struct Topic<'t> {
     /// The node with what is before the namespace, where another broker's topics have
     /// something before them.
     born_as: String,
+    /// Where the node listens, if that is here.
+    commands: Option<String>,
 }
 
 impl Topic<'_> {
@@ -53,6 +54,12 @@ fn topic(topic: &str) -> Result<Topic<'_>, Reject> {
         .sum();
     let (before, topic) = topic.split_at_checked(before).unwrap_or(("", topic));
     let levels: Vec<&str> = topic.splitn(6, '/').collect();
+    let commands = match levels[..] {
+        [_, group, _, node, ..] if before.is_empty() => {
+            Some(format!("{NAMESPACE}/{group}/NCMD/{node}"))
+        }
+        _ => None,
+    };
     let (kind, node, device) = match levels[..] {
         [NAMESPACE, "STATE", host] if !host.is_empty() => ("STATE", format!("STATE/{host}"), None),
         [
@@ -80,6 +87,7 @@ fn topic(topic: &str) -> Result<Topic<'_>, Reject> {
         born_as: format!("{before}{node}"),
         node,
         device,
+        commands,
     })
 }
 
@@ -95,21 +103,50 @@ pub(super) fn begin(message: &Message<'_>) {
 }
 
 /// The tree of a payload; `None` for commands.
-pub(super) fn read<'a>(message: &Message<'a>) -> Result<Option<Node<'a>>, Reject> {
+pub(super) fn read<'a>(
+    message: &Message<'a>,
+    lenient: Lenient,
+) -> Result<Option<Node<'a>>, Reject> {
     let format = match topic(message.topic)?.kind {
         "NCMD" | "DCMD" => return Ok(None),
         "STATE" => Format::Json,
         _ => Format::Sparkplug,
     };
-    decode::decode(format, message.payload).map(Some)
+    decode::decode_leniently(format, message.payload, lenient).map(Some)
+}
+
+/// Whether a payload is text, all of it.
+pub(super) fn is_text(message: &Message<'_>) -> bool {
+    topic(message.topic).is_ok_and(|topic| topic.kind == "STATE")
 }
 
 /// What a payload says.
 pub(super) fn meaning<'n, 'a>(
-    message: &Message<'_>,
+    of: &Normaliser<'_>,
     payload: &'n Node<'a>,
 ) -> Result<Meaning<'n, 'a>, Reject> {
-    let topic = topic(message.topic)?;
+    let topic = topic(of.message.topic)?;
+    let said = said(of, &topic, payload);
+    let missed = match &said {
+        Ok((_, missed)) => *missed,
+        Err(reject) => reject.class == Class::State,
+    };
+    if let Some(commands) = topic.commands
+        && missed
+        && of.mapping.rebirth
+    {
+        of.message.births.ask(|| commands, of.message.received);
+    }
+    said.map(|(meaning, _)| meaning)
+}
+
+/// What a payload says, and whether something before it was missed.
+fn said<'n, 'a>(
+    of: &Normaliser<'_>,
+    topic: &Topic<'_>,
+    payload: &'n Node<'a>,
+) -> Result<(Meaning<'n, 'a>, bool), Reject> {
+    let message = of.message;
     let time = match payload.child("timestamp") {
         Some(time) => timestamp::read(time, Unit::Millis, None, message.received)?,
         None => Said::Nothing,
@@ -144,22 +181,34 @@ pub(super) fn meaning<'n, 'a>(
         };
         meaning.kind = Some(STATE);
         meaning.measurements = Some(vec![presence(online)]);
-        return Ok(meaning);
+        return Ok((meaning, false));
     }
     if payload.child("body").is_some() {
         let reason =
             "what is in the body of a Sparkplug payload, such as compressed metrics, is not read";
         return Err(Reject::new(Class::Unsupported, reason));
     }
-    match payload.child("seq") {
-        // Of a birth it is 0, which some libraries leave out.
-        None if matches!(topic.kind, "NDEATH" | "NBIRTH") => {}
+    let seq = match payload.child("seq") {
+        // Some libraries leave 0 out. Of a birth that costs nothing: what stands in it
+        // is known all the same.
+        None if topic.is_birth() => Some(0),
+        None if topic.kind == "NDEATH" => None,
         None => return Err(Reject::new(Class::Missing, "there is no sequence number")),
-        Some(Node::Int(0..=255)) => {}
+        Some(Node::Int(seq)) if u8::try_from(*seq).is_ok() => u8::try_from(*seq).ok(),
         Some(_) => {
             let reason = "the sequence number is not between 0 and 255";
             return Err(Reject::new(Class::Range, reason));
         }
+    };
+    let births = message.births;
+    let (client_id, node) = (message.client_id, &*topic.born_as);
+    let gap = match (topic.kind, seq) {
+        // The node begins to count, or has ended.
+        ("NBIRTH" | "NDEATH", _) | (_, None) => false,
+        (_, Some(seq)) => births.is_gap(client_id, node, seq),
+    };
+    if gap {
+        births.rebirths().gap();
     }
     let metrics = match payload.child("metrics") {
         Some(Node::Array(metrics)) => &metrics[..],
@@ -167,13 +216,11 @@ pub(super) fn meaning<'n, 'a>(
     };
     if topic.kind.ends_with("DEATH") {
         if topic.device.is_none() {
-            let bd_seq = bd_seq(metrics);
-            let births = message.births;
-            births.death(message.client_id, &topic.born_as, bd_seq);
+            births.death(client_id, node, bd_seq(metrics));
         }
         meaning.kind = Some(STATE);
         meaning.measurements = Some(vec![presence(false)]);
-        return Ok(meaning);
+        return Ok((meaning, gap));
     }
     if topic.is_birth() {
         meaning.kind = Some(BIRTH);
@@ -182,38 +229,36 @@ pub(super) fn meaning<'n, 'a>(
         Some(Node::Int(sent)) => u64::try_from(*sent).ok(),
         _ => None,
     };
-    let known = message.births.get(
-        message.client_id,
-        &topic.born_as,
-        topic.device,
-        message.received,
-    );
+    let known = births.get(client_id, node, topic.device, message.received);
+    // Also where all metrics have names: what types they have is in the birth.
+    let missed = gap || (known.is_none() && !topic.is_birth());
     let resolver = Resolver {
         message,
         // Its aliases are those of messages after it.
         known: known.filter(|known| sent.is_none_or(|sent| sent >= known.sent)),
         birth: topic.is_birth(),
+        lenient: of.mapping.lenient,
     };
     let mut named = Vec::with_capacity(metrics.len());
     for metric in metrics {
-        named.push(resolver.named(metric)?);
+        named.push(resolver.named(metric, None)?);
     }
     if topic.is_birth() {
         // Also when a value cannot be used: the names are right all the same.
-        let metrics_of = metrics.iter().map(alias).zip(named.iter().cloned());
-        let born = Metrics::new(
-            message.received,
-            sent.unwrap_or_default(),
-            metrics_of.collect(),
-        );
-        let (client_id, node) = (message.client_id, &topic.born_as);
+        let mut described = Vec::with_capacity(metrics.len());
+        for (metric, named) in metrics.iter().zip(&named) {
+            resolver.describe(metric, named, &mut described)?;
+        }
+        let born = Metrics::new(message.received, sent.unwrap_or_default(), described);
         match topic.device {
-            None => (message.births).node(client_id, node, bd_seq(metrics), born),
-            Some(device) => message.births.device(client_id, node, device, born),
+            None => births.node(client_id, node, bd_seq(metrics), seq.unwrap_or(0), born),
+            Some(device) => births.device(client_id, node, device, born),
+        }
+        if let Some(commands) = topic.commands.as_ref().filter(|_| topic.device.is_none()) {
+            births.rebirths().born(commands);
         }
     }
-    let mut measurements = Vec::with_capacity(metrics.len());
-    let mut historical = Vec::new();
+    let mut taken = metric::Taken::default();
     for (metric, named) in metrics.iter().zip(&named) {
         // They are the protocol's own.
         let own = *named.name == *BD_SEQ
@@ -222,15 +267,14 @@ pub(super) fn meaning<'n, 'a>(
         if topic.is_birth() && own {
             continue;
         }
-        measurements.push(resolver.measurement(named, metric)?);
-        if metric.child("historical") == Some(&Node::Bool(true)) {
-            historical.push(&named.name);
-        }
+        resolver.measurement(named, metric, &mut taken)?;
     }
-    if historical.len() == measurements.len() && !historical.is_empty() {
+    let mut measurements = taken.measurements;
+    meaning.tags.append(&mut taken.tags);
+    if taken.historical.len() == measurements.len() && !measurements.is_empty() {
         meaning.tags.push(("historical".into(), "true".into()));
     } else {
-        let tags = historical.into_iter();
+        let tags = taken.historical.into_iter();
         let tags = tags.map(|name| (format!("{name}.historical").into(), "true".into()));
         meaning.tags.extend(tags);
     }
@@ -247,7 +291,7 @@ pub(super) fn meaning<'n, 'a>(
         }
     }
     meaning.measurements = Some(measurements);
-    Ok(meaning)
+    Ok((meaning, missed))
 }
 
 const BD_SEQ: &str = "bdSeq";
@@ -281,150 +325,12 @@ fn id(message: &Message<'_>, payload: &Node<'_>, time: Said) -> Option<Id> {
         Some(Node::Int(seq)) => seq.to_be_bytes(),
         _ => [0xff; 8],
     };
-    Some(Id::protocol(&[
-        message.topic.as_bytes(),
-        &seq,
-        &at.as_nanos().to_be_bytes(),
-        message.payload,
-    ]))
-}
-
-struct Resolver<'m> {
-    message: &'m Message<'m>,
-    known: Option<Arc<Metrics>>,
-    birth: bool,
-}
-
-impl Resolver<'_> {
-    /// A metric's name and type, from the message itself or from the birth.
-    fn named(&self, metric: &Node<'_>) -> Result<Metric, Reject> {
-        let own = metric.child("datatype").and_then(unsigned);
-        let name = super::text_at(metric, "name").filter(|name| !name.is_empty());
-        let known = self.known.as_deref();
-        match (name, alias(metric)) {
-            (Some(name), _) if name.len() > measure::NAME_BYTES_MAX => {
-                Err(measure::name_too_long())
-            }
-            (Some(name), _) => Ok(Metric {
-                name: name.into(),
-                datatype: match self.birth {
-                    true => own,
-                    false => own.or_else(|| known?.datatype(name)),
-                },
-            }),
-            (None, _) if self.birth => {
-                let reason = "a metric of a birth has no name";
-                Err(Reject::new(Class::Missing, reason))
-            }
-            (None, Some(alias)) => {
-                let known = known.and_then(|known| known.by_alias(alias));
-                let known = known.ok_or_else(|| {
-                    let reason = format!(
-                        "metric {alias} has no name, and no birth that says which it is was seen"
-                    );
-                    Reject::new(Class::State, reason)
-                })?;
-                Ok(Metric {
-                    name: known.name.clone(),
-                    datatype: own.or(known.datatype),
-                })
-            }
-            (None, None) => {
-                let reason = "a metric has neither a name nor an alias";
-                Err(Reject::new(Class::Missing, reason))
-            }
-        }
-    }
-
-    fn measurement(&self, named: &Metric, metric: &Node<'_>) -> Result<Measurement, Reject> {
-        let Node::Map(members) = metric else {
-            return Err(Reject::new(Class::Syntax, "a metric is an object"));
-        };
-        if metric.child(UNSUPPORTED).is_some() {
-            let reason = "data sets, templates and extensions are not supported";
-            return Err(Reject::new(Class::Unsupported, reason));
-        }
-        let null = metric.child("null") == Some(&Node::Bool(true));
-        let given = members.iter().find(|(name, _)| is_value(name));
-        let value = match given {
-            Some((field, node)) if !null => typed(named, field, node)?,
-            _ => Value::Null,
-        };
-        let at = match metric.child("timestamp") {
-            Some(at) => timestamp::read(at, Unit::Millis, None, self.message.received)?,
-            None => Said::Nothing,
-        };
-        let time = match at {
-            Said::Plausible { at, .. } => Some(at),
-            Said::Nothing | Said::Implausible => None,
-        };
-        let property = |name: &str| metric.child("properties")?.child(name);
-        // Sparkplug 3.0, section 6.4.11: 192 is good, 0 bad, 500 stale.
-        let quality = match property("Quality") {
-            _ if value == Value::Null => Quality::Bad,
-            None | Some(Node::Int(192) | Node::Null) => Quality::Good,
-            Some(Node::Int(0)) => Quality::Bad,
-            Some(_) => Quality::Uncertain,
-        };
-        let unit = match property("engUnit").or_else(|| property("Engineering Units")) {
-            Some(Node::Text(unit)) if !unit.is_empty() => Some(Arc::from(unit.as_ref())),
-            _ => None,
-        };
-        Ok(Measurement {
-            name: named.name.clone(),
-            value,
-            unit,
-            quality,
-            time,
-        })
-    }
-}
-
-/// A value of its type (section 6.4.16): integers up to 32 bits come as two's
-/// complement in an unsigned field, and only the type says so.
-fn typed(named: &Metric, field: &str, node: &Node<'_>) -> Result<Value, Reject> {
-    let bits = match node {
-        Node::Int(n) => n.cast_unsigned(),
-        Node::UInt(n) => *n,
-        other => return Ok(other.to_value()),
-    };
-    let range = || {
-        let reason = format!("the value of {} does not fit its type", quoted(&named.name));
-        Reject::new(Class::Range, reason)
-    };
-    let unsigned = |most: u64| {
-        let fits = Some(bits).filter(|bits| *bits <= most);
-        fits.map(Value::from).ok_or_else(range)
-    };
-    // Sent as so many bits, or extended to 32 or 64.
-    let signed = |width: u32| {
-        let high = bits >> (width - 1);
-        let ones = u64::MAX >> (width - 1);
-        let extended = [ones, u64::from(u32::MAX) >> (width - 1), 1];
-        let shift = 64 - width;
-        (high == 0 || extended.contains(&high))
-            .then(|| Value::Int((bits << shift).cast_signed() >> shift))
-            .ok_or_else(range)
-    };
-    match named.datatype {
-        Some(1) => signed(8),
-        Some(2) => signed(16),
-        Some(3) => signed(32),
-        Some(4) => Ok(Value::Int(bits.cast_signed())),
-        Some(5) => unsigned(u64::from(u8::MAX)),
-        Some(6) => unsigned(u64::from(u16::MAX)),
-        Some(7) => unsigned(u64::from(u32::MAX)),
-        Some(8 | 13) => Ok(Value::from(bits)),
-        _ => {
-            let half = if field == "int" { 1 << 31 } else { 1 << 63 };
-            if bits < half {
-                return Ok(Value::from(bits));
-            }
-            let reason = format!(
-                "{} may be negative, and no birth that says its type was seen",
-                quoted(&named.name)
-            );
-            Err(Reject::new(Class::State, reason))
-        }
-    }
+    let parts = [message.topic.as_bytes(), &seq, &at.as_nanos().to_be_bytes()];
+    Some(Id {
+        source: IdSource::Protocol,
+        parts: parts.map(Box::from).into(),
+        shared: false,
+        // Its bytes are a part of it.
+        repeats: true,
+    })
 }

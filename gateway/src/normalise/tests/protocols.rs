@@ -472,3 +472,66 @@ fn a_shadow_that_was_deleted_counts_from_1_again() {
     assert_eq!(key(1_772_366_390), key(1_772_366_390));
     assert_ne!(key(1_772_366_390), key(1_772_366_391));
 }
+
+#[test]
+fn a_structure_with_a_member_called_value_is_a_structure() {
+    let mapping = filled_in(Preset::named(Name::OpcUa));
+    let fields = |payload: &str| -> Vec<String> {
+        let payload = format!(r#"{{"DataSetWriterId":1,"Payload":{{"f":{payload}}}}}"#);
+        let all = event(&mapping, &payload).measurements;
+        all.iter().map(|m| m.name.to_string()).collect()
+    };
+    assert_eq!(fields(r#"{"Value":1,"Limit":2}"#), ["f.Value", "f.Limit"]);
+    assert_eq!(fields(r#"{"Value":1,"StatusCode":{"Code":0}}"#), ["f"]);
+    assert_eq!(fields(r#"{"UaType":11,"Value":1}"#), ["f"]);
+}
+
+#[test]
+fn what_belongs_to_an_attribute_of_homie_is_none_of_its_readings() {
+    let topic = topic::Template::parse("homie/5/{device}/{node...}").unwrap();
+    let homie = Mapping {
+        device: Device::Text(Template::parse("{device}", topic.names()).unwrap()),
+        topic,
+        ..filled_in(Preset::named(Name::Homie))
+    };
+    let sent = |topic: &str| {
+        let sent = Sent {
+            topic,
+            payload: b"x",
+            ..SENT
+        };
+        run(&homie, &sent)
+    };
+    let kind = |topic: &str| sent(topic).unwrap().events[0].kind.to_string();
+    assert_eq!(kind("homie/5/lamp/$alert/low"), "iot.metadata.v1");
+    assert_eq!(kind("homie/5/lamp/$state"), "iot.state.v1");
+    assert_eq!(kind("homie/5/lamp/light/power"), "iot.telemetry.v1");
+    let long = format!("homie/5/lamp/{}", "n/".repeat(300));
+    assert_eq!(sent(&long).unwrap_err().class, Class::Limit);
+}
+
+#[test]
+fn numbers_are_labels_of_senml_in_cbor_alone_and_sums_are_exact() {
+    let json = by_format(Format::SenmlJson);
+    assert_eq!(class(&json, r#"[{"n":"a","2":5}]"#), Class::Senml);
+    let sum = |base: &str, value: &str| {
+        let payload = format!(r#"[{{"bn":"a","bv":{base},"v":{value}}}]"#);
+        events(&json, &payload)[0].measurements[0].value.clone()
+    };
+    assert_eq!(
+        sum("9223372036854775807", "9223372036854775808"),
+        Value::UInt(u64::MAX)
+    );
+    assert_eq!(
+        sum("-9223372036854775808", "18446744073709551615"),
+        Value::Int(i64::MAX)
+    );
+    assert_eq!(
+        sum("9007199254740993", "1"),
+        Value::Int(9_007_199_254_740_994)
+    );
+    for (base, value) in [("18446744073709551615", "1"), ("1e308", "1.7e308")] {
+        let payload = format!(r#"[{{"bn":"a","bv":{base},"v":{value}}}]"#);
+        assert_eq!(class(&json, &payload), Class::Range);
+    }
+}

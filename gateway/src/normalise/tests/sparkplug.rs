@@ -1,5 +1,8 @@
 //! Sparkplug, message after message: what births teach, and what they do not.
 
+mod rebirth;
+mod values;
+
 use super::*;
 use crate::normalise::preset::{Name, Preset};
 
@@ -13,28 +16,23 @@ impl Payload {
         Self::default().varint(1, millis)
     }
 
-    fn varint(mut self, field: u8, mut number: u64) -> Self {
+    fn varint(mut self, field: u8, number: u64) -> Self {
         self.0.push(field << 3);
+        self.number(number);
+        self
+    }
+
+    fn number(&mut self, mut number: u64) {
         while number > 0x7f {
             self.0.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
             number >>= 7;
         }
         self.0.push(u8::try_from(number).unwrap());
-        self
     }
 
-    /// Field numbers of 16 and above take two bytes.
     fn bytes(mut self, field: u16, bytes: &[u8]) -> Self {
-        let tag = field << 3 | 2;
-        match u8::try_from(tag) {
-            Ok(tag) if tag < 0x80 => self.0.push(tag),
-            _ => {
-                let [_, low] = tag.to_be_bytes();
-                let high = u8::try_from(tag >> 7).unwrap();
-                self.0.extend([low | 0x80, high]);
-            }
-        }
-        self.0.push(u8::try_from(bytes.len()).unwrap());
+        self.number(u64::from(field << 3 | 2));
+        self.number(bytes.len() as u64);
         self.0.extend(bytes);
         self
     }
@@ -84,7 +82,16 @@ fn send(
     received: Timestamp,
     payload: &Payload,
 ) -> Result<Event, Reject> {
-    let mapping = sparkplug();
+    send_by(&sparkplug(), births, topic, received, payload)
+}
+
+fn send_by(
+    mapping: &Mapping,
+    births: &Births,
+    topic: &str,
+    received: Timestamp,
+    payload: &Payload,
+) -> Result<Event, Reject> {
     let message = Message {
         topic: &topic.into(),
         client_id: &"c".into(),
@@ -97,7 +104,7 @@ fn send(
         births,
     };
     let resolved = mapping.resolve(topic, None).unwrap();
-    let done = normalise(&mapping, &resolved, &message, &mut Scratch::default())?;
+    let done = normalise(mapping, &resolved, &message, &mut Scratch::default())?;
     Ok(done.events.into_iter().next().unwrap())
 }
 
@@ -146,10 +153,10 @@ fn a_birth_that_is_refused_leaves_no_old_names() {
 }
 
 #[test]
-fn a_birth_with_a_template_still_says_the_names() {
+fn a_birth_with_a_value_that_is_not_read_still_says_the_names() {
     let births = Births::default();
-    let template = Payload::default().bytes(1, b"udt").bytes(18, b"");
-    let payload = birth(0, named("level", 1)).metric(template);
+    let extension = Payload::default().bytes(1, b"udt").bytes(19, b"");
+    let payload = birth(0, named("level", 1)).metric(extension);
     let reject = send(&births, NBIRTH, at(0), &payload).unwrap_err();
     assert_eq!(reject.class, Class::Unsupported);
     assert_eq!(name(&births, NDATA, 1, &data(1, 1)), Ok("level".into()));
