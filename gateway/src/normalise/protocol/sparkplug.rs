@@ -254,9 +254,6 @@ fn said<'n, 'a>(
             None => births.node(client_id, node, bd_seq(metrics), seq.unwrap_or(0), born),
             Some(device) => births.device(client_id, node, device, born),
         }
-        if let Some(commands) = topic.commands.as_ref().filter(|_| topic.device.is_none()) {
-            births.rebirths().born(commands);
-        }
     }
     let mut taken = metric::Taken::default();
     for (metric, named) in metrics.iter().zip(&named) {

@@ -1,6 +1,6 @@
 //! Nodes that should be asked to be born again, because something of what they said
-//! was missed. Each is asked at most once a minute, and more and more seldom while it
-//! does not answer.
+//! was missed. Each is asked at most once a minute, and more and more seldom while that
+//! does not help: a birth that is refused again and again is not asked for for ever.
 
 use std::{
     collections::HashMap,
@@ -85,17 +85,12 @@ impl Rebirths {
                 return;
             }
         }
-        let times = before.map_or(0, |asked| asked.times + 1);
+        // What was in order for as long again is another matter.
+        let again = |asked: &Asked| (0..2 * pause(*asked)).contains(&passed(asked.at));
+        let times = before.filter(again).map_or(0, |asked| asked.times + 1);
         asking.asked.insert(topic.clone(), Asked { at: now, times });
         asking.waiting.push(topic);
         self.wanted.store(true, Relaxed);
-    }
-
-    /// The node that listens to `topic` was born.
-    pub(in crate::normalise::protocol) fn born(&self, topic: &str) {
-        if let Some(asked) = self.lock().asked.get_mut(topic) {
-            asked.times = 0;
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Asking> {
@@ -124,10 +119,10 @@ mod tests {
         assert!(asked(&rebirths, "n", MINUTE));
         assert!(!asked(&rebirths, "n", 3 * MINUTE - 1));
         assert!(asked(&rebirths, "n", 3 * MINUTE));
-        // One that answers is asked as soon as the first time.
-        rebirths.born("n");
-        assert!(!asked(&rebirths, "n", 4 * MINUTE - 1));
-        assert!(asked(&rebirths, "n", 4 * MINUTE));
+        // One that was in order for a while is asked as soon as the first time.
+        assert!(asked(&rebirths, "n", 11 * MINUTE));
+        assert!(asked(&rebirths, "n", 12 * MINUTE));
+        assert!(!asked(&rebirths, "n", 14 * MINUTE - 1));
         // A clock that was set back.
         assert!(asked(&rebirths, "n", -100 * MINUTE));
     }
