@@ -16,6 +16,8 @@
 //! many times its size, so a batch is turned into entries piece by piece, each
 //! piece kept before the next is begun, and only so many pieces at a time.
 
+#[cfg(feature = "mqtt")]
+mod aside;
 mod metrics;
 mod raw;
 mod topics;
@@ -49,7 +51,7 @@ use crate::{
     },
     record::{DestinationId, Routes},
     rules::{self, RuleSet},
-    store::{self, Appended, Entry, NewEvent, NewOriginal, NewQuarantine},
+    store::{self, Appended, Entry, NewEvent, NewOriginal},
 };
 
 /// Bytes of entries that are built before they are appended, about: one message
@@ -631,18 +633,10 @@ impl<'i> Preparing<'i> {
 
     fn quarantine(&mut self, raw: &Raw, reject: Reject, payload: Bytes) {
         self.metrics.rejected(reject.class);
-        let properties = raw.properties();
-        let properties_bytes = properties.as_ref().map_or(0, Bytes::len);
-        self.bytes += payload.len() + properties_bytes + ENTRY_BYTES;
-        self.entries.push(Entry::Quarantine(NewQuarantine {
-            received: raw.received,
-            client_id: raw.client_id.clone(),
-            topic: raw.topic.clone(),
-            class: reject.class.as_str(),
-            reason: reject.reason.into_owned(),
-            payload,
-            properties,
-        }));
+        let kept = raw.quarantined(reject, payload);
+        let properties_bytes = kept.properties.as_ref().map_or(0, Bytes::len);
+        self.bytes += kept.payload.len() + properties_bytes + ENTRY_BYTES;
+        self.entries.push(Entry::Quarantine(kept));
     }
 }
 

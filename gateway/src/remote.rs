@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use penstock_broker::{Admission, Client as LocalClient, Local, Publish, QoS, Verdict};
+use penstock_broker::{Client as LocalClient, Local, Publish, QoS, Verdict};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
@@ -44,6 +44,7 @@ use crate::{
     backoff::Backoff,
     forward,
     gateway_id::GatewayId,
+    ingest::Ingest,
     mqtt::{
         Server,
         link::{self, Client, Link, Opening, Received, Signal},
@@ -125,7 +126,10 @@ pub struct Remote {
     config: Config,
     converter: Converter,
     local: Local,
+    ingest: Arc<Ingest>,
     journal: LocalClient,
+    /// Under which the journal knows it.
+    client_id: Arc<str>,
     opening: Opening,
     /// The server has subscribed us to what is configured, in this run.
     subscribed: AtomicBool,
@@ -142,7 +146,7 @@ impl std::fmt::Debug for Remote {
 
 impl Remote {
     /// Prepares; connects to nothing yet.
-    pub fn new(config: Config, local: Local, admission: Arc<dyn Admission>) -> Self {
+    pub fn new(config: Config, local: Local, ingest: Arc<Ingest>) -> Self {
         let gateway = config.gateway.clone().unwrap_or_else(GatewayId::random);
         let client_id: Arc<str> = format!("remote:{}", config.name).into();
         let own_id = || gateway.client_id("from", &config.name);
@@ -155,7 +159,9 @@ impl Remote {
                 packet_bytes_max: config.packet_bytes_max,
             },
             converter: Converter::new(config.subscriptions.clone(), gateway),
-            journal: local.client(admission, client_id, Some(config.name.clone())),
+            journal: local.client(ingest.clone(), client_id.clone(), Some(config.name.clone())),
+            client_id,
+            ingest,
             local,
             config,
             subscribed: AtomicBool::new(false),
@@ -335,6 +341,11 @@ impl Remote {
                     self.show(&mut show).await;
                     keep.push(publish);
                 }
+                Converted::SetAside(publish, why) => {
+                    self.show(&mut show).await;
+                    self.keep(&mut keep).await?;
+                    self.set_aside(&publish, why).await?;
+                }
                 Converted::Circle => counts.circle(),
                 Converted::Refused(why) => {
                     if counts.refused() {
@@ -345,6 +356,15 @@ impl Remote {
         }
         self.show(&mut show).await;
         self.keep(&mut keep).await
+    }
+
+    /// Keeps a message that cannot be one here, so that it is not lost.
+    async fn set_aside(&self, publish: &Publish, why: &'static str) -> Result<(), Broken> {
+        let (ingest, name) = (&self.ingest, &self.name);
+        let kept = ingest.set_aside(&self.client_id, name, publish, why).await;
+        kept.map_err(|stopped| Broken::lost(stopped.to_string()))?;
+        self.handle.counts().kept();
+        Ok(())
     }
 
     async fn show(&self, publishes: &mut Vec<Publish>) {
@@ -419,14 +439,14 @@ pub(crate) fn remotes(
     configs: Vec<Config>,
     gateway: &GatewayId,
     local: &Local,
-    admission: &Arc<crate::ingest::Ingest>,
+    ingest: &Arc<Ingest>,
 ) -> Vec<(Arc<str>, Remote)> {
     let prepared = configs.into_iter().map(|config| {
         let config = Config {
             gateway: Some(gateway.clone()),
             ..config
         };
-        let remote = Remote::new(config, local.clone(), admission.clone());
+        let remote = Remote::new(config, local.clone(), ingest.clone());
         (remote.name.clone(), remote)
     });
     prepared.collect()
@@ -462,3 +482,6 @@ const fn qos(level: u8) -> QoS {
         _ => QoS::AtLeastOnce,
     }
 }
+
+#[cfg(test)]
+mod tests;

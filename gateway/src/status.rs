@@ -54,12 +54,12 @@ pub struct RemoteCounts {
     pub received: u64,
     /// Of those: shown to local subscribers only.
     pub shown: u64,
-    /// Of those: kept in the journal, or known there already.
+    /// Of those: kept in the journal, in quarantine too, or known there already.
     pub kept: u64,
     /// Of those: been here before.
     pub circles: u64,
-    /// Of those: not taken, because no filter takes them, their topic would be one of
-    /// the gateway's own, or ingest refuses them.
+    /// Of those: not taken, because no filter takes them, or they are for subscribers
+    /// only and their topic can be none here.
     pub refused: u64,
     /// Connections that ended, or could not be made.
     pub disconnects: u64,

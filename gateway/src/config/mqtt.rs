@@ -134,10 +134,19 @@ fn read_subscription(table: &Table<'_, '_, '_>) -> Option<remote::Subscription> 
         let what = format!("{:?}: the filter does not begin with it", prefix.written);
         table.mistake(Some(&prefix.span), "remote_prefix", what);
     }
+    let remote_prefix = remote_prefix.map_or_else(String::new, |text| text.value);
+    let rest = topic::unshared(&filter.value).strip_prefix(&remote_prefix);
+    if local_prefix.is_empty() && rest.is_some_and(|rest| rest.starts_with('$')) {
+        let what = format!(
+            "{:?}: topics that begin with \"$\" are the gateway's own here; give a local_prefix, for example \"cloud/\", or a remote_prefix that takes the \"$\" away",
+            filter.written
+        );
+        table.mistake(Some(&filter.span), "filter", what);
+    }
     Some(remote::Subscription {
         filter: filter.value,
         qos,
-        remote_prefix: remote_prefix.map_or_else(String::new, |text| text.value),
+        remote_prefix,
         local_prefix,
         journal,
     })

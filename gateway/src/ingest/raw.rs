@@ -5,7 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Original, Timestamp};
+use crate::{
+    event::{Original, Timestamp},
+    normalise::Reject,
+    store::NewQuarantine,
+};
 
 /// Everything about a message that its normalising depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,9 +117,22 @@ impl Raw {
         }
     }
 
+    /// The message, or the rest of it, as quarantine keeps it.
+    pub(super) fn quarantined(&self, reject: Reject, payload: Bytes) -> NewQuarantine {
+        NewQuarantine {
+            received: self.received,
+            client_id: self.client_id.clone(),
+            topic: self.topic.clone(),
+            class: reject.class.as_str(),
+            reason: reject.reason.into_owned(),
+            payload,
+            properties: self.properties(),
+        }
+    }
+
     /// Content type, user properties, the user and the origin as CBOR; `None` where
     /// there are none.
-    pub(super) fn properties(&self) -> Option<Bytes> {
+    fn properties(&self) -> Option<Bytes> {
         let nobody = self.identity.is_none() && self.origin.is_none();
         if self.content_type.is_none() && self.user.is_empty() && nobody {
             return None;

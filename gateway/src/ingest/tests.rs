@@ -1,6 +1,7 @@
 //! Groups and verdicts, without a store.
 
 use super::*;
+use crate::store::NewQuarantine;
 
 /// 2026-03-01T12:00:00Z.
 const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);

@@ -104,7 +104,7 @@ pub(super) const PER_REMOTE: &[PerRemote] = &[
     },
     PerRemote {
         name: "gateway_remote_kept",
-        help: "Messages kept in the journal, or known there already",
+        help: "Messages kept in the journal, in quarantine too, or known there already",
         kind: MetricType::Counter,
         value: |r| r.counts.kept,
     },
@@ -116,7 +116,7 @@ pub(super) const PER_REMOTE: &[PerRemote] = &[
     },
     PerRemote {
         name: "gateway_remote_refused",
-        help: "Messages not taken: no filter takes them, their topic would be one of the gateway's own, or ingest refuses them",
+        help: "Messages not taken: no filter takes them, or they are for subscribers only and their topic can be none here",
         kind: MetricType::Counter,
         value: |r| r.counts.refused,
     },

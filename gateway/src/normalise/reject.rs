@@ -29,11 +29,13 @@ pub enum Class {
     State,
     /// A kind of message that is not read here.
     Unsupported,
+    /// Its topic at another broker cannot be one here.
+    Topic,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Empty,
         Self::Syntax,
         Self::Encoding,
@@ -46,6 +48,7 @@ impl Class {
         Self::Senml,
         Self::State,
         Self::Unsupported,
+        Self::Topic,
     ];
 
     /// The word used in metrics and reports.
@@ -63,6 +66,7 @@ impl Class {
             Self::Senml => "senml",
             Self::State => "state",
             Self::Unsupported => "unsupported",
+            Self::Topic => "topic",
         }
     }
 }

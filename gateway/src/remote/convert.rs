@@ -21,6 +21,8 @@ pub(super) enum Converted {
     Keep(Publish),
     /// It has been through this gateway before.
     Circle,
+    /// It cannot be a message here, and is to be kept as it came all the same.
+    SetAside(Publish, &'static str),
     /// It cannot be a message here.
     Refused(&'static str),
 }
@@ -64,17 +66,6 @@ impl Converter {
         else {
             return Converted::Refused("no configured filter takes its topic");
         };
-        let rest = remote_topic.strip_prefix(&subscription.remote_prefix);
-        let local_topic = match rest {
-            Some(rest) => format!("{}{rest}", subscription.local_prefix),
-            None => return Converted::Refused("its topic does not begin with remote_prefix"),
-        };
-        if local_topic.is_empty() || local_topic.len() > 65_535 {
-            return Converted::Refused("its topic would be empty or too long here");
-        }
-        if local_topic.starts_with('$') || local_topic.contains(['+', '#', '\0']) {
-            return Converted::Refused("its topic would be one of the gateway's own here");
-        }
         let own = self.gateway.as_str();
         let mut user = properties
             .into_iter()
@@ -82,8 +73,8 @@ impl Converter {
         if user.any(|(name, value)| is_mark(name) && **value == **own) {
             return Converted::Circle;
         }
-        let publish = Publish {
-            topic: local_topic.into(),
+        let publish = |topic: &str| Publish {
+            topic: topic.into(),
             payload: payload.clone(),
             qos: qos(level),
             retain,
@@ -91,9 +82,11 @@ impl Converter {
             properties: Some(Arc::new(self.properties(properties, subscription.journal))),
             delivery: None,
         };
-        match subscription.journal {
-            true => Converted::Keep(publish),
-            false => Converted::Show(publish),
+        match (subscription.local_topic(remote_topic), subscription.journal) {
+            (Ok(topic), true) => Converted::Keep(publish(&topic)),
+            (Ok(topic), false) => Converted::Show(publish(&topic)),
+            (Err(why), true) => Converted::SetAside(publish(remote_topic), why),
+            (Err(why), false) => Converted::Refused(why),
         }
     }
 
@@ -130,6 +123,23 @@ impl Converter {
     }
 }
 
+impl Subscription {
+    /// The topic here of one at the remote broker, or why it can be none.
+    fn local_topic(&self, remote: &str) -> Result<String, &'static str> {
+        let rest = remote
+            .strip_prefix(&self.remote_prefix)
+            .ok_or("its topic does not begin with remote_prefix")?;
+        let topic = format!("{}{rest}", self.local_prefix);
+        if topic.is_empty() || topic.len() > 65_535 {
+            return Err("its topic would be empty or too long here");
+        }
+        if topic.starts_with('$') || topic.contains(['+', '#', '\0']) {
+            return Err("its topic would be one of the gateway's own here");
+        }
+        Ok(topic)
+    }
+}
+
 /// Whether a user property names a gateway on the message's way.
 fn is_mark(name: &str) -> bool {
     name == VIA_PROPERTY || name == SHOWN_PROPERTY
@@ -154,6 +164,8 @@ mod tests {
                 subscription("site/7/cmd/#", "site/7/", "", false),
                 subscription("$share/g/all/+", "", "cloud/", true),
                 subscription("own/#", "own/", "", false),
+                subscription("$aws/#", "", "", true),
+                subscription("kept/#", "kept/", "", true),
             ],
             GatewayId::random(),
         )
@@ -170,6 +182,7 @@ mod tests {
             Converted::Show(publish) => format!("show {}", publish.topic),
             Converted::Keep(publish) => format!("keep {}", publish.topic),
             Converted::Circle => "circle".to_owned(),
+            Converted::SetAside(publish, _) => format!("set aside {}", publish.topic),
             Converted::Refused(_) => "refused".to_owned(),
         };
         for (name, expect) in [
@@ -180,6 +193,9 @@ mod tests {
             ("own/$SYS/a", "refused"),
             ("own/$penstock/events/a", "refused"),
             ("own", "refused"),
+            ("kept", "set aside kept"),
+            ("kept/$SYS/a", "set aside kept/$SYS/a"),
+            ("$aws/things/x/jobs/a", "set aside $aws/things/x/jobs/a"),
         ] {
             assert_eq!(topic(name), expect, "{name}");
         }

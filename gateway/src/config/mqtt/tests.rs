@@ -174,6 +174,21 @@ into = "journal"
 }
 
 #[test]
+fn topics_that_would_be_the_gateways_own_need_a_prefix() {
+    let with = |more: &str| {
+        read(&format!(
+            "[[remote]]\nname = \"aws\"\nserver = \"mqtt://h\"\n\
+             [[remote.subscribe]]\nfilter = \"$aws/things/x/jobs/#\"\n{more}"
+        ))
+    };
+    assert!(with("local_prefix = \"cloud/\"").is_ok());
+    assert!(with("remote_prefix = \"$aws/\"").is_ok());
+    assert_snapshot!(with("").unwrap_err().to_string(), @r#"
+    configuration:5: remote[1].subscribe[1].filter: "$aws/things/x/jobs/#": topics that begin with "$" are the gateway's own here; give a local_prefix, for example "cloud/", or a remote_prefix that takes the "$" away
+    "#);
+}
+
+#[test]
 fn what_cannot_be_marked_must_be_told_by_its_topic() {
     let both = |version: &str, filter: &str| {
         let server = format!("server = \"mqtt://H:1883\"\nversion = \"{version}\"");
