@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
 };
 
 /// See the module. Cheap to clone.
@@ -16,9 +16,17 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct Shared {
-    broken: AtomicBool,
+    /// One of the numbers below.
+    state: AtomicU8,
     sending: AtomicUsize,
 }
+
+/// Batches are published.
+const FREE: u8 = 0;
+/// A record failed by itself.
+const HELD: u8 = 1;
+/// A batch failed.
+const BROKEN: u8 = 2;
 
 /// A batch in flight; when the last has ended, publishing may go on.
 #[derive(Debug)]
@@ -33,7 +41,13 @@ impl Breaker {
 
     /// A batch failed: none of those in flight publishes any more.
     pub(super) fn trip(&self) {
-        self.shared.broken.store(true, SeqCst);
+        self.shared.state.fetch_max(BROKEN, SeqCst);
+    }
+
+    /// A record failed by itself. Those in flight publish nothing more either, because
+    /// they may have records that belong behind it; but the destination is well.
+    pub(super) fn hold(&self) {
+        self.shared.state.fetch_max(HELD, SeqCst);
     }
 
     /// How many batches are in flight.
@@ -42,16 +56,21 @@ impl Breaker {
         self.shared.sending.load(SeqCst)
     }
 
-    /// Whether a batch in flight has failed.
+    /// Whether nothing more is to be published.
     pub(super) fn is_tripped(&self) -> bool {
-        self.shared.broken.load(SeqCst)
+        self.shared.state.load(SeqCst) != FREE
+    }
+
+    /// Whether that is because a batch in flight has failed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.shared.state.load(SeqCst) == BROKEN
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
         if self.0.sending.fetch_sub(1, SeqCst) == 1 {
-            self.0.broken.store(false, SeqCst);
+            self.0.state.store(FREE, SeqCst);
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Flight {
     pub(super) sequence: u64,
     pub(super) origin: Origin,
     pub(super) batch: Batch,
+    /// Nothing else was in flight when it was handed over.
+    pub(super) alone: bool,
 }
 
 impl Flight {

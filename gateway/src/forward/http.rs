@@ -230,7 +230,7 @@ impl Http {
                 Some(throttled @ Outcome::Throttled { .. }) => {
                     return Ok(vec![throttled; batch.items.len()]);
                 }
-                None => break,
+                Some(Outcome::Behind) | None => break,
             }
         }
         self.refusals()

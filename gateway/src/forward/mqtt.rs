@@ -36,6 +36,7 @@ use super::{
     batch::{Batch, Item},
     breaker::Breaker,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
+    refusals::Refusals,
 };
 use crate::{
     event,
@@ -143,10 +144,13 @@ impl Mqtt {
         // First polled in journal order, and the lock is fair: batches keep that order.
         let (session, sent) = {
             let mut line = self.line.lock().await;
-            if self.breaker.is_tripped() {
+            if self.breaker.is_broken() {
                 return Err(Error::unavailable(
                     "a batch before this one failed".to_owned(),
                 ));
+            }
+            if self.breaker.is_tripped() {
+                return Ok(vec![Outcome::Behind; batch.items.len()]);
             }
             // Whatever was in flight with them has ended.
             if let Some(suspects) = line.as_ref().and_then(|session| session.take_suspects()) {
@@ -154,11 +158,13 @@ impl Mqtt {
             }
             if self.blame().is_sought_in(&batch) {
                 let delivered = self.deliver_singly(&mut line, &batch).await;
-                if delivered
-                    .as_ref()
-                    .map_or(true, |all| all.iter().any(Outcome::is_open))
-                {
-                    self.breaker.trip();
+                match &delivered {
+                    Ok(outcomes) if !outcomes.iter().any(Outcome::is_open) => {
+                        if outcomes.iter().any(|o| matches!(o, Outcome::Transient(_))) {
+                            self.breaker.hold();
+                        }
+                    }
+                    _ => self.breaker.trip(),
                 }
                 return delivered;
             }
@@ -167,7 +173,9 @@ impl Mqtt {
         };
         let mut needs_person = None;
         let mut outcomes = Vec::with_capacity(batch.items.len());
-        for sent in sent {
+        let mut answered = Vec::with_capacity(sent.len());
+        for (item, sent) in batch.items.iter().zip(sent) {
+            answered.push(matches!(sent, Sent::Waiting(_)));
             outcomes.push(match sent {
                 Sent::Settled(outcome) => outcome,
                 Sent::Waiting(answer) => match session.wait(answer).await {
@@ -175,6 +183,10 @@ impl Mqtt {
                     Verdict::Throttled => Outcome::Throttled { retry_after: None },
                     Verdict::Transient(reason) => Outcome::Transient(reason),
                     Verdict::Permanent(reason) => Outcome::Permanent(reason),
+                    Verdict::Forbidden(reason) => {
+                        self.blame().refused(item.partition_key(), Instant::now());
+                        Outcome::Permanent(reason)
+                    }
                     Verdict::Doubtful(reason) => {
                         session.close(&reason);
                         Outcome::Unknown(reason)
@@ -187,27 +199,29 @@ impl Mqtt {
             });
         }
         if outcomes.len() < batch.items.len() {
-            let why = match session.is_open() {
-                true => "held back behind a message that was not taken".to_owned(),
-                false => session.reason(),
+            let why = match (session.is_open(), self.breaker.is_broken()) {
+                (true, false) => Outcome::Behind,
+                (true, true) => {
+                    Outcome::Unknown("held back behind a message that was not taken".to_owned())
+                }
+                (false, _) => Outcome::Unknown(session.reason()),
             };
-            outcomes.resize(batch.items.len(), Outcome::Unknown(why));
+            outcomes.resize(batch.items.len(), why);
+        }
+        if let Some(refusing) = self.weigh(&batch, &mut outcomes, &answered) {
+            self.breaker.trip();
+            return Err(refusing);
         }
         if outcomes.iter().any(Outcome::is_open) {
             self.breaker.trip();
-            if session.needs_person() {
+            let suspect = session.first_suspect();
+            // Who was refused before is sought at once, and nobody waits for a person.
+            if suspect.is_some_and(|item| self.blame().was_refused(&item)) {
+                needs_person = None;
+            } else if session.needs_person() {
                 needs_person.get_or_insert_with(|| session.reason());
             }
         }
-        let mut blame = self.blame();
-        if blame.is_any() {
-            for (item, outcome) in batch.items.iter().zip(&outcomes) {
-                if *outcome == Outcome::Acknowledged {
-                    blame.taken(item.partition_key());
-                }
-            }
-        }
-        drop(blame);
         match needs_person {
             // What was taken is told first; the rest of the batch comes again alone.
             Some(reason) if !outcomes.contains(&Outcome::Acknowledged) => {
@@ -215,6 +229,53 @@ impl Mqtt {
             }
             _ => Ok(outcomes),
         }
+    }
+
+    /// Counts what the server took and refused of a batch: outcomes of those that were
+    /// `answered`. Where it refuses one after the other it may be at fault itself. Then
+    /// those are not given up, and come again one by one; the error is for a batch of
+    /// which nothing else is known.
+    fn weigh(&self, batch: &Batch, outcomes: &mut [Outcome], answered: &[bool]) -> Option<Error> {
+        let mut blame = self.blame();
+        let refuses = |outcome: &Outcome| matches!(outcome, Outcome::Permanent(_));
+        if !blame.is_any() && !outcomes.iter().any(refuses) {
+            return None;
+        }
+        let mut before = blame.refusals.clone();
+        let mut refused = Vec::new();
+        for (at, item) in batch.items.iter().enumerate().take(answered.len()) {
+            match &outcomes[at] {
+                Outcome::Acknowledged => {
+                    blame.taken(item.partition_key());
+                    before = Refusals::default();
+                    refused.clear();
+                }
+                outcome @ Outcome::Permanent(_) if answered[at] => {
+                    blame.refusals.add(item.partition_key(), outcome);
+                    refused.push(at);
+                }
+                _ => {}
+            }
+        }
+        if !blame.refusals.are_too_many() {
+            return None;
+        }
+        let Some(Outcome::Permanent(last)) = refused.last().map(|at| &outcomes[*at]) else {
+            return None;
+        };
+        // A batch in flight beside this one may have found the same.
+        let doubt = match blame.refusals.is_probing(Instant::now()) {
+            Err(error) => {
+                blame.refusals = before;
+                error
+            }
+            Ok(_) => blame.doubt_server(before, last, Instant::now()),
+        };
+        for at in refused {
+            outcomes[at] = Outcome::Unknown(doubt.to_string());
+        }
+        let is_told = |one: &Outcome| !one.is_open() && *one != Outcome::Behind;
+        (!outcomes.iter().any(is_told)).then_some(doubt)
     }
 
     async fn connect(&self, breaker: Breaker) -> Result<Session, Error> {
@@ -267,11 +328,14 @@ impl Mqtt {
                     continue;
                 }
             };
-            match session.publish(message, item.position()).await {
+            match session.publish(message, item).await {
                 Ok(answer) => sent.push(Sent::Waiting(answer)),
                 Err(_) => {
                     // Said before another batch gets the line.
-                    self.breaker.trip();
+                    match session.is_open() {
+                        true => self.breaker.hold(),
+                        false => self.breaker.trip(),
+                    }
                     break;
                 }
             }

@@ -72,6 +72,11 @@ impl Refusals {
         self.in_a_row >= most
     }
 
+    /// Whether the destination was found to be at fault, and has taken nothing since.
+    pub(super) const fn has_fault(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// Whether single records are tried now.
     ///
     /// # Errors

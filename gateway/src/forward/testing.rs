@@ -45,12 +45,16 @@ pub(super) struct Disk {
     pub(super) retry: BTreeMap<Position, Retry>,
     pub(super) dead: BTreeMap<Position, (u32, String)>,
     pub(super) retry_most: usize,
+    /// The last record that was read.
+    pub(super) read_to: Position,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Model {
     pub(super) disk: Arc<Mutex<Disk>>,
     pub(super) committed: watch::Sender<Position>,
+    /// Progress waits while this is false.
+    pub(super) open: watch::Sender<bool>,
 }
 
 impl Model {
@@ -58,6 +62,7 @@ impl Model {
         Self {
             disk: Arc::default(),
             committed: watch::Sender::new(Position(0)),
+            open: watch::Sender::new(true),
         }
     }
 
@@ -90,9 +95,10 @@ impl Model {
 
 impl Journal for Model {
     async fn progress(&self, progress: Progress) -> Result<Receipt, Stopped> {
-        let disk = self.disk.clone();
+        let (disk, mut open) = (self.disk.clone(), self.open.subscribe());
         Ok(Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(3)).await;
+            drop(open.wait_for(|open| *open).await);
             let mut disk = disk.lock().unwrap();
             assert!(progress.cursor >= disk.cursor);
             let reported = std::mem::replace(&mut disk.cursor, progress.cursor);
@@ -138,16 +144,23 @@ impl Pages for Model {
         _: DestinationId,
         after: Position,
         count: usize,
-        _: usize,
+        bytes_max: usize,
     ) -> Result<Page, store::Error> {
-        let disk = self.disk.lock().unwrap();
+        let mut disk = self.disk.lock().unwrap();
+        let mut bytes = 0;
         let records: Vec<_> = disk
             .records
             .range(Position(after.0 + 1)..)
             .take(count)
             .map(|(_, record)| record.clone())
+            .take_while(|record| {
+                let more = bytes < bytes_max;
+                bytes += record.body.len();
+                more
+            })
             .collect();
         let scanned_to = records.last().map_or(after, |record| record.position);
+        disk.read_to = scanned_to;
         Ok(Page {
             records,
             scanned_to,
@@ -208,7 +221,12 @@ pub(super) fn record(position: u64, device: u8) -> Record {
 
 /// A record whose event has a text of so many bytes.
 pub(super) fn large_record(position: u64, bytes: usize) -> Record {
-    let small = record(position, 1);
+    large_record_of(position, 1, bytes)
+}
+
+/// The same of `device`.
+pub(super) fn large_record_of(position: u64, device: u8, bytes: usize) -> Record {
+    let small = record(position, device);
     let mut event = small.event().unwrap();
     event.measurements[0].value = Value::Text("x".repeat(bytes));
     let mut body = Vec::new();

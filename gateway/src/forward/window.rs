@@ -32,10 +32,20 @@ pub(super) struct Window {
     /// Read and not handed to the destination yet, by position.
     fresh: VecDeque<Item>,
     fresh_bytes: usize,
+    held: Held,
     /// Everything up to here is settled.
     cursor: Position,
     /// Everything up to here was read.
     scanned: Position,
+}
+
+/// Fates that wait for the cursor, where they hold a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    /// Bytes of those records.
+    pub(super) bytes: usize,
+    /// Dead letters among them.
+    pub(super) dead: usize,
 }
 
 #[derive(Debug)]
@@ -58,6 +68,7 @@ impl Window {
             slots: VecDeque::new(),
             fresh: VecDeque::new(),
             fresh_bytes: 0,
+            held: Held { bytes: 0, dead: 0 },
             cursor,
             scanned: cursor,
         }
@@ -91,6 +102,11 @@ impl Window {
     /// Bytes of records not handed to the destination yet.
     pub(super) const fn fresh_bytes(&self) -> usize {
         self.fresh_bytes
+    }
+
+    /// What became of records that the cursor cannot pass yet.
+    pub(super) const fn held(&self) -> Held {
+        self.held
     }
 
     /// Another record was read.
@@ -152,17 +168,50 @@ impl Window {
         let Ok(index) = found else {
             return Err(fate);
         };
-        self.slots[index].settled = Settled::Yes(fate);
+        self.held.add(&fate);
+        let before = std::mem::replace(&mut self.slots[index].settled, Settled::Yes(fate));
+        if let Settled::Yes(fate) = before {
+            self.held.subtract(&fate);
+        }
         while let Some(slot) = self
             .slots
             .pop_front_if(|slot| !matches!(slot.settled, Settled::No))
         {
             self.cursor = slot.position;
             if let Settled::Yes(fate) = slot.settled {
+                self.held.subtract(&fate);
                 pending.add(fate);
             }
         }
         Ok(())
+    }
+}
+
+impl Held {
+    const fn add(&mut self, fate: &Fate) {
+        let of = Self::of(fate);
+        self.bytes += of.bytes;
+        self.dead += of.dead;
+    }
+
+    const fn subtract(&mut self, fate: &Fate) {
+        let of = Self::of(fate);
+        self.bytes -= of.bytes;
+        self.dead -= of.dead;
+    }
+
+    const fn of(fate: &Fate) -> Self {
+        match fate {
+            Fate::Delivered => Self { bytes: 0, dead: 0 },
+            Fate::Waits(retry) => Self {
+                bytes: retry.record.body.len(),
+                dead: 0,
+            },
+            Fate::Dead(dead) => Self {
+                bytes: dead.record.body.len(),
+                dead: 1,
+            },
+        }
     }
 }
 

@@ -36,7 +36,9 @@ impl Ingest {
             origin: Some(origin.clone()),
             payload: publish.payload.clone(),
             content_type: properties.and_then(|known| known.content_type.clone()),
-            user: properties.map_or(&[][..], |known: &Properties| &known.user).to_vec(),
+            user: properties
+                .map_or(&[][..], |known: &Properties| &known.user)
+                .to_vec(),
             received: self.clock.now(),
             delivery: None,
             nonce: rand::random(),

@@ -18,6 +18,8 @@ pub(crate) enum Verdict {
     Transient(String),
     /// Never, and about this message alone.
     Permanent(String),
+    /// The same, because of who may publish where.
+    Forbidden(String),
     /// The connection is out of step: it may or may not have been kept.
     Doubtful(String),
     /// Needs a person.

@@ -88,8 +88,8 @@ impl Cloud {
                     Packet::Subscribe(subscribe) => {
                         is_subscribed = true;
                         let filters = subscribe.filters.iter();
-                        let codes = filters
-                            .map(|one| mqttbytes::v4::SubscribeReasonCode::Success(one.qos));
+                        let codes =
+                            filters.map(|one| mqttbytes::v4::SubscribeReasonCode::Success(one.qos));
                         Some(Packet::SubAck(mqttbytes::v4::SubAck::new(
                             subscribe.pkid,
                             codes.collect(),

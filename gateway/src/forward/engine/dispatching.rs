@@ -9,6 +9,7 @@ use crate::forward::{
     destination::Limits,
     flight::{Flight, Landing, Origin},
     journal::{Journal, Pages},
+    pending,
     status::State,
     waiting,
 };
@@ -17,9 +18,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     /// Hands over whatever may go now.
     pub(super) fn dispatch(&mut self, now: Instant) {
         while self.may_dispatch(now) {
-            let Some(flight) = self.next_flight(now) else {
+            let Some(mut flight) = self.next_flight(now) else {
                 break;
             };
+            flight.alone = self.flights.is_empty();
             let destination = self.destination.clone();
             let mut landing: Landing = Box::pin(async move {
                 let outcomes = destination.send(flight.batch.clone()).await;
@@ -51,8 +53,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     /// Otherwise the destination stops, until a person has looked at them.
     pub(super) fn dead_letters_have_room(&mut self) -> bool {
-        let pending = u64::try_from(self.pending.dead()).unwrap_or(u64::MAX);
-        let dead = self.journal.dead(self.id).saturating_add(pending);
+        let dead = self.dead();
         if dead >= DEAD_MAX {
             self.too_many_dead = true;
             let reason = format!(
@@ -66,6 +67,19 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             self.recovered();
         }
         true
+    }
+
+    /// Dead letters of the journal, and those on their way there.
+    fn dead(&self) -> u64 {
+        let pending = u64::try_from(self.pending.dead()).unwrap_or(u64::MAX);
+        self.journal.dead(self.id).saturating_add(pending)
+    }
+
+    /// Whether so much waits for the cursor that nothing should be added to it.
+    pub(super) fn is_crowded(&self) -> bool {
+        let held = self.window.held();
+        let held_dead = u64::try_from(held.dead).unwrap_or(u64::MAX);
+        held.bytes >= pending::BYTES_MAX || self.dead().saturating_add(held_dead) >= DEAD_MAX
     }
 
     pub(super) fn next_flight(&mut self, now: Instant) -> Option<Flight> {
@@ -99,6 +113,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             batch: Batch {
                 items: items.into(),
             },
+            alone: false,
         })
     }
 
@@ -155,7 +170,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let full =
             self.window.fresh_len() >= batch_records || self.window.fresh_bytes() >= batch_bytes;
         let waited = self.fresh_since.is_some_and(|since| since + linger <= now);
-        if !self.waiting_complete || !(full || waited) {
+        // What is out lands, and then the cursor passes what waits for it.
+        let crowded = self.out_records > 0 && self.is_crowded();
+        if !self.waiting_complete || !(full || waited) || crowded {
             return Vec::new();
         }
         let (mut items, mut bytes) = (Vec::new(), 0);

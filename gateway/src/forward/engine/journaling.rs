@@ -70,7 +70,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             .batch_records
             .clamp(PAGE_RECORDS.0, PAGE_RECORDS.1);
         let bytes = self.limits.batch_bytes.max(PAGE_BYTES_MIN);
-        let room = self.window.len() < self.window_records() && self.window.fresh_bytes() < bytes;
+        let room = self.window.len() < self.window_records()
+            && self.window.fresh_bytes() < bytes
+            && !self.pending.is_full()
+            && !self.is_crowded();
         (end > self.window.scanned() && room).then_some(Request::Page {
             after: self.window.scanned(),
             records,

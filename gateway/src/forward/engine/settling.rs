@@ -54,10 +54,26 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let items = &flight.batch.items;
         assert_eq!(items.len(), outcomes.len(), "one outcome per record");
         let stopped_short = outcomes.iter().any(Outcome::is_open);
+        let none_tried = outcomes.iter().all(|one| *one == Outcome::Behind);
         let (mut delivered, mut dead, mut left) = (0, 0, Vec::new());
         let mut pause: Option<(State, String, Option<Duration>)> = None;
+        if none_tried && flight.alone {
+            let reason = "the destination waits for nothing that is known".to_owned();
+            pause = Some((State::Retrying, reason, None));
+        }
         for (item, outcome) in items.iter().zip(outcomes) {
             match outcome {
+                Outcome::Behind => {
+                    // What is in flight lands first, so that this is not overtaken.
+                    self.landing = true;
+                    let holds = || self.waiting.holds(item.partition_key());
+                    if flight.origin == Origin::Journal && holds() {
+                        self.leave(item);
+                        self.hold_back(item.clone());
+                    } else {
+                        left.push(item.clone());
+                    }
+                }
                 Outcome::Acknowledged => {
                     delivered += 1;
                     self.acknowledged(flight.origin, item);
@@ -93,7 +109,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.backoff.reset();
             }
             self.pause(state, &reason, retry_after);
-        } else if delivered > 0 || self.trouble != Some(State::Stopped) {
+        } else if delivered > 0 || self.trouble != Some(State::Stopped) && !none_tried {
             // That it refuses records does not show that it was put right.
             self.recovered();
         }
@@ -144,11 +160,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         }
         let delay = retry_delay(self.retrying.first, self.retrying.max, attempts);
         let not_before = Instant::now() + delay;
+        let item = &item.detached();
         match origin {
             Origin::Journal => {
                 self.leave(item);
                 self.waiting.add(Entry {
-                    item: item.detached(),
+                    item: item.clone(),
                     attempts,
                     not_before,
                 });
@@ -156,7 +173,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             Origin::Waiting => self.waiting.put_back(item, Some(not_before)),
         }
         let retry = Retry {
-            record: item.detached().into(),
+            record: item.clone().into(),
             attempts,
             not_before: later(self.clock.now(), delay),
             reason: short(reason),
@@ -185,11 +202,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn give_up(&mut self, origin: Origin, item: &Item, reason: String) {
         // Its key waits until that is on disk: after a crash the record goes again,
         // and must not come behind those that would have gone meanwhile.
-        self.given_up.push(item.detached());
+        let item = &item.detached();
+        self.given_up.push(item.clone());
         let attempts = match origin {
             Origin::Journal => {
                 self.leave(item);
-                self.waiting.add_out(item.detached());
+                self.waiting.add_out(item.clone());
                 1
             }
             Origin::Waiting => self.waiting.attempts(item) + 1,
@@ -202,7 +220,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         );
         self.status.failed(&reason);
         let dead = Dead {
-            record: item.detached().into(),
+            record: item.clone().into(),
             attempts,
             reason: short(reason),
         };

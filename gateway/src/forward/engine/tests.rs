@@ -31,6 +31,9 @@ enum Mood {
     /// These records of the batch fail by themselves, for now or for good.
     Fails(Vec<usize>),
     Refuses(Vec<usize>),
+    /// These fail for now, and nothing behind them is tried until all that are in
+    /// flight have ended.
+    Holds(Vec<usize>),
     /// Refuses these for good, but takes them if they come again. Those behind
     /// them it does not take meanwhile.
     RefusesNow(Vec<usize>),
@@ -54,6 +57,7 @@ struct Place {
     pardoned: BTreeSet<u64>,
     refuses_all: bool,
     broken: bool,
+    held: bool,
     batches: Vec<Vec<u64>>,
     out: usize,
     out_most: usize,
@@ -109,10 +113,13 @@ impl Place {
         if self.broken {
             return unavailable();
         }
+        if self.held {
+            return Ok(vec![Outcome::Behind; items.len()]);
+        }
         let mood = self.moods.pop().unwrap_or(Mood::Fine);
         self.broken = !matches!(
             mood,
-            Mood::Fine | Mood::Fails(_) | Mood::Refuses(_) | Mood::RefusesNow(_)
+            Mood::Fine | Mood::Fails(_) | Mood::Refuses(_) | Mood::RefusesNow(_) | Mood::Holds(_)
         );
         match &mood {
             Mood::Unavailable => return unavailable(),
@@ -139,6 +146,11 @@ impl Place {
                     self.failing.entry(device.clone()).or_insert(*position);
                     self.refused_now.insert(*position);
                     Outcome::Permanent("not today".to_owned())
+                }
+                Mood::Holds(_) if self.held => Outcome::Behind,
+                Mood::Holds(which) if which.contains(&n) => {
+                    self.held = true;
+                    Outcome::Transient("not now".to_owned())
                 }
                 Mood::Fails(which) if which.contains(&n) || behind => {
                     self.failing.entry(device.clone()).or_insert(*position);
@@ -183,7 +195,7 @@ impl Destination for Fake {
             let mut place = self.place.lock().unwrap();
             place.out -= 1;
             if place.out == 0 {
-                place.broken = false;
+                (place.broken, place.held) = (false, false);
                 place.failing.clear();
             }
             outcomes
@@ -229,6 +241,7 @@ fn mood() -> impl Strategy<Value = Mood> {
         2 => (0usize..8).prop_map(Mood::Breaks),
         3 => some().prop_map(Mood::Fails),
         2 => some().prop_map(Mood::Refuses),
+        2 => some().prop_map(Mood::Holds),
         2 => some().prop_map(Mood::RefusesNow),
     ]
 }
@@ -263,7 +276,7 @@ proptest! {
                     let running = engine.run(CancellationToken::new());
                     drop(tokio::time::timeout(Duration::from_millis(*after), running).await);
                     let mut place = fake.place.lock().unwrap();
-                    (place.out, place.broken) = (0, false);
+                    (place.out, place.broken, place.held) = (0, false, false);
                     place.failing.clear();
                     drop(place);
                     check_settled(&model, &fake);
@@ -327,6 +340,22 @@ fn redrive(model: &Model, fake: &Fake) -> BTreeSet<u64> {
     place.refused.retain(|position| !dead.contains(position));
     model.redrive();
     dead
+}
+
+mod bounds;
+
+#[test]
+fn what_was_not_tried_behind_a_failed_record_has_had_no_attempt() {
+    let (model, fake) = (Model::new(), Fake::new(vec![Mood::Holds(vec![0])], 2));
+    for position in 1..=20 {
+        model.append(record(position, 1));
+    }
+    paused().block_on(async { drain(&model, &fake, 1).await });
+    let dead = &model.disk.lock().unwrap().dead;
+    let dead: Vec<u64> = dead.keys().map(|position| position.0).collect();
+    assert_eq!(dead, [1]);
+    let expect: Vec<u64> = (2..=20).collect();
+    assert_eq!(fake.place.lock().unwrap().taken["device-1"], expect);
 }
 
 #[test]

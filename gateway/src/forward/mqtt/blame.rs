@@ -2,7 +2,8 @@
 //!
 //! A server of MQTT 3.1.1 has no other way to refuse a message, and some of MQTT 5 do
 //! the same. Which message it was they do not say: it is among those on the wire. After
-//! three ends at the same place messages go one by one; the one at which the connection
+//! three ends at the same place, or one where the first unanswered message is of a device
+//! that had one refused, messages go one by one; the one at which the connection
 //! ends twice while it is alone on the wire is refused. A device whose messages were
 //! refused three times in a row, while those of others were taken, is shunned for a
 //! while, because each refusal costs a connection ([decision 28](../../../../docs/decisions/0028-a-server-that-refuses-by-closing.md)).
@@ -11,7 +12,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Error, session::Suspects};
+use super::{Error, Item, session::Suspects};
 use crate::{
     forward::{batch::Batch, refusals::Refusals},
     record::Position,
@@ -60,15 +61,25 @@ impl Blame {
     /// The server ended the connection with these on the wire, or forbade them.
     pub(super) fn struck(&mut self, suspects: Suspects) {
         let ends = match self.place {
-            Some((place, ends)) if place == suspects.first => ends.saturating_add(1),
+            Some((place, ends)) if place == suspects.first.position() => ends.saturating_add(1),
+            // Who was refused before is likely to blame again.
+            _ if self.was_refused(&suspects.first) => ENDS_MAX,
             _ => 1,
         };
-        self.place = Some((suspects.first, ends));
+        self.place = Some((suspects.first.position(), ends));
         self.until = suspects.last;
+    }
+
+    /// Whether a message of the same partition key was refused, and none taken since.
+    pub(super) fn was_refused(&self, item: &Item) -> bool {
+        !self.keys.is_empty() && self.keys.contains_key(item.partition_key())
     }
 
     /// Whether the messages of a batch go one by one.
     pub(super) fn is_sought_in(&mut self, batch: &Batch) -> bool {
+        if self.refusals.has_fault() {
+            return true;
+        }
         let Some((_, ENDS_MAX..)) = self.place else {
             return false;
         };

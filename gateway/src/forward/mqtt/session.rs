@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::breaker::Breaker, Config, Error};
+use super::{super::breaker::Breaker, Config, Error, Item};
 use crate::{
     mqtt::{
         link::{self, Announced, Client, Gone, Link, Message, Opening, Signal},
@@ -55,15 +55,15 @@ struct Fate {
 /// A message that was not answered: somebody waits, and the window for its room.
 #[derive(Debug)]
 struct Debt {
-    position: Position,
+    item: Item,
     answer: oneshot::Sender<Verdict>,
     _room: OwnedSemaphorePermit,
 }
 
 /// The first and the last of the messages one of which the server may not take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Suspects {
-    pub(super) first: Position,
+    pub(super) first: Item,
     pub(super) last: Position,
 }
 
@@ -76,6 +76,8 @@ struct Owed {
     /// Why it is over.
     broken: Option<Broken>,
     suspects: Option<Suspects>,
+    /// The server has taken a message.
+    has_taken: bool,
 }
 
 impl Session {
@@ -153,13 +155,17 @@ impl Session {
         self.fate.owed().suspects.take()
     }
 
+    /// The first of them, without telling it once.
+    pub(super) fn first_suspect(&self) -> Option<Item> {
+        let owed = self.fate.owed();
+        owed.suspects
+            .as_ref()
+            .map(|suspects| suspects.first.clone())
+    }
+
     /// Publishes. One at a time: the answers are told apart by their order. Refuses
     /// when the connection is over, or something in flight was not taken.
-    pub(super) async fn publish(
-        &self,
-        message: Message,
-        position: Position,
-    ) -> Result<Answer, Gone> {
+    pub(super) async fn publish(&self, message: Message, item: &Item) -> Result<Answer, Gone> {
         let publish = async {
             let room = self.window.clone().acquire_owned();
             // Within the time that an acknowledgement may take there is room.
@@ -172,7 +178,7 @@ impl Session {
                     return Err(Gone);
                 }
                 all.asked.push_back(Debt {
-                    position,
+                    item: item.clone(),
                     answer: told,
                     _room: room,
                 });
@@ -248,9 +254,9 @@ impl Fate {
     fn end(&self, broken: Broken) {
         let mut owed = self.owed();
         if owed.broken.is_none() && broken.may_be_answer {
-            let positions: Vec<Position> = owed.sent.values().map(|debt| debt.position).collect();
-            for position in positions {
-                owed.suspect(position);
+            let items: Vec<Item> = owed.sent.values().map(|debt| debt.item.clone()).collect();
+            for item in &items {
+                owed.suspect(item);
             }
         }
         owed.broken.get_or_insert(broken);
@@ -271,12 +277,15 @@ impl Fate {
                 }
             }
             Signal::Answered(id, verdict) => {
-                if !matches!(verdict, Verdict::Kept | Verdict::Permanent(_)) {
-                    self.breaker.trip();
+                let verdict = owed.of_its_message(verdict);
+                match &verdict {
+                    Verdict::Kept | Verdict::Permanent(_) | Verdict::Forbidden(_) => {}
+                    Verdict::Transient(_) => self.breaker.hold(),
+                    _ => self.breaker.trip(),
                 }
                 if let Some(debt) = owed.sent.remove(&id) {
                     if matches!(verdict, Verdict::Misconfigured(_)) {
-                        owed.suspect(debt.position);
+                        owed.suspect(&debt.item);
                     }
                     // Nobody waits where the batch was abandoned.
                     drop(debt.answer.send(verdict));
@@ -289,13 +298,26 @@ impl Fate {
 }
 
 impl Owed {
-    fn suspect(&mut self, position: Position) {
-        let suspects = self.suspects.get_or_insert(Suspects {
-            first: position,
+    fn suspect(&mut self, item: &Item) {
+        let position = item.position();
+        let suspects = self.suspects.get_or_insert_with(|| Suspects {
+            first: item.clone(),
             last: position,
         });
-        suspects.first = suspects.first.min(position);
+        if position < suspects.first.position() {
+            suspects.first = item.clone();
+        }
         suspects.last = suspects.last.max(position);
+    }
+
+    /// A message that the server forbids, while it has taken others on this very
+    /// connection, is refused by itself.
+    fn of_its_message(&mut self, verdict: Verdict) -> Verdict {
+        self.has_taken |= verdict == Verdict::Kept;
+        match verdict {
+            Verdict::Misconfigured(reason) if self.has_taken => Verdict::Forbidden(reason),
+            verdict => verdict,
+        }
     }
 }
 

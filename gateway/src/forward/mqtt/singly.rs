@@ -11,7 +11,7 @@ use crate::{
         destination::{Error, Outcome, Outcomes},
         refusals::PROBES_MAX,
     },
-    mqtt::reason::Verdict,
+    mqtt::{link::Message, reason::Verdict},
 };
 
 /// Connections on which one message at a time is on the wire.
@@ -66,10 +66,16 @@ impl Mqtt {
                     continue;
                 }
                 None if failed.contains(key) => {
-                    Outcome::Transient("waits behind one of the same partition key".to_owned())
+                    outcomes.push(Outcome::Behind);
+                    continue;
                 }
                 None => match single.send(item).await {
-                    Ok(outcome) => outcome,
+                    Ok(Ok(outcome)) => outcome,
+                    // The server has not seen it.
+                    Ok(Err(reason)) => {
+                        outcomes.push(Outcome::Permanent(reason));
+                        continue;
+                    }
                     Err(error) if outcomes.is_empty() => return Err(error),
                     Err(error) => Outcome::Unknown(error.to_string()),
                 },
@@ -101,23 +107,31 @@ impl Mqtt {
     /// that the server works, and those before it were to blame.
     async fn probe(&self, single: &mut Single<'_>, batch: &Batch) -> Outcomes {
         let count = batch.items.len();
-        let mut refused = Vec::new();
+        let (mut refused, mut unfit) = (Vec::new(), Vec::new());
         let mut tried = HashSet::new();
         for (at, item) in batch.items.iter().enumerate() {
             if tried.len() >= PROBES_MAX {
                 break;
             }
-            if !tried.insert(item.partition_key()) {
+            if tried.contains(item.partition_key()) {
                 continue;
             }
-            match single.send(item).await? {
+            let outcome = match single.send(item).await? {
+                Ok(outcome) => outcome,
+                Err(reason) => {
+                    unfit.push((at, reason));
+                    continue;
+                }
+            };
+            tried.insert(item.partition_key());
+            match outcome {
                 Outcome::Permanent(reason) => refused.push((at, reason)),
                 Outcome::Acknowledged => {
                     self.blame().taken(item.partition_key());
                     let next = "goes next: the server takes messages again".to_owned();
                     let mut outcomes = vec![Outcome::Unknown(next); count];
                     outcomes[at] = Outcome::Acknowledged;
-                    for (at, reason) in refused {
+                    for (at, reason) in refused.into_iter().chain(unfit) {
                         outcomes[at] = Outcome::Permanent(reason);
                     }
                     return Ok(outcomes);
@@ -126,7 +140,17 @@ impl Mqtt {
                 Outcome::Transient(reason) | Outcome::Unknown(reason) => {
                     return Err(Error::unavailable(reason));
                 }
+                Outcome::Behind => unreachable!("nothing else is on the wire"),
             }
+        }
+        if !unfit.is_empty() {
+            // They say nothing of the server, and are out of the way.
+            let next = "goes when the server is tried again".to_owned();
+            let mut outcomes = vec![Outcome::Unknown(next); count];
+            for (at, reason) in unfit {
+                outcomes[at] = Outcome::Permanent(reason);
+            }
+            return Ok(outcomes);
         }
         let now = Instant::now();
         self.blame().refusals.none_taken(refused, count, now)
@@ -134,26 +158,28 @@ impl Mqtt {
 }
 
 impl Single<'_> {
-    /// Sends a message, again where that shows whether it is to blame.
-    async fn send(&mut self, item: &Item) -> Result<Outcome, Error> {
+    /// Sends a message, again where that shows whether it is to blame; or says why it
+    /// cannot be sent at all.
+    async fn send(&mut self, item: &Item) -> Result<Result<Outcome, String>, Error> {
         loop {
-            if let Some(outcome) = self.try_once(item).await? {
-                return Ok(outcome);
+            let message = self.mqtt.message(item, self.session().await?);
+            let message = match message {
+                Ok(message) => message,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            if let Some(outcome) = self.try_once(item, message).await? {
+                return Ok(Ok(outcome));
             }
         }
     }
 
     /// What becomes of a message; nothing yet where the server has ended the connection
     /// and it is not clear why.
-    async fn try_once(&mut self, item: &Item) -> Result<Option<Outcome>, Error> {
-        let (mqtt, breaker) = (self.mqtt, self.breaker.clone());
+    async fn try_once(&mut self, item: &Item, message: Message) -> Result<Option<Outcome>, Error> {
+        let breaker = self.breaker.clone();
         let _sending = breaker.begin();
         let session = self.session().await?;
-        let message = match mqtt.message(item, session) {
-            Ok(message) => message,
-            Err(reason) => return Ok(Some(Outcome::Permanent(reason))),
-        };
-        let verdict = match session.publish(message, item.position()).await {
+        let verdict = match session.publish(message, item).await {
             Ok(answer) => session.wait(answer).await,
             Err(_) => Verdict::Doubtful(session.reason()),
         };
@@ -165,7 +191,9 @@ impl Single<'_> {
             Verdict::Throttled => Outcome::Throttled { retry_after: None },
             Verdict::Transient(reason) => Outcome::Transient(reason),
             Verdict::Permanent(reason) => Outcome::Permanent(reason),
-            Verdict::Misconfigured(reason) => self.refused(key, reason),
+            Verdict::Forbidden(reason) | Verdict::Misconfigured(reason) => {
+                self.refused(key, reason)
+            }
             Verdict::Doubtful(reason) => {
                 session.close(&reason);
                 self.session = None;

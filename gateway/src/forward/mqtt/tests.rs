@@ -21,6 +21,7 @@ use crate::{
 
 mod closing;
 mod originals;
+mod refusing;
 
 type Judge = Box<dyn FnMut(u64) -> Said + Send>;
 
@@ -298,7 +299,7 @@ async fn a_server_without_room_throttles_and_one_that_forbids_needs_a_person() {
         matches!(outcomes, Err(Error::Misconfigured(_))),
         "{outcomes:?}"
     );
-    // What was taken is told, and what was not comes again by itself.
+    // While others are taken on the same connection it is the message that is forbidden.
     broker.judge(|position| match position {
         1 => Said::Accepted,
         _ => Said::Refused {
@@ -308,7 +309,7 @@ async fn a_server_without_room_throttles_and_one_that_forbids_needs_a_person() {
     });
     let outcomes = mqtt.send(batch(1..=2)).await.unwrap();
     assert!(
-        matches!(outcomes[..], [Outcome::Acknowledged, Outcome::Unknown(_)]),
+        matches!(outcomes[..], [Outcome::Acknowledged, Outcome::Permanent(_)]),
         "{outcomes:?}"
     );
     broker.stop().await;

@@ -184,3 +184,33 @@ async fn a_server_that_ends_every_connection_is_to_blame_itself() {
     };
     assert!(matches!(refusing, Error::Refusing { .. }), "{refusing:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_was_refused_before_is_found_at_its_first_end() {
+    let closer = Closer::start(|topic, _| topic.contains("device-3")).await;
+    let mqtt = at_once(closer.port);
+    let of = |devices: [u8; 3], first: u64| Batch {
+        items: (first..)
+            .zip(devices)
+            .map(|(position, device)| Item::check(record(position, device)).unwrap())
+            .collect(),
+    };
+    // Until the one in the middle is given up.
+    let deliver = async |batch: Batch| {
+        let mut left = batch.items.to_vec();
+        while !left.is_empty() {
+            let batch = Batch {
+                items: left.clone().into(),
+            };
+            let outcomes = mqtt.send(batch).await.unwrap();
+            let open = left.iter().zip(&outcomes).filter(|(_, o)| o.is_open());
+            left = open.map(|(item, _)| item.clone()).collect();
+        }
+    };
+    deliver(of([1, 3, 2], 1)).await;
+    let before = closer.connections.load(SeqCst);
+    deliver(of([1, 3, 2], 4)).await;
+    // One for all, one on which it is alone, and one for who is behind it.
+    let more = closer.connections.load(SeqCst) - before;
+    assert!(more <= 3, "{more}");
+}
