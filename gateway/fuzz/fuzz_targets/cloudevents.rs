@@ -12,10 +12,11 @@ mod run;
 static MAPPINGS: LazyLock<Vec<Mapping>> =
     LazyLock::new(|| run::mappings("[[mapping]]\ntopic = \"#\"\nformat = \"cloudevents\""));
 
-const TYPES: [Option<&str>; 7] = [
+const TYPES: [Option<&str>; 8] = [
     None,
     Some("application/cloudevents+json"),
     Some("application/cloudevents-batch+json"),
+    Some("application/cloudevents+cbor"),
     Some("application/json"),
     Some("application/cbor"),
     Some("application/msgpack"),

@@ -20,7 +20,7 @@ static MAPPINGS: LazyLock<Vec<Mapping>> = LazyLock::new(|| {
         format!("[[mapping]]\ntopic = \"#\"\nformat = \"{word}\"\n{columns}\n{lenient}\n")
     });
     let sparkplug = format!("[[mapping]]\ntopic = \"#\"\npreset = \"sparkplug\"\n{lenient}\n");
-    run::mappings(&[&formats.concat(), &*sparkplug].concat())
+    run::mappings(&[formats.concat(), sparkplug].concat())
 });
 
 fuzz_target!(|payload: &[u8]| {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 
 use super::{
-    super::{BIRTH, Kind, METADATA, Meaning, OPAQUE, STATE, text_at},
+    super::{Kind, Meaning, text_at},
     optional,
 };
 use crate::{
@@ -118,7 +118,7 @@ pub(super) fn meaning<'n, 'a>(
     let mut meaning = Meaning {
         device: named.then(|| device.to_owned()),
         claimed: named,
-        kind: text_at(event, "type").map(kind),
+        kind: text_at(event, "type").map(|kind| Kind::Type(kind.into())),
         time: Some(time),
         time_of_receipt: text_at(event, "timesource") == Some("received"),
         named: Some(key.as_str().into()),
@@ -134,15 +134,6 @@ pub(super) fn meaning<'n, 'a>(
         meaning.tags.push(("devicetime".into(), said.into()));
     }
     Ok(Some(meaning))
-}
-
-/// Our own kinds of message stay what they are, whatever the mapping says.
-fn kind(kind: &str) -> Kind {
-    let own = [STATE, BIRTH, METADATA, OPAQUE];
-    let is = |own: &Kind| matches!(own, Kind::Message(own) if *own == kind);
-    own.into_iter()
-        .find(is)
-        .unwrap_or_else(|| Kind::Type(kind.into()))
 }
 
 /// The event's own tags, and what its attributes say of where it comes from: what the
