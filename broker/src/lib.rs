@@ -53,7 +53,7 @@ pub use keep::{
     Config as KeepConfig, Error as KeepError, QueueFull, RetainedInfo, SessionInfo,
     SubscriptionInfo,
 };
-pub use limits::Limits;
+pub use limits::{Limits, Rates};
 pub use listener::{Broker, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;

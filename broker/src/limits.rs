@@ -19,6 +19,7 @@ pub(crate) use pace::Pace;
 
 use crate::{
     Error,
+    acl::Pattern,
     topic::{BYTES_MAX, Bounds, LEVELS_MAX},
 };
 
@@ -47,6 +48,9 @@ pub struct Limits {
     pub publish_rate_max: u32,
     /// Bytes of publishes a second that are read from one client; 0: as many as it sends.
     pub publish_bytes_rate_max: u64,
+    /// Publish rates of some clients, in place of these two; the first that is for a
+    /// client counts.
+    pub rates: Vec<Rates>,
     /// A client that was quiet may send as much at once as its rates allow in this time.
     pub publish_burst: Duration,
     /// Longest topic or filter, in bytes.
@@ -58,6 +62,29 @@ pub struct Limits {
     pub memory_max: usize,
 }
 
+/// Publish rates of some clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rates {
+    /// Only of these users; empty for all, and for those who are not asked.
+    pub users: Vec<Pattern>,
+    /// Only on these listeners, by name; empty for all.
+    pub listeners: Vec<String>,
+    /// Publishes a second that are read from one of them; 0: as many as it sends.
+    pub publish_rate_max: u32,
+    /// The same in bytes.
+    pub publish_bytes_rate_max: u64,
+}
+
+impl Rates {
+    fn are_of(&self, user: Option<&str>, listener: &str) -> bool {
+        let users = &self.users;
+        let is_user = user.is_some_and(|user| users.iter().any(|one| one.takes(user)));
+        let listeners = &self.listeners;
+        (users.is_empty() || is_user)
+            && (listeners.is_empty() || listeners.iter().any(|one| one == listener))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -67,6 +94,7 @@ impl Default for Limits {
             connect_rate_per_address_max: 1000,
             publish_rate_max: 0,
             publish_bytes_rate_max: 0,
+            rates: Vec::new(),
             publish_burst: Duration::from_secs(5),
             topic_bytes_max: BYTES_MAX,
             topic_levels_max: LEVELS_MAX,
@@ -93,6 +121,15 @@ impl Limits {
         within("memory_max", self.memory_max, least, usize::MAX)
     }
 
+    /// The publish rates of one client, in publishes and in bytes.
+    pub(crate) fn rates_of(&self, user: Option<&str>, listener: &str) -> (u32, u64) {
+        let mut rates = self.rates.iter();
+        match rates.find(|rates| rates.are_of(user, listener)) {
+            Some(rates) => (rates.publish_rate_max, rates.publish_bytes_rate_max),
+            None => (self.publish_rate_max, self.publish_bytes_rate_max),
+        }
+    }
+
     /// How long and deep topics and filters may be.
     pub(crate) const fn topics(&self) -> Bounds {
         Bounds {
@@ -110,6 +147,35 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_rates_that_are_for_a_client_count() {
+        let rates = |users: &[&str], listeners: &[&str], publish_rate_max| Rates {
+            users: users
+                .iter()
+                .map(|one| Pattern::parse(one).unwrap())
+                .collect(),
+            listeners: listeners.iter().map(|&one| one.to_owned()).collect(),
+            publish_rate_max,
+            publish_bytes_rate_max: 0,
+        };
+        let limits = Limits {
+            publish_rate_max: 1,
+            publish_bytes_rate_max: 9,
+            rates: vec![
+                rates(&["site-*"], &["inner"], 2),
+                rates(&["site-*"], &[], 3),
+                rates(&[], &["inner"], 4),
+            ],
+            ..Limits::default()
+        };
+        assert_eq!(limits.rates_of(Some("site-1"), "inner"), (2, 0));
+        assert_eq!(limits.rates_of(Some("site-1"), "outer"), (3, 0));
+        assert_eq!(limits.rates_of(Some("plc"), "inner"), (4, 0));
+        assert_eq!(limits.rates_of(None, "inner"), (4, 0));
+        assert_eq!(limits.rates_of(Some("plc"), "outer"), (1, 9));
+        assert_eq!(limits.rates_of(None, "outer"), (1, 9));
+    }
 
     #[test]
     fn limits_that_cannot_work_are_named_with_what_would_be_right() {

@@ -202,7 +202,7 @@ counters! {
     queued_bytes,
     /// Messages a persistent session did not get because its queue was full.
     dropped_kept_queue_full,
-    /// Messages of the gateway itself that persistent sessions, or who subscribes later,
+    /// Messages of the gateway itself, and wills, that persistent sessions, or who subscribes later,
     /// did not get because the disk of `broker.db` was full.
     dropped_kept_disk_full,
     /// Times a publish was refused or held because a queue, or the disk of

@@ -233,7 +233,11 @@ async fn run(context: &Context, mut wire: Wire, admittee: Box<Admittee>, peer: P
         packet_bytes_max: connect.packet_bytes_max,
         rights: &rights,
         topics: Topics::new(context.config.limits.topics()),
-        pace: Pace::new(&context.config.limits),
+        pace: Pace::new(
+            &context.config.limits,
+            rights.identity().user().map(|user| &**user),
+            &peer.listener.name,
+        ),
         aliases: Share::new(&context.kept_budget),
         inbound: Inbound::new(context, &publisher, id, reason_text_max, entered.as_deref()),
         outbound: Outbound::new(

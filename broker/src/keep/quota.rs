@@ -14,7 +14,7 @@ use super::{QueueFull, SessionId, queue::Target, stage::PLACE_BYTES, writer::Wri
 pub(super) const DROPS_MAX: usize = 256;
 /// Places that each message may cost in addition to one for each of its own, where many
 /// in a row cost many: beyond that they go without.
-pub(super) const DROPS_IN_A_ROW: usize = 8;
+pub(super) const DROPS_IN_A_ROW: usize = 32;
 /// Places that one queue pays before the largest is looked for again.
 const PAYMENTS: usize = 32;
 /// What [`Writer::droppable`] asks.

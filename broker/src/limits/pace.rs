@@ -25,16 +25,18 @@ struct Buckets {
 }
 
 impl Pace {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        Self::new_at(limits, Instant::now())
+    /// For a client with such a name, if it has one, on such a listener.
+    pub(crate) fn new(limits: &Limits, user: Option<&str>, listener: &str) -> Self {
+        let rates = limits.rates_of(user, listener);
+        Self::new_at(limits, rates, Instant::now())
     }
 
-    fn new_at(limits: &Limits, now: Instant) -> Self {
+    fn new_at(limits: &Limits, (publishes, bytes): (u32, u64), now: Instant) -> Self {
         let bucket = |per_sec| Some((Rate::new(per_sec, limits.publish_burst)?, Bucket::new(now)));
         let buckets = Buckets {
             now,
-            publishes: bucket(limits.publish_rate_max.into()),
-            bytes: bucket(limits.publish_bytes_rate_max),
+            publishes: bucket(publishes.into()),
+            bytes: bucket(bytes),
             until: None,
         };
         let is_set = buckets.publishes.is_some() || buckets.bytes.is_some();
@@ -96,10 +98,8 @@ mod tests {
 
     use super::*;
 
-    fn limits(publishes: u32, bytes: u64) -> Limits {
+    fn limits() -> Limits {
         Limits {
-            publish_rate_max: publishes,
-            publish_bytes_rate_max: bytes,
             publish_burst: Duration::from_secs(1),
             ..Limits::default()
         }
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_nothing_is_ever_held() {
-        let mut pace = Pace::new(&limits(0, 0));
+        let mut pace = Pace::new(&limits(), None, "");
         pace.turn();
         assert!((0..1000).all(|_| !pace.charge(1_000_000)));
         assert_eq!(pace.holds_until(), None);
@@ -117,7 +117,7 @@ mod tests {
     fn the_stricter_of_two_rates_holds_a_client_and_lets_it_go_in_time() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pace = Pace::new_at(&limits(1000, 10_000), start);
+        let mut pace = Pace::new_at(&limits(), (1000, 10_000), start);
         assert!(pace.charge(50_000), "more than the burst");
         let until = pace.holds_until().unwrap();
         assert_eq!(until - start, Duration::from_secs(4));

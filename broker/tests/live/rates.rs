@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use penstock_broker::{
-    Config, Limits,
+    Config, Limits, Rates,
     auth::{
         self,
         passwords::{Cost, Passwords, hash},
@@ -155,6 +155,32 @@ async fn a_fast_publisher_is_read_slowly_and_loses_nothing_while_others_go_on() 
     assert!(now.publishes_paused > 0);
     assert_eq!(now.keep_alive_timeouts, 0);
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_listener_may_have_a_publish_rate_of_its_own() {
+    for (name, is_paused) in [("bridge", false), ("another", true)] {
+        let mut config = limited(Limits {
+            publish_rate_max: 100,
+            publish_burst: Duration::from_secs(1),
+            rates: vec![Rates {
+                users: Vec::new(),
+                listeners: vec!["bridge".into()],
+                publish_rate_max: 0,
+                publish_bytes_rate_max: 0,
+            }],
+            ..Limits::default()
+        });
+        config.listeners[0].name = name.into();
+        let broker = start(config).await;
+        let mut fast = broker.v4("fast").await;
+        let flood: Vec<u8> = (0..150).flat_map(|_| publish_v4("t", 0, 0, "x")).collect();
+        fast.send(&flood).await;
+        broker.gateway.took(150).await;
+        let paused = broker.handle.metrics().publishes_paused;
+        assert_eq!(paused > 0, is_paused, "{name}: {paused}");
+        broker.stop().await;
+    }
 }
 
 #[tokio::test]

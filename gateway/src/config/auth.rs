@@ -252,7 +252,7 @@ fn rule(table: &Table<'_, '_, '_>) -> Rule {
 }
 
 /// A list of texts that `parse` takes.
-fn list<T, E: std::fmt::Display>(
+pub(super) fn list<T, E: std::fmt::Display>(
     table: &Table<'_, '_, '_>,
     key: &'static str,
     parse: impl Fn(&str) -> Result<T, E>,

@@ -36,8 +36,10 @@ pub(super) fn broker(
         KIB..=PACKET_BYTES_MAX,
         default.packet_bytes_max as u64,
     ));
+    let configs: Vec<_> = listeners.iter().map(|one| one.config.clone()).collect();
+    let limits = limits::limits(table.table("limits"), packet_bytes_max, &configs);
     let config = penstock_broker::Config {
-        listeners: listeners.iter().map(|one| one.config.clone()).collect(),
+        listeners: configs,
         auth,
         connections_max: table.number("connections_max", 1..=1_000_000, default.connections_max),
         packet_bytes_max,
@@ -73,7 +75,7 @@ pub(super) fn broker(
                 Some(default.sys_interval),
             )
             .unwrap_or_default(),
-        limits: limits::limits(table.table("limits"), packet_bytes_max),
+        limits,
         keep: keep::keep(&table),
     };
     listener::check(&table, &listeners, &config);

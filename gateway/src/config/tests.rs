@@ -90,8 +90,18 @@ fn every_key_is_read() {
         local.address.to_string(),
         "unix:/etc/penstock/penstock.sock"
     );
+    let [rates] = &config.broker.limits.rates[..] else {
+        panic!("{:?}", config.broker.limits);
+    };
+    assert_eq!(rates.listeners, ["127.0.0.1:9001"]);
+    assert!(rates.users[0].takes("site-7"));
+    assert_eq!(rates.publish_bytes_rate_max, 10 << 20);
     let shown = penstock_broker::Config {
         listeners: vec![config.broker.listeners[0].clone()],
+        limits: penstock_broker::Limits {
+            rates: Vec::new(),
+            ..config.broker.limits.clone()
+        },
         auth: defaults.broker.auth.clone(),
         ..config.broker
     };
@@ -151,7 +161,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
         r#"
         data_dir = "/data"
         shutdown_grace_period = "5s"
-        broker = { listen = "[::1]:0", connections_max = 5, packet_bytes_max = 2048, connect_timeout = "1s", receive_max = 9, outbound_in_flight_max = 8, outbound_queue_bytes_max = "2KiB", subscriptions_per_client_max = 7, keep_alive_max = "20m", response_information = "r/{client}/", sys_interval = "never", sessions_max = 6, sessions_per_user_max = 5, session_expiry_max = "1d", queue_messages_max = 11, queue_bytes_max = "3KiB", queue_total_bytes_max = "4KiB", queue_full = "refuse", retained_max = 12, retained_bytes_max = "5KiB", limits = { connections_per_address_max = 4, connections_per_identity_max = 3, connect_rate_max = 20, connect_rate_per_address_max = 10, publish_rate_max = 100, publish_bytes_rate_max = "2KiB", publish_burst = "2s", topic_bytes_max = 99, topic_levels_max = 8, memory_max = "32MiB" } }
+        broker = { listen = "[::1]:0", connections_max = 5, packet_bytes_max = 2048, connect_timeout = "1s", receive_max = 9, outbound_in_flight_max = 8, outbound_queue_bytes_max = "2KiB", subscriptions_per_client_max = 7, keep_alive_max = "20m", response_information = "r/{client}/", sys_interval = "never", sessions_max = 6, sessions_per_user_max = 5, session_expiry_max = "1d", queue_messages_max = 11, queue_bytes_max = "3KiB", queue_total_bytes_max = "4KiB", queue_full = "refuse", retained_max = 12, retained_bytes_max = "5KiB", limits = { connections_per_address_max = 4, connections_per_identity_max = 3, connect_rate_max = 20, connect_rate_per_address_max = 10, publish_rate_max = 100, publish_bytes_rate_max = "2KiB", publish_burst = "2s", rate = [{ users = ["site-*"], listeners = ["[::1]:0"], publish_rate_max = 0 }], topic_bytes_max = 99, topic_levels_max = 8, memory_max = "32MiB" } }
         http = { listen = "0.0.0.0:0", allow_anonymous = true }
         store = { size_max = "64MB", age_max = "never", on_full = "drop-oldest", reserve = "1MiB" }
         dedup = { age_max = "1h", keys_max = 5_000, memory_max = "2MiB" }
@@ -166,7 +176,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
     .unwrap();
     assert_eq!(config.data_dir, Path::new("/data"));
     assert_eq!(config.shutdown_grace_period, Duration::from_secs(5));
-    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], auth: Config { passwords: None, certificate: None, token: None, hook: None, client_ids: Any, rules: Rules([]), denied_publish: Disconnect, lockout: Config { failures_max: 5, failures_in_total_max: 50, lock: 60s }, checks_at_once: None, remember: 900s }, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/"), sys_interval: 0ns, limits: Limits { connections_per_address_max: 4, connections_per_identity_max: 3, connect_rate_max: 20, connect_rate_per_address_max: 10, publish_rate_max: 100, publish_bytes_rate_max: 2048, publish_burst: 2s, topic_bytes_max: 99, topic_levels_max: 8, memory_max: 33554432 }, keep: Config { dir: Some("/data"), sessions_max: 6, sessions_per_user_max: 5, session_expiry_max: 86400s, queue_messages_max: 11, queue_bytes_max: 3072, queue_total_bytes_max: 4096, queue_full: Refuse, retained_max: 12, retained_bytes_max: 5120 } }"#);
+    assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], auth: Config { passwords: None, certificate: None, token: None, hook: None, client_ids: Any, rules: Rules([]), denied_publish: Disconnect, lockout: Config { failures_max: 5, failures_in_total_max: 50, lock: 60s }, checks_at_once: None, remember: 900s }, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/"), sys_interval: 0ns, limits: Limits { connections_per_address_max: 4, connections_per_identity_max: 3, connect_rate_max: 20, connect_rate_per_address_max: 10, publish_rate_max: 100, publish_bytes_rate_max: 2048, rates: [Rates { users: [Pattern { text: "site-", is_prefix: true }], listeners: ["[::1]:0"], publish_rate_max: 0, publish_bytes_rate_max: 2048 }], publish_burst: 2s, topic_bytes_max: 99, topic_levels_max: 8, memory_max: 33554432 }, keep: Config { dir: Some("/data"), sessions_max: 6, sessions_per_user_max: 5, session_expiry_max: 86400s, queue_messages_max: 11, queue_bytes_max: 3072, queue_total_bytes_max: 4096, queue_full: Refuse, retained_max: 12, retained_bytes_max: 5120 } }"#);
     assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true, token: None } Config { level: "warn,penstock=trace", format: Json }"#);
     assert_snapshot!(format!("{:?}", config.store), @r#"Config { dir: "/data", max_bytes: 64000000, max_age: None, keep_delivered: None, on_full: DropOldest, reserve_bytes: 1048576, dedup_age: 3600s, dedup_count: 5000, dedup_memory_bytes: 2097152, destinations: ["f"] }"#);
     assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3 }), retry_first: 1s, retry_max: 2s, attempts_max: 1 }]"#);
@@ -278,6 +288,29 @@ format = "jsom"
     configuration:21: log.level: "info,=x": a level is error, warn, info, debug or trace, or a filter such as "info,penstock::forward=debug"
     configuration:22: log.format: "jsom": should be one of text, json; did you mean "json"?
     "#);
+}
+
+#[test]
+fn mistakes_about_rates_say_what_would_be_right() {
+    let said = mistakes(
+        r#"
+[[broker.limits.rate]]
+listeners = ["bridge"]
+publish_rate_max = -1
+[[broker.limits.rate]]
+publish_rate_max = 5
+[[broker.limits.rate]]
+users = ["a*b"]
+"#,
+    );
+    for expect in [
+        "configuration:3: broker.limits.rate[1].listeners: \"bridge\": no listener has this name; there are 127.0.0.1:1883",
+        "configuration:4: broker.limits.rate[1].publish_rate_max: -1 is not between 0 and 4294967295",
+        "configuration:5: broker.limits.rate[2]: is for nobody in particular; name users or listeners",
+        "configuration:8: broker.limits.rate[3].users: \"a*b\": \"*\" may only be the last character",
+    ] {
+        assert!(said.contains(expect), "{expect}\n{said}");
+    }
 }
 
 #[test]

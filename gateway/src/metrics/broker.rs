@@ -409,7 +409,7 @@ pub(super) const BROKER: &[Plain] = &[
     ),
     counter(
         "gateway_broker_dropped_kept_disk_full",
-        "Messages of the gateway itself that persistent sessions, or later subscribers, did not get because the disk of broker.db was full",
+        "Messages of the gateway itself, and wills, that persistent sessions, or later subscribers, did not get because the disk of broker.db was full",
         |a| a.status.broker.dropped_kept_disk_full,
     ),
     counter(
