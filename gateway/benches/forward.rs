@@ -130,12 +130,14 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
     };
     let known = handle.status().destinations[0].clone();
     let reader = handle.reader()?;
+    let repair = forward::Repair::new(clock.clone(), dir.path().join("gateway.boot"));
     let forwarder = Forwarder::new(
         &destination,
         known.id,
         known.cursor,
         handle.clone(),
         reader,
+        Arc::new(repair),
         clock,
     )?;
     let stop = CancellationToken::new();

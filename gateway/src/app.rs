@@ -99,10 +99,12 @@ impl App {
         let destinations: Vec<_> = destinations.map(|d| d.of_gateway(&gateway)).collect();
         #[cfg(not(feature = "mqtt"))]
         let destinations = config.destinations;
+        let boot = config.data_dir.join("gateway.boot");
+        let repair = Arc::new(forward::Repair::new(clock.clone(), boot));
         let forwarders = destinations
             .iter()
             .map(|destination| {
-                let forwarder = forwarder(destination, &handle, &clock)
+                let forwarder = forwarder(destination, &handle, &repair, &clock)
                     .with_context(|| format!("destination {}", destination.name))?
                     .end_within(config.shutdown_grace_period / 2);
                 Ok((destination.name.clone(), forwarder))
@@ -298,6 +300,7 @@ fn with_service(
 fn forwarder(
     destination: &forward::Config,
     store: &store::Handle,
+    repair: &Arc<forward::Repair>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Forwarder> {
     let status = store.status();
@@ -313,6 +316,7 @@ fn forwarder(
         known.cursor,
         store.clone(),
         reader,
+        repair.clone(),
         clock.clone(),
     )?)
 }

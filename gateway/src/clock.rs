@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Debug,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,15 @@ use crate::event::Timestamp;
 
 /// Any fixed point will do, as long as it is the same for the whole process.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// This start of the machine, and how long it was ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Booted {
+    /// Differs from one start to the next.
+    pub id: Arc<str>,
+    /// Since then; never steps.
+    pub up: Duration,
+}
 
 /// Tells the time.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -21,6 +30,11 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// this tells a step from time that has passed.
     fn monotonic(&self) -> Duration {
         BEGAN.elapsed()
+    }
+
+    /// This start of the machine; `None` where the system does not tell.
+    fn booted(&self) -> Option<Booted> {
+        None
     }
 }
 
@@ -36,5 +50,18 @@ impl Clock for SystemClock {
             Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |n| -n),
         };
         Timestamp::from_nanos(nanos)
+    }
+
+    fn booted(&self) -> Option<Booted> {
+        static ID: LazyLock<Option<Arc<str>>> = LazyLock::new(|| {
+            let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+            Some(id.trim_end().into())
+        });
+        let text = std::fs::read_to_string("/proc/uptime").ok()?;
+        let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+        Some(Booted {
+            id: ID.clone()?,
+            up: Duration::try_from_secs_f64(seconds).ok()?,
+        })
     }
 }

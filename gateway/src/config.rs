@@ -11,6 +11,7 @@
 
 pub mod auth;
 mod destination;
+mod intake;
 mod keep;
 mod limits;
 mod listener;
@@ -18,7 +19,6 @@ mod mapping;
 mod mistake;
 #[cfg(feature = "mqtt")]
 mod mqtt;
-mod raw;
 mod reader;
 mod rule;
 mod stages;
@@ -237,7 +237,7 @@ impl Config {
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
-        let raw = raw::default(&root.table("ingest"));
+        let (raw, late_after) = intake::read(&root.table("ingest"));
         let mappings = match root.tables("mapping") {
             Some(tables) => {
                 if tables.is_empty() {
@@ -259,7 +259,7 @@ impl Config {
             Some(tables) => destinations(root, &tables, &data_dir, dir),
             None => vec![destination::default(&data_dir)],
         };
-        raw::check(root, &mappings, &destinations);
+        intake::check(root, &mappings, &destinations);
         let rule::Read {
             rules,
             files: rule_files,
@@ -295,7 +295,11 @@ impl Config {
             broker,
             auth_service,
             http,
-            ingest: ingest::Config { mappings, site },
+            ingest: ingest::Config {
+                mappings,
+                site,
+                late_after,
+            },
             destinations,
             rules,
             rule_files,

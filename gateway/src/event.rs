@@ -17,7 +17,7 @@ mod view;
 use std::{borrow::Cow, fmt, sync::Arc};
 
 pub use cbor::Error as CborError;
-pub use marks::Marks;
+pub use marks::{BOOT_TAG, Marks, UPTIME_TAG};
 pub use original::{Original, OriginalView};
 pub use value::Value;
 pub use view::View;
@@ -41,6 +41,11 @@ impl Timestamp {
     /// Nanoseconds since the Unix epoch.
     pub const fn as_nanos(self) -> i64 {
         self.0
+    }
+
+    /// Before 2015-01-01: no clock that is set says so.
+    pub const fn is_unset(self) -> bool {
+        self.0 < 1_420_070_400_000_000_000
     }
 
     /// Milliseconds since the Unix epoch, rounded down.

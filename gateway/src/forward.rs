@@ -24,6 +24,7 @@ pub mod mqtt;
 pub mod nats;
 mod pending;
 mod refusals;
+mod repair;
 mod secret;
 mod status;
 #[cfg(test)]
@@ -45,6 +46,8 @@ use crate::{
 #[cfg(feature = "mqtt")]
 use crate::gateway_id::GatewayId;
 
+pub use repair::Repair;
+use repair::Repairing;
 pub use secret::Secret;
 pub use status::{Handle, State, Status};
 
@@ -151,7 +154,7 @@ pub enum Error {
 
 /// Delivers the records of one destination.
 pub struct Forwarder {
-    engine: Engine<store::Handle, store::Reader>,
+    engine: Engine<store::Handle, Repairing<store::Reader>>,
     handle: Handle,
 }
 
@@ -173,6 +176,7 @@ impl Forwarder {
         cursor: Position,
         journal: store::Handle,
         pages: store::Reader,
+        repair: Arc<Repair>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let handle = Handle::default();
@@ -187,7 +191,7 @@ impl Forwarder {
                 attempts_max: config.attempts_max,
             },
             journal: Arc::new(journal),
-            pages,
+            pages: Repairing { pages, repair },
             clock,
             status: handle.clone(),
         });

@@ -206,6 +206,7 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/devices", get(devices::list))
+        .route("/api/v1/devices/clocks", get(devices::clocks))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route(
             "/api/v1/quarantine/{id}",

@@ -20,12 +20,14 @@
 mod aside;
 mod metrics;
 mod raw;
+mod timing;
 mod topics;
 
 use std::{
     collections::HashMap,
     future::ready,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -36,10 +38,12 @@ use tokio::sync::{Notify, Semaphore};
 pub use metrics::Metrics;
 use metrics::Taken;
 pub use raw::Raw;
+pub use timing::DeviceClock;
+use timing::Timing;
 use topics::Topics;
 
 use crate::{
-    clock::Clock,
+    clock::{Booted, Clock},
     dedup::key,
     event::{
         Event, IdSource, Timestamp,
@@ -86,6 +90,13 @@ pub struct Config {
     pub mappings: Vec<Mapping>,
     /// The gateway's own site, for mappings that capture none.
     pub site: Option<Arc<str>>,
+    /// An event is late when its time is longer ago than this at receipt.
+    pub late_after: Duration,
+}
+
+impl Config {
+    /// `late_after` where not configured.
+    pub const LATE_AFTER: Duration = Duration::from_mins(10);
 }
 
 impl Default for Config {
@@ -93,6 +104,7 @@ impl Default for Config {
         Self {
             mappings: Mapping::defaults(),
             site: None,
+            late_after: Self::LATE_AFTER,
         }
     }
 }
@@ -117,6 +129,8 @@ pub struct Ingest {
     births: Births,
     /// Somebody of those should be asked to be born again.
     rebirths: Notify,
+    /// What devices' clocks are like.
+    timing: Timing,
     /// A permit for each of [`PREPARING_MAX`].
     preparing: Semaphore,
 }
@@ -131,6 +145,7 @@ impl Ingest {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
+            timing: Timing::new(config.late_after),
             topics: Topics::new(config),
             routes,
             gateway: None,
@@ -217,6 +232,12 @@ impl Ingest {
         }
     }
 
+    /// What the clocks of devices look like from here, those that are off the most first;
+    /// at most `count`, and how many devices are known.
+    pub fn clocks(&self, count: usize) -> (Vec<DeviceClock>, usize) {
+        self.timing.clocks(count)
+    }
+
     /// Tries a quarantined message again with the mappings of today. The entries
     /// are to be appended, and the message to be taken out of quarantine, together.
     ///
@@ -229,6 +250,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.originals = self.originals;
+        preparing.timing = Some(&self.timing);
         preparing.retry(raw)
     }
 
@@ -246,6 +268,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
+        preparing.timing = Some(&self.timing);
         let entries = preparing.retry(raw)?.into_iter();
         let events = entries.filter_map(|entry| match entry {
             Entry::Event(event) => Some(event),
@@ -272,6 +295,8 @@ impl Admission for Ingest {
                 Some(_) => self.births.silent(),
             };
             let received = self.clock.now();
+            let unset = received.is_unset();
+            let booted = unset.then(|| self.clock.booted()).flatten();
             let mut settled = Vec::new();
             let mut batch = batch.into_iter();
             loop {
@@ -284,6 +309,7 @@ impl Admission for Ingest {
                 } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .sending_originals(self.originals)
+                    .timed_by(&self.timing, booted.as_ref())
                     .group(&publisher.client_id, &mut batch, received);
                 self.metrics.gaps_seen(births.rebirths().take_gaps());
                 if births.rebirths().is_wanted() {
@@ -392,6 +418,9 @@ struct Preparing<'i> {
     originals: Routes,
     /// When the events are made again.
     corrected: Option<Timestamp>,
+    timing: Option<&'i Timing>,
+    /// This start of the machine, while the time is not known.
+    booted: Option<&'i Booted>,
     metrics: &'i Metrics,
     births: &'i Births,
     scratch: Scratch,
@@ -425,6 +454,8 @@ impl<'i> Preparing<'i> {
             gateway: None,
             originals: Routes::NONE,
             corrected: None,
+            timing: None,
+            booted: None,
             metrics,
             births,
             scratch: Scratch::default(),
@@ -448,6 +479,30 @@ impl<'i> Preparing<'i> {
     const fn sending_originals(mut self, destinations: Routes) -> Self {
         self.originals = destinations;
         self
+    }
+
+    const fn timed_by(mut self, timing: &'i Timing, booted: Option<&'i Booted>) -> Self {
+        self.timing = Some(timing);
+        self.booted = booted;
+        self
+    }
+
+    /// Marks what is odd about the times of a message's events.
+    fn mark(&self, events: &mut [Event]) {
+        for event in &mut *events {
+            event.corrected = self.corrected;
+            timing::mark_unset(event, self.booted);
+            if let Some(timing) = self.timing {
+                timing.mark_late(event);
+            }
+        }
+        // What is made again says nothing about the order in which it came.
+        if let Some(timing) = self.timing.filter(|_| self.corrected.is_none()) {
+            timing.watch(events);
+        }
+        for event in events {
+            self.metrics.marked(event.marks);
+        }
     }
 
     /// Entries of the first of these publishes, as far as [`GROUP_BYTES`] go, and
@@ -560,9 +615,7 @@ impl<'i> Preparing<'i> {
                 event.key = key::delivered(delivery, index);
             }
         }
-        for event in &mut events {
-            event.corrected = self.corrected;
-        }
+        self.mark(&mut events);
         let original = (mapping.raw == Keep::Always && self.corrected.is_none())
             .then(|| raw.original().to_cbor());
         let before = self.entries.len();

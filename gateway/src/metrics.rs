@@ -130,6 +130,12 @@ const REJECTS_BY_CLASS: ByKind = (
     "class",
 );
 
+const EVENTS_BY_MARK: ByKind = (
+    "gateway_ingest_time_marks",
+    "Events prepared whose times are odd, by what is; second copies count again",
+    "mark",
+);
+
 /// Everything, in the OpenMetrics text format.
 pub fn encode(observer: &Arc<Observer>) -> String {
     let mut registry = Registry::default();
@@ -181,6 +187,7 @@ impl Collector for Scrape {
             .rejects()
             .map(|(class, count)| (class.as_str(), count));
         labelled(&mut encoder, REJECTS_BY_CLASS, rejects)?;
+        labelled(&mut encoder, EVENTS_BY_MARK, self.0.ingest.marks())?;
         Ok(())
     }
 }
@@ -237,7 +244,7 @@ mod tests {
         let per = per.map(|one| row(one.name, one.kind, "destination", one.help));
         let remote = PER_REMOTE.iter();
         let remote = remote.map(|one| row(one.name, one.kind, "remote", one.help));
-        let by_kind = [EVENTS_BY_IDENTITY, REJECTS_BY_CLASS].into_iter();
+        let by_kind = [EVENTS_BY_IDENTITY, REJECTS_BY_CLASS, EVENTS_BY_MARK].into_iter();
         let by_kind =
             by_kind.map(|(name, help, label)| row(name, MetricType::Counter, label, help));
         plain.chain(per).chain(remote).chain(by_kind).collect()

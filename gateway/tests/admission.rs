@@ -149,7 +149,7 @@ async fn what_cannot_be_decoded_is_quarantined_acknowledged_and_retried_by_a_bet
     let dir = tempfile::tempdir().unwrap();
     let unmapped = Config {
         mappings: vec![],
-        site: None,
+        ..Config::default()
     };
     let gateway = Gateway::open(dir.path(), unmapped);
     assert_eq!(

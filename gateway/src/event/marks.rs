@@ -1,5 +1,11 @@
 //! What is odd about the times of an event: said beside it, never a reason to drop it.
 
+/// The tag of an event that was received while the gateway did not know the time: which
+/// boot of the machine that was.
+pub const BOOT_TAG: &str = "gatewayboot";
+/// And how many milliseconds after it.
+pub const UPTIME_TAG: &str = "gatewayuptimems";
+
 /// A set of marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Marks(u8);
@@ -29,6 +35,12 @@ impl Marks {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// These without `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether all of `other` are among these.

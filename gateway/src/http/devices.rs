@@ -1,11 +1,11 @@
-//! What waits, by device.
+//! What waits, by device, and what devices' clocks are like.
 
 use axum::{
     Json,
     extract::{Query, State},
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Context, error::Problem, quarantine::read};
 use crate::admin;
@@ -32,4 +32,10 @@ pub(super) async fn list(
     });
     let (devices, names) = counted.await?;
     Ok(Json(admin::devices(&devices, &names)))
+}
+
+/// Clocks that are off the most first.
+pub(super) async fn clocks(State(context): State<Context>, Query(top): Query<Top>) -> Json<Value> {
+    let (clocks, known) = context.ingest.clocks(top.limit.min(admin::PAGE_MAX));
+    Json(json!({ "devices": clocks, "known": known }))
 }

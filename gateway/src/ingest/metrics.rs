@@ -2,7 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::{event::IdSource, normalise::Class, record::Routes, rules::Routed};
+use crate::{
+    event::{IdSource, Marks},
+    normalise::Class,
+    record::Routes,
+    rules::Routed,
+};
 
 /// Counts since the start. They say what was prepared, not what was kept: the
 /// ledger of the store says that.
@@ -18,6 +23,7 @@ pub struct Metrics {
     matched: AtomicU64,
     unmatched: AtomicU64,
     nowhere: AtomicU64,
+    marks: [AtomicU64; Marks::WORDS.len()],
 }
 
 /// What rules did with the events of one message.
@@ -52,6 +58,20 @@ impl Metrics {
         Class::ALL
             .into_iter()
             .map(|class| (class, self.rejected[class as usize].load(Relaxed)))
+    }
+
+    /// Events by what is odd about their times.
+    pub fn marks(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let words = Marks::WORDS.iter().zip(&self.marks);
+        words.map(|((word, _), count)| (*word, count.load(Relaxed)))
+    }
+
+    pub(super) fn marked(&self, marks: Marks) {
+        for ((_, mark), count) in Marks::WORDS.iter().zip(&self.marks) {
+            if marks.contains(*mark) {
+                count.fetch_add(1, Relaxed);
+            }
+        }
     }
 
     /// Empty retained messages, which clear a retained message and are not kept.

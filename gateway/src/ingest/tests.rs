@@ -146,7 +146,7 @@ fn a_topic_that_no_mapping_takes_is_quarantined() {
     let group = prepare(
         Config {
             mappings: vec![],
-            site: None,
+            ..Config::default()
         },
         &[publish("a", b"1")],
     );
@@ -276,7 +276,7 @@ fn a_quarantined_message_is_tried_again_with_its_properties() {
     };
     let nothing = Config {
         mappings: vec![],
-        site: None,
+        ..Config::default()
     };
     let group = prepare(nothing.clone(), std::slice::from_ref(&sent));
     let kept = quarantined(&group.entries[0]);
@@ -346,7 +346,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         assert_eq!(ingest.routes_of(origin.as_ref()), routes, "{origin:?}");
         let topics = Topics::new(Config {
             mappings: vec![],
-            site: None,
+            ..Config::default()
         });
         let (metrics, births) = (Metrics::default(), Births::default());
         let mut preparing = Preparing::new(&topics, routes, &rules, &metrics, &births);

@@ -129,7 +129,11 @@ pub fn read(
 
 /// A time in nanoseconds, `None` for one beyond all calendars, and whether to believe it.
 pub(super) fn said(nanos: Option<i128>, fine: bool, received: Timestamp) -> Said {
-    let latest = received.as_nanos().saturating_add(AHEAD_NANOS_MAX);
+    let latest = match received.is_unset() {
+        // The gateway's own clock is not set: it cannot say what is in the future.
+        true => i64::MAX,
+        false => received.as_nanos().saturating_add(AHEAD_NANOS_MAX),
+    };
     match nanos.and_then(|nanos| i64::try_from(nanos).ok()) {
         Some(nanos) if nanos >= PLAUSIBLE_FROM.as_nanos() && nanos <= latest => Said::Plausible {
             at: Timestamp::from_nanos(nanos),

@@ -1,16 +1,20 @@
-//! Whether messages are kept as they came: `[ingest]`, and who needs it.
+//! `[ingest]`: whether messages are kept as they came, and who needs it; when events are late.
+
+use std::time::Duration;
 
 use super::reader::Table;
 use crate::{
-    forward,
+    forward, ingest,
     normalise::{Mapping, mapping::Keep},
 };
 
-/// What holds for mappings that do not say.
-pub(super) fn default(table: &Table<'_, '_, '_>) -> Keep {
+/// Whether messages are kept where a mapping does not say, and after how long events are late.
+pub(super) fn read(table: &Table<'_, '_, '_>) -> (Keep, Duration) {
     let raw = table.word("raw", &Keep::WORDS, Keep::default());
+    let late = Duration::from_millis(1)..=Duration::from_hours(24 * 365);
+    let late_after = table.duration("late_after", late, ingest::Config::LATE_AFTER);
     table.finish();
-    raw
+    (raw, late_after)
 }
 
 /// Who sends messages as they came needs all of them kept.
