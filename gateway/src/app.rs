@@ -19,6 +19,7 @@ use crate::{
     ingest::Ingest,
     instance_key::InstanceKey,
     observer::{Observer, Parts},
+    query::{self, Feed},
     rebirth::Rebirth,
     record::Routes,
     reload::{self, Reload},
@@ -41,6 +42,7 @@ pub struct App {
     ingest: Arc<Ingest>,
     forwarders: Vec<(Arc<str>, Forwarder)>,
     events: Events,
+    read: Feed,
     rebirth: Rebirth,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
@@ -68,6 +70,7 @@ impl App {
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
         let http = config.http.bind().await?;
+        query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
         let handle = store.handle();
         let dir = config.data_dir.clone();
@@ -115,11 +118,13 @@ impl App {
         let remotes = bridged::remotes(config.remotes, &gateway, &local, &ingest);
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
+        let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone());
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
             broker: broker.handle(),
             ingest: ingest.clone(),
             events: events.handle(),
+            read: read.handle(),
             #[cfg(feature = "mqtt")]
             remotes: remotes
                 .iter()
@@ -139,6 +144,7 @@ impl App {
             ingest,
             forwarders,
             events,
+            read,
             rebirth,
             #[cfg(feature = "mqtt")]
             remotes,
@@ -186,6 +192,7 @@ impl App {
             store: handle.clone(),
             ingest: self.ingest.clone(),
             broker: self.broker.handle(),
+            read: self.read.handle(),
             key: self.key,
         };
         looking_in.spawn("http", OnEnd::Log, {
@@ -222,6 +229,8 @@ impl App {
                 Ok(forwarder.run(stop).await?)
             });
         }
+        // Nothing hangs on it: what it has not read stays in the journal.
+        looking_in.spawn("read side", OnEnd::Log, self.read.run(stop_http.clone()));
         let stop = shutdown.clone();
         looking_in.spawn("events", OnEnd::Log, async move {
             self.events.run(stop).await;

@@ -8,6 +8,7 @@ mod map;
 mod offline;
 pub(crate) mod output;
 mod quarantine;
+mod read;
 mod replay;
 mod rules;
 pub(crate) mod run;
@@ -56,6 +57,17 @@ enum Command {
     /// Patterns of rules, without a gateway
     #[command(subcommand)]
     Rules(rules::Command),
+    /// Last values of measurements
+    Last(read::Last),
+    /// Numbers of a measurement over time
+    History(read::History),
+    /// Search events, quarantine and dead letters, newest first
+    Search(read::Search),
+    /// Where an event is: in the journal, delivered, waiting, given up
+    Where(read::Where),
+    /// The read side, which answers these
+    #[command(subcommand)]
+    Read(read::Command),
     /// The journal itself
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -88,6 +100,11 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),
         Command::Rules(command) => rules::run(command),
+        Command::Last(args) => read::last(&args),
+        Command::History(args) => read::history(&args),
+        Command::Search(args) => read::search(&args),
+        Command::Where(args) => read::whereabouts(&args),
+        Command::Read(command) => read::run(&command),
         Command::Buffer(command) => buffer::run(command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(&args),

@@ -43,6 +43,7 @@ pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 use crate::{
     events, forward, http, ingest,
     normalise::{Mapping, mapping::Keep},
+    query,
     record::DESTINATIONS_MAX,
     rules::Rule,
     store::{self},
@@ -82,6 +83,8 @@ pub struct Config {
     pub rule_files: Vec<PathBuf>,
     /// The stream of events for local subscribers.
     pub events: events::Config,
+    /// The read side.
+    pub read: query::Config,
     /// Brokers from which messages come.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<crate::remote::Config>,
@@ -267,6 +270,7 @@ impl Config {
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));
+        let read = stages::read(root.table("read"));
         let log = stages::log(root.table("log"));
         let of_broker = |one: &penstock_broker::listener::Config| {
             one.address == Address::Ip(http.listen) && http.listen.port() != 0
@@ -304,6 +308,7 @@ impl Config {
             rules,
             rule_files,
             events,
+            read,
             #[cfg(feature = "mqtt")]
             remotes,
             log,

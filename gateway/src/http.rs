@@ -14,6 +14,7 @@ mod health;
 mod instance;
 mod page;
 mod quarantine;
+mod read;
 mod replay;
 mod status;
 
@@ -37,7 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer, store,
+    forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer, query, store,
 };
 
 pub use error::Error;
@@ -83,6 +84,8 @@ pub struct Context {
     pub ingest: Arc<Ingest>,
     /// The broker.
     pub broker: penstock_broker::Handle,
+    /// The read side.
+    pub read: query::Handle,
     /// What commands of this machine know.
     pub key: InstanceKey,
 }
@@ -223,6 +226,12 @@ fn router(context: Context, guard: guard::Guard) -> Router {
             "/api/v1/dead-letters/{id}/redrive",
             post(dead_letters::redrive),
         )
+        .route("/api/v1/read", get(read::status))
+        .route("/api/v1/read/rebuild", post(read::rebuild))
+        .route("/api/v1/last", get(read::last))
+        .route("/api/v1/history", get(read::history))
+        .route("/api/v1/search", get(read::search))
+        .route("/api/v1/events/{event}/where", get(read::whereabouts))
         .route("/api/v1/broker/clients", get(broker::clients))
         .route(
             "/api/v1/broker/clients/{id}",

@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod normalise;
 pub mod observer;
+pub mod query;
 mod rebirth;
 pub mod record;
 mod reload;

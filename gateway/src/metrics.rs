@@ -6,6 +6,7 @@
 mod broker;
 mod journal;
 mod peers;
+mod read;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use self::{
     broker::BROKER,
     journal::JOURNAL,
     peers::{PER_DESTINATION, PER_REMOTE},
+    read::READ,
 };
 use crate::{
     observer::{Account, Observer},
@@ -113,7 +115,7 @@ const GENERAL: &[Plain] = &[
 
 /// Every metric without labels.
 fn plain() -> impl Iterator<Item = &'static Plain> {
-    GENERAL.iter().chain(JOURNAL).chain(BROKER)
+    GENERAL.iter().chain(JOURNAL).chain(READ).chain(BROKER)
 }
 
 /// Name, help and label of a counter by kind.

@@ -13,6 +13,7 @@ use crate::{
     event::Timestamp,
     events, forward,
     ingest::{self, Ingest},
+    query,
     status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
     store,
 };
@@ -31,6 +32,8 @@ pub struct Parts {
     pub ingest: Arc<Ingest>,
     /// The stream of events for local subscribers.
     pub events: events::Handle,
+    /// The read side.
+    pub read: query::Handle,
     /// Each remote broker, by name.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<(Arc<str>, crate::remote::Handle)>,
@@ -148,6 +151,7 @@ impl Observer {
                 .collect(),
             remotes: self.remotes(),
             events: self.parts.events.counts(),
+            read: self.parts.read.status(),
             broker: self.parts.broker.metrics(),
         }
     }

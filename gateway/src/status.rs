@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{event::Timestamp, events, store};
+use crate::{event::Timestamp, events, query, store};
 
 /// The whole account. Field names are the API.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +29,8 @@ pub struct Status {
     pub remotes: Vec<Remote>,
     /// The stream of events for local subscribers.
     pub events: events::Counts,
+    /// The read side.
+    pub read: query::Status,
     /// The broker's counters.
     pub broker: penstock_broker::Metrics,
 }

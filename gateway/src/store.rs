@@ -39,6 +39,7 @@ mod devices;
 mod entry;
 mod frame;
 mod handle;
+mod hold;
 mod housekeeping;
 mod job;
 mod kept;
@@ -59,6 +60,7 @@ mod scan;
 mod schema;
 mod settle;
 mod stage;
+mod standing;
 mod state;
 mod status;
 mod step;
@@ -82,12 +84,14 @@ pub use config::{Config, OnFull};
 pub use devices::{Devices, Waiting};
 pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
 pub use handle::{Failure, Handle};
+pub use hold::Hold;
 pub use kept::{Kept, KeptPage};
 pub use listing::{DeadLetter, Listing, Quarantined};
 pub use open::{Promise, Report};
 pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
+pub use standing::{Standing, Standings};
 pub use status::{DestinationStatus, Status};
 pub use tail::Newest;
 pub use turn::Turn;
@@ -150,6 +154,7 @@ impl Store {
         let (status, status_seen) = watch::channel(Arc::new(status));
         let tail = Arc::new(tail::Tail::new(opened.state.position, tail::TAIL_BYTES));
         let noticed = Arc::<reader::Noticed>::default();
+        let hold = Arc::<Hold>::default();
         let handle = Handle {
             jobs,
             room: Arc::new(Semaphore::new(handle::QUEUE_KIB as usize)),
@@ -158,6 +163,7 @@ impl Store {
             life: life_seen,
             tail: tail.clone(),
             noticed: noticed.clone(),
+            hold: hold.clone(),
             database: Arc::new(config.dir.join(DATABASE)),
         };
         let writer = Writer {
@@ -174,6 +180,7 @@ impl Store {
             promises: opened.promises,
             tail,
             noticed,
+            hold,
             account,
             committed,
             status,

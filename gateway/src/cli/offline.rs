@@ -11,6 +11,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     ingest::Ingest,
+    query,
     store::{Handle, Store},
 };
 
@@ -26,6 +27,7 @@ where
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = Store::open(config.store, clock.clone())?;
         app::announce(&report);
+        query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
         let handle = store.handle();
         let routes = app::routes(&config.destinations, &handle);

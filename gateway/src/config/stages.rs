@@ -7,7 +7,7 @@ use crate::{
     event::message::Payload,
     events,
     forward::Secret,
-    http,
+    http, query,
     store::OnFull,
     telemetry::{self, Format},
 };
@@ -125,6 +125,22 @@ pub(super) fn events(table: Table<'_, '_, '_>) -> events::Config {
     let default = events::Config::default();
     let config = events::Config {
         format: table.word("format", &Payload::WORDS, default.format),
+    };
+    table.finish();
+    config
+}
+
+pub(super) fn read(table: Table<'_, '_, '_>) -> query::Config {
+    let default = query::Config::default();
+    let keep = |key, default| table.duration(key, Duration::from_secs(60)..=3_650 * DAY, default);
+    let config = query::Config {
+        events_keep: keep("events_keep", default.events_keep),
+        raw_keep: keep("raw_keep", default.raw_keep),
+        minute_keep: keep("minute_keep", default.minute_keep),
+        hour_keep: keep("hour_keep", default.hour_keep),
+        enabled: table.boolean("enabled", default.enabled),
+        size_max: table.size("size_max", 8 * MIB..=TIB, default.size_max),
+        series_max: table.number("series_max", 1..=10_000_000, default.series_max),
     };
     table.finish();
     config

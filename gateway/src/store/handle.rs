@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::{
     Error, Reader,
     entry::{Appended, Entry, Receipt, Stopped},
+    hold::Hold,
     job::{Change, Job, Outcome, Work},
     listing::Listing,
     progress::Progress,
@@ -45,6 +46,7 @@ pub struct Handle {
     pub(super) life: watch::Receiver<Life>,
     pub(super) tail: Arc<Tail>,
     pub(super) noticed: Arc<Noticed>,
+    pub(super) hold: Arc<Hold>,
     pub(super) database: Arc<PathBuf>,
 }
 
@@ -102,6 +104,11 @@ impl Handle {
     /// never reads from the disk.
     pub fn newest(&self, after: Position, count: usize, bytes: usize) -> Newest {
         self.tail.newest(after, count, bytes)
+    }
+
+    /// Lets settled records stay until somebody who is no destination has read them.
+    pub fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// The store's account of itself, at most a moment old. Cheap.

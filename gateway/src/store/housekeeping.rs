@@ -52,17 +52,18 @@ impl Writer {
     /// Removes what may leave, a chunk at a time.
     pub(super) fn keep_house(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
         let due = self.is_due();
-        let trimmable = retention::trimmable(stage);
+        let to = self.trim_to(stage);
+        let trimmable = retention::trimmable(stage, to);
         self.duties.more = false;
         let kept = self.keep_delivered.filter(|_| !self.room.is_half_full());
         match kept {
             Some(age) if due && trimmable > 0 => {
                 let before = before(stage.now, age);
-                self.duties.more |= retention::trim_before(&self.connection, before, stage)?;
+                self.duties.more |= retention::trim_before(&self.connection, before, to, stage)?;
             }
             None if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) => {
-                retention::trim(&self.connection, stage)?;
-                self.duties.more |= retention::trimmable(stage) >= retention::CHUNK_ROWS;
+                retention::trim(&self.connection, to, stage)?;
+                self.duties.more |= retention::trimmable(stage, to) >= retention::CHUNK_ROWS;
             }
             _ => {}
         }
@@ -83,6 +84,12 @@ impl Writer {
             self.duties.forgotten = None;
         }
         Ok(())
+    }
+
+    /// Everybody is done with what lies up to here.
+    fn trim_to(&self, stage: &Stage) -> Position {
+        let scarce = self.room.is_half_full();
+        self.hold.limit(stage.state.settled_to(), scarce)
     }
 
     pub(super) fn is_due(&self) -> bool {

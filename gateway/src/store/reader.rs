@@ -150,6 +150,24 @@ impl Reader {
         count: usize,
         bytes: usize,
     ) -> Result<Page, Error> {
+        self.page(Some(destination), after, count, bytes)
+    }
+
+    /// The same of all records, also those that are routed to nobody.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn all(&mut self, after: Position, count: usize, bytes: usize) -> Result<Page, Error> {
+        self.page(None, after, count, bytes)
+    }
+
+    fn page(
+        &mut self,
+        destination: Option<DestinationId>,
+        after: Position,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Page, Error> {
         if let Some(page) = self.tail.read(destination, after, count, bytes) {
             return Ok(page);
         }
@@ -247,7 +265,7 @@ impl Reader {
     /// Looks through the journal; `scanned_to` is [`END`] where the end was reached.
     fn scan(
         &self,
-        destination: DestinationId,
+        destination: Option<DestinationId>,
         after: Position,
         count: usize,
         bytes: usize,
@@ -273,7 +291,7 @@ impl Reader {
             }
             // A row that does not tell who wants it is looked at, and found damaged.
             let routes = column::number(row, 1)?.map_or(u64::MAX, integer);
-            if Routes(routes).contains(destination) {
+            if destination.is_none_or(|id| Routes(routes).contains(id)) {
                 let size = row.get_ref(3)?.as_bytes().map_or(0, <[u8]>::len);
                 if page.records.len() >= count || (taken > 0 && taken + size > bytes) {
                     return Ok(page);

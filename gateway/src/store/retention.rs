@@ -32,19 +32,19 @@ pub(super) enum Cause {
     Room,
 }
 
-/// How many records could be trimmed.
-pub(super) fn trimmable(stage: &Stage) -> u64 {
-    stage
-        .state
-        .settled_to()
-        .0
-        .saturating_sub(stage.state.trimmed.0)
+/// How many records could be trimmed up to `to`.
+pub(super) const fn trimmable(stage: &Stage, to: Position) -> u64 {
+    to.0.saturating_sub(stage.state.trimmed.0)
 }
 
-/// Removes a chunk of what everybody has settled.
-pub(super) fn trim(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<()> {
+/// Removes a chunk of what everybody has settled, up to `to`.
+pub(super) fn trim(
+    connection: &Connection,
+    to: Position,
+    stage: &mut Stage,
+) -> rusqlite::Result<()> {
     let from = stage.state.trimmed.0;
-    let to = stage.state.settled_to().0.min(from + CHUNK_ROWS);
+    let to = to.0.min(from + CHUNK_ROWS);
     if to > from {
         remove_to(connection, Position(to), stage)
     } else {
@@ -52,15 +52,14 @@ pub(super) fn trim(connection: &Connection, stage: &mut Stage) -> rusqlite::Resu
     }
 }
 
-/// Removes a chunk of what everybody has settled and whose age counts from before
-/// `before`; says whether more may follow.
+/// Removes a chunk of what lies up to `to` and whose age counts from before `before`; says whether more may follow.
 pub(super) fn trim_before(
     connection: &Connection,
     before: Timestamp,
+    to: Position,
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
-    let settled_to = stage.state.settled_to();
-    let (last, more) = older(connection, before, settled_to, stage)?;
+    let (last, more) = older(connection, before, to, stage)?;
     if let Some(last) = last {
         remove_to(connection, last, stage)?;
     }

@@ -83,10 +83,11 @@ impl Tail {
         held.floor = held.floor.max(position);
     }
 
-    /// A page after `after`, or `None` when that is further back than this goes.
+    /// A page after `after`, of a destination or of all and none, or `None` when that is
+    /// further back than this goes.
     pub(super) fn read(
         &self,
-        destination: DestinationId,
+        destination: Option<DestinationId>,
         after: Position,
         count: usize,
         bytes: usize,
@@ -99,7 +100,7 @@ impl Tail {
         };
         let mut taken = 0;
         for record in held.records.iter().skip(usize::try_from(skip).ok()?) {
-            if record.routes.contains(destination) {
+            if destination.is_none_or(|id| record.routes.contains(id)) {
                 if page.records.len() >= count || (taken > 0 && taken + record.body.len() > bytes) {
                     break;
                 }

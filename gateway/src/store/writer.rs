@@ -29,6 +29,7 @@ use super::{
     dead_letter,
     entry::Appended,
     handle::{Failure, Life},
+    hold::Hold,
     housekeeping::Duties,
     job::{Job, Outcome, Work},
     promises::Promises,
@@ -74,6 +75,7 @@ pub(super) struct Writer {
     pub(super) promises: Promises,
     pub(super) tail: Arc<Tail>,
     pub(super) noticed: Arc<Noticed>,
+    pub(super) hold: Arc<Hold>,
     pub(super) account: Account,
     pub(super) committed: watch::Sender<Position>,
     pub(super) status: watch::Sender<Arc<Status>>,
@@ -452,9 +454,10 @@ fn make_room(
         if room.fits(bytes) {
             return Ok(true);
         }
-        // What everybody has leaves first.
-        if retention::trimmable(stage) > 0 {
-            retention::trim(connection, stage)?;
+        // What everybody has leaves first, also where somebody else would still read it.
+        let settled = stage.state.settled_to();
+        if retention::trimmable(stage, settled) > 0 {
+            retention::trim(connection, settled, stage)?;
             room.look(connection)?;
             continue;
         }

@@ -1,0 +1,149 @@
+//! The read side: projections of the journal that questions are answered from.
+//!
+//! ```text
+//! journal ─ after commit ─▶ feed (own thread, own cursor) ─▶ read.db ─▶ Reader ─▶ http, cli
+//! ```
+//!
+//! # Promises
+//! - Neither ingest nor a destination ever waits for it: it has a thread of its own, at
+//!   low priority, and connections of its own.
+//! - Every answer is of one moment, and says which: all events up to its position, and
+//!   nothing after it. Positions that the read side never saw are named in it.
+//! - A projection changes in one transaction with the cursor that it reflects, so that
+//!   after a crash it goes on as if there had been none. Fed in whatever batches, it
+//!   answers as one that was built from scratch.
+//! - `read.db` holds nothing that a promise of the gateway hangs on. A damaged or
+//!   deleted one is built anew from what the journal has; a full disk stops the read
+//!   side before it stops the journal.
+//! - Its size is bounded, and the journal waits for it with a bound.
+//!
+//! It does not promise what the journal no longer has: what leaves the journal before
+//! the read side came to it is missing, and named.
+//!
+//! # Inside
+//! `schema` has the tables, `feed` the thread, `apply` what a page of records changes,
+//! `series` last values and history, `text` what is searched, `kept` quarantine and dead
+//! letters, `retention` what leaves; `read` has the answers. Decision 62 says why.
+
+mod apply;
+mod feed;
+mod handle;
+mod kept;
+pub mod read;
+mod retention;
+mod schema;
+mod series;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::time::Duration;
+
+pub use feed::Feed;
+pub(crate) use feed::hold;
+pub use handle::{Handle, State, Status};
+pub use read::Reader;
+pub use schema::FILE;
+
+/// What the read side keeps, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Size of `read.db`, at most, about; the oldest leave first.
+    pub size_max: u64,
+    /// How long events can be searched and asked for.
+    pub events_keep: Duration,
+    /// How long every value of a series is kept.
+    pub raw_keep: Duration,
+    /// How long values are kept by the minute.
+    pub minute_keep: Duration,
+    /// How long values are kept by the hour.
+    pub hour_keep: Duration,
+    /// Series (measurements of devices) that are followed, at most.
+    pub series_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_hours(24);
+        Self {
+            enabled: true,
+            size_max: 256 << 20,
+            events_keep: 7 * DAY,
+            raw_keep: 2 * DAY,
+            minute_keep: 30 * DAY,
+            hour_keep: 365 * DAY,
+            series_max: 100_000,
+        }
+    }
+}
+
+/// Why the read side cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// SQLite said no.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file system said no.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The journal could not be read.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The file is not a read side of this version: it is to be built anew.
+    #[error("read.db cannot be read: {0}")]
+    Stale(&'static str),
+    /// Whoever asked has to ask otherwise.
+    #[error("{0}")]
+    Asked(String),
+    /// Answers do not reflect the position that was asked for yet.
+    #[error("the read side is at position {at}, and not at {position} yet")]
+    Behind {
+        /// Up to where they go.
+        at: crate::record::Position,
+        /// What was waited for.
+        position: crate::record::Position,
+    },
+    /// The configuration wants none.
+    #[error("the read side is off: [read] enabled = false")]
+    Off,
+    /// It took too long.
+    #[error("the question took too long to answer; ask for less")]
+    TooLong,
+}
+
+impl Error {
+    /// Whether the file is not what was written.
+    fn means_corruption(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Self::Sqlite(error) = self else {
+            return false;
+        };
+        matches!(
+            error.sqlite_error_code(),
+            Some(DatabaseCorrupt | NotADatabase)
+        )
+    }
+
+    /// Whether the file has to be built anew.
+    fn means_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TooBig};
+        match self {
+            Self::Stale(_) => true,
+            Self::Sqlite(error) => {
+                let code = error.sqlite_error_code();
+                matches!(code, Some(DatabaseCorrupt | NotADatabase | TooBig))
+                    // No such table: somebody emptied it.
+                    || matches!(
+                        error,
+                        rusqlite::Error::SqlInputError { .. }
+                            | rusqlite::Error::InvalidColumnType(..)
+                            | rusqlite::Error::FromSqlConversionFailure(..)
+                            | rusqlite::Error::QueryReturnedNoRows
+                    )
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What a page of the journal changes in the projections: one transaction, with the
+//! cursor.
+
+use rusqlite::Connection;
+
+use super::{Error, series::Batch, text};
+use crate::{
+    event::Event,
+    record::{Position, Record},
+    store::Page,
+};
+
+/// Ranges of missing positions that are told apart; the oldest ones are joined.
+const MISSING_MAX: i64 = 100;
+
+/// Applies a page that was read after `after`. At most `series_max` series are followed.
+pub(super) fn apply(
+    connection: &mut Connection,
+    after: Position,
+    page: &Page,
+    series_max: u64,
+) -> Result<(), Error> {
+    let transaction = connection.transaction()?;
+    let mut batch = Batch::new(&transaction, series_max)?;
+    let (mut last, mut unread) = (after, 0_u32);
+    for record in &page.records {
+        missing(&transaction, last, Position(record.position.0 - 1))?;
+        last = record.position;
+        match record.event() {
+            Ok(event) => {
+                event_row(&transaction, record, &event)?;
+                batch.add(&transaction, record.position, &event)?;
+            }
+            // What does not read back is a destination's to report.
+            Err(_) => unread += 1,
+        }
+    }
+    missing(&transaction, last, page.scanned_to)?;
+    batch.write(&transaction)?;
+    transaction
+        .prepare_cached("UPDATE state SET position = ?1, unread = unread + ?2")?
+        .execute((page.scanned_to.max(last).0.cast_signed(), unread))?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn event_row(connection: &Connection, record: &Record, event: &Event) -> Result<(), Error> {
+    let position = record.position.0.cast_signed();
+    connection
+        .prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((
+            position,
+            &record.key.0[..],
+            record.received.as_nanos(),
+            record.routes.0.cast_signed(),
+            &record.body[..],
+        ))?;
+    connection
+        .prepare_cached(
+            "INSERT INTO event_text (rowid, device, topic, type, text) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((
+            position,
+            &*event.device,
+            &*event.topic,
+            &*event.kind,
+            text::of_event(event),
+        ))?;
+    Ok(())
+}
+
+/// Notes that nothing is known of the positions after `after` up to `to`.
+fn missing(connection: &Connection, after: Position, to: Position) -> Result<(), Error> {
+    if to <= after {
+        return Ok(());
+    }
+    let (first, last) = (after.0.cast_signed() + 1, to.0.cast_signed());
+    // What follows a range that is known continues it.
+    let continued = connection
+        .prepare_cached("UPDATE missing SET last = ?1 WHERE last = ?2")?
+        .execute((last, first - 1))?;
+    if continued == 0 {
+        connection
+            .prepare_cached("INSERT INTO missing VALUES (?1, ?2)")?
+            .execute((first, last))?;
+    }
+    let count: i64 = connection
+        .prepare_cached("SELECT count(*) FROM missing")?
+        .query_row([], |row| row.get(0))?;
+    if count > MISSING_MAX {
+        connection.execute_batch(
+            "UPDATE missing SET last = (SELECT last FROM missing ORDER BY first LIMIT 1 OFFSET 1)
+             WHERE first = (SELECT min(first) FROM missing);
+             DELETE FROM missing
+             WHERE first = (SELECT first FROM missing ORDER BY first LIMIT 1 OFFSET 1);",
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! Where an event is: in the journal, delivered, waiting, given up.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::{Value, json};
+
+use super::{Reader, instant};
+use crate::{
+    event::{Key, View},
+    query::Error,
+    record::{Position, Routes},
+    store::{Listing, Standing},
+};
+
+/// Events of one key that are shown; there is more than one where it was forgotten.
+const EVENTS_MAX: i64 = 20;
+
+/// Which event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// That of this idempotency key.
+    Key(Key),
+    /// That at this position.
+    Position(Position),
+}
+
+impl Which {
+    /// A key in 32 hexadecimal digits, or a position.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() == 32
+            && let Ok(key) = u128::from_str_radix(text, 16)
+        {
+            return Ok(Self::Key(Key(key.to_be_bytes())));
+        }
+        match text.parse() {
+            Ok(position) => Ok(Self::Position(Position(position))),
+            Err(_) => Err(Error::Asked(format!(
+                "{text:?} is neither an eventkey (32 hexadecimal digits) nor a position"
+            ))),
+        }
+    }
+}
+
+/// What is known of an event.
+struct Known {
+    position: Position,
+    routes: Routes,
+    received: i64,
+    key: String,
+    body: Vec<u8>,
+}
+
+impl Reader {
+    /// Where an event is now. What the journal still has is found before the read side
+    /// has come to it; a key, only after that.
+    ///
+    /// # Errors
+    /// When a database cannot be read.
+    pub fn whereabouts(&mut self, which: Which) -> Result<Value, Error> {
+        self.answer(|connection, listing| {
+            let mut items = Vec::new();
+            for known in known(connection, listing, which)? {
+                items.push(item(connection, listing, &known)?);
+            }
+            Ok((items, None))
+        })
+    }
+}
+
+fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec<Known>, Error> {
+    let by = match which {
+        Which::Key(_) => "key",
+        Which::Position(_) => "position",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT position, routes, received, key, body FROM events
+         WHERE {by} = ?1 ORDER BY position DESC LIMIT ?2"
+    ))?;
+    let read = |row: &rusqlite::Row<'_>| {
+        let key: Vec<u8> = row.get(3)?;
+        Ok(Known {
+            position: Position(row.get::<_, i64>(0)?.cast_unsigned()),
+            routes: Routes(row.get::<_, i64>(1)?.cast_unsigned()),
+            received: row.get(2)?,
+            key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
+            body: row.get(4)?,
+        })
+    };
+    let found = match which {
+        Which::Key(key) => statement.query_map(params![&key.0[..], EVENTS_MAX], read)?,
+        Which::Position(position) => {
+            statement.query_map(params![position.0.cast_signed(), EVENTS_MAX], read)?
+        }
+    };
+    let found: Vec<Known> = found.collect::<Result<_, _>>()?;
+    if let (true, Which::Position(position)) = (found.is_empty(), which)
+        && let Some(record) = listing.record(position)?
+    {
+        return Ok(vec![Known {
+            position,
+            routes: record.routes,
+            received: record.received.as_nanos(),
+            key: record.key.to_string(),
+            body: record.body.to_vec(),
+        }]);
+    }
+    Ok(found)
+}
+
+fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Value, Error> {
+    let standings = listing.standings()?;
+    let waiting = listing.waiting(known.position)?;
+    let mut destinations = Vec::new();
+    for destination in &standings.destinations {
+        if !known.routes.contains(destination.id) {
+            continue;
+        }
+        let mut one = match waiting.iter().find(|retry| retry.0 == destination.id) {
+            Some((_, attempts, reason)) => {
+                json!({ "state": "retrying", "attempts": attempts, "reason": reason })
+            }
+            None => settled(connection, destination, known.position)?,
+        };
+        one["name"] = destination.name.clone().into();
+        destinations.push(one);
+    }
+    let view = View::parse(&known.body).ok();
+    let attributes = view.as_ref().map(|view| view.attributes);
+    Ok(json!({
+        "position": known.position.0,
+        "eventkey": known.key,
+        "received": instant(known.received),
+        "device": attributes.map(|a| a.device),
+        "type": attributes.map(|a| a.kind),
+        "topic": attributes.map(|a| a.topic),
+        "in_journal": listing.record(known.position)?.is_some(),
+        "destinations": destinations,
+    }))
+}
+
+/// What is to be said where it does not wait for another attempt.
+fn settled(
+    connection: &Connection,
+    destination: &Standing,
+    position: Position,
+) -> Result<Value, Error> {
+    let dead = connection
+        .prepare_cached(
+            "SELECT id, attempts, reason, gone FROM dead_letters
+             WHERE position = ?1 AND destination = ?2 ORDER BY id DESC LIMIT 1",
+        )?
+        .query_row(params![position.0.cast_signed(), destination.name], |row| {
+            let gone: bool = row.get(3)?;
+            Ok(json!({
+                // It was redriven, and is settled now, or it was discarded.
+                "state": if gone { "dead-letter-gone" } else { "dead-letter" },
+                "id": row.get::<_, i64>(0)?,
+                "attempts": row.get::<_, i64>(1)?,
+                "reason": row.get::<_, String>(2)?,
+            }))
+        })
+        .optional()?;
+    if let Some(dead) = dead {
+        return Ok(dead);
+    }
+    let state = match (position <= destination.cursor, destination.lost) {
+        (false, _) => "backlog",
+        (true, 0) => "delivered",
+        // It counted events that expired, were evicted or were damaged; which ones is
+        // not written down.
+        (true, _) => "delivered-or-lost",
+    };
+    Ok(json!({ "state": state, "lost": destination.lost }))
+}

@@ -1,0 +1,214 @@
+//! The read side over a real journal.
+
+mod answers;
+mod life;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use super::{
+    Config, Feed, Reader,
+    read::{History, In, Last, Search, Which},
+};
+use crate::{
+    clock::Clock,
+    event::{Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value},
+    record::{DestinationId, Position, Routes},
+    store::{self, Appended, Dead, Entry, NewEvent, NewQuarantine, OnFull, Progress, Store},
+};
+
+/// 2026-03-01T12:00:00Z.
+const NOON: i64 = 1_772_366_400;
+
+/// A clock that stands where it was put, in seconds.
+#[derive(Debug)]
+struct At(Mutex<i64>);
+
+impl Clock for At {
+    fn now(&self) -> Timestamp {
+        seconds(*self.0.lock().unwrap())
+    }
+}
+
+fn seconds(at: i64) -> Timestamp {
+    Timestamp::from_nanos(at * 1_000_000_000)
+}
+
+fn open(dir: &Path, max_bytes: u64, clock: &Arc<At>) -> store::Running {
+    let config = store::Config {
+        dir: dir.to_owned(),
+        max_bytes,
+        max_age: None,
+        keep_delivered: None,
+        on_full: OnFull::PushBack,
+        reserve_bytes: 64 * 1024,
+        dedup_age: Duration::from_hours(1),
+        dedup_count: 100_000,
+        dedup_memory_bytes: 16 << 20,
+        destinations: vec!["lake".into(), "alarms".into()],
+    };
+    let (store, _) = Store::open(config, clock.clone()).unwrap();
+    store.run().unwrap()
+}
+
+/// A journal that runs, and where its read side is.
+struct Place {
+    dir: TempDir,
+    store: store::Running,
+    clock: Arc<At>,
+    config: Config,
+}
+
+impl Place {
+    /// With the destinations `lake` and `alarms`.
+    fn new() -> Self {
+        Self::of_size(64 << 20)
+    }
+
+    fn of_size(max_bytes: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(At(Mutex::new(NOON)));
+        Self {
+            store: open(dir.path(), max_bytes, &clock),
+            dir,
+            clock,
+            config: Config::default(),
+        }
+    }
+
+    /// Ends the journal and opens it again: nothing of it is in memory.
+    async fn reopened(self) -> Self {
+        self.store.shutdown().await.unwrap();
+        let store = open(self.dir.path(), 64 << 20, &self.clock);
+        Self { store, ..self }
+    }
+
+    fn handle(&self) -> store::Handle {
+        self.store.handle()
+    }
+
+    /// A read side in a directory of its own.
+    fn feed(&self, dir: &Path) -> Feed {
+        Feed::new(self.config.clone(), dir, self.handle(), self.clock.clone())
+    }
+
+    fn reader(&self, dir: &Path) -> Reader {
+        Reader::open(dir, self.handle().listing().unwrap()).unwrap()
+    }
+
+    /// Built from scratch.
+    fn built(&self) -> (TempDir, Reader) {
+        let dir = tempfile::tempdir().unwrap();
+        self.feed(dir.path()).catch_up().unwrap();
+        let reader = self.reader(dir.path());
+        (dir, reader)
+    }
+
+    async fn append(&self, entries: Vec<Entry>) -> Vec<Appended> {
+        let receipt = self.handle().append(entries).await.unwrap();
+        receipt.await.unwrap()
+    }
+
+    /// Settles the first `count` events of a destination.
+    async fn settle(&self, id: u8, cursor: u64, delivered: u64, dead: Vec<Dead>) {
+        let progress = Progress {
+            destination: DestinationId(id),
+            cursor: Position(cursor),
+            delivered,
+            retry: Vec::new(),
+            retried: Vec::new(),
+            dead,
+        };
+        let receipt = self.handle().progress(progress).await.unwrap();
+        receipt.await.unwrap();
+    }
+}
+
+/// An event that was measured at a second, with its values by name.
+fn event(n: u8, device: &str, at: i64, values: &[(&str, Value)]) -> Event {
+    let measurement = |(name, value): &(&str, Value)| Measurement {
+        name: (*name).into(),
+        value: value.clone(),
+        unit: (*name == "t").then(|| "Cel".into()),
+        quality: Quality::Good,
+        time: None,
+    };
+    Event {
+        key: Key([n; 16]),
+        id: None,
+        id_source: IdSource::None,
+        kind: "telemetry".into(),
+        device: device.into(),
+        site: None,
+        time: seconds(at),
+        time_source: TimeSource::Device,
+        received: seconds(NOON),
+        sequence: None,
+        partition_key: None,
+        topic: format!("devices/{device}/telemetry").into(),
+        traceparent: None,
+        measurements: values.iter().map(measurement).collect(),
+        tags: vec![],
+        marks: Marks::NONE,
+        corrected: None,
+    }
+}
+
+/// Is routed to `lake`.
+fn entry(event: &Event) -> Entry {
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    Entry::Event(NewEvent {
+        key: event.key,
+        dedup: false,
+        device: event.device.clone(),
+        received: event.received,
+        routes: Routes(1),
+        body: Bytes::from(body),
+        original: None,
+    })
+}
+
+fn broken(reason: &str, payload: &str) -> Entry {
+    Entry::Quarantine(NewQuarantine {
+        received: seconds(NOON + 5),
+        client_id: "press-9".into(),
+        topic: "devices/press-9/telemetry".into(),
+        class: "syntax",
+        reason: reason.to_owned(),
+        payload: Bytes::from(payload.to_owned()),
+        properties: None,
+    })
+}
+
+fn history(device: &str, name: &str, step_secs: i64) -> History {
+    History {
+        device: device.to_owned(),
+        name: name.to_owned(),
+        from: Timestamp::from_nanos(i64::MIN),
+        to: Timestamp::from_nanos(i64::MAX),
+        step_secs,
+        after: None,
+        limit: 1_000,
+    }
+}
+
+fn search(q: &str, among: In, limit: usize, after: Option<String>) -> Search {
+    Search {
+        q: q.to_owned(),
+        among,
+        after,
+        limit,
+    }
+}
+
+fn items(answer: &Json) -> &Vec<Json> {
+    answer["items"].as_array().unwrap()
+}
