@@ -114,20 +114,33 @@ fn a_zstd_frame_without_a_size_stops_at_the_bound() {
     assert_eq!(class, Class::Limit);
 }
 
-/// Sequences of one code each, which some decoders regenerate before they look at
-/// how much that is: 16 bits for every 65 KiB or more.
+/// Sequences of one code each, which some decoders regenerate before they look at how
+/// much that is: these two kilobytes are 131 MB to them.
 #[test]
-fn a_zstd_block_regenerates_no_more_than_a_block_may() {
-    let sequences = 1_000u32;
-    let [high, low] = u16::try_from(sequences + 0x8000).unwrap().to_be_bytes();
-    // One raw literal; literal length 0, offset code 2, match length code 52.
-    let tables = [0x01 << 3, b'7', high, low, 0b0101_0100, 0, 2, 52];
-    let bits = vec![0xff; sequences as usize * 18 / 8 + 1];
+fn a_zstd_block_regenerates_no_more_than_there_may_be() {
+    let sequences = 1_000u16;
+    let [high, low] = (sequences + 0x8000).to_be_bytes();
+    // One raw literal; literal length 0, offset code 2, match length code 52, and for
+    // each sequence 18 bits: 4 back, and the longest match. Then the mark of the end.
+    let tables = [1 << 3, b'7', high, low, 0b0101_0100, 0, 2, 52];
+    let mut bits = vec![0xff; usize::from(sequences) * 18 / 8];
+    bits.push(1);
     let content = [&tables[..], &bits].concat();
     let size = u32::try_from(content.len()).unwrap();
-    let frame = by_hand(&[b"\x00\x58", &block(true, COMPRESSED, size), &content]);
+    let before = [&block(false, RAW, 16)[..], &[b'7'; 16]].concat();
+    let header = block(true, COMPRESSED, size);
+    let frame = by_hand(&[b"\x00\x58", &before, &header, &content]);
     assert!(frame.len() < 3_000);
-    inflate(Compression::Auto, &frame, Lenient::STRICT).unwrap_err();
+    let reject = inflate(Compression::Auto, &frame, Lenient::STRICT).unwrap_err();
+    assert_eq!(reject.class, Class::Limit);
+    // One of them alone fits, and is read.
+    let tables = [1 << 3, b'7', 1, 0b0101_0100, 0, 2, 52];
+    let content = [&tables[..], &[0xff, 0xff, 0b111]].concat();
+    let size = u32::try_from(content.len()).unwrap();
+    let header = block(true, COMPRESSED, size);
+    let frame = by_hand(&[b"\x00\x58", &before, &header, &content]);
+    let read = inflate(Compression::Auto, &frame, Lenient::STRICT);
+    assert_eq!(read.map(|read| read.len()), Ok(16 + 131_074 + 1));
 }
 
 #[test]

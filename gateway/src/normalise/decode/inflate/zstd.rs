@@ -1,4 +1,5 @@
-//! zstd (RFC 8878) by the reference decoder, which holds every block to its bound.
+//! zstd (RFC 8878) by the reference decoder, which writes no further than the buffer
+//! that it is given.
 
 use super::{Class, INFLATED_BYTES_MAX, Reject, ZSTD as MAGIC, damaged, too_large};
 
