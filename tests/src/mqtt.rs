@@ -133,30 +133,33 @@ impl Client {
     /// # Errors
     /// When the connection is gone.
     pub fn ack(&mut self, within: Duration) -> io::Result<Option<Ack>> {
-        self.socket.set_read_timeout(Some(within))?;
-        loop {
-            match self.read() {
-                Ok(Packet { kind: 4, body }) => {
-                    let [high, low, rest @ ..] = &body[..] else {
-                        return Err(io::Error::other("a PUBACK without an id"));
-                    };
-                    let reason = rest.first().copied().unwrap_or(0);
-                    return Ok(Some(Ack {
-                        id: u16::from_be_bytes([*high, *low]),
-                        reason,
-                    }));
-                }
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
+        while let Some(packet) = self.next(within)? {
+            if packet.kind != 4 {
+                continue;
             }
+            let [high, low, rest @ ..] = &packet.body[..] else {
+                return Err(io::Error::other("a PUBACK without an id"));
+            };
+            let reason = rest.first().copied().unwrap_or(0);
+            return Ok(Some(Ack {
+                id: u16::from_be_bytes([*high, *low]),
+                reason,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// The next packet; `None` if none comes within that time.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub fn next(&mut self, within: Duration) -> io::Result<Option<Packet>> {
+        use io::ErrorKind::{TimedOut, WouldBlock};
+        self.socket.set_read_timeout(Some(within))?;
+        match self.read() {
+            Ok(packet) => Ok(Some(packet)),
+            Err(error) if [WouldBlock, TimedOut].contains(&error.kind()) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -22,13 +22,16 @@ fn subscribe(port: u16, id: &str) {
     assert_eq!(client.read().expect("SUBACK").kind, 9);
 }
 
+fn reading(number: u32, fill: usize) -> String {
+    format!("{{\"number\":{number},\"fill\":\"{}\"}}", "x".repeat(fill))
+}
+
 /// Publishes numbered readings at QoS 1; each is acknowledged.
 fn publish(port: u16, numbers: std::ops::Range<u32>, fill: usize) {
     let mut client = Client::connect(port, Version::V4, "publisher");
     for number in numbers {
-        let text = format!("{{\"number\":{number},\"fill\":\"{}\"}}", "x".repeat(fill));
         client
-            .publish(TOPIC, text.as_bytes(), 1, 1)
+            .publish(TOPIC, reading(number, fill).as_bytes(), 1, 1)
             .expect("the broker reads");
         let ack = client.ack(Duration::from_secs(20)).expect("it stays");
         assert!(ack.is_some(), "{number} is acknowledged");
@@ -128,12 +131,23 @@ fn flipped_bytes_cost_what_they_hit_and_nothing_of_the_journal() {
     gateway.stop();
     damage::flip_bytes(&setup.data().join("broker.db"), PAGE as u64, 40, &mut rng);
     gateway.start_again();
-    // Whoever comes gets what can be read, or begins anew; who asks meets the damage.
+    // Whoever comes gets what can be read, as it was, or begins anew; who asks meets the
+    // damage.
     if let Ok((mut client, true)) = Client::try_resume(port, "away") {
-        while client
-            .ack(Duration::from_secs(2))
-            .is_ok_and(|ack| ack.is_some())
-        {}
+        let published: BTreeSet<_> = (0..300).map(|n| reading(n, 400).into_bytes()).collect();
+        while let Ok(Some(packet)) = client.next(Duration::from_secs(2)) {
+            if packet.kind == 3 {
+                let id = 2 + usize::from(u16::from_be_bytes([packet.body[0], packet.body[1]]));
+                let payload = &packet.body[id + 2..];
+                assert!(
+                    published.contains(payload),
+                    "{}",
+                    String::from_utf8_lossy(payload)
+                );
+                let answer = [0x40, 2, packet.body[id], packet.body[id + 1]];
+                client.send(&answer).expect("it is read");
+            }
+        }
     }
     let found = gateway.status().broker;
     assert!(found.keep_set_aside + found.kept_damaged > 0, "{found:?}");
