@@ -54,6 +54,25 @@ fn fetch(port: u16, id: &str, count: usize) {
     }
 }
 
+/// Fetches what waits of the first `count` readings: each as it was published, or not at
+/// all. How many came.
+fn fetch_what_is_whole(mut client: Client, count: u32) -> usize {
+    let published: BTreeSet<_> = (0..count).map(|n| reading(n, 400).into_bytes()).collect();
+    let mut came = 0;
+    while let Ok(Some(packet)) = client.next(Duration::from_secs(2)) {
+        if packet.kind == 3 {
+            let id = 2 + usize::from(u16::from_be_bytes([packet.body[0], packet.body[1]]));
+            let payload = &packet.body[id + 2..];
+            let text = String::from_utf8_lossy(payload);
+            assert!(published.contains(payload), "{text}");
+            let answer = [0x40, 2, packet.body[id], packet.body[id + 1]];
+            client.send(&answer).expect("it is read");
+            came += 1;
+        }
+    }
+    came
+}
+
 /// The numbers that are in the files of the destination.
 fn delivered(dir: &Path) -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
@@ -133,21 +152,8 @@ fn flipped_bytes_cost_what_they_hit_and_nothing_of_the_journal() {
     gateway.start_again();
     // Whoever comes gets what can be read, as it was, or begins anew; who asks meets the
     // damage.
-    if let Ok((mut client, true)) = Client::try_resume(port, "away") {
-        let published: BTreeSet<_> = (0..300).map(|n| reading(n, 400).into_bytes()).collect();
-        while let Ok(Some(packet)) = client.next(Duration::from_secs(2)) {
-            if packet.kind == 3 {
-                let id = 2 + usize::from(u16::from_be_bytes([packet.body[0], packet.body[1]]));
-                let payload = &packet.body[id + 2..];
-                assert!(
-                    published.contains(payload),
-                    "{}",
-                    String::from_utf8_lossy(payload)
-                );
-                let answer = [0x40, 2, packet.body[id], packet.body[id + 1]];
-                client.send(&answer).expect("it is read");
-            }
-        }
+    if let Ok((client, true)) = Client::try_resume(port, "away") {
+        fetch_what_is_whole(client, 300);
     }
     let found = gateway.status().broker;
     assert!(found.keep_set_aside + found.kept_damaged > 0, "{found:?}");
@@ -155,6 +161,33 @@ fn flipped_bytes_cost_what_they_hit_and_nothing_of_the_journal() {
     publish(port, 300..400, 400);
     fetch(port, "new", 100);
     finish(gateway, &setup, 400);
+}
+
+/// SQLite believes it; the message's own checksum does not.
+#[test]
+fn a_flipped_byte_of_a_queued_message_costs_that_message_alone() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).to_file("events");
+    let port = setup.mqtt;
+    let mut gateway = Gateway::start(&setup).expecting(&EXPECTED);
+    subscribe(port, "away");
+    publish(port, 0..100, 400);
+    gateway.stop();
+    let file = setup.data().join("broker.db");
+    let mut bytes = fs::read(&file).expect("the file");
+    let beginning = &reading(50, 400).into_bytes()[..30];
+    let found = bytes.windows(30).position(|some| some == beginning);
+    let at = found.expect("the message is in the file") + 25;
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).expect("it is written");
+    gateway.start_again();
+    let (client, present) = Client::try_resume(port, "away").expect("the broker takes it");
+    assert!(present, "nothing else is damaged");
+    assert_eq!(fetch_what_is_whole(client, 100), 99);
+    let found = gateway.status().broker;
+    assert_eq!((found.kept_damaged, found.keep_set_aside), (1, 0));
+    finish(gateway, &setup, 100);
 }
 
 #[test]
