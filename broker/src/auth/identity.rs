@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Auth, DeniedPublish, State, audit::Action, verifier::Proven};
 use crate::{
+    QoS,
     acl::{Names, Permit, Rules},
     packet::Will,
 };
@@ -255,20 +256,20 @@ impl Rights {
 
     /// Why the session may not go on after the rules changed: its user is gone or has
     /// another password, its listener takes nobody like it any more, or it holds a
-    /// subscription that it would not get today.
+    /// subscription that it would not get today at its QoS.
     pub(crate) fn objection<'f>(
         &self,
-        subscriptions: impl IntoIterator<Item = &'f str>,
+        subscriptions: impl IntoIterator<Item = (&'f str, QoS)>,
     ) -> Option<&'static str> {
         let state = self.auth.state();
         let why = if !state.still_knows(&self.identity) {
             "the user is gone or has another password, or the key or name it was known by is another"
         } else if !self.may_be_called(&state) {
             "a client identifier that is not this user's any more"
-        } else if !subscriptions
-            .into_iter()
-            .all(|filter| self.may_subscribe(filter).is_some())
-        {
+        } else if !subscriptions.into_iter().all(|(filter, qos)| {
+            let permit = self.may_subscribe(filter);
+            permit.is_some_and(|permit| qos <= permit.qos_max)
+        }) {
             "a subscription that is no longer allowed"
         } else {
             return None;

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::acl::{Permit, Rules};
+use crate::{
+    QoS,
+    acl::{Permit, Rules},
+};
 
 use super::{
     hook::{Allowed, Answer, Asking},
@@ -294,21 +297,31 @@ async fn a_reload_takes_effect_at_once_or_not_at_all() {
 
     let rule = crate::acl::Rule {
         subscribe: vec![crate::acl::Filter::parse("a/{user}").unwrap()],
+        qos_max: QoS::AtLeastOnce,
         ..crate::acl::Rule::default()
     };
     let config = Config {
         rules: Arc::new(Rules(vec![rule])),
         ..fixture.config.clone()
     };
+    let at_1 = |filter| (filter, QoS::AtLeastOnce);
     file(fixture.dir.path());
     fixture.auth.reload(config.clone()).unwrap();
     assert!(revision.is_cancelled() && rights.version() != version);
     assert!(rights.subscribe("a/line-3").is_some());
-    assert!(rights.objection(["a/line-3"]).is_some(), "another hash");
+    assert!(
+        rights.objection([at_1("a/line-3")]).is_some(),
+        "another hash"
+    );
 
     let rights = fixture.admit(Some("line-3"), Some("sesame")).await.unwrap();
-    assert_eq!(rights.objection(["a/line-3", "$share/g/a/line-3"]), None);
-    assert!(rights.objection(["a/line-4"]).is_some());
+    assert_eq!(
+        rights.objection(["a/line-3", "$share/g/a/line-3"].map(at_1)),
+        None
+    );
+    assert!(rights.objection([at_1("a/line-4")]).is_some());
+    let narrower = rights.objection([("a/line-3", QoS::ExactlyOnce)]);
+    assert!(narrower.is_some(), "it would get QoS 1 today");
     let mut users = Passwords::load(&path).unwrap();
     users.remove("line-3");
     users.save(&path).unwrap();

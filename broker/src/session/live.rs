@@ -102,7 +102,7 @@ impl Session<'_> {
                 // Before what the client sends, or one that never stops would not hear.
                 () = &mut revised, if going && is_restricted => {
                     revised.set(self.rights.revision().cancelled_owned());
-                    if let Some(why) = self.rights.objection(self.subscriptions.filters()) {
+                    if let Some(why) = self.rights.objection(self.subscriptions.held()) {
                         counters.sessions_revoked.add(1);
                         end = Some(End::NotAuthorized(why));
                     }

@@ -303,9 +303,12 @@ impl<'s> Subscriptions<'s> {
         Ok(looked_at)
     }
 
-    /// The filters that are subscribed to.
-    pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
-        self.filters.iter().map(|filter| &**filter)
+    /// The filters that are subscribed to, each with its QoS.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&str, QoS)> {
+        self.filters.iter().map(|filter| {
+            let qos = self.fanout.qos_of(self.session, filter);
+            (&**filter, qos.unwrap_or(QoS::AtMostOnce))
+        })
     }
 
     /// The filters, as they are shared.
