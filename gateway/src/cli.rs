@@ -4,6 +4,8 @@ mod broker;
 mod buffer;
 mod check;
 mod dead_letter;
+mod dedup;
+mod learn;
 mod map;
 mod offline;
 pub(crate) mod output;
@@ -48,9 +50,14 @@ enum Command {
     /// Events that a destination will not take
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    /// What was taken for the same event
+    #[command(subcommand)]
+    Dedup(dedup::Command),
     /// What mappings make of messages
     #[command(subcommand)]
     Map(map::Command),
+    /// Propose mappings and schemas from messages that are seen
+    Learn(Box<learn::Args>),
     /// The running gateway's MQTT clients, retained messages and subscriptions
     #[command(subcommand)]
     Broker(broker::Command),
@@ -97,6 +104,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Replay(args) => replay::run(&args),
         Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Dedup(command) => dedup::run(command),
+        Command::Learn(args) => learn::run(&args),
         Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),
         Command::Rules(command) => rules::run(command),

@@ -21,8 +21,10 @@ mod mistake;
 mod mqtt;
 mod reader;
 mod rule;
+mod schema;
 mod stages;
 mod unit;
+mod units;
 mod words;
 
 use std::{
@@ -42,7 +44,7 @@ pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
     events, forward, http, ingest,
-    normalise::{Mapping, mapping::Keep},
+    normalise::mapping::Keep,
     query,
     record::DESTINATIONS_MAX,
     rules::Rule,
@@ -241,19 +243,24 @@ impl Config {
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
         let (raw, late_after) = intake::read(&root.table("ingest"));
+        let shared = mapping::Shared {
+            raw,
+            units: Arc::new(units::read(&root.table("units"))),
+            schemas: schema::read(root, dir),
+        };
         let mappings = match root.tables("mapping") {
             Some(tables) => {
                 if tables.is_empty() {
                     let what = "with no mapping every message would be quarantined; leave the key away for the built-in ones";
                     root.mistake(root.span("mapping").as_ref(), "mapping", what);
                 }
-                let read = |table| mapping::read(table, raw);
+                let read = |table| mapping::read(table, &shared);
                 tables.iter().filter_map(read).collect::<Vec<_>>()
             }
             None => ingest::Config::default()
                 .mappings
                 .into_iter()
-                .map(|mapping| Mapping { raw, ..mapping })
+                .map(|mapping| shared.by_default(mapping))
                 .collect(),
         };
         let keeps = mappings.iter().any(|mapping| mapping.raw == Keep::Always);

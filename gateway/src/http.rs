@@ -7,6 +7,7 @@
 
 mod broker;
 mod dead_letters;
+mod dedup;
 mod devices;
 mod error;
 mod guard;
@@ -210,6 +211,7 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/clocks", get(devices::clocks))
+        .route("/api/v1/dedup", get(dedup::report))
         .route("/api/v1/quarantine", get(quarantine::list))
         .route(
             "/api/v1/quarantine/{id}",

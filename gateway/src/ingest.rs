@@ -18,6 +18,7 @@
 
 #[cfg(feature = "mqtt")]
 mod aside;
+mod duplicates;
 mod metrics;
 mod raw;
 mod timing;
@@ -35,6 +36,8 @@ use penstock_broker::{Admission, Admitted, Properties, Publish, Publisher, Recei
 use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore};
 
+use duplicates::Sent;
+pub use duplicates::{Duplicates, Report};
 pub use metrics::Metrics;
 use metrics::Taken;
 pub use raw::Raw;
@@ -125,6 +128,7 @@ pub struct Ingest {
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    duplicates: Arc<Duplicates>,
     /// What Sparkplug nodes said at their birth.
     births: Births,
     /// Somebody of those should be asked to be born again.
@@ -146,6 +150,7 @@ impl Ingest {
     ) -> Self {
         Self {
             timing: Timing::new(config.late_after),
+            duplicates: Arc::new(Duplicates::new(&config.mappings, clock.now())),
             topics: Topics::new(config),
             routes,
             gateway: None,
@@ -212,6 +217,11 @@ impl Ingest {
     fn routes_of(&self, origin: Option<&Arc<str>>) -> Routes {
         let same = origin.and_then(|origin| self.not_back.get(origin));
         same.map_or(self.routes, |same| self.routes.without(*same))
+    }
+
+    /// How often devices sent the same thing again.
+    pub fn duplicates(&self) -> &Duplicates {
+        &self.duplicates
     }
 
     /// What was taken so far.
@@ -304,6 +314,7 @@ impl Admission for Ingest {
                 let permit = self.preparing.acquire().await.ok();
                 let Group {
                     entries,
+                    sent,
                     counts,
                     returned,
                 } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births)
@@ -321,10 +332,15 @@ impl Admission for Ingest {
                     Some(self.store.append_in_turn(entries, turn.clone()).await)
                 };
                 drop(permit);
+                let duplicates = self.duplicates.clone();
                 let own = async move {
                     let mut verdicts = match appended {
                         None => verdicts(&counts, Some(&[])),
-                        Some(Ok(receipt)) => verdicts(&counts, receipt.await.as_deref().ok()),
+                        Some(Ok(receipt)) => {
+                            let appended = receipt.await.ok();
+                            duplicates.count(&sent, appended.as_deref().unwrap_or_default());
+                            verdicts(&counts, appended.as_deref())
+                        }
                         Some(Err(store::Stopped)) => verdicts(&counts, None),
                     };
                     for index in returned {
@@ -396,6 +412,8 @@ fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
 /// What is appended together.
 struct Group {
     entries: Vec<Entry>,
+    /// Whose each entry is, where it is an event.
+    sent: Vec<Option<Sent>>,
     /// Entries of each publish.
     counts: Vec<usize>,
     /// Publishes that came back, by index.
@@ -427,6 +445,8 @@ struct Preparing<'i> {
     /// Where events are encoded, before they are copied to just their size.
     body: Vec<u8>,
     entries: Vec<Entry>,
+    /// Whose each entry is, where it is an event.
+    sent: Vec<Option<Sent>>,
     /// What they take, about.
     bytes: usize,
     /// Entries of each publish.
@@ -461,6 +481,7 @@ impl<'i> Preparing<'i> {
             scratch: Scratch::default(),
             body: Vec::new(),
             entries: Vec::new(),
+            sent: Vec::new(),
             bytes: 0,
             counts: Vec::new(),
             returned: Vec::new(),
@@ -521,6 +542,7 @@ impl<'i> Preparing<'i> {
         self.rules.give_back(self.matching);
         Group {
             entries: self.entries,
+            sent: self.sent,
             counts: self.counts,
             returned: self.returned,
         }
@@ -598,12 +620,17 @@ impl<'i> Preparing<'i> {
             births: self.births,
         };
         let mapping = self.topics.mapping(found);
+        let number = found.mapping;
         let Normalised {
             mut events,
             rejected,
             nothing,
+            dropped,
+            mismatched,
         } = normalise::normalise(mapping, &found.resolved, &message, &mut self.scratch)?;
         self.metrics.not_data_seen(nothing);
+        self.metrics.dropped_by_mapping(dropped);
+        self.metrics.mismatched_seen(mismatched);
         if let Some(via) = via(&raw.user, |name| self.is_own(name)) {
             for event in &mut events {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));
@@ -659,6 +686,11 @@ impl<'i> Preparing<'i> {
         self.metrics.routed(&taken);
         for event in &events {
             self.metrics.event(event.id_source);
+            self.sent.push(Some(Sent {
+                device: event.device.clone(),
+                source: event.id_source,
+                mapping: number,
+            }));
         }
         if let Some(rejected) = rejected {
             let payload = rejected.payload.into_boxed_slice().into();
@@ -689,6 +721,7 @@ impl<'i> Preparing<'i> {
         let kept = raw.quarantined(reject, payload);
         let properties_bytes = kept.properties.as_ref().map_or(0, Bytes::len);
         self.bytes += kept.payload.len() + properties_bytes + ENTRY_BYTES;
+        self.sent.push(None);
         self.entries.push(Entry::Quarantine(kept));
     }
 }

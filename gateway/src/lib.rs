@@ -23,6 +23,7 @@ pub mod gateway_id;
 pub mod http;
 pub mod ingest;
 pub mod instance_key;
+pub mod learn;
 pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;

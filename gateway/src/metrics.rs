@@ -87,6 +87,16 @@ const GENERAL: &[Plain] = &[
         |a| a.ingest.sparkplug_rebirths(),
     ),
     counter(
+        "gateway_ingest_schema_mismatches",
+        "Events prepared that are not as the schema of their type says, and are tagged or passed; what is quarantined for it is not among them",
+        |a| a.ingest.schema_mismatches(),
+    ),
+    counter(
+        "gateway_ingest_dropped",
+        "Messages, and elements of batches, that the `drop` of their mapping says are no data; acknowledged and not kept",
+        |a| a.ingest.dropped(),
+    ),
+    counter(
         "gateway_rules_matched",
         "Events prepared that at least one rule takes; second copies count again",
         |a| a.ingest.matched(),

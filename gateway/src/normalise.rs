@@ -21,8 +21,14 @@
 //! become tags. Elements that cannot be used are handed back together, in a
 //! payload of the same shape in which null stands for every good one.
 
+pub mod condition;
 pub mod decode;
 mod element;
+#[cfg(feature = "cel")]
+pub mod expression;
+#[cfg(not(feature = "cel"))]
+#[path = "normalise/expression_absent.rs"]
+pub mod expression;
 mod identity;
 pub mod mapping;
 mod measure;
@@ -30,9 +36,11 @@ pub mod pointer;
 pub mod preset;
 pub mod protocol;
 pub mod reject;
+pub mod schema;
 pub mod template;
 pub mod timestamp;
 pub mod topic;
+pub mod units;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -46,6 +54,7 @@ use crate::{
     event::{Event, Timestamp},
 };
 use element::{Header, Named, Normaliser, Place};
+use expression::Budget;
 use mapping::BadElement;
 use protocol::{Protocol, cloudevents};
 
@@ -100,6 +109,10 @@ pub struct Normalised {
     pub rejected: Option<Rejected>,
     /// How many elements, or whole messages, are understood and are no data.
     pub nothing: usize,
+    /// How many the mapping drops.
+    pub dropped: usize,
+    /// How many events are not as their schema says, and are events all the same.
+    pub mismatched: usize,
 }
 
 /// The elements of a batch that could not be used.
@@ -118,6 +131,29 @@ pub struct Rejected {
 pub struct Scratch {
     parts: key::Parts,
     name: String,
+    /// What was done, where somebody asked.
+    steps: Option<Vec<String>>,
+}
+
+impl Scratch {
+    /// Buffers that also keep what is done step by step, for a person to read.
+    pub fn explaining() -> Self {
+        Self {
+            steps: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
+    /// What was done, step by step.
+    pub fn steps(&self) -> &[String] {
+        self.steps.as_deref().unwrap_or_default()
+    }
+
+    fn step(&mut self, what: impl FnOnce() -> String) {
+        if let Some(steps) = &mut self.steps {
+            steps.push(what());
+        }
+    }
 }
 
 /// Turns one message into events.
@@ -187,6 +223,9 @@ pub fn normalise(
         message,
         scratch,
         repeats: identity::Repeats::default(),
+        budget: Budget::default(),
+        dropped: 0,
+        mismatched: 0,
         raw: std::cell::OnceCell::new(),
     };
     let array = match protocol::elements(protocol, &root)? {
@@ -203,7 +242,9 @@ pub fn normalise(
             index: None,
         })?;
         return Ok(Normalised {
-            nothing: usize::from(event.is_none()),
+            nothing: usize::from(event.is_none()) - normaliser.dropped,
+            dropped: normaliser.dropped,
+            mismatched: normaliser.mismatched,
             events: event.into_iter().collect(),
             rejected: None,
         });
@@ -238,7 +279,9 @@ pub fn normalise(
         return Ok(Normalised {
             events,
             rejected: None,
-            nothing,
+            nothing: nothing - normaliser.dropped,
+            dropped: normaliser.dropped,
+            mismatched: normaliser.mismatched,
         });
     };
     let reason = format!(
@@ -279,7 +322,9 @@ pub fn normalise(
             elements: bad,
             payload,
         }),
-        nothing,
+        nothing: nothing - normaliser.dropped,
+        dropped: normaliser.dropped,
+        mismatched: normaliser.mismatched,
     })
 }
 

@@ -1,8 +1,13 @@
 //! `[[mapping]]`: what messages on some topics mean.
 
+mod condition;
+
 use std::sync::Arc;
 
-use super::reader::{Either, Table, Text};
+use super::{
+    reader::{Either, Table, Text},
+    units,
+};
 use jiff::tz::{Offset, TimeZone};
 
 use crate::{
@@ -12,18 +17,42 @@ use crate::{
         decode::{Columns, Compression, Fault, Format, Lenient},
         mapping::{
             BadElement, Dedup, Device, ID_PROPERTY_DEFAULT, KIND_DEFAULT, Keep, Kind, Measured,
-            QualityAt, Sequence, Tag, Time,
+            QualityAt, Scope, Sequence, Tag, Time,
         },
         pointer::Pointer,
         preset::{self, Preset},
+        schema::Schemas,
         template::Template,
         timestamp::Unit,
         topic,
+        units::Preferred,
     },
 };
 
-/// Reads one mapping, whose messages are kept as `raw` says unless it says otherwise; `None` where it has no topic or a template that does not fit it.
-pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
+/// What holds for all mappings, unless one says otherwise.
+pub(super) struct Shared {
+    /// Whether messages are kept as they came.
+    pub(super) raw: Keep,
+    /// The units that the site prefers.
+    pub(super) units: Arc<Preferred>,
+    /// What payloads should look like, by the type of their events.
+    pub(super) schemas: Schemas,
+}
+
+impl Shared {
+    /// A mapping that says nothing.
+    pub(super) fn by_default(&self, mapping: Mapping) -> Mapping {
+        Mapping {
+            raw: self.raw,
+            units: self.units.clone(),
+            schemas: self.schemas.clone(),
+            ..mapping
+        }
+    }
+}
+
+/// Reads one mapping; `None` where it has no topic or a template that does not fit it.
+pub(super) fn read(table: &Table<'_, '_, '_>, shared: &Shared) -> Option<Mapping> {
     let topic = table
         .required("topic", "\"devices/{device}/telemetry\"")
         .and_then(|text| table.parse("topic", &text, topic::Template::parse));
@@ -66,11 +95,14 @@ pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
     let id_property = id_property.unwrap_or_else(|| ID_PROPERTY_DEFAULT.to_owned());
     let sequence = sequence(table, builtin.sequence);
     let dedup = table.word("dedup", &Dedup::WORDS, Dedup::Auto);
-    let require = pointers(table, "require");
+    let dedup_scope = table.word("dedup_scope", &Scope::WORDS, Scope::User);
+    let require = condition::conditions(table, "require");
+    let drop = condition::conditions(table, "drop");
     let mut exclude = pointers(table, "exclude");
     let tags = tags(table);
-    let (values, flatten) = values(table, &mut exclude);
-    let raw = table.word("raw", &Keep::WORDS, raw);
+    let (values, flatten) = values(table, &mut exclude, &shared.units);
+    let derive = condition::derived(table, &shared.units);
+    let raw = table.word("raw", &Keep::WORDS, shared.raw);
     let names_values = matches!(
         format,
         Format::SenmlJson | Format::SenmlCbor | Format::Raw | Format::Sparkplug
@@ -116,13 +148,18 @@ pub(super) fn read(table: &Table<'_, '_, '_>, raw: Keep) -> Option<Mapping> {
         id_property: Some(Arc::from(id_property)).filter(|name: &Arc<str>| !name.is_empty()),
         sequence,
         dedup,
+        dedup_scope,
         require,
+        drop,
         flatten: flatten.or(builtin.flatten),
         exclude,
         tags,
         values,
         raw,
         rebirth,
+        derive,
+        units: shared.units.clone(),
+        schemas: shared.schemas.clone(),
     })
 }
 
@@ -362,6 +399,7 @@ fn tags(table: &Table<'_, '_, '_>) -> Vec<Tag> {
 fn values(
     mapping: &Table<'_, '_, '_>,
     exclude: &mut Vec<Pointer>,
+    preferred: &Preferred,
 ) -> (Vec<Measured>, Option<Pointer>) {
     let mut values: Vec<Measured> = Vec::new();
     if mapping.is_table("values") {
@@ -374,13 +412,15 @@ fn values(
     for table in mapping.tables("values").unwrap_or_default() {
         // Without a name it is a bare value, or the one that the preset names.
         let name = table.text("name");
+        let unit = table.text("unit");
         let value = Measured {
             name: name
                 .as_ref()
                 .map_or_else(|| Arc::from(""), |name| Arc::from(&*name.value)),
             at: pointer(&table, "at"),
             kind: table.word("type", &Kind::WORDS, Kind::Any),
-            unit: table.text("unit").map(|text| text.value.into()),
+            to: units::conversion(&table, unit.as_ref(), preferred),
+            unit: unit.map(|text| text.value.into()),
             required: table.boolean("required", false),
             map: table.meanings("map"),
             scale: table.float("scale"),

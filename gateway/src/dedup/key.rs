@@ -28,6 +28,17 @@ impl Parts {
             .bytes(device.as_bytes())
     }
 
+    /// Adds who it came from, where others could say the same: the client identifier of
+    /// one whose device is only a claim, and the user, where that is not the device.
+    pub fn from_whom(&mut self, client: Option<&str>, user: Option<&str>) -> &mut Self {
+        self.bytes
+            .push(u8::from(client.is_some()) | u8::from(user.is_some()) << 1);
+        for part in [client, user].into_iter().flatten() {
+            self.bytes(part.as_bytes());
+        }
+        self
+    }
+
     /// Adds bytes with their length in front.
     pub fn bytes(&mut self, part: &[u8]) -> &mut Self {
         self.length(part.len()).bytes.extend_from_slice(part);

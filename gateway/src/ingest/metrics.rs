@@ -20,6 +20,8 @@ pub struct Metrics {
     not_data: AtomicU64,
     gaps: AtomicU64,
     rebirths: AtomicU64,
+    dropped: AtomicU64,
+    mismatched: AtomicU64,
     matched: AtomicU64,
     unmatched: AtomicU64,
     nowhere: AtomicU64,
@@ -106,6 +108,24 @@ impl Metrics {
 
     pub(super) fn rebirths_asked(&self, count: usize) {
         self.rebirths.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Events that are not as the schema of their type says.
+    pub fn schema_mismatches(&self) -> u64 {
+        self.mismatched.load(Relaxed)
+    }
+
+    pub(super) fn mismatched_seen(&self, count: usize) {
+        self.mismatched.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Messages, and elements of them, that the `drop` of a mapping drops.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    pub(super) fn dropped_by_mapping(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Relaxed);
     }
 
     pub(super) fn not_data_seen(&self, count: usize) {

@@ -443,10 +443,12 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
         let mut publishes = [via(names)].into_iter();
         let super::Group {
             entries,
+            sent,
             counts,
             returned,
         } = preparing.group(&"c1".into(), &mut publishes, RECEIVED);
         assert_eq!(counts, [entries.len()]);
+        assert_eq!(sent.len(), entries.len());
         assert_eq!(returned.is_empty(), !entries.is_empty());
         let first = entries.first().map(|entry| event(entry).1.tags);
         first.map(|tags| format!("{tags:?}"))

@@ -18,7 +18,8 @@ const TOPIC_BYTES_MAX: usize = 256;
 pub(super) struct Found {
     pub(super) topic: Arc<str>,
     pub(super) resolved: Arc<Resolved>,
-    mapping: usize,
+    /// Its number in the configuration, from 0.
+    pub(super) mapping: usize,
 }
 
 /// The mappings, and the topics seen lately. When the young generation is full it

@@ -11,11 +11,14 @@ use base64::Engine as _;
 
 use super::{
     Class, DEVICE_BYTES_MAX, Mapping, Message, NAME_BYTES_MAX, Node, Reject, Resolved, Scratch,
+    condition,
     decode::{Format, Without},
+    expression::Budget,
     identity,
     mapping::{Device, KIND_DEFAULT, Tag},
     measure, pointer,
     protocol::{self, Kind, Meaning, Protocol},
+    schema::{self, Judged},
     timestamp::{self, Said},
 };
 use crate::{
@@ -132,6 +135,11 @@ impl<'n, 'a> Place<'n, 'a> {
         Some(Found { node, shared: true })
     }
 
+    /// The whole payload.
+    pub(super) fn payload(&self) -> &'n Node<'a> {
+        self.header.map_or(self.element, |header| header.root)
+    }
+
     /// What was found, as text: one text for all elements that share it.
     pub(super) fn text(&self, found: Found<'n, 'a>) -> Option<Arc<str>> {
         let around = self.header.filter(|_| found.shared).and_then(|header| {
@@ -155,6 +163,12 @@ pub(super) struct Normaliser<'m> {
     pub(super) message: &'m Message<'m>,
     pub(super) scratch: &'m mut Scratch,
     pub(super) repeats: identity::Repeats,
+    /// What expressions may still cost.
+    pub(super) budget: Budget,
+    /// Elements that the mapping drops, so far.
+    pub(super) dropped: usize,
+    /// Events that are not as their schema says, so far.
+    pub(super) mismatched: usize,
     /// The payload in base64, once for all the events that hold it.
     pub(super) raw: OnceCell<Arc<str>>,
 }
@@ -180,13 +194,11 @@ impl Normaliser<'_> {
                 .filter_map(|at| Some(place.find(at)?.node)),
         );
 
-        for pointer in &self.mapping.require {
-            let found = place.find(pointer);
-            if found.is_none_or(|found| *found.node == Node::Null) {
-                let reason = format!("there is nothing at \"{pointer}\"");
-                return Err(Reject::new(Class::Missing, reason));
-            }
+        if condition::dropped(self, place)? {
+            self.dropped += 1;
+            return Ok(None);
         }
+        condition::required(self, place)?;
         let mut tags = self.resolved.tags.clone();
         let named = self.named(place, &mut used)?;
         let Some(mut meaning) = protocol::meaning(self, self.protocol, place, &mut used)? else {
@@ -217,7 +229,7 @@ impl Normaliser<'_> {
             }
         }
         number_repeated(&mut tags);
-        let measurements = match meaning.measurements {
+        let mut measurements = match meaning.measurements {
             Some(measurements) => measurements,
             None => measure::measurements(
                 self.mapping,
@@ -226,9 +238,11 @@ impl Normaliser<'_> {
                 meaning.part,
                 meaning.prefix,
                 &used,
-                &mut self.scratch.name,
+                self.scratch,
             )?,
         };
+        measure::prefer(&self.mapping.units, &mut measurements, self.scratch)?;
+        condition::derive(self, place, &device.name, &mut measurements)?;
         let kind = match meaning.kind {
             Some(Kind::Message(kind)) => kind.into(),
             Some(Kind::Type(kind)) if *self.resolved.kind == *KIND_DEFAULT => kind,
@@ -238,6 +252,8 @@ impl Normaliser<'_> {
             let reason = format!("the type has more than {NAME_BYTES_MAX} bytes");
             return Err(Reject::new(Class::Limit, reason));
         }
+
+        self.judged(&kind, place, &mut tags)?;
 
         let (at, time_source) = match time {
             Said::Plausible { at, .. } if meaning.time_of_receipt => (at, TimeSource::Received),
@@ -271,6 +287,30 @@ impl Normaliser<'_> {
             },
             corrected: None,
         }))
+    }
+
+    /// Whether the payload is as the schema of the event's type says.
+    fn judged(
+        &mut self,
+        kind: &str,
+        place: &Place<'_, '_>,
+        tags: &mut Vec<Tag>,
+    ) -> Result<(), Reject> {
+        let schemas = &self.mapping.schemas;
+        if !schemas.has(kind) {
+            return Ok(());
+        }
+        let judged = schemas.judge(kind, place.element)?;
+        self.scratch.step(|| match &judged {
+            Judged::Fine => format!("as the schema of {kind} says"),
+            Judged::Mismatch(_) => format!("not as the schema of {kind} says"),
+        });
+        if let Judged::Mismatch(wrong) = judged {
+            self.mismatched += 1;
+            tags.extend(wrong.map(|wrong| (schema::TAG.into(), wrong.into())));
+            number_repeated(tags);
+        }
+        Ok(())
     }
 
     /// The device that the payload's own tag names.

@@ -5,14 +5,15 @@
 //! identity; device, topic, boot id and sequence number, together with the content;
 //! the content alone, where the device's clock tells readings apart; nothing. A device
 //! that names itself in the payload only claims to be that device, so its keys and ids
-//! also hold the client identifier: one client cannot suppress what another will send.
+//! also hold the client identifier; and a user who is not that device has keys of its
+//! own: nobody can suppress what another will send.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Named, Node, Normaliser, Place,
     decode::Float,
-    mapping::{Dedup, Mapping, Sequence, Tag},
+    mapping::{Dedup, Mapping, Scope, Sequence, Tag},
     protocol::{Id, Meaning},
     timestamp::Said,
 };
@@ -351,11 +352,16 @@ fn said(parts: &mut key::Parts, payload: &[u8], place: &Place<'_, '_>) -> Key {
 }
 
 fn start<'p>(of: &'p mut Normaliser<'_>, source: IdSource, device: &Named) -> &'p mut key::Parts {
-    let claimant = device.claimed.then_some(of.message.client_id.as_bytes());
+    let client = device.claimed.then_some(&**of.message.client_id);
+    // Where the user is the device, its name is in the key already.
+    let user = of
+        .message
+        .identity
+        .filter(|user| of.mapping.dedup_scope == Scope::User && **user != *device.name);
     of.scratch
         .parts
         .start(source, of.resolved.site.as_deref(), &device.name)
-        .optional(claimant)
+        .from_whom(client, user)
 }
 
 /// A node as the text of a name or an id.

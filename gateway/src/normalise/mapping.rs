@@ -5,12 +5,15 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::{
+    condition::{Condition, Derived},
     decode::{Columns, Compression, Format, Lenient},
     pointer::Pointer,
     protocol::Protocol,
+    schema::Schemas,
     template::Template,
     timestamp::Unit,
     topic,
+    units::{Conversion, Preferred},
 };
 use crate::event::{Quality, Value};
 
@@ -64,8 +67,12 @@ pub struct Mapping {
     pub sequence: Option<Sequence>,
     /// How far to go in telling resends from readings.
     pub dedup: Dedup,
-    /// What must be there, in the element or around it.
-    pub require: Vec<Pointer>,
+    /// Whether two users can send the same event.
+    pub dedup_scope: Scope,
+    /// What must be so, in the element or around it.
+    pub require: Vec<Condition>,
+    /// What makes an element no data: it is acknowledged, counted, and not kept.
+    pub drop: Vec<Condition>,
     /// The part of an element whose leaves are measured, where `values` names none.
     pub flatten: Option<Pointer>,
     /// What is not measured.
@@ -78,6 +85,12 @@ pub struct Mapping {
     pub raw: Keep,
     /// Whether Sparkplug nodes of which something was missed are asked to be born again.
     pub rebirth: bool,
+    /// What is derived from it then, in this order.
+    pub derive: Vec<Derived>,
+    /// The units that the site prefers.
+    pub units: Arc<Preferred>,
+    /// What payloads should look like, by the type of their events.
+    pub schemas: Schemas,
 }
 
 /// Where the device's name is.
@@ -155,6 +168,22 @@ impl Keep {
     ];
 }
 
+/// Within what equal identities are the same event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scope {
+    /// What one user sends of a device: nobody else can suppress it.
+    #[default]
+    User,
+    /// What anybody sends of a device who may publish on its topic: gateways that pass
+    /// on the same event by different ways.
+    Device,
+}
+
+impl Scope {
+    /// The words of the configuration.
+    pub const WORDS: [(&'static str, Self); 2] = [("user", Self::User), ("device", Self::Device)];
+}
+
 /// What becomes of a batch with elements that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum BadElement {
@@ -190,6 +219,8 @@ pub struct Measured {
     pub scale: Option<f64>,
     /// What is added to it then.
     pub offset: Option<f64>,
+    /// The unit that it is converted to last, and how.
+    pub to: Option<(Arc<str>, Conversion)>,
     /// Where its quality is.
     pub quality: Option<QualityAt>,
 }
@@ -277,12 +308,17 @@ impl Mapping {
         let fallback = self.time.iter().filter_map(|time| time.fallback.as_ref());
         let sequence = self.sequence.iter().map(|sequence| &sequence.at);
         let boot = self.sequence.iter().filter_map(|s| s.boot.as_ref());
+        let conditions = self.require.iter().chain(&self.drop);
+        let conditions = conditions.filter_map(|condition| match condition {
+            Condition::At(at) => Some(at),
+            Condition::That(_) => None,
+        });
         (device.into_iter().chain(time).chain(fallback))
             .chain(sequence)
             .chain(boot)
             .chain(&self.id)
             .chain(&self.exclude)
-            .chain(&self.require)
+            .chain(conditions)
             .chain(&self.device_tag)
     }
 
@@ -349,13 +385,18 @@ impl Mapping {
                     id_property: Some(ID_PROPERTY_DEFAULT.into()),
                     sequence: Some(Self::builtin_sequence()),
                     dedup: Dedup::Auto,
+                    dedup_scope: Scope::User,
                     require: Vec::new(),
+                    drop: Vec::new(),
                     flatten: None,
                     exclude: Vec::new(),
                     tags: Vec::new(),
                     values: Vec::new(),
                     raw: Keep::default(),
                     rebirth: true,
+                    derive: Vec::new(),
+                    units: Arc::default(),
+                    schemas: Schemas::default(),
                 }
             })
             .into()

@@ -1,11 +1,15 @@
 //! The measurements of one event.
 
+mod convert;
+
 use std::sync::Arc;
 
 use base64::Engine as _;
 
+pub(super) use convert::prefer;
+
 use super::{
-    Class, Node, Reject,
+    Class, Node, Reject, Scratch,
     decode::{ELEMENTS_MAX, Lenient, quoted, scalar_number},
     identity::text,
     mapping::{Kind, Mapping, Measured, QualityAt, Tag},
@@ -27,12 +31,13 @@ pub(super) fn measurements(
     part: Option<&Node<'_>>,
     prefix: Option<&str>,
     used: &[&Node<'_>],
-    name: &mut String,
+    scratch: &mut Scratch,
 ) -> Result<Vec<Measurement>, Reject> {
     let bare = bare.unwrap_or(BARE);
     if !mapping.values.is_empty() {
-        return named(mapping, bare, element, used, name);
+        return named(mapping, bare, element, used, scratch);
     }
+    let name = &mut scratch.name;
     let part = match (part, &mapping.flatten) {
         (Some(part), _) => part,
         (None, Some(at)) => at
@@ -62,7 +67,7 @@ fn named(
     bare: &str,
     element: &Node<'_>,
     used: &[&Node<'_>],
-    name: &mut String,
+    scratch: &mut Scratch,
 ) -> Result<Vec<Measurement>, Reject> {
     let mut taken = Vec::with_capacity(mapping.values.len());
     let mut any = false;
@@ -81,7 +86,9 @@ fn named(
             Some(node) if *node != Node::Null => {
                 let from = taken.len();
                 let lenient = mapping.lenient;
+                let name = &mut scratch.name;
                 take(measured, &bare, node, used, name, &mut taken, lenient)?;
+                scratch.step(|| said(measured, &bare, node, &taken[from..]));
                 if let Some(quality) = &measured.quality {
                     let quality = quality_of(quality, element);
                     let good = taken[from..].iter_mut();
@@ -182,24 +189,59 @@ fn take(
     }
     if measured.scale.is_some() || measured.offset.is_some() {
         for measurement in &mut taken[from..] {
-            convert(measured, called, measurement)?;
+            scale(measured, called, measurement)?;
+        }
+    }
+    if let Some((unit, conversion)) = &measured.to {
+        for measurement in &mut taken[from..] {
+            if !convert::convert(conversion, measurement)? {
+                let reason = format!("{} should be a number to be in {unit}", quoted(called));
+                return Err(Reject::new(Class::Type, reason));
+            }
+            measurement.unit = Some(unit.clone());
         }
     }
     Ok(())
 }
 
+/// What became of a value, for a person.
+fn said(measured: &Measured, called: &str, node: &Node<'_>, taken: &[Measurement]) -> String {
+    use std::fmt::Write as _;
+
+    let mut said = format!("{} from ", quoted(called));
+    // Writing to a string cannot fail.
+    let _fine = match (&measured.at, text(node)) {
+        (Some(at), Some(text)) => write!(said, "\"{at}\": {}", quoted(&text)),
+        (Some(at), None) => write!(said, "\"{at}\", {}", node.kind()),
+        (None, Some(text)) => write!(said, "{}", quoted(&text)),
+        (None, None) => write!(said, "{}", node.kind()),
+    };
+    for (what, factor) in [("times", measured.scale), ("plus", measured.offset)] {
+        if let Some(factor) = factor {
+            let _fine = write!(said, ", {what} {factor}");
+        }
+    }
+    if let (Some((to, _)), Some(unit)) = (&measured.to, &measured.unit) {
+        let _fine = write!(said, ", from {unit} to {to}");
+    }
+    if let [one] = taken {
+        let value = serde_json::to_string(&one.value).unwrap_or_default();
+        let _fine = write!(
+            said,
+            ", is {value} {}",
+            one.unit.as_deref().unwrap_or_default()
+        );
+    }
+    said.truncate(said.trim_end().len());
+    said
+}
+
 /// Scale and offset, on numbers. What is no number cannot have them.
-fn convert(measured: &Measured, called: &str, m: &mut Measurement) -> Result<(), Reject> {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "what is scaled is a reading, and no counter of more than 2^53"
-    )]
-    let number = match m.value {
-        Value::Int(n) => n as f64,
-        Value::UInt(n) => n as f64,
-        Value::Float(x) => x,
+fn scale(measured: &Measured, called: &str, m: &mut Measurement) -> Result<(), Reject> {
+    let number = match (&m.value, convert::number(&m.value)) {
+        (_, Some(number)) => number,
         // Not a number, and marked so.
-        Value::Null => return Ok(()),
+        (Value::Null, None) => return Ok(()),
         _ => {
             let reason = format!("{} should be a number to be scaled", quoted(called));
             return Err(Reject::new(Class::Type, reason));

@@ -31,11 +31,15 @@ pub enum Class {
     Unsupported,
     /// Its topic at another broker cannot be one here.
     Topic,
+    /// An expression of the mapping that cannot be evaluated on it.
+    Expression,
+    /// Not what the schema of its type says.
+    Schema,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Empty,
         Self::Syntax,
         Self::Encoding,
@@ -49,6 +53,8 @@ impl Class {
         Self::State,
         Self::Unsupported,
         Self::Topic,
+        Self::Expression,
+        Self::Schema,
     ];
 
     /// The word used in metrics and reports.
@@ -67,6 +73,8 @@ impl Class {
             Self::State => "state",
             Self::Unsupported => "unsupported",
             Self::Topic => "topic",
+            Self::Expression => "expression",
+            Self::Schema => "schema",
         }
     }
 }

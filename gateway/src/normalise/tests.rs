@@ -1,6 +1,8 @@
 //! The rules of `normalise` and `identity`, on small mappings.
 
 mod batches;
+mod docs;
+mod expressions;
 mod identities;
 mod lenient;
 mod penstock;

@@ -5,11 +5,12 @@
 //! (MQTT 5, section 4.7.1.2). No wildcard in the first level takes a topic that
 //! begins with `$` (section 4.7.2).
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// A compiled template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
+    text: Box<str>,
     levels: Box<[Level]>,
     names: Box<[Arc<str>]>,
 }
@@ -63,6 +64,7 @@ impl Template {
             at += part.len() + 1;
         }
         Ok(Self {
+            text: text.into(),
             levels: levels.into(),
             names: names.into(),
         })
@@ -102,6 +104,12 @@ impl Template {
             rest = after;
         }
         rest.is_none().then_some(taken)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

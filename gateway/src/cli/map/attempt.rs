@@ -19,6 +19,9 @@ use crate::{
     normalise::{Births, Message, Scratch, normalise},
 };
 
+/// Steps that are shown; a batch of thousands has many.
+const STEPS_MAX: usize = 200;
+
 /// A message to try.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
@@ -121,13 +124,27 @@ fn explain_to(
         nonce: [0; 16],
         births: &Births::default(),
     };
-    let done = match normalise(mapping, &resolved, &message, &mut Scratch::default()) {
+    let mut scratch = Scratch::explaining();
+    let done = normalise(mapping, &resolved, &message, &mut scratch);
+    for step in scratch.steps().iter().take(STEPS_MAX) {
+        writeln!(out, "{}", tame(step))?;
+    }
+    if let Some(more) = scratch.steps().len().checked_sub(STEPS_MAX + 1) {
+        writeln!(out, "and {} steps more", more + 1)?;
+    }
+    let done = match done {
         Ok(done) => done,
         Err(reject) => {
             let reason = tame(&reject.reason);
             return write!(out, "quarantined ({}): {reason}", reject.class.as_str());
         }
     };
+    if done.events.is_empty() && done.rejected.is_none() && done.dropped > 0 {
+        return write!(
+            out,
+            "dropped by the mapping: acknowledged, counted, and not kept"
+        );
+    }
     if done.events.is_empty() && done.rejected.is_none() {
         return write!(out, "no data: acknowledged, and nothing is kept");
     }

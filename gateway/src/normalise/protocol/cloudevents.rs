@@ -15,7 +15,7 @@ use super::{Id, Kind, Meaning};
 use crate::{
     event::{IdSource, Measurement},
     normalise::{
-        Class, Message, Node, Normaliser, Reject,
+        Class, Message, Node, Normaliser, Reject, Scratch,
         decode::{self, Fault, Format, Lenient, quoted},
         identity::text,
         measure,
@@ -254,7 +254,7 @@ fn measurements(
             None,
             None,
             &used,
-            &mut String::new(),
+            &mut Scratch::default(),
         )
     };
     match (event.child("data"), event.child("data_base64")) {

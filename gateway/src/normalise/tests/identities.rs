@@ -304,3 +304,40 @@ fn two_equal_readings_without_a_clock_are_two_events() {
         .collect();
     assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
 }
+
+#[test]
+fn a_user_cannot_suppress_what_another_sends_of_a_device() {
+    let key = |mapping: &Mapping, identity, payload: &[u8], user: &[(&str, &str)]| {
+        let sent = Sent {
+            identity,
+            payload,
+            user,
+            ..SENT
+        };
+        run(mapping, &sent).unwrap().events[0].key
+    };
+    let explicit: &[(&str, &str)] = &[("idempotency-key", "1")];
+    let cases = [
+        (mapping(), &b"{\"v\":1}"[..], explicit),
+        (with_id(&["/n"]), b"{\"n\":1}", &[]),
+        (mapping(), b"{\"seq\":1,\"boot\":\"x\"}", &[]),
+        (mapping(), b"{\"ts\":1772366390123}", &[]),
+    ];
+    for (mapping, payload, user) in cases {
+        let of = |identity| key(&mapping, identity, payload, user);
+        assert_ne!(of(Some("mallory")), of(Some("alice")));
+        assert_ne!(of(Some("mallory")), of(Some("b7")));
+        assert_eq!(of(Some("mallory")), of(Some("mallory")));
+        // The device itself has the keys that it has where nobody is asked.
+        assert_eq!(of(Some("b7")), of(None));
+        let ways = Mapping {
+            dedup_scope: mapping::Scope::Device,
+            ..mapping.clone()
+        };
+        let of = |identity| key(&ways, identity, payload, user);
+        assert_eq!(of(Some("gateway-1")), of(Some("gateway-2")));
+    }
+    let claimed = claimed();
+    let of = |identity| key(&claimed, identity, b"{\"dev\":\"x\"}", explicit);
+    assert_ne!(of(Some("mallory")), of(Some("alice")));
+}
