@@ -225,7 +225,7 @@ fn template(topics: &[Vec<&str>]) -> (String, bool) {
         });
         let literal = !first.contains(['{', '}', '+', '#']);
         parts.push(match values.len() {
-            1 if literal && !(after_devices && !named) => first.to_owned(),
+            1 if literal && (named || !after_devices) => first.to_owned(),
             _ if !named => {
                 named = true;
                 "{device}".to_owned()

@@ -222,7 +222,7 @@ fn watched(args: &Args) -> Result<Vec<Observed>> {
                         asked.ok().context("the connection ended")?;
                     }
                     Signal::Subscribed(filters) => {
-                        for refused in filters.into_iter().filter_map(Result::err) {
+                        if let Some(refused) = filters.into_iter().find_map(Result::err) {
                             bail!("the broker does not let us subscribe to {filter:?}: {refused}");
                         }
                     }

@@ -247,7 +247,8 @@ impl serde::Serialize for Json<'_, '_> {
     }
 }
 
-#[cfg(all(test, feature = "schema"))]
+#[cfg(feature = "schema")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::normalise::decode::{self, Format};
