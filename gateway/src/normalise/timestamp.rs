@@ -527,6 +527,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn devices_are_believed_while_the_gateway_does_not_know_the_time() {
+        let booted = Timestamp::from_millis(30_000);
+        let now = i128::from(RECEIVED.as_nanos());
+        let at = RECEIVED;
+        assert_eq!(
+            said(Some(now), true, booted),
+            Said::Plausible { at, fine: true }
+        );
+        assert_eq!(said(Some(31_000_000_000), true, booted), Said::Implausible);
+    }
+
     proptest! {
         #[test]
         fn times_of_our_days_are_read_back_exactly(nanos in PLAUSIBLE_FROM.as_nanos()..RECEIVED.as_nanos()) {
