@@ -322,6 +322,8 @@ mod tests {
         assert_eq!(report.devices[0].row.duplicates, 2);
         assert_eq!(report.others.duplicates, 3);
         assert_eq!(report.mappings[0].row.duplicates, 5);
+        let all = duplicates.report(10);
+        assert_eq!((all.devices.len(), all.others.duplicates), (2, 2));
     }
 
     #[test]
