@@ -59,6 +59,11 @@ impl Routes {
     pub const fn contains(self, destination: DestinationId) -> bool {
         self.0 >> destination.0 & 1 == 1
     }
+
+    /// How many they are.
+    pub const fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
 }
 
 /// A committed event.

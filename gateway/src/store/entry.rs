@@ -92,16 +92,22 @@ pub struct Stopped;
 /// Resolves after the commit that holds the group.
 pub type Receipt = Pin<Box<dyn Future<Output = Result<Vec<Appended>, Stopped>> + Send>>;
 
+impl NewOriginal {
+    /// What the message takes with all of its events: it is kept with the first that is
+    /// stored, and with one more for each destination that gets it and not that event.
+    fn cost_bytes(&self) -> usize {
+        self.bytes.len() * (1 + self.once.count())
+    }
+}
+
 impl Entry {
-    /// About what it takes in the database, for the gate and the queue.
+    /// About what it takes in the database, at most, for the gate and the queue.
     pub(super) fn cost_bytes(&self) -> usize {
         match self {
             // Row header, frame, and the key once more in its commit's list.
             Self::Event(event) => {
-                let original = event.original.as_ref();
-                // Kept once, or once for each destination that gets it.
-                let original = original.filter(|o| o.is_first || o.once != Routes::NONE);
-                event.body.len() + original.map_or(0, |o| o.bytes.len()) + 64
+                let original = event.original.as_ref().filter(|o| o.is_first);
+                event.body.len() + original.map_or(0, NewOriginal::cost_bytes) + 64
             }
             Self::Quarantine(item) => {
                 item.payload.len()

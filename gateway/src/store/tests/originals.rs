@@ -102,6 +102,50 @@ async fn who_gets_the_message_itself_gets_it_with_one_event_and_never_with_none(
     running.shutdown().await.expect("an orderly end");
 }
 
+/// The group of a message of so many bytes with 300 events; `once` get the message.
+fn batch(bytes: usize, once: Routes) -> Vec<Entry> {
+    let entry = |n| {
+        // The rules send the destinations different ones.
+        let Entry::Event(event) = event(n, to(&[0, u8::try_from(n % 3).expect("small")])) else {
+            unreachable!()
+        };
+        Entry::Event(NewEvent {
+            original: Some(NewOriginal {
+                bytes: vec![b'x'; bytes].into(),
+                is_first: n == 0,
+                once,
+            }),
+            ..event
+        })
+    };
+    (0..300).map(entry).collect()
+}
+
+#[tokio::test]
+async fn a_message_counts_as_often_as_it_is_kept_not_once_for_each_of_its_events() {
+    let mut place = Place::new(&["events", "bytes", "more-bytes"]);
+    place.config.max_bytes = 4 << 20;
+    let running = place.run();
+    let handle = running.handle();
+    let group = batch(100_000, to(&[1, 2]));
+    let cost: usize = group.iter().map(Entry::cost_bytes).sum();
+    let appended = append(&handle, group).await;
+    assert!(
+        appended.iter().all(|a| matches!(a, Appended::Stored(_))),
+        "30 times as much does not fit: {:?}",
+        appended[0]
+    );
+    let listing = handle.listing().expect("a listing");
+    let records = (1..=300).map(|n| listing.record(Position(n)).expect("read").expect("there"));
+    let taken: usize = records.map(|record| record.body.len()).sum();
+    assert!(taken > 300_000, "it is kept three times: {taken}");
+    assert!(
+        taken <= cost && cost < taken + 40_000,
+        "{cost} of {taken} bytes"
+    );
+    running.shutdown().await.expect("an orderly end");
+}
+
 /// Work is done here and now, housekeeping with each commit.
 struct Bench {
     place: Place,
