@@ -85,9 +85,9 @@ pub(super) struct History {
 pub(super) struct Search {
     #[command(flatten)]
     question: Question,
-    /// Words that must all be there: "a phrase", begin*, -without, field:word (device,
-    /// topic, type, text)
-    #[arg(required = true, allow_hyphen_values = true)]
+    /// Words that must all be there: "a phrase", begin*, field:word (device, topic, type,
+    /// text), and, within one text, -without
+    #[arg(required = true)]
     words: Vec<String>,
     /// Where to look
     #[arg(long = "in", value_enum, default_value_t = In::All)]
