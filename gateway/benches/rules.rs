@@ -116,6 +116,7 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
         let events = normalise::normalise(&mapping, resolved, &message, &mut scratch)
             .expect("the payload is well-formed")
             .events;
+        matching.begin_message();
         for event in events {
             if !set.is_empty() {
                 black_box(set.route(&event, Routes(3), &mut matching)).expect("it is decided");
@@ -123,6 +124,48 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
             let mut body = Vec::with_capacity(512);
             event.to_cbor(&mut body);
             black_box(&body);
+        }
+    });
+}
+
+/// One message of ten thousand measurements, and rules that each ask for one of them:
+/// it is there, and below what they ask for, while the others are above it.
+#[divan::bench(args = [10, 1_000], sample_count = 20)]
+fn large_message(bencher: Bencher<'_, '_>, rules: usize) {
+    let rule = |n| Rule {
+        name: format!("r{n}").into(),
+        pattern: Pattern::parse(&format!(
+            r#"{{"data":{{"m":{{"n":["x{n}"],"v":[{{"numeric":[">",80]}}]}}}}}}"#
+        ))
+        .expect("it is one"),
+        destinations: vec!["d".into()],
+    };
+    let asked: Vec<_> = (0..rules).map(rule).collect();
+    let set = RuleSet::new(&asked, |_| Some(DestinationId(0))).expect("it is known");
+    let mapping = Mapping::defaults().swap_remove(0);
+    let (topic, client): (Arc<str>, Arc<str>) = ("devices/press/telemetry".into(), "press".into());
+    let resolved = mapping.resolve(&topic, None).expect("the mapping takes it");
+    let measured = (0..9_990).map(|n| format!(r#""x{n}":{}"#, if n < rules { 20 } else { 90 }));
+    let payload = format!("{{{}}}", measured.collect::<Vec<_>>().join(","));
+    let message = Message {
+        topic: &topic,
+        client_id: &client,
+        identity: None,
+        payload: payload.as_bytes(),
+        content_type: None,
+        user: &[],
+        received: Timestamp::from_millis(1_772_366_400_000),
+        nonce: [7; 16],
+        births: &Births::default(),
+    };
+    let normalised = normalise::normalise(&mapping, &resolved, &message, &mut Scratch::default());
+    let events = normalised.expect("the payload is well-formed").events;
+    let mut matching = Matching::default();
+    bencher.bench_local(|| {
+        matching.begin_message();
+        for event in &events {
+            let routed = set.route(black_box(event), Routes(3), &mut matching);
+            assert!(!routed.expect("it is decided").matched);
         }
     });
 }

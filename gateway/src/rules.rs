@@ -22,6 +22,7 @@ pub mod pattern;
 pub mod seen;
 mod set;
 mod term;
+mod terms;
 pub mod vectors;
 mod view;
 mod wildcard;
@@ -30,6 +31,7 @@ mod written;
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;
 pub use set::{Routed, Rule, RuleSet};
+pub use view::unknown_fields;
 
 #[cfg(test)]
 mod tests;

@@ -6,10 +6,11 @@ use super::{
     Pattern, TooMuch,
     fields::Fields,
     flatten, json,
-    matcher::{Asked, Join, NotMatched, first_unfit, takes},
+    matcher::{Asked, Join, NotMatched, arranged, first_unfit, fits},
     paths::{PathId, Paths},
     pattern::Alternative,
     term::{Scalar, Term},
+    terms::Terms,
     written::List,
 };
 
@@ -21,7 +22,12 @@ const VALUES_MAX: usize = 20;
 pub struct Explained {
     /// The event fits.
     pub fits: bool,
-    /// The ways in which it may; several where the pattern has `$or`.
+    /// It was not found out, because there would be too much to compare: the gateway
+    /// quarantines a message of which that is so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub too_much: bool,
+    /// The ways in which it may; several where the pattern has `$or`, none where there is
+    /// too much to compare.
     pub alternatives: Vec<Way>,
 }
 
@@ -30,7 +36,8 @@ pub struct Explained {
 pub struct Way {
     /// They do, together.
     pub fits: bool,
-    /// In the order in which they are looked at.
+    /// In the order of their paths; none where it takes too long to say which of them
+    /// does not fit.
     pub clauses: Vec<Clause>,
 }
 
@@ -96,7 +103,7 @@ impl Verdict {
 /// Explains a pattern on the text of an event as patterns see it; see [`super::seen`].
 ///
 /// # Errors
-/// When the text is not an event, or there is [`TooMuch`] in it.
+/// When the text is not an event.
 pub fn explain(pattern: &Pattern, event: &str) -> Result<Explained, NotMatched> {
     let mut paths = Paths::default();
     let alternatives: Vec<_> = pattern
@@ -119,10 +126,11 @@ pub fn explain(pattern: &Pattern, event: &str) -> Result<Explained, NotMatched> 
     let ways = alternatives
         .iter()
         .map(|(alternative, asked)| way(alternative, asked, &fields, &mut join))
-        .collect::<Result<Vec<_>, TooMuch>>()?;
+        .collect::<Result<Vec<_>, TooMuch>>();
     Ok(Explained {
-        fits: ways.iter().any(|way| way.fits),
-        alternatives: ways,
+        too_much: ways.is_err(),
+        fits: ways.iter().flatten().any(|way| way.fits),
+        alternatives: ways.unwrap_or_default(),
     })
 }
 
@@ -132,11 +140,15 @@ fn way(
     fields: &Fields<'_>,
     join: &mut Join,
 ) -> Result<Way, TooMuch> {
-    join.renew();
-    let unfit = first_unfit(asked, fields, join)?;
+    // As the gateway asks, whose order decides what is too much.
+    let fits = fits(&arranged(asked.to_vec()), fields, join)?;
     let mut clauses = Vec::with_capacity(asked.len());
+    join.begin_alternative();
+    let Ok(unfit) = first_unfit(asked, fields, join) else {
+        return Ok(Way { fits, clauses });
+    };
     for (n, field) in alternative.fields.iter().enumerate() {
-        join.renew();
+        join.begin_alternative();
         let (path, terms) = &asked[n];
         let alone = first_unfit(&asked[n..=n], fields, join)?.is_none();
         let (values, count) = values(*path, terms, fields);
@@ -152,29 +164,26 @@ fn way(
             (false, _) => Verdict::NoValueFits,
         };
         clauses.push(Clause {
-            path: field.path.clone(),
+            path: field.path.to_string(),
             clause: List(terms).to_string(),
             values,
             count,
             verdict,
         });
     }
-    Ok(Way {
-        fits: unfit.is_none(),
-        clauses,
-    })
+    Ok(Way { fits, clauses })
 }
 
 /// What is at a path, those that fit first, and how many there are.
-fn values(path: PathId, terms: &[Term], fields: &Fields<'_>) -> (Vec<Seen>, usize) {
+fn values(path: PathId, terms: &Terms, fields: &Fields<'_>) -> (Vec<Seen>, usize) {
     let seen = |(value, elements): (&Scalar<'_>, &[(u32, u32)])| Seen {
         value: value.to_string(),
         elements: elements.iter().map(|(_, index)| *index).collect(),
-        fits: takes(terms, value),
+        fits: terms.takes(value),
     };
     let fits = |wanted: bool| {
         let values = fields.values(path);
-        values.filter(move |(value, _)| takes(terms, value) == wanted)
+        values.filter(move |(value, _)| terms.takes(value) == wanted)
     };
     let shown = fits(true).chain(fits(false)).take(VALUES_MAX).map(seen);
     (shown.collect(), fields.values(path).count())
@@ -230,6 +239,15 @@ mod tests {
         ] {
             assert_eq!(verdicts(pattern, event), (fits, expect), "{pattern}");
         }
+    }
+
+    #[test]
+    fn what_is_too_much_to_compare_is_said_and_not_guessed() {
+        let elements = vec![r#"{"x":1,"z":1}"#; 2_000].join(",");
+        let event = format!(r#"{{"a":[{elements}],"a":[{elements}]}}"#);
+        let pattern = r#"{"a":{"x":[1],"y":[{"exists":false}],"z":[{"anything-but":2}]}}"#;
+        let explained = explain(&Pattern::parse(pattern).unwrap(), &event).unwrap();
+        assert!(explained.too_much && !explained.fits && explained.alternatives.is_empty());
     }
 
     #[test]

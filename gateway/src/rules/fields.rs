@@ -12,6 +12,9 @@ use super::{
 /// Behind the last value of a path.
 const NONE: u32 = u32::MAX;
 
+/// The number of a value in this event.
+pub(super) type ValueId = u32;
+
 /// An array, numbered through the event, and an element of it.
 pub(super) type Element = (u32, u32);
 
@@ -37,6 +40,7 @@ struct Head {
     epoch: u32,
     first: u32,
     last: u32,
+    count: u32,
     within_array: bool,
 }
 
@@ -89,12 +93,14 @@ impl<'a> Fields<'a> {
         if head.epoch == self.epoch {
             self.entries[head.last as usize].next = at;
             head.last = at;
+            head.count += 1;
             head.within_array |= elements.1 > 0;
         } else {
             *head = Head {
                 epoch: self.epoch,
                 first: at,
                 last: at,
+                count: 1,
                 within_array: elements.1 > 0,
             };
             self.touched.push(path);
@@ -152,31 +158,41 @@ impl<'a> Fields<'a> {
         self.head(path).is_some_and(|head| head.within_array)
     }
 
+    /// How many values a path has.
+    #[inline]
+    pub(super) fn count(&self, path: PathId) -> usize {
+        self.head(path).map_or(0, |head| head.count as usize)
+    }
+
     /// The values of a path and the elements that they stand in, outermost first.
     #[inline]
-    pub(super) fn values(&self, path: PathId) -> Values<'_, 'a> {
-        Values {
-            fields: self,
-            next: self.head(path).map_or(NONE, |head| head.first),
-        }
+    pub(super) fn values(
+        &self,
+        path: PathId,
+    ) -> impl Iterator<Item = (&Scalar<'a>, &[Element])> + Clone {
+        self.ids(path).map(|id| (self.value(id), self.elements(id)))
     }
-}
 
-/// See [`Fields::values`].
-#[derive(Debug, Clone)]
-pub(super) struct Values<'f, 'a> {
-    fields: &'f Fields<'a>,
-    next: u32,
-}
-
-impl<'f, 'a> Iterator for Values<'f, 'a> {
-    type Item = (&'f Scalar<'a>, &'f [Element]);
-
+    /// The numbers of these values, by which each is found again.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let entry = self.fields.entries.get(self.next as usize)?;
-        self.next = entry.next;
-        let (from, count) = (entry.elements.0 as usize, entry.elements.1 as usize);
-        Some((&entry.value, &self.fields.elements[from..from + count]))
+    pub(super) fn ids(&self, path: PathId) -> impl Iterator<Item = ValueId> + Clone {
+        let first = self.head(path).map_or(NONE, |head| head.first);
+        let known = |id: ValueId| (id != NONE).then_some(id);
+        std::iter::successors(known(first), move |id| {
+            known(self.entries[*id as usize].next)
+        })
+    }
+
+    /// A value.
+    #[inline]
+    pub(super) fn value(&self, id: ValueId) -> &Scalar<'a> {
+        &self.entries[id as usize].value
+    }
+
+    /// The elements that a value stands in, outermost first.
+    #[inline]
+    pub(super) fn elements(&self, id: ValueId) -> &[Element] {
+        let (from, count) = self.entries[id as usize].elements;
+        &self.elements[from as usize..(from + count) as usize]
     }
 }

@@ -6,27 +6,26 @@
 //! that may fit, and each of those is checked in full. So what an event costs depends
 //! on how many patterns nearly fit, not on how many there are.
 //!
-//! Adding and removing a rule touches only what that rule is kept in.
+//! What all of it may cost for one message has a bound, see `budget`.
 
+mod budget;
 mod index;
+mod lookup;
 mod verify;
-
-use std::sync::Arc;
 
 use super::{
     fields::Fields,
     flatten, json,
-    paths::{Map, PathId, Paths},
+    paths::Paths,
     pattern::{Alternative, Pattern},
-    term::Term,
 };
-use index::{Index, Place};
-pub(super) use verify::{Asked, Join, first_unfit, takes};
+use index::Index;
+pub(super) use verify::{Asked, Join, arranged, first_unfit, fits};
 
-/// An event has so many values in arrays that say so much about each other that it
-/// was not found out whether it fits.
+/// A message has so many values, or so many in arrays that say so much about each other,
+/// that it was not found out which rules it fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the rules would have to compare too many combinations of array elements")]
+#[error("the rules would have to compare too many values, or combinations of array elements")]
 pub struct TooMuch;
 
 /// Patterns with the numbers of their rules.
@@ -35,10 +34,7 @@ pub struct Matcher {
     paths: Paths,
     /// By path.
     index: Vec<Index>,
-    alternatives: Vec<Option<Kept>>,
-    free: Vec<u32>,
-    /// The alternatives of each rule.
-    rules: Map<u32, Vec<u32>>,
+    alternatives: Vec<Kept>,
     /// Those that may fit an event without any value that they ask for.
     always: Vec<u32>,
 }
@@ -47,9 +43,8 @@ pub struct Matcher {
 #[derive(Debug)]
 struct Kept {
     rule: u32,
-    /// In the order of the paths.
-    fields: Box<[(PathId, Arc<[Term]>)]>,
-    places: Vec<Place>,
+    /// In the order in which they are gone through.
+    fields: Box<[Asked]>,
 }
 
 /// Memory that matching uses again from event to event.
@@ -74,6 +69,23 @@ impl Scratch {
     /// The memory in its two parts; the fields come back when they are done with.
     pub(super) fn parts(&mut self) -> (&mut Fields<'static>, &mut Marks) {
         (&mut self.fields, &mut self.marks)
+    }
+
+    /// What is matched from here on came of another message: what that may cost begins anew.
+    pub const fn begin_message(&mut self) {
+        self.marks.join.budget.begin_message();
+    }
+
+    /// What this message has cost.
+    #[cfg(test)]
+    pub(super) const fn spent(&self) -> usize {
+        self.marks.join.budget.spent()
+    }
+
+    /// A message may cost this much.
+    #[cfg(test)]
+    pub(super) const fn set_message_max(&mut self, max: usize) {
+        self.marks.join.budget.set_message_max(max);
     }
 }
 
@@ -100,52 +112,19 @@ impl Matcher {
     }
 
     fn add_alternative(&mut self, rule: u32, alternative: &Alternative) {
-        let fields: Box<[_]> = alternative
-            .fields
-            .iter()
-            .map(|field| (self.paths.add(&field.path), field.terms.clone()))
-            .collect();
+        let fields = alternative.fields.iter();
+        let fields = fields.map(|field| (self.paths.add(&field.path), field.terms.clone()));
+        let fields = arranged(fields.collect());
         self.index.resize_with(self.paths.len(), Index::default);
         let places = index::places(&fields, &self.index);
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.alternatives.push(None);
-            u32::try_from(self.alternatives.len() - 1).expect("fewer than memory has room for")
-        });
+        let id = u32::try_from(self.alternatives.len()).expect("fewer than memory has room for");
         for place in &places {
             match place.path() {
                 Some(path) => self.index[path as usize].insert(place, id),
                 None => self.always.push(id),
             }
         }
-        self.rules.entry(rule).or_default().push(id);
-        self.alternatives[id as usize] = Some(Kept {
-            rule,
-            fields,
-            places,
-        });
-    }
-
-    /// Forgets a rule; false where it was not known.
-    pub fn remove(&mut self, rule: u32) -> bool {
-        let Some(ids) = self.rules.remove(&rule) else {
-            return false;
-        };
-        for id in ids {
-            let Some(kept) = self.alternatives[id as usize].take() else {
-                continue;
-            };
-            for place in &kept.places {
-                match place.path() {
-                    Some(path) => self.index[path as usize].remove(place, id),
-                    None => self.always.retain(|other| *other != id),
-                }
-            }
-            for (path, _) in &kept.fields {
-                self.paths.remove(*path);
-            }
-            self.free.push(id);
-        }
-        true
+        self.alternatives.push(Kept { rule, fields });
     }
 
     pub(super) const fn paths(&self) -> &Paths {
@@ -171,19 +150,18 @@ impl Matcher {
             matched,
             join,
         } = marks;
-        let mut check = |id: u32| {
+        let mut check = |join: &mut Join, id: u32| {
+            join.budget.spend_on_all(1)?;
             let seen = &mut seen[id as usize];
             if std::mem::replace(seen, *epoch) == *epoch {
                 return Ok(());
             }
-            let Some(kept) = &self.alternatives[id as usize] else {
-                return Ok(());
-            };
+            let kept = &self.alternatives[id as usize];
             let rule = kept.rule as usize;
             if matched.get(rule) == Some(epoch) || !wanted(kept.rule) {
                 return Ok(());
             }
-            if verify::fits(&kept.fields, fields, join)? {
+            if fits(&kept.fields, fields, join)? {
                 if matched.len() <= rule {
                     matched.resize(rule + 1, 0);
                 }
@@ -198,14 +176,16 @@ impl Matcher {
                 continue;
             }
             for (value, _) in fields.values(*path) {
-                index.each(value, &mut check)?;
+                join.budget.spend_on_all(index.cost(value))?;
+                index.each(value, &mut |id| check(join, id))?;
             }
-            index.present().iter().try_for_each(|id| check(*id))?;
+            let mut present = index.present().iter();
+            present.try_for_each(|id| check(join, *id))?;
         }
-        self.always.iter().try_for_each(|id| check(*id))
+        self.always.iter().try_for_each(|id| check(join, *id))
     }
 
-    /// Says which rules fit the text of an event.
+    /// Says which rules fit the text of an event, a message of its own.
     ///
     /// # Errors
     /// When the text is not an object of JSON, or there is [`TooMuch`] in it.
@@ -215,6 +195,7 @@ impl Matcher {
         scratch: &mut Scratch,
         found: impl FnMut(u32),
     ) -> Result<(), NotMatched> {
+        scratch.begin_message();
         let mut fields = std::mem::take(&mut scratch.fields).renewed(&self.paths);
         let read = flatten::flatten(text, &self.paths, &mut fields);
         let done = match read {

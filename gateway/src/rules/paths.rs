@@ -16,26 +16,19 @@ pub(super) const ROOT: PathId = 0;
 #[derive(Debug)]
 pub(super) struct Paths {
     nodes: Vec<Node>,
-    /// Nodes that no path goes through any more.
-    free: Vec<PathId>,
 }
 
 #[derive(Debug, Default)]
 struct Node {
     children: Map<Box<str>, PathId>,
-    parent: PathId,
-    name: Box<str>,
-    /// Paths that go through it or end there.
-    uses: usize,
-    /// Paths that end there.
-    ends: usize,
+    /// A path ends there.
+    is_end: bool,
 }
 
 impl Default for Paths {
     fn default() -> Self {
         Self {
             nodes: vec![Node::default()],
-            free: Vec::new(),
         }
     }
 }
@@ -68,10 +61,10 @@ impl Paths {
     /// Whether a path ends at a node.
     #[inline]
     pub(super) fn is_end(&self, node: PathId) -> bool {
-        self.nodes[node as usize].ends > 0
+        self.nodes[node as usize].is_end
     }
 
-    /// Uses a path once more.
+    /// Adds a path, if it is not there.
     pub(super) fn add(&mut self, path: &str) -> PathId {
         let mut node = ROOT;
         for name in path.split('.') {
@@ -79,44 +72,17 @@ impl Paths {
                 Some(child) => *child,
                 None => self.grow(node, name),
             };
-            self.nodes[node as usize].uses += 1;
         }
-        self.nodes[node as usize].ends += 1;
+        self.nodes[node as usize].is_end = true;
         node
     }
 
     fn grow(&mut self, parent: PathId, name: &str) -> PathId {
-        let child = self.free.pop().unwrap_or_else(|| {
-            self.nodes.push(Node::default());
-            PathId::try_from(self.nodes.len() - 1).expect("fewer paths than memory has room for")
-        });
-        self.nodes[child as usize] = Node {
-            parent,
-            name: name.into(),
-            ..Node::default()
-        };
-        self.nodes[parent as usize]
-            .children
-            .insert(name.into(), child);
+        self.nodes.push(Node::default());
+        let child = PathId::try_from(self.nodes.len() - 1).expect("fewer than memory has room for");
+        let children = &mut self.nodes[parent as usize].children;
+        children.insert(name.into(), child);
         child
-    }
-
-    /// Uses a path once less.
-    pub(super) fn remove(&mut self, end: PathId) {
-        self.nodes[end as usize].ends -= 1;
-        let mut at = end;
-        while at != ROOT {
-            let node = &mut self.nodes[at as usize];
-            node.uses -= 1;
-            let parent = node.parent;
-            if node.uses == 0 {
-                let name = std::mem::take(&mut node.name);
-                node.children = Map::default();
-                self.nodes[parent as usize].children.remove(&name);
-                self.free.push(at);
-            }
-            at = parent;
-        }
     }
 }
 
@@ -220,22 +186,5 @@ mod tests {
         assert_eq!(paths.child(ROOT, ""), Some(top));
         let a = paths.child(ROOT, "a").unwrap();
         assert_eq!(paths.child(a, ""), Some(below));
-    }
-
-    #[test]
-    fn what_no_path_uses_is_used_again() {
-        let mut paths = Paths::default();
-        let kept = paths.add("a.kept");
-        for n in 0..100 {
-            let end = paths.add(&format!("a.b{n}.c"));
-            assert_eq!(paths.add(&format!("a.b{n}.c")), end);
-            paths.remove(end);
-            assert!(paths.is_end(end));
-            paths.remove(end);
-        }
-        assert_eq!(paths.len(), 5);
-        let a = paths.child(ROOT, "a").unwrap();
-        assert_eq!(paths.child(a, "kept"), Some(kept));
-        assert_eq!(paths.child(a, "b99"), None);
     }
 }

@@ -10,12 +10,14 @@ mod operator;
 
 use std::{fmt, sync::Arc};
 
-use super::{json, term::Term};
+use super::{json, terms::Terms};
 
 /// Alternatives that one pattern may come to.
 pub const ALTERNATIVES_MAX: usize = 1_000;
 /// Fields in one alternative.
 pub const FIELDS_MAX: usize = 256;
+/// Bytes of a path.
+pub const PATH_BYTES_MAX: usize = 16 * 1024;
 
 /// A pattern that is well-formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +35,8 @@ pub(super) struct Alternative {
 /// A path, its names joined with dots, and what may be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
-    pub(super) path: String,
-    pub(super) terms: Arc<[Term]>,
+    pub(super) path: Arc<str>,
+    pub(super) terms: Arc<Terms>,
 }
 
 /// Why a text is no pattern.
@@ -73,6 +75,11 @@ impl Pattern {
                 what: what.into_owned(),
             }
         })
+    }
+
+    /// Fields in all alternatives together: the memory that it takes goes by them.
+    pub fn fields(&self) -> usize {
+        self.alternatives.iter().map(|one| one.fields.len()).sum()
     }
 }
 
@@ -215,6 +222,17 @@ mod tests {
         assert!(mistake(&deep).contains("nested too deeply"));
         let fields: Vec<_> = (0..=FIELDS_MAX).map(|n| format!("\"f{n}\":[1]")).collect();
         assert!(mistake(&format!("{{{}}}", fields.join(","))).contains("256 fields"));
+        // Said where it is met, and not when all of it has been built.
+        let or: Vec<_> = (0..999).map(|n| format!("{{\"o\":[{n}]}}")).collect();
+        let large = format!("{{\"$or\":[{}],\n{}}}", or.join(","), fields.join(",\n"));
+        assert!(
+            mistake(&large).starts_with("line 257, "),
+            "{}",
+            mistake(&large)
+        );
+        let long = format!("{{\"{}\":{{\"x\":[1]}}}}", "n".repeat(PATH_BYTES_MAX - 1));
+        assert!(mistake(&long).contains("16384 bytes"));
+        assert!(Pattern::parse(&long.replace("nn", "n")).is_ok());
         let or = r#""$or":[{"x":[1]},{"y":[1]}]"#;
         let ors: Vec<_> = (0..10).map(|n| format!("\"f{n}\":{{{or}}}")).collect();
         assert!(mistake(&format!("{{{}}}", ors.join(","))).contains("1000 alternatives"));

@@ -4,7 +4,10 @@
 //! A destination that none names gets everything ([decision 61](
 //! ../../../docs/decisions/0061-rules-narrow-the-destinations-they-name.md)).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{Matcher, Pattern, Scratch, TooMuch, view::View};
 use crate::{
@@ -80,7 +83,9 @@ impl RuleSet {
         self.routes.len()
     }
 
-    /// Which of the destinations in `open` an event goes to.
+    /// Which of the destinations in `open` an event goes to. What rules may cost is
+    /// counted for a message, so say in `scratch` when [another begins](
+    /// Scratch::begin_message).
     ///
     /// # Errors
     /// See [`TooMuch`].
@@ -93,9 +98,8 @@ impl RuleSet {
         let (kept, marks) = scratch.parts();
         let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
         self.view.flatten(event, self.matcher.paths(), &mut fields);
-        let mut got = None;
         let sent = |rule: u32| self.routes[rule as usize].intersection(open);
-        let found = std::cell::Cell::new(got);
+        let found = Cell::new(None);
         // A rule that would add nothing is not looked at.
         let wanted = |rule| {
             found
@@ -104,7 +108,7 @@ impl RuleSet {
         };
         let add = |rule| found.set(Some(found.get().unwrap_or_default().union(sent(rule))));
         let done = self.matcher.each(&fields, marks, wanted, add);
-        got = found.get();
+        let got = found.get();
         *kept = fields.renewed(self.matcher.paths());
         done.map(|()| Routed {
             routes: open.without(self.named).union(got.unwrap_or_default()),
@@ -245,6 +249,21 @@ mod tests {
                 .unwrap()
                 .matched
         );
+    }
+
+    #[test]
+    fn what_rules_may_cost_is_counted_over_all_events_of_a_message() {
+        let pattern = r#"{"device":[{"suffix":"x"}]}"#;
+        let rules: Vec<_> = (0..100).map(|_| rule(pattern, &["lake"])).collect();
+        let set = RuleSet::new(&rules, id).unwrap();
+        let mut scratch = set.scratch();
+        scratch.set_message_max(2_000);
+        let event = event("b7", 1.0);
+        let route = |scratch: &mut Scratch| set.route(&event, Routes(1), scratch);
+        let many = (0..20).map(|_| route(&mut scratch)).collect::<Vec<_>>();
+        assert!(many[0].is_ok() && many[19] == Err(TooMuch), "{many:?}");
+        scratch.begin_message();
+        assert!(route(&mut scratch).is_ok());
     }
 
     #[test]

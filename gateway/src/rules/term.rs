@@ -6,6 +6,7 @@ use super::{
     address::{self, Cidr},
     decimal::Decimal,
     ignore_case::IgnoreCase,
+    terms::Terms,
     wildcard::Wildcard,
 };
 
@@ -56,7 +57,7 @@ pub(super) enum Term {
     /// No value at all.
     Absent,
     /// A value that none of these takes.
-    AnythingBut(Box<[Term]>),
+    AnythingBut(Terms),
 }
 
 /// Numbers between two bounds; each may be missing, and each is within or not.
@@ -95,7 +96,7 @@ impl Term {
             (Self::Bool(wanted), Scalar::Bool(value)) => wanted == value,
             (Self::Number(wanted), Scalar::Number(value)) => wanted == value,
             (Self::Numeric(range), Scalar::Number(value)) => range.takes(value),
-            (Self::AnythingBut(not), value) => !not.iter().any(|term| term.takes(value)),
+            (Self::AnythingBut(not), value) => !not.takes(value),
             (term, Scalar::Text(text)) => term.takes_text(text),
             _ => false,
         }

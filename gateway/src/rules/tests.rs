@@ -1,5 +1,6 @@
 //! The matcher against the vectors, and against a simple one.
 
+mod cost;
 mod docs;
 mod random;
 mod simple;

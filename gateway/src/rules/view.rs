@@ -3,12 +3,15 @@
 //! Patterns see exactly what destinations receive ([`crate::event::json`]), and beside it
 //! `values`: the value of every measurement by its name. `docs/rules.md` shows both.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 
 use super::{
     decimal::Decimal,
     fields::Fields,
     paths::{PathId, Paths, ROOT},
+    pattern::Pattern,
     term::Scalar,
 };
 use crate::event::{self, Event, Measurement, Timestamp, Value, json};
@@ -108,6 +111,17 @@ fn time(at: Timestamp) -> Scalar<'static> {
     json::time(at, &mut quoted);
     let text = String::from_utf8_lossy(&quoted);
     Scalar::Text(text.trim_matches('"').to_owned().into())
+}
+
+/// The names at the top of a pattern that no event has: typing errors, mostly.
+pub fn unknown_fields(pattern: &Pattern) -> BTreeSet<&str> {
+    let fields = pattern.alternatives.iter().flat_map(|one| &one.fields);
+    let tops = fields.filter_map(|field| field.path.split('.').next());
+    let is_known = |top: &str| {
+        let mut attributes = Attribute::NAMES.iter();
+        ["data", "values"].contains(&top) || attributes.any(|(name, _)| *name == top)
+    };
+    tops.filter(|top| !is_known(top)).collect()
 }
 
 impl View {

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     record::Position,
     rules::{
-        Pattern, Rule,
+        Matcher, NotMatched, Pattern, Rule, Scratch,
         explain::{Clause, Explained, explain},
         seen,
     },
@@ -62,14 +62,26 @@ struct Tried {
     explained: Explained,
 }
 
+/// What rules make of the event.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    rules: Vec<Tried>,
+    /// All of them together have too much to compare, if not one of them alone.
+    too_much: bool,
+}
+
+/// What the gateway does where there is too much to compare.
+const QUARANTINED: &str =
+    "too much to compare, so the gateway quarantines the message (class limit)";
+
 /// Says which rules take the event; fails where none does.
 ///
 /// # Errors
 /// When rules or event cannot be read.
 pub(super) fn test(args: &Args) -> Result<ExitCode> {
-    let tried = tried(args)?;
+    let outcome = outcome(args)?;
     if args.json {
-        let rules = tried.iter().map(|one| {
+        let rules = outcome.rules.iter().map(|one| {
             serde_json::json!({
                 "rule": one.rule,
                 "destinations": one.destinations,
@@ -77,13 +89,12 @@ pub(super) fn test(args: &Args) -> Result<ExitCode> {
             })
         });
         let rules: Vec<_> = rules.collect();
-        output::line(serde_json::json!({ "rules": rules }));
+        let too_much = outcome.too_much;
+        output::line(serde_json::json!({ "rules": rules, "too_much": too_much }));
     } else {
-        for one in &tried {
-            output::line(verdict(one));
-        }
+        outcome.say(verdict);
     }
-    Ok(code(&tried))
+    Ok(outcome.code())
 }
 
 /// Says the same clause by clause.
@@ -91,26 +102,43 @@ pub(super) fn test(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// When rules or event cannot be read.
 pub(super) fn explained(args: &Args) -> Result<ExitCode> {
-    let tried = tried(args)?;
+    let outcome = outcome(args)?;
     if args.json {
-        output::line(serde_json::json!({ "rules": tried }));
+        output::line(serde_json::to_string(&outcome)?);
     } else {
-        for one in &tried {
-            output::line(in_words(one));
+        outcome.say(in_words);
+    }
+    Ok(outcome.code())
+}
+
+impl Outcome {
+    fn say(&self, of_rule: fn(&Tried) -> String) {
+        self.rules.iter().for_each(|one| output::line(of_rule(one)));
+        if self.too_much {
+            output::line(format_args!("all of them together: {QUARANTINED}"));
         }
     }
-    Ok(code(&tried))
-}
 
-fn code(tried: &[Tried]) -> ExitCode {
-    if tried.iter().any(|one| one.explained.fits) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    fn code(&self) -> ExitCode {
+        if !self.too_much && self.rules.iter().any(|one| one.explained.fits) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn tried(args: &Args) -> Result<Vec<Tried>> {
+/// Whether the gateway would have too much to compare with all of some rules.
+fn is_too_much(rules: &[Rule], event: &str) -> bool {
+    let mut matcher = Matcher::default();
+    (0..)
+        .zip(rules)
+        .for_each(|(n, rule)| matcher.add(n, &rule.pattern));
+    let asked = matcher.each_of_json(event, &mut Scratch::default(), |_| {});
+    matches!(asked, Err(NotMatched::TooMuch(_)))
+}
+
+fn outcome(args: &Args) -> Result<Outcome> {
     let event = event(args)?;
     let mut rules = rules(args)?;
     if let Some(name) = &args.rule {
@@ -126,7 +154,10 @@ fn tried(args: &Args) -> Result<Vec<Tried>> {
             destinations: rule.destinations,
         })
     };
-    rules.into_iter().map(one).collect()
+    Ok(Outcome {
+        too_much: is_too_much(&rules, &event),
+        rules: rules.into_iter().map(one).collect::<Result<_>>()?,
+    })
 }
 
 fn rules(args: &Args) -> Result<Vec<Rule>> {
@@ -182,9 +213,10 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn verdict(one: &Tried) -> String {
-    let takes = match one.explained.fits {
-        true => "takes it",
-        false => "does not take it",
+    let takes = match (one.explained.fits, one.explained.too_much) {
+        (_, true) => QUARANTINED,
+        (true, false) => "takes it",
+        (false, false) => "does not take it",
     };
     let mut line = format!("{}: {takes}", one.rule);
     if one.explained.fits && !one.destinations.is_empty() {
@@ -275,7 +307,7 @@ mod tests {
         fs::write(&rules, text).unwrap();
         let text = r#"{"device":"b7","data":{"m":[{"n":"t","v":90},{"n":"u","v":1}]}}"#;
         fs::write(&event, text).unwrap();
-        let tried = tried(&args(Some(&rules), &event)).unwrap();
+        let tried = outcome(&args(Some(&rules), &event)).unwrap().rules;
         let words: Vec<String> = tried.iter().map(in_words).collect();
         assert_eq!(
             words.join("\n"),
@@ -308,9 +340,34 @@ cold: does not take it
             pattern: Some(pattern.to_owned()),
             ..args(None, &event)
         };
-        let said = in_words(&tried(&args).unwrap()[0]);
+        let said = in_words(&outcome(&args).unwrap().rules[0]);
         let shown = between(&format!("{pattern}' event.json\n"), "\n```");
         assert_eq!(said, shown);
+    }
+
+    #[test]
+    fn what_the_gateway_would_quarantine_is_said_and_no_rule_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rules, event) = (dir.path().join("rules.toml"), dir.path().join("event.json"));
+        let rule = |name: &str, pattern: &str| {
+            format!("[[rule]]\nname = \"{name}\"\npattern = '{pattern}'\ndestinations = [\"d\"]\n")
+        };
+        let text = rule("plain", r#"{"device": ["b7"]}"#)
+            + &rule(
+                "huge",
+                r#"{"a": {"x": [1], "y": [{"exists": false}], "z": [{"anything-but": 2}]}}"#,
+            );
+        fs::write(&rules, text).unwrap();
+        let elements = vec![r#"{"x":1,"z":1}"#; 2_000].join(",");
+        let text = format!(r#"{{"device":"b7","a":[{elements}],"a":[{elements}]}}"#);
+        fs::write(&event, text).unwrap();
+        let outcome = outcome(&args(Some(&rules), &event)).unwrap();
+        assert_eq!(in_words(&outcome.rules[1]), format!("huge: {QUARANTINED}"));
+        assert!(outcome.rules[0].explained.fits && outcome.too_much);
+        let code = |code: ExitCode| format!("{code:?}");
+        assert_eq!(code(outcome.code()), code(ExitCode::FAILURE));
+        let json = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(json["rules"][1]["too_much"], true);
     }
 
     #[test]
@@ -325,10 +382,10 @@ cold: does not take it
             ("= x", "rules.toml: not TOML"),
         ] {
             fs::write(&rules, text).unwrap();
-            let error = tried(&args(Some(&rules), &event)).unwrap_err();
+            let error = outcome(&args(Some(&rules), &event)).unwrap_err();
             assert!(format!("{error:#}").contains(part), "{text}: {error:#}");
         }
-        let error = tried(&args(Some(&rules), &dir.path().join("none"))).unwrap_err();
+        let error = outcome(&args(Some(&rules), &dir.path().join("none"))).unwrap_err();
         assert!(format!("{error:#}").contains("none"), "{error:#}");
     }
 }

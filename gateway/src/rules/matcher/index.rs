@@ -1,11 +1,11 @@
 //! Where the alternatives of patterns are kept, so that an event's values lead to them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use crate::rules::{
     address,
     decimal::{Decimal, NEAR},
-    matcher::TooMuch,
+    matcher::{TooMuch, verify::Asked},
     paths::{Map, PathId},
     term::{Range, Scalar, Term},
 };
@@ -72,25 +72,16 @@ impl Key {
 }
 
 /// Where an alternative costs least: the places of one of its fields.
-pub(super) fn places(fields: &[(PathId, Arc<[Term]>)], index: &[Index]) -> Vec<Place> {
-    let of_field = |(path, terms): &(PathId, Arc<[Term]>)| {
-        if terms.contains(&Term::Absent) {
+pub(super) fn places(fields: &[Asked], index: &[Index]) -> Vec<Place> {
+    let of_field = |(path, terms): &Asked| {
+        if terms.may_be_absent() {
             return None;
         }
         let at = &index[*path as usize];
         let keys: Option<Vec<Key>> = terms.iter().map(Key::of).collect();
         Some(match keys {
-            Some(mut keys) => {
-                // A term that is written twice would be kept, and removed, twice.
-                let mut n = 0;
-                while n < keys.len() {
-                    if keys[..n].contains(&keys[n]) {
-                        keys.swap_remove(n);
-                    } else {
-                        n += 1;
-                    }
-                }
-                let cost = keys.iter().map(|key| at.cost(key)).sum();
+            Some(keys) => {
+                let cost = keys.iter().map(|key| at.cost_of(key)).sum();
                 let keys = keys.into_iter().map(|key| Place::Key(*path, key));
                 (cost, keys.collect())
             }
@@ -134,22 +125,22 @@ fn between(terms: &[Term]) -> Option<(f64, f64)> {
 /// What is kept at one path.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    len: usize,
+    is_used: bool,
     texts: Map<Box<str>, Vec<u32>>,
     addresses: Map<IpAddr, Vec<u32>>,
     numbers: Map<Decimal, Vec<u32>>,
     null: Vec<u32>,
     bools: [Vec<u32>; 2],
     prefixes: Map<Box<[u8]>, Vec<u32>>,
-    /// The lengths of the prefixes, ascending, and how many have each.
-    lengths: Vec<(usize, usize)>,
+    /// The lengths of the prefixes, ascending.
+    lengths: Vec<usize>,
     present: Vec<u32>,
     ranges: Vec<(f64, f64, u32)>,
 }
 
 impl Index {
     pub(super) const fn is_empty(&self) -> bool {
-        self.len == 0
+        !self.is_used
     }
 
     /// What any value leads to.
@@ -157,7 +148,7 @@ impl Index {
         &self.present
     }
 
-    fn cost(&self, key: &Key) -> usize {
+    fn cost_of(&self, key: &Key) -> usize {
         let len = |ids: Option<&Vec<u32>>| ids.map_or(0, Vec::len) + 1;
         match key {
             Key::Null => (self.null.len() + 1) * WORD_COST,
@@ -166,6 +157,17 @@ impl Index {
             Key::Text(text) => len(self.texts.get(text)),
             Key::Address(address) => len(self.addresses.get(address)),
             Key::Prefix(prefix) => len(self.prefixes.get(prefix)) * PREFIX_COST,
+        }
+    }
+
+    /// What it costs to see what a value leads to, beside what that is; ranges are
+    /// compared several at a time.
+    #[inline]
+    pub(super) fn cost(&self, value: &Scalar<'_>) -> usize {
+        match value {
+            Scalar::Number(_) => 1 + self.ranges.len() / 8,
+            Scalar::Text(text) => 1 + text.len() / 64 + 2 * self.lengths.len(),
+            Scalar::Null | Scalar::Bool(_) => 1,
         }
     }
 
@@ -206,7 +208,7 @@ impl Index {
                 {
                     all(ids)?;
                 }
-                for (length, _) in &self.lengths {
+                for length in &self.lengths {
                     let Some(beginning) = text.as_bytes().get(..*length) else {
                         break;
                     };
@@ -220,7 +222,7 @@ impl Index {
     }
 
     pub(super) fn insert(&mut self, place: &Place, id: u32) {
-        self.len += 1;
+        self.is_used = true;
         let key = match place {
             Place::Key(_, key) => key,
             Place::Between(_, lower, upper) => {
@@ -233,72 +235,24 @@ impl Index {
             }
         };
         match key {
-            Key::Null => self.null.push(id),
-            Key::Bool(value) => self.bools[usize::from(*value)].push(id),
-            Key::Number(number) => self.numbers.entry(number.clone()).or_default().push(id),
-            Key::Text(text) => self.texts.entry(text.clone()).or_default().push(id),
-            Key::Address(address) => self.addresses.entry(*address).or_default().push(id),
+            Key::Null => put(&mut self.null, id),
+            Key::Bool(value) => put(&mut self.bools[usize::from(*value)], id),
+            Key::Number(number) => put(self.numbers.entry(number.clone()).or_default(), id),
+            Key::Text(text) => put(self.texts.entry(text.clone()).or_default(), id),
+            Key::Address(address) => put(self.addresses.entry(*address).or_default(), id),
             Key::Prefix(prefix) => {
-                self.prefixes.entry(prefix.clone()).or_default().push(id);
-                match self
-                    .lengths
-                    .binary_search_by_key(&prefix.len(), |(len, _)| *len)
-                {
-                    Ok(at) => self.lengths[at].1 += 1,
-                    Err(at) => self.lengths.insert(at, (prefix.len(), 1)),
-                }
-            }
-        }
-    }
-
-    pub(super) fn remove(&mut self, place: &Place, id: u32) {
-        self.len -= 1;
-        let key = match place {
-            Place::Key(_, key) => key,
-            Place::Between(..) => {
-                if let Some(at) = self.ranges.iter().position(|(.., known)| *known == id) {
-                    self.ranges.swap_remove(at);
-                }
-                return;
-            }
-            Place::Present(_) | Place::Always => {
-                take(&mut self.present, id);
-                return;
-            }
-        };
-        match key {
-            Key::Null => take(&mut self.null, id),
-            Key::Bool(value) => take(&mut self.bools[usize::from(*value)], id),
-            Key::Number(number) => take_of(&mut self.numbers, number, id),
-            Key::Text(text) => take_of(&mut self.texts, text, id),
-            Key::Address(address) => take_of(&mut self.addresses, address, id),
-            Key::Prefix(prefix) => {
-                take_of(&mut self.prefixes, prefix, id);
-                if let Ok(at) = self
-                    .lengths
-                    .binary_search_by_key(&prefix.len(), |(len, _)| *len)
-                {
-                    self.lengths[at].1 -= 1;
-                    if self.lengths[at].1 == 0 {
-                        self.lengths.remove(at);
-                    }
+                put(self.prefixes.entry(prefix.clone()).or_default(), id);
+                if let Err(at) = self.lengths.binary_search(&prefix.len()) {
+                    self.lengths.insert(at, prefix.len());
                 }
             }
         }
     }
 }
 
-fn take(ids: &mut Vec<u32>, id: u32) {
-    if let Some(at) = ids.iter().position(|known| *known == id) {
-        ids.swap_remove(at);
-    }
-}
-
-fn take_of<K: std::hash::Hash + Eq>(map: &mut Map<K, Vec<u32>>, key: &K, id: u32) {
-    if let Some(ids) = map.get_mut(key) {
-        take(ids, id);
-        if ids.is_empty() {
-            map.remove(key);
-        }
+/// Notes an alternative once, also where a term is written twice.
+fn put(ids: &mut Vec<u32>, id: u32) {
+    if ids.last() != Some(&id) {
+        ids.push(id);
     }
 }

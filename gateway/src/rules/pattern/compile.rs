@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{ALTERNATIVES_MAX, Alternative, FIELDS_MAX, Field, Pattern, operator::terms};
+use super::{
+    ALTERNATIVES_MAX, Alternative, FIELDS_MAX, Field, PATH_BYTES_MAX, Pattern, operator::terms,
+};
 use crate::rules::{
     json::{Error, Member, Node, Value},
-    term::Term,
+    terms::Terms,
 };
 
 /// The name that makes alternatives.
@@ -40,7 +42,7 @@ const RESERVED: [&str; 24] = [
 ];
 
 /// An alternative that is being written: later terms of a path replace earlier ones.
-type Draft = BTreeMap<String, Arc<[Term]>>;
+type Draft = BTreeMap<Arc<str>, Arc<Terms>>;
 
 /// A pattern in which `$or` cannot be meant as such may have a field of that name:
 /// then it is a name everywhere. What is said to be wrong is what is wrong otherwise.
@@ -62,15 +64,8 @@ impl Compiler {
         };
         let mut drafts = vec![Draft::new()];
         self.object(root.at, members, None, false, &mut drafts)?;
-        let alternatives = drafts.into_iter().map(|draft| {
-            if draft.len() > FIELDS_MAX {
-                let what = format!("more than {FIELDS_MAX} fields that must all fit");
-                return Err(Error::new(root.at, what));
-            }
-            Ok(alternative(draft))
-        });
         Ok(Pattern {
-            alternatives: alternatives.collect::<Result<_, _>>()?,
+            alternatives: drafts.into_iter().map(alternative).collect(),
         })
     }
 
@@ -102,14 +97,24 @@ impl Compiler {
                 None => name.to_string(),
                 Some(path) => format!("{path}.{name}"),
             };
+            if path.len() > PATH_BYTES_MAX {
+                let what =
+                    format!("the names that lead here have more than {PATH_BYTES_MAX} bytes");
+                return Err(Error::new(*at, what));
+            }
             match &node.value {
                 Value::Object(members) => {
                     self.object(node.at, members, Some(&path), within_or, drafts)?;
                 }
                 Value::Array(items) => {
-                    let terms: Arc<[Term]> = terms(node.at, items)?.into();
+                    let terms = Arc::new(Terms::from(terms(node.at, items)?));
+                    let path: Arc<str> = path.into();
                     for draft in &mut *drafts {
                         draft.insert(path.clone(), terms.clone());
+                        if draft.len() > FIELDS_MAX {
+                            let what = format!("more than {FIELDS_MAX} fields that must all fit");
+                            return Err(Error::new(node.at, what));
+                        }
                     }
                 }
                 other => {

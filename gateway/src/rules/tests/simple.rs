@@ -96,7 +96,7 @@ fn rest_fits(alternative: &Alternative, n: usize, combination: &Around, flat: &[
     };
     let agrees = |flat: &&Flat| {
         let mut around = flat.around.iter();
-        flat.path == field.path
+        *flat.path == *field.path
             && around
                 .all(|(array, index)| combination.get(array).is_none_or(|known| known == index))
     };
