@@ -62,8 +62,8 @@ pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result
         Ok(raw) => ingest.retry(&raw).map_err(|reject| reject.to_string()),
         Err(damaged) => Err(damaged.to_string()),
     };
-    let entries = match entries {
-        Ok(entries) => entries,
+    let crate::ingest::Retried { entries, counts } = match entries {
+        Ok(retried) => retried,
         Err(reason) => return Ok(Retried::StillBad { reason }),
     };
     let Some(appended) = store.retry_quarantined(item.id, entries).await? else {
@@ -72,6 +72,7 @@ pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result
     if appended.contains(&Appended::Full) {
         return Ok(Retried::Full);
     }
+    ingest.count(&counts);
     let count = |wanted: fn(&Appended) -> bool| appended.iter().filter(|a| wanted(a)).count();
     Ok(Retried::Accepted {
         stored: count(|a| matches!(a, Appended::Stored(_))),

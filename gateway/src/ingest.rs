@@ -112,6 +112,15 @@ impl Default for Config {
     }
 }
 
+/// What a message out of quarantine becomes.
+#[derive(Debug)]
+pub struct Retried {
+    /// To be appended, together.
+    pub entries: Vec<Entry>,
+    /// What is to be counted once that is done.
+    pub counts: Metrics,
+}
+
 /// Takes what devices publish.
 #[derive(Debug)]
 pub struct Ingest {
@@ -249,19 +258,29 @@ impl Ingest {
     }
 
     /// Tries a quarantined message again with the mappings of today. The entries
-    /// are to be appended, and the message to be taken out of quarantine, together.
+    /// are to be appended, and the message to be taken out of quarantine, together; then
+    /// it is to be [counted](Self::count).
     ///
     /// # Errors
     /// When it still cannot be used.
-    pub fn retry(&self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
+    pub fn retry(&self, raw: &Raw) -> Result<Retried, Reject> {
         let routes = self.routes_of(raw.origin.as_ref());
-        let rules = self.rules();
+        let (rules, metrics) = (self.rules(), Metrics::default());
         let births = self.births.only_read();
-        let mut preparing = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births);
+        let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.originals = self.originals;
         preparing.timing = Some(&self.timing);
-        preparing.retry(raw)
+        let entries = preparing.retry(raw)?;
+        Ok(Retried {
+            entries,
+            counts: metrics,
+        })
+    }
+
+    /// Counts what was tried again, now that it has left quarantine.
+    pub fn count(&self, counts: &Metrics) {
+        self.metrics.add(counts);
     }
 
     /// Makes the events of a kept message again with the mappings and rules of today:
@@ -593,9 +612,16 @@ impl<'i> Preparing<'i> {
             && user.any(|(name, value)| **name == *VIA_PROPERTY && self.is_own(value))
     }
 
+    /// Whether an event that the rules send nowhere is held. Not where there was nowhere
+    /// to send it in the first place, or where the event itself is kept already.
+    const fn may_be_held(&self) -> bool {
+        self.routes.0 != Routes::NONE.0 && self.corrected.is_none()
+    }
+
     fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
-        self.message(raw)?;
-        Ok(self.entries)
+        let done = self.message(raw);
+        self.rules.give_back(self.matching);
+        done.map(|()| self.entries)
     }
 
     /// Adds the events of a message, and what is left of a batch; or nothing.
@@ -649,12 +675,16 @@ impl<'i> Preparing<'i> {
         let stored_bytes_max = stored_bytes_max(raw.payload.len());
         let mut stored_bytes = 0;
         let mut taken = Taken::default();
+        self.matching.begin_message();
         for event in &events {
             let mut entry = self.entry(event, raw.payload.len() / events.len());
             if !self.rules.is_empty() {
                 match self.rules.route(event, self.routes, &mut self.matching) {
                     Ok(routed) => {
                         entry.routes = routed.routes;
+                        if routed.routes == Routes::NONE && self.may_be_held() {
+                            entry.routes = Routes::NOWHERE;
+                        }
                         taken.count(routed);
                     }
                     Err(error) => {

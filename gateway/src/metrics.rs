@@ -108,7 +108,7 @@ const GENERAL: &[Plain] = &[
     ),
     counter(
         "gateway_rules_nowhere",
-        "Events prepared that rules leave without any destination: kept for as long as `[store]` says, shown on `$penstock/events`, and not forwarded",
+        "Events prepared that rules leave without any destination; what was stored of them is counted in `gateway_store_nowhere_total`",
         |a| a.ingest.nowhere(),
     ),
     counter(

@@ -14,7 +14,7 @@ use crate::{
     events, forward,
     ingest::{self, Ingest},
     query,
-    status::{self, Destination, Journal, Ledger, Readiness, Sampler, Status},
+    status::{self, Destination, Journal, Ledger, Nowhere, Readiness, Sampler, Status},
     store,
 };
 
@@ -144,6 +144,14 @@ impl Observer {
                     .map(|path| path.display().to_string())
                     .collect(),
             },
+            nowhere: Nowhere {
+                total: store.nowhere.total,
+                held: store.nowhere.held,
+                expired: store.nowhere.expired,
+                evicted: store.nowhere.evicted,
+                damaged: store.nowhere.damaged,
+                oldest_age_secs: self.age_secs(store.nowhere.oldest),
+            },
             destinations: store
                 .destinations
                 .iter()
@@ -199,12 +207,14 @@ impl Observer {
             dead: at.dead,
             backlog: at.backlog,
             retrying: at.retrying,
-            oldest_undelivered_age_secs: at
-                .oldest
-                .map(|oldest| status::age_secs(self.parts.clock.now(), oldest)),
+            oldest_undelivered_age_secs: self.age_secs(at.oldest),
             time_to_drain_secs: sampler.time_to_drain_secs(&at.name),
             delivered_per_sec: sampler.delivered_per_sec(&at.name),
         }
+    }
+
+    fn age_secs(&self, oldest: Option<Timestamp>) -> Option<u64> {
+        oldest.map(|oldest| status::age_secs(self.parts.clock.now(), oldest))
     }
 
     fn sampler(&self) -> std::sync::MutexGuard<'_, Sampler> {

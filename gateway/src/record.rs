@@ -23,6 +23,10 @@ pub struct DestinationId(pub u8);
 /// The most destinations that one journal can know at a time.
 pub const DESTINATIONS_MAX: usize = 63;
 
+/// The number that no destination has: events that the rules send nowhere carry its
+/// bit, so that the journal holds them and counts them as it does for a destination.
+pub const NOWHERE: DestinationId = DestinationId(63);
+
 /// Which destinations a record is for, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Routes(pub u64);
@@ -30,6 +34,9 @@ pub struct Routes(pub u64);
 impl Routes {
     /// To nobody.
     pub const NONE: Self = Self(0);
+
+    /// To nobody, because the rules say so of everybody: held for [`NOWHERE`].
+    pub const NOWHERE: Self = Self::NONE.with(NOWHERE);
 
     /// These and `destination`.
     #[must_use]

@@ -23,6 +23,8 @@ pub struct Status {
     pub ledger: Ledger,
     /// The journal.
     pub store: Journal,
+    /// Events that the rules sent to no destination.
+    pub nowhere: Nowhere,
     /// Each destination: `routed = delivered + backlog + expired + evicted + damaged + dead`.
     pub destinations: Vec<Destination>,
     /// Each remote broker whose messages come here.
@@ -82,6 +84,24 @@ pub struct Ledger {
     pub refused_full: u64,
     /// Accepted in each second, lately.
     pub accepted_per_sec: f64,
+}
+
+/// Events that the rules sent to no destination, since the journal was begun:
+/// `total = held + expired + evicted + damaged`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Nowhere {
+    /// Those that were stored; part of `stored`.
+    pub total: u64,
+    /// Of those: in the journal now.
+    pub held: u64,
+    /// Of those: expired by age.
+    pub expired: u64,
+    /// Of those: evicted for room.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file.
+    pub damaged: u64,
+    /// Seconds since the oldest of those that are held was received.
+    pub oldest_age_secs: Option<u64>,
 }
 
 /// The journal's size and wear.

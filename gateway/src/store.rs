@@ -6,7 +6,8 @@
 //! - An event whose key was kept before, within the dedup window, is not kept again.
 //! - Positions only grow and are never given twice.
 //! - Every routed event is counted once for each destination: delivered, waiting,
-//!   expired, evicted, damaged or dead. Nothing leaves without a count.
+//!   expired, evicted, damaged or dead. Nothing leaves without a count: what the rules
+//!   send nowhere is held until it is too old or half of the room is used, and counted too.
 //! - At most one process writes: a lock in the data directory.
 //! - When there is no room, whole groups are turned away (`push-back`) or the
 //!   oldest events make room and are counted (`drop-oldest`); a full disk needs
@@ -92,7 +93,7 @@ pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub use standing::{Standing, Standings};
-pub use status::{DestinationStatus, Status};
+pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;
 pub use turn::Turn;
 pub use verify::{Stats, VerifyReport, stats, verify};

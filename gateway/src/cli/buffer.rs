@@ -94,6 +94,13 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
         output::bytes(&json!(stats.free_bytes)),
         output::bytes(&json!(stats.log_bytes))
     ));
+    let nowhere = stats.nowhere;
+    if nowhere.total > 0 {
+        output::line(format_args!(
+            "to no destination: {} = held {} + expired {} + evicted {} + damaged {}",
+            nowhere.total, nowhere.held, nowhere.expired, nowhere.evicted, nowhere.damaged
+        ));
+    }
     for d in &stats.destinations {
         output::line(format_args!(
             "{} at {}: routed {} = delivered {} + backlog {} + expired {} + evicted {} + damaged {} + dead {}",

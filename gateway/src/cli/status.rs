@@ -104,6 +104,17 @@ pub(crate) fn print(status: &Value) {
             ""
         }
     ));
+    let nowhere = &status["nowhere"];
+    if nowhere["total"].as_u64().is_some_and(|total| total > 0) {
+        output::line(format_args!(
+            "to no destination: {} = held {} + expired {} + evicted {} + damaged {}",
+            nowhere["total"],
+            nowhere["held"],
+            nowhere["expired"],
+            nowhere["evicted"],
+            nowhere["damaged"]
+        ));
+    }
     for destination in status["destinations"].as_array().into_iter().flatten() {
         output::line(format_args!(
             "{} ({}): routed {} = delivered {} + backlog {} + expired {} + evicted {} + damaged {} + dead {}",

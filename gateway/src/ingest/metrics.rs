@@ -153,6 +153,47 @@ impl Metrics {
         self.nowhere.fetch_add(taken.nowhere, Relaxed);
     }
 
+    /// Adds what was counted apart.
+    pub(super) fn add(&self, other: &Self) {
+        let Self {
+            events,
+            rejected,
+            cleared,
+            circles,
+            not_data,
+            gaps,
+            rebirths,
+            dropped,
+            mismatched,
+            matched,
+            unmatched,
+            nowhere,
+            marks,
+        } = other;
+        let more = |to: &AtomicU64, from: &AtomicU64| {
+            to.fetch_add(from.load(Relaxed), Relaxed);
+        };
+        for (to, from) in self.events.iter().zip(events) {
+            more(to, from);
+        }
+        for (to, from) in self.rejected.iter().zip(rejected) {
+            more(to, from);
+        }
+        for (to, from) in self.marks.iter().zip(marks) {
+            more(to, from);
+        }
+        more(&self.cleared, cleared);
+        more(&self.circles, circles);
+        more(&self.not_data, not_data);
+        more(&self.gaps, gaps);
+        more(&self.rebirths, rebirths);
+        more(&self.dropped, dropped);
+        more(&self.mismatched, mismatched);
+        more(&self.matched, matched);
+        more(&self.unmatched, unmatched);
+        more(&self.nowhere, nowhere);
+    }
+
     pub(super) fn event(&self, source: IdSource) {
         self.events[source as usize].fetch_add(1, Relaxed);
     }
@@ -173,6 +214,25 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_counted_apart_is_added() {
+        let (all, apart) = (Metrics::default(), Metrics::default());
+        all.event(IdSource::None);
+        apart.event(IdSource::None);
+        apart.rejected(Class::Syntax);
+        apart.routed(&Taken {
+            matched: 3,
+            unmatched: 2,
+            nowhere: 1,
+        });
+        all.add(&apart);
+        all.add(&apart);
+        let none = all.events().find(|(source, _)| *source == IdSource::None);
+        assert_eq!(none, Some((IdSource::None, 3)));
+        assert_eq!(all.rejects().map(|(_, count)| count).sum::<u64>(), 2);
+        assert_eq!((all.matched(), all.unmatched(), all.nowhere()), (6, 4, 2));
+    }
 
     #[test]
     fn every_source_and_class_has_a_place_of_its_own() {

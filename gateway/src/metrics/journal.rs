@@ -31,6 +31,31 @@ pub(super) const JOURNAL: &[Plain] = &[
         "Events in the journal",
         |a| a.status.store.buffered,
     ),
+    counter(
+        "gateway_store_nowhere",
+        "Events that the rules sent to no destination: held + expired + evicted + damaged",
+        |a| a.status.nowhere.total,
+    ),
+    gauge(
+        "gateway_store_nowhere_held",
+        "Of those: in the journal now",
+        |a| a.status.nowhere.held,
+    ),
+    counter(
+        "gateway_store_nowhere_expired",
+        "Of those: expired by age",
+        |a| a.status.nowhere.expired,
+    ),
+    counter(
+        "gateway_store_nowhere_evicted",
+        "Of those: evicted for room",
+        |a| a.status.nowhere.evicted,
+    ),
+    counter(
+        "gateway_store_nowhere_damaged",
+        "Of those: lost with a damaged file",
+        |a| a.status.nowhere.damaged,
+    ),
     gauge(
         "gateway_store_file_bytes",
         "Database and write-ahead log",

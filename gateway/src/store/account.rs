@@ -113,11 +113,11 @@ impl Account {
             quarantine_evicted: state.quarantine_evicted,
             dead_letters: state.dead_letters,
             set_aside: self.set_aside.clone(),
-            destinations: state
-                .destinations
-                .iter()
-                .map(|d| self.destination(d))
-                .collect(),
+            nowhere: state
+                .nowhere()
+                .map(|d| self.destination(d).into())
+                .unwrap_or_default(),
+            destinations: state.named().map(|d| self.destination(d)).collect(),
         }
     }
 

@@ -76,6 +76,9 @@ impl Writer {
                 self.duties.looked = Some(Instant::now());
             }
         }
+        if self.room.is_half_full() {
+            retention::evict_held(&self.connection, stage)?;
+        }
         let share = self.room.max_bytes() / QUARANTINE_SHARE;
         quarantine::evict_to(&self.connection, share, stage)?;
         if let Some(to) = self.duties.forgotten

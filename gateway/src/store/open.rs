@@ -21,7 +21,7 @@ use super::{
     schema, stage,
     state::{Standing, State},
 };
-use crate::record::{DESTINATIONS_MAX, DestinationId, Position};
+use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position};
 
 /// `quick_check` may take this long; it looks through some 500 MB in that time.
 /// Damage elsewhere is met later, and the file replaced then.
@@ -384,10 +384,10 @@ fn number(connection: &Connection, config: &Config, state: &mut State) -> Result
     let end = state.position;
     state
         .destinations
-        .retain(|d| names.iter().any(|name| name.id == d.id));
-    for name in &names {
-        if !state.destinations.iter().any(|d| d.id == name.id) {
-            state.destinations.push(Standing::new(name.id, end));
+        .retain(|d| d.id == NOWHERE || names.iter().any(|name| name.id == d.id));
+    for id in names.iter().map(|name| name.id).chain([NOWHERE]) {
+        if !state.destinations.iter().any(|d| d.id == id) {
+            state.destinations.push(Standing::new(id, end));
         }
     }
     state.destinations.sort_by_key(|d| d.id);

@@ -18,7 +18,7 @@ use super::{
     salvage::{INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, pages},
     state::{Standing, State},
 };
-use crate::record::{DestinationId, Routes};
+use crate::record::{DestinationId, NOWHERE, Routes};
 
 /// Gives back to the journal, which stands at `state`, the destinations that it does not
 /// know yet: without them what they were promised would be neither sent nor counted.
@@ -30,13 +30,15 @@ pub(super) fn destinations(
 ) -> Result<(), Error> {
     let end = state.position;
     for Standing { id, .. } in &promised.destinations {
-        let Some((_, name)) = names.iter().find(|(named, _)| named == id) else {
+        let named = names.iter().find(|(named, _)| named == id);
+        if let Some((_, name)) = named {
+            connection.execute(
+                "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
+                (id.0, name),
+            )?;
+        } else if *id != NOWHERE {
             continue;
-        };
-        connection.execute(
-            "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
-            (id.0, name),
-        )?;
+        }
         if state.destinations.iter().all(|known| known.id != *id) {
             state.destinations.push(Standing::new(*id, end));
         }

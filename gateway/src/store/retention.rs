@@ -4,6 +4,10 @@
 //! `drop-oldest`, what there is no room for (evicted). The last two are counted
 //! for each destination that had not settled them, and move its cursor.
 //!
+//! What the rules send nowhere is left standing when what lies around it is trimmed.
+//! It expires like everything else, and is evicted before room is short for others:
+//! nobody waits for it.
+//!
 //! Age is wall time since a record was received, or since the last step of the
 //! wall clock for what was stored before it (see `step`).
 
@@ -46,7 +50,7 @@ pub(super) fn trim(
     let from = stage.state.trimmed.0;
     let to = to.0.min(from + CHUNK_ROWS);
     if to > from {
-        remove_to(connection, Position(to), stage)
+        trim_to(connection, Position(to), stage)
     } else {
         Ok(())
     }
@@ -59,21 +63,32 @@ pub(super) fn trim_before(
     to: Position,
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
-    let (last, more) = older(connection, before, to, stage)?;
+    let from = stage.state.trimmed;
+    let (last, more) = older(connection, before, from, to, stage)?;
     if let Some(last) = last {
-        remove_to(connection, last, stage)?;
+        trim_to(connection, last, stage)?;
     }
     Ok(more)
 }
 
 /// Removes a chunk of the oldest records, settled or not; says whether there was any.
 pub(super) fn evict(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
+    evict_to(connection, stage.state.position, stage)
+}
+
+/// Removes a chunk of what is held for nobody; says whether there was any. What came
+/// after the oldest record that somebody waits for goes when that has gone.
+pub(super) fn evict_held(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
+    Ok(stage.state.held() > 0 && evict_to(connection, stage.state.trimmed, stage)?)
+}
+
+fn evict_to(connection: &Connection, to: Position, stage: &mut Stage) -> rusqlite::Result<bool> {
     let last = stage::cached(
         connection,
         "SELECT max(position) FROM
-         (SELECT position FROM events WHERE position > ?1 ORDER BY position LIMIT ?2)",
+         (SELECT position FROM events WHERE position <= ?1 ORDER BY position LIMIT ?2)",
     )?
-    .query_row((column(stage.state.trimmed.0), column(CHUNK_ROWS)), |row| {
+    .query_row((column(to.0), column(CHUNK_ROWS)), |row| {
         row.get::<_, Option<i64>>(0)
     })?;
     let Some(last) = last else { return Ok(false) };
@@ -93,17 +108,19 @@ pub(super) fn expire(
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
     expire_retries(connection, before, stage)?;
-    let (last, more) = older(connection, before, stage.state.position, stage)?;
+    let end = stage.state.position;
+    let (last, more) = older(connection, before, Position(0), end, stage)?;
     let Some(last) = last else { return Ok(false) };
     drop_to(connection, last, Cause::Age, stage)?;
     Ok(more)
 }
 
-/// The last of a chunk of records up to `to` whose age counts from before `before`, and
-/// whether there may be more of them.
+/// The last of a chunk of records after `from` and up to `to` whose age counts from before
+/// `before`, and whether there may be more of them.
 fn older(
     connection: &Connection,
     before: Timestamp,
+    from: Position,
     to: Position,
     stage: &Stage,
 ) -> rusqlite::Result<(Option<Position>, bool)> {
@@ -115,11 +132,7 @@ fn older(
         "SELECT position, received FROM events WHERE position > ?1 AND position <= ?3
          ORDER BY position LIMIT ?2",
     )?;
-    let mut rows = statement.query((
-        column(stage.state.trimmed.0),
-        column(CHUNK_ROWS),
-        column(to.0),
-    ))?;
+    let mut rows = statement.query((column(from.0), column(CHUNK_ROWS), column(to.0)))?;
     while let Some(row) = rows.next()? {
         // One that does not tell its age is as old as what surrounds it.
         let Some(received) = number(row, 1)?.map(Timestamp::from_nanos) else {
@@ -174,9 +187,9 @@ fn drop_to(
 ) -> rusqlite::Result<()> {
     let mut statement = stage::cached(
         connection,
-        "SELECT position, routes FROM events WHERE position > ?1 AND position <= ?2",
+        "SELECT position, routes FROM events WHERE position <= ?1",
     )?;
-    let mut rows = statement.query((column(stage.state.trimmed.0), column(to.0)))?;
+    let mut rows = statement.query([column(to.0)])?;
     while let Some(row) = rows.next()? {
         let position = Position(super::frame::integer(row.get(0)?));
         // Who wanted one that does not tell is not known: everybody missed it.
@@ -209,13 +222,29 @@ fn count(d: &mut Standing, position: Position, cause: Cause) {
     }
 }
 
+/// Removes what everybody has settled up to `to`. The bit of what is held for nobody is
+/// the sign of the column.
+fn trim_to(connection: &Connection, to: Position, stage: &mut Stage) -> rusqlite::Result<()> {
+    let removed = stage::cached(
+        connection,
+        "DELETE FROM events WHERE position > ?1 AND position <= ?2 AND coalesce(routes, 0) >= 0",
+    )?
+    .execute((column(stage.state.trimmed.0), column(to.0)))?;
+    removed_to(removed, to, stage);
+    Ok(())
+}
+
 fn remove_to(connection: &Connection, to: Position, stage: &mut Stage) -> rusqlite::Result<()> {
     let removed = stage::cached(connection, "DELETE FROM events WHERE position <= ?1")?
         .execute([column(to.0)])?;
-    stage.state.buffered = stage.state.buffered.saturating_sub(removed as u64);
-    stage.state.trimmed = to;
-    stage.dirty = true;
+    removed_to(removed, to, stage);
     Ok(())
+}
+
+fn removed_to(removed: usize, to: Position, stage: &mut Stage) {
+    stage.state.buffered = stage.state.buffered.saturating_sub(removed as u64);
+    stage.state.trimmed = stage.state.trimmed.max(to);
+    stage.dirty = true;
 }
 
 /// Removes a chunk of the keys that the window has forgotten; says whether more may follow.

@@ -25,7 +25,7 @@ use super::{
     stage,
     state::{Standing, State},
 };
-use crate::record::{DESTINATIONS_MAX, DestinationId, Position, Record};
+use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position, Record};
 
 /// Rows, and bytes, copied in one transaction.
 const CHUNK_ROWS: i64 = 2_000;
@@ -247,12 +247,11 @@ impl Copy<'_> {
             },
             |copy, (id, bytes)| copy.count_quarantined(id, bytes),
         )?;
-        let from = self.state.trimmed;
         self.table(
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
             INSERT_EVENT,
-            |_, row| Ok(frame::from_row(row, 1)?.filter(|record| record.position > from)),
+            |copy, row| Ok(frame::from_row(row, 1)?.filter(|record| copy.may_be_here(record))),
             |copy, record| copy.count_event(&record),
         )
     }
@@ -283,6 +282,14 @@ impl Copy<'_> {
             self.out_of_room = is_out_of_room(self.fresh);
         }
         Ok(())
+    }
+
+    /// Whether a record had not left the journal yet.
+    fn may_be_here(&self, record: &Record) -> bool {
+        let held_after = self.state.nowhere().map(|nowhere| nowhere.cursor);
+        record.position > self.state.trimmed
+            || record.routes.contains(NOWHERE)
+                && held_after.is_some_and(|after| record.position > after)
     }
 
     fn count_keys(&mut self, sequence: u64) {

@@ -10,6 +10,9 @@
 //! Counters only grow. Two equations hold at every commit, by construction:
 //! accepted = stored + duplicate + quarantined, and for each destination
 //! backlog = routed - delivered - expired - evicted - damaged - dead.
+//!
+//! What the rules send nowhere is counted as if [`NOWHERE`] were a destination that takes
+//! nothing: it is among `destinations`, has no name, and its backlog is what is held.
 
 use super::{
     frame::{column, integer},
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     event::Timestamp,
-    record::{DestinationId, Position},
+    record::{DestinationId, NOWHERE, Position},
 };
 
 const VERSION: u16 = 3;
@@ -36,7 +39,7 @@ pub(super) struct State {
     pub(super) commit: u64,
     /// The last position given.
     pub(super) position: Position,
-    /// Everything up to here has left the journal.
+    /// Everything up to here has left the journal, but for what is held for nobody.
     pub(super) trimmed: Position,
     pub(super) buffered: u64,
     pub(super) stored: u64,
@@ -57,7 +60,7 @@ pub(super) struct State {
     pub(super) wall: Option<Timestamp>,
     /// The last step of the wall clock.
     pub(super) step: Step,
-    /// By id, ascending.
+    /// By id, ascending; [`NOWHERE`] is the last.
     pub(super) destinations: Vec<Standing>,
 }
 
@@ -143,12 +146,27 @@ impl State {
         self.destinations.iter_mut().find(|d| d.id == id)
     }
 
+    /// Those that have a name, and somebody behind it.
+    pub(super) fn named(&self) -> impl Iterator<Item = &Standing> {
+        self.destinations.iter().filter(|d| d.id != NOWHERE)
+    }
+
+    /// What the rules sent nowhere.
+    pub(super) fn nowhere(&self) -> Option<&Standing> {
+        self.destinations.iter().find(|d| d.id == NOWHERE)
+    }
+
+    /// Events that the rules sent nowhere, and that are still here.
+    pub(super) fn held(&self) -> u64 {
+        self.nowhere().map_or(0, Standing::backlog)
+    }
+
     /// Everything up to here is settled by everybody. A destination that waits
     /// for no record holds nothing, wherever its cursor is: that of one which the
-    /// configuration no longer names never moves again.
+    /// configuration no longer names never moves again. What is held for nobody stays
+    /// behind when the rest is trimmed.
     pub(super) fn settled_to(&self) -> Position {
-        self.destinations
-            .iter()
+        self.named()
             .filter(|d| d.backlog() > d.retrying)
             .map(|d| d.cursor)
             .min()

@@ -38,6 +38,36 @@ pub struct DestinationStatus {
     pub oldest: Option<Timestamp>,
 }
 
+/// Events that the rules sent to no destination: total = held + expired + evicted + damaged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Nowhere {
+    /// Those that were stored, ever; part of the events stored.
+    pub total: u64,
+    /// Of those: in the journal now.
+    pub held: u64,
+    /// Of those: expired by age.
+    pub expired: u64,
+    /// Of those: evicted for room.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file.
+    pub damaged: u64,
+    /// When the oldest of those that are held was received.
+    pub oldest: Option<Timestamp>,
+}
+
+impl From<DestinationStatus> for Nowhere {
+    fn from(d: DestinationStatus) -> Self {
+        Self {
+            total: d.routed,
+            held: d.backlog,
+            expired: d.expired,
+            evicted: d.evicted,
+            damaged: d.damaged,
+            oldest: d.oldest,
+        }
+    }
+}
+
 /// The store's own account of itself, as of the last commit or a moment before.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
@@ -84,6 +114,8 @@ pub struct Status {
     pub dead_letters: u64,
     /// Damaged files that were set aside and are still there.
     pub set_aside: Vec<PathBuf>,
+    /// Events that the rules sent nowhere.
+    pub nowhere: Nowhere,
     /// Each destination the journal knows.
     pub destinations: Vec<DestinationStatus>,
 }

@@ -14,11 +14,11 @@ use super::{
     promises::Promises,
     reader, schema,
     state::{Standing, State},
-    status::DestinationStatus,
+    status::{DestinationStatus, Nowhere},
 };
 use crate::{
     event::Timestamp,
-    record::{DestinationId, Position, Routes},
+    record::{DestinationId, NOWHERE, Position, Routes},
 };
 
 /// Findings of one kind that are listed; more are only counted.
@@ -165,22 +165,23 @@ fn events(
     report: &mut VerifyReport,
 ) -> Result<Vec<u64>, Error> {
     let mut waiting = vec![0; state.destinations.len()];
-    let mut last = state.trimmed;
+    let mut last = Position(0);
     each(
         connection,
         "SELECT position, routes, received, frame FROM events ORDER BY position",
         |row| {
             report.events += 1;
             let position = Position(integer(row.get(0)?));
-            if position <= last || position > state.position {
+            // One that does not tell is waited for by all.
+            let routes = Routes(column::number(row, 1)?.map_or(u64::MAX, integer));
+            let left = position <= state.trimmed && !routes.contains(NOWHERE);
+            if left || position <= last || position > state.position {
                 report.find(format!("event {position} lies where none should be"));
             }
             last = last.max(position);
             if frame::from_row(row, 0)?.is_none() {
                 report.damaged("event", position.0);
             }
-            // One that does not tell is waited for by all.
-            let routes = Routes(column::number(row, 1)?.map_or(u64::MAX, integer));
             for (d, waiting) in state.destinations.iter().zip(&mut waiting) {
                 *waiting += u64::from(position > d.cursor && routes.contains(d.id));
             }
@@ -225,29 +226,34 @@ fn counters(
             |row| row.get(0).map(integer),
         )?;
         report.same(
-            format!("destination {}, waiting for another attempt", d.id.0),
+            format!("{}, waiting for another attempt", whose(d)),
             d.retrying,
             retrying,
         );
         report.same(
-            format!("destination {}, backlog", d.id.0),
+            format!("{}, backlog", whose(d)),
             d.backlog(),
             waiting + retrying,
         );
         if d.cursor > state.position {
             report.find(format!(
-                "the cursor of destination {} is beyond the last position",
-                d.id.0
+                "the cursor of {} is beyond the last position",
+                whose(d)
             ));
         }
         if d.settled() > d.routed {
-            report.find(format!(
-                "destination {} settled more than was routed to it",
-                d.id.0
-            ));
+            report.find(format!("{} settled more than was routed to it", whose(d)));
         }
     }
     Ok(())
+}
+
+fn whose(d: &Standing) -> String {
+    if d.id == NOWHERE {
+        "what is held for nobody".to_owned()
+    } else {
+        format!("destination {}", d.id.0)
+    }
 }
 
 fn promise(dir: &Path, state: &State) -> Promise {
@@ -300,6 +306,8 @@ pub struct Stats {
     pub free_bytes: u64,
     /// The write-ahead log.
     pub log_bytes: u64,
+    /// Events that the rules sent nowhere.
+    pub nowhere: Nowhere,
     /// Each destination the journal knows; `configured` is not known here and false.
     pub destinations: Vec<DestinationStatus>,
 }
@@ -332,7 +340,11 @@ pub fn stats(dir: &Path) -> Result<Stats, Error> {
     let page_bytes = number("PRAGMA page_size")?;
     let log = std::fs::metadata(dir.join(format!("{DATABASE}-wal"))).map_or(0, |m| m.len());
     let mut destinations = Vec::new();
-    for d in &state.destinations {
+    let nowhere = state.nowhere();
+    let nowhere = nowhere
+        .map(|d| destination(&transaction, d, ""))
+        .transpose()?;
+    for d in state.named() {
         let name = names
             .iter()
             .find(|(id, _)| *id == d.id)
@@ -356,6 +368,7 @@ pub fn stats(dir: &Path) -> Result<Stats, Error> {
         database_bytes: number("PRAGMA page_count")? * page_bytes,
         free_bytes: number("PRAGMA freelist_count")? * page_bytes,
         log_bytes: log,
+        nowhere: nowhere.map(Nowhere::from).unwrap_or_default(),
         destinations,
     })
 }

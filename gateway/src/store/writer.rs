@@ -461,6 +461,10 @@ fn make_room(
             room.look(connection)?;
             continue;
         }
+        if retention::evict_held(connection, stage)? {
+            room.look(connection)?;
+            continue;
+        }
         if room.on_full() == OnFull::PushBack {
             return Ok(false);
         }

@@ -62,7 +62,7 @@ impl Copy<'_> {
         let numbered = Value::Integer(cell.row);
         if let Some(record) = event(&cell) {
             cell.columns[0] = numbered;
-            if record.position > self.state.trimmed && self.insert(INSERT_EVENT, &cell.columns)? {
+            if self.may_be_here(&record) && self.insert(INSERT_EVENT, &cell.columns)? {
                 self.count_event(&record);
             }
         } else if is_keys(&cell) {

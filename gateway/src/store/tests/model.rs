@@ -43,7 +43,9 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let entry = prop_oneof![
-        9 => (0..80_u64, 0..8_u64, prop::bool::weighted(0.9)).prop_map(Some),
+        9 => (0..80_u64, 0..9_u64, prop::bool::weighted(0.9)).prop_map(|(n, routes, dedup)| {
+            Some((n, if routes == 8 { Routes::NOWHERE.0 } else { routes }, dedup))
+        }),
         1 => Just(None),
     ];
     let outcomes = || vec(0..6_u8, 1..6);
@@ -80,6 +82,8 @@ struct Twin {
     keys: HashMap<u64, ()>,
     records: BTreeMap<u64, (Timestamp, Bytes)>,
     fates: [BTreeMap<u64, Fate>; 3],
+    /// What the rules sent nowhere.
+    nowhere: BTreeMap<u64, Fate>,
     stored: u64,
     duplicate: u64,
     quarantined: u64,
@@ -239,6 +243,9 @@ impl World {
                     fates.insert(twin.last, Fate::Waiting);
                 }
             }
+            if routes == Routes::NOWHERE.0 {
+                twin.nowhere.insert(twin.last, Fate::Waiting);
+            }
             expected.push(Appended::Stored(Position(twin.last)));
         }
         assert_eq!(*appended, expected);
@@ -373,7 +380,7 @@ impl World {
             .writer
             .set_due(false);
         let before = self.now().as_nanos() - i64::try_from(AGE.as_nanos()).expect("short");
-        for fates in &mut self.twin.fates {
+        for fates in self.twin.fates.iter_mut().chain([&mut self.twin.nowhere]) {
             for (position, fate) in fates {
                 let old = self.twin.records[position].0.as_nanos() < before;
                 if old && matches!(fate, Fate::Waiting | Fate::Retrying(_)) {
@@ -397,7 +404,7 @@ impl World {
         let writer = &mut self.store.as_mut().expect("it is open").writer;
         writer.room.set_limit(OnFull::PushBack, u64::MAX);
         self.twin.in_quarantine.clear();
-        for fates in &mut self.twin.fates {
+        for fates in self.twin.fates.iter_mut().chain([&mut self.twin.nowhere]) {
             for fate in fates.values_mut().filter(|fate| **fate == Fate::Waiting) {
                 *fate = Fate::Evicted;
             }
@@ -478,6 +485,22 @@ impl World {
         );
         assert_eq!(status.in_quarantine, twin.in_quarantine.len() as u64);
         assert_eq!(status.dead_letters, twin.dead_letters.len() as u64);
+        let nowhere = |fate| twin.nowhere.values().filter(|f| **f == fate).count() as u64;
+        assert_eq!(
+            (
+                status.nowhere.total,
+                status.nowhere.held,
+                status.nowhere.expired,
+                status.nowhere.evicted
+            ),
+            (
+                twin.nowhere.len() as u64,
+                nowhere(Fate::Waiting),
+                nowhere(Fate::Expired),
+                nowhere(Fate::Evicted)
+            )
+        );
+        assert!(status.buffered >= status.nowhere.held, "{status:?}");
         for d in &status.destinations {
             let count = |fate| twin.count(d.id.0, |f| f == fate);
             let retrying = twin.count(d.id.0, |f| matches!(f, Fate::Retrying(_)));
