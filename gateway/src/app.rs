@@ -1,7 +1,7 @@
 //! The one place that knows every stage: builds them from the configuration,
 //! runs them, and ends them in the order of the line.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::time::timeout;
@@ -58,44 +58,31 @@ impl App {
     /// When the journal cannot be opened, a port cannot be had, or a destination
     /// cannot be set up.
     pub async fn build(config: Config) -> Result<Self> {
+        let beginning = reload::Beginning::note(&config).context("cannot listen for signals")?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let auth = config.broker.auth.clone();
         // The journal first: its lock says that nobody else uses the data directory,
         // and with it the broker's own file.
         let (store, report) = {
-            let clock = clock.clone();
-            tokio::task::spawn_blocking(move || Store::open(config.store, clock)).await??
+            let (config, clock) = (config.store.clone(), clock.clone());
+            tokio::task::spawn_blocking(move || Store::open(config, clock)).await??
         };
         announce(&report);
+        let handle = store.handle();
+        let dir = config.data_dir.clone();
+        let gateway = tokio::task::spawn_blocking(move || gateway_id(&dir)).await??;
+        let ingest = Arc::new(ingest(&config, &gateway, &handle, &clock)?);
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
         let http = config.http.bind().await?;
         query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
-        let handle = store.handle();
-        let dir = config.data_dir.clone();
-        let gateway = tokio::task::spawn_blocking(move || GatewayId::of_dir(&dir))
-            .await?
-            .context("the file gateway.id in the data directory")?;
-        let routes = routes(&config.destinations, &handle);
-        let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock.clone())
-            .known_as(gateway.clone())
-            .sending_originals(originals(&config.destinations, &handle));
-        #[cfg(feature = "mqtt")]
-        let ingest = ingest.not_back(bridged::not_back(
-            &config.remotes,
-            &config.destinations,
-            &handle,
-        ));
-        let ingest = Arc::new(ingest);
-        ingest.set_rules(rules(&config.rules, &handle)?);
         let ruled = reload::Rules {
             ingest: ingest.clone(),
             store: handle.clone(),
-            destinations: config.destinations.iter().map(|d| d.name.clone()).collect(),
-            files: config.rule_files,
+            fixed: config.fixed,
         };
-        let reload = Reload::new(broker.handle(), config.file, auth, ruled);
+        let reload = Reload::new(broker.handle(), config.file, auth, ruled, beginning);
         #[cfg(feature = "mqtt")]
         let destinations = config.destinations.into_iter();
         #[cfg(feature = "mqtt")]
@@ -330,14 +317,41 @@ fn forwarder(
     )?)
 }
 
+/// Who this gateway is, as the data directory says.
+pub(crate) fn gateway_id(data_dir: &Path) -> Result<GatewayId> {
+    GatewayId::of_dir(data_dir).context("the file gateway.id in the data directory")
+}
+
+/// The way in, as configured: also for messages that come out of quarantine while no
+/// gateway runs.
+pub(crate) fn ingest(
+    config: &Config,
+    gateway: &GatewayId,
+    store: &store::Handle,
+    clock: &Arc<dyn Clock>,
+) -> Result<Ingest> {
+    let routes = routes(&config.destinations, store);
+    let ingest = Ingest::new(config.ingest.clone(), routes, store.clone(), clock.clone())
+        .known_as(gateway.clone())
+        .sending_originals(originals(&config.destinations, store));
+    #[cfg(feature = "mqtt")]
+    let ingest = ingest.not_back(bridged::not_back(
+        &config.remotes,
+        &config.destinations,
+        store,
+    ));
+    ingest.set_rules(rules(&config.rules, store)?);
+    Ok(ingest)
+}
+
 /// Rules that send to the destinations of this journal.
-pub(crate) fn rules(rules: &[Rule], store: &store::Handle) -> Result<RuleSet> {
+fn rules(rules: &[Rule], store: &store::Handle) -> Result<RuleSet> {
     RuleSet::new(rules, |name| store.destination_id(name))
         .map_err(|name| anyhow::anyhow!("the journal does not know the destination {name}"))
 }
 
 /// Every configured destination: where events go until rules say otherwise.
-pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
+fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     let ids = destinations
         .iter()
         .filter_map(|d| store.destination_id(&d.name));
@@ -345,7 +359,7 @@ pub(crate) fn routes(destinations: &[forward::Config], store: &store::Handle) ->
 }
 
 /// Those of them that get messages as they came.
-pub(crate) fn originals(destinations: &[forward::Config], store: &store::Handle) -> Routes {
+fn originals(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     let ids = destinations
         .iter()
         .filter(|d| d.sends_originals())

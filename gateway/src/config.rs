@@ -11,6 +11,7 @@
 
 pub mod auth;
 mod destination;
+mod fixed;
 mod intake;
 mod keep;
 mod limits;
@@ -22,6 +23,7 @@ mod mqtt;
 mod reader;
 mod rule;
 mod schema;
+mod seen;
 mod stages;
 mod unit;
 mod units;
@@ -39,7 +41,9 @@ use std::{
 use penstock_broker::listener::config::Address;
 use toml::de::DeTable;
 
+pub use fixed::Fixed;
 pub use mistake::{Mistake, Mistakes};
+pub use seen::{Seen, Stamp};
 pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
@@ -81,8 +85,10 @@ pub struct Config {
     pub destinations: Vec<forward::Config>,
     /// Which events go to which of them.
     pub rules: Vec<Rule>,
-    /// The files that patterns of rules are in.
-    pub rule_files: Vec<PathBuf>,
+    /// What the rules are written for, and what holds until a restart.
+    pub fixed: Fixed,
+    /// The files that all of this was read from, patterns among them, as they were then.
+    pub read_from: Seen,
     /// The stream of events for local subscribers.
     pub events: events::Config,
     /// The read side.
@@ -104,24 +110,28 @@ impl Config {
         let Some(path) = path else {
             return Ok(Self::defaults(Path::new(DATA_DIR)));
         };
-        let with_file = |mistakes| Mistakes {
-            file: Some(path.to_path_buf()),
-            mistakes,
+        let stamp = Stamp::of(path);
+        let with_file = |mut mistakes: Mistakes| {
+            mistakes.file = Some(path.to_path_buf());
+            mistakes.read_from.insert(path.to_path_buf(), stamp);
+            mistakes
         };
         let text = read_text(path).map_err(|what| {
-            with_file(vec![Mistake {
+            let whole = Mistake {
                 line: None,
                 key: String::new(),
                 what,
-            }])
+            };
+            with_file(Mistakes::new(vec![whole]))
         })?;
         // What is relative is relative to the file, wherever the program was started.
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         Self::parse(&text, dir, &|name| std::env::var(name).ok())
             .0
-            .map(|config| Self {
-                file: Some(path.to_path_buf()),
-                ..config
+            .map(|mut config| {
+                config.file = Some(path.to_path_buf());
+                config.read_from.insert(path.to_path_buf(), stamp);
+                config
             })
             .map_err(with_file)
     }
@@ -134,7 +144,7 @@ impl Config {
     pub fn rules_of(path: &Path) -> Result<Vec<Rule>, Mistakes> {
         let with_file = |mistakes| Mistakes {
             file: Some(path.to_path_buf()),
-            mistakes,
+            ..Mistakes::new(mistakes)
         };
         let whole = |what| Mistake {
             line: None,
@@ -163,10 +173,6 @@ impl Config {
     /// Everything by default, with the journal in `data_dir`.
     pub fn defaults(data_dir: &Path) -> Self {
         let (config, _) = Self::parse("", Path::new(""), &|_| None);
-        let config = config.map_err(|mistakes| Mistakes {
-            file: None,
-            mistakes,
-        });
         config.expect("no text has no mistakes").moved_to(data_dir)
     }
 
@@ -180,10 +186,7 @@ impl Config {
         dir: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Mistakes> {
-        Self::parse(text, dir, env).0.map_err(|mistakes| Mistakes {
-            file: None,
-            mistakes,
-        })
+        Self::parse(text, dir, env).0
     }
 
     fn moved_to(mut self, data_dir: &Path) -> Self {
@@ -195,11 +198,7 @@ impl Config {
     }
 
     /// Also says which keys are known, as far as the text goes.
-    fn parse(
-        text: &str,
-        dir: &Path,
-        env: Env<'_>,
-    ) -> (Result<Self, Vec<Mistake>>, BTreeSet<String>) {
+    fn parse(text: &str, dir: &Path, env: Env<'_>) -> (Result<Self, Mistakes>, BTreeSet<String>) {
         let reader = Reader::new(text, env);
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
@@ -215,8 +214,18 @@ impl Config {
             .then(|| Self::read(&Table::root(&reader, root.get_ref()), dir));
         let (mistakes, known) = reader.finish();
         match config {
-            Some(config) if mistakes.is_empty() => (Ok(config), known),
-            _ => (Err(mistakes), known),
+            Some(config) if mistakes.is_empty() => {
+                let fixed = Fixed::of(text);
+                (Ok(Self { fixed, ..config }), known)
+            }
+            config => {
+                let read_from = config.map(|config| config.read_from).unwrap_or_default();
+                let mistakes = Mistakes {
+                    read_from,
+                    ..Mistakes::new(mistakes)
+                };
+                (Err(mistakes), known)
+            }
         }
     }
 
@@ -270,10 +279,7 @@ impl Config {
             None => vec![destination::default(&data_dir)],
         };
         intake::check(root, &mappings, &destinations);
-        let rule::Read {
-            rules,
-            files: rule_files,
-        } = rule::read(root, dir, Some(&destinations));
+        let rule::Read { rules, files } = rule::read(root, dir, Some(&destinations));
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));
@@ -313,7 +319,8 @@ impl Config {
             },
             destinations,
             rules,
-            rule_files,
+            fixed: Fixed::default(),
+            read_from: files,
             events,
             read,
             #[cfg(feature = "mqtt")]

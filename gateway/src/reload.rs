@@ -5,33 +5,36 @@
 //! `[[rule]]` are taken over; the rest of the configuration needs a restart. With a
 //! mistake anywhere everything stays as it was, and the log says what is wrong.
 //!
-//! Rules speak of destinations, and those that run are those of the start. So rules of
-//! a configuration with other destinations wait for a restart.
+//! Rules speak of destinations, and of events as the mappings make them, and those that
+//! run are those of the start. So rules of a configuration in which these are others wait
+//! for a restart.
+
+mod watch;
 
 use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use penstock_broker::{Handle, auth};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, ingest::Ingest, rules::RuleSet, store};
+use self::watch::Watch;
+use crate::{
+    config::{Config, Fixed, Seen, Stamp},
+    ingest::Ingest,
+    rules::RuleSet,
+    store,
+};
 
 /// Between two looks at the files.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What tells one version of a file from another.
-type Stamp = Option<(SystemTime, u64, u64)>;
 
 /// See the module.
 #[derive(Debug)]
@@ -41,24 +44,48 @@ pub(crate) struct Reload {
     file: Option<PathBuf>,
     auth: auth::Config,
     rules: Rules,
+    watch: Watch,
+    hangup: Signal,
 }
 
 /// What rules are put in force with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rules {
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) store: store::Handle,
-    /// The destinations that run, by name.
-    pub(crate) destinations: BTreeSet<Arc<str>>,
-    /// The files that patterns are in.
-    pub(crate) files: Vec<PathBuf>,
+    /// What rules must be written for: what runs.
+    pub(crate) fixed: Fixed,
 }
 
-/// What was read again.
+/// What begins before anything is built: no change and no signal is missed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    seen: Seen,
+    hangup: Signal,
+}
+
+impl Beginning {
+    /// Notes the files that clients are known by, which are read later than the
+    /// configuration was.
+    ///
+    /// # Errors
+    /// When the operating system does not let us listen for signals.
+    pub(crate) fn note(config: &Config) -> std::io::Result<Self> {
+        let mut seen = config.read_from.clone();
+        note(&mut seen, &config.broker.auth);
+        Ok(Self {
+            seen,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What came of reading again.
 struct Again {
-    auth: auth::Config,
-    /// The files of the rules, if those are in force.
-    files: Option<Vec<PathBuf>>,
+    /// What is in force now, or why everything stays as it was.
+    result: anyhow::Result<auth::Config>,
+    /// What was read for it.
+    seen: Seen,
 }
 
 impl Reload {
@@ -67,105 +94,121 @@ impl Reload {
         file: Option<PathBuf>,
         auth: auth::Config,
         rules: Rules,
+        beginning: Beginning,
     ) -> Self {
         Self {
             broker,
             file,
             auth,
             rules,
+            watch: Watch::new(beginning.seen),
+            hangup: beginning.hangup,
         }
     }
 
     /// Watches until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> crate::tasks::Result {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut seen = stamps(&self.files()).await;
         loop {
             let asked = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = hangup.recv() => true,
+                _ = self.hangup.recv() => true,
                 () = sleep(PAUSE) => false,
             };
             if asked {
                 // The listeners watch their certificates themselves.
                 self.broker.reload_certificates();
             }
-            let now = stamps(&self.files()).await;
-            if now == seen && !asked {
-                continue;
-            }
-            seen = now;
-            let known = self.files();
-            self.read_again().await;
-            if self.files() != known {
-                seen = stamps(&self.files()).await;
+            let now = look(self.watch.files()).await;
+            if self.watch.has_changed(&now) || asked {
+                self.read_again(now).await;
             }
         }
     }
 
-    async fn read_again(&mut self) {
-        let (file, before, broker) = (self.file.clone(), self.auth.clone(), self.broker.clone());
-        let (ingest, store) = (self.rules.ingest.clone(), self.rules.store.clone());
-        let running = self.rules.destinations.clone();
-        let read = spawn_blocking(move || {
-            let Some(file) = &file else {
-                broker.reload_auth(before.clone())?;
-                let auth = before;
-                return anyhow::Ok(Again {
-                    auth,
-                    files: Some(Vec::new()),
-                });
-            };
-            let config = Config::load(Some(file))?;
-            let configured = config.destinations.iter().map(|d| d.name.clone());
-            let same = configured.collect::<BTreeSet<_>>() == running;
-            let id = |name: &str| store.destination_id(name);
-            let rules = same.then(|| RuleSet::new(&config.rules, id)).transpose();
-            let rules = rules.map_err(|name| anyhow::anyhow!("{name} is no destination"))?;
-            broker.reload_auth(config.broker.auth.clone())?;
-            match rules {
-                Some(rules) => ingest.set_rules(rules),
-                None => tracing::warn!(
-                    "the rules stay as they were until a restart, because the destinations have changed"
-                ),
+    async fn read_again(&mut self, now: Seen) {
+        let (file, before) = (self.file.clone(), self.auth.clone());
+        let (broker, rules) = (self.broker.clone(), self.rules.clone());
+        let read = spawn_blocking(move || match &file {
+            Some(file) => again(file, &broker, &rules),
+            None => {
+                let mut seen = Seen::new();
+                note(&mut seen, &before);
+                let result = broker.reload_auth(before.clone());
+                let result = result.map(|()| before).map_err(Into::into);
+                Again { result, seen }
             }
-            Ok(Again {
-                auth: config.broker.auth,
-                files: same.then_some(config.rule_files),
-            })
         });
         match read.await {
-            Ok(Ok(again)) => {
-                self.auth = again.auth;
-                if let Some(files) = again.files {
-                    self.rules.files = files;
-                    tracing::info!("passwords, keys and rules were read again and are in force");
-                } else {
-                    tracing::info!("passwords and keys were read again and are in force");
-                }
+            Ok(Again {
+                result: Ok(auth),
+                seen,
+            }) => {
+                self.auth = auth;
+                self.watch.read(seen);
             }
-            Ok(Err(error)) => {
+            Ok(Again {
+                result: Err(error),
+                seen,
+            }) => {
                 tracing::error!("passwords, keys and rules stay as they were: {error:#}");
+                // To put it right may be to change what was read in vain, or what is in force.
+                self.watch.read(now.into_iter().chain(seen).collect());
             }
             Err(error) => tracing::error!(%error, "passwords, keys and rules stay as they were"),
         }
     }
+}
 
-    fn files(&self) -> Vec<PathBuf> {
-        let of_auth = self.auth.files().into_iter().map(Path::to_path_buf);
-        let files = self.file.clone().into_iter().chain(of_auth);
-        files.chain(self.rules.files.iter().cloned()).collect()
+/// Reads the configuration and puts in force what can be.
+fn again(file: &Path, broker: &Handle, rules: &Rules) -> Again {
+    let config = match Config::load(Some(file)) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            return Again {
+                seen: mistakes.read_from.clone(),
+                result: Err(mistakes.into()),
+            };
+        }
+    };
+    let mut seen = config.read_from.clone();
+    note(&mut seen, &config.broker.auth);
+    Again {
+        result: put_in_force(config, broker, rules),
+        seen,
     }
 }
 
-async fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
-    let files = files.to_vec();
+fn put_in_force(config: Config, broker: &Handle, rules: &Rules) -> anyhow::Result<auth::Config> {
+    let differences = rules.fixed.differences(&config.fixed);
+    if !differences.is_empty() {
+        broker.reload_auth(config.broker.auth.clone())?;
+        tracing::warn!(
+            "the rules stay as they were until a restart, because what they are written for \
+             has changed: {}",
+            differences.join(", ")
+        );
+        tracing::info!("passwords and keys were read again and are in force");
+        return Ok(config.broker.auth);
+    }
+    let id = |name: &str| rules.store.destination_id(name);
+    let set = RuleSet::new(&config.rules, id)
+        .map_err(|name| anyhow::anyhow!("{name} is no destination"))?;
+    broker.reload_auth(config.broker.auth.clone())?;
+    rules.ingest.set_rules(set);
+    tracing::info!("passwords, keys and rules were read again and are in force");
+    Ok(config.broker.auth)
+}
+
+/// Notes the files that clients are known by, before they are read.
+fn note(seen: &mut Seen, auth: &auth::Config) {
+    let stamped = |file: &Path| (file.to_path_buf(), Stamp::of(file));
+    seen.extend(auth.files().into_iter().map(stamped));
+}
+
+async fn look(files: Vec<PathBuf>) -> Seen {
     let look = move || {
-        let stamp = |file: &PathBuf| {
-            let known = fs::metadata(file).ok()?;
-            Some((known.modified().ok()?, known.len(), known.ino()))
-        };
-        files.iter().map(stamp).collect()
+        let stamped = |file: PathBuf| (file.clone(), Stamp::of(&file));
+        files.into_iter().map(stamped).collect()
     };
     spawn_blocking(look).await.unwrap_or_default()
 }

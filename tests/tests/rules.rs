@@ -132,3 +132,50 @@ fn rules_route_and_change_while_devices_publish_without_losing_an_event() {
     drop(client);
     gateway.finish();
 }
+
+#[test]
+fn rules_wait_for_what_they_were_written_with_and_a_new_file_is_watched_before_it_is_right() {
+    const IN_FORCE: &str = "keys and rules were read again and are in force";
+
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox)
+        .to_file("lake")
+        .to_file("alarms")
+        .with(&rule(80));
+    let text = fs::read_to_string(setup.write()).expect("the configuration");
+    let mut gateway = Gateway::start(&setup).expecting(&["stay as they were"]);
+    let mut client = Client::connect(setup.mqtt, Version::V5, "c");
+
+    // Wider, because the alarms go elsewhere: nothing of it holds before the restart.
+    let elsewhere = text
+        .replace("path = \"alarms\"", "path = \"archive\"")
+        .replace(&rule(80), &rule(10));
+    change(
+        &mut gateway,
+        &setup,
+        &elsewhere,
+        "until a restart, because what they are written for has changed: destination alarms",
+    );
+    publish(&mut client, 50, 1);
+    let status = gateway.wait_until_drained(LONG);
+    assert_eq!(status.destination("alarms").routed, 0);
+
+    // A pattern in a new file, with a mistake: putting the file right is enough.
+    let pattern = setup.log().with_file_name("new.json");
+    let device = |value| format!(r#"{{"device": [{value}]}}"#);
+    fs::write(&pattern, device("b7")).expect("it can be written");
+    let inline = rule(80);
+    let line = inline.lines().find(|line| line.starts_with("pattern"));
+    let with_file = text.replace(line.expect("it has one"), "pattern_file = \"new.json\"");
+    change(&mut gateway, &setup, &with_file, "stay as they were: ");
+    let before = read_again(&setup, IN_FORCE);
+    fs::write(&pattern, device("\"b7\"")).expect("it can be written");
+    wait::until(LONG, "the file to be read again", || {
+        (read_again(&setup, IN_FORCE) > before).then_some(())
+    });
+    publish(&mut client, 1, 2);
+    let status = gateway.wait_until_drained(LONG);
+    assert_eq!(status.destination("alarms").routed, 1);
+    drop(client);
+    gateway.finish();
+}

@@ -12,6 +12,7 @@ use crate::{
         auth::{Service, too_open},
     },
     normalise::mapping::Device,
+    rules::unknown_fields,
 };
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
@@ -71,6 +72,14 @@ fn warnings(config: &Config) -> Vec<String> {
         let what = "auth.http.url: passwords go to another machine in the clear; use https://";
         warnings.push(what.to_owned());
     }
+    for rule in &config.rules {
+        for field in unknown_fields(&rule.pattern) {
+            warnings.push(format!(
+                "rule {} asks for {field:?}, which no event has; docs/rules.md shows what they have",
+                rule.name
+            ));
+        }
+    }
     if !auth.is_on() || auth.client_ids != ClientIds::Any {
         return warnings;
     }
@@ -100,6 +109,25 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn a_pattern_that_asks_for_what_no_event_has_is_complained_of() {
+        let said = |pattern: &str| {
+            let text = format!(
+                "[[rule]]\nname = \"hot\"\npattern = '{pattern}'\ndestinations = [\"events\"]\n"
+            );
+            let config = Config::from_text(&text, Path::new("/nowhere"), &|_| None).unwrap();
+            warnings(&config)
+        };
+        let many = r#"{"device":["b7"],"data.m":{"n":["t"]},"values":{"t":[1]},"mqtttopic":["x"]}"#;
+        assert_eq!(said(many), [""; 0]);
+        let said = said(r#"{"$or":[{"devcie":["b7"]},{"type":["x"]}],"value":{"t":[1]}}"#);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(
+            said[0].starts_with("rule hot asks for \"devcie\", which no event has"),
+            "{said:?}"
+        );
+    }
 
     #[test]
     fn a_rule_by_client_identifiers_that_anybody_may_take_is_complained_of() {

@@ -25,18 +25,70 @@ where
 {
     runtime()?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (store, report) = Store::open(config.store, clock.clone())?;
+        let (store, report) = Store::open(config.store.clone(), clock.clone())?;
         app::announce(&report);
         query::hold(&config.read, &config.data_dir, &store.handle());
+        let gateway = app::gateway_id(&config.data_dir)?;
+        let ingest = Arc::new(app::ingest(&config, &gateway, &store.handle(), &clock)?);
         let store = store.run()?;
         let handle = store.handle();
-        let routes = app::routes(&config.destinations, &handle);
-        let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock)
-            .sending_originals(app::originals(&config.destinations, &handle));
-        let ingest = Arc::new(ingest);
-        ingest.set_rules(app::rules(&config.rules, &handle)?);
         let done = work(handle, ingest).await;
         store.shutdown().await?;
         done
     })
+}
+
+#[cfg(all(test, feature = "mqtt"))]
+mod tests {
+    use super::*;
+    use crate::{event::Timestamp, ingest::Raw, record::Routes, store::Entry};
+
+    #[test]
+    fn what_came_from_a_remote_broker_does_not_go_back_there_without_a_gateway_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"
+[[destination]]
+name = "lake"
+type = "file"
+path = "lake"
+[[destination]]
+name = "cloud"
+type = "mqtt"
+server = "mqtt://cloud.example"
+[[remote]]
+name = "from-cloud"
+server = "mqtt://cloud.example"
+[[remote.subscribe]]
+filter = "commands/#"
+journal = true
+"#;
+        let config = Config::from_text(text, dir.path(), &|_| None).unwrap();
+        let raw = |origin: Option<&str>| Raw {
+            topic: "commands/b7".into(),
+            client_id: "from-cloud".into(),
+            identity: None,
+            origin: origin.map(Arc::from),
+            payload: br#"{"v":1}"#[..].into(),
+            content_type: None,
+            user: Vec::new(),
+            received: Timestamp::from_millis(1_772_366_400_000),
+            delivery: None,
+            nonce: [7; 16],
+        };
+        let routes = with_store(config, |store, ingest| async move {
+            let routes = |origin| match &ingest.retry(&raw(origin)).unwrap().entries[..] {
+                [Entry::Event(event)] => event.routes,
+                other => panic!("{other:?}"),
+            };
+            let id = |name| Routes::NONE.with(store.destination_id(name).unwrap());
+            let both = id("lake").union(id("cloud"));
+            Ok([
+                (routes(None), both),
+                (routes(Some("from-cloud")), id("lake")),
+            ])
+        });
+        for (routes, expected) in routes.unwrap() {
+            assert_eq!(routes, expected);
+        }
+    }
 }

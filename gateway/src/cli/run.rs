@@ -9,9 +9,11 @@ use super::ConfigFile;
 use crate::{app::App, running::Running, signal, telemetry};
 
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
-    let config = file.load()?;
-    telemetry::init(&config.log);
     runtime()?.block_on(async {
+        // Before the configuration is read: from then on a signal may ask for it again.
+        signal::catch_hangup().context("cannot listen for signals")?;
+        let config = file.load()?;
+        telemetry::init(&config.log);
         let shutdown = CancellationToken::new();
         let data_dir = config.data_dir.clone();
         let app = App::build(config).await?;

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::Seen;
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -20,6 +22,19 @@ pub struct Mistakes {
     pub file: Option<PathBuf>,
     /// At least one.
     pub mistakes: Vec<Mistake>,
+    /// The files that were read all the same, as they were then: to put right what is
+    /// wrong is to change one of them.
+    pub read_from: Seen,
+}
+
+impl Mistakes {
+    pub(super) fn new(mistakes: Vec<Mistake>) -> Self {
+        Self {
+            file: None,
+            mistakes,
+            read_from: Seen::new(),
+        }
+    }
 }
 
 impl fmt::Display for Mistakes {

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use super::{
+    Seen, Stamp,
     destination::check_name,
     read_text,
     reader::{Table, Text},
@@ -20,11 +21,18 @@ use crate::{
 /// Rules in one configuration, at most.
 const RULES_MAX: usize = 100_000;
 
+/// Fields in all alternatives of all rules, at most: each takes some hundred bytes.
+const FIELDS_MAX: usize = 1_000_000;
+
+/// Bytes of all patterns as they are written, at most. In memory they take several times
+/// that; a list of a million devices is within it.
+const PATTERN_BYTES_MAX: usize = 32 << 20;
+
 /// The rules, and the files that their patterns are in.
 #[derive(Default)]
 pub(super) struct Read {
     pub(super) rules: Vec<Rule>,
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Seen,
 }
 
 /// The destinations of the configuration.
@@ -61,6 +69,7 @@ pub(super) fn read(
         any,
     };
     let mut names: HashMap<String, usize> = HashMap::new();
+    let mut size = Size::default();
     for (n, table) in tables.iter().enumerate() {
         let name = table.required("name", "\"hot\"");
         if let Some(name) = &name {
@@ -70,7 +79,11 @@ pub(super) fn read(
                 table.mistake(Some(&name.span), "name", what);
             }
         }
-        let pattern = pattern(table, dir, &mut read.files);
+        let pattern = pattern(table, dir, &mut read.files, &mut size);
+        if let Some(what) = size.too_much() {
+            table.mistake(None, "pattern", what);
+            break;
+        }
         let destinations = destinations(table, &known);
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {
@@ -84,20 +97,56 @@ pub(super) fn read(
     read
 }
 
+/// What all patterns so far come to.
+#[derive(Default)]
+struct Size {
+    fields: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, text: &str, pattern: &Pattern) {
+        self.fields += pattern.fields();
+        self.bytes += text.len();
+    }
+
+    /// What is wrong with it, if anything.
+    fn too_much(&self) -> Option<String> {
+        if self.fields > FIELDS_MAX {
+            return Some(format!(
+                "with this rule there are more than {FIELDS_MAX} fields in all alternatives \
+                 of \"$or\"; say less in one gateway"
+            ));
+        }
+        (self.bytes > PATTERN_BYTES_MAX).then(|| {
+            format!(
+                "with this rule the patterns have more than {PATTERN_BYTES_MAX} bytes; ask for \
+                 what devices have in common instead of naming each"
+            )
+        })
+    }
+}
+
 /// The pattern, here or in a file.
-fn pattern(table: &Table<'_, '_, '_>, dir: &Path, files: &mut Vec<PathBuf>) -> Option<Pattern> {
+fn pattern(
+    table: &Table<'_, '_, '_>,
+    dir: &Path,
+    files: &mut Seen,
+    size: &mut Size,
+) -> Option<Pattern> {
     let inline = table.text("pattern");
     let file = table.text("pattern_file");
     match (inline, file) {
         (Some(text), None) => {
             let parsed = Pattern::parse(&text.value);
+            parsed.iter().for_each(|one| size.add(&text.value, one));
             let mistake = |error| table.mistake(Some(&text.span), "pattern", error);
             parsed.map_err(mistake).ok()
         }
         (None, Some(file)) => {
             let path = dir.join(&file.value);
-            let parsed = of_file(&path);
-            files.push(path);
+            files.insert(path.clone(), Stamp::of(&path));
+            let parsed = of_file(&path, size);
             let mistake = |what| {
                 table.mistake(
                     Some(&file.span),
@@ -122,14 +171,17 @@ fn pattern(table: &Table<'_, '_, '_>, dir: &Path, files: &mut Vec<PathBuf>) -> O
     }
 }
 
-fn of_file(path: &Path) -> Result<Pattern, String> {
+fn of_file(path: &Path, size: &mut Size) -> Result<Pattern, String> {
     let known = path
         .metadata()
         .map_err(|error| format!("cannot be read: {error}"))?;
     if !known.is_file() {
         return Err("is not a file".to_owned());
     }
-    Pattern::parse(&read_text(path)?).map_err(|error| error.to_string())
+    let text = read_text(path)?;
+    let pattern = Pattern::parse(&text).map_err(|error| error.to_string())?;
+    size.add(&text, &pattern);
+    Ok(pattern)
 }
 
 fn destinations(table: &Table<'_, '_, '_>, known: &Known) -> Option<Vec<Arc<str>>> {
@@ -164,4 +216,77 @@ fn destinations(table: &Table<'_, '_, '_>, known: &Known) -> Option<Vec<Arc<str>
         name.cloned()
     };
     texts.iter().map(destination).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::config::{Config, Stamp};
+
+    fn rule(n: usize, pattern: &str) -> String {
+        format!("[[rule]]\nname = \"r{n}\"\n{pattern}\ndestinations = [\"events\"]\n")
+    }
+
+    fn read(text: &str, dir: &std::path::Path) -> Result<Config, crate::config::Mistakes> {
+        Config::from_text(text, dir, &|_| None)
+    }
+
+    #[test]
+    fn rules_that_would_fill_memory_together_are_refused_where_they_do() {
+        let or: Vec<_> = (0..1_000).map(|n| format!("{{\"o\":[{n}]}}")).collect();
+        let fields: Vec<_> = (0..255).map(|n| format!("\"f{n}\":[1]")).collect();
+        let pattern = format!(
+            "pattern = '{{\"$or\":[{}],{}}}'",
+            or.join(","),
+            fields.join(",")
+        );
+        let rules = |count| (0..count).map(|n| rule(n, &pattern)).collect::<String>();
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(&rules(3), dir.path()).is_ok());
+        let mistakes = read(&rules(6), dir.path()).unwrap_err().to_string();
+        assert!(
+            mistakes.contains("rule[4].pattern: with this rule there are more than 1000000 fields"),
+            "{mistakes}"
+        );
+        assert_eq!(mistakes.lines().count(), 1);
+        // The same for long lists.
+        let names: Vec<_> = (0..200_000)
+            .map(|n| format!("\"device-{n:010}\""))
+            .collect();
+        fs::write(
+            dir.path().join("p.json"),
+            format!("{{\"device\":[{}]}}", names.join(",")),
+        )
+        .unwrap();
+        let rules = |count| {
+            let rules = (0..count).map(|n| rule(n, "pattern_file = \"p.json\""));
+            rules.collect::<String>()
+        };
+        assert!(read(&rules(2), dir.path()).is_ok());
+        let mistakes = read(&rules(10), dir.path()).unwrap_err().to_string();
+        assert!(
+            mistakes.contains("bytes; ask for what devices have in common"),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn files_are_noted_as_they_were_before_they_were_read_also_those_with_mistakes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pattern) = (dir.path().join("c.toml"), dir.path().join("p.json"));
+        fs::write(&file, rule(1, "pattern_file = \"p.json\"")).unwrap();
+        fs::write(&pattern, "{").unwrap();
+        let mistakes = Config::load(Some(&file)).unwrap_err();
+        let named: Vec<_> = mistakes.read_from.keys().cloned().collect();
+        assert_eq!(named, [file.clone(), pattern.clone()]);
+        assert_eq!(mistakes.read_from[&pattern], Stamp::of(&pattern));
+        fs::write(&pattern, r#"{"device": ["b7"]}"#).unwrap();
+        assert_ne!(mistakes.read_from[&pattern], Stamp::of(&pattern));
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!(config.read_from.len(), 2);
+        assert_eq!(config.read_from[&file], Stamp::of(&file));
+        fs::remove_file(&pattern).unwrap();
+        assert_ne!(config.read_from[&pattern], Stamp::of(&pattern));
+    }
 }

@@ -35,12 +35,10 @@ impl Place {
         );
         let config = Config::from_text(&text, self.0.path(), &|_| None).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (store, _) = Store::open(config.store, clock.clone()).unwrap();
+        let (store, _) = Store::open(config.store.clone(), clock.clone()).unwrap();
         let running = store.run().unwrap();
-        let handle = running.handle();
-        let routes = crate::app::routes(&config.destinations, &handle);
-        let ingest = Ingest::new(config.ingest, routes, handle.clone(), clock);
-        ingest.set_rules(crate::app::rules(&config.rules, &handle).unwrap());
+        let gateway = crate::app::gateway_id(&config.data_dir).unwrap();
+        let ingest = crate::app::ingest(&config, &gateway, &running.handle(), &clock).unwrap();
         Open { running, ingest }
     }
 }
