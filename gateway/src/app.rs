@@ -102,7 +102,7 @@ impl App {
             .collect::<Result<Vec<_>>>()?;
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
-        let remotes = bridged::remotes(config.remotes, &gateway, &local, &ingest);
+        let remotes = bridged::remotes(config.remotes, &gateway, &config.data_dir, &local, &ingest);
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone());
@@ -170,6 +170,9 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
         let (stop_forward, stop_http) = (CancellationToken::new(), CancellationToken::new());
         let mut ingress = Tasks::new(shutdown.clone());
+        let mut bridges = Tasks::new(shutdown.clone());
+        // Remotes end first: what they have in hand is shown by the broker.
+        let stop_broker = CancellationToken::new();
         let mut egress = Tasks::new(shutdown.clone());
         let mut looking_in = Tasks::new(shutdown.clone());
 
@@ -231,23 +234,30 @@ impl App {
         #[cfg(feature = "mqtt")]
         for (name, remote) in self.remotes {
             let stop = shutdown.clone();
-            ingress.spawn(name, OnEnd::StopGateway, async move {
+            bridges.spawn(name, OnEnd::StopGateway, async move {
                 remote.run(stop).await;
                 Ok(())
             });
         }
         ingress.spawn("broker", OnEnd::StopGateway, {
-            let shutdown = shutdown.clone();
-            async move { Ok(self.broker.run(self.ingest, shutdown).await?) }
+            let stop = stop_broker.clone();
+            async move { Ok(self.broker.run(self.ingest, stop).await?) }
         });
 
         shutdown.cancelled().await;
         let orderly = async {
+            let bridged = timeout(self.grace / 6, bridges.join()).await;
+            let bridged = bridged.unwrap_or_else(|_| {
+                tracing::info!("messages of remote brokers that could not be kept come again");
+                Ok(())
+            });
+            drop(bridges);
+            stop_broker.cancel();
             // Where the store takes nothing (a full disk), what was admitted is not
             // waited for so long that destinations have no time left to settle.
             let admitted = timeout(self.grace / 3, ingress.join()).await;
             stop_forward.cancel();
-            let settled = egress.join().await;
+            let settled = bridged.and(egress.join().await);
             stop_http.cancel();
             let ended = settled.and(looking_in.join().await);
             match admitted {

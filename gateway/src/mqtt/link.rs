@@ -81,8 +81,12 @@ pub(crate) enum Signal {
     Acknowledged,
     /// A message came; it is to be acknowledged with [`Client::acknowledge`].
     Received(Received),
-    /// What became of each filter asked for.
-    Subscribed(Vec<Result<(), String>>),
+    /// What became of each filter asked for: the QoS granted, or why none.
+    Subscribed(Vec<Result<u8, String>>),
+    /// A filter was taken out.
+    Unsubscribed,
+    /// Our DISCONNECT left.
+    Left,
     /// Nothing that matters.
     Other,
 }
@@ -105,9 +109,23 @@ impl Received {
 
     /// Bytes that it holds, about.
     pub(crate) fn bytes(&self) -> usize {
+        /// Beside what is in it, and beside each of its user properties.
+        const MESSAGE_BYTES: usize = 256;
+        const PROPERTY_BYTES: usize = 64;
         match self {
-            Self::V4(publish) => publish.topic.len() + publish.payload.len(),
-            Self::V5(publish) => publish.topic.len() + publish.payload.len(),
+            Self::V4(publish) => MESSAGE_BYTES + publish.topic.len() + publish.payload.len(),
+            Self::V5(publish) => {
+                let properties = publish.properties.as_ref().map_or(0, |known| {
+                    let text = |text: &Option<String>| text.as_deref().map_or(0, str::len);
+                    let user = known.user_properties.iter();
+                    let user = user.map(|(name, value)| PROPERTY_BYTES + name.len() + value.len());
+                    user.sum::<usize>()
+                        + text(&known.content_type)
+                        + text(&known.response_topic)
+                        + known.correlation_data.as_ref().map_or(0, Bytes::len)
+                });
+                MESSAGE_BYTES + publish.topic.len() + publish.payload.len() + properties
+            }
         }
     }
 }
@@ -183,6 +201,15 @@ impl Client {
                 });
                 client.subscribe_many(filters).await.map_err(|_| Gone)
             }
+        }
+    }
+
+    /// Asks to take a filter out. The next one only when this one was answered: with a
+    /// small window the library would give both the same identifier.
+    pub(crate) async fn unsubscribe(&self, filter: String) -> Result<(), Gone> {
+        match self {
+            Self::V4(client) => client.unsubscribe(filter).await.map_err(|_| Gone),
+            Self::V5(client) => client.unsubscribe(filter).await.map_err(|_| Gone),
         }
     }
 
@@ -323,11 +350,13 @@ fn of_event_v4(event: Event) -> Signal {
                 .return_codes
                 .iter()
                 .map(|code| match code {
-                    rumqttc::SubscribeReasonCode::Success(_) => Ok(()),
+                    rumqttc::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                     rumqttc::SubscribeReasonCode::Failure => Err("refused".to_owned()),
                 })
                 .collect(),
         ),
+        Event::Incoming(Packet::UnsubAck(_)) => Signal::Unsubscribed,
+        Event::Outgoing(Outgoing::Disconnect) => Signal::Left,
         Event::Outgoing(Outgoing::Publish(id)) => Signal::Sent(id),
         Event::Outgoing(Outgoing::PubAck(_)) => Signal::Acknowledged,
         _ => Signal::Other,
@@ -363,11 +392,13 @@ fn of_event_v5(event: v5::Event) -> Signal {
                 .return_codes
                 .iter()
                 .map(|code| match code {
-                    SubscribeReasonCode::Success(_) => Ok(()),
+                    SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                     refused => Err(format!("refused: {refused:?}")),
                 })
                 .collect(),
         ),
+        v5::Event::Incoming(Packet::UnsubAck(_)) => Signal::Unsubscribed,
+        v5::Event::Outgoing(Outgoing::Disconnect) => Signal::Left,
         v5::Event::Outgoing(Outgoing::Publish(id)) => Signal::Sent(id),
         v5::Event::Outgoing(Outgoing::PubAck(_)) => Signal::Acknowledged,
         _ => Signal::Other,

@@ -2,10 +2,13 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{mqtt::reason::Broken, status::RemoteCounts};
+
+/// Why nothing comes while the broker is connected.
+const WAITS: &str = "its messages wait for room here";
 
 /// Whether messages can come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +42,8 @@ pub struct Handle {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<(State, Option<String>)>,
+    /// Messages wait because there is no room for them here.
+    waits: AtomicBool,
     counters: Counters,
 }
 
@@ -79,6 +84,19 @@ impl Handle {
         *self.lock() = (State::Connected, None);
     }
 
+    /// There has been no room for messages for a while. Whether this is news.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.lock().1 = Some(WAITS.to_owned());
+        !self.shared.waits.swap(true, Relaxed)
+    }
+
+    /// There is room for messages.
+    pub(super) fn has_room(&self) {
+        if self.shared.waits.swap(false, Relaxed) {
+            self.lock().1 = None;
+        }
+    }
+
     /// Whether this is news, and should be logged.
     pub(super) fn broke(&self, broken: &Broken) -> bool {
         self.shared.counters.disconnects.fetch_add(1, Relaxed);
@@ -88,7 +106,11 @@ impl Handle {
         };
         let mut state = self.lock();
         let is_news = state.0 != now || state.1.is_none();
-        *state = (now, Some(broken.reason.clone()));
+        let reason = match self.shared.waits.swap(false, Relaxed) {
+            true => format!("{WAITS}; then {broken}"),
+            false => broken.reason.clone(),
+        };
+        *state = (now, Some(reason));
         is_news
     }
 

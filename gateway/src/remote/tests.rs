@@ -1,13 +1,24 @@
 //! Against a server that does what the test says, with a journal behind.
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard},
+};
 
 use bytes::BytesMut;
-use rumqttc::mqttbytes::{self, v4::Packet};
+use rumqttc::mqttbytes::{
+    self,
+    v4::{Packet, SubscribeFilter},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
     task::JoinHandle,
+    time::timeout,
 };
 
 use super::*;
@@ -25,8 +36,15 @@ struct Cloud {
 struct Shared {
     /// What came, over all connections.
     came: Vec<Packet>,
-    /// Packets to be sent once the client is connected.
-    send: Vec<Packet>,
+    answers: VecDeque<Packet>,
+    /// Messages to be sent once the client has subscribed.
+    messages: VecDeque<Packet>,
+    is_subscribed: bool,
+    has_session: bool,
+    /// Grants no more than QoS 0.
+    is_stingy: bool,
+    /// Bytes that the client, or the network, took.
+    written: usize,
 }
 
 impl Cloud {
@@ -40,8 +58,13 @@ impl Cloud {
         let serving = cloud.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let (read, write) = stream.into_split();
                 // The end of a connection is the client's affair.
-                drop(serving.serve(stream).await);
+                tokio::select! {
+                    _ = serving.read(read) => {}
+                    _ = serving.write(write) => {}
+                }
+                serving.shared().is_subscribed = false;
             }
         });
         cloud
@@ -56,7 +79,7 @@ impl Cloud {
         let qos = mqttbytes::QoS::AtLeastOnce;
         let mut publish = mqttbytes::v4::Publish::new(topic, qos, payload);
         publish.pkid = id;
-        self.shared().send.push(Packet::Publish(publish));
+        self.shared().messages.push_back(Packet::Publish(publish));
         self.to_send.notify_one();
     }
 
@@ -70,53 +93,80 @@ impl Cloud {
         acks.collect()
     }
 
-    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let (mut read, mut is_subscribed) = (BytesMut::new(), false);
-        loop {
-            let mut write = BytesMut::new();
-            if is_subscribed {
-                for packet in self.shared().send.drain(..) {
-                    packet.write(&mut write, usize::MAX).unwrap();
-                }
-            }
+    /// Filters that were taken out, in order.
+    fn taken_out(&self) -> Vec<String> {
+        let shared = self.shared();
+        let all = shared.came.iter().filter_map(|packet| match packet {
+            Packet::Unsubscribe(unsubscribe) => Some(unsubscribe.topics.clone()),
+            _ => None,
+        });
+        all.flatten().collect()
+    }
+
+    async fn read(&self, mut stream: OwnedReadHalf) -> std::io::Result<()> {
+        let mut read = BytesMut::new();
+        while stream.read_buf(&mut read).await? > 0 {
             while let Ok(packet) = Packet::read(&mut read, usize::MAX) {
-                let answer = match &packet {
-                    Packet::Connect(_) => Some(Packet::ConnAck(mqttbytes::v4::ConnAck::new(
-                        mqttbytes::v4::ConnectReturnCode::Success,
-                        false,
-                    ))),
-                    Packet::Subscribe(subscribe) => {
-                        is_subscribed = true;
-                        let filters = subscribe.filters.iter();
-                        let codes =
-                            filters.map(|one| mqttbytes::v4::SubscribeReasonCode::Success(one.qos));
-                        Some(Packet::SubAck(mqttbytes::v4::SubAck::new(
-                            subscribe.pkid,
-                            codes.collect(),
-                        )))
-                    }
-                    Packet::PingReq => Some(Packet::PingResp),
-                    _ => None,
-                };
-                self.shared().came.push(packet);
-                if let Some(answer) = answer {
-                    answer.write(&mut write, usize::MAX).unwrap();
-                }
+                let mut shared = self.shared();
+                let answer = shared.answer(&packet);
+                shared.answers.extend(answer);
+                shared.came.push(packet);
             }
-            stream.write_all(&write).await?;
-            tokio::select! {
-                read = stream.read_buf(&mut read) => if read? == 0 {
-                    return Ok(());
-                },
-                () = self.to_send.notified() => {}
-            }
+            self.to_send.notify_one();
         }
+        Ok(())
+    }
+
+    async fn write(&self, mut stream: OwnedWriteHalf) -> std::io::Result<()> {
+        loop {
+            let next = {
+                let mut shared = self.shared();
+                let answer = shared.answers.pop_front();
+                match (answer, shared.is_subscribed) {
+                    (None, true) => shared.messages.pop_front(),
+                    (answer, _) => answer,
+                }
+            };
+            let Some(packet) = next else {
+                self.to_send.notified().await;
+                continue;
+            };
+            let mut bytes = BytesMut::new();
+            packet.write(&mut bytes, usize::MAX).unwrap();
+            stream.write_all(&bytes).await?;
+            self.shared().written += bytes.len();
+        }
+    }
+}
+
+impl Shared {
+    fn answer(&mut self, packet: &Packet) -> Option<Packet> {
+        use mqttbytes::v4::{
+            ConnAck, ConnectReturnCode, SubAck, SubscribeReasonCode as Code, UnsubAck,
+        };
+        Some(match packet {
+            Packet::Connect(_) => {
+                Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, self.has_session))
+            }
+            Packet::Subscribe(subscribe) => {
+                (self.is_subscribed, self.has_session) = (true, true);
+                let granted = |one: &SubscribeFilter| match self.is_stingy {
+                    true => Code::Success(mqttbytes::QoS::AtMostOnce),
+                    false => Code::Success(one.qos),
+                };
+                let codes = subscribe.filters.iter().map(granted).collect();
+                Packet::SubAck(SubAck::new(subscribe.pkid, codes))
+            }
+            Packet::Unsubscribe(unsubscribe) => Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)),
+            Packet::PingReq => Packet::PingResp,
+            _ => return None,
+        })
     }
 }
 
 /// A gateway as far as remotes need one.
 struct Place {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     store: store::Running,
     ingest: Arc<Ingest>,
     local: Local,
@@ -126,14 +176,20 @@ struct Place {
 
 impl Place {
     async fn start() -> Self {
+        Self::with_room(64 << 20).await
+    }
+
+    /// With so many bytes for the journal.
+    async fn with_room(max_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut whole = crate::config::Config::defaults(dir.path());
         whole.store.reserve_bytes = 1 << 16;
+        whole.store.max_bytes = max_bytes;
         let clock = Arc::new(SystemClock);
         let (store, _) = Store::open(whole.store, clock.clone()).unwrap();
         let store = store.run().unwrap();
         let settings = ingest::Config::default();
-        let ingest = Ingest::new(settings, Routes::NONE, store.handle(), clock);
+        let ingest = Ingest::new(settings, Routes(1), store.handle(), clock);
         let ingest = Arc::new(ingest);
         let broker = penstock_broker::Config {
             listeners: vec![penstock_broker::listener::Config::tcp(
@@ -144,7 +200,7 @@ impl Place {
         let broker = broker.bind().await.unwrap();
         let stop = CancellationToken::new();
         Self {
-            _dir: dir,
+            dir,
             store,
             local: broker.handle().local(),
             stop: stop.clone(),
@@ -159,6 +215,7 @@ impl Place {
     fn remote(&self, cloud: &Cloud, subscriptions: Vec<Subscription>) -> Remote {
         let server = Server {
             version: Version::V4,
+            keep_alive: Duration::from_secs(5),
             ..Server::new("127.0.0.1", cloud.port)
         };
         let config = Config {
@@ -166,12 +223,40 @@ impl Place {
             ..Config::new("cloud", server)
         };
         Remote::new(config, self.local.clone(), self.ingest.clone())
+            .remembering_in(self.dir.path())
+    }
+
+    fn run(&self, cloud: &Cloud, subscriptions: Vec<Subscription>) -> Running {
+        let remote = self.remote(cloud, subscriptions);
+        let (handle, stop) = (remote.handle(), CancellationToken::new());
+        Running {
+            handle,
+            stop: stop.clone(),
+            task: tokio::spawn(remote.run(stop)),
+        }
     }
 
     async fn end(self) {
         self.stop.cancel();
         self.broker.await.unwrap();
         self.store.shutdown().await.unwrap();
+    }
+}
+
+struct Running {
+    handle: Handle,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn is(&self, state: State) {
+        until(|| self.handle.state().0 == state).await;
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
     }
 }
 
@@ -199,20 +284,92 @@ async fn until(condition: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_for_the_journal_that_can_have_no_topic_here_is_in_quarantine() {
     let (cloud, place) = (Cloud::start().await, Place::start().await);
-    let remote = place.remote(&cloud, vec![kept("own/#", "own/")]);
-    let handle = remote.handle();
-    let running = tokio::spawn(remote.run(place.stop.clone()));
+    let running = place.run(&cloud, vec![kept("own/#", "own/")]);
     cloud.publish(1, "own", b"{\"v\":1}");
     cloud.publish(2, "own/a", b"{\"v\":2}");
     until(|| cloud.acknowledged() == [1, 2]).await;
-    let counts = handle.counted();
+    let counts = running.handle.counted();
     assert_eq!((counts.received, counts.kept, counts.refused), (2, 2, 0));
     let journal = place.store.handle();
     let status = journal.status();
     assert_eq!((status.stored, status.quarantined), (1, 1));
     let listed = journal.listing().unwrap().quarantine(0, 10).unwrap();
     assert_eq!((&*listed[0].topic, &*listed[0].class), ("own", "topic"));
-    place.stop.cancel();
-    running.await.unwrap();
+    running.end().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_filter_that_is_no_longer_configured_is_taken_out_at_the_broker_once() {
+    let (cloud, place) = (Cloud::start().await, Place::start().await);
+    let all = || ["a/#", "b/#", "c/#"].map(|filter| kept(filter, ""));
+    let running = place.run(&cloud, all().into());
+    running.is(State::Connected).await;
+    running.end().await;
+    assert!(cloud.taken_out().is_empty());
+    for _ in 0..2 {
+        let running = place.run(&cloud, all()[1..2].into());
+        running.is(State::Connected).await;
+        running.end().await;
+        assert_eq!(cloud.taken_out(), ["a/#", "c/#"]);
+    }
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_grants_less_than_was_asked_for_needs_a_person() {
+    let (cloud, place) = (Cloud::start().await, Place::start().await);
+    cloud.shared().is_stingy = true;
+    let running = place.run(&cloud, vec![kept("a/#", "")]);
+    running.is(State::Stopped).await;
+    let (_, why) = running.handle.state();
+    assert!(why.unwrap().contains("grants QoS 0 only"));
+    running.end().await;
+    let less = Subscription {
+        qos: 0,
+        ..kept("a/#", "")
+    };
+    let running = place.run(&cloud, vec![less]);
+    running.is(State::Connected).await;
+    running.end().await;
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_an_orderly_end_what_was_kept_is_acknowledged_and_the_broker_told() {
+    let (cloud, place) = (Cloud::start().await, Place::start().await);
+    let running = place.run(&cloud, vec![kept("a", "")]);
+    running.is(State::Connected).await;
+    for id in 1..=2_000 {
+        cloud.publish(id, "a", b"1");
+    }
+    let journal = place.store.handle();
+    until(|| journal.status().stored > 0).await;
+    running.end().await;
+    until(|| cloud.shared().came.contains(&Packet::Disconnect)).await;
+    let acknowledged = cloud.acknowledged().len() as u64;
+    assert_eq!(acknowledged, journal.status().stored);
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_journal_holds_a_bounded_number_of_bytes_and_says_why_nothing_comes() {
+    const BYTES: usize = 1_000_000;
+    let (cloud, place) = (Cloud::start().await, Place::with_room(4 << 20).await);
+    let running = place.run(&cloud, vec![kept("a", "")]);
+    let payload = format!("{{\"v\":\"{}\"}}", "x".repeat(BYTES));
+    for id in 1..=100 {
+        cloud.publish(id, "a", payload.as_bytes());
+    }
+    let says = |what: &str| {
+        let (state, why) = running.handle.state();
+        state == State::Connected && why.is_some_and(|why| why.contains(what))
+    };
+    until(|| says("wait for room")).await;
+    // Some are with the library and the network.
+    let written = cloud.shared().written;
+    assert!(written < 50 * BYTES, "{written}");
+    running.stop.cancel();
+    drop(running);
     place.end().await;
 }
