@@ -101,6 +101,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// What works between remotes and destinations, and is probably not what is wanted.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn bridge_warnings(&self) -> Vec<String> {
+        mqtt::warnings(&self.remotes, &self.destinations)
+    }
+
     /// Reads a file; without one, the defaults, in `./penstock-data`. Environment
     /// variables are those of the process.
     ///

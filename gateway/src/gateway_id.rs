@@ -64,15 +64,27 @@ impl GatewayId {
     }
 
     /// The client identifier of a connection named `name`, where none is
-    /// configured: letters, digits and dashes, 23 bytes at most where it can be.
+    /// configured: letters, digits and dashes. Longer than the 23 bytes that a server
+    /// of MQTT 3.1.1 must take (section 3.1.3.1), which all of them exceed: two
+    /// gateways of a fleet with the same one would throw each other out for ever.
     pub fn client_id(&self, role: &str, name: &str) -> String {
-        format!("penstock-{}-{role}-{name}", &self.0[..8.min(self.0.len())])
+        format!("penstock-{}-{role}-{name}", self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gateways_that_differ_anywhere_have_different_client_identifiers() {
+        let of = |id: &str| GatewayId(id.into()).client_id("to", "events");
+        assert_eq!(
+            of("8123456789abcdef"),
+            "penstock-8123456789abcdef-to-events"
+        );
+        assert_ne!(of("8123456789abcdef"), of("8123456789abcdee"));
+    }
 
     #[test]
     fn a_gateway_stays_who_it_is() {

@@ -77,6 +77,11 @@ impl Server {
 
     /// Whether this is the same broker, as far as its address tells.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
+        self.is_same_host(other) && self.port == other.port
+    }
+
+    /// Whether both have the same name or address, whatever the port.
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
+        self.host.eq_ignore_ascii_case(&other.host)
     }
 }

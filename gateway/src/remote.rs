@@ -78,6 +78,8 @@ pub struct Config {
     pub packet_bytes_max: u32,
     /// What to subscribe to.
     pub subscriptions: Vec<Subscription>,
+    /// The destination that is the same broker, where their addresses do not tell.
+    pub destination: Option<Arc<str>>,
 }
 
 /// Messages wanted of a remote broker.
@@ -106,7 +108,13 @@ impl Config {
             in_flight: 100,
             packet_bytes_max: 1024 * 1024,
             subscriptions: Vec::new(),
+            destination: None,
         }
+    }
+
+    /// Whether a destination of this name and address is the same broker.
+    pub(crate) fn is_same(&self, name: &str, server: &Server) -> bool {
+        self.destination.as_deref() == Some(name) || self.server.is_same(server)
     }
 }
 
@@ -237,7 +245,7 @@ pub(crate) fn not_back(
         let same = destinations
             .iter()
             .filter(|destination| match &destination.kind {
-                forward::Kind::Mqtt(config) => config.server.is_same(&remote.server),
+                forward::Kind::Mqtt(config) => remote.is_same(&destination.name, &config.server),
                 _ => false,
             });
         same.filter_map(|destination| store.destination_id(&destination.name))

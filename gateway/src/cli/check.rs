@@ -80,6 +80,8 @@ fn warnings(config: &Config) -> Vec<String> {
             ));
         }
     }
+    #[cfg(feature = "mqtt")]
+    warnings.extend(config.bridge_warnings());
     if !auth.is_on() || auth.client_ids != ClientIds::Any {
         return warnings;
     }

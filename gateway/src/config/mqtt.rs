@@ -49,6 +49,17 @@ pub(super) fn read_remotes(
             let what = format!("there is another remote named {:?}", &*remote.name);
             table.mistake(table.span("name").as_ref(), "name", what);
         }
+        if let Some(named) = &remote.destination {
+            let is_named = |one: &&crate::forward::Config| one.name == *named;
+            let found = destinations.iter().find(is_named);
+            if !found.is_some_and(|one| matches!(one.kind, Kind::Mqtt(_))) {
+                let what = format!(
+                    "{:?}: there is no destination of type mqtt with this name",
+                    &**named
+                );
+                table.mistake(table.span("destination").as_ref(), "destination", what);
+            }
+        }
         circles(&table, &remote, destinations);
         remotes.push(remote);
     }
@@ -104,8 +115,10 @@ fn read_remote(table: &Table<'_, '_, '_>, dir: &Path) -> Option<remote::Config> 
     );
     let in_flight = table.number("in_flight", 1..=65_535, default.in_flight);
     let packet_bytes_max = packet_bytes(table, default.packet_bytes_max);
+    let destination = table.text("destination").map(|text| Arc::from(text.value));
     table.finish();
     Some(remote::Config {
+        destination,
         name: Arc::from(name?.value),
         session_expiry,
         in_flight,
@@ -173,7 +186,7 @@ fn circles(
         let unmarked = [&config.server, &remote.server]
             .iter()
             .any(|server| server.version == Version::V4);
-        if !unmarked || !config.server.is_same(&remote.server) {
+        if !unmarked || !remote.is_same(&destination.name, &config.server) {
             continue;
         }
         let pattern = config.pattern().unwrap_or_default();
@@ -186,6 +199,40 @@ fn circles(
             table.mistake(table.span("subscribe").as_ref(), "subscribe", what);
         }
     }
+}
+
+/// What works, and is probably not what is wanted.
+pub(super) fn warnings(
+    remotes: &[remote::Config],
+    destinations: &[crate::forward::Config],
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for remote in remotes {
+        for (n, one) in remote.subscriptions.iter().enumerate() {
+            let mut before = remote.subscriptions[..n].iter();
+            let overlaps =
+                |other: &&remote::Subscription| topic::overlaps(&one.filter, &other.filter);
+            if let Some(other) = before.find(overlaps) {
+                warnings.push(format!(
+                    "remote {:?}: filters {:?} and {:?} take the same topics, and a broker may send such a message once for each of them",
+                    &*remote.name, other.filter, one.filter
+                ));
+            }
+        }
+        for destination in destinations {
+            let Kind::Mqtt(config) = &destination.kind else {
+                continue;
+            };
+            let same_host = config.server.is_same_host(&remote.server);
+            if same_host && !remote.is_same(&destination.name, &config.server) {
+                warnings.push(format!(
+                    "remote {:?} and destination {:?} are on one host: if that is one broker, say destination = {:?} in [[remote]], or messages go back to it",
+                    &*remote.name, &*destination.name, &*destination.name
+                ));
+            }
+        }
+    }
+    warnings
 }
 
 /// The keys that say how to reach a broker.

@@ -49,7 +49,7 @@ impl Remote {
         };
         let connection = Connection {
             client,
-            inbox: Inbox::new(self.config.in_flight),
+            inbox: Inbox::new(self.config.in_flight, self.config.packet_bytes_max),
             acks: Acks::default(),
             is_connected: AtomicBool::new(false),
         };

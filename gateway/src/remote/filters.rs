@@ -48,7 +48,8 @@ impl Filters {
         file.write_all(&serde_json::to_vec(filters)?)?;
         file.sync_all()?;
         fs::rename(&beside, &self.path)?;
-        fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
+        fs::File::open(dir)?.sync_all()
     }
 }
 

@@ -15,9 +15,11 @@ use crate::mqtt::link::Received;
 
 /// Bytes of messages, about: one more may come below it.
 pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What may come beyond that while acknowledgements leave.
+/// What may come beyond that while acknowledgements leave: messages, and bytes beside
+/// so many of the largest. The library reads up to ten packets between two of them.
 const LATE_MAX: usize = 4_096;
 const LATE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const LATE_LARGEST_MAX: usize = 16;
 /// Messages handled at once, and their bytes, about.
 const BATCH_MAX: usize = 64;
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -27,6 +29,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 pub(super) struct Inbox {
     /// How many the server may send before we have acknowledged them.
     messages_max: usize,
+    /// More than that is too much.
+    bytes_max: usize,
     held: Mutex<Held>,
     came: Notify,
     freed: Notify,
@@ -41,8 +45,12 @@ struct Held {
 }
 
 impl Inbox {
-    pub(super) fn new(in_flight: u16) -> Self {
+    pub(super) fn new(in_flight: u16, packet_bytes_max: u32) -> Self {
+        let largest = usize::try_from(packet_bytes_max).unwrap_or(usize::MAX);
         Self {
+            bytes_max: largest
+                .saturating_mul(LATE_LARGEST_MAX)
+                .saturating_add(BYTES_MAX + LATE_BYTES_MAX),
             messages_max: usize::from(in_flight),
             held: Mutex::default(),
             came: Notify::new(),
@@ -70,7 +78,7 @@ impl Inbox {
     /// Whether there is more than even the end of acknowledgements excuses.
     pub(super) fn is_flooded(&self) -> bool {
         let held = self.held();
-        held.messages > self.messages_max + LATE_MAX || held.bytes > BYTES_MAX + LATE_BYTES_MAX
+        held.messages > self.messages_max + LATE_MAX || held.bytes > self.bytes_max
     }
 
     /// Waits until there is room.
@@ -129,7 +137,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_bytes_whatever_is_being_handled() {
-        let inbox = Inbox::new(u16::MAX);
+        let inbox = Inbox::new(u16::MAX, 1_000);
         let mut came = 0;
         while inbox.has_room() {
             inbox.push(message(512 * 1024));
@@ -151,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_server_that_keeps_to_what_was_announced_always_finds_room() {
-        let inbox = Inbox::new(3);
+        let inbox = Inbox::new(3, 1_000);
         for _ in 0..3 {
             inbox.push(message(1));
             assert!(inbox.has_room());

@@ -66,6 +66,7 @@ server = "mqtt://h"
 session_expiry = "1h"
 in_flight = 9
 packet_bytes_max = "2KiB"
+destination = "up"
 [[remote.subscribe]]
 filter = "$share/g/a/b/#"
 qos = 0
@@ -114,6 +115,7 @@ journal = true
         in_flight: 9,
         packet_bytes_max: 2048,
         subscriptions: vec![subscription],
+        destination: Some("up".into()),
         ..remote::Config::new("down", Server::new("h", 1883))
     };
     assert_eq!(config.remotes, [expect]);
@@ -204,6 +206,48 @@ fn what_cannot_be_marked_must_be_told_by_its_topic() {
     assert_snapshot!(both("3.1.1", "telemetry/+/x/#").unwrap_err().to_string(), @r#"
     configuration:10: remote[1].subscribe: "telemetry/+/x/#" also takes what destination "up" publishes there ("telemetry/+/+/+"), and MQTT 3.1.1 cannot tell them apart; use other topics, or version = "5" for both
     "#);
+}
+
+/// A destination and a remote of the same host in MQTT 3.1.1, one of them encrypted.
+fn one_host(more: &str, filters: &[&str]) -> Result<Config, Mistakes> {
+    let filters: String = filters
+        .iter()
+        .map(|filter| format!("[[remote.subscribe]]\nfilter = \"{filter}\"\n"))
+        .collect();
+    read(&format!(
+        "[[destination]]\nname = \"up\"\ntype = \"mqtt\"\nserver = \"mqtts://h\"\nversion = \"3.1.1\"\n\
+         [[remote]]\nname = \"down\"\nserver = \"mqtt://h\"\nversion = \"3.1.1\"\n{more}\n{filters}"
+    ))
+}
+
+#[test]
+fn a_broker_with_two_ports_is_one_where_the_operator_says_so() {
+    let warnings = |config: &Config| warnings(&config.remotes, &config.destinations);
+    let config = one_host("", &["telemetry/#"]).unwrap();
+    assert_snapshot!(warnings(&config).join("\n"), @r#"remote "down" and destination "up" are on one host: if that is one broker, say destination = "up" in [[remote]], or messages go back to it"#);
+    let said = one_host("destination = \"up\"", &["telemetry/#"]).unwrap_err();
+    assert!(
+        said.to_string().contains("also takes what destination"),
+        "{said}"
+    );
+    let config = one_host("destination = \"up\"", &["commands/#"]).unwrap();
+    assert!(warnings(&config).is_empty());
+    let up = &config.destinations[0];
+    let Kind::Mqtt(server) = &up.kind else {
+        panic!("another kind");
+    };
+    assert!(config.remotes[0].is_same(&up.name, &server.server));
+    let said = one_host("destination = \"events\"", &["commands/#"]).unwrap_err();
+    assert!(
+        said.to_string().contains("no destination of type mqtt"),
+        "{said}"
+    );
+}
+
+#[test]
+fn filters_that_take_the_same_topics_are_complained_of() {
+    let config = one_host("destination = \"up\"", &["a/#", "b", "+/c"]).unwrap();
+    assert_snapshot!(warnings(&config.remotes, &config.destinations).join("\n"), @r#"remote "down": filters "a/#" and "+/c" take the same topics, and a broker may send such a message once for each of them"#);
 }
 
 #[test]
