@@ -19,10 +19,12 @@
 #[cfg(feature = "mqtt")]
 mod aside;
 mod duplicates;
+mod lessons;
 mod metrics;
 mod raw;
 mod timing;
 mod topics;
+mod verdicts;
 
 use std::{
     collections::HashMap,
@@ -38,12 +40,14 @@ use tokio::sync::{Notify, Semaphore};
 
 use duplicates::Sent;
 pub use duplicates::{Duplicates, Report};
+use lessons::Lessons;
 pub use metrics::Metrics;
 use metrics::Taken;
 pub use raw::Raw;
 pub use timing::DeviceClock;
 use timing::Timing;
 use topics::Topics;
+use verdicts::verdicts;
 
 use crate::{
     clock::{Booted, Clock},
@@ -58,7 +62,7 @@ use crate::{
     },
     record::{DestinationId, Routes},
     rules::{self, RuleSet},
-    store::{self, Appended, Entry, NewEvent, NewOriginal},
+    store::{self, Entry, NewEvent, NewOriginal},
 };
 
 /// Bytes of entries that are built before they are appended, about: one message
@@ -141,9 +145,9 @@ pub struct Ingest {
     /// What Sparkplug nodes said at their birth.
     births: Births,
     /// Somebody of those should be asked to be born again.
-    rebirths: Notify,
+    rebirths: Arc<Notify>,
     /// What devices' clocks are like.
-    timing: Timing,
+    timing: Arc<Timing>,
     /// A permit for each of [`PREPARING_MAX`].
     preparing: Semaphore,
 }
@@ -158,7 +162,7 @@ impl Ingest {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            timing: Timing::new(config.late_after),
+            timing: Arc::new(Timing::new(config.late_after)),
             duplicates: Arc::new(Duplicates::new(&config.mappings, clock.now())),
             topics: Topics::new(config),
             routes,
@@ -170,7 +174,7 @@ impl Ingest {
             clock,
             metrics: Arc::default(),
             births: Births::default(),
-            rebirths: Notify::new(),
+            rebirths: Arc::default(),
             preparing: Semaphore::new(PREPARING_MAX),
         }
     }
@@ -270,8 +274,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.originals = self.originals;
-        preparing.timing = Some(&self.timing);
-        let entries = preparing.retry(raw)?;
+        let entries = preparing.timed_by(&self.timing, None).retry(raw)?;
         Ok(Retried {
             entries,
             counts: metrics,
@@ -297,7 +300,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
-        preparing.timing = Some(&self.timing);
+        let preparing = preparing.timed_by(&self.timing, None);
         let entries = preparing.retry(raw)?.into_iter();
         let events = entries.filter_map(|entry| match entry {
             Entry::Event(event) => Some(event),
@@ -336,15 +339,12 @@ impl Admission for Ingest {
                     sent,
                     counts,
                     returned,
+                    lessons,
                 } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .sending_originals(self.originals)
                     .timed_by(&self.timing, booted.as_ref())
                     .group(&publisher.client_id, &mut batch, received);
-                self.metrics.gaps_seen(births.rebirths().take_gaps());
-                if births.rebirths().is_wanted() {
-                    self.rebirths.notify_one();
-                }
                 let appended = if entries.is_empty() {
                     None
                 } else {
@@ -352,16 +352,21 @@ impl Admission for Ingest {
                 };
                 drop(permit);
                 let duplicates = self.duplicates.clone();
+                let (births, metrics) = (births.clone(), self.metrics.clone());
+                let (client_id, asking) = (publisher.client_id.clone(), self.rebirths.clone());
                 let own = async move {
-                    let mut verdicts = match appended {
-                        None => verdicts(&counts, Some(&[])),
-                        Some(Ok(receipt)) => {
-                            let appended = receipt.await.ok();
-                            duplicates.count(&sent, appended.as_deref().unwrap_or_default());
-                            verdicts(&counts, appended.as_deref())
-                        }
-                        Some(Err(store::Stopped)) => verdicts(&counts, None),
+                    let appended = match appended {
+                        None => Some(Vec::new()),
+                        Some(Ok(receipt)) => receipt.await.ok(),
+                        Some(Err(store::Stopped)) => None,
                     };
+                    let mut verdicts = verdicts(&counts, appended.as_deref());
+                    let appended = appended.unwrap_or_default();
+                    duplicates.count(&sent, &appended);
+                    lessons.learn(&births, &client_id, &verdicts, &appended, &metrics);
+                    if births.rebirths().is_wanted() {
+                        asking.notify_one();
+                    }
                     for index in returned {
                         if let Some(verdict @ Verdict::Accepted) = verdicts.get_mut(index) {
                             *verdict = Verdict::Returned;
@@ -403,31 +408,6 @@ fn via(user: &[(Arc<str>, Arc<str>)], is_own: impl Fn(&str) -> bool) -> Option<A
     (!last.is_empty()).then(|| last.join(" ").into())
 }
 
-/// What to tell the device about each publish, from what became of its entries;
-/// `None` where the store has stopped.
-fn verdicts(counts: &[usize], appended: Option<&[Appended]>) -> Vec<Verdict> {
-    let Some(mut rest) = appended else {
-        return vec![Verdict::Lost; counts.len()];
-    };
-    counts
-        .iter()
-        .map(|count| {
-            let Some((own, others)) = rest.split_at_checked(*count) else {
-                // Fewer answers than entries: nothing is known of the others.
-                return Verdict::Lost;
-            };
-            rest = others;
-            if own.contains(&Appended::Full) {
-                Verdict::Busy
-            } else if !own.is_empty() && own.iter().all(|a| *a == Appended::Duplicate) {
-                Verdict::Duplicate
-            } else {
-                Verdict::Accepted
-            }
-        })
-        .collect()
-}
-
 /// What is appended together.
 struct Group {
     entries: Vec<Entry>,
@@ -437,6 +417,7 @@ struct Group {
     counts: Vec<usize>,
     /// Publishes that came back, by index.
     returned: Vec<usize>,
+    lessons: Lessons,
 }
 
 /// Builds one group.
@@ -471,6 +452,7 @@ struct Preparing<'i> {
     /// Entries of each publish.
     counts: Vec<usize>,
     returned: Vec<usize>,
+    lessons: Lessons,
     /// The mapping of the last topic: a device mostly stays on one.
     last: Option<topics::Found>,
 }
@@ -504,6 +486,7 @@ impl<'i> Preparing<'i> {
             bytes: 0,
             counts: Vec::new(),
             returned: Vec::new(),
+            lessons: Lessons::default(),
             last: None,
         }
     }
@@ -521,14 +504,15 @@ impl<'i> Preparing<'i> {
         self
     }
 
-    const fn timed_by(mut self, timing: &'i Timing, booted: Option<&'i Booted>) -> Self {
+    fn timed_by(mut self, timing: &'i Arc<Timing>, booted: Option<&'i Booted>) -> Self {
         self.timing = Some(timing);
+        self.lessons = Lessons::timed_by(timing);
         self.booted = booted;
         self
     }
 
     /// Marks what is odd about the times of a message's events.
-    fn mark(&self, events: &mut [Event]) {
+    fn mark(&mut self, events: &mut [Event]) {
         for event in &mut *events {
             event.corrected = self.corrected;
             timing::mark_unset(event, self.booted);
@@ -537,11 +521,8 @@ impl<'i> Preparing<'i> {
             }
         }
         // What is made again says nothing about the order in which it came.
-        if let Some(timing) = self.timing.filter(|_| self.corrected.is_none()) {
-            timing.watch(events);
-        }
-        for event in events {
-            self.metrics.marked(event.marks);
+        if self.corrected.is_none() {
+            self.lessons.watch(events, self.entries.len());
         }
     }
 
@@ -564,6 +545,7 @@ impl<'i> Preparing<'i> {
             sent: self.sent,
             counts: self.counts,
             returned: self.returned,
+            lessons: self.lessons,
         }
     }
 
@@ -595,7 +577,12 @@ impl<'i> Preparing<'i> {
             delivery: publish.delivery,
             nonce: rand::rng().random(),
         };
-        if let Err(reject) = self.message(&raw) {
+        let made = self.message(&raw);
+        if let Some(heard) = self.scratch.take_heard() {
+            self.lessons.hear(self.counts.len(), heard);
+        }
+        if let Err(reject) = made {
+            self.lessons.take_back(self.entries.len());
             self.quarantine(&raw, reject, raw.payload.clone());
         }
         self.counts.push(self.entries.len() - before);
@@ -621,6 +608,8 @@ impl<'i> Preparing<'i> {
     fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
         let done = self.message(raw);
         self.rules.give_back(self.matching);
+        // What is tried again says nothing about the order in which it came either.
+        self.lessons.count(self.metrics);
         done.map(|()| self.entries)
     }
 

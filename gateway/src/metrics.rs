@@ -144,7 +144,7 @@ const REJECTS_BY_CLASS: ByKind = (
 
 const EVENTS_BY_MARK: ByKind = (
     "gateway_ingest_time_marks",
-    "Events prepared whose times are odd, by what is; second copies count again",
+    "Events kept whose times are odd, by what is",
     "mark",
 );
 

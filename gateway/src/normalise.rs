@@ -42,11 +42,11 @@ pub mod timestamp;
 pub mod topic;
 pub mod units;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use decode::{Compression, Format, Node, Without};
 pub use mapping::{Mapping, Resolved};
-pub use protocol::births::Births;
+pub use protocol::births::{Births, Heard};
 pub use reject::{Class, Reject};
 
 use crate::{
@@ -133,6 +133,7 @@ pub struct Scratch {
     name: String,
     /// What was done, where somebody asked.
     steps: Option<Vec<String>>,
+    heard: RefCell<Option<Heard>>,
 }
 
 impl Scratch {
@@ -154,6 +155,12 @@ impl Scratch {
             steps.push(what());
         }
     }
+
+    /// What the last message said of its Sparkplug node, also one that was rejected: to
+    /// be [learned](Births::learn) once it is kept.
+    pub fn take_heard(&mut self) -> Option<Heard> {
+        self.heard.get_mut().take()
+    }
 }
 
 /// Turns one message into events.
@@ -166,6 +173,7 @@ pub fn normalise(
     message: &Message<'_>,
     scratch: &mut Scratch,
 ) -> Result<Normalised, Reject> {
+    scratch.heard.get_mut().take();
     protocol::begin(mapping, message);
     for (what, name) in [
         ("site", resolved.site.as_ref()),

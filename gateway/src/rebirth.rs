@@ -9,13 +9,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use penstock_broker::{Local, Publish, QoS};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, event::Timestamp, ingest::Ingest};
 
 /// Between two questions: their answers are the largest messages that nodes send.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two lines of the log: there may be many nodes.
+const SAYING: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -38,17 +40,56 @@ impl Rebirth {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let asking = async {
+            let mut tally = Tally::default();
             loop {
-                for topic in self.ingest.rebirths().await {
-                    tracing::info!(topic = %topic, "a Sparkplug node is asked to be born again: something of what it said was missed");
+                let topics = tokio::select! {
+                    topics = self.ingest.rebirths() => topics,
+                    () = tally.is_due() => Vec::new(),
+                };
+                for topic in topics {
+                    tracing::debug!(topic = %topic, "a Sparkplug node is asked to be born again");
                     self.local.show(&[command(&topic, self.clock.now())]).await;
+                    tally.asked += 1;
                     sleep(PAUSE).await;
+                }
+                if let Some(nodes) = tally.take(Instant::now()) {
+                    tracing::info!(
+                        nodes,
+                        "Sparkplug nodes were asked to be born again: something of what they said was missed"
+                    );
                 }
             }
         };
         tokio::select! {
             () = asking => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// What is to be said of the nodes that were asked.
+#[derive(Debug, Default)]
+struct Tally {
+    asked: usize,
+    said: Option<Instant>,
+}
+
+impl Tally {
+    /// How many were asked since this was said, if it is time to say it.
+    fn take(&mut self, now: Instant) -> Option<usize> {
+        let late = self.said.is_none_or(|said| now - said >= SAYING);
+        if self.asked == 0 || !late {
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.asked))
+    }
+
+    /// Resolves when there is something to say.
+    async fn is_due(&self) {
+        match self.said {
+            Some(said) if self.asked > 0 => sleep_until(said + SAYING).await,
+            _ => std::future::pending().await,
         }
     }
 }
@@ -100,6 +141,20 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::normalise::decode::{Format, Node, decode};
+
+    #[test]
+    fn however_many_are_asked_there_is_a_line_a_minute() {
+        let begun = Instant::now();
+        let mut tally = Tally::default();
+        assert_eq!(tally.take(begun), None);
+        tally.asked = 1;
+        assert_eq!(tally.take(begun), Some(1), "the first at once");
+        tally.asked = 50;
+        assert_eq!(tally.take(begun + SAYING / 2), None);
+        tally.asked += 50;
+        assert_eq!(tally.take(begun + SAYING), Some(100));
+        assert_eq!(tally.take(begun + 3 * SAYING), None);
+    }
 
     #[test]
     fn the_command_is_what_nodes_look_for() {

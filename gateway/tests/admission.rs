@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use penstock::{
     admin,
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     ingest::{Config, Ingest},
     record::{Position, Routes},
     store::{self, Listing, OnFull, Running, Store},
@@ -206,6 +206,70 @@ async fn a_full_journal_pushes_the_whole_batch_back() {
         status.accepted,
         status.stored + status.duplicate + status.quarantined
     );
+    gateway.store.shutdown().await.unwrap();
+}
+
+/// Asked again for as long as the disk is full, nothing looks out of order or missing.
+#[tokio::test]
+async fn what_finds_no_room_teaches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = penstock::config::Config::from_text(
+        "[[mapping]]\ntopic = \"spBv1.0/#\"\npreset = \"sparkplug\"\n\
+         [[mapping]]\ntopic = \"devices/{device}/#\"",
+        Path::new(""),
+        &|_| None,
+    );
+    let gateway = Gateway::with_size(dir.path(), config.unwrap().ingest, 8 << 20);
+    // A metric "T" with alias 1 and type double; then values of alias 1.
+    let birth = b"\x08\x01\x12\x07\x0a\x01T\x10\x01\x20\x0a\x18\0";
+    let bytes = |topic, payload: &[u8]| Publish {
+        payload: Bytes::copy_from_slice(payload),
+        ..publish(topic, "")
+    };
+    let value = |seq| {
+        let mut payload = b"\x08\x02\x12\x0b\x10\x01\x69\0\0\0\0\0\0\xf0\x3f\x18".to_vec();
+        payload.push(seq);
+        bytes("spBv1.0/G/NDATA/N", &payload)
+    };
+    let now = u64::try_from(SystemClock.now().as_nanos() / 1_000_000_000).unwrap();
+    let reading = |at| {
+        let text = format!(
+            "{{\"time\":{},\"pad\":\"{}\"}}",
+            now + at,
+            "x".repeat(1 << 16)
+        );
+        publish("devices/b7/t", &text)
+    };
+    let born = vec![bytes("spBv1.0/G/NBIRTH/N", birth), value(1)];
+    assert_eq!(gateway.admit(born).await, vec![Verdict::Accepted; 2]);
+    let metrics = gateway.ingest.metrics();
+    let disorder = || {
+        let mut marks = metrics.marks();
+        marks.find(|(mark, _)| *mark == "out-of-order").unwrap().1
+    };
+    let told = || {
+        let (clocks, _) = gateway.ingest.clocks(9);
+        let of_device = clocks.into_iter().find(|clock| &*clock.device == "b7");
+        of_device.map_or((0, 0), |clock| (clock.events, clock.out_of_order))
+    };
+    let (mut full, mut kept) = (0, 0);
+    while full < 3 {
+        // Each batch is in order, and behind what is kept.
+        let mut batch: Vec<Publish> = (0..10).map(|at| reading(kept * 10 + at)).collect();
+        batch.extend((2..5).map(|seq| value(u8::try_from(kept * 3 + seq).unwrap())));
+        match gateway.admit(batch).await.pop() {
+            Some(Verdict::Busy) => full += 1,
+            verdict => {
+                assert_eq!(verdict, Some(Verdict::Accepted));
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 0);
+    let (events, out_of_order) = told();
+    assert_eq!(events, kept * 10);
+    assert_eq!((out_of_order, disorder()), (0, 0));
+    assert_eq!(metrics.sparkplug_gaps(), 0);
     gateway.store.shutdown().await.unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Groups and verdicts, without a store.
 
 use super::*;
-use crate::store::NewQuarantine;
+use crate::store::{Appended, NewQuarantine};
 
 /// 2026-03-01T12:00:00Z.
 const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);
@@ -452,6 +452,7 @@ fn what_has_been_here_before_goes_nowhere_and_others_are_remembered() {
             sent,
             counts,
             returned,
+            ..
         } = preparing.group(&"c1".into(), &mut publishes, RECEIVED);
         assert_eq!(counts, [entries.len()]);
         assert_eq!(sent.len(), entries.len());

@@ -1,12 +1,16 @@
 //! What the times of events say of their devices' clocks, and what is odd about them.
 //!
-//! Promises: nothing is refused for its time here; marks are only said. Memory is bounded,
-//! however many devices and topics there are: who was not heard of for the longest time is
-//! forgotten first. Kept in memory only, so after a restart, or after it was forgotten, a
-//! device's next event begins anew and is not out of order.
+//! Promises: nothing is refused for its time here; marks are only said. What is not kept
+//! teaches nothing: an event that finds no room, or was kept before, is [taken
+//! back](Timing::learn), so that it is not out of order when it comes again. Memory is
+//! bounded, however many devices and topics there are, and however long the topics' names:
+//! who was not heard of for the longest time is forgotten first. Kept in memory only, so
+//! after a restart, or after it was forgotten, a device's next event begins anew and is
+//! not out of order.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,6 +34,29 @@ const ROUND: u32 = 32;
 pub(super) struct Timing {
     late_after: Duration,
     seen: Mutex<Generations>,
+    hasher: RandomState,
+}
+
+/// What was seen of an event, until it is known whether it is kept.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Its number among what is appended.
+    pub(super) entry: usize,
+    /// Everything that is odd about its times.
+    pub(super) marks: Marks,
+    device: Arc<str>,
+    /// How far the device's clock is ahead of ours, where both are known.
+    ahead: Option<i64>,
+    step: Option<Step>,
+}
+
+/// An event's time among those of its topic.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    topic: u64,
+    time: Timestamp,
+    /// The last one before it.
+    before: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +76,9 @@ struct Watch {
     late: u64,
     out_of_order: u64,
     implausible: u64,
-    /// The last time on some topics, those heard of lately first.
-    topics: Vec<(Arc<str>, Timestamp)>,
+    /// The last time on some topics, by the hash of their names, those heard of lately
+    /// first.
+    topics: Vec<(u64, Timestamp)>,
 }
 
 /// What a device's clock looks like from here.
@@ -61,7 +89,7 @@ pub struct DeviceClock {
     /// By how much it is ahead, less the delay of the fastest of its last 32 to 64
     /// events; negative where it is behind. `None` where it told no plausible time.
     pub offset_ms: Option<i64>,
-    /// Events since it was first heard of; as all counts, with second copies.
+    /// Events that were kept since it was first heard of.
     pub events: u64,
     /// Of those: late.
     pub late: u64,
@@ -72,39 +100,51 @@ pub struct DeviceClock {
 }
 
 impl Watch {
-    fn look(&mut self, event: &Event) -> Marks {
+    /// Takes a step on a topic, and what was the last time there before it.
+    fn step(&mut self, topic: u64, time: Timestamp) -> Option<Timestamp> {
+        let at = self.topics.iter().position(|(known, _)| *known == topic);
+        let before = at.map(|at| self.topics.remove(at).1);
+        let last = before.map_or(time, |before| before.max(time));
+        self.topics.insert(0, (topic, last));
+        self.topics.truncate(TOPICS_MAX);
+        before
+    }
+
+    /// An event was kept.
+    fn learn(&mut self, seen: &Seen) {
+        let marked = |mark| u64::from(seen.marks.contains(mark));
         self.events += 1;
-        self.implausible += u64::from(event.marks.contains(Marks::IMPLAUSIBLE));
-        if event.time_source != TimeSource::Device {
-            return Marks::NONE;
-        }
-        // Against a clock that is not set nothing can be compared.
-        if !event.received.is_unset() {
+        self.late += marked(Marks::LATE);
+        self.out_of_order += marked(Marks::OUT_OF_ORDER);
+        self.implausible += marked(Marks::IMPLAUSIBLE);
+        if seen.ahead.is_some() {
             if self.in_round == ROUND {
                 self.rounds = [None, self.rounds[0]];
                 self.in_round = 0;
             }
             self.in_round += 1;
-            let ahead = event
-                .time
-                .as_nanos()
-                .saturating_sub(event.received.as_nanos());
-            self.rounds[0] = self.rounds[0].max(Some(ahead));
+            self.rounds[0] = self.rounds[0].max(seen.ahead);
         }
-        let topic = self
-            .topics
-            .iter()
-            .position(|(topic, _)| *topic == event.topic);
-        let before = topic.map(|at| self.topics.remove(at));
-        let last = before.as_ref().map_or(event.time, |(_, last)| *last);
-        let name = before.map_or_else(|| event.topic.clone(), |(name, _)| name);
-        self.topics.insert(0, (name, last.max(event.time)));
-        self.topics.truncate(TOPICS_MAX);
-        if event.time < last {
-            self.out_of_order += 1;
-            return Marks::OUT_OF_ORDER;
+        if let Some(Step { topic, time, .. }) = seen.step {
+            // Also where one before it was taken back.
+            self.step(topic, time);
         }
-        Marks::NONE
+    }
+
+    /// An event was not kept. What was taken back once too often costs a mark, and
+    /// never gives one.
+    fn take_back(&mut self, seen: &Seen) {
+        let Some(Step { topic, before, .. }) = seen.step else {
+            return;
+        };
+        match before {
+            None => self.topics.retain(|(known, _)| *known != topic),
+            Some(before) => {
+                if let Some((_, last)) = self.topics.iter_mut().find(|(known, _)| *known == topic) {
+                    *last = before.min(*last);
+                }
+            }
+        }
     }
 
     fn clock(&self, device: &Arc<str>) -> DeviceClock {
@@ -125,6 +165,7 @@ impl Timing {
         Self {
             late_after,
             seen: Mutex::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -140,14 +181,53 @@ impl Timing {
         }
     }
 
-    /// Marks events that came behind later ones of their device and topic, and learns
-    /// about the devices' clocks.
-    pub(super) fn watch(&self, events: &mut [Event]) {
-        let mut seen = self.lock();
-        for event in events {
-            let watch = seen.of(&event.device);
-            watch.late += u64::from(event.marks.contains(Marks::LATE));
-            event.marks = event.marks.with(watch.look(event));
+    /// Marks events that came behind later ones of their device and topic. `entry` is
+    /// the number of the first; what was seen of them is [learned](Self::learn) later.
+    pub(super) fn watch(&self, events: &mut [Event], entry: usize) -> Vec<Seen> {
+        let mut known = self.lock();
+        let watch = |(entry, event): (usize, &mut Event)| {
+            let of_device = event.time_source == TimeSource::Device;
+            let step = of_device.then(|| {
+                let topic = self.hasher.hash_one(&*event.topic);
+                let before = known.of(&event.device).step(topic, event.time);
+                let time = event.time;
+                if before.is_some_and(|before| time < before) {
+                    event.marks = event.marks.with(Marks::OUT_OF_ORDER);
+                }
+                Step {
+                    topic,
+                    time,
+                    before,
+                }
+            });
+            let (time, received) = (event.time.as_nanos(), event.received.as_nanos());
+            // Against a clock that is not set nothing can be compared.
+            let compares = of_device && !event.received.is_unset();
+            Seen {
+                entry,
+                marks: event.marks,
+                device: event.device.clone(),
+                ahead: compares.then(|| time.saturating_sub(received)),
+                step,
+            }
+        };
+        (entry..).zip(events).map(watch).collect()
+    }
+
+    /// Learns about the devices' clocks from what was kept, and takes the rest back.
+    /// In the order in which it was seen.
+    pub(super) fn learn(&self, seen: &[Seen], is_kept: impl Fn(&Seen) -> bool) {
+        if seen.is_empty() {
+            return;
+        }
+        let mut known = self.lock();
+        for seen in seen {
+            let watch = known.of(&seen.device);
+            if is_kept(seen) {
+                watch.learn(seen);
+            } else {
+                watch.take_back(seen);
+            }
         }
     }
 
@@ -156,6 +236,7 @@ impl Timing {
     pub(super) fn clocks(&self, count: usize) -> (Vec<DeviceClock>, usize) {
         let seen = self.lock();
         let all = seen.young.iter().chain(&seen.old);
+        let all = all.filter(|(_, watch)| watch.events > 0);
         let mut clocks: Vec<DeviceClock> = all.map(|(name, watch)| watch.clock(name)).collect();
         drop(seen);
         let known = clocks.len();
@@ -243,7 +324,8 @@ mod tests {
 
     fn marks(timing: &Timing, mut event: Event) -> Option<String> {
         timing.mark_late(&mut event);
-        timing.watch(std::slice::from_mut(&mut event));
+        let seen = timing.watch(std::slice::from_mut(&mut event), 0);
+        timing.learn(&seen, |_| true);
         event.marks.text()
     }
 
@@ -299,6 +381,44 @@ mod tests {
         let (clocks, known) = timing.clocks(9);
         let a = clocks.iter().find(|clock| &*clock.device == "a").unwrap();
         assert_eq!((a.events, a.late, a.out_of_order, known), (7, 1, 2, 2));
+    }
+
+    #[test]
+    fn what_is_not_kept_is_in_order_when_it_comes_again() {
+        let timing = timing();
+        assert_eq!(marks(&timing, event("a", "t", NOW, NOW)), None);
+        let batch = |times: [i64; 3]| times.map(|at| event("a", "t", NOW + at * SECOND, NOW));
+        let marked = |batch: &[Event]| -> Vec<bool> {
+            let marks = batch.iter().map(|event| !event.marks.is_empty());
+            marks.collect()
+        };
+        let [mut first, mut next] = [batch([1, 2, 3]), batch([4, 6, 5])];
+        let first_seen = timing.watch(&mut first, 0);
+        // Handed over while the first waits for the disk.
+        let next_seen = timing.watch(&mut next, 0);
+        assert_eq!(marked(&next), [false, false, true]);
+        timing.learn(&first_seen, |_| false);
+        let mut again = batch([1, 2, 3]);
+        let again_seen = timing.watch(&mut again, 0);
+        assert_eq!(marked(&again), [false; 3]);
+        timing.learn(&again_seen, |_| true);
+        timing.learn(&next_seen, |_| false);
+        let mut again = batch([4, 6, 5]);
+        let again_seen = timing.watch(&mut again, 7);
+        assert_eq!(marked(&again), [false, false, true]);
+        let places: Vec<usize> = again_seen.iter().map(|seen| seen.entry).collect();
+        assert_eq!(places, [7, 8, 9]);
+        timing.learn(&again_seen, |_| true);
+        let clock = timing.clocks(1).0.remove(0);
+        assert_eq!((clock.events, clock.out_of_order), (7, 1));
+        // A window that is sent again was kept before, and what follows is in order.
+        let mut window = batch([4, 6, 7]);
+        let seen = timing.watch(&mut window, 0);
+        timing.learn(&seen, |seen| seen.entry == 2);
+        let clock = timing.clocks(1).0.remove(0);
+        assert_eq!((clock.events, clock.out_of_order), (8, 1));
+        let last = marks(&timing, event("a", "t", NOW + 6 * SECOND, NOW));
+        assert_eq!(last.as_deref(), Some("out-of-order"));
     }
 
     #[test]

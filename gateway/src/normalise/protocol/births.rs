@@ -9,7 +9,9 @@
 //!
 //! The last birth to arrive counts, whatever the node's clock says. A message that
 //! is tried again out of quarantine teaches nothing, and learns only from births
-//! that came before it.
+//! that came before it. What is [heard](Heard) in a message of its node's order counts
+//! once the message is kept, or one that is turned away would be missed when it comes
+//! again.
 
 mod rebirths;
 
@@ -76,6 +78,28 @@ impl Metrics {
     }
 }
 
+/// What a message says of its node: where it stands among the node's messages, and
+/// whether something before it was missed.
+#[derive(Debug)]
+pub struct Heard {
+    /// As in [`Births::node`].
+    pub(super) node: String,
+    pub(super) number: Option<Number>,
+    /// A birth that the message needs.
+    pub(super) missed: bool,
+    /// Whether it may be asked to be born again.
+    pub(super) may_be_asked: bool,
+    pub(super) received: Timestamp,
+}
+
+/// The number of a message among those of its node.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Number {
+    /// That of the node's birth.
+    First(u8),
+    Next(u8),
+}
+
 /// A node, and what was said of its devices since it was born.
 #[derive(Debug, Default)]
 struct Born {
@@ -83,7 +107,7 @@ struct Born {
     devices: HashMap<Box<str>, Arc<Metrics>>,
     /// The number of its session, which its death repeats.
     bd_seq: Option<u64>,
-    /// The number of its last message.
+    /// The number of its last message that was kept; unknown until its birth is.
     seq: Option<u8>,
     bytes: usize,
     /// The order of births: the oldest is forgotten first.
@@ -165,18 +189,10 @@ impl Births {
     }
 
     /// A node was born, or born again: its aliases and those of its devices are new.
-    pub(super) fn node(
-        &self,
-        client_id: &str,
-        node: &str,
-        bd_seq: Option<u64>,
-        seq: u8,
-        metrics: Metrics,
-    ) {
+    pub(super) fn node(&self, client_id: &str, node: &str, bd_seq: Option<u64>, metrics: Metrics) {
         let born = Born {
             own: Some(metrics.into()),
             bd_seq,
-            seq: Some(seq),
             ..Born::default()
         };
         self.change(client_id, node, |known| *known = born);
@@ -189,28 +205,50 @@ impl Births {
         });
     }
 
+    /// A message is kept, or was before (`again`), in which this was heard. Of a resend
+    /// nothing is missed; what it needed was asked for when it came first.
+    pub fn learn(&self, client_id: &str, heard: &Heard, again: bool) {
+        if self.only_read {
+            return;
+        }
+        let Heard { node, number, .. } = heard;
+        let gap = number.is_some_and(|number| self.is_gap(client_id, node, number, again));
+        let rebirths = &self.known.rebirths;
+        if gap {
+            rebirths.gap();
+        }
+        let missed = gap || heard.missed && !again;
+        if missed && heard.may_be_asked && !self.silent {
+            rebirths.want(client_id, node, heard.received);
+        }
+    }
+
     /// A node has sent the message of a number; whether one before it is missing. Of a
     /// node whose birth was not seen it is not known where it stands.
-    pub(super) fn is_gap(&self, client_id: &str, node: &str, seq: u8) -> bool {
-        if self.only_read {
-            return false;
-        }
+    fn is_gap(&self, client_id: &str, node: &str, number: Number, again: bool) -> bool {
         let mut nodes = self.lock();
         let client = nodes.clients.get_mut(client_id);
         let born = client.and_then(|client| client.nodes.get_mut(node));
         let Some(born) = born.filter(|born| born.own.is_some()) else {
             return false;
         };
-        let last = born.seq.replace(seq);
+        let seq = match number {
+            Number::First(seq) => {
+                born.seq = Some(seq);
+                return false;
+            }
+            Number::Next(seq) => seq,
+        };
+        let Some(last) = born.seq else {
+            return false;
+        };
         // The same once more is a resend.
-        last.is_some_and(|last| seq != last && seq != last.wrapping_add(1))
-    }
-
-    /// A node is to be born again, if it can be asked: `topic` is where it listens.
-    pub(super) fn ask(&self, topic: impl FnOnce() -> String, received: Timestamp) {
-        if !self.silent {
-            self.known.rebirths.want(topic().into(), received);
+        let gap = seq != last && seq != last.wrapping_add(1);
+        if gap && again {
+            return false;
         }
+        born.seq = Some(seq);
+        gap
     }
 
     /// What a node said, or what it said of a device, holds no longer.

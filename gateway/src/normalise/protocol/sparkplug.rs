@@ -13,7 +13,11 @@
 mod metric;
 mod value;
 
-use super::{BIRTH, Id, Meaning, STATE, births::Metrics, home::presence};
+use super::{
+    BIRTH, Id, Meaning, STATE,
+    births::{Heard, Metrics, Number},
+    home::presence,
+};
 use crate::{
     event::IdSource,
     normalise::{
@@ -34,8 +38,9 @@ struct Topic<'t> {
     /// The node with what is before the namespace, where another broker's topics have
     /// something before them.
     born_as: String,
-    /// Where the node listens, if that is here.
-    commands: Option<String>,
+    /// Whether the node listens where it is asked: behind the prefix of another broker
+    /// it does not.
+    is_here: bool,
 }
 
 impl Topic<'_> {
@@ -54,12 +59,6 @@ fn topic(topic: &str) -> Result<Topic<'_>, Reject> {
         .sum();
     let (before, topic) = topic.split_at_checked(before).unwrap_or(("", topic));
     let levels: Vec<&str> = topic.splitn(6, '/').collect();
-    let commands = match levels[..] {
-        [_, group, _, node, ..] if before.is_empty() => {
-            Some(format!("{NAMESPACE}/{group}/NCMD/{node}"))
-        }
-        _ => None,
-    };
     let (kind, node, device) = match levels[..] {
         [NAMESPACE, "STATE", host] if !host.is_empty() => ("STATE", format!("STATE/{host}"), None),
         [
@@ -87,8 +86,14 @@ fn topic(topic: &str) -> Result<Topic<'_>, Reject> {
         born_as: format!("{before}{node}"),
         node,
         device,
-        commands,
+        is_here: before.is_empty(),
     })
+}
+
+/// Where a node, `group/node`, listens to commands.
+pub(super) fn commands(node: &str) -> Option<String> {
+    let (group, node) = node.split_once('/')?;
+    Some(format!("{NAMESPACE}/{group}/NCMD/{node}"))
 }
 
 /// A birth ends what the one before it said, whatever becomes of it: the old names
@@ -131,16 +136,13 @@ pub(super) fn meaning<'n, 'a>(
         Ok((_, missed)) => *missed,
         Err(reject) => reject.class == Class::State,
     };
-    if let Some(commands) = topic.commands
-        && missed
-        && of.mapping.rebirth
-    {
-        of.message.births.ask(|| commands, of.message.received);
+    if let Some(heard) = &mut *of.scratch.heard.borrow_mut() {
+        heard.missed = missed;
     }
     said.map(|(meaning, _)| meaning)
 }
 
-/// What a payload says, and whether something before it was missed.
+/// What a payload says, and whether a birth was missed that it needs.
 fn said<'n, 'a>(
     of: &Normaliser<'_>,
     topic: &Topic<'_>,
@@ -202,14 +204,19 @@ fn said<'n, 'a>(
     };
     let births = message.births;
     let (client_id, node) = (message.client_id, &*topic.born_as);
-    let gap = match (topic.kind, seq) {
+    let number = match topic.kind {
         // The node begins to count, or has ended.
-        ("NBIRTH" | "NDEATH", _) | (_, None) => false,
-        (_, Some(seq)) => births.is_gap(client_id, node, seq),
+        "NBIRTH" => Some(Number::First(seq.unwrap_or(0))),
+        "NDEATH" => None,
+        _ => seq.map(Number::Next),
     };
-    if gap {
-        births.rebirths().gap();
-    }
+    *of.scratch.heard.borrow_mut() = Some(Heard {
+        node: topic.born_as.clone(),
+        number,
+        missed: false,
+        may_be_asked: topic.is_here && of.mapping.rebirth,
+        received: message.received,
+    });
     let metrics = match payload.child("metrics") {
         Some(Node::Array(metrics)) => &metrics[..],
         _ => &[],
@@ -220,7 +227,7 @@ fn said<'n, 'a>(
         }
         meaning.kind = Some(STATE);
         meaning.measurements = Some(vec![presence(false)]);
-        return Ok((meaning, gap));
+        return Ok((meaning, false));
     }
     if topic.is_birth() {
         meaning.kind = Some(BIRTH);
@@ -231,7 +238,7 @@ fn said<'n, 'a>(
     };
     let known = births.get(client_id, node, topic.device, message.received);
     // Also where all metrics have names: what types they have is in the birth.
-    let missed = gap || (known.is_none() && !topic.is_birth());
+    let missed = known.is_none() && !topic.is_birth();
     let resolver = Resolver {
         message,
         // Its aliases are those of messages after it.
@@ -251,7 +258,7 @@ fn said<'n, 'a>(
         }
         let born = Metrics::new(message.received, sent.unwrap_or_default(), described);
         match topic.device {
-            None => births.node(client_id, node, bd_seq(metrics), seq.unwrap_or(0), born),
+            None => births.node(client_id, node, bd_seq(metrics), born),
             Some(device) => births.device(client_id, node, device, born),
         }
     }

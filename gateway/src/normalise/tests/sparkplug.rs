@@ -104,8 +104,12 @@ fn send_by(
         births,
     };
     let resolved = mapping.resolve(topic, None).unwrap();
-    let done = normalise(mapping, &resolved, &message, &mut Scratch::default())?;
-    Ok(done.events.into_iter().next().unwrap())
+    let mut scratch = Scratch::default();
+    let done = normalise(mapping, &resolved, &message, &mut scratch);
+    if let Some(heard) = scratch.take_heard() {
+        births.learn("c", &heard, false);
+    }
+    Ok(done?.events.into_iter().next().unwrap())
 }
 
 const NBIRTH: &str = "spBv1.0/G/NBIRTH/N";
