@@ -19,7 +19,7 @@ mod listener;
 mod mapping;
 mod mistake;
 #[cfg(feature = "mqtt")]
-mod mqtt;
+pub(crate) mod mqtt;
 mod reader;
 mod rule;
 mod schema;

@@ -23,6 +23,7 @@ pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod pending;
+#[cfg(feature = "mqtt")]
 mod refusals;
 mod repair;
 mod secret;

@@ -30,10 +30,22 @@ pub(super) struct Args {
     #[cfg(feature = "mqtt")]
     #[arg(long, short, value_name = "FILTER", group = "from")]
     topic: Option<String>,
-    /// The broker, mqtt://HOST:PORT
+    /// The broker, mqtt://HOST:PORT or with TLS mqtts://HOST:PORT
     #[cfg(feature = "mqtt")]
-    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
-    server: String,
+    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", value_parser = crate::config::mqtt::parse_address)]
+    server: crate::config::mqtt::Address,
+    /// Certificates that the broker's must come from (PEM), instead of those of the system
+    #[cfg(feature = "mqtt")]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Our own certificate, for brokers that ask for one (PEM)
+    #[cfg(feature = "mqtt")]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[cfg(feature = "mqtt")]
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
     /// Who subscribes; the password is taken from PENSTOCK_PASSWORD
     #[cfg(feature = "mqtt")]
     #[arg(long, value_name = "NAME")]
@@ -180,6 +192,33 @@ fn watched(_: &Args) -> Result<Vec<Observed>> {
     bail!("say what to learn from: --messages FILE or --quarantine");
 }
 
+/// The broker to watch.
+#[cfg(feature = "mqtt")]
+fn server(args: &Args) -> Result<crate::mqtt::Server> {
+    use crate::{
+        forward::Secret,
+        mqtt::{Server, Tls},
+    };
+
+    let address = &args.server;
+    let identity = args.certificate.clone().zip(args.key.clone());
+    if !address.encrypted && (args.ca.is_some() || identity.is_some()) {
+        bail!("--ca and --certificate are for TLS; --server should begin with mqtts://");
+    }
+    let tls = address.encrypted.then(|| Tls {
+        ca: args.ca.clone(),
+        identity,
+        alpn: Vec::new(),
+    });
+    let password = std::env::var("PENSTOCK_PASSWORD").ok().map(Secret::from);
+    Ok(Server {
+        tls,
+        user: args.user.clone(),
+        password,
+        ..Server::new(address.host.clone(), address.port)
+    })
+}
+
 #[cfg(feature = "mqtt")]
 fn watched(args: &Args) -> Result<Vec<Observed>> {
     use crate::mqtt::link::{Opening, PACKET_BYTES_MAX, Received, Signal, prepare};
@@ -187,19 +226,7 @@ fn watched(args: &Args) -> Result<Vec<Observed>> {
     let Some(filter) = &args.topic else {
         bail!("say what to learn from: --topic FILTER, --messages FILE or --quarantine");
     };
-    let address = args.server.strip_prefix("mqtt://");
-    let address = address.context("--server is written mqtt://HOST:PORT")?;
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, "1883"));
-    let port = port
-        .parse()
-        .context("--server is written mqtt://HOST:PORT")?;
-    let server = crate::mqtt::Server {
-        user: args.user.clone(),
-        password: std::env::var("PENSTOCK_PASSWORD")
-            .ok()
-            .map(crate::forward::Secret::from),
-        ..crate::mqtt::Server::new(host.trim_matches(['[', ']']), port)
-    };
+    let server = server(args)?;
     let opening = Opening {
         client_id: format!("penstock-learn-{}", std::process::id()),
         session_expiry: None,

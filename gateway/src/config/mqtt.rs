@@ -298,13 +298,19 @@ fn read_server(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Server> {
     })
 }
 
-struct Address {
-    encrypted: bool,
-    host: String,
-    port: u16,
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// Whether TLS is spoken there.
+    pub(crate) encrypted: bool,
+    /// A name or an IP address.
+    pub(crate) host: String,
+    /// The port.
+    pub(crate) port: u16,
 }
 
-fn parse_address(text: &str) -> Result<Address, &'static str> {
+/// Reads `mqtt://HOST:PORT` or `mqtts://HOST:PORT`.
+pub(crate) fn parse_address(text: &str) -> Result<Address, &'static str> {
     const SHAPE: &str = "an address begins with mqtt:// or mqtts://, then comes a host and perhaps a port; for example \"mqtts://broker.example:8883\"";
     let (encrypted, rest) = match text.split_once("://") {
         Some(("mqtt", rest)) => (false, rest),

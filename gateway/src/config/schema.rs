@@ -9,6 +9,12 @@ use crate::normalise::schema::{Mismatch, Schema, Schemas};
 pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path) -> Schemas {
     let mut schemas: Vec<Schema> = Vec::new();
     for table in root.tables("schema").unwrap_or_default() {
+        if !cfg!(feature = "schema") {
+            table.know_all();
+            let what = "is not in this program; build it with the feature schema";
+            table.mistake(None, "", what);
+            continue;
+        }
         let kind = table.required("type", "\"iot.telemetry.v1\"");
         let file = table.text("file");
         let inline = table.text("schema");

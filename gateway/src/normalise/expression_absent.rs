@@ -15,7 +15,7 @@ pub enum Expression {}
 
 /// Why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this build evaluates no expressions; it needs the feature \"cel\"")]
+#[error("expressions are not in this program; build it with the feature cel")]
 pub struct Error;
 
 /// What an expression would see.

@@ -33,6 +33,7 @@ impl Mismatch {
 pub const TAG: &str = "schemaerror";
 
 /// A reason is cut after so many characters.
+#[cfg(feature = "schema")]
 const REASON_CHARS_MAX: usize = 300;
 
 /// The schemas of a configuration.
@@ -95,7 +96,7 @@ impl Schema {
     /// Always.
     #[cfg(not(feature = "schema"))]
     pub fn parse(_: &str, _: Mismatch, _: &str) -> Result<Self, String> {
-        Err("this build has no schemas; it needs the feature \"schema\"".to_owned())
+        Err("schemas are not in this program; build it with the feature schema".to_owned())
     }
 
     /// The type of event that it is for.
@@ -155,6 +156,7 @@ impl Schemas {
     }
 }
 
+#[cfg(feature = "schema")]
 fn cut(what: &str) -> String {
     what.chars().take(REASON_CHARS_MAX).collect()
 }

@@ -249,7 +249,55 @@ mod tests {
 
     #[test]
     fn nobody_falls_into_the_traps_of_protocols_and_formats() {
-        comes_out_as_written(TRAPS, 110);
+        comes_out_as_written(TRAPS, 118);
+    }
+
+    /// The text of every source file below a directory.
+    fn sources(dir: &std::path::Path, all: &mut String) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => sources(&path, all),
+                false if path.extension().is_some_and(|kind| kind == "rs") => {
+                    all.push_str(&std::fs::read_to_string(&path).unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_trap_of_the_documentation_has_the_tests_that_it_names() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(top.join("docs/testing.md")).unwrap();
+        let (_, table) = text.split_once("| trap | shown by |\n|---|---|\n").unwrap();
+        let rows: Vec<&str> = table.lines().take_while(|row| row.len() > 1).collect();
+        let mut code = String::new();
+        for dir in [
+            "gateway/src",
+            "gateway/tests",
+            "broker/tests",
+            "tests/tests",
+        ] {
+            sources(&top.join(dir), &mut code);
+        }
+        let vectors: Vec<Json> = CORPUS
+            .lines()
+            .chain(TRAPS.lines())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        for row in &rows {
+            let names: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+            assert!(!names.is_empty(), "nothing shows {row}");
+            for name in names {
+                let is_there = match name.contains('/') {
+                    true => vectors.iter().any(|case| case["name"] == name),
+                    false => code.contains(&format!("fn {name}(")),
+                };
+                assert!(is_there, "{name} is no test and no case: {row}");
+            }
+        }
+        assert!(rows.len() > 30, "{}", rows.len());
     }
 
     #[test]

@@ -21,6 +21,17 @@ fn equal_elements_of_a_batch_are_two_readings_however_they_are_batched() {
     assert_eq!(keys(&format!("[{a}, {a}]")), both[..2]);
 }
 
+/// A message is told apart by its bytes, not by the numbers that were made of them.
+#[test]
+fn digits_that_a_double_has_not_tell_two_messages_apart() {
+    let (short, long) = ("0.1", "0.10000000000000000000001");
+    let reading = |v: &str| format!(r#"{{"ts":1772366390123,"v":{v}}}"#);
+    let of = |payload: &str| event(&mapping(), payload);
+    let (first, second) = (of(&reading(short)), of(&reading(long)));
+    assert_eq!(first.measurements[0].value, second.measurements[0].value);
+    assert_ne!(first.key, second.key);
+}
+
 #[test]
 fn what_is_around_a_batch_tells_its_elements_apart() {
     let split = Mapping {
