@@ -124,7 +124,8 @@ impl Observer {
             },
             store: Journal {
                 committed: store.committed.0,
-                buffered: store.buffered,
+                buffered: store.buffered.saturating_sub(store.buffered_settled),
+                settled: store.buffered_settled,
                 file_bytes: store.file_bytes,
                 max_bytes: store.max_bytes,
                 full: store.full,

@@ -109,8 +109,11 @@ pub struct Nowhere {
 pub struct Journal {
     /// The last committed position.
     pub committed: u64,
-    /// Events in the journal.
+    /// Events in the journal that somebody waits for.
     pub buffered: u64,
+    /// Events in the journal that no destination waits for, about: every one has them, or
+    /// rules sent them nowhere. They give way as soon as room is needed.
+    pub settled: u64,
     /// Database and write-ahead log.
     pub file_bytes: u64,
     /// The most they may take.
@@ -264,7 +267,8 @@ impl Sampler {
     }
 
     /// Seconds until the journal is full. `None` unless a backlog grows: without
-    /// one the write-ahead log merely goes up and down between checkpoints.
+    /// one the write-ahead log merely goes up and down between checkpoints. What every
+    /// destination has is room: it leaves before anybody is turned away.
     pub fn time_to_full_secs(&self) -> Option<u64> {
         let (_, last) = self.samples.back()?;
         let growing = self.rate(|status| {
@@ -275,8 +279,8 @@ impl Sampler {
             return None;
         }
         forecast(
-            float(last.max_bytes.saturating_sub(last.file_bytes)),
-            self.rate(|status| status.file_bytes),
+            float(last.max_bytes.saturating_sub(last.needed_bytes())),
+            self.rate(store::Status::needed_bytes),
         )
     }
 
@@ -411,6 +415,18 @@ mod tests {
         assert!((sampler.accepted_per_sec() - 100.0).abs() < 1e-6);
         assert_eq!(sampler.time_to_full_secs(), Some(90));
         assert_eq!(sampler.time_to_drain_secs("events"), None);
+    }
+
+    #[test]
+    fn what_every_destination_has_is_room_until_it_has_gone() {
+        // The journal is half full all the time; what was delivered gives way.
+        let (sampler, _) = after(10, |s| store::Status {
+            buffered: 1_000,
+            buffered_settled: 900 - 10 * s,
+            ..counts(10_000 + 10 * s, 10_000, 500 * MIB)
+        });
+        // 100 MiB wait of 500, and 5 MiB more in each second.
+        assert_eq!(sampler.time_to_full_secs(), Some(180));
     }
 
     #[test]

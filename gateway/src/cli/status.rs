@@ -94,8 +94,9 @@ pub(crate) fn print(status: &Value) {
     ));
     let store = &status["store"];
     output::line(format_args!(
-        "journal: {} events, {} of {}{}",
+        "journal: {} events wait, {} more are kept, {} of {}{}",
         store["buffered"],
+        store["settled"],
         output::bytes(&store["file_bytes"]),
         output::bytes(&store["max_bytes"]),
         if store["full"] == true {

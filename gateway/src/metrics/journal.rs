@@ -28,7 +28,7 @@ pub(super) const JOURNAL: &[Plain] = &[
     ),
     gauge(
         "gateway_store_buffered_events",
-        "Events in the journal",
+        "Events in the journal that a destination waits for",
         |a| a.status.store.buffered,
     ),
     counter(
@@ -55,6 +55,11 @@ pub(super) const JOURNAL: &[Plain] = &[
         "gateway_store_nowhere_damaged",
         "Of those: lost with a damaged file",
         |a| a.status.nowhere.damaged,
+    ),
+    gauge(
+        "gateway_store_settled_events",
+        "Events in the journal that no destination waits for, about: all have them, or they are held for nobody; they give way when room is needed",
+        |a| a.status.store.settled,
     ),
     gauge(
         "gateway_store_file_bytes",

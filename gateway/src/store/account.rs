@@ -100,6 +100,7 @@ impl Account {
             quarantined: state.quarantined,
             refused_full: state.refused_full,
             buffered: state.buffered,
+            buffered_settled: state.buffered_settled(),
             file_bytes: room.used_bytes(),
             max_bytes: room.max_bytes(),
             full: room.refusing(),

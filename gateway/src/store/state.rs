@@ -173,6 +173,12 @@ impl State {
             .unwrap_or(self.position)
     }
 
+    /// About how many events are in the journal that no destination waits for.
+    pub(super) fn buffered_settled(&self) -> u64 {
+        let after = self.position.0.saturating_sub(self.settled_to().0);
+        self.buffered.saturating_sub(after)
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&[0; 4]);

@@ -85,6 +85,9 @@ pub struct Status {
     pub refused_full: u64,
     /// Events in the journal now.
     pub buffered: u64,
+    /// Of those, about: what no destination waits for. Every one has them, or they are held
+    /// for nobody; they give way as soon as room is needed.
+    pub buffered_settled: u64,
     /// Database (pages in use) and write-ahead log.
     pub file_bytes: u64,
     /// The most they may take.
@@ -118,4 +121,17 @@ pub struct Status {
     pub nowhere: Nowhere,
     /// Each destination the journal knows.
     pub destinations: Vec<DestinationStatus>,
+}
+
+impl Status {
+    /// Of `file_bytes`, about: what does not give way when room is needed.
+    pub fn needed_bytes(&self) -> u64 {
+        let events = self.file_bytes.saturating_sub(self.quarantine_bytes);
+        let settled = match self.buffered {
+            0 => 0,
+            all => u128::from(events) * u128::from(self.buffered_settled) / u128::from(all),
+        };
+        // No more than `events`, because `buffered_settled` is a part of `buffered`.
+        (self.file_bytes).saturating_sub(u64::try_from(settled).unwrap_or(events))
+    }
 }
