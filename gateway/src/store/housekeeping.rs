@@ -62,8 +62,14 @@ impl Writer {
                 self.duties.more |= retention::trim_before(&self.connection, before, to, stage)?;
             }
             None if trimmable >= retention::CHUNK_ROWS || (due && trimmable > 0) => {
-                retention::trim(&self.connection, to, stage)?;
-                self.duties.more |= retention::trimmable(stage, to) >= retention::CHUNK_ROWS;
+                // What is kept leaves only as far as it must.
+                let bytes = match self.keep_delivered {
+                    Some(_) => self.room.beyond_half().min(retention::CHUNK_BYTES),
+                    None => retention::CHUNK_BYTES,
+                };
+                let heavy = retention::trim(&self.connection, to, bytes, stage)?;
+                self.duties.more |=
+                    heavy || retention::trimmable(stage, to) >= retention::CHUNK_ROWS;
             }
             _ => {}
         }
@@ -77,7 +83,8 @@ impl Writer {
             }
         }
         if self.room.is_half_full() {
-            retention::evict_held(&self.connection, stage)?;
+            let bytes = self.room.beyond_half().min(retention::CHUNK_BYTES);
+            retention::evict_held(&self.connection, bytes, stage)?;
         }
         let share = self.room.max_bytes() / QUARANTINE_SHARE;
         quarantine::evict_to(&self.connection, share, stage)?;

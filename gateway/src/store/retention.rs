@@ -26,6 +26,8 @@ use crate::{
 
 /// Rows that leave with one commit, about. More makes commits slow.
 pub(super) const CHUNK_ROWS: u64 = 2_000;
+/// Bytes of records that leave with one commit, about: each page that is freed is read.
+pub(super) const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
 /// Lists of keys that leave with one commit; each holds up to about 1,000 keys.
 const CHUNK_COMMITS: u64 = 100;
 
@@ -41,19 +43,59 @@ pub(super) const fn trimmable(stage: &Stage, to: Position) -> u64 {
     to.0.saturating_sub(stage.state.trimmed.0)
 }
 
-/// Removes a chunk of what everybody has settled, up to `to`.
+/// Removes a chunk of what everybody has settled, up to `to`, that ends with the record
+/// that brings it to `bytes`; says whether one did.
 pub(super) fn trim(
     connection: &Connection,
     to: Position,
+    bytes: u64,
     stage: &mut Stage,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let from = stage.state.trimmed.0;
-    let to = to.0.min(from + CHUNK_ROWS);
-    if to > from {
-        trim_to(connection, Position(to), stage)
-    } else {
-        Ok(())
+    let to = Position(to.0.min(from + CHUNK_ROWS));
+    if to.0 <= from {
+        return Ok(false);
     }
+    let heavy = chunk(connection, Position(from), to, bytes)?.filter(|chunk| chunk.is_heavy);
+    trim_to(
+        connection,
+        heavy.as_ref().map_or(to, |chunk| chunk.last),
+        stage,
+    )?;
+    Ok(heavy.is_some())
+}
+
+/// The oldest records.
+struct Chunk {
+    last: Position,
+    /// They have as many bytes as they may.
+    is_heavy: bool,
+}
+
+/// The oldest records after `from` and up to `to`, no more than it takes to come to `bytes`.
+fn chunk(
+    connection: &Connection,
+    from: Position,
+    to: Position,
+    bytes: u64,
+) -> rusqlite::Result<Option<Chunk>> {
+    let mut statement = stage::cached(
+        connection,
+        "SELECT position, length(frame) FROM events WHERE position > ?1 AND position <= ?2
+         ORDER BY position LIMIT ?3",
+    )?;
+    let mut rows = statement.query((column(from.0), column(to.0), column(CHUNK_ROWS)))?;
+    let (mut chunk, mut sum) = (None, 0);
+    while let Some(row) = rows.next()? {
+        sum += number(row, 1)?.map_or(0, super::frame::integer);
+        let is_heavy = sum >= bytes;
+        let last = Position(super::frame::integer(row.get(0)?));
+        chunk = Some(Chunk { last, is_heavy });
+        if is_heavy {
+            break;
+        }
+    }
+    Ok(chunk)
 }
 
 /// Removes a chunk of what lies up to `to` and whose age counts from before `before`; says whether more may follow.
@@ -71,33 +113,36 @@ pub(super) fn trim_before(
     Ok(more)
 }
 
-/// Removes a chunk of the oldest records, settled or not; says whether there was any.
-pub(super) fn evict(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
-    evict_to(connection, stage.state.position, stage)
+/// Removes a chunk of the oldest records, settled or not, of `bytes`, about; says whether
+/// there was any.
+pub(super) fn evict(
+    connection: &Connection,
+    bytes: u64,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    evict_to(connection, stage.state.position, bytes, stage)
 }
 
-/// Removes a chunk of what is held for nobody; says whether there was any. What came
-/// after the oldest record that somebody waits for goes when that has gone.
-pub(super) fn evict_held(connection: &Connection, stage: &mut Stage) -> rusqlite::Result<bool> {
-    Ok(stage.state.held() > 0 && evict_to(connection, stage.state.trimmed, stage)?)
+/// Removes a chunk of what is held for nobody, of `bytes`, about; says whether there was
+/// any. What came after the oldest record that somebody waits for goes when that has gone.
+pub(super) fn evict_held(
+    connection: &Connection,
+    bytes: u64,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    Ok(stage.state.held() > 0 && evict_to(connection, stage.state.trimmed, bytes, stage)?)
 }
 
-fn evict_to(connection: &Connection, to: Position, stage: &mut Stage) -> rusqlite::Result<bool> {
-    let last = stage::cached(
-        connection,
-        "SELECT max(position) FROM
-         (SELECT position FROM events WHERE position <= ?1 ORDER BY position LIMIT ?2)",
-    )?
-    .query_row((column(to.0), column(CHUNK_ROWS)), |row| {
-        row.get::<_, Option<i64>>(0)
-    })?;
-    let Some(last) = last else { return Ok(false) };
-    drop_to(
-        connection,
-        Position(super::frame::integer(last)),
-        Cause::Room,
-        stage,
-    )?;
+fn evict_to(
+    connection: &Connection,
+    to: Position,
+    bytes: u64,
+    stage: &mut Stage,
+) -> rusqlite::Result<bool> {
+    let Some(Chunk { last, .. }) = chunk(connection, Position(0), to, bytes)? else {
+        return Ok(false);
+    };
+    drop_to(connection, last, Cause::Room, stage)?;
     Ok(true)
 }
 
@@ -126,10 +171,10 @@ fn older(
 ) -> rusqlite::Result<(Option<Position>, bool)> {
     let step = stage.state.step;
     let mut last = None;
-    let mut count = 0;
+    let (mut count, mut bytes) = (0, 0);
     let mut statement = stage::cached(
         connection,
-        "SELECT position, received FROM events WHERE position > ?1 AND position <= ?3
+        "SELECT position, received, length(frame) FROM events WHERE position > ?1 AND position <= ?3
          ORDER BY position LIMIT ?2",
     )?;
     let mut rows = statement.query((column(from.0), column(CHUNK_ROWS), column(to.0)))?;
@@ -144,8 +189,12 @@ fn older(
         }
         last = Some(position);
         count += 1;
+        bytes += number(row, 2)?.map_or(0, super::frame::integer);
+        if bytes >= CHUNK_BYTES {
+            break;
+        }
     }
-    Ok((last, count == CHUNK_ROWS))
+    Ok((last, count == CHUNK_ROWS || bytes >= CHUNK_BYTES))
 }
 
 fn expire_retries(

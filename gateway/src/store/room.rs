@@ -110,7 +110,15 @@ impl Room {
 
     /// Whether so much is used that what everybody has is better let go.
     pub(super) const fn is_half_full(&self) -> bool {
-        self.disk_full || self.used + self.added > self.max_bytes / 2
+        self.beyond_half() > 0
+    }
+
+    /// How much is better let go; on a full disk all that can be.
+    pub(super) const fn beyond_half(&self) -> u64 {
+        if self.disk_full {
+            return u64::MAX;
+        }
+        (self.used + self.added).saturating_sub(self.max_bytes / 2)
     }
 
     #[cfg(test)]

@@ -450,6 +450,8 @@ fn make_room(
         return Ok(true);
     }
     room.look(connection)?;
+    // No more than one chunk is removed in vain; it may be less than what comes in.
+    let chunk_bytes = retention::CHUNK_BYTES.max(bytes);
     for _ in 0..EVICTIONS_MAX {
         if room.fits(bytes) {
             return Ok(true);
@@ -457,11 +459,11 @@ fn make_room(
         // What everybody has leaves first, also where somebody else would still read it.
         let settled = stage.state.settled_to();
         if retention::trimmable(stage, settled) > 0 {
-            retention::trim(connection, settled, stage)?;
+            retention::trim(connection, settled, chunk_bytes, stage)?;
             room.look(connection)?;
             continue;
         }
-        if retention::evict_held(connection, stage)? {
+        if retention::evict_held(connection, chunk_bytes, stage)? {
             room.look(connection)?;
             continue;
         }
@@ -469,8 +471,9 @@ fn make_room(
             return Ok(false);
         }
         let half = stage.state.quarantine_bytes / 2;
-        if !retention::evict(connection, stage)? && !quarantine::evict_to(connection, half, stage)?
-        {
+        let evicted = retention::evict(connection, chunk_bytes, stage)?
+            || quarantine::evict_to(connection, half, stage)?;
+        if !evicted {
             if !room.refusing() {
                 tracing::warn!(
                     dead_letters = stage.state.dead_letters,

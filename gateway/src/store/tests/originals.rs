@@ -211,6 +211,8 @@ fn delivered_events_stay_for_as_long_as_they_are_kept() {
     }
     bench.work(Work::Progress(delivered(0, 2, 2)));
     assert_eq!(bench.positions(), [1, 2, 3]);
+    let status = bench.store.handle.status();
+    assert_eq!((status.buffered, status.buffered_settled), (3, 2));
     bench.place.advance(hour * 3 / 4);
     bench.work(Work::Progress(delivered(0, 2, 0)));
     assert_eq!(bench.positions(), [2, 3], "the first one's hour is over");
@@ -246,5 +248,54 @@ fn what_everybody_has_gives_way_before_anybody_is_turned_away() {
         bench.work(Work::Progress(delivered(0, 50 * (n + 1), 50)));
     }
     assert!(bench.buffered() > 0, "some of it is still there");
+    assert_balanced(&bench.store.handle.status());
+}
+
+/// A quarter of a megabyte.
+const LARGE: usize = 256 << 10;
+
+fn large(n: u64) -> Vec<Entry> {
+    let Entry::Event(event) = event(n, to(&[0])) else {
+        unreachable!()
+    };
+    let body = Bytes::from(vec![b'x'; LARGE]);
+    vec![Entry::Event(NewEvent { body, ..event })]
+}
+
+#[test]
+fn large_events_that_everybody_has_leave_a_few_at_a_time_and_half_of_the_room_stays_theirs() {
+    const ROOM: u64 = 96 << 20;
+    let mut bench = Bench::new(Some(Duration::from_secs(3_600)), ROOM);
+    let (mut before, mut least) = (0, u64::MAX);
+    for n in 1..=600 {
+        bench.append(large(n));
+        bench.work(Work::Progress(delivered(0, n, 1)));
+        let now = bench.buffered();
+        assert!(now + 20 > before, "{before} events, then {now}");
+        before = now;
+        if n > 300 {
+            least = least.min(now);
+        }
+    }
+    assert!(
+        least * LARGE as u64 > ROOM / 3,
+        "only {least} of them were kept"
+    );
+    assert!(before * (LARGE as u64) < ROOM * 5 / 8, "{before} are kept");
+}
+
+#[test]
+fn no_more_large_events_are_evicted_than_there_must_be() {
+    const ROOM: u64 = 64 << 20;
+    let mut bench = Bench::new(None, ROOM);
+    bench.store.writer.room.set_limit(OnFull::DropOldest, ROOM);
+    for n in 1..=400 {
+        let Outcome::Appended(appended) = bench.append(large(n)) else {
+            unreachable!()
+        };
+        assert!(!appended.contains(&Appended::Full), "event {n}");
+        let kept = bench.buffered();
+        assert!(n < 200 || kept * (LARGE as u64) > ROOM / 2, "{kept} of {n}");
+    }
     assert_balanced(&bench.store.handle.status());
 }
