@@ -107,6 +107,7 @@ pub(super) fn salvage(
             tracing::warn!(%error, "could not read the names of the destinations");
         }
     }
+    let mut all_known = true;
     for (id, name) in &names {
         fresh.execute(
             "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
@@ -114,12 +115,19 @@ pub(super) fn salvage(
         )?;
         if !state.destinations.iter().any(|d| d.id == *id) {
             state.destinations.push(Standing::new(*id, Position(0)));
+            all_known = false;
         }
     }
     let expected = Missing {
         retries: state.destinations.iter().any(|d| d.retrying > 0),
         dead_letters: state.dead_letters > 0,
         quarantine: state.in_quarantine > 0,
+    };
+    // Up to here nobody waits for anything, as far as is known. That is copied last, and
+    // only if there is room: it must not take the place of what was never sent.
+    let delivered_to = match all_known {
+        true => state.settled_to().max(state.trimmed),
+        false => state.trimmed,
     };
     // Counted anew, row by row.
     state.destinations.iter_mut().for_each(|d| d.retrying = 0);
@@ -128,6 +136,8 @@ pub(super) fn salvage(
         salvaged: &mut salvaged,
         state: &mut state,
         remaining: Vec::new(),
+        from: delivered_to,
+        with_spare: false,
         expected,
         chunk: (0, 0),
         out_of_room: false,
@@ -137,10 +147,26 @@ pub(super) fn salvage(
     if let Some(old) = &old {
         copy.everything(old)?;
     }
+    if let Some(aside) = aside
+        && copy.has_room_for_all(aside)
+    {
+        copy.with_spare = true;
+        let is_some = copy.from > copy.state.trimmed || copy.state.held() > 0;
+        if let Some(old) = old.as_ref().filter(|_| is_some) {
+            copy.events(old)?;
+        }
+    }
     // Not beside another connection: closing a file takes SQLite's locks away.
     drop(old);
     if let Some(aside) = aside {
         copy.pages(aside)?;
+    }
+    if !copy.with_spare && copy.from > copy.state.trimmed {
+        tracing::warn!(
+            to = copy.from.0,
+            "the disk has no room for events that nobody waits for; they are in the old file"
+        );
+        copy.state.trimmed = copy.from;
     }
     let remaining = copy.remaining;
     settle_counters(&mut state, &remaining, &mut salvaged);
@@ -189,6 +215,10 @@ struct Copy<'a> {
     state: &'a mut State,
     /// Undelivered events that are here, by destination.
     remaining: Vec<(DestinationId, u64)>,
+    /// Somebody may wait for events after this one.
+    from: Position,
+    /// Earlier ones are copied too.
+    with_spare: bool,
     /// Which of the other lists should have something.
     expected: Missing,
     /// Rows and bytes of the transaction under way.
@@ -247,6 +277,11 @@ impl Copy<'_> {
             },
             |copy, (id, bytes)| copy.count_quarantined(id, bytes),
         )?;
+        self.events(old)
+    }
+
+    /// Events that are not here yet.
+    fn events(&mut self, old: &Connection) -> Result<(), Error> {
         self.table(
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
@@ -254,6 +289,16 @@ impl Copy<'_> {
             |copy, row| Ok(frame::from_row(row, 1)?.filter(|record| copy.may_be_here(record))),
             |copy, record| copy.count_event(&record),
         )
+    }
+
+    /// Whether there is room for whatever of the old file is not here yet.
+    fn has_room_for_all(&self, aside: &Path) -> bool {
+        let copied = self
+            .fresh
+            .path()
+            .map_or(0, |path| file_bytes(Path::new(path)));
+        let left = file_bytes(aside).saturating_sub(copied);
+        !self.out_of_room && free_bytes(self.fresh).is_none_or(|free| free >= left + FREE_BYTES_MIN)
     }
 
     /// Copies a row; false where it is there already.
@@ -284,8 +329,11 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Whether a record had not left the journal yet.
+    /// Whether a record had not left the journal yet, and is to be copied.
     fn may_be_here(&self, record: &Record) -> bool {
+        if !self.with_spare && record.position <= self.from {
+            return false;
+        }
         let held_after = self.state.nowhere().map(|nowhere| nowhere.cursor);
         record.position > self.state.trimmed
             || record.routes.contains(NOWHERE)
@@ -387,10 +435,23 @@ impl Copy<'_> {
     }
 }
 
+/// Bytes that are free where the database is, if the file system tells.
+fn free_bytes(connection: &Connection) -> Option<u64> {
+    let dir = Path::new(connection.path()?).parent()?;
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// What a database takes, with its log.
+fn file_bytes(database: &Path) -> u64 {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    bytes(database) + bytes(Path::new(&log))
+}
+
 fn is_out_of_room(connection: &Connection) -> bool {
-    let dir = connection.path().and_then(|path| Path::new(path).parent());
-    let stat = dir.and_then(|dir| rustix::fs::statvfs(dir).ok());
-    let out = stat.is_some_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < FREE_BYTES_MIN);
+    let out = free_bytes(connection).is_some_and(|free| free < FREE_BYTES_MIN);
     if out {
         tracing::error!("the disk has no room to salvage more of the damaged journal");
     }

@@ -123,10 +123,10 @@ async fn what_was_in_flight_when_it_was_evicted_is_counted_once_as_delivered() {
 }
 
 /// A file system of its own with so many bytes; `None` where we may not mount.
-struct SmallDisk(TempDir);
+pub(super) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    fn new(bytes: u64) -> Option<Self> {
+    pub(super) fn new(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
         let mounted = Command::new("mount")
             .args([
@@ -150,7 +150,7 @@ impl SmallDisk {
     }
 
     /// Somebody else fills the disk up to so many bytes.
-    fn fill_up(&self, leave: u64) {
+    pub(super) fn fill_up(&self, leave: u64) {
         let stat = rustix::fs::statvfs(self.0.path()).expect("seen");
         let free = stat.f_bavail * stat.f_frsize;
         let bytes = usize::try_from(free.saturating_sub(leave)).expect("small");
@@ -186,7 +186,7 @@ macro_rules! small_disk {
     };
 }
 
-fn place_on(disk: &SmallDisk, on_full: OnFull) -> Place {
+pub(super) fn place_on(disk: &SmallDisk, on_full: OnFull) -> Place {
     let mut place = place(on_full, 1 << 30);
     place.config.dir = disk.0.path().join("data");
     place.config.reserve_bytes = 2 << 20;
