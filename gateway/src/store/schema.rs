@@ -11,7 +11,10 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// In order; the database's `user_version` says how many were applied. Each changes
 /// the tables: that tells a later version from a damaged number.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/1.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+];
 
 /// Opens the database for the writer; creates it where there is none.
 pub(super) fn open(database: &Path) -> Result<Connection, Error> {
@@ -91,23 +94,27 @@ const LATER_MAX: u32 = 1_000;
 /// The database's version, if this build can read it. One that is not what the
 /// tables say is damage: a later version has other tables.
 pub(super) fn check_version(connection: &Connection) -> Result<u32, Error> {
+    check_for(connection, VERSION)
+}
+
+/// The same for a build that writes version `known`.
+fn check_for(connection: &Connection, known: u32) -> Result<u32, Error> {
     let found = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let damaged = |what: &str| {
         Err(Error::Damaged(format!(
             "it says that its format is {found}, {what}"
         )))
     };
-    if found != VERSION && is_as_made(connection, VERSION)? {
-        return damaged("and has the tables of this version's");
+    for version in 1..=known {
+        if found != known && version != found && is_as_made(connection, version)? {
+            return damaged(&format!("and has the tables of format {version}"));
+        }
     }
-    if found > VERSION.saturating_add(LATER_MAX) {
+    if found > known.saturating_add(LATER_MAX) {
         return damaged("which no version of penstock has");
     }
-    if found > VERSION {
-        return Err(Error::LaterVersion {
-            found,
-            known: VERSION,
-        });
+    if found > known {
+        return Err(Error::LaterVersion { found, known });
     }
     Ok(found)
 }
@@ -129,4 +136,41 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>>
             Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
         })?
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_version_refuses_what_a_later_one_made_and_every_version_knows_its_own() {
+        for made in 1..=VERSION {
+            let database = Connection::open_in_memory().expect("a database");
+            for migration in &MIGRATIONS[..made as usize] {
+                database.execute_batch(migration).expect("migrated");
+            }
+            database
+                .pragma_update(None, "user_version", made)
+                .expect("numbered");
+            for known in 1..made {
+                let found = check_for(&database, known);
+                assert!(
+                    matches!(found, Err(Error::LaterVersion { found, .. }) if found == made),
+                    "a build of format {known} takes format {made}: {found:?}"
+                );
+            }
+            assert_eq!(check_version(&database).expect("known"), made);
+        }
+    }
+
+    #[test]
+    fn a_build_that_cannot_read_marks_refuses_a_journal_that_may_have_them() {
+        let mut database = Connection::open_in_memory().expect("a database");
+        migrate(&mut database).expect("made");
+        let found = check_for(&database, 1);
+        assert!(
+            matches!(found, Err(Error::LaterVersion { known: 1, .. })),
+            "{found:?}"
+        );
+    }
 }

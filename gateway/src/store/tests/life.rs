@@ -389,6 +389,33 @@ async fn a_later_format_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_journal_of_the_first_format_is_brought_to_this_one_with_all_it_has() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    append(
+        &running.handle(),
+        (1..=10).map(|n| event(n, to(&[0]))).collect(),
+    )
+    .await;
+    running.shutdown().await.expect("an orderly end");
+    let connection = rusqlite::Connection::open(place.database()).expect("the file");
+    connection
+        .execute_batch("DROP TABLE events_may_have_marks; PRAGMA user_version = 1")
+        .expect("written");
+    drop(connection);
+    let before = verify(place.dir.path()).expect("readable before it is brought up");
+    assert!(before.is_whole(), "{before:?}");
+    for migrated_from in [Some(1), None] {
+        let (running, report) = place.run_reported();
+        assert_eq!(report.migrated_from, migrated_from);
+        assert!(report.set_aside.is_none(), "{report:?}");
+        assert_eq!(read_all(&running.handle(), 0, 0).len(), 10);
+        running.shutdown().await.expect("an orderly end");
+        assert!(verify(place.dir.path()).expect("readable").is_whole());
+    }
+}
+
+#[tokio::test]
 async fn everything_queued_before_the_shutdown_is_kept() {
     let place = Place::new(&["a"]);
     let (store, _) = place.open().expect("opens");
