@@ -87,6 +87,8 @@ pub struct Done {
     pub nowhere: u64,
     /// Rows of the journal that could not be read.
     pub damaged: u64,
+    /// Events left as they are, because no message of theirs is in the journal.
+    pub orphaned: u64,
     /// There was no room: nothing of this page was stored.
     pub full: bool,
     /// What is refused, and in a dry run every event, old and new.
@@ -115,6 +117,7 @@ impl Replay {
         let mut done = Done {
             next: page.next.map(|next| next.0),
             damaged: page.damaged,
+            orphaned: page.orphaned,
             ..Done::default()
         };
         let mut entries = Vec::new();

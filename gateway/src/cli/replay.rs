@@ -68,7 +68,7 @@ fn filter(text: &str) -> Result<String, String> {
 }
 
 /// Counts of all pages.
-const COUNTS: [&str; 10] = [
+const COUNTS: [&str; 11] = [
     "messages",
     "refused",
     "same",
@@ -79,6 +79,7 @@ const COUNTS: [&str; 10] = [
     "duplicate",
     "nowhere",
     "damaged",
+    "orphaned",
 ];
 
 #[derive(Default)]
@@ -255,6 +256,7 @@ impl Args {
             duplicate,
             nowhere,
             damaged,
+            orphaned,
         ] = total.0;
         output::line(format_args!(
             "{messages} messages, {refused} of them refused; events: {changed} changed, {same} the same, {new} new, {gone} no longer made"
@@ -266,6 +268,11 @@ impl Args {
         }
         if damaged > 0 {
             output::line(format_args!("{damaged} rows of the journal cannot be read"));
+        }
+        if orphaned > 0 {
+            output::line(format_args!(
+                "{orphaned} events stay as they are: no message of theirs is in the journal"
+            ));
         }
     }
 }

@@ -43,6 +43,9 @@ pub struct KeptPage {
     pub next: Option<Position>,
     /// Rows that could not be read.
     pub damaged: u64,
+    /// Events that are wanted and belong to no message here: none was kept of them, it
+    /// has left the journal, or its row is damaged.
+    pub orphaned: u64,
 }
 
 impl Listing {
@@ -72,6 +75,8 @@ impl Listing {
             let view = record.as_ref().map(|record| View::parse(&record.body));
             let (Some(record), Some(Ok(view))) = (&record, view) else {
                 page.damaged += 1;
+                // It may have been the first of the next message, which nothing tells.
+                open = false;
                 last = Position(integer(column::number(row, 0)?.unwrap_or(0)));
                 continue;
             };
@@ -91,9 +96,10 @@ impl Listing {
             }
             seen += 1;
             last = record.position;
-            if let Some(original) = view.original
-                && wanted(&view)
-            {
+            if !wanted(&view) {
+                continue;
+            }
+            if let Some(original) = view.original {
                 open = true;
                 bytes += record.body.len();
                 page.messages.push(Kept {
@@ -102,6 +108,8 @@ impl Listing {
                     original: original.to_owned(),
                     events: vec![record.clone()],
                 });
+            } else if view.attributes.corrected.is_none() {
+                page.orphaned += 1;
             }
         }
         Ok(page)

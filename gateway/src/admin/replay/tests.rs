@@ -45,6 +45,11 @@ impl Place {
 
 impl Open {
     async fn publish(&self, topic: &str, payload: &[u8]) {
+        self.publish_together(topic, &[payload]).await;
+    }
+
+    /// Messages that are received at one instant.
+    async fn publish_together(&self, topic: &str, payloads: &[&[u8]]) {
         let publisher = Arc::new(Publisher {
             client_id: "c".into(),
             username: None,
@@ -55,7 +60,7 @@ impl Open {
             turn: Default::default(),
             turns_over: Default::default(),
         });
-        let publish = Publish {
+        let publish = |payload: &&[u8]| Publish {
             topic: topic.into(),
             payload: Bytes::copy_from_slice(payload),
             qos: QoS::AtLeastOnce,
@@ -64,8 +69,9 @@ impl Open {
             properties: None,
             delivery: None,
         };
-        let receipt = self.ingest.admit(&publisher, vec![publish]).await;
-        assert_eq!(receipt.await, [Verdict::Accepted]);
+        let publishes = payloads.iter().map(publish).collect();
+        let receipt = self.ingest.admit(&publisher, publishes).await;
+        assert_eq!(receipt.await, vec![Verdict::Accepted; payloads.len()]);
     }
 
     async fn replay(&self, replay: &Replay) -> Done {
@@ -299,5 +305,26 @@ async fn a_long_journal_is_gone_through_page_by_page() {
         }
     }
     assert_eq!((pages, stored, same), (7, 75, 75));
+    open.running.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn events_of_a_message_that_is_damaged_are_not_taken_for_those_of_the_one_before() {
+    let place = Place(tempfile::tempdir().unwrap());
+    let open = place.open(BEFORE, "");
+    let batches: [&[u8]; 2] = [
+        br#"[{"t":20},{"t":21}]"#,
+        br#"[{"t":22},{"t":23},{"t":24}]"#,
+    ];
+    open.publish_together("d/a", &batches).await;
+    open.running.shutdown().await.unwrap();
+    let disk = rusqlite::Connection::open(place.0.path().join("journal.db")).unwrap();
+    disk.execute_batch("UPDATE events SET frame = x'00' WHERE position = 3")
+        .unwrap();
+    drop(disk);
+    let open = place.open(TODAY, "");
+    let done = open.replay(&replay()).await;
+    assert_eq!((done.messages, done.changed, done.gone), (1, 2, 0));
+    assert_eq!((done.damaged, done.orphaned), (1, 2));
     open.running.shutdown().await.unwrap();
 }
