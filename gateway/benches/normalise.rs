@@ -62,6 +62,7 @@ impl Case {
             user: &self.user,
             received: RECEIVED,
             nonce: [7; 16],
+            delivery: None,
             births: &Births::default(),
         };
         normalise::normalise(&self.mapping, &self.resolved, &message, scratch)

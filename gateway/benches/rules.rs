@@ -111,6 +111,7 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
             user: &[],
             received: Timestamp::from_millis(1_772_366_400_000),
             nonce: [7; 16],
+            delivery: None,
             births: &births,
         };
         let events = normalise::normalise(&mapping, resolved, &message, &mut scratch)
@@ -156,6 +157,7 @@ fn large_message(bencher: Bencher<'_, '_>, rules: usize) {
         user: &[],
         received: Timestamp::from_millis(1_772_366_400_000),
         nonce: [7; 16],
+        delivery: None,
         births: &Births::default(),
     };
     let normalised = normalise::normalise(&mapping, &resolved, &message, &mut Scratch::default());

@@ -51,7 +51,6 @@ use verdicts::verdicts;
 
 use crate::{
     clock::{Booted, Clock},
-    dedup::key,
     event::{
         Event, IdSource, Timestamp,
         message::{VIA_PROPERTY, is_gateway},
@@ -232,6 +231,12 @@ impl Ingest {
         same.map_or(self.routes, |same| self.routes.without(*same))
     }
 
+    /// Whether events of a message may go to a destination, whatever the rules say: not
+    /// back to where it came from.
+    pub fn may_go_to(&self, raw: &Raw, destination: DestinationId) -> bool {
+        self.routes_of(raw.origin.as_ref()).contains(destination)
+    }
+
     /// How often devices sent the same thing again.
     pub fn duplicates(&self) -> &Duplicates {
         &self.duplicates
@@ -289,18 +294,24 @@ impl Ingest {
     /// Makes the events of a kept message again with the mappings and rules of today:
     /// under the keys that they had, marked as corrections made at `at`. Those that the
     /// rules send nowhere are not among them. Destinations that get the message itself
-    /// get no correction: what came has not changed. Keeps and counts nothing.
+    /// get no correction: what came has not changed. Keeps and counts nothing. `booted` is
+    /// what was said of the machine's start where the message came before the clock was set.
     ///
     /// # Errors
     /// When the message cannot be used today.
-    pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Vec<NewEvent>, Reject> {
+    pub fn renormalise(
+        &self,
+        raw: &Raw,
+        at: Timestamp,
+        booted: Option<&Booted>,
+    ) -> Result<Vec<NewEvent>, Reject> {
         let routes = self.routes_of(raw.origin.as_ref()).without(self.originals);
         let (rules, metrics) = (self.rules(), Metrics::default());
         let births = self.births.only_read();
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
-        let preparing = preparing.timed_by(&self.timing, None);
+        let preparing = preparing.timed_by(&self.timing, booted);
         let entries = preparing.retry(raw)?.into_iter();
         let events = entries.filter_map(|entry| match entry {
             Entry::Event(event) => Some(event),
@@ -632,6 +643,7 @@ impl<'i> Preparing<'i> {
             user: &raw.user,
             received: raw.received,
             nonce: raw.nonce,
+            delivery: raw.delivery,
             births: self.births,
         };
         let mapping = self.topics.mapping(found);
@@ -649,12 +661,6 @@ impl<'i> Preparing<'i> {
         if let Some(via) = via(&raw.user, |name| self.is_own(name)) {
             for event in &mut events {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));
-            }
-        }
-        if let Some(delivery) = raw.delivery {
-            let unknown = (0..).zip(&mut events);
-            for (index, event) in unknown.filter(|(_, e)| e.id_source == IdSource::None) {
-                event.key = key::delivered(delivery, index);
             }
         }
         self.mark(&mut events);

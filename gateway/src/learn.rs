@@ -287,6 +287,7 @@ fn tried(
             user: &[],
             received,
             nonce: [0; 16],
+            delivery: None,
             births: &births,
         };
         match normalise(mapping, &resolved, &message, &mut Scratch::default()) {

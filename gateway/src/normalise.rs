@@ -84,6 +84,8 @@ pub struct Message<'a> {
     pub received: Timestamp,
     /// Random, for events that nothing identifies.
     pub nonce: [u8; 16],
+    /// What makes it the same message when its QoS 2 exchange goes on after a crash.
+    pub delivery: Option<[u8; 16]>,
     /// What Sparkplug nodes said before.
     pub births: &'a Births,
 }

@@ -309,6 +309,7 @@ fn whole(bencher: Bencher<'_, '_>, name: &str) {
             user: &user,
             received: RECEIVED,
             nonce: [7; 16],
+            delivery: None,
             births: &births,
         };
         let done = normalise(&mapping, &resolved, &message, &mut scratch);

@@ -44,6 +44,7 @@ pub fn check(
             user,
             received: Timestamp::from_millis(1_772_366_400_000),
             nonce: [1; 16],
+            delivery: None,
             births: &Births::default(),
         };
         SCRATCH.with_borrow_mut(|scratch| normalise(mapping, &resolved, &message, scratch))

@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// Send to this destination, instead of where the rules say
     #[arg(long, value_name = "NAME")]
     to_destination: Option<String>,
+    /// Send also events that were not stored with their message: of a batch that came
+    /// twice another message has them, or they are in quarantine
+    #[arg(long)]
+    new: bool,
     /// Send only events that differ from what they were
     #[arg(long)]
     only_changed: bool,
@@ -91,11 +95,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let at = match &args.resume {
         Some(at) => at.clone(),
         None => {
-            let now = admin::instant(SystemClock.now());
+            let now = admin::instant(replay::Replay::instant(SystemClock.now()));
             now.as_str().unwrap_or_default().to_owned()
         }
     };
-    if !args.dry_run && !args.json {
+    if args.json {
+        output::line(serde_json::json!({ "at": at }));
+    } else if !args.dry_run {
         output::line(format_args!(
             "replay {at}; should it be interrupted, the same with --resume {at} goes on"
         ));
@@ -103,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut total = Total::default();
     let whole = if let Some(running) = Running::find(&config.data_dir)? {
         let query = args.query(&at);
-        args.pages(&mut total, |after, until| {
+        args.pages(&mut total, &at, |after, until| {
             let until = until.map_or_else(String::new, |until| format!("&until={until}"));
             running.request(
                 "POST",
@@ -116,17 +122,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             let end = store.status().committed;
             let (mut after, mut whole) = (Position(0), true);
             loop {
-                let kept = store
-                    .listing()?
-                    .kept(after, end, replay::MESSAGES_MAX, |view| wanted.wants(view))?;
-                let done = wanted.page(&store, &ingest, kept).await?;
+                let (count, received) = (replay::MESSAGES_MAX, wanted.received());
+                let listing = store.listing()?;
+                let kept = listing.kept(after, end, count, &received, |view| wanted.wants(view))?;
+                let done = wanted.page(&store, &ingest, after, kept).await?;
                 whole &= args.say(&mut total, &serde_json::to_value(&done)?);
                 match done.next {
                     Some(next) if whole => after = Position(next),
                     _ => break,
                 }
             }
-            args.sum_up(&total);
+            args.sum_up(&total, &at);
             Ok(whole)
         })?
     };
@@ -142,6 +148,7 @@ impl Args {
     fn pages(
         &self,
         total: &mut Total,
+        at: &str,
         ask: impl Fn(u64, Option<u64>) -> Result<Value>,
     ) -> Result<bool> {
         let (mut after, mut until) = (0, None);
@@ -152,7 +159,7 @@ impl Args {
             match done["next"].as_u64() {
                 Some(next) if whole => after = next,
                 _ => {
-                    self.sum_up(total);
+                    self.sum_up(total, at);
                     return Ok(whole);
                 }
             }
@@ -178,6 +185,7 @@ impl Args {
             }
         }
         for (name, set) in [
+            ("new", self.new),
             ("only_changed", self.only_changed),
             ("dry_run", self.dry_run),
         ] {
@@ -206,12 +214,15 @@ impl Args {
             },
         };
         Ok(replay::Replay {
-            at: admin::parse_instant(at).context("the time of the replay")?,
+            at: admin::parse_instant(at)
+                .map(replay::Replay::instant)
+                .context("the time of the replay")?,
             from: instant(&self.from),
             to: instant(&self.to),
             device: self.device.clone(),
             topic,
             destination,
+            with_new: self.new,
             only_changed: self.only_changed,
             dry_run: self.dry_run,
         })
@@ -231,18 +242,21 @@ impl Args {
         }
         let full = done["full"] == true;
         if full && !self.json {
-            output::line("the journal is full: go on with --resume when there is room");
+            output::line(
+                "no room to spare in the journal: go on with --resume when destinations have taken more",
+            );
         }
         !full
     }
 
-    fn sum_up(&self, total: &Total) {
+    fn sum_up(&self, total: &Total, at: &str) {
         if self.json {
             let counts = COUNTS.iter().zip(total.0);
-            let counts: serde_json::Map<String, Value> = counts
+            let mut sum: serde_json::Map<String, Value> = counts
                 .map(|(name, count)| ((*name).to_owned(), count.into()))
                 .collect();
-            output::line(Value::Object(counts));
+            sum.insert("at".into(), at.into());
+            output::line(Value::Object(sum));
             return;
         }
         let [

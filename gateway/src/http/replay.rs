@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{Context, error::Problem, quarantine::read};
 use crate::{
@@ -15,6 +16,12 @@ use crate::{
     normalise::topic::Template,
     record::Position,
 };
+
+/// How far ahead of the clock a replay may say that it began.
+const AHEAD_NANOS_MAX: i64 = 60_000_000_000;
+
+/// One page at a time: what it makes is in memory until it is kept.
+static REPLAYING: Semaphore = Semaphore::const_new(1);
 
 /// What to make again; see [`replay::Replay`].
 #[derive(Debug, Deserialize)]
@@ -31,6 +38,8 @@ pub(super) struct Asked {
     device: Option<String>,
     topic: Option<String>,
     destination: Option<String>,
+    #[serde(default)]
+    new: bool,
     #[serde(default)]
     only_changed: bool,
     #[serde(default)]
@@ -59,13 +68,23 @@ pub(super) async fn page(
         }
     };
     let topic = asked.topic.as_deref().map(Template::parse).transpose();
+    let now = context.ingest.now();
+    let at = instant("at", &asked.at)?.unwrap_or(now);
+    if at.as_nanos() > now.as_nanos().saturating_add(AHEAD_NANOS_MAX) {
+        return Err(wrong(format!(
+            "at: {} has not come yet; the latest correction of an event is the right one, \
+             so give the instant at which the replay began",
+            admin::instant(at)
+        )));
+    }
     let wanted = replay::Replay {
-        at: instant("at", &asked.at)?.unwrap_or_else(|| context.ingest.now()),
+        at: replay::Replay::instant(at),
         from: instant("from", &asked.from)?,
         to: instant("to", &asked.to)?,
         device: asked.device,
         topic: topic.map_err(|error| wrong(format!("topic: {error}")))?,
         destination,
+        with_new: asked.new,
         only_changed: asked.only_changed,
         dry_run: asked.dry_run,
     };
@@ -73,17 +92,31 @@ pub(super) async fn page(
         .until
         .map_or(context.store.status().committed, Position);
     let limit = asked.limit.clamp(1, replay::MESSAGES_MAX);
-    let filter = wanted.clone();
+    let Ok(turn) = REPLAYING.try_acquire() else {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "another replay is under way; when it is over, go on with the same \"at\"",
+        ));
+    };
+    let (filter, received) = (wanted.clone(), wanted.received());
+    let after = Position(asked.after);
     let kept = read(&context.store, move |listing| {
-        listing.kept(Position(asked.after), until, limit, |view| {
-            filter.wants(view)
-        })
+        listing.kept(after, until, limit, &received, |view| filter.wants(view))
+    })
+    .await?;
+    let at = wanted.at;
+    // Making events takes long, and goes on where nobody waits for the answer any more.
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        runtime.block_on(wanted.page(&context.store, &context.ingest, after, kept))
     });
-    let done = wanted
-        .page(&context.store, &context.ingest, kept.await?)
-        .await?;
+    let done = done.await.map_err(|error| {
+        tracing::error!(%error, "a replay failed");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the replay failed")
+    })??;
     let mut answer = json!(done);
-    answer["at"] = admin::instant(wanted.at);
+    answer["at"] = admin::instant(at);
     answer["until"] = until.0.into();
     Ok(Json(answer))
 }

@@ -493,6 +493,7 @@ fn a_site_or_type_that_no_message_could_carry_is_quarantined() {
         user: &[],
         received: RECEIVED,
         nonce: [0; 16],
+        delivery: None,
         births: &births,
     };
     let mapping = &Config::default().mappings[0];

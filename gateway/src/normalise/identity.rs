@@ -87,11 +87,11 @@ pub(super) fn identify<'n, 'a>(
     };
     let (key, id, source) = found.unwrap_or_else(|| {
         let index = place.index.map_or(0, |index| index as u64);
-        (
-            key::random(of.message.received, of.message.nonce, index),
-            None,
-            IdSource::None,
-        )
+        let key = match of.message.delivery {
+            Some(delivery) => key::delivered(delivery, index),
+            None => key::random(of.message.received, of.message.nonce, index),
+        };
+        (key, None, IdSource::None)
     });
     Identity {
         key,

@@ -81,6 +81,7 @@ fn run(mapping: &Mapping, sent: &Sent<'_>) -> Result<Normalised, Reject> {
         user: &user,
         received: RECEIVED,
         nonce: [sent.nonce; 16],
+        delivery: None,
         births: &Births::default(),
     };
     let resolved = mapping

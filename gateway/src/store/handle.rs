@@ -57,7 +57,16 @@ impl Handle {
     /// # Errors
     /// When the store has stopped.
     pub async fn append(&self, entries: Vec<Entry>) -> Result<Receipt, Stopped> {
-        self.queue(entries, None).await
+        self.queue(entries, None, false).await
+    }
+
+    /// Like [`Handle::append`], for what can wait: it finds no room once three quarters
+    /// of `size_max` are used, and nothing gives way to it.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn append_spare(&self, entries: Vec<Entry>) -> Result<Receipt, Stopped> {
+        self.queue(entries, None, true).await
     }
 
     /// Like [`Handle::append`], for a group whose connection must not see it
@@ -70,15 +79,21 @@ impl Handle {
         entries: Vec<Entry>,
         turn: Turn,
     ) -> Result<Receipt, Stopped> {
-        self.queue(entries, Some(turn)).await
+        self.queue(entries, Some(turn), false).await
     }
 
-    async fn queue(&self, entries: Vec<Entry>, turn: Option<Turn>) -> Result<Receipt, Stopped> {
+    async fn queue(
+        &self,
+        entries: Vec<Entry>,
+        turn: Option<Turn>,
+        spare: bool,
+    ) -> Result<Receipt, Stopped> {
         let outcome = self
             .submit(Work::Append {
                 entries,
                 retry_of: None,
                 turn,
+                spare,
             })
             .await?;
         Ok(appended(outcome))
@@ -165,6 +180,7 @@ impl Handle {
             entries,
             retry_of: Some(id),
             turn: None,
+            spare: false,
         };
         match self.submit(work).await?.await {
             Ok(Outcome::Appended(appended)) => Ok(Some(appended)),

@@ -27,6 +27,9 @@ pub(super) enum Work {
         entries: Vec<Entry>,
         retry_of: Option<u64>,
         turn: Option<Turn>,
+        /// What nobody waits for: it takes room only while there is plenty, and nothing
+        /// gives way to it.
+        spare: bool,
     },
     Progress(Progress),
     Change(Change),

@@ -1,5 +1,10 @@
 //! Reads messages that were kept as they came, each with the events that were made of it.
 
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
 use super::{
     Error, Listing, column,
     frame::{self, column, integer},
@@ -13,6 +18,10 @@ use crate::{
 const ROWS_MAX: u32 = 20_000;
 /// A page ends with the message that brings it to so many bytes.
 const PAGE_BYTES: usize = 1024 * 1024;
+/// A page ends once so many bytes were read, wanted or not.
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A page ends after this long: a long read makes the write-ahead log grow.
+const READ_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// A message, and its events that are in the journal.
 #[derive(Debug, Clone)]
@@ -28,6 +37,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Where the last of its events lies.
+    pub fn end(&self) -> Position {
+        self.events.last().map_or(Position(0), |r| r.position)
+    }
+
     /// Where it lies.
     pub fn position(&self) -> Position {
         self.events.first().map_or(Position(0), |r| r.position)
@@ -49,8 +63,9 @@ pub struct KeptPage {
 }
 
 impl Listing {
-    /// Messages that lie after `after` and at most at `until`, and that `wanted` says yes
-    /// to: at most `count`, and no more once they and their events have a megabyte.
+    /// Messages that lie after `after` and at most at `until`, were `received` then, and
+    /// that `wanted` says yes to: at most `count`, and no more once they and their events
+    /// have a megabyte, or reading takes long.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -59,29 +74,28 @@ impl Listing {
         after: Position,
         until: Position,
         count: usize,
+        received: &Range<Timestamp>,
         wanted: impl Fn(&View<'_>) -> bool,
     ) -> Result<KeptPage, Error> {
+        // What was received at another time is not even read.
         let mut statement = self.connection.prepare_cached(
-            "SELECT position, routes, received, frame FROM events
-             WHERE position > ?1 ORDER BY position",
+            "SELECT position, routes, received,
+                    CASE WHEN received >= ?2 AND received < ?3 THEN frame END
+             FROM events WHERE position > ?1 ORDER BY position",
         )?;
-        let mut rows = statement.query([column(after.0)])?;
+        let (from, to) = (received.start.as_nanos(), received.end.as_nanos());
+        let mut rows = statement.query((column(after.0), from, to))?;
+        let began = Instant::now();
         let mut page = KeptPage::default();
         // Whether events that follow belong to the last message of the page.
-        let (mut open, mut bytes, mut seen) = (false, 0, 0_u32);
+        let (mut open, mut bytes, mut read, mut seen) = (false, 0, 0, 0_u32);
         let mut last = after;
         while let Some(row) = rows.next()? {
             let record = frame::from_row(row, 0)?;
             let view = record.as_ref().map(|record| View::parse(&record.body));
-            let (Some(record), Some(Ok(view))) = (&record, view) else {
-                page.damaged += 1;
-                // It may have been the first of the next message, which nothing tells.
-                open = false;
-                last = Position(integer(column::number(row, 0)?.unwrap_or(0)));
-                continue;
-            };
-            if let Some(message) = page.messages.last_mut().filter(|_| open)
-                && message.has(&view)
+            if let (Some(record), Some(Ok(view))) = (&record, &view)
+                && let Some(message) = page.messages.last_mut().filter(|_| open)
+                && message.has(view)
             {
                 bytes += record.body.len();
                 message.events.push(record.clone());
@@ -89,13 +103,24 @@ impl Listing {
                 continue;
             }
             open = false;
-            let full = page.messages.len() >= count || bytes >= PAGE_BYTES || seen >= ROWS_MAX;
-            if full || record.position > until {
+            let position = Position(integer(column::number(row, 0)?.unwrap_or(0)));
+            let full = page.messages.len() >= count
+                || bytes >= PAGE_BYTES
+                || read >= READ_BYTES_MAX
+                || seen >= ROWS_MAX
+                || (seen > 0 && began.elapsed() > READ_TIME_MAX);
+            if full || position > until {
                 page.next = full.then_some(last);
                 return Ok(page);
             }
             seen += 1;
-            last = record.position;
+            last = position;
+            let (Some(record), Some(Ok(view))) = (record.as_ref(), view) else {
+                let at = column::number(row, 2)?.map(Timestamp::from_nanos);
+                page.damaged += u64::from(at.is_none_or(|at| received.contains(&at)));
+                continue;
+            };
+            read += record.body.len();
             if !wanted(&view) {
                 continue;
             }

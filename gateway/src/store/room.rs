@@ -103,6 +103,13 @@ impl Room {
         self.used + self.added + bytes <= limit
     }
 
+    /// Whether so many bytes fit into three quarters of the room: more than what everybody
+    /// has may take ([`Self::is_half_full`]), less than what devices may.
+    pub(super) const fn has_plenty(&self, bytes: u64) -> bool {
+        let bytes = bytes + bytes / 8 + COMMIT_BYTES;
+        !self.disk_full && self.used + self.added + bytes <= self.max_bytes / 4 * 3
+    }
+
     /// So many bytes were put in.
     pub(super) const fn add(&mut self, bytes: u64) {
         self.added += bytes + bytes / 8;

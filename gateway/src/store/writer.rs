@@ -289,13 +289,24 @@ impl Writer {
         let mut refused = !accept;
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
-            outcomes.push(match &job.work {
+            let outcome = match &job.work {
                 Work::Append {
                     entries,
                     retry_of,
                     turn,
+                    spare,
                 } => {
                     let bytes = job.work.cost_bytes() as u64;
+                    if *spare {
+                        let fits = accept && !refused && has_plenty(connection, room, bytes)?;
+                        outcomes.push(if fits {
+                            room.add(bytes);
+                            inserter.append(entries, *retry_of, stage, window)?
+                        } else {
+                            Outcome::Appended(vec![Appended::Full; entries.len()])
+                        });
+                        continue;
+                    }
                     let turn = turn.as_ref();
                     // Once one group is turned away the later ones are too: a
                     // smaller one that still fits would overtake it.
@@ -323,11 +334,12 @@ impl Writer {
                     stage,
                 )?),
                 Work::Close => Outcome::Changed(0),
-            });
+            };
+            outcomes.push(outcome);
         }
         if batch
             .iter()
-            .any(|job| matches!(job.work, Work::Append { .. }))
+            .any(|job| matches!(job.work, Work::Append { spare: false, .. }))
         {
             room.set_refusing(refused);
         }
@@ -389,9 +401,17 @@ impl Writer {
 
     fn refuse_appends(&mut self, batch: &mut Vec<Job>) {
         for job in std::mem::take(batch) {
-            if let Work::Append { entries, turn, .. } = &job.work {
+            if let Work::Append {
+                entries,
+                turn,
+                spare,
+                ..
+            } = &job.work
+            {
                 turn.as_ref().inspect(|turn| turn.end());
-                self.state.refused_full += entries.len() as u64;
+                if !spare {
+                    self.state.refused_full += entries.len() as u64;
+                }
                 let full = vec![Appended::Full; entries.len()];
                 drop(job.reply.send(Outcome::Appended(full)));
             } else {
@@ -437,6 +457,14 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether there is room for so many bytes of what can wait.
+fn has_plenty(connection: &Connection, room: &mut Room, bytes: u64) -> rusqlite::Result<bool> {
+    if !room.has_plenty(bytes) {
+        room.look(connection)?;
+    }
+    Ok(room.has_plenty(bytes))
 }
 
 /// Whether there is room for so many bytes, after evicting if that is wanted.

@@ -122,6 +122,7 @@ fn explain_to(
         user: &user,
         received,
         nonce: [0; 16],
+        delivery: None,
         births: &Births::default(),
     };
     let mut scratch = Scratch::explaining();

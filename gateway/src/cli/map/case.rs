@@ -76,6 +76,7 @@ fn one(
         user: &user,
         received: instant(text("received").context("the message has no \"received\"")?)?,
         nonce,
+        delivery: None,
         births,
     };
     let Some(resolved) = mapping.resolve(&topic, None) else {

@@ -154,6 +154,11 @@ impl Births {
         }
     }
 
+    /// Whether a message is tried again.
+    pub(super) const fn is_only_read(&self) -> bool {
+        self.only_read
+    }
+
     /// The same births, for messages of nodes that are not connected here, and so hear
     /// nothing that is said here.
     pub fn silent(&self) -> Self {

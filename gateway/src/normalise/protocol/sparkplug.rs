@@ -237,6 +237,15 @@ fn said<'n, 'a>(
         _ => None,
     };
     let known = births.get(client_id, node, topic.device, message.received);
+    let untyped = |metric: &Node<'_>| metric.child("datatype").is_none();
+    if births.is_only_read()
+        && (known.as_ref()).is_none_or(|known| sent.is_some_and(|sent| sent < known.sent))
+        && !topic.is_birth()
+        && metrics.iter().any(untyped)
+    {
+        let reason = "the birth that says what types its metrics have is not known";
+        return Err(Reject::new(Class::State, reason));
+    }
     // Also where all metrics have names: what types they have is in the birth.
     let missed = known.is_none() && !topic.is_birth();
     let resolver = Resolver {

@@ -21,6 +21,7 @@ fn became(config: &Config, topic: &str, payload: &str) -> Vec<String> {
         user: &[],
         received: RECEIVED,
         nonce: [1; 16],
+        delivery: None,
         births: &Births::default(),
     };
     match normalise(mapping, &resolved, &message, &mut Scratch::default()) {

@@ -185,6 +185,7 @@ fn what_is_done_is_said_step_by_step_where_somebody_asks() {
         user: &[],
         received: RECEIVED,
         nonce: [0; 16],
+        delivery: None,
         births: &Births::default(),
     };
     let resolved = mapping.resolve(&topic, None).unwrap();

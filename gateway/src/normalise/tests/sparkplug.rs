@@ -101,6 +101,7 @@ fn send_by(
         user: &[],
         received,
         nonce: [1; 16],
+        delivery: None,
         births,
     };
     let resolved = mapping.resolve(topic, None).unwrap();
@@ -281,4 +282,24 @@ fn a_birth_without_a_sequence_number_is_number_0() {
     let payload = Payload::sent(at(0)).metric(named("n", 1));
     send(&births, NBIRTH, at(0), &payload).unwrap();
     assert_eq!(name(&births, NDATA, 1, &data(1, 1)), Ok("n".into()));
+}
+
+#[test]
+fn what_is_tried_again_without_the_types_of_its_birth_is_refused() {
+    let births = Births::default();
+    let untyped = Payload::default().bytes(1, b"temp").varint(10, 0xff);
+    let typed = Payload::default()
+        .bytes(1, b"temp")
+        .varint(4, 1)
+        .varint(10, 0xff);
+    let data = |metric: &Payload| {
+        Payload::sent(at(5))
+            .metric(Payload(metric.0.clone()))
+            .seq(1)
+    };
+    send(&births, NDATA, at(5), &data(&untyped)).expect("as it came it is taken");
+    let again = births.only_read();
+    let refused = send(&again, NDATA, at(5), &data(&untyped)).unwrap_err();
+    assert_eq!(refused.class, Class::State);
+    send(&again, NDATA, at(5), &data(&typed)).expect("it says so itself");
 }

@@ -30,6 +30,7 @@ fn event() -> Event {
         // 2026-03-01T12:00:00Z.
         received: Timestamp::from_millis(1_772_366_400_000),
         nonce: [1; 16],
+        delivery: None,
         births: &Births::default(),
     };
     let resolved = mapping.resolve(&topic, None).unwrap();

@@ -26,6 +26,7 @@ impl Driven {
             entries,
             retry_of: None,
             turn: None,
+            spare: false,
         };
         let mut batch = vec![Job {
             work,

@@ -215,6 +215,7 @@ impl World {
             entries: work,
             retry_of: None,
             turn: None,
+            spare: false,
         }]);
         let [Outcome::Appended(appended)] = &outcomes[..] else {
             panic!("{outcomes:?}")
@@ -398,6 +399,7 @@ impl World {
             entries: vec![event(999, to(&[0]))],
             retry_of: None,
             turn: None,
+            spare: false,
         };
         let outcomes = self.work(vec![refused]);
         assert!(matches!(&outcomes[..], [Outcome::Appended(a)] if a[..] == [Appended::Full]));

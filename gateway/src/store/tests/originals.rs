@@ -175,10 +175,15 @@ impl Bench {
     }
 
     fn append(&mut self, entries: Vec<Entry>) -> Outcome {
+        self.append_as(entries, false)
+    }
+
+    fn append_as(&mut self, entries: Vec<Entry>, spare: bool) -> Outcome {
         self.work(Work::Append {
             entries,
             retry_of: None,
             turn: None,
+            spare,
         })
     }
 
@@ -298,4 +303,32 @@ fn no_more_large_events_are_evicted_than_there_must_be() {
         assert!(n < 200 || kept * (LARGE as u64) > ROOM / 2, "{kept} of {n}");
     }
     assert_balanced(&bench.store.handle.status());
+}
+
+#[test]
+fn what_can_wait_takes_room_only_while_there_is_plenty_and_nothing_gives_way_to_it() {
+    for on_full in [OnFull::PushBack, OnFull::DropOldest] {
+        let mut bench = Bench::new(None, 16 << 20);
+        bench.store.writer.room.set_limit(on_full, 16 << 20);
+        let big = |n| {
+            let Entry::Event(event) = event(n, to(&[0])) else {
+                unreachable!()
+            };
+            let body = vec![0; 512 * 1024].into();
+            vec![Entry::Event(NewEvent { body, ..event })]
+        };
+        let is_full =
+            |outcome| matches!(outcome, Outcome::Appended(all) if all[..] == [Appended::Full]);
+        let mut n = 1;
+        while !is_full(bench.append_as(big(n), true)) {
+            n += 1;
+            assert!(n < 32, "it may not fill the journal");
+        }
+        let status = bench.store.handle.status();
+        assert_eq!((status.buffered, status.refused_full), (n - 1, 0));
+        assert!(!bench.store.writer.room.refusing(), "nobody is turned away");
+        assert!(!is_full(bench.append(big(n))), "devices still have room");
+        assert!(is_full(bench.append_as(big(n + 1), true)));
+        assert_eq!(bench.buffered(), n, "nothing was evicted");
+    }
 }

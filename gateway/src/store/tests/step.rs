@@ -66,6 +66,7 @@ impl Bench {
             entries: vec![Entry::Event(NewEvent { received, ..event })],
             retry_of: None,
             turn: None,
+            spare: false,
         });
     }
 

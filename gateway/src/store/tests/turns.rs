@@ -34,6 +34,7 @@ impl Driven {
             entries: vec![event(n, to(&[0]))],
             retry_of: None,
             turn: Some(turn),
+            spare: false,
         };
         let room = None;
         (Job { work, reply, room }, (n, outcome))
