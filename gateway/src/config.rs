@@ -48,7 +48,7 @@ pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
     events, forward, http, ingest,
-    normalise::mapping::Keep,
+    normalise::mapping::{Keep, Scope},
     query,
     record::DESTINATIONS_MAX,
     rules::Rule,
@@ -252,6 +252,7 @@ impl Config {
             Duration::from_secs(20),
         );
         let (auth, auth_service) = auth::read(root, dir);
+        let clients_are_asked = auth.is_on();
         let mut broker = stages::broker(root.table("broker"), dir, auth);
         broker.keep.dir = Some(data_dir.clone());
         let http_table = root.table("http");
@@ -263,7 +264,7 @@ impl Config {
             units: Arc::new(units::read(&root.table("units"))),
             schemas: schema::read(root, dir),
         };
-        let mappings = match root.tables("mapping") {
+        let mut mappings = match root.tables("mapping") {
             Some(tables) => {
                 if tables.is_empty() {
                     let what = "with no mapping every message would be quarantined; leave the key away for the built-in ones";
@@ -278,6 +279,11 @@ impl Config {
                 .map(|mapping| shared.by_default(mapping))
                 .collect(),
         };
+        for mapping in &mut mappings {
+            if clients_are_asked && mapping.dedup_scope == Scope::User {
+                mapping.dedup_scope = Scope::Asked;
+            }
+        }
         let keeps = mappings.iter().any(|mapping| mapping.raw == Keep::Always);
         let journal = stages::journal(root.table("store"), root.table("dedup"), keeps);
         let destinations = match root.tables("destination") {

@@ -92,7 +92,7 @@ pub use open::{Promise, Report};
 pub use progress::{Dead, Progress, Retry};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
-pub use standing::{Standing, Standings};
+pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;
 pub use turn::Turn;

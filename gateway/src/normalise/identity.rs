@@ -353,11 +353,14 @@ fn said(parts: &mut key::Parts, payload: &[u8], place: &Place<'_, '_>) -> Key {
 
 fn start<'p>(of: &'p mut Normaliser<'_>, source: IdSource, device: &Named) -> &'p mut key::Parts {
     let client = device.claimed.then_some(&**of.message.client_id);
-    // Where the user is the device, its name is in the key already.
-    let user = of
-        .message
-        .identity
-        .filter(|user| of.mapping.dedup_scope == Scope::User && **user != *device.name);
+    // Where the user is the device, its name is in the key already. No user has an
+    // empty name.
+    let user = match of.mapping.dedup_scope {
+        Scope::Device => None,
+        Scope::User => of.message.identity,
+        Scope::Asked => of.message.identity.or(Some("")),
+    };
+    let user = user.filter(|user| **user != *device.name);
     of.scratch
         .parts
         .start(source, of.resolved.site.as_deref(), &device.name)

@@ -174,6 +174,9 @@ pub enum Scope {
     /// What one user sends of a device: nobody else can suppress it.
     #[default]
     User,
+    /// The same where clients are asked who they are: what comes from nobody, or from a
+    /// remote broker, is not what a user sends, the device's own least of all.
+    Asked,
     /// What anybody sends of a device who may publish on its topic: gateways that pass
     /// on the same event by different ways.
     Device,

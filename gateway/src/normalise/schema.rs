@@ -45,6 +45,10 @@ pub struct Schemas(Arc<[Schema]>);
 pub struct Schema {
     kind: Arc<str>,
     mismatch: Mismatch,
+    /// Whether asking the validator what is wrong ends. It follows every alternative of
+    /// each element, so with alternatives that refer back it may take the memory of all.
+    #[cfg(feature = "schema")]
+    tells_why: bool,
     #[cfg(feature = "schema")]
     validator: Arc<jsonschema::Validator>,
 }
@@ -86,6 +90,8 @@ impl Schema {
         Ok(Self {
             kind: kind.into(),
             mismatch,
+            tells_why: !(has_member(&schema, &["anyOf", "oneOf"])
+                && has_member(&schema, &["$ref", "$dynamicRef", "$recursiveRef"])),
             validator: Arc::new(validator),
         })
     }
@@ -108,6 +114,12 @@ impl Schema {
     #[cfg(feature = "schema")]
     fn wrong(&self, node: &Node<'_>) -> Option<String> {
         let json = serde_json::to_value(Json(node)).unwrap_or_default();
+        if self.validator.is_valid(&json) {
+            return None;
+        }
+        if !self.tells_why {
+            return Some(format!("is not as the schema of {:?} says", self.kind));
+        }
         let error = self.validator.validate(&json).err()?;
         let at = error.instance_path().to_string();
         // Without the payload, which may be anything.
@@ -159,6 +171,18 @@ impl Schemas {
 #[cfg(feature = "schema")]
 fn cut(what: &str) -> String {
     what.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// Whether a member of any of these names is anywhere within.
+#[cfg(feature = "schema")]
+fn has_member(schema: &serde_json::Value, names: &[&str]) -> bool {
+    match schema {
+        serde_json::Value::Array(items) => items.iter().any(|item| has_member(item, names)),
+        serde_json::Value::Object(members) => members
+            .iter()
+            .any(|(name, value)| names.contains(&&**name) || has_member(value, names)),
+        _ => false,
+    }
 }
 
 /// A reference that leads back to itself with nothing between: validating by it would
@@ -326,5 +350,20 @@ mod tests {
         let schema = r#"{"properties":{"s":{"pattern":"^(a+)+$"}}}"#;
         let payload = format!("{{\"s\":\"{}!\"}}", "a".repeat(50_000));
         assert!(judged(schema, Mismatch::Quarantine, &payload).is_err());
+    }
+
+    #[test]
+    fn a_tree_that_is_not_as_its_schema_says_is_refused_in_the_time_that_it_takes_to_look() {
+        let child = r##"{"$ref":"#"}"##;
+        let kind = |name: &str| {
+            format!("{{\"required\":[\"{name}\"],\"properties\":{{\"child\":{child}}}}}")
+        };
+        let schema = format!("{{\"anyOf\":[{},{}]}}", kind("a"), kind("b"));
+        let payload = format!("{}{{}}{}", "{\"child\":".repeat(50), "}".repeat(50));
+        let reject = judged(&schema, Mismatch::Quarantine, &payload).unwrap_err();
+        assert!(
+            reject.to_string().contains("is not as the schema"),
+            "{reject}"
+        );
     }
 }

@@ -31,7 +31,57 @@ pub struct Standings {
     pub destinations: Vec<Standing>,
 }
 
+/// What became of one record, as of one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fate {
+    /// Where the destinations stand.
+    pub standings: Standings,
+    /// Who will try it again: with attempts made, and why.
+    pub waiting: Vec<(DestinationId, u32, String)>,
+    /// Its dead letters that are kept.
+    pub dead: Vec<DeadOf>,
+}
+
+/// A dead letter of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadOf {
+    /// Its number.
+    pub id: u64,
+    /// Whose it is.
+    pub destination: DestinationId,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// Why it was given up.
+    pub reason: String,
+}
+
 impl Listing {
+    /// What became of a record.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn fate(&self, position: Position) -> Result<Fate, Error> {
+        // One transaction: a record is never between two places.
+        let _as_of_now = self.connection.unchecked_transaction()?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, destination, attempts, reason FROM dead_letters
+             WHERE position = ?1 ORDER BY id",
+        )?;
+        let dead = statement.query_map([column(position.0)], |row| {
+            Ok(DeadOf {
+                id: integer(row.get(0)?),
+                destination: DestinationId(row.get(1)?),
+                attempts: column::small(row, 2)?,
+                reason: column::text(row, 3)?,
+            })
+        })?;
+        Ok(Fate {
+            dead: dead.collect::<Result<_, _>>()?,
+            standings: self.standings()?,
+            waiting: self.waiting(position)?,
+        })
+    }
+
     /// Where the journal's destinations stand.
     ///
     /// # Errors

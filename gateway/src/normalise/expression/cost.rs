@@ -15,7 +15,7 @@ use cel::{
 
 use super::{DEPTH_MAX, Given, NODES_MAX};
 use crate::{
-    event::Measurement,
+    event::{Measurement, Value},
     normalise::{Node, decode::DEPTH_MAX as PAYLOAD_DEPTH},
 };
 
@@ -227,17 +227,37 @@ impl Sizes {
     }
 
     fn measured(&mut self, measured: &[Measurement]) {
-        let size = |m: &Measurement| match &m.value {
-            crate::event::Value::Text(text) => text.len(),
-            crate::event::Value::Bytes(bytes) => bytes.len(),
-            _ => 1,
-        };
         let all = measured
             .iter()
-            .map(|m| self.add(1, 1 + m.name.len() + size(m)));
-        let all = all.sum();
+            .map(|m| self.value(&m.value, 1, m.name.len()))
+            .sum();
         self.add(0, all);
         self.count(0, measured.len());
+    }
+
+    /// As [`Self::node`]; lists and tables of measurements are as large as a device
+    /// makes them.
+    fn value(&mut self, value: &Value, depth: usize, name: usize) -> usize {
+        let within = match value {
+            Value::Text(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            Value::Array(items) => {
+                self.count(depth, items.len());
+                items
+                    .iter()
+                    .map(|item| self.value(item, depth + 1, 0))
+                    .sum()
+            }
+            Value::Map(members) => {
+                self.count(depth, members.len());
+                members
+                    .iter()
+                    .map(|(name, value)| self.value(value, depth + 1, name.len()))
+                    .sum()
+            }
+            _ => 0,
+        };
+        self.add(depth, 1 + name + within)
     }
 
     fn largest(&self, depth: usize) -> f64 {

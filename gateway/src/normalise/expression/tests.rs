@@ -1,4 +1,8 @@
-use super::{super::condition::ELEMENT_NAMES, *};
+use super::{
+    super::condition::{ELEMENT_NAMES, MEASURED_NAMES},
+    *,
+};
+use crate::event::Measurement;
 use crate::normalise::decode::{self, Format};
 
 fn evaluated(source: &str, payload: &[u8]) -> Result<Option<Value>, Reject> {
@@ -150,6 +154,35 @@ fn what_would_cost_too_much_is_not_begun() {
         let reject = evaluated(source, numbers.as_bytes()).unwrap_err();
         assert_eq!(reject.class, Class::Limit, "{source}: {reject}");
     }
+}
+
+#[test]
+fn lists_that_were_measured_cost_what_they_hold() {
+    let list = |items: usize| {
+        vec![Measurement {
+            name: "vib".into(),
+            value: Value::Array(vec![Value::Int(1); items]),
+            unit: None,
+            quality: crate::event::Quality::Good,
+            time: None,
+        }]
+    };
+    let node = decode::decode(Format::Json, b"{}").unwrap();
+    let source = "v.vib.filter(x, v.vib.exists(y, y > x)).size()";
+    let expression = Expression::parse(source, &MEASURED_NAMES).unwrap();
+    let evaluate = |measured: &[Measurement]| {
+        let given = Given {
+            element: &node,
+            payload: &node,
+            topic: "a/b",
+            device: None,
+            measured,
+        };
+        expression.evaluate(&given, &mut Budget::default())
+    };
+    assert_eq!(evaluate(&list(10)).unwrap(), Some(Value::Int(0)));
+    let reject = evaluate(&list(10_000)).unwrap_err();
+    assert_eq!(reject.class, Class::Limit, "{reject}");
 }
 
 #[test]

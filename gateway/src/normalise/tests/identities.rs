@@ -330,6 +330,19 @@ fn a_user_cannot_suppress_what_another_sends_of_a_device() {
         assert_eq!(of(Some("mallory")), of(Some("mallory")));
         // The device itself has the keys that it has where nobody is asked.
         assert_eq!(of(Some("b7")), of(None));
+        // Where others are asked, nobody is not the device.
+        let asked = Mapping {
+            dedup_scope: mapping::Scope::Asked,
+            ..mapping.clone()
+        };
+        let nobody = key(&asked, None, payload, user);
+        for somebody in ["b7", "mallory"] {
+            assert_ne!(nobody, key(&asked, Some(somebody), payload, user));
+            assert_eq!(
+                key(&asked, Some(somebody), payload, user),
+                of(Some(somebody))
+            );
+        }
         let ways = Mapping {
             dedup_scope: mapping::Scope::Device,
             ..mapping.clone()

@@ -110,18 +110,26 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
 }
 
 fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Value, Error> {
-    let standings = listing.standings()?;
-    let waiting = listing.waiting(known.position)?;
+    let fate = listing.fate(known.position)?;
     let mut destinations = Vec::new();
-    for destination in &standings.destinations {
+    for destination in &fate.standings.destinations {
         if !known.routes.contains(destination.id) {
             continue;
         }
-        let mut one = match waiting.iter().find(|retry| retry.0 == destination.id) {
-            Some((_, attempts, reason)) => {
+        let waits = fate.waiting.iter().find(|retry| retry.0 == destination.id);
+        let mut dead = fate.dead.iter().rev();
+        let dead = dead.find(|dead| dead.destination == destination.id);
+        let mut one = match (waits, dead) {
+            (Some((_, attempts, reason)), _) => {
                 json!({ "state": "retrying", "attempts": attempts, "reason": reason })
             }
-            None => settled(connection, destination, known.position)?,
+            (None, Some(dead)) => json!({
+                "state": "dead-letter",
+                "id": dead.id,
+                "attempts": dead.attempts,
+                "reason": dead.reason,
+            }),
+            (None, None) => settled(connection, destination, known.position)?,
         };
         one["name"] = destination.name.clone().into();
         destinations.push(one);
@@ -140,7 +148,8 @@ fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Val
     }))
 }
 
-/// What is to be said where it does not wait for another attempt.
+/// What is to be said where it waits for no attempt and is no dead letter now. The
+/// read side may know of one that was.
 fn settled(
     connection: &Connection,
     destination: &Standing,
@@ -148,14 +157,13 @@ fn settled(
 ) -> Result<Value, Error> {
     let dead = connection
         .prepare_cached(
-            "SELECT id, attempts, reason, gone FROM dead_letters
+            "SELECT id, attempts, reason FROM dead_letters
              WHERE position = ?1 AND destination = ?2 ORDER BY id DESC LIMIT 1",
         )?
         .query_row(params![position.0.cast_signed(), destination.name], |row| {
-            let gone: bool = row.get(3)?;
             Ok(json!({
                 // It was redriven, and is settled now, or it was discarded.
-                "state": if gone { "dead-letter-gone" } else { "dead-letter" },
+                "state": "dead-letter-gone",
                 "id": row.get::<_, i64>(0)?,
                 "attempts": row.get::<_, i64>(1)?,
                 "reason": row.get::<_, String>(2)?,

@@ -155,7 +155,11 @@ async fn where_an_event_is_is_said_for_each_destination() {
         attempts: 3,
         reason: "it is too hot".to_owned(),
     };
+    // The journal is asked, not what the read side has seen of it.
+    let (_before, mut behind) = place.built();
     place.settle(0, 3, 2, vec![dead]).await;
+    let answer = behind.whereabouts(Which::Position(Position(2))).unwrap();
+    assert_eq!(items(&answer)[0]["destinations"][0]["state"], "dead-letter");
     let (_dir, mut reader) = place.built();
     let mut state = |position: u64| -> Vec<String> {
         let answer = reader
