@@ -134,6 +134,7 @@ impl Done {
             (&mut self.duplicate, group.duplicate),
             (&mut self.nowhere, group.nowhere),
             (&mut self.damaged, group.damaged),
+            (&mut self.orphaned, group.orphaned),
         ];
         for (count, more) in counts {
             *count += more;

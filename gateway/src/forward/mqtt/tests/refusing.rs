@@ -20,26 +20,38 @@ fn of_devices(positions: impl IntoIterator<Item = u64>) -> Batch {
     }
 }
 
+fn is_to_blame(outcomes: &Outcomes) -> bool {
+    matches!(outcomes, Err(Error::Refusing { .. }))
+}
+
+/// Messages of a batch that are given up. How many are on the wire when the first
+/// refusal is heard differs from time to time.
+fn refused(outcomes: &Outcomes) -> usize {
+    let all = outcomes.iter().flatten();
+    all.filter(|one| matches!(one, Outcome::Permanent(_)))
+        .count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_refuses_every_message_is_to_blame_itself() {
     let broker = Broker::start(|_| {}).await;
     broker.judge(|_| REFUSED);
     let mqtt = mqtt(config(broker.port, Version::V5));
-    let (one, other) = (of_devices(1..=40), of_devices(41..=80));
-    let (one, other) = tokio::join!(biased; mqtt.send(one), mqtt.send(other));
-    for outcomes in [one, other] {
-        assert!(
-            matches!(outcomes, Err(Error::Refusing { .. })),
-            "{outcomes:?}"
-        );
+    let mut given_up = 0;
+    loop {
+        let (one, other) = (of_devices(1..=40), of_devices(41..=80));
+        let (one, other) = tokio::join!(biased; mqtt.send(one), mqtt.send(other));
+        let all = [one, other];
+        given_up += all.iter().map(refused).sum::<usize>();
+        if all.iter().any(is_to_blame) {
+            break;
+        }
     }
+    assert!(given_up < 16, "{given_up} were given up before");
     // It is too early to try again.
     let asked = broker.inbox.asked.load(SeqCst);
     let outcomes = mqtt.send(of_devices(1..=40)).await;
-    assert!(
-        matches!(outcomes, Err(Error::Refusing { .. })),
-        "{outcomes:?}"
-    );
+    assert!(is_to_blame(&outcomes), "{outcomes:?}");
     assert_eq!(broker.inbox.asked.load(SeqCst), asked);
     broker.stop().await;
 }
@@ -52,19 +64,24 @@ async fn what_was_taken_before_everything_is_refused_is_told() {
         _ => REFUSED,
     });
     let mqtt = mqtt(config(broker.port, Version::V5));
-    let outcomes = mqtt.send(of_devices(1..=40)).await.unwrap();
+    let outcomes = mqtt.send(of_devices(1..=40)).await;
+    let taken = outcomes.as_ref().unwrap();
     assert!(
-        outcomes[..3].iter().all(|o| *o == Outcome::Acknowledged)
-            && outcomes[3..]
+        taken[..3].iter().all(|o| *o == Outcome::Acknowledged)
+            && taken[3..]
                 .iter()
-                .all(|o| matches!(o, Outcome::Unknown(_))),
+                .all(|o| matches!(o, Outcome::Unknown(_) | Outcome::Permanent(_))),
         "{outcomes:?}"
     );
-    let outcomes = mqtt.send(of_devices(4..=40)).await;
-    assert!(
-        matches!(outcomes, Err(Error::Refusing { .. })),
-        "{outcomes:?}"
-    );
+    let mut given_up = refused(&outcomes);
+    loop {
+        let outcomes = mqtt.send(of_devices(4..=40)).await;
+        given_up += refused(&outcomes);
+        if is_to_blame(&outcomes) {
+            break;
+        }
+    }
+    assert!(given_up < 16, "{given_up} were given up before");
     broker.stop().await;
 }
 
