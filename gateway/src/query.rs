@@ -68,7 +68,7 @@ impl Default for Config {
     fn default() -> Self {
         const DAY: Duration = Duration::from_hours(24);
         Self {
-            enabled: true,
+            enabled: false,
             size_max: 256 << 20,
             events_keep: 7 * DAY,
             raw_keep: 2 * DAY,

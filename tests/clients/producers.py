@@ -76,7 +76,7 @@ def cloudevents():
 
 
 def senml():
-    """A library for SenML, in JSON and in CBOR."""
+    """A library for SenML, in JSON and in CBOR. It cannot write texts under Python 3."""
     from kpn_senml import SenmlPack, SenmlRecord, SenmlUnits
 
     def pack():
@@ -87,7 +87,6 @@ def senml():
         pack.add(SenmlRecord("temp", value=21.5))
         pack.add(SenmlRecord("hum", unit=SenmlUnits.SENML_UNIT_RELATIVE_HUMIDITY, value=40, time=AT + 5))
         pack.add(SenmlRecord("open", value=True))
-        pack.add(SenmlRecord("label", value="hall"))
         return pack
 
     client = connected("senml-library")

@@ -18,6 +18,7 @@ use penstock_tests::{
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+const READ: &str = "[read]\nenabled = true";
 const LONG: Duration = Duration::from_secs(60);
 const KILLS: usize = 5;
 
@@ -83,7 +84,7 @@ fn killed_again_and_again_it_answers_as_one_that_is_built_from_scratch() {
     let (_, mut rng) = seed::seeded();
     // Nobody listens there: the journal keeps everything.
     let nowhere = format!("http://127.0.0.1:{}/", ports::free());
-    let setup = Setup::new(&sandbox).to_http("nowhere", &nowhere);
+    let setup = Setup::new(&sandbox).with(READ).to_http("nowhere", &nowhere);
     let mut gateway = Gateway::start(&setup).expecting(&["nowhere"]);
     let stop = Arc::new(AtomicBool::new(false));
     let device = device(&setup, &stop);
@@ -126,7 +127,8 @@ fn killed_again_and_again_it_answers_as_one_that_is_built_from_scratch() {
 #[test]
 fn what_is_delivered_and_trimmed_is_known_after_kills_too() {
     let sandbox = Sandbox::new();
-    let setup = Setup::new(&sandbox).to_file("events");
+    let files = Setup::new(&sandbox).to_file("events");
+    let setup = files.clone().with(READ);
     let mut gateway = Gateway::start(&setup);
     let stop = Arc::new(AtomicBool::new(false));
     let device = device(&setup, &stop);
@@ -139,11 +141,17 @@ fn what_is_delivered_and_trimmed_is_known_after_kills_too() {
     stop.store(true, Relaxed);
     device.join().expect("it publishes to the end");
     let stored = gateway.wait_until_drained(LONG).ledger.stored;
-    gateway.wait_for(LONG, "an empty journal", |now| now.store.buffered == 0);
-    for position in [1, stored / 2, stored] {
-        let (at, all) = (position.to_string(), stored.to_string());
+    let all = stored.to_string();
+    let where_is = |position: u64| -> Value {
+        let at = position.to_string();
         let said = gateway.ask(&["where", &at, "--json", "--min-position", &all]);
-        let said: Value = serde_json::from_str(&said).expect("JSON");
+        serde_json::from_str(&said).expect("JSON")
+    };
+    wait::until(LONG, "an empty journal", || {
+        (where_is(stored)["items"][0]["in_journal"] == false).then_some(())
+    });
+    for position in [1, stored / 2, stored] {
+        let said = where_is(position);
         assert_eq!(said["missing"], json!([]), "{said}");
         let item = &said["items"][0];
         assert_eq!(item["in_journal"], false, "{said}");
@@ -153,7 +161,7 @@ fn what_is_delivered_and_trimmed_is_known_after_kills_too() {
     gateway.stop();
 
     // Switched off, it neither answers nor goes on.
-    gateway.start_with(&setup.clone().with("[read]\nenabled = false"));
+    gateway.start_with(&files);
     let reply = http::get(setup.http, "/api/v1/last").expect("it answers");
     assert_eq!(reply.status, 503, "{}", reply.body);
     assert!(

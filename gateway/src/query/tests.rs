@@ -79,7 +79,10 @@ impl Place {
             store: open(dir.path(), max_bytes, &clock),
             dir,
             clock,
-            config: Config::default(),
+            config: Config {
+                enabled: true,
+                ..Config::default()
+            },
         }
     }
 
