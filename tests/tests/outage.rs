@@ -71,7 +71,9 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
 
     to_nats.set(Mode::Pass);
     to_receiver.set(Mode::Pass);
-    let caught_up = gateway.wait_for(Duration::from_secs(60), "the backlog to be gone", |now| {
+    // That it shrinks to nothing while load goes on shows that it drains faster than it
+    // grows; how fast is for the bench, in a release build on a quiet machine.
+    let caught_up = gateway.wait_for(Duration::from_secs(180), "the backlog to be gone", |now| {
         backlog(now) < backlog(&away) / 20
     });
     resident_most = resident_most.max(gateway.process().resident_bytes());
