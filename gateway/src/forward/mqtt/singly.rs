@@ -140,7 +140,9 @@ impl Mqtt {
                 Outcome::Transient(reason) | Outcome::Unknown(reason) => {
                     return Err(Error::unavailable(reason));
                 }
-                Outcome::Behind => unreachable!("nothing else is on the wire"),
+                Outcome::Behind => {
+                    return Err(Error::unavailable("it was not tried".to_owned()));
+                }
             }
         }
         if !unfit.is_empty() {
