@@ -1,7 +1,15 @@
 //! Groups and verdicts, without a store.
 
-use super::*;
-use crate::store::{Appended, NewQuarantine};
+use bytes::Bytes;
+use penstock_broker::Properties;
+
+use super::{preparing::via, *};
+use crate::{
+    event::{Event, IdSource, message::VIA_PROPERTY},
+    normalise::{self, Class, Message, Scratch},
+    rules,
+    store::{Appended, NewOriginal, NewQuarantine},
+};
 
 /// 2026-03-01T12:00:00Z.
 const RECEIVED: Timestamp = Timestamp::from_millis(1_772_366_400_000);
