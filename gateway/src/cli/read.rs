@@ -301,7 +301,7 @@ impl Question {
 fn open(dir: &Path) -> Result<Reader> {
     if !dir.join(FILE).try_exists()? {
         bail!(
-            "there is no {FILE} in {}: a gateway makes it while it runs, unless [read] enabled = false",
+            "there is no {FILE} in {}: a gateway makes it while it runs with [read] enabled = true",
             dir.display()
         );
     }
