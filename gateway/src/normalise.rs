@@ -54,7 +54,7 @@ use crate::{
     event::{Event, Timestamp},
 };
 use element::{Header, Named, Normaliser, Place};
-use expression::Budget;
+use expression::{Budget, Whole};
 use mapping::BadElement;
 use protocol::{Protocol, cloudevents};
 
@@ -242,6 +242,7 @@ pub fn normalise(
         Some(array) => array,
         None => split(mapping, &root)?,
     };
+    let whole = Whole::new(&root);
     let Some(array @ Node::Array(elements)) = array else {
         if root == Node::Null {
             return Err(Reject::new(Class::Empty, "the payload is null"));
@@ -250,6 +251,7 @@ pub fn normalise(
             element: &root,
             header: None,
             index: None,
+            whole: &whole,
         })?;
         return Ok(Normalised {
             nothing: usize::from(event.is_none()) - normaliser.dropped,
@@ -275,6 +277,7 @@ pub fn normalise(
             element,
             header: Some(&header),
             index: Some(index),
+            whole: &whole,
         };
         match normaliser.event(&place) {
             Ok(Some(event)) => events.push(event),

@@ -217,10 +217,7 @@ mod tests {
             Value::Int(n) => theirs.as_i64() == Some(*n),
             Value::UInt(n) => theirs.as_u64() == Some(*n),
             Value::Float(x) if x.is_finite() => {
-                // serde_json is a digit off at times unless told to be slow.
-                theirs
-                    .as_f64()
-                    .is_some_and(|y| (x - y).abs() <= y.abs() * 1e-15)
+                theirs.as_f64().is_some_and(|y| x.to_bits() == y.to_bits())
             }
             Value::Float(_) => theirs.is_null(),
             Value::Text(text) => theirs.as_str() == Some(text),

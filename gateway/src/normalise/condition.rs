@@ -91,7 +91,7 @@ pub(super) fn derive(
     for derived in &mapping.derive {
         let given = Given {
             element: place.element,
-            payload: place.payload(),
+            whole: place.whole,
             topic: of.message.topic,
             device: Some(device),
             measured: measurements,
@@ -145,7 +145,7 @@ fn holds(
 ) -> Result<Option<bool>, Reject> {
     let given = Given {
         element: place.element,
-        payload: place.payload(),
+        whole: place.whole,
         topic: of.message.topic,
         device: None,
         measured: &[],

@@ -13,7 +13,7 @@ use super::{
     Class, DEVICE_BYTES_MAX, Mapping, Message, NAME_BYTES_MAX, Node, Reject, Resolved, Scratch,
     condition,
     decode::{Format, Without},
-    expression::Budget,
+    expression::{Budget, Whole},
     identity,
     mapping::{Device, KIND_DEFAULT, Tag},
     measure, pointer,
@@ -111,6 +111,8 @@ pub(super) struct Place<'n, 'a> {
     pub(super) element: &'n Node<'a>,
     pub(super) header: Option<&'n Header<'n, 'a>>,
     pub(super) index: Option<usize>,
+    /// The whole payload, as expressions see it.
+    pub(super) whole: &'n Whole<'n, 'a>,
 }
 
 /// Something that a pointer of the mapping found.
@@ -133,11 +135,6 @@ impl<'n, 'a> Place<'n, 'a> {
         let header = self.header.filter(|_| !pointer.is_root())?;
         let node = header.find(pointer)?;
         Some(Found { node, shared: true })
-    }
-
-    /// The whole payload.
-    pub(super) fn payload(&self) -> &'n Node<'a> {
-        self.header.map_or(self.element, |header| header.root)
     }
 
     /// What was found, as text: one text for all elements that share it.

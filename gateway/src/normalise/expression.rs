@@ -6,7 +6,8 @@
 //! step. So an expression is short and not deep ([`SOURCE_BYTES_MAX`], [`NODES_MAX`],
 //! [`DEPTH_MAX`]), and before it is evaluated what it could cost with the payload at
 //! hand is worked out and taken from a [`Budget`] that all expressions of a message
-//! share. What is too dear is refused, and so quarantined.
+//! share. What is too dear is refused, and so quarantined. The payload of a batch is made
+//! and counted once for all its elements ([`Whole`]).
 //!
 //! A panic within the library is caught: that message is quarantined too.
 //!
@@ -16,6 +17,7 @@
 
 mod cost;
 mod given;
+mod sizes;
 
 use std::{
     fmt,
@@ -26,7 +28,8 @@ use std::{
 
 use cel::{Context, Env, ExecutionError, Program, Value as Cel};
 
-pub use given::Given;
+use given::Uses;
+pub use given::{Given, Whole};
 
 use super::{Class, Reject};
 use crate::event::Value;
@@ -67,6 +70,7 @@ impl Default for Budget {
 pub struct Expression {
     source: Arc<str>,
     program: Arc<Program>,
+    uses: Uses,
 }
 
 impl fmt::Debug for Expression {
@@ -108,6 +112,7 @@ impl Expression {
         })?;
         Ok(Self {
             source: source.into(),
+            uses: Uses::of(program.expression()),
             program: Arc::new(program),
         })
     }
@@ -121,16 +126,14 @@ impl Expression {
         given: &Given<'_, '_>,
         budget: &mut Budget,
     ) -> Result<Option<Value>, Reject> {
-        let cost = cost::of(self.program.expression(), given);
+        let cost = cost::of(self.program.expression(), self.uses, given);
         if cost > budget.0 {
             let reason = format!("the payload is too large for the expression \"{self}\"");
             return Err(Reject::new(Class::Limit, reason));
         }
         budget.0 -= cost;
         let evaluated = catch_unwind(AssertUnwindSafe(|| {
-            let mut scope = CONTEXT.new_inner_scope();
-            given.add_to(&mut scope, self.program.expression());
-            self.program.execute(&scope)
+            given.execute(&CONTEXT, &self.program, self.uses)
         }));
         match evaluated {
             Ok(Ok(value)) => self.value(value),

@@ -18,13 +18,24 @@ pub enum Expression {}
 #[error("expressions are not in this program; build it with the feature cel")]
 pub struct Error;
 
+/// The payload of one message.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole<'n, 'a>(std::marker::PhantomData<&'n Node<'a>>);
+
+impl<'n, 'a> Whole<'n, 'a> {
+    /// Of a payload.
+    pub const fn new(_: &'n Node<'a>) -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
 /// What an expression would see.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'n, 'a> {
     /// The element.
     pub element: &'n Node<'a>,
     /// The whole payload.
-    pub payload: &'n Node<'a>,
+    pub whole: &'n Whole<'n, 'a>,
     /// The topic.
     pub topic: &'n str,
     /// The device, where it is known.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 
-pub(super) use convert::prefer;
+pub(super) use convert::{is_exact, prefer};
 
 use super::{
     Class, Node, Reject, Scratch,
-    decode::{ELEMENTS_MAX, Lenient, quoted, scalar_number},
+    decode::{ELEMENTS_MAX, Fault, Lenient, quoted, scalar_number},
     identity::text,
     mapping::{Kind, Mapping, Measured, QualityAt, Tag},
 };
@@ -187,7 +187,18 @@ fn take(
         (Kind::Boolean, _) => return Err(not(called, "a boolean", node)),
         (Kind::Text, _) => return Err(not(called, "text", node)),
     }
-    if measured.scale.is_some() || measured.offset.is_some() {
+    let scaled = measured.scale.is_some() || measured.offset.is_some();
+    let converted = measured.to.as_ref();
+    let computed = scaled || converted.is_some_and(|(_, conversion)| !conversion.is_identity());
+    let lost = |m: &Measurement| !is_exact(&m.value);
+    if computed && !lenient.allows(Fault::BigIntegers) && taken[from..].iter().any(lost) {
+        let reason = format!(
+            "{} is an integer with more digits than can be scaled or converted",
+            quoted(called)
+        );
+        return Err(Reject::new(Class::Range, reason));
+    }
+    if scaled {
         for measurement in &mut taken[from..] {
             scale(measured, called, measurement)?;
         }

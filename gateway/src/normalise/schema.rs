@@ -3,8 +3,14 @@
 //!
 //! A schema is compiled once, from one file: references to other documents are
 //! refused, so that nothing is fetched. Patterns are matched in linear time.
+//!
+//! A panic within the library is caught. Nobody knows whether such a payload is as its
+//! schema says, so it counts as one that is not.
 
 use std::{fmt, sync::Arc};
+
+#[cfg(feature = "schema")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Class, Node, Reject};
 
@@ -74,10 +80,21 @@ impl Schema {
         if let Some(loop_at) = refers_to_itself(&schema) {
             return Err(format!("{loop_at:?} refers to itself and says nothing"));
         }
-        let validator = jsonschema::options()
+        let options = jsonschema::options()
             .with_pattern_options(jsonschema::PatternOptions::regex())
-            .offline()
-            .build(&schema)
+            .offline();
+        Self::built(kind, mismatch, &schema, &options)
+    }
+
+    #[cfg(feature = "schema")]
+    fn built(
+        kind: &str,
+        mismatch: Mismatch,
+        schema: &serde_json::Value,
+        options: &jsonschema::ValidationOptions<'_>,
+    ) -> Result<Self, String> {
+        let validator = catch_unwind(AssertUnwindSafe(|| options.build(schema)))
+            .map_err(|_| "is no JSON Schema that the validator can read".to_owned())?
             .map_err(|error| {
                 let what = cut(&error.to_string());
                 match what.contains("://") || what.to_lowercase().contains("retriev") {
@@ -90,8 +107,8 @@ impl Schema {
         Ok(Self {
             kind: kind.into(),
             mismatch,
-            tells_why: !(has_member(&schema, &["anyOf", "oneOf"])
-                && has_member(&schema, &["$ref", "$dynamicRef", "$recursiveRef"])),
+            tells_why: !(has_member(schema, &["anyOf", "oneOf"])
+                && has_member(schema, &["$ref", "$dynamicRef", "$recursiveRef"])),
             validator: Arc::new(validator),
         })
     }
@@ -113,6 +130,17 @@ impl Schema {
     /// What is wrong with a payload, where something is.
     #[cfg(feature = "schema")]
     fn wrong(&self, node: &Node<'_>) -> Option<String> {
+        // Nothing of ours is half done where it ends.
+        catch_unwind(AssertUnwindSafe(|| self.validated(node))).unwrap_or_else(|_| {
+            Some(format!(
+                "nobody knows whether it is as the schema of {:?} says: the validator failed",
+                self.kind
+            ))
+        })
+    }
+
+    #[cfg(feature = "schema")]
+    fn validated(&self, node: &Node<'_>) -> Option<String> {
         let json = serde_json::to_value(Json(node)).unwrap_or_default();
         if self.validator.is_valid(&json) {
             return None;
@@ -365,5 +393,30 @@ mod tests {
             reject.to_string().contains("is not as the schema"),
             "{reject}"
         );
+    }
+
+    #[test]
+    fn a_validator_that_panics_ends_no_worker_and_says_nothing_for_the_payload() {
+        let options = jsonschema::options()
+            .should_validate_formats(true)
+            .with_format("odd", |text: &str| {
+                assert!(text != "panic", "as a fault of the library would");
+                true
+            });
+        let schema = serde_json::json!({"properties": {"s": {"format": "odd"}}});
+        let judged = |mismatch: Mismatch, payload: &str| {
+            let schema = Schema::built("k", mismatch, &schema, &options).unwrap();
+            let node = decode::decode(Format::Json, payload.as_bytes()).unwrap();
+            Schemas::new(vec![schema]).judge("k", &node)
+        };
+        let reject = judged(Mismatch::Quarantine, r#"{"s":"panic"}"#).unwrap_err();
+        assert_eq!(reject.class, Class::Schema);
+        assert!(reject.reason.contains("the validator failed"), "{reject}");
+        let tagged = judged(Mismatch::Tag, r#"{"s":"panic"}"#).unwrap();
+        assert!(matches!(tagged, Judged::Mismatch(Some(_))));
+        let passed = judged(Mismatch::Pass, r#"{"s":"panic"}"#).unwrap();
+        assert_eq!(passed, Judged::Mismatch(None));
+        let fine = judged(Mismatch::Quarantine, r#"{"s":"x"}"#).unwrap();
+        assert_eq!(fine, Judged::Fine);
     }
 }

@@ -1,23 +1,25 @@
 //! What an expression could cost, before it is evaluated.
 //!
 //! A walk over the expression with an upper bound for the size of every part: of what
-//! comes from the payload by how deep it is in it, of what is computed by what it is
-//! computed from. Sizes count bytes of text and items; the cost counts steps, and the
+//! comes from the payload as large as it is where the expression names it, and by how
+//! deep it is in it where it does not; of what is computed by what it is computed from.
+//! Sizes count bytes of text and items; the cost counts steps, and the
 //! bytes that are looked at or made. Every bound is generous, so something that would
 //! just do may be refused, and never the other way round.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use cel::{
     IdedExpr,
     common::ast::{ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators},
 };
 
-use super::{DEPTH_MAX, Given, NODES_MAX};
-use crate::{
-    event::{Measurement, Value},
-    normalise::{Node, decode::DEPTH_MAX as PAYLOAD_DEPTH},
+use super::{
+    DEPTH_MAX, Given, NODES_MAX,
+    given::Uses,
+    sizes::{Sizes, Table, length},
 };
+use crate::normalise::Node;
 
 /// What the expressions of one message may cost together: about a tenth of a second,
 /// and some megabytes at a time.
@@ -153,168 +155,139 @@ fn entries(entries: &[cel::common::ast::IdedEntryExpr]) -> Vec<&IdedExpr> {
 }
 
 /// What an expression costs at most with what is given.
-pub(super) fn of(expression: &IdedExpr, given: &Given<'_, '_>) -> f64 {
-    let references = expression.references();
-    let mut sizes = Sizes::default();
-    if references.has_variable("p") {
-        sizes.node(given.element, 0, 0);
-    }
-    if references.has_variable("payload") {
-        sizes.node(given.payload, 0, 0);
-    }
-    if references.has_variable("v") {
-        sizes.measured(given.measured);
-    }
-    sizes.add(0, given.topic.len() + given.device.map_or(0, str::len));
-    let mut walk = Walk {
-        sizes: &sizes,
-        names: HashMap::new(),
-        cost: sizes.largest(0),
+pub(super) fn of(expression: &IdedExpr, uses: Uses, given: &Given<'_, '_>) -> f64 {
+    let own = Sizes::default();
+    let measured = match uses.measured {
+        true => Table::of_measured(given.measured),
+        false => Table::default(),
     };
-    walk.part(expression);
+    let mut walk = Walk {
+        given,
+        sizes: match given.is_whole() {
+            true => given.whole.sizes(),
+            false => &own,
+        },
+        measured: &measured,
+        names: HashMap::new(),
+        cost: 0.0,
+    };
+    // What is made for it; of the payload only where none before it did.
+    let whole = uses.payload || (uses.element && given.is_whole());
+    if whole && !given.whole.is_made() {
+        walk.cost += given.whole.sizes().node(given.whole.root());
+    }
+    if uses.element && !given.is_whole() {
+        walk.cost += own.node(given.element);
+    }
+    walk.cost += measured.largest(0);
+    walk.cost += length(given.topic.len() + given.device.map_or(0, str::len));
+    let result = walk.part(expression);
+    walk.cost += walk.whole(result);
     walk.cost
-}
-
-/// How large the largest value at each depth is, with everything within it, and how
-/// many items the longest list or map there has.
-#[derive(Debug)]
-struct Sizes {
-    whole: [f64; PAYLOAD_DEPTH + 3],
-    items: [f64; PAYLOAD_DEPTH + 3],
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self {
-            whole: [1.0; PAYLOAD_DEPTH + 3],
-            items: [0.0; PAYLOAD_DEPTH + 3],
-        }
-    }
-}
-
-impl Sizes {
-    fn add(&mut self, depth: usize, size: usize) -> usize {
-        if let Some(largest) = self.whole.get_mut(depth) {
-            *largest = largest.max(length(size));
-        }
-        size
-    }
-
-    fn count(&mut self, depth: usize, items: usize) {
-        if let Some(most) = self.items.get_mut(depth) {
-            *most = most.max(length(items));
-        }
-    }
-
-    /// The size of a node under a name of so many bytes.
-    fn node(&mut self, node: &Node<'_>, depth: usize, name: usize) -> usize {
-        match node {
-            Node::Array(items) => self.count(depth, items.len()),
-            Node::Map(members) => self.count(depth, members.len()),
-            _ => {}
-        }
-        let within: usize = match node {
-            Node::Text(text) => text.len(),
-            Node::Bytes(bytes) => bytes.len(),
-            Node::Array(items) => items.iter().map(|item| self.node(item, depth + 1, 0)).sum(),
-            Node::Map(members) => members
-                .iter()
-                .map(|(name, node)| self.node(node, depth + 1, name.len()))
-                .sum(),
-            _ => 0,
-        };
-        self.add(depth, 1 + name + within)
-    }
-
-    fn measured(&mut self, measured: &[Measurement]) {
-        let all = measured
-            .iter()
-            .map(|m| self.value(&m.value, 1, m.name.len()))
-            .sum();
-        self.add(0, all);
-        self.count(0, measured.len());
-    }
-
-    /// As [`Self::node`]; lists and tables of measurements are as large as a device
-    /// makes them.
-    fn value(&mut self, value: &Value, depth: usize, name: usize) -> usize {
-        let within = match value {
-            Value::Text(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            Value::Array(items) => {
-                self.count(depth, items.len());
-                items
-                    .iter()
-                    .map(|item| self.value(item, depth + 1, 0))
-                    .sum()
-            }
-            Value::Map(members) => {
-                self.count(depth, members.len());
-                members
-                    .iter()
-                    .map(|(name, value)| self.value(value, depth + 1, name.len()))
-                    .sum()
-            }
-            _ => 0,
-        };
-        self.add(depth, 1 + name + within)
-    }
-
-    fn largest(&self, depth: usize) -> f64 {
-        self.whole.get(depth).copied().unwrap_or(1.0)
-    }
 }
 
 /// How large a part can be.
 #[derive(Debug, Clone, Copy)]
-enum Size {
-    /// Something of the payload, so deep in it.
-    Given(usize),
+enum Size<'n, 'a> {
+    /// Just this of the payload, or of its element.
+    Node(Of, &'n Node<'a>, usize),
+    /// Something so deep in what is given.
+    Within(Of, usize),
     /// A list of so many items, each at most so large.
     List { items: f64, each: f64 },
     /// Anything of this size.
     Whole(f64),
 }
 
-struct Walk<'e, 's> {
+/// What something is of.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Payload,
+    Element,
+    Measured,
+}
+
+struct Walk<'e, 's, 'n, 'a> {
+    given: &'s Given<'n, 'a>,
+    /// Those of the element.
     sizes: &'s Sizes,
+    measured: &'s Table,
     /// What the variables of loops are.
-    names: HashMap<&'e str, Size>,
+    names: HashMap<&'e str, Size<'n, 'a>>,
     cost: f64,
 }
 
-impl<'e> Walk<'e, '_> {
-    fn whole(&self, size: Size) -> f64 {
+impl<'e, 's, 'n, 'a> Walk<'e, 's, 'n, 'a> {
+    fn table(&self, of: Of) -> &'s Table {
+        let given = self.given;
+        match of {
+            Of::Payload => given.whole.sizes().table(given.whole.root()),
+            Of::Element => self.sizes.table(given.element),
+            Of::Measured => self.measured,
+        }
+    }
+
+    fn whole(&self, size: Size<'n, 'a>) -> f64 {
         match size {
-            Size::Given(depth) => self.sizes.largest(depth),
+            Size::Node(Of::Payload, node, _) => self.given.whole.sizes().node(node),
+            Size::Node(_, node, _) => self.sizes.node(node),
+            Size::Within(of, depth) => self.table(of).largest(depth),
             Size::List { items, each } => items * (each + 1.0),
             Size::Whole(whole) => whole,
         }
     }
 
-    fn inner(&self, size: Size) -> Size {
+    /// Whatever is one level down.
+    fn inner(&self, size: Size<'n, 'a>) -> Size<'n, 'a> {
         match size {
-            Size::Given(depth) => Size::Given(depth + 1),
+            Size::Node(of, _, depth) | Size::Within(of, depth) => Size::Within(of, depth + 1),
             Size::List { each, .. } => Size::Whole(each),
             whole @ Size::Whole(_) => whole,
         }
     }
 
-    fn items(&self, size: Size) -> f64 {
+    /// What is one level down under this name, or this number.
+    fn named(&self, size: Size<'n, 'a>, name: &str) -> Size<'n, 'a> {
+        match size {
+            Size::Node(of, node, depth) => match node.child(name) {
+                Some(child) => Size::Node(of, child, depth + 1),
+                None => Size::Whole(1.0),
+            },
+            other => self.inner(other),
+        }
+    }
+
+    fn items(&self, size: Size<'n, 'a>) -> f64 {
         match size {
             Size::List { items, .. } => items,
-            Size::Given(depth) => self.sizes.items.get(depth).copied().unwrap_or(0.0),
+            Size::Node(_, node, _) => length(match node {
+                Node::Array(items) => items.len(),
+                Node::Map(members) => members.len(),
+                _ => 0,
+            }),
+            Size::Within(of, depth) => self.table(of).items(depth),
             Size::Whole(whole) => whole,
         }
     }
 
-    fn part(&mut self, part: &'e IdedExpr) -> Size {
+    fn variable(&self, name: &str) -> Size<'n, 'a> {
+        let given = self.given;
+        if let Some(size) = self.names.get(name) {
+            return *size;
+        }
+        match name {
+            "p" => Size::Node(Of::Element, given.element, 0),
+            "payload" => Size::Node(Of::Payload, given.whole.root(), 0),
+            "v" => Size::Within(Of::Measured, 0),
+            "topic" => Size::Whole(length(given.topic.len())),
+            _ => Size::Whole(length(given.device.map_or(0, str::len))),
+        }
+    }
+
+    fn part(&mut self, part: &'e IdedExpr) -> Size<'n, 'a> {
         self.cost += STEP;
         match &part.expr {
-            Expr::Ident(name) => match self.names.get(name.as_str()) {
-                Some(size) => *size,
-                None => Size::Given(0),
-            },
+            Expr::Ident(name) => self.variable(name),
             Expr::Literal(literal) => Size::Whole(match literal {
                 LiteralValue::String(text) => length(text.inner().len()),
                 LiteralValue::Bytes(bytes) => length(bytes.inner().len()),
@@ -322,36 +295,40 @@ impl<'e> Walk<'e, '_> {
             }),
             Expr::Select(select) => {
                 let of = self.part(&select.operand);
-                self.inner(of)
+                match select.test {
+                    true => Size::Whole(1.0),
+                    false => self.named(of, &select.field),
+                }
             }
             Expr::List(list) => {
-                let parts = list.elements.iter();
-                let each = parts.map(|item| {
+                let (mut each, mut copied) = (1.0_f64, 0.0);
+                for item in &list.elements {
                     let size = self.part(item);
-                    self.whole(size)
-                });
-                let each = each.fold(1.0, f64::max);
+                    let whole = self.whole(size);
+                    each = each.max(whole);
+                    copied += whole + 1.0;
+                }
+                self.cost += copied;
                 let items = length(list.elements.len());
-                self.cost += items;
                 Size::List { items, each }
             }
             Expr::Call(call) => self.call(part, &call.func_name),
             Expr::Comprehension(loops) => self.looped(loops),
             Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {
-                let sum = children(part).into_iter().map(|inner| {
+                let mut copied = 1.0;
+                for inner in children(part) {
                     let size = self.part(inner);
-                    self.whole(size)
-                });
-                Size::Whole(1.0 + sum.sum::<f64>())
+                    copied += self.whole(size);
+                }
+                self.cost += copied;
+                Size::Whole(copied)
             }
         }
     }
 
-    fn call(&mut self, call: &'e IdedExpr, function: &str) -> Size {
-        let sizes: Vec<Size> = children(call)
-            .into_iter()
-            .map(|part| self.part(part))
-            .collect();
+    fn call(&mut self, call: &'e IdedExpr, function: &str) -> Size<'n, 'a> {
+        let parts = children(call);
+        let sizes: Vec<Size<'n, 'a>> = parts.iter().map(|part| self.part(part)).collect();
         let wholes = || sizes.iter().map(|size| self.whole(*size));
         let (sum, largest) = (wholes().sum::<f64>(), wholes().fold(32.0, f64::max));
         // Whatever is compared, copied or searched may be looked at byte by byte.
@@ -359,7 +336,7 @@ impl<'e> Walk<'e, '_> {
             operators::ADD => {
                 let lists = sizes.iter().any(|size| matches!(size, Size::List { .. }));
                 let items = sizes.iter().map(|size| self.items(*size)).sum();
-                let inner = |size: &Size| self.whole(self.inner(*size));
+                let inner = |size: &Size<'n, 'a>| self.whole(self.inner(*size));
                 let each = sizes.iter().map(inner).fold(1.0, f64::max);
                 let size = match lists {
                     true => Size::List { items, each },
@@ -367,10 +344,18 @@ impl<'e> Walk<'e, '_> {
                 };
                 (sum, size)
             }
-            operators::INDEX => (
-                0.0,
-                sizes.first().map_or(Size::Whole(1.0), |of| self.inner(*of)),
-            ),
+            operators::INDEX => {
+                let of = sizes.first().copied().unwrap_or(Size::Whole(1.0));
+                let size = match parts.get(1).and_then(|at| place(at)) {
+                    Some(at) => self.named(of, &at),
+                    None => self.inner(of),
+                };
+                (0.0, size)
+            }
+            // How many there are is known.
+            "size" if matches!(sizes[..], [Size::Node(_, Node::Array(_) | Node::Map(_), _)]) => {
+                (0.0, Size::Whole(1.0))
+            }
             operators::CONDITIONAL => (0.0, self.largest(&sizes[1.min(sizes.len())..])),
             "string" | "bytes" | "dyn" => (largest, Size::Whole(largest * 2.0)),
             _ => (sum / STEP, Size::Whole(1.0)),
@@ -380,7 +365,7 @@ impl<'e> Walk<'e, '_> {
     }
 
     /// One size that none of these is above.
-    fn largest(&self, sizes: &[Size]) -> Size {
+    fn largest(&self, sizes: &[Size<'n, 'a>]) -> Size<'n, 'a> {
         match sizes {
             [one] => *one,
             _ if sizes.iter().any(|size| matches!(size, Size::List { .. })) => Size::List {
@@ -394,8 +379,10 @@ impl<'e> Walk<'e, '_> {
         }
     }
 
-    fn looped(&mut self, loops: &'e ComprehensionExpr) -> Size {
+    fn looped(&mut self, loops: &'e ComprehensionExpr) -> Size<'n, 'a> {
         let range = self.part(&loops.iter_range);
+        // Each item is copied in its turn.
+        self.cost += self.whole(range);
         let turns = self.items(range);
         let inner = self.inner(range);
         let before = self.cost;
@@ -436,10 +423,12 @@ impl<'e> Walk<'e, '_> {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "an expression has two kilobytes"
-)]
-fn length(count: usize) -> f64 {
-    count as f64
+/// The name or the number that an index is written as.
+fn place(index: &IdedExpr) -> Option<Cow<'_, str>> {
+    match &index.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner().into()),
+        Expr::Literal(LiteralValue::Int(number)) => Some(number.inner().to_string().into()),
+        Expr::Literal(LiteralValue::UInt(number)) => Some(number.inner().to_string().into()),
+        _ => None,
+    }
 }

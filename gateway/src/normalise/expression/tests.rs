@@ -3,13 +3,16 @@ use super::{
     *,
 };
 use crate::event::Measurement;
-use crate::normalise::decode::{self, Format};
+use crate::normalise::{
+    Node,
+    decode::{self, Format},
+};
 
 fn evaluated(source: &str, payload: &[u8]) -> Result<Option<Value>, Reject> {
     let node = decode::decode(Format::Json, payload).unwrap();
     let given = Given {
         element: &node,
-        payload: &node,
+        whole: &Whole::new(&node),
         topic: "a/b",
         device: None,
         measured: &[],
@@ -173,7 +176,7 @@ fn lists_that_were_measured_cost_what_they_hold() {
     let evaluate = |measured: &[Measurement]| {
         let given = Given {
             element: &node,
-            payload: &node,
+            whole: &Whole::new(&node),
             topic: "a/b",
             device: None,
             measured,
@@ -209,7 +212,7 @@ fn the_expressions_of_one_message_share_what_they_may_cost() {
     let node = decode::decode(Format::Json, numbers.as_bytes()).unwrap();
     let given = Given {
         element: &node,
-        payload: &node,
+        whole: &Whole::new(&node),
         topic: "t",
         device: None,
         measured: &[],
@@ -220,6 +223,45 @@ fn the_expressions_of_one_message_share_what_they_may_cost() {
         .take_while(|_| expression.holds(&given, &mut budget).is_ok())
         .count();
     assert!((1..10_000).contains(&fine), "{fine}");
+}
+
+#[test]
+fn what_is_made_of_the_payload_is_paid_for_once_and_what_is_copied_each_time() {
+    let payload = format!("{{\"n\":1,\"s\":\"{}\"}}", "x".repeat(100_000));
+    let node = decode::decode(Format::Json, payload.as_bytes()).unwrap();
+    let times = |source: &str| {
+        let whole = Whole::new(&node);
+        let given = Given {
+            element: &Node::Null,
+            whole: &whole,
+            topic: "t",
+            device: None,
+            measured: &[],
+        };
+        let expression = Expression::parse(source, &ELEMENT_NAMES).unwrap();
+        let mut budget = Budget::default();
+        (0..10_000)
+            .take_while(|_| expression.evaluate(&given, &mut budget).is_ok())
+            .count()
+    };
+    for source in [
+        "payload.n == 1",
+        "payload['n'] + 1",
+        "has(payload.s)",
+        "size(payload)",
+        "topic == 't' || payload.n > 7",
+    ] {
+        assert_eq!(times(source), 10_000, "{source}");
+    }
+    for source in [
+        "payload.s == payload.s",
+        "size([payload]) == 1",
+        "size({'a': payload}) == 1",
+        "payload.s",
+        "[payload.s].exists(s, s == '')",
+    ] {
+        assert!((1..1_000).contains(&times(source)), "{source}");
+    }
 }
 
 #[test]

@@ -102,8 +102,9 @@ pub(super) fn meaning<'n, 'a>(
         let when = when(&record, &base, message.received);
         if when == When::Said(Said::Implausible) && meaning.tags.is_empty() {
             let nanos = base.time.saturating_add(record.time.unwrap_or(0));
-            let text = format!("{}", nanos as f64 / 1e9);
-            meaning.tags.push(("devicetime".into(), text.into()));
+            meaning
+                .tags
+                .push(("devicetime".into(), seconds(nanos).into()));
         }
         if let Some(update) = record.update {
             let text = crate::normalise::identity::text(update).unwrap_or_default();
@@ -299,6 +300,11 @@ impl Reader {
                 }
             }
         }
+        let rounds = |node: &Node<'_>| !measure::is_exact(&node.to_value());
+        if (rounds(node) || rounds(base)) && !self.lenient.allows(Fault::BigIntegers) {
+            let reason = "a value and its base value have more digits than their sum can have";
+            return Err(Reject::new(Class::Range, reason));
+        }
         let both = measure::float(node).zip(measure::float(base));
         match both.map(|(a, b)| (a + b, a.is_finite() && b.is_finite())) {
             Some((sum, _)) if sum.is_finite() => Ok(Value::Float(sum)),
@@ -341,6 +347,14 @@ fn when(record: &Record<'_>, base: &Base<'_>, received: Timestamp) -> When {
         nanos % 1_000_000_000 != 0,
         received,
     ))
+}
+
+/// Nanoseconds as seconds, with all their digits.
+fn seconds(nanos: i128) -> String {
+    let (whole, rest) = (nanos / 1_000_000_000, nanos.unsigned_abs() % 1_000_000_000);
+    let sign = if nanos < 0 { "-" } else { "" };
+    let text = format!("{sign}{}.{rest:09}", whole.unsigned_abs());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn text<'n>(label: &str, node: &'n Node<'_>) -> Result<&'n str, Reject> {

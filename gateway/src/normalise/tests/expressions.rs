@@ -81,6 +81,37 @@ fn a_site_gets_its_units_whoever_says_what_they_were() {
 }
 
 #[test]
+fn an_integer_that_no_float_is_equal_to_keeps_its_digits_or_is_refused() {
+    let counter = r#"{"c":9007199254740993}"#;
+    let exact = Value::Int(9_007_199_254_740_993);
+    for keys in ["scale = 0.1", "offset = 1", "unit = \"J\", to = \"kW.h\""] {
+        let of = |lenient: &str| of(&format!("{lenient}\nvalues = [{{ name = \"c\", {keys} }}]"));
+        assert_eq!(class(&of(""), counter), Class::Range, "{keys}");
+        let near = of("lenient = [\"big-integers\"]");
+        assert!(matches!(
+            event(&near, counter).measurements[0].value,
+            Value::Float(_)
+        ));
+    }
+    let same = of(r#"values = [{ name = "c", unit = "J", to = "J" }]"#);
+    assert_eq!(event(&same, counter).measurements[0].value, exact);
+    let site = configured(
+        r#"
+        [units]
+        energy = "kW.h"
+        [[mapping]]
+        topic = "devices/{device}/{type...}"
+        values = [{ name = "c", unit = "J" }]
+        "#,
+    );
+    assert_eq!(
+        units(&event(&site, counter)),
+        [("c", &exact, Some("J"))],
+        "with all its digits it is worth more than in another unit"
+    );
+}
+
+#[test]
 #[cfg(feature = "cel")]
 fn what_is_dropped_is_counted_and_what_is_required_and_not_so_is_quarantined() {
     let mapping = of(r#"
@@ -161,6 +192,37 @@ fn a_batch_cannot_make_expressions_cost_more_than_one_message_may() {
     );
     let batch = format!("[{}{{\"a\":0}}]", "{\"a\":1},".repeat(3_000));
     assert_eq!(class(&mapping, &batch), Class::Limit);
+}
+
+#[test]
+#[cfg(feature = "cel")]
+fn each_element_of_a_large_batch_may_ask_for_the_whole_payload() {
+    let mapping = of(r#"
+        split = "/readings"
+        require = ["payload.site == 'pune'", "size(payload.readings) > 1", "p.kind in payload.kinds"]
+        derive = [{ name = "scaled", expr = "v.t * payload.factor" }]
+        "#);
+    let readings = "{\"kind\":\"env\",\"t\":2.5},".repeat(1_000);
+    let batch = format!(
+        "{{\"site\":\"pune\",\"factor\":2.0,\"kinds\":[\"env\",\"state\"],\"readings\":[{readings}{{\"kind\":\"odd\",\"t\":1.0}}]}}"
+    );
+    let sent = Sent {
+        payload: batch.as_bytes(),
+        ..SENT
+    };
+    let done = run(&mapping, &sent).unwrap();
+    assert_eq!(done.events.len(), 1_000);
+    let scaled = done.events[999].measurements.last().unwrap();
+    assert_eq!(
+        (&*scaled.name, &scaled.value),
+        ("scaled", &Value::Float(5.0))
+    );
+    let rejected = done.rejected.unwrap().elements;
+    assert_eq!((rejected[0].0, rejected[0].1.class), (1_000, Class::Range));
+    let dear =
+        of("split = \"/readings\"\nrequire = [\"payload.readings.all(r, r.t > p.t - 9.0)\"]");
+    let rejected = run(&dear, &sent).unwrap().rejected.unwrap().elements;
+    assert_eq!(rejected.last().unwrap().1.class, Class::Limit);
 }
 
 #[test]

@@ -535,3 +535,21 @@ fn numbers_are_labels_of_senml_in_cbor_alone_and_sums_are_exact() {
         assert_eq!(class(&json, &payload), Class::Range);
     }
 }
+
+#[test]
+fn senml_loses_no_digit_of_sums_and_of_times_that_nobody_believes() {
+    let senml = by_format(Format::SenmlJson);
+    let sum = |value: &str| format!(r#"[{{"bv":0.5}},{{"n":"a","v":{value}}}]"#);
+    assert_eq!(class(&senml, &sum("9007199254740993")), Class::Range);
+    assert_eq!(
+        event(&senml, &sum("9007199254740992")).measurements.len(),
+        1,
+        "a float is equal to this one"
+    );
+    for time in ["1000000000.123456789", "-1000000000.000000001", "400000000"] {
+        let said = event(&senml, &format!(r#"[{{"n":"t","v":1,"t":{time}}}]"#));
+        let mut tags = said.tags.iter();
+        let kept = tags.find(|(name, _)| **name == *"devicetime").unwrap();
+        assert_eq!(&*kept.1, time);
+    }
+}

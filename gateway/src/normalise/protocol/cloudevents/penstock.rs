@@ -14,7 +14,11 @@ use super::{
     optional,
 };
 use crate::{
-    event::{Key, Measurement, Quality, Timestamp, Value, delivery_key, message::escape},
+    event::{
+        Key, Measurement, Quality, Timestamp, Value, delivery_key, json,
+        message::{CBOR_MEDIA_TYPE, KEY_PROPERTY, escape},
+        source,
+    },
     normalise::{
         Node, Normaliser, Reject,
         identity::text,
@@ -106,10 +110,7 @@ pub(super) fn meaning<'n, 'a>(
         return Ok(None);
     };
     let key = key.to_string();
-    // Its topic is authority enough for the name that is escaped in it.
-    let mut escaped = String::new();
-    escape(device, &mut escaped);
-    let in_topic = of.resolved.device.as_deref() == Some(&escaped) && escaped != device;
+    let in_topic = is_escaped_in_topic(of, event, device);
     let named = names_device || (in_topic && !mapping.own_device);
     let time = match event.child("time") {
         Some(time) => timestamp::read(time, Unit::Rfc3339, None, of.message.received)?,
@@ -134,6 +135,28 @@ pub(super) fn meaning<'n, 'a>(
         meaning.tags.push(("devicetime".into(), said.into()));
     }
     Ok(Some(meaning))
+}
+
+/// Whether a gateway named the topic after the device: then the topic is authority enough
+/// for the name that is escaped in it. A device may be called like an escaped name; what
+/// it sends itself, however much it looks like an event, is its own, so only what says
+/// all that a gateway says of such an event counts.
+fn is_escaped_in_topic(of: &Normaliser<'_>, event: &Node<'_>, device: &str) -> bool {
+    let message = of.message;
+    let essence = super::essence(message);
+    let written = match essence.as_str() {
+        // MQTT 3.1.1 says nothing beside the payload; where anything is said, the key is.
+        "" => message.user.is_empty() || message.property(KEY_PROPERTY).is_some(),
+        json::MEDIA_TYPE | json::BATCH_MEDIA_TYPE | CBOR_MEDIA_TYPE => true,
+        _ => false,
+    };
+    let site = text_at(event, "site");
+    let consistent = text_at(event, "subject") == Some(device)
+        && text_at(event, "source") == Some(&source(site, device));
+    let mut escaped = String::new();
+    escape(device, &mut escaped);
+    let level = of.resolved.device.as_deref();
+    written && consistent && escaped != device && level == Some(&escaped)
 }
 
 /// The event's own tags, and what its attributes say of where it comes from: what the

@@ -1,0 +1,303 @@
+//! Mistakes, all of them at once, and their words.
+
+use super::*;
+
+#[test]
+fn every_mistake_is_said_at_once() {
+    assert_snapshot!(mistakes(
+        r#"
+data_dirr = "/x"
+shutdown_grace_period = 20
+[broker]
+listen = "localhost:1884"
+conections_max = 5
+receive_max = 70000
+packet_bytes_max = "64MiB"
+allow_anonymous = "yes"
+[http]
+listen = "0.0.0.0:80"
+[store]
+size_max = "a lot"
+age_max = "24"
+on_full = "explode"
+reserve = "0.5GiB"
+[dedup]
+keys_max = -1
+age_max = "never"
+[log]
+level = "info,=x"
+format = "jsom"
+"#
+    ), @r#"
+    configuration:2: data_dirr: is not a key; did you mean "data_dir"?
+    configuration:3: shutdown_grace_period: 20 has no unit; for example "20s"
+    configuration:5: broker.listen: "localhost:1884": an address is an IP address and a port; for example "127.0.0.1:1884"
+    configuration:6: broker.conections_max: is not a key; did you mean "connections_max"?
+    configuration:7: broker.receive_max: 70000 is not between 1 and 65535
+    configuration:8: broker.packet_bytes_max: 64MiB is not between 1KiB and 8MiB
+    configuration:9: broker.allow_anonymous: should be true or false, not a string
+    configuration:11: http.listen: 0.0.0.0:80 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:80", or set allow_anonymous = true to let anyone in
+    configuration:13: store.size_max: "a lot": a size is a number and a unit: 512KiB, 256MiB, 1GiB, or 1GB for a thousand million bytes
+    configuration:14: store.age_max: "24": a duration is a number and a unit: 500ms, 30s, 5m, 24h or 7d (such as "24s" or "24h")
+    configuration:15: store.on_full: "explode": should be one of push-back, drop-oldest
+    configuration:16: store.reserve: "0.5GiB": a size is a number and a unit: 512KiB, 256MiB, 1GiB, or 1GB for a thousand million bytes
+    configuration:18: dedup.keys_max: -1 is not between 1000 and 1000000000
+    configuration:19: dedup.age_max: "never": a duration is a number and a unit: 500ms, 30s, 5m, 24h or 7d
+    configuration:21: log.level: "info,=x": a level is error, warn, info, debug or trace, or a filter such as "info,penstock::forward=debug"
+    configuration:22: log.format: "jsom": should be one of text, json; did you mean "json"?
+    "#);
+}
+
+#[test]
+fn mistakes_about_rates_say_what_would_be_right() {
+    let said = mistakes(
+        r#"
+[[broker.limits.rate]]
+listeners = ["bridge"]
+publish_rate_max = -1
+[[broker.limits.rate]]
+publish_rate_max = 5
+[[broker.limits.rate]]
+users = ["a*b"]
+"#,
+    );
+    for expect in [
+        "configuration:3: broker.limits.rate[1].listeners: \"bridge\": no listener has this name; there are 127.0.0.1:1883",
+        "configuration:4: broker.limits.rate[1].publish_rate_max: -1 is not between 0 and 4294967295",
+        "configuration:5: broker.limits.rate[2]: is for nobody in particular; name users or listeners",
+        "configuration:8: broker.limits.rate[3].users: \"a*b\": \"*\" may only be the last character",
+    ] {
+        assert!(said.contains(expect), "{expect}\n{said}");
+    }
+}
+
+#[test]
+fn mistakes_about_devices_and_formats_say_what_would_be_right() {
+    let said = mistakes(
+        r##"
+[[mapping]]
+topic = "a/{device}"
+preset = "zigbe2mqtt"
+compression = "bzip2"
+tz = "Mars/Olympus"
+bad_element = "ignore"
+require = ["v"]
+csv = { columns = ["a", "a"], separator = ";;" }
+values = [{ map = [1], scale = "x", quality_map = { 1 = "so" } }, { name = "b" }]
+[[mapping]]
+topic = "b/{device}"
+time = { at = "/ts", unit = "local" }
+values = { flaten = "/a" }
+[[mapping]]
+topic = "c/{device}"
+format = "csv"
+[[mapping]]
+topic = "d/{device}"
+format = "senml-json"
+values = [{ name = "t" }]
+exclude = ["/gps"]
+time = { at = "/t" }
+device_tag = "host"
+[[mapping]]
+topic = "e/{device}"
+time = "received"
+require_time = true
+lenient = ["nan", "everything"]
+rebirth = false
+"##,
+    );
+    for expect in [
+        "configuration:4: mapping[1].preset: \"zigbe2mqtt\": should be one of zigbee2mqtt, tasmota, ",
+        "did you mean \"zigbee2mqtt\"?",
+        "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
+        "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone that this machine knows; for example \"+01:00\"",
+        "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
+        "configuration:8: mapping[1].require: \"v\": line 1, column 1: there is no \"v\" here; known are p, payload, topic; a pointer begins with \"/\"",
+        "configuration:9: mapping[1].csv.separator: \";;\": a separator is one character, such as \";\", and no quotation mark",
+        "configuration:9: mapping[1].csv.columns: there is another column named \"a\"",
+        "configuration:9: mapping[1].csv: is of no use without format = \"csv\"",
+        "configuration:10: mapping[1].values[1].map: should be a table of what stands for what, such as { ON = true, OFF = false }, not an array",
+        "configuration:10: mapping[1].values[1].scale: should be a number, not a string",
+        "configuration:10: mapping[1].values[1].quality_map: \"1\" should be one of good, uncertain, bad",
+        "configuration:10: mapping[1].values: the first one has no name; only a single value needs none",
+        "mapping[2].tz: is missing; a local time is nothing without it, for example tz = \"+01:00\"",
+        "configuration:14: mapping[2].values.flaten: is not a key; did you mean \"flatten\"?",
+        "mapping[3].csv: is missing; for example csv = { columns = [\"ts\", \"temperature\"] }",
+        "configuration:21: mapping[4].values: is of no use here: the format names its values itself",
+        "configuration:22: mapping[4].exclude: is of no use here: the format names its values itself",
+        "configuration:23: mapping[4].time: is of no use here: the format says itself where the time is",
+        "configuration:24: mapping[4].device_tag: is of no use without format = \"influx\"",
+        "configuration:28: mapping[5].require_time: is of no use with time = \"received\"",
+        "configuration:29: mapping[5].lenient: \"everything\": should be one of duplicate-keys, trailing-bytes, big-integers, nan, invalid-utf8",
+        "configuration:30: mapping[5].rebirth: is of no use without preset = \"sparkplug\"",
+    ] {
+        assert!(said.contains(expect), "{expect}\n{said}");
+    }
+}
+
+#[test]
+fn mistakes_in_mappings_say_what_would_be_right() {
+    assert_snapshot!(mistakes(
+        r##"
+[[mapping]]
+topic = "a/#/b"
+formt = "json"
+dedup = "yes"
+[[mapping]]
+format = "jason"
+[[mapping]]
+topic = "a/{device}"
+device = "{site}"
+type = "{client}"
+time = "never"
+sequence = { boot = "/boot" }
+id = ["msg_id", 5]
+split = "/a~2"
+tags = { line = 1 }
+values = [{ name = "t", type = "float" }, { name = "t", at = "x" }, { unit = "Cel" }, 7]
+[[mapping]]
+topic = "a/{device}"
+device = { at = "/dev", from = "x" }
+time = { at = "/ts", unit = "seconds" }
+exclude = "/a"
+values = "all"
+"##
+    ), @r#"
+    configuration:3: mapping[1].topic: "a/#/b": only the last level can take the rest of the topic (at character 5)
+    configuration:4: mapping[1].formt: is not a key; did you mean "format"?
+    configuration:5: mapping[1].dedup: "yes": should be one of auto, content, none
+    configuration:6: mapping[2].topic: is missing; for example topic = "devices/{device}/telemetry"
+    configuration:7: mapping[2].format: "jason": should be one of auto, json, scalar, cbor, msgpack, senml-json, senml-cbor, influx, csv, cloudevents, raw; did you mean "json"?
+    configuration:10: mapping[3].device: "{site}": the topic captures nothing named "site"; known are {device}, {client} and {user}
+    configuration:11: mapping[3].type: {client} and {user} can only be in device; use a capture of the topic
+    configuration:12: mapping[3].time: "never" should be "received", or where the time is, such as { at = "/ts" }
+    configuration:13: mapping[3].sequence.at: is missing; for example at = "/seq"
+    configuration:14: mapping[3].id: should be text in quotes, not an integer
+    configuration:14: mapping[3].id: "msg_id": a pointer begins with "/"
+    configuration:15: mapping[3].split: "/a~2": "~" in a pointer is written "~0", and "/" in a name "~1"
+    configuration:16: mapping[3].tags.line: should be text in quotes, not an integer
+    configuration:17: mapping[3].values: should be a table, not an integer
+    configuration:17: mapping[3].values[1].type: "float": should be one of any, number, boolean, string
+    configuration:17: mapping[3].values[2].at: "x": a pointer begins with "/"
+    configuration:17: mapping[3].values[2].name: there is another value named "t"
+    configuration:17: mapping[3].values[3].name: is missing; only a single value needs none
+    configuration:20: mapping[4].device.from: is not a key; known here are at
+    configuration:21: mapping[4].time.unit: "seconds": should be one of auto, s, ms, us, ns, rfc3339, local
+    configuration:22: mapping[4].exclude: should be a list of texts, in brackets, not a string
+    configuration:23: mapping[4].values: should be a list of tables, such as [[values]], not a string
+    "#);
+}
+
+#[test]
+fn mistakes_in_destinations_say_what_would_be_right() {
+    assert_snapshot!(mistakes(
+        r#"
+[[destination]]
+name = "Events"
+type = "file"
+path = "../x"
+[[destination]]
+name = "a"
+type = "file"
+path = "x/./y"
+[[destination]]
+name = "a"
+type = "file"
+path = "x/y/"
+retry_first = "1m"
+url = "http://x"
+[[destination]]
+name = "b"
+type = "pigeon"
+loft = 3
+[[destination]]
+type = "http"
+batch_records = 0
+[[destination]]
+name = "c"
+type = "http"
+url = "lake.example"
+[[destination]]
+name = "d"
+type = "nats"
+servers = []
+user = "u"
+token = "t"
+[[destination]]
+name = "e"
+type = "file"
+path = "."
+"#
+    ), @r#"
+    configuration:3: destination[1].name: "Events": a name has 1 to 64 lower-case letters, digits, "-" and "_"
+    configuration:5: destination[1].path: "../x": a path has no ".."
+    configuration:11: destination[3].name: destination[2] is named "a" as well
+    configuration:13: destination[3].path: destination[2] writes there as well
+    configuration:14: destination[3].retry_first: retry_first should be at most retry_max
+    configuration:15: destination[3].url: is not a key; known here are attempts_max, files_max, name, path, retry_first, retry_max, rotate_age, rotate_size, type
+    configuration:18: destination[4].type: "pigeon": should be one of file, http, mqtt, nats
+    configuration:20: destination[5].name: is missing; for example name = "events"
+    configuration:20: destination[5].url: is missing; for example url = "https://lake.example/events"
+    configuration:22: destination[5].batch_records: 0 is not between 1 and 10000
+    configuration:26: destination[6].url: "lake.example": a URL begins with http:// or https://
+    configuration:27: destination[7].stream: is missing; for example stream = "TELEMETRY"
+    configuration:30: destination[7].servers: is missing or empty; for example servers = ["nats://127.0.0.1:4222"]
+    configuration:36: destination[8].path: ".": the journal is there; a directory in it would do, such as "events"
+    "#);
+}
+
+#[test]
+fn a_table_of_the_wrong_kind_is_a_mistake_and_no_panic() {
+    assert_snapshot!(mistakes(
+        "broker = 1\nhttp = []\nstore = \"x\"\nmapping = {}\ndestination = [1, \"x\"]\nlog = 2020-01-01\nsite = \"\""
+    ), @r#"
+    configuration:1: broker: should be a table, such as [broker], not an integer
+    configuration:2: http: should be a table, such as [http], not an array
+    configuration:3: store: should be a table, such as [store], not a string
+    configuration:4: mapping: should be a list of tables, such as [[mapping]], not a table
+    configuration:5: destination: should be a table, not an integer
+    configuration:5: destination: should be a table, not a string
+    configuration:5: destination: with no destination events would go nowhere; leave the key away for a file
+    configuration:6: log: should be a table, such as [log], not a datetime
+    configuration:7: site: "": a site has a name; leave the key away for none
+    "#);
+    assert_snapshot!(mistakes("mapping = []\ndestination = []"), @r#"
+    configuration:1: mapping: with no mapping every message would be quarantined; leave the key away for the built-in ones
+    configuration:2: destination: with no destination events would go nowhere; leave the key away for a file
+    "#);
+}
+
+#[test]
+fn text_that_is_no_toml_is_said_with_its_line() {
+    assert_snapshot!(mistakes("site = \"a\"\n[broken\nx = \nsite = \"b\"\n"), @r#"
+    configuration:2: not TOML: unclosed table, expected `]`
+    configuration:4: not TOML: duplicate key
+    "#);
+}
+
+#[test]
+fn beyond_loopback_takes_a_word() {
+    assert_snapshot!(
+        mistakes("[broker]\nlisten = \"0.0.0.0:1883\"\n[http]\nlisten = \"[::]:8080\""), @r#"
+    configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and clients are not asked who they are; configure [auth], listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
+    configuration:4: http.listen: [::]:8080 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:8080", or set allow_anonymous = true to let anyone in
+    "#
+    );
+    read("[broker]\nlisten = \"0.0.0.0:1883\"\nallow_anonymous = true").unwrap();
+    assert_snapshot!(
+        mistakes("[broker]\nlisten = \"127.0.0.1:1883\"\n[http]\nlisten = \"127.0.0.1:1883\""), @r#"configuration:4: http.listen: 127.0.0.1:1883 is the broker's address too"#
+    );
+}
+
+#[test]
+fn there_can_be_63_destinations() {
+    let text = |count: usize| -> String {
+        (0..count)
+            .map(|n| {
+                format!("[[destination]]\nname = \"d{n}\"\ntype = \"file\"\npath = \"d{n}\"\n")
+            })
+            .collect()
+    };
+    assert_eq!(read(&text(63)).unwrap().destinations.len(), 63);
+    assert_snapshot!(mistakes(&text(64)), @r#"configuration:1: destination: 64 destinations; there can be 63"#);
+}

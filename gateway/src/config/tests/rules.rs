@@ -1,0 +1,84 @@
+//! Rules, and the files that their patterns are in.
+
+use super::*;
+
+#[test]
+fn mistakes_in_rules_are_said_with_their_place_in_the_pattern() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("good.json"), r#"{"device": ["b7"]}"#).unwrap();
+    fs::write(dir.path().join("bad.json"), "{\n  \"device\": \"b7\"\n}").unwrap();
+    let text = r#"
+[[destination]]
+name = "lake"
+type = "file"
+path = "lake"
+[[rule]]
+name = "good"
+pattern_file = "good.json"
+destinations = ["lake"]
+[[rule]]
+name = "good"
+pattern = '{"device": [{"prefx": "b"}]}'
+destinations = ["lak"]
+[[rule]]
+name = "Bad name"
+pattern_file = "bad.json"
+destinations = []
+[[rule]]
+pattern = """
+{"a": [1],
+ "b": []}"""
+pattern_file = "good.json"
+destination = "lake"
+[[rule]]
+name = "file"
+pattern_file = "missing.json"
+destinations = ["lake", "lake"]
+[[rule]]
+name = "neither"
+pattern = """
+{"a": [1],
+ "b": []}"""
+destinations = ["lake"]
+[[rule]]
+name = "none"
+destinations = ["lake"]
+"#;
+    let mistakes = Config::from_text(text, dir.path(), &env).unwrap_err();
+    assert_snapshot!(mistakes.to_string(), @r#"
+    configuration:11: rule[2].name: rule[1] is named "good" as well
+    configuration:12: rule[2].pattern: line 1, column 14: "prefx" is no operator; known are exists, prefix, suffix, equals-ignore-case, wildcard, numeric, cidr, anything-but and exactly
+    configuration:13: rule[2].destinations: "lak" should be one of lake; did you mean "lake"?
+    configuration:15: rule[3].name: "Bad name": a name has 1 to 64 lower-case letters, digits, "-" and "_"
+    configuration:16: rule[3].pattern_file: "bad.json": line 2, column 13: "device" should be an object or an array of values, not a text
+    configuration:17: rule[3].destinations: a rule names at least one destination
+    configuration:18: rule[4].name: is missing; for example name = "hot"
+    configuration:18: rule[4].destinations: is missing; for example destinations = ["events"]
+    configuration:22: rule[4].pattern_file: either pattern or pattern_file
+    configuration:23: rule[4].destination: is not a key; did you mean "destinations"?
+    configuration:26: rule[5].pattern_file: "missing.json": cannot be read: No such file or directory (os error 2)
+    configuration:27: rule[5].destinations: "lake" is named twice
+    configuration:30: rule[6].pattern: line 2, column 7: an empty array fits nothing; for a field that is not there write [{"exists": false}]
+    configuration:34: rule[7].pattern: is missing; for example pattern = '{"device": ["b7"]}', or pattern_file = "hot.json"
+    "#);
+}
+
+#[test]
+fn rules_come_with_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("hot.json"), r#"{"device": ["b7"]}"#).unwrap();
+    let text = r#"
+rule = [
+    { name = "hot", pattern_file = "hot.json", destinations = ["events"] },
+    { name = "or", pattern = '{"$or": [{"a": [1]}, {"b": [2]}]}', destinations = ["events"] },
+]
+"#;
+    let config = Config::from_text(text, dir.path(), &env).unwrap();
+    assert!(config.read_from.contains_key(&dir.path().join("hot.json")));
+    let pattern = crate::rules::Pattern::parse(r#"{"device": ["b7"]}"#).unwrap();
+    assert_eq!(
+        (&*config.rules[0].name, &config.rules[0].pattern),
+        ("hot", &pattern)
+    );
+    assert_eq!(config.rules[1].destinations, ["events".into()]);
+}
