@@ -191,6 +191,10 @@ pub fn normalise(
         Format::Raw if mapping.compression == Compression::Auto => Cow::Borrowed(message.payload),
         _ => decode::inflate(mapping.compression, message.payload, mapping.lenient)?,
     };
+    let payload = match protocol::inflated(mapping, message.topic, &payload)? {
+        Some(inflated) => Cow::Owned(inflated),
+        None => payload,
+    };
     let message = &Message {
         payload: &payload,
         ..*message

@@ -44,6 +44,13 @@ pub fn producers() -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// The directory with the libraries for Node.js that devices are built with, where it
+/// is: a `NODE_PATH`.
+pub fn node_producers() -> Option<PathBuf> {
+    let dir = repository().join(".tools/node-producers-1/node_modules");
+    dir.is_dir().then_some(dir)
+}
+
 /// MQTT.js for browsers, where it is.
 pub fn mqtt_js() -> Option<PathBuf> {
     let file = repository().join(".tools/mqtt.js-5.14.1/mqtt.min.js");

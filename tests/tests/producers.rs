@@ -17,6 +17,11 @@ format = "cloudevents"
 topic = "senml/{device}"
 
 [[mapping]]
+topic = "influx/{device}"
+format = "influx"
+device_tag = "host"
+
+[[mapping]]
 topic = "homie/{device}/{attribute}"
 preset = "homie"
 
@@ -44,20 +49,41 @@ fn run(script: &str, port: u16, what: &str) -> bool {
         return false;
     }
     let path = std::env::join_paths([producers, paho]).expect("paths without colons");
-    let output = Command::new("timeout")
-        .args(["90", "python3"])
+    let mut python = Command::new("timeout");
+    python.args(["90", "python3"]).env("PYTHONPATH", &path);
+    done(python, script, port, what);
+    true
+}
+
+/// The same for those written in JavaScript.
+fn run_node(port: u16, what: &str) -> bool {
+    let Some(libraries) = programs::node_producers() else {
+        skip::missing_program("the producers' libraries for Node.js");
+        return false;
+    };
+    if programs::on_path("node").is_none() {
+        skip::missing_program("node");
+        return false;
+    }
+    let mut node = Command::new("timeout");
+    node.args(["90", "node"]).env("NODE_PATH", libraries);
+    done(node, "producers.cjs", port, what);
+    true
+}
+
+/// Runs a script of an interpreter to its end.
+fn done(mut interpreter: Command, script: &str, port: u16, what: &str) {
+    let output = interpreter
         .arg(format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR")))
         .args([&port.to_string(), what])
-        .env("PYTHONPATH", &path)
         .output()
-        .expect("python3 runs");
+        .expect("the interpreter runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.contains(&format!("DONE {what}")),
         "{script} {what}: {said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    true
 }
 
 /// The events in the files of a destination, in order.
@@ -185,6 +211,124 @@ fn a_device_of_homie_is_readings_and_the_rest_describes_it() {
     assert_eq!(states[0]["device"], "attic");
     let named = wait_for(&setup, 1, |event| event["data"]["m"][0]["v"] == "Attic");
     assert_eq!(named[0]["type"], "iot.metadata.v1");
+    let end = gateway.wait_until_drained(SOON);
+    assert_eq!(end.ledger.quarantined, 0, "{end:#?}");
+    gateway.finish();
+}
+
+#[test]
+fn the_sdk_of_cloudevents_for_javascript_says_one_event_in_both_forms() {
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).with(MAPPINGS).to_file("events");
+    let gateway = Gateway::start(&setup);
+    if !run_node(setup.mqtt, "cloudevents") {
+        return;
+    }
+    let events = wait_for(&setup, 1, |_| true);
+    let end = gateway.wait_until_drained(SOON);
+    assert_eq!(
+        (end.ledger.accepted, end.ledger.duplicate),
+        (2, 1),
+        "{end:#?}"
+    );
+    let event = &events[0];
+    assert_eq!(event["device"], "press-7");
+    assert_eq!(event["type"], "com.example.reading");
+    assert_eq!(event["time"], "2026-03-01T11:59:50.123Z");
+    assert_eq!(event["data"]["tags"]["line"], "L1");
+    assert_eq!(measured(event, "temperature")["v"], json!(21.5));
+    assert_eq!(measured(event, "running")["v"], json!(true));
+    gateway.finish();
+}
+
+#[test]
+fn what_the_client_of_influxdb_writes_is_read_with_all_its_escapes() {
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).with(MAPPINGS).to_file("events");
+    let gateway = Gateway::start(&setup);
+    if !run_node(setup.mqtt, "influx") {
+        return;
+    }
+    let events = wait_for(&setup, 2, |_| true);
+    let event = &events[0];
+    assert_eq!(event["device"], "h 1");
+    assert_eq!(event["time"], "2026-03-01T11:59:50.123456789Z");
+    assert_eq!(event["data"]["tags"]["line"], "L=1,2");
+    for (name, value) in [
+        ("t", json!(21.5)),
+        ("n", json!(-7)),
+        ("total", json!(u64::MAX)),
+        ("ok", json!(true)),
+        ("note", json!("a \"q\" \\ b\nc")),
+    ] {
+        assert_eq!(measured(event, &format!("env room.{name}"))["v"], value);
+    }
+    assert_eq!(events[1]["device"], "h2");
+    assert_eq!(measured(&events[1], "env.t")["v"], json!(1e21));
+    gateway.wait_until_drained(SOON);
+    gateway.finish();
+}
+
+#[test]
+fn a_device_of_homie_in_javascript_is_readings_and_states() {
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).with(MAPPINGS).to_file("events");
+    let gateway = Gateway::start(&setup);
+    if !run_node(setup.mqtt, "homie") {
+        return;
+    }
+    let readings = wait_for(&setup, 2, |event| {
+        event["type"] == "iot.telemetry.v1" && event["device"] == "cellar"
+    });
+    let values: Vec<_> = readings
+        .iter()
+        .map(|event| measured(event, "climate.temperature")["v"].clone())
+        .collect();
+    assert_eq!(values, [json!(21.5), json!(-3)], "{readings:#?}");
+    wait_for(&setup, 1, |event| {
+        event["type"] == "iot.state.v1" && event["data"]["m"][0]["v"] == "disconnected"
+    });
+    let unit = wait_for(&setup, 1, |event| event["data"]["m"][0]["v"] == "\u{b0}C");
+    assert_eq!(unit[0]["type"], "iot.metadata.v1");
+    let end = gateway.wait_until_drained(SOON);
+    assert_eq!(end.ledger.quarantined, 0, "{end:#?}");
+    gateway.finish();
+}
+
+#[test]
+fn a_node_of_eclipse_tahu_is_understood_also_where_it_compresses() {
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).with(MAPPINGS).to_file("events");
+    let gateway = Gateway::start(&setup);
+    if !run_node(setup.mqtt, "sparkplug") {
+        return;
+    }
+    let events = wait_for(&setup, 7, |_| true);
+    let said: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let all = event["data"]["m"].as_array().expect("measurements");
+            let all: Vec<_> = all.iter().map(|m| json!([m["n"], m["v"]])).collect();
+            json!([event["device"], event["type"], all])
+        })
+        .collect();
+    let (node, press) = ("Plant/Tahu", "Plant/Tahu/Press");
+    let (birth, data, state) = ("iot.birth.v1", "iot.telemetry.v1", "iot.state.v1");
+    assert_eq!(
+        json!(said),
+        json!([
+            [node, birth, [["Level", -5], ["Total", 5]]],
+            [press, birth, [["Force", 1.5]]],
+            [node, data, [["Level", -6]]],
+            [node, data, [["Level", -7]]],
+            [press, data, [["Force", 2.5]]],
+            [press, state, [["online", false]]],
+            [node, state, [["online", false]]],
+        ]),
+        "{events:#?}"
+    );
+    assert_eq!(measured(&events[0], "Level")["u"], "mm");
+    // What came after it was compressed is no gap.
     let end = gateway.wait_until_drained(SOON);
     assert_eq!(end.ledger.quarantined, 0, "{end:#?}");
     gateway.finish();

@@ -3,7 +3,8 @@
 //! devices are built with.
 //!
 //! What comes from PyPI and npm is pinned, checked against its hash and unpacked into `.tools/`,
-//! which git ignores. Nothing is installed into the system unless
+//! which git ignores; what npm has to find for libraries of Node.js, and the hash of each,
+//! is in `tests/clients/npm`. Nothing is installed into the system unless
 //! the user is root, and then only packages of the distribution.
 
 use std::{
@@ -109,6 +110,8 @@ pub(crate) struct Tools {
     pub(crate) paho_clients: bool,
     /// Whether the libraries that devices are built with are in `.tools/`.
     pub(crate) producers: bool,
+    /// Whether those for Node.js are in `.tools/` too.
+    pub(crate) node_producers: bool,
 }
 
 impl Tools {
@@ -131,6 +134,12 @@ impl Tools {
             .inspect(|()| println!("producers' libraries: unpacked"))
             .inspect_err(|error| eprintln!("producers' libraries: not available: {error:#}"))
             .is_ok();
+        let node_producers = node_producers(repository)
+            .inspect(|()| println!("producers' libraries for Node.js: installed"))
+            .inspect_err(|error| {
+                eprintln!("producers' libraries for Node.js: not available: {error:#}");
+            })
+            .is_ok();
         let browser = browser(&repository.join(".tools"))
             .inspect(|()| println!("chromium and MQTT.js: there"))
             .inspect_err(|error| eprintln!("chromium and MQTT.js: not available: {error:#}"))
@@ -141,6 +150,7 @@ impl Tools {
             browser,
             paho_clients,
             producers,
+            node_producers,
         }
     }
 
@@ -161,6 +171,9 @@ impl Tools {
         }
         if !self.producers {
             missing.push("producers' libraries");
+        }
+        if !self.node_producers {
+            missing.push("producers' libraries for Node.js");
         }
         missing
     }
@@ -291,6 +304,41 @@ fn producers(tools: &Path) -> anyhow::Result<()> {
     }
     fs::rename(&whole, &target)?;
     fs::remove_dir_all(tools.join(SCRATCH))?;
+    Ok(())
+}
+
+/// Puts the libraries for Node.js that devices are built with into a directory, with all
+/// that they need, each as the lock file says and with its hash; none of their scripts
+/// runs.
+fn node_producers(repository: &Path) -> anyhow::Result<()> {
+    if on_path("node").is_none() || on_path("npm").is_none() {
+        debian(&["nodejs", "npm"])?;
+    }
+    let tools = repository.join(".tools");
+    let lists = repository.join("tests/clients/npm");
+    let target = tools.join("node-producers-1");
+    if target.is_dir() {
+        return Ok(());
+    }
+    // Whole or not at all.
+    let whole = tools.join("node-producers-1.part");
+    if whole.is_dir() {
+        fs::remove_dir_all(&whole)?;
+    }
+    fs::create_dir_all(&whole)?;
+    for name in ["package.json", "package-lock.json"] {
+        fs::copy(lists.join(name), whole.join(name)).with_context(|| format!("copy {name}"))?;
+    }
+    run(Command::new("npm")
+        .args([
+            "ci",
+            "--silent",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+        ])
+        .current_dir(&whole))?;
+    fs::rename(&whole, &target)?;
     Ok(())
 }
 

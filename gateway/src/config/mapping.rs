@@ -265,9 +265,9 @@ fn zone(table: &Table<'_, '_, '_>) -> Option<TimeZone> {
         };
         match hours_and_minutes() {
             Some(offset) => Ok(TimeZone::fixed(offset)),
-            None => TimeZone::get(text).map_err(|_| {
-                "not a time zone that this machine knows; for example \"+01:00\", \"UTC\" or \"Europe/Berlin\""
-            }),
+            None => TimeZone::get(text).map_err(
+                |_| "not a time zone; for example \"+01:00\", \"UTC\" or \"Europe/Berlin\"",
+            ),
         }
     })
 }

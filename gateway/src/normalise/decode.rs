@@ -11,6 +11,7 @@
 //! 2^64 into a float, and both it and `ciborium` lose the digits of a decimal
 //! time. Tests compare them with the stock ones on arbitrary input.
 
+mod binary;
 mod cbor;
 pub(super) mod csv;
 mod inflate;
@@ -28,6 +29,7 @@ pub use lenient::{Fault, Lenient};
 pub(super) use node::Without;
 pub use node::{Float, Node};
 pub use scalar::number as scalar_number;
+pub(super) use scalar::text as scalar_text;
 
 use std::borrow::Cow;
 
@@ -171,7 +173,7 @@ pub fn decode_leniently(
         Format::Cbor | Format::SenmlCbor => cbor::decode(payload, lenient),
         Format::MsgPack => msgpack::decode(payload, lenient),
         Format::Influx => influx::decode(payload, lenient),
-        Format::Csv => csv::decode(&Columns::default(), payload, lenient),
+        Format::Csv => csv::decode(&Columns::default(), &|_| false, payload, lenient),
         Format::Sparkplug => sparkplug::decode(payload, lenient),
         Format::Raw => Ok(Node::Bytes(payload.into())),
         Format::Scalar | Format::Auto => scalar::decode(payload, lenient),

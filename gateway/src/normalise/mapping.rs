@@ -301,6 +301,20 @@ impl Mapping {
 }
 
 impl Mapping {
+    /// Whether what has no types of its own is text: the bare payload, or the `column`
+    /// of a line.
+    pub(super) fn is_text(&self, column: Option<&str>) -> bool {
+        self.values.iter().any(|value| {
+            let is_there = match (&value.at, column) {
+                (Some(at), Some(column)) => at.member() == Some(column),
+                (Some(at), None) => at.is_root(),
+                (None, Some(column)) => *value.name == *column,
+                (None, None) => true,
+            };
+            is_there && value.kind == Kind::Text && value.map.is_empty()
+        })
+    }
+
     /// The pointers that look into an element and then around it.
     pub(super) fn pointers(&self) -> impl Iterator<Item = &Pointer> {
         let device = match &self.device {

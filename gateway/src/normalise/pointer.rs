@@ -46,6 +46,14 @@ impl Pointer {
             .try_fold(root, |node, token| node.child(token))
     }
 
+    /// The member of the whole payload that this is, where it is one.
+    pub fn member(&self) -> Option<&str> {
+        match &*self.tokens {
+            [name] => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether this is the whole payload.
     pub fn is_root(&self) -> bool {
         self.tokens.is_empty()

@@ -158,6 +158,21 @@ pub(super) fn begin(mapping: &Mapping, message: &Message<'_>) {
     }
 }
 
+/// What is within a payload that its protocol compresses; `None` where it does not.
+///
+/// # Errors
+/// When it says that it is compressed, and cannot be inflated.
+pub(super) fn inflated(
+    mapping: &Mapping,
+    topic: &str,
+    payload: &[u8],
+) -> Result<Option<Vec<u8>>, Reject> {
+    match mapping.protocol {
+        Protocol::Sparkplug => sparkplug::inflated(topic, payload, mapping.lenient),
+        _ => Ok(None),
+    }
+}
+
 /// The tree of a payload; `None` where the message is understood and is not data.
 ///
 /// # Errors
@@ -180,7 +195,12 @@ pub(super) fn read<'a>(
         _ => {}
     }
     if format == Format::Csv && !message.payload.is_empty() {
-        return decode::csv::decode(&mapping.columns, message.payload, mapping.lenient).map(Some);
+        let is_text = |column: &str| mapping.is_text(Some(column));
+        let (columns, lenient) = (&mapping.columns, mapping.lenient);
+        return decode::csv::decode(columns, &is_text, message.payload, lenient).map(Some);
+    }
+    if format == Format::Scalar && mapping.is_text(None) && !message.payload.is_empty() {
+        return decode::scalar_text(message.payload).map(Some);
     }
     decode::decode_leniently(format, message.payload, mapping.lenient).map(Some)
 }

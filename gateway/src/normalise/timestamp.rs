@@ -4,6 +4,8 @@
 //! float, which has too few of them for microseconds. What is below a nanosecond
 //! is cut off.
 
+use std::borrow::Cow;
+
 use jiff::{Timestamp as Instant, civil::DateTime, tz::TimeZone};
 
 use super::{
@@ -183,6 +185,7 @@ fn epoch(decimal: Decimal, unit: Unit) -> Result<Nanos, Reject> {
 fn written(text: &str, zone: Option<&TimeZone>) -> Result<Nanos, Reject> {
     // A fraction of zero is what a clock of whole seconds looks like in some formats.
     let fine = |nanos: i128| nanos % 1_000_000_000 != 0;
+    let text = &*without_more_than_nanoseconds(text);
     if let Ok(at) = text.parse::<Instant>() {
         let nanos = at.as_nanosecond();
         return Ok((Some(nanos), fine(nanos)));
@@ -203,6 +206,22 @@ fn written(text: &str, zone: Option<&TimeZone>) -> Result<Nanos, Reject> {
     let at = zone.to_ambiguous_timestamp(local).unambiguous().ok();
     let nanos = at.map(Instant::as_nanosecond);
     Ok((nanos, nanos.is_some_and(fine)))
+}
+
+/// A written time without the digits below a nanosecond, of which RFC 3339 allows any
+/// number.
+fn without_more_than_nanoseconds(text: &str) -> Cow<'_, str> {
+    const DIGITS: usize = 9;
+    let Some(point) = text.find(['.', ',']) else {
+        return Cow::Borrowed(text);
+    };
+    let (before, fraction) = text.split_at(point + 1);
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+    if digits <= DIGITS {
+        return Cow::Borrowed(text);
+    }
+    let (digits, after) = fraction.split_at(digits);
+    Cow::Owned([before, &digits[..DIGITS], after].concat())
 }
 
 fn not_a_time(node: &Node<'_>) -> Reject {
@@ -383,6 +402,11 @@ mod tests {
                 false,
             ),
             ("2026-03-01 11:59:50.5Z", 1_772_366_390_500_000_000, true),
+            (
+                "2026-03-01T12:59:50.1234567899999+01:00",
+                1_772_366_390_123_456_789,
+                true,
+            ),
             // So a clock of whole seconds is written where milliseconds are usual.
             ("2026-03-01T11:59:50.000Z", 1_772_366_390_000_000_000, false),
         ] {

@@ -234,6 +234,7 @@ mod tests {
 
     const CORPUS: &str = include_str!("../../../tests/vectors/normalise.jsonl");
     const TRAPS: &str = include_str!("../../../tests/vectors/traps.jsonl");
+    const EDGES: &str = include_str!("../../../tests/vectors/edges.jsonl");
 
     fn comes_out_as_written(text: &str, cases: usize) {
         let report = check(text).unwrap();
@@ -250,6 +251,11 @@ mod tests {
     #[test]
     fn nobody_falls_into_the_traps_of_protocols_and_formats() {
         comes_out_as_written(TRAPS, 118);
+    }
+
+    #[test]
+    fn what_lies_at_the_edges_of_every_format_comes_out_as_written() {
+        comes_out_as_written(EDGES, 361);
     }
 
     /// The text of every source file below a directory.
@@ -284,6 +290,7 @@ mod tests {
         let vectors: Vec<Json> = CORPUS
             .lines()
             .chain(TRAPS.lines())
+            .chain(EDGES.lines())
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         for row in &rows {

@@ -110,7 +110,7 @@ rebirth = false
         "configuration:4: mapping[1].preset: \"zigbe2mqtt\": should be one of zigbee2mqtt, tasmota, ",
         "did you mean \"zigbee2mqtt\"?",
         "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
-        "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone that this machine knows; for example \"+01:00\"",
+        "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone; for example \"+01:00\"",
         "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
         "configuration:8: mapping[1].require: \"v\": line 1, column 1: there is no \"v\" here; known are p, payload, topic; a pointer begins with \"/\"",
         "configuration:9: mapping[1].csv.separator: \";;\": a separator is one character, such as \";\", and no quotation mark",

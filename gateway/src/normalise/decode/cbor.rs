@@ -3,25 +3,26 @@
 //!
 //! Integer keys become their digits, so that a JSON Pointer can name them. Tags
 //! are looked through (0 and 1 mark times, which a mapping names anyway), except
-//! for big integers, which no 64 bits hold.
+//! for big integers, which no 64 bits hold, and for fractions, which are one number
+//! and no array of two (section 3.4.4; SenML may write any number so).
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Fault, Float, Lenient, Node, Reject, distinct, json, lenient};
+use super::{
+    Budget, Class, Fault, Float, Lenient, Node, Reject,
+    binary::{Bytes, float},
+    distinct, json,
+};
 
 /// Decodes one CBOR data item.
 pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let mut parser = Parser {
-        rest: payload,
-        length: payload.len(),
+        bytes: Bytes::new("CBOR", payload, lenient),
         budget: Budget::new(lenient),
     };
     let node = parser.value(0)?;
-    if parser.rest.is_empty() || lenient.allows(Fault::TrailingBytes) {
-        Ok(node)
-    } else {
-        Err(parser.syntax("something follows the end of the CBOR item"))
-    }
+    parser.bytes.end()?;
+    Ok(node)
 }
 
 const POSITIVE: u8 = 0;
@@ -33,9 +34,6 @@ const MAP: u8 = 5;
 const TAG: u8 = 6;
 const BREAK: u8 = 0xff;
 
-/// Items that a container reserves room for at once.
-const RESERVE_MAX: usize = 64;
-
 /// The first bytes of an item (RFC 8949, section 3).
 struct Head {
     major: u8,
@@ -46,8 +44,7 @@ struct Head {
 }
 
 struct Parser<'a> {
-    rest: &'a [u8],
-    length: usize,
+    bytes: Bytes<'a>,
     budget: Budget,
 }
 
@@ -57,8 +54,9 @@ impl<'a> Parser<'a> {
         let mut head = self.head()?;
         while head.major == TAG {
             match head.argument {
-                None => return Err(self.syntax("not a CBOR tag")),
+                None => return Err(self.bytes.syntax("not a CBOR tag")),
                 Some(sign @ (2 | 3)) => return self.big(sign == 3),
+                Some(base @ (4 | 5)) => return self.fraction(base == 4, depth),
                 Some(_) => {}
             }
             // Tags are elements too, or a row of them would cost nothing.
@@ -96,13 +94,57 @@ impl<'a> Parser<'a> {
         self.budget.take()?;
         let head = self.head()?;
         if head.major != BYTES {
-            return Err(self.syntax("a big integer that is not bytes"));
+            return Err(self.bytes.syntax("a big integer that is not bytes"));
         }
         let bytes = self.bytes(head.argument)?;
         let size = bytes
             .iter()
             .fold(0.0, |n, byte| n * 256.0 + f64::from(*byte));
         let value = if negative { -1.0 - size } else { size };
+        self.finite(value)
+    }
+
+    /// An exponent of 10 or of 2 and a mantissa (section 3.4.4), behind their tag.
+    fn fraction(&mut self, decimal: bool, depth: usize) -> Result<Node<'a>, Reject> {
+        // A row of such tags goes as deep as arrays within each other.
+        let parts = self.value(self.budget.enter(depth)?)?;
+        let wrong = "not an exponent and a mantissa";
+        let Node::Array(parts) = parts else {
+            return Err(self.bytes.syntax(wrong));
+        };
+        let [Node::Int(exponent), mantissa] = &parts[..] else {
+            return Err(self.bytes.syntax(wrong));
+        };
+        let exponent = *exponent;
+        #[expect(clippy::cast_precision_loss, reason = "as near as one can be")]
+        let (whole, digits, near) = match mantissa {
+            Node::Int(n) => (Some(i128::from(*n)), n.to_string(), *n as f64),
+            Node::UInt(n) => (Some(i128::from(*n)), n.to_string(), *n as f64),
+            // Beyond 64 bits, and taken.
+            Node::Float(Float { value, .. }) => (None, value.to_string(), *value),
+            _ => return Err(self.bytes.syntax(wrong)),
+        };
+        let base: i128 = if decimal { 10 } else { 2 };
+        let power = u32::try_from(exponent).ok();
+        let power = power.and_then(|exponent| base.checked_pow(exponent));
+        let exact = match whole {
+            Some(0) => Some(0),
+            whole => whole.zip(power).and_then(|(n, power)| n.checked_mul(power)),
+        };
+        if let Some(n) = exact.and_then(|n| i64::try_from(n).ok()) {
+            return Ok(Node::Int(n));
+        }
+        if let Some(n) = exact.and_then(|n| u64::try_from(n).ok()) {
+            return Ok(Node::UInt(n));
+        }
+        let value = match decimal {
+            true => format!("{digits}e{exponent}").parse().unwrap_or(f64::NAN),
+            false => scaled(near, exponent),
+        };
+        self.finite(value)
+    }
+
+    fn finite(&self, value: f64) -> Result<Node<'a>, Reject> {
         match value.is_finite() {
             true => Ok(float(value)),
             false if self.budget.lenient.allows(Fault::Nan) => Ok(json::NAN),
@@ -111,19 +153,16 @@ impl<'a> Parser<'a> {
     }
 
     fn head(&mut self) -> Result<Head, Reject> {
-        let [first, rest @ ..] = self.rest else {
-            return Err(self.syntax("the CBOR item ends early"));
-        };
-        self.rest = rest;
+        let [first] = self.bytes.array()?;
         let info = first & 0x1f;
         let argument = match info {
             0..24 => Some(u64::from(info)),
-            24 => Some(self.big_endian(1)?),
-            25 => Some(self.big_endian(2)?),
-            26 => Some(self.big_endian(4)?),
-            27 => Some(self.big_endian(8)?),
+            24 => Some(self.bytes.unsigned(1)?),
+            25 => Some(self.bytes.unsigned(2)?),
+            26 => Some(self.bytes.unsigned(4)?),
+            27 => Some(self.bytes.unsigned(8)?),
             31 => None,
-            _ => return Err(self.syntax("a reserved CBOR length")),
+            _ => return Err(self.bytes.syntax("a reserved CBOR length")),
         };
         Ok(Head {
             major: first >> 5,
@@ -132,73 +171,51 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn big_endian(&mut self, count: usize) -> Result<u64, Reject> {
-        Ok(self
-            .take(count)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Reject> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or_else(|| self.syntax("the CBOR item ends early"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
     fn definite(&self, head: &Head) -> Result<u64, Reject> {
         head.argument
-            .ok_or_else(|| self.syntax("an integer of indefinite length"))
+            .ok_or_else(|| self.bytes.syntax("an integer of indefinite length"))
     }
 
     fn bytes(&mut self, length: Option<u64>) -> Result<Cow<'a, [u8]>, Reject> {
         if let Some(length) = length {
-            return self.chunk(length).map(Cow::Borrowed);
+            return self.bytes.take(count(length)).map(Cow::Borrowed);
         }
         let mut whole = Vec::new();
         while let Some(chunk) = self.next_chunk(BYTES)? {
-            whole.extend_from_slice(chunk);
+            whole.extend_from_slice(self.bytes.take(chunk)?);
         }
         Ok(Cow::Owned(whole))
     }
 
     fn text(&mut self, length: Option<u64>) -> Result<Cow<'a, str>, Reject> {
         if let Some(length) = length {
-            return self.utf8(length);
+            return self.bytes.text(count(length));
         }
         let mut whole = String::new();
         while let Some(chunk) = self.next_chunk(TEXT)? {
-            // Each chunk is text by itself (section 3.2.3).
-            whole.push_str(&lenient::text(chunk, self.budget.lenient, NOT_UTF8)?);
+            // Each is text by itself (section 3.2.3).
+            whole.push_str(&self.bytes.text(chunk)?);
         }
         Ok(Cow::Owned(whole))
     }
 
-    fn utf8(&mut self, length: u64) -> Result<Cow<'a, str>, Reject> {
-        lenient::text(self.chunk(length)?, self.budget.lenient, NOT_UTF8)
-    }
-
-    fn chunk(&mut self, length: u64) -> Result<&'a [u8], Reject> {
-        self.take(usize::try_from(length).unwrap_or(usize::MAX))
-    }
-
-    /// The next chunk of a string of indefinite length; `None` at its end.
-    fn next_chunk(&mut self, major: u8) -> Result<Option<&'a [u8]>, Reject> {
+    /// The length of the next chunk of a string of indefinite length; `None` at its end.
+    fn next_chunk(&mut self, major: u8) -> Result<Option<usize>, Reject> {
         if self.at_break() {
             return Ok(None);
         }
         self.budget.take()?;
         let head = self.head()?;
         match head.argument {
-            Some(length) if head.major == major => self.chunk(length).map(Some),
-            _ => Err(self.syntax("a string holds something that is not a part of it")),
+            Some(length) if head.major == major => Ok(Some(count(length))),
+            _ => Err(self
+                .bytes
+                .syntax("a string holds something that is not a part of it")),
         }
     }
 
     fn array(&mut self, length: Option<u64>, depth: usize) -> Result<Node<'a>, Reject> {
-        let mut items = Vec::with_capacity(self.capacity(length)?);
+        let mut items = self.bytes.room(length.map_or(0, count), 1)?;
         while self.more(length, items.len()) {
             items.push(self.value(depth)?);
         }
@@ -206,23 +223,13 @@ impl<'a> Parser<'a> {
     }
 
     fn map(&mut self, length: Option<u64>, depth: usize) -> Result<Node<'a>, Reject> {
-        let mut members = Vec::with_capacity(self.capacity(length)?);
+        let mut members = self.bytes.room(length.map_or(0, count), 2)?;
         while self.more(length, members.len()) {
             let name = self.name()?;
             members.push((name, self.value(depth)?));
         }
         distinct(&mut members, self.budget.lenient)?;
         Ok(Node::Map(members))
-    }
-
-    /// What to reserve for a container before anything of it is read. Little, because
-    /// containers within each other may each claim as much as there can be.
-    fn capacity(&self, length: Option<u64>) -> Result<usize, Reject> {
-        let length = length.unwrap_or(0);
-        if length > self.rest.len() as u64 {
-            return Err(self.syntax("the CBOR item ends early"));
-        }
-        Ok(usize::try_from(length).map_or(0, |length| length.min(RESERVE_MAX)))
     }
 
     fn more(&mut self, length: Option<u64>, have: usize) -> bool {
@@ -233,13 +240,8 @@ impl<'a> Parser<'a> {
     }
 
     fn at_break(&mut self) -> bool {
-        match self.rest {
-            [BREAK, rest @ ..] => {
-                self.rest = rest;
-                true
-            }
-            _ => false,
-        }
+        let found = self.bytes.peek() == Some(BREAK);
+        found && self.bytes.array::<1>().is_ok()
     }
 
     fn name(&mut self) -> Result<Cow<'a, str>, Reject> {
@@ -260,7 +262,7 @@ impl<'a> Parser<'a> {
     fn simple(&self, head: &Head) -> Result<Node<'a>, Reject> {
         let argument = head
             .argument
-            .ok_or_else(|| self.syntax("a break outside of an item"))?;
+            .ok_or_else(|| self.bytes.syntax("a break outside of an item"))?;
         match head.info {
             20 => Ok(Node::Bool(false)),
             21 => Ok(Node::Bool(true)),
@@ -272,30 +274,28 @@ impl<'a> Parser<'a> {
             )))),
             27 => Ok(float(f64::from_bits(argument))),
             // A simple value below 32 in two bytes is not well-formed (section 3.3).
-            24 if argument < 32 => Err(self.syntax("not a CBOR simple value")),
+            24 if argument < 32 => Err(self.bytes.syntax("not a CBOR simple value")),
             _ => Err(Reject::new(
                 Class::Type,
                 "a CBOR simple value that has no meaning",
             )),
         }
     }
-
-    fn syntax(&self, what: &str) -> Reject {
-        Reject::new(
-            Class::Syntax,
-            format!("{what} (byte {})", self.length - self.rest.len()),
-        )
-    }
 }
 
-const fn float(value: f64) -> Node<'static> {
-    Node::Float(Float {
-        value,
-        literal: None,
-    })
+/// A length, as far as there can be one.
+fn count(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
 }
 
-const NOT_UTF8: &str = "a CBOR text is not UTF-8";
+/// A float times two to the power.
+fn scaled(float: f64, exponent: i64) -> f64 {
+    // Beyond this there is only zero, or nothing finite.
+    let exponent = i32::try_from(exponent.clamp(-2_200, 2_200)).expect("it was just clamped");
+    // In two steps, because a power alone may be out of range where the product is not.
+    let half = exponent / 2;
+    float * 2f64.powi(half) * 2f64.powi(exponent - half)
+}
 
 /// A half-precision float (RFC 8949, appendix D).
 fn half(bits: u64) -> f64 {
@@ -328,17 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_reserves_little() {
-        let payload = [0; 20_000];
-        let parser = Parser {
-            rest: &payload,
-            length: payload.len(),
-            budget: Budget::new(Lenient::STRICT),
-        };
-        assert_eq!(parser.capacity(Some(3)), Ok(3));
-        assert_eq!(parser.capacity(Some(9_999)), Ok(RESERVE_MAX));
-        assert!(parser.capacity(Some(20_001)).is_err());
-        // More than is reserved is read all the same.
+    fn more_items_are_read_than_room_is_reserved_for() {
         let mut long = vec![0x99, 0x03, 0xe8];
         long.extend([0; 1_000]);
         assert!(
@@ -428,7 +418,45 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_is_one_number() {
+        for (bytes, node) in [
+            // Both of the RFC's, 273.15 and 1.5.
+            (&b"\xc4\x82\x21\x19\x6a\xb3"[..], float(273.15)),
+            (b"\xc5\x82\x20\x03", float(1.5)),
+            (b"\xc4\x82\x20\x39\x01\xf3", float(-50.0)),
+            (b"\xc4\x82\x02\x05", Node::Int(500)),
+            (
+                b"\xc4\x82\0\x1b\xff\xff\xff\xff\xff\xff\xff\xff",
+                Node::UInt(u64::MAX),
+            ),
+            (b"\xc5\x82\x18\x3e\x03", Node::UInt(3 << 62)),
+            (b"\xc4\x82\x18\x1e\x01", float(1e30)),
+            (b"\xc4\x82\x39\x01\xf3\x01", float(0.0)),
+            (b"\xc5\x82\x39\x04\x31\x01", float(5e-324)),
+            (b"\xc5\x82\x39\x0f\xff\x01", float(0.0)),
+            (b"\xc4\x9f\x20\x01\xff", float(0.1)),
+            (b"\xc5\x82\x19\xff\xff\0", Node::Int(0)),
+        ] {
+            assert_eq!(decode(bytes, Lenient::STRICT), Ok(node), "{bytes:x?}");
+        }
+        for (bytes, expect) in [
+            (&b"\xc4\x01"[..], "syntax"),
+            (b"\xc4\x81\x01", "syntax"),
+            (b"\xc4\x83\x01\x01\x01", "syntax"),
+            (b"\xc4\x82\xf9\x3c\0\x01", "syntax"),
+            (b"\xc4\x82\x01\x61\x31", "syntax"),
+            (b"\xc4\x82\x19\x01\xf4\x01", "range"),
+            (b"\xc5\x82\x19\x04\0\x01", "range"),
+            (b"\xc5\x82\x1b\x7f\xff\xff\xff\xff\xff\xff\xff\x01", "range"),
+            (b"\xc4\x82\x01\xc2\x49\x01\0\0\0\0\0\0\0\0", "range"),
+        ] {
+            assert_eq!(class(bytes), Err(expect), "{bytes:x?}");
+        }
+    }
+
+    #[test]
     fn bombs_are_refused_without_allocating() {
+        assert_eq!(class(&[0xc4; 100_000]), Err("limit"));
         assert_eq!(class(&[0x81; 100_000]), Err("limit"));
         assert_eq!(class(&[0xc1; 100_000]), Err("limit"));
         assert_eq!(
@@ -444,6 +472,9 @@ mod tests {
 
     fn same(ours: &Node<'_>, theirs: &Value) -> bool {
         match (ours, theirs) {
+            (Node::Int(_) | Node::UInt(_) | Node::Float(_), Value::Tag(4 | 5, inner)) => {
+                matches!(&**inner, Value::Array(parts) if parts.len() == 2)
+            }
             (ours, Value::Tag(_, inner)) => same(ours, inner),
             (Node::Null, Value::Null) => true,
             (Node::Bool(a), Value::Bool(b)) => a == b,

@@ -32,9 +32,11 @@ impl Default for Columns {
     }
 }
 
-/// Decodes lines. Empty ones are left out.
+/// Decodes lines. Empty ones are left out. What stands in a column that `is_text` is
+/// not looked at.
 pub(in crate::normalise) fn decode<'a>(
     columns: &Columns,
+    is_text: &dyn Fn(&str) -> bool,
     payload: &'a [u8],
     lenient: Lenient,
 ) -> Result<Node<'a>, Reject> {
@@ -67,6 +69,7 @@ pub(in crate::normalise) fn decode<'a>(
         );
     }
     budget.take()?;
+    let texts: Vec<bool> = names.iter().map(|name| is_text(name)).collect();
     let mut rows = Vec::new();
     while let Some(fields) = lines.next().transpose()? {
         budget.take()?;
@@ -80,9 +83,9 @@ pub(in crate::normalise) fn decode<'a>(
             return Err(Reject::new(Class::Syntax, reason));
         }
         let mut members = Vec::with_capacity(names.len());
-        for (name, field) in names.iter().zip(fields) {
+        for ((name, is_text), field) in names.iter().zip(&texts).zip(fields) {
             budget.take()?;
-            members.push((name.clone(), field.node(lenient)?));
+            members.push((name.clone(), field.node(*is_text, lenient)?));
         }
         if rows.is_empty() || lenient.allows(Fault::DuplicateKeys) {
             // The names are those of every line.
@@ -102,12 +105,13 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn node(self, lenient: Lenient) -> Result<Node<'a>, Reject> {
+    fn node(self, is_text: bool, lenient: Lenient) -> Result<Node<'a>, Reject> {
         if self.quoted {
             return Ok(Node::Text(self.text));
         }
         match self.text {
             Cow::Borrowed(text) if text.trim_ascii().is_empty() => Ok(Node::Null),
+            Cow::Borrowed(text) if is_text => Ok(Node::Text(text.trim_ascii().into())),
             Cow::Borrowed(text) => scalar::decode(text.as_bytes(), lenient),
             Cow::Owned(text) => Ok(Node::Text(text.into())),
         }
@@ -219,6 +223,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode<'a>(
+        columns: &Columns,
+        payload: &'a [u8],
+        lenient: Lenient,
+    ) -> Result<Node<'a>, Reject> {
+        super::decode(columns, &|_| false, payload, lenient)
+    }
 
     fn columns(names: &[&str]) -> Columns {
         Columns {

@@ -33,6 +33,8 @@ pub enum Compression {
     None,
     /// RFC 1952.
     Gzip,
+    /// RFC 1950, within payloads of Sparkplug: no mapping names it.
+    Zlib,
     /// RFC 8878.
     Zstd,
     /// The LZ4 frame format.
@@ -72,6 +74,9 @@ pub fn inflate(
         Compression::None | Compression::Auto => return Ok(Cow::Borrowed(payload)),
         Compression::Gzip => read(flate2::bufread::GzDecoder::new(&mut rest), |error| {
             damaged("gzip", error)
+        })?,
+        Compression::Zlib => read(flate2::bufread::ZlibDecoder::new(&mut rest), |error| {
+            damaged("zlib", error)
         })?,
         Compression::Zstd => zstd::frame(&mut rest)?,
         Compression::Lz4 => lz4::frame(&mut rest)?,

@@ -59,15 +59,16 @@ impl Lenient {
     }
 }
 
-/// Text of a binary format.
+/// Text of a binary format of that name.
 pub(super) fn text<'a>(
     bytes: &'a [u8],
     lenient: Lenient,
-    what: &'static str,
+    format: &str,
 ) -> Result<Cow<'a, str>, Reject> {
     match String::from_utf8_lossy(bytes) {
         Cow::Owned(_) if !lenient.allows(Fault::InvalidUtf8) => {
-            Err(Reject::new(Class::Encoding, what))
+            let reason = format!("a {format} text is not UTF-8");
+            Err(Reject::new(Class::Encoding, reason))
         }
         text => Ok(text),
     }

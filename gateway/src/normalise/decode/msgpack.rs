@@ -8,38 +8,35 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Fault, Float, Lenient, Node, Reject, distinct, lenient};
+use super::{
+    Budget, Class, Lenient, Node, Reject,
+    binary::{Bytes, float},
+    distinct,
+};
 
 /// Decodes one MessagePack value.
 pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let mut parser = Parser {
-        rest: payload,
-        length: payload.len(),
+        bytes: Bytes::new("MessagePack", payload, lenient),
         budget: Budget::new(lenient),
     };
     let node = parser.value(0)?;
-    if parser.rest.is_empty() || lenient.allows(Fault::TrailingBytes) {
-        Ok(node)
-    } else {
-        Err(parser.syntax("something follows the end of the MessagePack value"))
-    }
+    parser.bytes.end()?;
+    Ok(node)
 }
 
-/// Items that a container reserves room for at once.
-const RESERVE_MAX: usize = 64;
 /// The extension that is a time.
 const TIMESTAMP: i8 = -1;
 
 struct Parser<'a> {
-    rest: &'a [u8],
-    length: usize,
+    bytes: Bytes<'a>,
     budget: Budget,
 }
 
 impl<'a> Parser<'a> {
     fn value(&mut self, depth: usize) -> Result<Node<'a>, Reject> {
         self.budget.take()?;
-        let first = self.byte()?;
+        let first = self.bytes.array::<1>()?[0];
         Ok(match first {
             0x00..=0x7f => Node::Int(i64::from(first)),
             0xe0..=0xff => Node::Int(i64::from(first.cast_signed())),
@@ -47,24 +44,24 @@ impl<'a> Parser<'a> {
             0x90..=0x9f => self.array(usize::from(first & 0x0f), depth)?,
             0xa0..=0xbf => Node::Text(self.text(usize::from(first & 0x1f))?),
             0xc0 => Node::Null,
-            0xc1 => return Err(self.syntax("0xC1 is not the beginning of a value")),
+            0xc1 => return Err(self.bytes.syntax("0xC1 is not the beginning of a value")),
             0xc2 => Node::Bool(false),
             0xc3 => Node::Bool(true),
             0xc4..=0xc6 => {
                 let length = self.length_of(first - 0xc4)?;
-                Node::Bytes(Cow::Borrowed(self.take(length)?))
+                Node::Bytes(Cow::Borrowed(self.bytes.take(length)?))
             }
             0xc7..=0xc9 => {
                 let length = self.length_of(first - 0xc7)?;
                 self.extension(length)?
             }
-            0xca => float(f64::from(f32::from_be_bytes(self.array_of()?))),
-            0xcb => float(f64::from_be_bytes(self.array_of()?)),
+            0xca => float(f64::from(f32::from_be_bytes(self.bytes.array()?))),
+            0xcb => float(f64::from_be_bytes(self.bytes.array()?)),
             0xcc..=0xcf => Node::from(self.unsigned(first - 0xcc)?),
-            0xd0 => Node::Int(i64::from(i8::from_be_bytes(self.array_of()?))),
-            0xd1 => Node::Int(i64::from(i16::from_be_bytes(self.array_of()?))),
-            0xd2 => Node::Int(i64::from(i32::from_be_bytes(self.array_of()?))),
-            0xd3 => Node::Int(i64::from_be_bytes(self.array_of()?)),
+            0xd0 => Node::Int(i64::from(i8::from_be_bytes(self.bytes.array()?))),
+            0xd1 => Node::Int(i64::from(i16::from_be_bytes(self.bytes.array()?))),
+            0xd2 => Node::Int(i64::from(i32::from_be_bytes(self.bytes.array()?))),
+            0xd3 => Node::Int(i64::from_be_bytes(self.bytes.array()?)),
             0xd4..=0xd8 => self.extension(1 << (first - 0xd4))?,
             0xd9..=0xdb => {
                 let length = self.length_of(first - 0xd9)?;
@@ -81,28 +78,9 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn byte(&mut self) -> Result<u8, Reject> {
-        Ok(self.array_of::<1>()?[0])
-    }
-
-    fn array_of<const N: usize>(&mut self) -> Result<[u8; N], Reject> {
-        let taken = self.take(N)?;
-        Ok(taken.try_into().expect("as many bytes were taken"))
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Reject> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or_else(|| self.syntax("the MessagePack value ends early"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
     /// An unsigned number of 2 to the `power` bytes.
     fn unsigned(&mut self, power: u8) -> Result<u64, Reject> {
-        let bytes = self.take(1 << power)?;
-        Ok(bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+        self.bytes.unsigned(1 << power)
     }
 
     fn length_of(&mut self, power: u8) -> Result<usize, Reject> {
@@ -110,14 +88,12 @@ impl<'a> Parser<'a> {
     }
 
     fn text(&mut self, length: usize) -> Result<Cow<'a, str>, Reject> {
-        let text = self.take(length)?;
-        lenient::text(text, self.budget.lenient, "a MessagePack text is not UTF-8")
+        self.bytes.text(length)
     }
 
     fn array(&mut self, length: usize, depth: usize) -> Result<Node<'a>, Reject> {
         let depth = self.budget.enter(depth)?;
-        self.fits(length)?;
-        let mut items = Vec::with_capacity(length.min(RESERVE_MAX));
+        let mut items = self.bytes.room(length, 1)?;
         for _ in 0..length {
             items.push(self.value(depth)?);
         }
@@ -126,8 +102,7 @@ impl<'a> Parser<'a> {
 
     fn map(&mut self, length: usize, depth: usize) -> Result<Node<'a>, Reject> {
         let depth = self.budget.enter(depth)?;
-        self.fits(length.saturating_mul(2))?;
-        let mut members = Vec::with_capacity(length.min(RESERVE_MAX));
+        let mut members = self.bytes.room(length, 2)?;
         for _ in 0..length {
             let name = self.name()?;
             members.push((name, self.value(depth)?));
@@ -136,24 +111,16 @@ impl<'a> Parser<'a> {
         Ok(Node::Map(members))
     }
 
-    /// Refuses more items than there are bytes.
-    fn fits(&self, items: usize) -> Result<(), Reject> {
-        if items > self.rest.len() {
-            return Err(self.syntax("the MessagePack value ends early"));
-        }
-        Ok(())
-    }
-
     fn name(&mut self) -> Result<Cow<'a, str>, Reject> {
         // A text or an integer holds nothing else, so its depth does not matter.
-        match self.rest.first() {
+        match self.bytes.peek() {
             Some(0x00..=0x7f | 0xa0..=0xbf | 0xcc..=0xd3 | 0xd9..=0xdb | 0xe0..=0xff) => {}
-            Some(0xc1) => return Err(self.syntax("0xC1 is not the beginning of a value")),
+            Some(0xc1) => return Err(self.bytes.syntax("0xC1 is not the beginning of a value")),
             Some(_) => {
                 let reason = "a name in a MessagePack map is neither text nor an integer";
                 return Err(Reject::new(Class::Type, reason));
             }
-            None => return Err(self.syntax("the MessagePack value ends early")),
+            None => return Err(self.bytes.syntax("a name should be here")),
         }
         Ok(match self.value(0)? {
             Node::Text(text) => text,
@@ -164,8 +131,8 @@ impl<'a> Parser<'a> {
     }
 
     fn extension(&mut self, length: usize) -> Result<Node<'a>, Reject> {
-        let [kind] = self.array_of()?;
-        let data = self.take(length)?;
+        let [kind] = self.bytes.array()?;
+        let data = self.bytes.take(length)?;
         if kind.cast_signed() != TIMESTAMP {
             let reason = format!(
                 "MessagePack extension {} has no meaning",
@@ -181,7 +148,7 @@ impl<'a> Parser<'a> {
                 ((both & 0x3_ffff_ffff).cast_signed(), both >> 34)
             }
             12 => (number(&data[4..]).cast_signed(), number(&data[..4])),
-            _ => return Err(self.syntax("not a MessagePack timestamp")),
+            _ => return Err(self.bytes.syntax("not a MessagePack timestamp")),
         };
         let nanos = i32::try_from(nanos).ok().filter(|n| *n < 1_000_000_000);
         let at = nanos.and_then(|nanos| jiff::Timestamp::new(seconds, nanos).ok());
@@ -193,20 +160,6 @@ impl<'a> Parser<'a> {
         })?;
         Ok(Node::Text(Cow::Owned(at.to_string())))
     }
-
-    fn syntax(&self, what: &str) -> Reject {
-        Reject::new(
-            Class::Syntax,
-            format!("{what} (byte {})", self.length - self.rest.len()),
-        )
-    }
-}
-
-const fn float(value: f64) -> Node<'static> {
-    Node::Float(Float {
-        value,
-        literal: None,
-    })
 }
 
 #[cfg(test)]

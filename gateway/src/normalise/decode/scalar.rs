@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use super::{Class, Fault, Lenient, Node, Reject, json};
+use super::{Class, Fault, Float, Lenient, Node, Reject, json};
 
 /// Decodes a scalar. White space around it is not part of it.
 pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Reject> {
     let text = super::utf8(payload)?;
     match text.trim_ascii() {
-        "" => Err(Reject::new(Class::Empty, "the payload is only white space")),
+        "" => Err(empty()),
         "true" => Ok(Node::Bool(true)),
         "false" => Ok(Node::Bool(false)),
         // "007" is a name, not seven: what JSON would not call a number stays text.
@@ -24,27 +24,55 @@ pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Rejec
     }
 }
 
+/// The same where the mapping says that it is text: "+49" is not 49 then.
+pub(in crate::normalise) fn text(payload: &[u8]) -> Result<Node<'_>, Reject> {
+    match super::utf8(payload)?.trim_ascii() {
+        "" => Err(empty()),
+        text => Ok(Node::Text(Cow::Borrowed(text))),
+    }
+}
+
+fn empty() -> Reject {
+    Reject::new(Class::Empty, "the payload is only white space")
+}
+
 /// The number that a text spells, for a mapping that says it is one: with a sign,
-/// leading zeros, and the words for "no number". `None` where it is something else.
+/// leading zeros, nothing on one side of the point, and the words for "no number".
+/// `None` where it is something else.
 pub fn number(text: &str, lenient: Lenient) -> Option<Result<Node<'_>, Reject>> {
     let text = text.trim_ascii();
     if is_no_number(text) {
         return Some(Ok(json::NAN));
     }
-    let text = text
-        .strip_prefix('+')
-        .filter(|text| !text.starts_with('-'))
-        .unwrap_or(text);
-    let zeros = text.bytes().take_while(|b| *b == b'0').count();
-    let more_digits = text.as_bytes().get(zeros).is_some_and(u8::is_ascii_digit);
-    strict(
-        &text[if more_digits {
-            zeros
-        } else {
-            zeros.saturating_sub(1)
-        }..],
-        lenient,
-    )
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return None;
+    }
+    let signed = if text.starts_with('+') {
+        unsigned
+    } else {
+        text
+    };
+    if let Some(number) = strict(signed, lenient) {
+        return Some(number);
+    }
+    if unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
+        let exact = signed.parse().map(Node::Int);
+        match exact.or_else(|_| signed.parse().map(Node::UInt)) {
+            Ok(exact) => return Some(Ok(exact)),
+            Err(_) if lenient.allows(Fault::BigIntegers) => {}
+            Err(_) => return Some(Err(json::beyond_64_bits())),
+        }
+    }
+    let value = text.parse::<f64>().ok()?;
+    Some(match value.is_finite() {
+        true => Ok(Node::Float(Float {
+            value,
+            literal: None,
+        })),
+        false if lenient.allows(Fault::Nan) => Ok(json::NAN),
+        false => Err(json::too_large()),
+    })
 }
 
 /// Whether a text is a word for "no number", or for an infinity.
@@ -123,6 +151,10 @@ mod tests {
             ("007", Some(Node::Int(7))),
             ("+1", Some(Node::Int(1))),
             ("0", Some(Node::Int(0))),
+            ("-007", Some(Node::Int(-7))),
+            ("000", Some(Node::Int(0))),
+            ("+000", Some(Node::Int(0))),
+            ("018446744073709551615", Some(Node::UInt(u64::MAX))),
         ] {
             assert_eq!(
                 number(text, Lenient::STRICT).map(Result::unwrap),
@@ -130,16 +162,38 @@ mod tests {
                 "{text}"
             );
         }
-        assert!(
-            matches!(number("00.5", Lenient::STRICT), Some(Ok(Node::Float(x))) if x.value == 0.5)
-        );
+        for (text, value) in [
+            ("00.5", 0.5),
+            (".5", 0.5),
+            ("-.5", -0.5),
+            ("+5.", 5.0),
+            ("-00.25e1", -2.5),
+            ("1.e3", 1000.0),
+        ] {
+            assert!(
+                matches!(number(text, Lenient::STRICT), Some(Ok(Node::Float(x))) if x.value == value),
+                "{text}"
+            );
+        }
+        for text in [
+            "-099999999999999999999",
+            "0999999999999999999999",
+            "01e400",
+            ".1e999",
+        ] {
+            let reject = number(text, Lenient::STRICT).and_then(Result::err);
+            assert_eq!(reject.map(|r| r.class), Some(Class::Range), "{text}");
+        }
         for text in ["NaN", "-inf", "Infinity"] {
             assert!(
                 matches!(number(text, Lenient::STRICT), Some(Ok(Node::Float(x))) if x.value.is_nan()),
                 "{text}"
             );
         }
-        for text in ["", "21,5", "ten", "+-1", "+", "0x10", "1_000"] {
+        for text in [
+            "", "21,5", "ten", "+-1", "+", "0x10", "1_000", ".", "-.", ".e1", "1.2.3", "01e",
+            "1e5.5", "e5", "0e+-1", "1 2",
+        ] {
             assert!(number(text, Lenient::STRICT).is_none(), "{text}");
         }
     }

@@ -18,7 +18,10 @@
 
 use std::borrow::Cow;
 
-use super::{Budget, Class, Float, Lenient, Members, Node, Reject, distinct, lenient};
+use super::{
+    Budget, Class, Compression, Lenient, Members, Node, Reject, binary::float, distinct, inflate,
+    lenient, quoted,
+};
 
 /// A member of metrics whose value means nothing here.
 pub(in crate::normalise) const UNSUPPORTED: &str = "unsupported";
@@ -30,6 +33,55 @@ pub(super) fn decode(payload: &[u8], lenient: Lenient) -> Result<Node<'_>, Rejec
     };
     reader.budget.take()?;
     reader.payload(payload)
+}
+
+/// The `uuid` of a payload that is around a compressed one, as Eclipse Tahu writes it.
+const COMPRESSED: &[u8] = b"SPBV1.0_COMPRESSED";
+
+/// The payload that is in the body of a compressed one, inflated; `None` where the
+/// payload is not compressed. How it was done is in the metric `algorithm`: `DEFLATE`
+/// (RFC 1950, also where nothing is said) or `GZIP`.
+///
+/// # Errors
+/// When the payload is not one of Sparkplug, or its body cannot be inflated within
+/// [`INFLATED_BYTES_MAX`](super::INFLATED_BYTES_MAX).
+pub(in crate::normalise) fn inflated(
+    payload: &[u8],
+    lenient: Lenient,
+) -> Result<Option<Vec<u8>>, Reject> {
+    let mut rest = payload;
+    let mut is_compressed = false;
+    while let Some((field, wire)) = next(&mut rest)? {
+        is_compressed |= matches!((field, wire), (4, Wire::Bytes(COMPRESSED)));
+    }
+    if !is_compressed {
+        return Ok(None);
+    }
+    let outer = decode(payload, lenient)?;
+    let Some(Node::Bytes(body)) = outer.child("body") else {
+        let reason = "the payload says that its body is compressed, and has none";
+        return Err(Reject::new(Class::Missing, reason));
+    };
+    let text = |metric: &Node<'_>, name: &str| match metric.child(name) {
+        Some(Node::Text(text)) => Some(text.to_ascii_uppercase()),
+        _ => None,
+    };
+    let algorithm = match outer.child("metrics") {
+        Some(Node::Array(metrics)) => metrics
+            .iter()
+            .find(|metric| text(metric, "name").as_deref() == Some("ALGORITHM"))
+            .and_then(|metric| text(metric, "text")),
+        _ => None,
+    };
+    let compression = match algorithm.as_deref() {
+        None | Some("DEFLATE") => Compression::Zlib,
+        Some("GZIP") => Compression::Gzip,
+        Some(other) => {
+            let reason = format!("the algorithm {} is not known", quoted(other));
+            return Err(Reject::new(Class::Unsupported, reason));
+        }
+    };
+    Ok(Some(inflate(compression, body, lenient)?.into_owned()))
 }
 
 /// One field on the wire.
@@ -276,7 +328,7 @@ impl Reader {
     }
 
     fn text<'a>(&self, bytes: &'a [u8]) -> Result<Cow<'a, str>, Reject> {
-        lenient::text(bytes, self.budget.lenient, "a protobuf text is not UTF-8")
+        lenient::text(bytes, self.budget.lenient, "protobuf")
     }
 }
 
@@ -286,13 +338,6 @@ pub(in crate::normalise) fn is_value(name: &str) -> bool {
         name,
         "int" | "long" | "float" | "double" | "bool" | "text" | "bytes" | "dataset" | "template"
     )
-}
-
-const fn float(value: f64) -> Node<'static> {
-    Node::Float(Float {
-        value,
-        literal: None,
-    })
 }
 
 /// The next field; `None` at the end.

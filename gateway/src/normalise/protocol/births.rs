@@ -44,7 +44,8 @@ pub(super) struct Metrics {
     received: Timestamp,
     /// When it was sent, in the node's own milliseconds.
     pub(super) sent: u64,
-    by_alias: HashMap<u64, Metric>,
+    /// `None` for a number that was given to two metrics: it tells neither.
+    by_alias: HashMap<u64, Option<Metric>>,
     by_name: HashMap<Arc<str>, Option<u64>>,
     bytes: usize,
 }
@@ -62,14 +63,17 @@ impl Metrics {
             all.bytes += metric.name.len() + METRIC_BYTES;
             all.by_name.insert(metric.name.clone(), metric.datatype);
             if let Some(alias) = alias {
-                all.by_alias.insert(alias, metric);
+                all.by_alias
+                    .entry(alias)
+                    .and_modify(|other| *other = other.take().filter(|other| *other == metric))
+                    .or_insert_with(|| Some(metric.clone()));
             }
         }
         all
     }
 
     pub(super) fn by_alias(&self, alias: u64) -> Option<&Metric> {
-        self.by_alias.get(&alias)
+        self.by_alias.get(&alias)?.as_ref()
     }
 
     /// The type of a metric, where its birth gave one.

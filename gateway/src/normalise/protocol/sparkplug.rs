@@ -107,6 +107,18 @@ pub(super) fn begin(message: &Message<'_>) {
     }
 }
 
+/// What is within a compressed payload; `None` where it is not compressed.
+pub(super) fn inflated(
+    topic_name: &str,
+    payload: &[u8],
+    lenient: Lenient,
+) -> Result<Option<Vec<u8>>, Reject> {
+    match topic(topic_name)?.kind {
+        "NCMD" | "DCMD" | "STATE" => Ok(None),
+        _ => decode::sparkplug::inflated(payload, lenient),
+    }
+}
+
 /// The tree of a payload; `None` for commands.
 pub(super) fn read<'a>(
     message: &Message<'a>,
@@ -186,8 +198,7 @@ fn said<'n, 'a>(
         return Ok((meaning, false));
     }
     if payload.child("body").is_some() {
-        let reason =
-            "what is in the body of a Sparkplug payload, such as compressed metrics, is not read";
+        let reason = "what is in the body of a Sparkplug payload is not read";
         return Err(Reject::new(Class::Unsupported, reason));
     }
     let seq = match payload.child("seq") {

@@ -138,11 +138,15 @@ fn name(births: &Births, topic: &str, received: i64, payload: &Payload) -> Resul
 #[test]
 fn metrics_in_a_body_are_not_dropped() {
     let births = Births::default();
-    let compressed = Payload::sent(at(0)).seq(1);
-    let compressed = compressed.bytes(4, b"SPBV1.0_COMPRESSED").bytes(5, b"x");
+    let whose = |uuid: &[u8]| Payload::sent(at(0)).seq(1).bytes(4, uuid).bytes(5, b"x");
     for topic in [NDATA, NBIRTH, DDATA] {
-        let reject = send(&births, topic, at(0), &compressed).unwrap_err();
-        assert_eq!(reject.class, Class::Unsupported);
+        for (uuid, class) in [
+            (&b"SPBV1.0_COMPRESSED"[..], Class::Syntax),
+            (b"of another kind", Class::Unsupported),
+        ] {
+            let reject = send(&births, topic, at(0), &whose(uuid)).unwrap_err();
+            assert_eq!(reject.class, class);
+        }
     }
 }
 

@@ -85,7 +85,7 @@ impl Resolver<'_> {
                 let known = known.and_then(|known| known.by_alias(alias));
                 let known = known.ok_or_else(|| {
                     let reason = format!(
-                        "metric {alias} has no name, and no birth that says which it is was seen"
+                        "metric {alias} has no name, and no birth was seen that says which one it is"
                     );
                     Reject::new(Class::State, reason)
                 })?;
