@@ -21,14 +21,21 @@
 //! the read side came to it is missing, and named.
 //!
 //! # Inside
-//! `schema` has the tables, `feed` the thread, `apply` what a page of records changes,
-//! `series` last values and history, `text` what is searched, `kept` quarantine and dead
-//! letters, `retention` what leaves; `read` has the answers. Decision 62 says why.
+//! `schema` has the tables, `feed` the thread, `pace` its rests, `log` what is on the disk
+//! for good, `apply` what a page of records changes, `series` last values and history,
+//! `corrections` what those take back, `text` what is searched, `kept` quarantine and dead
+//! letters, `names` what numbers of destinations meant, `retention` what leaves; `read` has
+//! the answers, `patience` how long they may take. Decision 62 says why.
 
 mod apply;
+mod corrections;
 mod feed;
 mod handle;
 mod kept;
+mod log;
+mod names;
+mod pace;
+mod patience;
 pub mod read;
 mod retention;
 mod schema;
@@ -79,6 +86,34 @@ impl Default for Config {
     }
 }
 
+/// What each projection may take, so that none pushes out another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limits {
+    /// Series that are followed.
+    series: u64,
+    /// Of those, by one device.
+    device_series: u64,
+    /// Bytes of last values and of the names of series.
+    last_bytes: u64,
+    /// Bytes of quarantine and dead letters.
+    kept_bytes: u64,
+    /// Bytes of history.
+    history_bytes: u64,
+}
+
+impl Config {
+    const fn limits(&self) -> Limits {
+        let quarter = self.series_max / 4;
+        Limits {
+            series: self.series_max,
+            device_series: if quarter > 16 { quarter } else { 16 },
+            last_bytes: self.size_max / 8,
+            kept_bytes: self.size_max / 8,
+            history_bytes: self.size_max / 2,
+        }
+    }
+}
+
 /// Why the read side cannot answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -108,6 +143,12 @@ pub enum Error {
     /// The configuration wants none.
     #[error("the read side is off: [read] enabled = false")]
     Off,
+    /// The disk has no room for it beside the journal.
+    #[error("{0}")]
+    NoRoom(String),
+    /// It waits for something, or has no time.
+    #[error("{0}")]
+    Waits(String),
     /// It took too long.
     #[error("the question took too long to answer; ask for less")]
     TooLong,
@@ -124,6 +165,24 @@ impl Error {
             error.sqlite_error_code(),
             Some(DatabaseCorrupt | NotADatabase)
         )
+    }
+
+    /// Whether a question was ended before it was answered.
+    fn means_interruption(&self) -> bool {
+        let Self::Sqlite(error) = self else {
+            return false;
+        };
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+    }
+
+    /// Whether there is no room: waiting for the read side would only take more.
+    fn means_no_room(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => true,
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Io(error) => error.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 
     /// Whether the file has to be built anew.

@@ -132,9 +132,8 @@ fn rebuild(file: &ConfigFile) -> Result<ExitCode> {
     let (dir, read) = (config.data_dir.clone(), config.read.clone());
     let position = offline::with_store(config, |store, _| async move {
         let work = move || {
-            Feed::remove(&dir)?;
             let clock = std::sync::Arc::new(SystemClock);
-            Feed::new(read, &dir, store, clock).catch_up()
+            Feed::new(read, &dir, store, clock).build()
         };
         Ok(tokio::task::spawn_blocking(work).await??)
     })?;
@@ -250,8 +249,15 @@ pub(super) fn whereabouts(args: &Where) -> Result<ExitCode> {
                     false => "not in the journal any more",
                 }
             );
+            text.push_str(match item["nowhere"].as_str() {
+                Some("held") => "\n  the rules send it nowhere; it is held",
+                Some("gone") => "\n  the rules sent it nowhere, and it is held no more",
+                Some(_) => "\n  it is for no destination",
+                None => "",
+            });
             for one in item["destinations"].as_array().into_iter().flatten() {
-                let (name, state) = (tame(&one["name"]), tame(&one["state"]));
+                let name = one["name"].as_str().unwrap_or("a destination of before");
+                let (name, state) = (output::tame(name), tame(&one["state"]));
                 text.push_str(&format!("\n  {name}: {state}"));
                 text.push_str(&before(", because ", &one["reason"]));
             }

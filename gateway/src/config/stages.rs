@@ -142,8 +142,32 @@ pub(super) fn read(table: Table<'_, '_, '_>) -> query::Config {
         size_max: table.size("size_max", 8 * MIB..=TIB, default.size_max),
         series_max: table.number("series_max", 1..=10_000_000, default.series_max),
     };
+    keeps(&table, &config);
     table.finish();
     config
+}
+
+/// The coarser, the longer: a series is forgotten with its hours, and an answer in long
+/// steps goes at least as far back as one in short ones.
+fn keeps(table: &Table<'_, '_, '_>, config: &query::Config) {
+    let keeps = [
+        ("raw_keep", config.raw_keep),
+        ("minute_keep", config.minute_keep),
+        ("hour_keep", config.hour_keep),
+    ];
+    for pair in keeps.windows(2) {
+        let [(finer, short), (coarser, long)] = [pair[0], pair[1]];
+        if long < short {
+            let key = match table.span(coarser) {
+                Some(_) => coarser,
+                None => finer,
+            };
+            let what = format!(
+                "{coarser} should be at least {finer}; make {coarser} longer or {finer} shorter"
+            );
+            table.mistake(table.span(key).as_ref(), key, what);
+        }
+    }
 }
 
 /// Beyond this machine it takes a token, or a word.

@@ -154,21 +154,22 @@ pub(super) async fn whereabouts(
 async fn ask(
     context: &Context,
     min_position: u64,
-    question: impl FnOnce(&mut Reader) -> Result<Value, Error> + Send + 'static,
+    question: impl Fn(&mut Reader) -> Result<Value, Error> + Send + Sync + 'static,
 ) -> Answer {
-    if min_position > 0 {
-        context.read.wait_for(Position(min_position)).await?;
-    }
-    Ok(Json(context.read.ask(question).await?))
+    let least = Position(min_position);
+    Ok(Json(context.read.ask_from(least, question).await?))
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::Asked(_) => StatusCode::BAD_REQUEST,
-            Error::Behind { .. } | Error::TooLong | Error::Stale(_) | Error::Off => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Error::Behind { .. }
+            | Error::TooLong
+            | Error::Stale(_)
+            | Error::NoRoom(_)
+            | Error::Waits(_)
+            | Error::Off => StatusCode::SERVICE_UNAVAILABLE,
             Error::Sqlite(_) | Error::Io(_) | Error::Store(_) => {
                 tracing::info!(%error, "the read side could not answer a question");
                 let what = "the read side cannot answer at the moment; GET /api/v1/read says why";

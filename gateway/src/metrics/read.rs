@@ -41,6 +41,16 @@ pub(super) const READ: &[Plain] = &[
         |a| a.status.read.evicted,
     ),
     gauge(
+        "gateway_read_kept_evicted",
+        "Messages in quarantine and dead letters that cannot be searched, for want of room",
+        |a| a.status.read.kept_evicted,
+    ),
+    gauge(
+        "gateway_read_held",
+        "1 while the journal keeps for the read side what that has not read",
+        |a| u64::from(a.status.read.held),
+    ),
+    gauge(
         "gateway_read_missed",
         "Positions that left the journal before the read side came to them",
         |a| a.status.read.missed,

@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::{Error, series::Batch, text};
+use super::{Error, Limits, corrections, series::Batch, text};
 use crate::{
     event::Event,
     record::{Position, Record},
@@ -13,15 +13,15 @@ use crate::{
 /// Ranges of missing positions that are told apart; the oldest ones are joined.
 const MISSING_MAX: i64 = 100;
 
-/// Applies a page that was read after `after`. At most `series_max` series are followed.
+/// Applies a page that was read after `after`.
 pub(super) fn apply(
     connection: &mut Connection,
     after: Position,
     page: &Page,
-    series_max: u64,
+    limits: &Limits,
 ) -> Result<(), Error> {
     let transaction = connection.transaction()?;
-    let mut batch = Batch::new(&transaction, series_max)?;
+    let mut batch = Batch::new(&transaction, *limits)?;
     let (mut last, mut unread) = (after, 0_u32);
     for record in &page.records {
         missing(&transaction, last, Position(record.position.0 - 1))?;
@@ -29,6 +29,9 @@ pub(super) fn apply(
         match record.event() {
             Ok(event) => {
                 event_row(&transaction, record, &event)?;
+                if event.corrected.is_some() {
+                    corrections::take_back(&transaction, &mut batch, record)?;
+                }
                 batch.add(&transaction, record.position, &event)?;
             }
             // What does not read back is a destination's to report.
@@ -47,7 +50,7 @@ pub(super) fn apply(
 fn event_row(connection: &Connection, record: &Record, event: &Event) -> Result<(), Error> {
     let position = record.position.0.cast_signed();
     connection
-        .prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, 0, ?5)")?
         .execute((
             position,
             &record.key.0[..],

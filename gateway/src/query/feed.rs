@@ -17,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Error, apply,
-    handle::{Handle, QUESTIONS_MAX, Said, State},
+    handle::{Handle, Order, QUESTIONS_MAX, Said, State, Waiting},
     kept,
+    log::{self, Cramped, Log},
+    names::{self, Name},
+    pace::{self, Pace},
     retention::{Next, Retention},
     schema,
 };
@@ -27,23 +30,23 @@ use crate::{clock::Clock, record::Position, store};
 /// Records of one transaction, and their bytes.
 const PAGE_RECORDS: usize = 2_000;
 const PAGE_BYTES: usize = 1 << 20;
+/// Records that are read at a time: what is newest lies in memory that the journal's
+/// writer wants too, and a transaction in the journal is to be short.
+const PART_RECORDS: usize = 128;
 /// How long to wait for something new before looking around.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a few events are waited beside: many small transactions cost more.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long a few events are waited beside: many small transactions cost more. Less
+/// while somebody waits for a position.
+const GATHER: Duration = Duration::from_millis(200);
+const GATHER_WAITED: Duration = Duration::from_millis(10);
 /// How often quarantine, dead letters and the disk are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often what is too old is looked for, when there is not much.
 const RETENTION_EVERY: Duration = Duration::from_secs(10);
-/// The log is written back at this size, or after this time.
-const LOG_BYTES: u64 = 4 << 20;
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 /// How long it waits after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 /// What must stay free beside what the journal may yet take.
 const MARGIN_BYTES: u64 = 32 << 20;
-/// How much less than everything else it gets of a busy processor (nice).
-const NICE: i32 = 10;
 
 /// Has the journal keep what the read side of a data directory has not read yet, from
 /// before its writer runs.
@@ -62,10 +65,14 @@ pub struct Feed {
     dir: PathBuf,
     store: store::Handle,
     clock: Arc<dyn Clock>,
-    said: watch::Sender<Said>,
-    asked: mpsc::Receiver<oneshot::Sender<()>>,
+    pub(super) said: watch::Sender<Said>,
+    orders: mpsc::Receiver<Order>,
     handle: Handle,
     rebuilt: u64,
+    /// The last position of the journal when this process began.
+    began: Position,
+    /// What an earlier file knew of numbers of destinations.
+    names: Vec<Name>,
 }
 
 /// What the journal has counted of quarantine and dead letters.
@@ -88,11 +95,16 @@ struct Work {
     kept: Option<Kept>,
     looked: Option<Instant>,
     retained: Option<Instant>,
-    checkpointed: Instant,
-    /// Changed since the last checkpoint.
-    dirty: bool,
+    log: Log,
     /// There is no room in `read.db`.
     full: bool,
+}
+
+impl Work {
+    /// Whether anything more may be taken over for now.
+    fn may_write(&self) -> bool {
+        !self.full && !self.log.is_cramped()
+    }
 }
 
 impl Feed {
@@ -108,16 +120,20 @@ impl Feed {
             series: 0,
             series_refused: 0,
             evicted: 0,
+            kept_evicted: 0,
             missed: 0,
             rebuilt: 0,
         };
         let (said, seen) = watch::channel(said);
-        let (rebuild, asked) = mpsc::channel(1);
+        let (order, orders) = mpsc::channel(1);
+        let began = *store.committed().borrow();
         let handle = Handle {
             dir: dir.into(),
             store: store.clone(),
             said: seen,
-            rebuild,
+            orders: order,
+            waiting: Arc::new(Waiting::default()),
+            cramped: Cramped::default(),
             places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             bytes_max: config.size_max,
         };
@@ -127,9 +143,11 @@ impl Feed {
             store,
             clock,
             said,
-            asked,
+            orders,
             handle,
             rebuilt: 0,
+            began,
+            names: Vec::new(),
         }
     }
 
@@ -159,15 +177,8 @@ impl Feed {
         end.await?
     }
 
-    /// Removes `read.db` from a data directory that no gateway runs on.
-    ///
-    /// # Errors
-    /// When the file system says no.
-    pub fn remove(dir: &Path) -> std::io::Result<()> {
-        schema::remove(dir)
-    }
-
-    /// Makes projections of all that the journal has now, and returns. Blocking.
+    /// Makes projections of all that the journal has now, and returns. Blocking. No
+    /// gateway runs on the data directory.
     ///
     /// # Errors
     /// When the journal or `read.db` cannot be used.
@@ -179,15 +190,21 @@ impl Feed {
             self.page(&mut work)?;
         }
         self.look(&mut work)?;
-        schema::checkpoint(&work.connection, true)?;
+        log::close(&work.connection)?;
         Ok(work.position)
     }
 
+    /// The same, from the beginning.
+    ///
+    /// # Errors
+    /// When the journal or `read.db` cannot be used.
+    pub fn build(mut self) -> Result<Position, Error> {
+        self.begin_anew()?;
+        self.catch_up()
+    }
+
     fn work(mut self, stop: &CancellationToken) -> crate::tasks::Result {
-        // Of this thread alone; where that may not be, it is as any other.
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!(%error, "the read side has the priority of everything else");
-        }
+        pace::give_way();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
@@ -196,23 +213,69 @@ impl Feed {
             let Err(mut error) = self.follow(&runtime, stop) else {
                 return Ok(());
             };
-            self.store.hold().release();
+            if error.means_no_room() {
+                self.store.hold().release();
+            }
             if error.means_damage() {
                 tracing::info!(reason = %error, "the read side is built anew");
                 self.rebuilt += 1;
                 let soon = built.replace(Instant::now());
-                match schema::remove(&self.dir) {
+                match self.begin_anew() {
                     // One that does not last is not built again and again.
                     Ok(()) if soon.is_none_or(|at| at.elapsed() > RETRY) => continue,
                     Ok(()) => {}
-                    Err(cannot) => error = cannot.into(),
+                    Err(cannot) => error = cannot,
                 }
             }
             tracing::debug!(%error, "the read side waits");
-            self.pause(&error.to_string());
-            if runtime.block_on(async { timeout(RETRY, stop.cancelled()).await.is_ok() }) {
+            let reason: Arc<str> = error.to_string().into();
+            self.pause(reason.clone());
+            let waited = async {
+                tokio::select! {
+                    () = stop.cancelled() => true,
+                    () = self.refuse_orders(&reason) => false,
+                    () = tokio::time::sleep(RETRY) => false,
+                }
+            };
+            if runtime.block_on(waited) {
                 return Ok(());
             }
+        }
+    }
+
+    /// Removes what there is. The journal keeps what it has for what is built next, and
+    /// answers wait for their positions again.
+    pub(super) fn begin_anew(&mut self) -> Result<(), Error> {
+        self.said.send_modify(|said| {
+            said.state = State::Rebuilding;
+            said.position = Position(0);
+        });
+        let known = names::rescue(&self.dir);
+        if !known.is_empty() {
+            self.names = known;
+        }
+        self.store.hold().set(Position(0));
+        Ok(schema::remove(&self.dir)?)
+    }
+
+    /// Says to whoever wants everything built anew that it will not be, now or later.
+    async fn refuse_orders(&mut self, reason: &str) {
+        while let Some(order) = self.orders.recv().await {
+            let Order::Asked(begun) = order else { continue };
+            let waits = format!("the read side waits, and is not built anew: {reason}");
+            if begun.send(Err(Error::Waits(waits))).is_err() {
+                tracing::debug!("who asked for a rebuild is gone");
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Whether it is to be built anew, and somebody still wants it.
+    fn is_ordered(&mut self) -> bool {
+        match self.orders.try_recv() {
+            Ok(Order::Asked(begun)) => begun.send(Ok(())).is_ok(),
+            Ok(Order::Damaged) => true,
+            Err(_) => false,
         }
     }
 
@@ -222,47 +285,57 @@ impl Feed {
         let mut work = self.open()?;
         let mut committed = self.store.committed();
         let mut begun = work.position >= *committed.borrow();
+        let mut pace = Pace::begin();
         loop {
-            if let Ok(begin) = self.asked.try_recv() {
-                if begin.send(()).is_err() {
-                    tracing::debug!("who asked for a rebuild is gone");
-                }
-                return Err(Error::Stale("somebody asked for it"));
+            if self.is_ordered() {
+                return Err(Error::Stale("somebody asked for it, or found damage"));
             }
             if stop.is_cancelled() {
-                return schema::checkpoint(&work.connection, true);
+                return log::close(&work.connection);
             }
             let end = *committed.borrow_and_update();
-            let mut calm = true;
-            if work.position < end && !work.full {
-                calm = self.page(&mut work)? < PAGE_RECORDS / 4;
+            if work.position < end && work.may_write() {
+                self.page(&mut work)?;
             }
             begun |= work.position >= end;
             self.look(&mut work)?;
             self.say(&work, begun)?;
-            if calm {
-                runtime.block_on(async {
-                    let more = async {
-                        tokio::time::sleep(GATHER).await;
-                        if work.position >= end || work.full {
-                            drop(timeout(TICK, committed.changed()).await);
-                        }
-                    };
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = more => {}
-                    }
-                });
-            }
+            let rest = pace.rest();
+            let behind = work.position < end && work.may_write();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = self.wait(rest, behind, &mut committed) => {}
+                }
+            });
         }
     }
 
+    /// Rests; where there is nothing left to do, gathers something.
+    async fn wait(&self, rest: Duration, behind: bool, committed: &mut watch::Receiver<Position>) {
+        let waiting = &self.handle.waiting;
+        if !rest.is_zero() && !waiting.any() {
+            tokio::time::sleep(rest).await;
+        }
+        if behind {
+            return;
+        }
+        if waiting.any() {
+            tokio::time::sleep(GATHER_WAITED).await;
+        } else {
+            drop(timeout(GATHER, waiting.came.notified()).await);
+        }
+        drop(timeout(TICK, committed.changed()).await);
+    }
+
     fn open(&self) -> Result<Work, Error> {
-        let connection = schema::open(&self.dir)?;
+        let mut connection = schema::open(&self.dir)?;
         let position = schema::position(&connection)?;
         if position > *self.store.committed().borrow() {
             return Err(Error::Stale("it is of another journal"));
         }
+        let known = self.store.listing()?.destinations()?;
+        names::note(&mut connection, &known, self.began, &self.names)?;
         Ok(Work {
             connection,
             reader: self.store.reader()?,
@@ -271,20 +344,34 @@ impl Feed {
             kept: None,
             looked: None,
             retained: None,
-            checkpointed: Instant::now(),
-            dirty: true,
+            log: Log::new(self.handle.cramped.clone()),
             full: false,
         })
     }
 
-    /// Takes a page over; says how many records were on it.
-    fn page(&self, work: &mut Work) -> Result<usize, Error> {
-        let page = work.reader.all(work.position, PAGE_RECORDS, PAGE_BYTES)?;
-        let max = self.config.series_max;
-        apply::apply(&mut work.connection, work.position, &page, max)?;
+    /// Takes a page over.
+    fn page(&self, work: &mut Work) -> Result<(), Error> {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        let mut scanned_to = work.position;
+        while page.len() < PAGE_RECORDS && bytes < PAGE_BYTES {
+            let part = work.reader.all(scanned_to, PART_RECORDS, PAGE_BYTES)?;
+            scanned_to = scanned_to.max(part.scanned_to);
+            bytes += part.records.iter().map(|r| r.body.len()).sum::<usize>();
+            let is_last = part.records.len() < PART_RECORDS;
+            page.extend(part.records);
+            if is_last {
+                break;
+            }
+        }
+        let page = store::Page {
+            records: page,
+            scanned_to,
+        };
+        let limits = self.config.limits();
+        apply::apply(&mut work.connection, work.position, &page, &limits)?;
         work.position = work.position.max(page.scanned_to);
-        work.dirty = true;
-        Ok(page.records.len())
+        work.log.wrote();
+        Ok(())
     }
 
     /// What is done in between.
@@ -306,7 +393,7 @@ impl Feed {
             } = work;
             let next = retention.run(connection, &self.dir, &self.config, now)?;
             work.retained = (next == Next::Rest).then(Instant::now);
-            work.dirty = true;
+            work.log.wrote();
         }
         let (used, _) = schema::bytes(&work.connection, &self.dir)?;
         work.full = used
@@ -320,22 +407,11 @@ impl Feed {
         if work.full {
             self.store.hold().release();
         }
-        let due = work.checkpointed.elapsed() >= CHECKPOINT_EVERY;
-        if work.dirty && (due || self.log_bytes() > LOG_BYTES) {
-            schema::checkpoint(&work.connection, false)?;
-            work.checkpointed = Instant::now();
-            work.dirty = false;
-            if !work.full {
-                // Only what power loss cannot take back may leave the journal.
-                self.store.hold().set(work.position);
-            }
+        if work.log.tend(&work.connection)? && !work.full {
+            // Only what power loss cannot take back may leave the journal.
+            self.store.hold().set(work.position);
         }
         Ok(())
-    }
-
-    fn log_bytes(&self) -> u64 {
-        let log = self.dir.join(format!("{}-wal", schema::FILE));
-        std::fs::metadata(log).map_or(0, |known| known.len())
     }
 
     /// Follows quarantine and dead letters where the journal has counted something.
@@ -352,7 +428,8 @@ impl Feed {
             return Ok(());
         }
         let listing = self.store.listing()?;
-        while !kept::follow(&mut work.connection, &listing)? {}
+        let share = self.config.limits().kept_bytes;
+        while !kept::follow(&mut work.connection, &listing, share)? {}
         // Looking for what is gone goes through all that is there.
         if before.is_none_or(|before| before.left != now.left) {
             kept::forget_messages(&mut work.connection, &listing)?;
@@ -362,7 +439,7 @@ impl Feed {
             kept::forget_dead_letters(&mut work.connection, &listing)?;
         }
         work.kept = Some(now);
-        work.dirty = true;
+        work.log.wrote();
         Ok(())
     }
 
@@ -378,36 +455,33 @@ impl Feed {
                 free >> 20,
                 need >> 20
             );
-            return Err(Error::Asked(what));
+            return Err(Error::NoRoom(what));
         }
         Ok(())
     }
 
-    fn pause(&self, reason: &str) {
-        let state = State::Paused(reason.into());
+    fn pause(&self, reason: Arc<str>) {
+        let state = State::Paused(reason);
         self.said.send_modify(|said| said.state = state);
     }
 
     fn say(&self, work: &Work, begun: bool) -> Result<(), Error> {
-        let (series, series_refused, evicted) = work
+        let [series, series_refused, evicted, kept_evicted]: [i64; 4] = work
             .connection
-            .prepare_cached("SELECT series, refused, evicted FROM state")?
+            .prepare_cached("SELECT series, refused, evicted, kept_evicted FROM state")?
             .query_row([], |row| {
-                Ok((
-                    row.get::<_, i64>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                ))
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
             })?;
         let missed: i64 = work
             .connection
             .prepare_cached("SELECT coalesce(sum(last - first + 1), 0) FROM missing")?
             .query_row([], |row| row.get(0))?;
         let (_, bytes) = schema::bytes(&work.connection, &self.dir)?;
-        let state = match (begun, work.full) {
-            (_, true) => State::Paused("read.db is at its size; see [read] size_max".into()),
-            (true, false) => State::Following,
-            (false, false) => State::Rebuilding,
+        let state = match begun {
+            _ if work.full => State::Paused("read.db is at its size; see [read] size_max".into()),
+            _ if work.log.is_cramped() => State::Paused("its log waits for a question".into()),
+            true => State::Following,
+            false => State::Rebuilding,
         };
         self.said.send_replace(Said {
             state,
@@ -416,6 +490,7 @@ impl Feed {
             series: series.cast_unsigned(),
             series_refused: series_refused.cast_unsigned(),
             evicted: evicted.cast_unsigned(),
+            kept_evicted: kept_evicted.cast_unsigned(),
             missed: missed.cast_unsigned(),
             rebuilt: self.rebuilt,
         });

@@ -1,11 +1,12 @@
 //! Quarantine and dead letters: what is searched follows what is kept in the journal.
 //!
 //! Their numbers only grow, so new ones are those behind the last; what is gone is found
-//! by comparing the numbers, a page at a time.
+//! by comparing the numbers, a page at a time. Both have a share of `read.db`; beyond it
+//! the oldest leave it.
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Error, text};
 use crate::store::{DeadLetter, Listing, Quarantined};
@@ -13,12 +14,22 @@ use crate::store::{DeadLetter, Listing, Quarantined};
 /// Items of one transaction, about.
 const PAGE: usize = 500;
 
+/// Where the items are, and where their words are.
+type Tables = (&'static str, &'static str);
+const QUARANTINE: Tables = ("quarantine", "quarantine_text");
+const DEAD_LETTERS: Tables = ("dead_letters", "dead_letter_text");
+
 /// Brings the projections of quarantine and dead letters up to date, as far as one page
-/// of each goes. False when more may follow.
-pub(super) fn follow(connection: &mut Connection, listing: &Listing) -> Result<bool, Error> {
+/// of each goes. They take `share` bytes at most. False when more may follow.
+pub(super) fn follow(
+    connection: &mut Connection,
+    listing: &Listing,
+    share: u64,
+) -> Result<bool, Error> {
     let transaction = connection.transaction()?;
     let quarantine = quarantine(&transaction, listing)?;
     let dead = dead_letters(&transaction, listing)?;
+    evict(&transaction, share.cast_signed())?;
     transaction.commit()?;
     Ok(quarantine && dead)
 }
@@ -28,6 +39,68 @@ fn last(connection: &Connection, table: &str) -> Result<u64, Error> {
         .prepare_cached(&format!("SELECT max(id) FROM {table}"))?
         .query_row([], |row| row.get(0))?;
     Ok(last.unwrap_or(0).cast_unsigned())
+}
+
+/// Bytes that an item takes with its words, about: these are in an index, and may be as
+/// long again.
+fn bytes(texts: &[&str]) -> i64 {
+    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    i64::try_from(2 * bytes + 128).unwrap_or(i64::MAX)
+}
+
+/// Counts what came, or with a minus left.
+fn count(connection: &Connection, bytes: i64) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE state SET kept_bytes = max(kept_bytes + ?1, 0)")?
+        .execute([bytes])?;
+    Ok(())
+}
+
+/// Gives up the oldest until the rest has `share` bytes. The newest of each stays: it
+/// says what is new.
+fn evict(connection: &Connection, share: i64) -> Result<(), Error> {
+    loop {
+        let taken: i64 = connection
+            .prepare_cached("SELECT kept_bytes FROM state")?
+            .query_row([], |row| row.get(0))?;
+        if taken <= share {
+            return Ok(());
+        }
+        let oldest: Option<(i64, i64, i64)> = connection
+            .prepare_cached(
+                "SELECT received, id, 0 FROM quarantine
+                 WHERE id = (SELECT min(id) FROM quarantine)
+                 AND id < (SELECT max(id) FROM quarantine)
+                 UNION ALL SELECT at, id, 1 FROM dead_letters
+                 WHERE id = (SELECT min(id) FROM dead_letters)
+                 AND id < (SELECT max(id) FROM dead_letters)
+                 ORDER BY 1, 3 LIMIT 1",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        match oldest {
+            Some((_, id, 0)) => forget(connection, QUARANTINE, id)?,
+            Some((_, id, _)) => forget(connection, DEAD_LETTERS, id)?,
+            None => return Ok(()),
+        }
+        connection
+            .prepare_cached("UPDATE state SET kept_evicted = kept_evicted + 1")?
+            .execute([])?;
+    }
+}
+
+/// Removes an item and its words.
+fn forget(connection: &Connection, (table, words): Tables, id: i64) -> Result<(), Error> {
+    let bytes: Option<i64> = connection
+        .prepare_cached(&format!(
+            "DELETE FROM {table} WHERE id = ?1 RETURNING bytes"
+        ))?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    connection
+        .prepare_cached(&format!("DELETE FROM {words} WHERE rowid = ?1"))?
+        .execute([id])?;
+    count(connection, -bytes.unwrap_or(0))
 }
 
 fn quarantine(connection: &Connection, listing: &Listing) -> Result<bool, Error> {
@@ -40,28 +113,26 @@ fn quarantine(connection: &Connection, listing: &Listing) -> Result<bool, Error>
 
 fn message(connection: &Connection, item: &Quarantined) -> Result<(), Error> {
     let id = item.id.cast_signed();
+    let words = text::of_message(&item.reason, &item.payload);
+    let bytes = bytes(&[&item.client_id, &item.topic, &item.class, &words]);
+    count(connection, bytes)?;
     connection
-        .prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             id,
             item.received.as_nanos(),
             item.client_id,
             item.topic,
             item.class,
-            item.reason
+            item.reason,
+            bytes
         ])?;
     connection
         .prepare_cached(
             "INSERT INTO quarantine_text (rowid, device, topic, type, text)
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![
-            id,
-            item.client_id,
-            item.topic,
-            item.class,
-            text::of_message(&item.reason, &item.payload)
-        ])?;
+        .execute(params![id, item.client_id, item.topic, item.class, words])?;
     Ok(())
 }
 
@@ -75,16 +146,6 @@ fn dead_letters(connection: &Connection, listing: &Listing) -> Result<bool, Erro
 
 fn dead_letter(connection: &Connection, letter: &DeadLetter) -> Result<(), Error> {
     let id = letter.id.cast_signed();
-    connection
-        .prepare_cached("INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)")?
-        .execute(params![
-            id,
-            letter.destination_name,
-            letter.record.position.0.cast_signed(),
-            letter.attempts,
-            letter.at.as_nanos(),
-            letter.reason
-        ])?;
     let event = letter.record.event().ok().filter(|_| !letter.damaged);
     let mut words = event.as_ref().map(text::of_event).unwrap_or_default();
     text::add(&mut words, &letter.destination_name);
@@ -92,6 +153,19 @@ fn dead_letter(connection: &Connection, letter: &DeadLetter) -> Result<(), Error
     let (device, topic, kind) = event.as_ref().map_or(("", "", ""), |event| {
         (&*event.device, &*event.topic, &*event.kind)
     });
+    let bytes = bytes(&[device, topic, kind, &words]);
+    count(connection, bytes)?;
+    connection
+        .prepare_cached("INSERT INTO dead_letters VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)")?
+        .execute(params![
+            id,
+            letter.destination_name,
+            letter.record.position.0.cast_signed(),
+            letter.attempts,
+            letter.at.as_nanos(),
+            letter.reason,
+            bytes
+        ])?;
     connection
         .prepare_cached(
             "INSERT INTO dead_letter_text (rowid, device, topic, type, text)
@@ -107,8 +181,7 @@ pub(super) fn forget_messages(connection: &mut Connection, listing: &Listing) ->
     for id in gone(&transaction, "quarantine", |after| {
         listing.quarantine_ids(after, PAGE)
     })? {
-        transaction.execute("DELETE FROM quarantine WHERE id = ?1", [id])?;
-        transaction.execute("DELETE FROM quarantine_text WHERE rowid = ?1", [id])?;
+        forget(&transaction, QUARANTINE, id)?;
     }
     transaction.commit()?;
     Ok(())

@@ -14,11 +14,15 @@ mod whereabouts;
 use std::{path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use rusqlite::{Connection, InterruptHandle};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Error, schema};
-use crate::{event::Timestamp, record::Position, store::Listing};
+use super::{Error, log::Cramped, patience::Patience, schema};
+use crate::{
+    event::Timestamp,
+    record::Position,
+    store::{self, Listing},
+};
 
 pub use history::History;
 pub use last::Last;
@@ -32,11 +36,40 @@ const PAGE_BYTES: usize = 2 << 20;
 /// Ranges of missing positions that an answer names.
 const MISSING_SHOWN: i64 = 10;
 
-/// Answers questions on connections of its own; blocking.
+/// Answers questions on a connection of its own; blocking.
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
-    listing: Listing,
+    journal: Journal,
+    patience: Patience,
+    /// Answers from before this are none.
+    least: Position,
+}
+
+/// Who tells about the journal.
+#[derive(Debug)]
+enum Journal {
+    /// Its file.
+    File(Box<Listing>),
+    /// The process that writes it; the file is opened when it is needed.
+    Running(store::Handle),
+}
+
+impl Journal {
+    /// The last committed position.
+    fn committed(&self) -> Result<Position, Error> {
+        match self {
+            Self::File(listing) => Ok(listing.standings()?.committed),
+            Self::Running(store) => Ok(*store.committed().borrow()),
+        }
+    }
+
+    fn listing<T>(&self, ask: impl FnOnce(&Listing) -> Result<T, Error>) -> Result<T, Error> {
+        match self {
+            Self::File(listing) => ask(listing),
+            Self::Running(store) => ask(&store.listing()?),
+        }
+    }
 }
 
 impl Reader {
@@ -45,15 +78,37 @@ impl Reader {
     /// # Errors
     /// When there is none, or it is of another version.
     pub fn open(dir: &Path, listing: Listing) -> Result<Self, Error> {
+        let journal = Journal::File(Box::new(listing));
+        Self::of(dir, journal, Patience::new(Cramped::default()))
+    }
+
+    /// That of a running gateway, for one question.
+    pub(super) fn of_running(
+        dir: &Path,
+        store: store::Handle,
+        patience: &Patience,
+    ) -> Result<Self, Error> {
+        let mut reader = Self::of(dir, Journal::Running(store), patience.clone())?;
+        reader.guard()?;
+        Ok(reader)
+    }
+
+    fn of(dir: &Path, journal: Journal, patience: Patience) -> Result<Self, Error> {
         Ok(Self {
             connection: schema::open_read_only(dir)?,
-            listing,
+            journal,
+            patience,
+            least: Position(0),
         })
     }
 
-    /// Ends what this is asked, from another thread.
-    pub(super) fn interrupt(&self) -> InterruptHandle {
-        self.connection.get_interrupt_handle()
+    fn guard(&mut self) -> Result<(), Error> {
+        self.patience.guard(&mut self.connection)
+    }
+
+    /// From here on answers reflect this position at least, or are none.
+    pub(super) const fn least(&mut self, position: Position) {
+        self.least = position;
     }
 
     /// Up to where answers go.
@@ -64,11 +119,13 @@ impl Reader {
         schema::position(&self.connection)
     }
 
-    /// Waits until answers go to a position, where another process makes them.
+    /// Waits until answers go to a position, where another process makes them. Answers
+    /// from before it are none from here on.
     ///
     /// # Errors
-    /// When they do not, in the time there is.
-    pub fn wait_for(&self, position: Position) -> Result<(), Error> {
+    /// When they do not go so far, in the time there is.
+    pub fn wait_for(&mut self, position: Position) -> Result<(), Error> {
+        self.least = position;
         let began = std::time::Instant::now();
         loop {
             let at = self.position()?;
@@ -85,11 +142,35 @@ impl Reader {
     /// Asks in one read transaction, and says what it reflects.
     fn answer(
         &mut self,
-        ask: impl FnOnce(&Connection, &Listing) -> Result<(Vec<Value>, Option<String>), Error>,
+        ask: impl FnOnce(&Context<'_>) -> Result<(Vec<Value>, Option<String>), Error>,
     ) -> Result<Value, Error> {
+        if let Journal::File(_) = self.journal {
+            // Nobody leaves this one, and each question has its time.
+            self.patience = Patience::new(Cramped::default());
+            self.guard()?;
+        }
+        self.asked(ask).map_err(|error| match error {
+            error if error.means_interruption() => Error::TooLong,
+            error => error,
+        })
+    }
+
+    fn asked(
+        &mut self,
+        ask: impl FnOnce(&Context<'_>) -> Result<(Vec<Value>, Option<String>), Error>,
+    ) -> Result<Value, Error> {
+        self.patience.check()?;
         let transaction = self.connection.transaction()?;
-        let position = schema::position(&transaction)?;
-        let (items, next) = ask(&transaction, &self.listing)?;
+        let at = schema::position(&transaction)?;
+        if at < self.least {
+            let position = self.least;
+            return Err(Error::Behind { at, position });
+        }
+        let (items, next) = ask(&Context {
+            connection: &transaction,
+            journal: &self.journal,
+            patience: &self.patience,
+        })?;
         let mut missing: Vec<Value> = transaction
             .prepare_cached("SELECT first, last FROM missing ORDER BY first DESC LIMIT ?1")?
             .query_map([MISSING_SHOWN], |row| {
@@ -97,15 +178,22 @@ impl Reader {
             })?
             .collect::<Result<_, _>>()?;
         missing.reverse();
-        let committed = self.listing.standings()?.committed;
+        let committed = self.journal.committed()?;
         Ok(json!({
             "items": items,
             "next": next,
-            "position": position.0,
-            "lag": committed.0.saturating_sub(position.0),
+            "position": at.0,
+            "lag": committed.0.saturating_sub(at.0),
             "missing": missing,
         }))
     }
+}
+
+/// What an answer is made from.
+struct Context<'a> {
+    connection: &'a Connection,
+    journal: &'a Journal,
+    patience: &'a Patience,
 }
 
 /// A page's size.

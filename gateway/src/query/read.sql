@@ -5,8 +5,23 @@ CREATE TABLE state (
     series   INTEGER NOT NULL,
     refused  INTEGER NOT NULL,
     unread   INTEGER NOT NULL,
-    evicted  INTEGER NOT NULL
+    evicted  INTEGER NOT NULL,
+    -- What last values and the names of series take, about, in bytes.
+    last_bytes INTEGER NOT NULL,
+    -- What quarantine and dead letters take, about.
+    kept_bytes INTEGER NOT NULL,
+    -- What left quarantine and dead letters here for want of room.
+    kept_evicted INTEGER NOT NULL
 );
+
+-- Which destination a number of a route mask means, for positions from `since` on;
+-- NULL where that is not known.
+CREATE TABLE names (
+    number INTEGER NOT NULL,
+    since  INTEGER NOT NULL,
+    name   TEXT,
+    PRIMARY KEY (number, since)
+) WITHOUT ROWID;
 
 -- Positions that were never seen here, first to last.
 CREATE TABLE missing (
@@ -20,9 +35,18 @@ CREATE TABLE events (
     key      BLOB    NOT NULL,
     received INTEGER NOT NULL,
     routes   INTEGER NOT NULL,
+    -- 1 once a correction stands for it in history.
+    replaced INTEGER NOT NULL,
     body     BLOB    NOT NULL
 );
 CREATE INDEX events_by_key ON events (key);
+
+-- What each device has here: how many series, and bytes of history, about.
+CREATE TABLE devices (
+    device TEXT PRIMARY KEY,
+    series INTEGER NOT NULL,
+    bytes  INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- A measurement of a device.
 CREATE TABLE series (
@@ -71,7 +95,8 @@ CREATE TABLE quarantine (
     client_id TEXT NOT NULL,
     topic     TEXT NOT NULL,
     class     TEXT NOT NULL,
-    reason    TEXT NOT NULL
+    reason    TEXT NOT NULL,
+    bytes     INTEGER NOT NULL
 );
 
 -- Dead letters; those that are no more are kept as long as the event.
@@ -82,7 +107,8 @@ CREATE TABLE dead_letters (
     attempts    INTEGER NOT NULL,
     at          INTEGER NOT NULL,
     reason      TEXT    NOT NULL,
-    gone        INTEGER NOT NULL
+    gone        INTEGER NOT NULL,
+    bytes       INTEGER NOT NULL
 );
 CREATE INDEX dead_letters_by_position ON dead_letters (position);
 

@@ -14,9 +14,9 @@ use crate::record::Position;
 /// The database's name in the data directory.
 pub const FILE: &str = "read.db";
 /// Changed with the tables: what an earlier version built is built anew.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const TABLES: &str = include_str!("read.sql");
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where it is.
 pub(super) fn path(dir: &Path) -> PathBuf {
@@ -47,7 +47,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
         connection.execute_batch(&format!(
             "BEGIN;
              {TABLES}
-             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0);
+             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
              PRAGMA user_version = {VERSION};
              COMMIT;"
         ))?;
@@ -132,11 +132,4 @@ pub(super) fn bytes(connection: &Connection, dir: &Path) -> Result<(u64, u64), E
     let wal = fs::metadata(wal).map_or(0, |known| known.len());
     let (total, free) = (pages("page_count")?, pages("freelist_count")?);
     Ok((total.saturating_sub(free), total + wal))
-}
-
-/// Everything up to here is on the disk for good once this returns.
-pub(super) fn checkpoint(connection: &Connection, truncate: bool) -> Result<(), Error> {
-    let mode = if truncate { "TRUNCATE" } else { "PASSIVE" };
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
-    Ok(())
 }

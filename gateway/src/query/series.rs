@@ -1,64 +1,123 @@
 //! Last values and history: what one page changes in them, gathered and written once.
 //!
 //! Numbers are added in the order of their positions, to what is stored, so that a sum
-//! is the same to the last bit however the journal was cut into pages.
+//! is the same to the last bit however the journal was cut into pages. What there is no
+//! room for is decided in that order too.
 
-use std::collections::{HashMap, hash_map::Entry};
+mod sum;
+
+use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::Error;
+use self::sum::Sum;
+use super::{Error, Limits};
 use crate::{
-    event::{Event, Measurement, Value, json},
+    event::{Event, Measurement, Timestamp, Value, json},
     record::Position,
 };
 
 /// The steps that are kept, in seconds.
 pub(super) const STEPS: [i64; 2] = [60, 3_600];
+/// What a number, and a step of history, take on the disk, about.
+pub(super) const POINT_BYTES: i64 = 48;
+pub(super) const STEP_BYTES: i64 = 80;
 
 /// A last value with more bytes of JSON than these is not kept.
 const VALUE_BYTES_MAX: usize = 16 << 10;
+/// One of so many finds room also where there is none for last values.
+const VALUE_BYTES_SMALL: usize = 128;
 
 /// What of a page is not written yet.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// By device and name; `None` where there are too many already.
-    series: HashMap<(Box<str>, Box<str>), Option<i64>>,
-    known: u64,
-    max: u64,
-    refused: u64,
-    last: HashMap<i64, Last>,
-    steps: HashMap<(i64, i64, i64), Sum>,
+    devices: HashMap<Box<str>, Device>,
+    points: Vec<Point>,
+    totals: Totals,
+}
+
+/// What all series have together.
+#[derive(Debug)]
+struct Totals {
+    limits: Limits,
+    series: i64,
+    refused: i64,
+    last_bytes: i64,
+}
+
+impl Totals {
+    /// Whether last values may take so many bytes more.
+    fn has_room(&self, bytes: i64) -> bool {
+        self.last_bytes.saturating_add(bytes) <= self.limits.last_bytes.cast_signed()
+    }
+}
+
+/// A row of `points`.
+#[derive(Debug)]
+struct Point {
+    series: i64,
+    time: i64,
+    position: i64,
+    number: i64,
+    value: f64,
+}
+
+#[derive(Debug)]
+struct Device {
+    series: i64,
+    bytes: i64,
+    by_name: HashMap<Box<str>, Series>,
+}
+
+#[derive(Debug)]
+struct Series {
+    id: i64,
+    last: Option<Last>,
+    /// By step and its beginning.
+    steps: HashMap<(i64, i64), Sum>,
 }
 
 #[derive(Debug)]
 struct Last {
     /// Time and position.
     at: (i64, i64),
-    /// Text of JSON, unit, quality; `None` where the stored one stands.
-    new: Option<(String, Option<String>, Option<&'static str>)>,
+    bytes: i64,
+    new: New,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sum {
-    count: i64,
-    min: f64,
-    max: f64,
-    sum: f64,
+/// What is to be stored.
+#[derive(Debug)]
+enum New {
+    /// What is stored stands.
+    Nothing,
+    /// There is none any more.
+    Gone,
+    /// Text of JSON, unit, quality.
+    Value(String, Option<String>, Option<&'static str>),
+}
+
+/// What a series takes beside its last value, about: its names are in an index too.
+pub(super) fn names_bytes(device: &str, name: &str) -> i64 {
+    let bytes = 2 * (device.len() + name.len()) + 64;
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 impl Batch {
-    pub(super) fn new(connection: &Connection, max: u64) -> Result<Self, Error> {
-        let known: i64 = connection
-            .prepare_cached("SELECT series FROM state")?
-            .query_row([], |row| row.get(0))?;
+    pub(super) fn new(connection: &Connection, limits: Limits) -> Result<Self, Error> {
+        let totals = connection
+            .prepare_cached("SELECT series, last_bytes FROM state")?
+            .query_row([], |row| {
+                Ok(Totals {
+                    limits,
+                    series: row.get(0)?,
+                    refused: 0,
+                    last_bytes: row.get(1)?,
+                })
+            })?;
         Ok(Self {
-            series: HashMap::new(),
-            known: known.cast_unsigned(),
-            max,
-            refused: 0,
-            last: HashMap::new(),
-            steps: HashMap::new(),
+            devices: HashMap::new(),
+            points: Vec::new(),
+            totals,
         })
     }
 
@@ -68,144 +127,300 @@ impl Batch {
         position: Position,
         event: &Event,
     ) -> Result<(), Error> {
-        for (n, measurement) in (0_i64..).zip(&event.measurements) {
-            let Some(series) = self.series(connection, &event.device, &measurement.name)? else {
-                self.refused += 1;
+        let position = position.0.cast_signed();
+        let Self {
+            devices,
+            points,
+            totals,
+        } = self;
+        let device = device(devices, connection, &event.device)?;
+        for (number, measurement) in (0_i64..).zip(&event.measurements) {
+            let name = &*measurement.name;
+            let Some(series) = device.follow(connection, totals, &event.device, name)? else {
+                totals.refused += 1;
                 continue;
             };
             let time = measurement.time.unwrap_or(event.time).as_nanos();
-            let position = position.0.cast_signed();
-            self.last(connection, series, (time, position), measurement)?;
-            let Some(value) = number(&measurement.value) else {
+            let last = series.last(connection)?;
+            if (time, position) >= last.at {
+                last.put((time, position), measurement, totals);
+            }
+            let Some(value) = self::number(&measurement.value) else {
                 continue;
             };
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO points VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute((series, time, position, n, value))?;
-            let seconds = time.div_euclid(1_000_000_000);
-            for step in STEPS {
-                let at = seconds.div_euclid(step) * step;
-                self.step(connection, (series, step, at), value)?;
+            for (step, at) in steps_of(time) {
+                series.sum(connection, step, at)?.add(value);
             }
+            points.push(Point {
+                series: series.id,
+                time,
+                position,
+                number,
+                value,
+            });
+            device.bytes += POINT_BYTES;
         }
         Ok(())
     }
 
-    fn series(
+    /// Takes an event's numbers and last values back, as far as they are here.
+    pub(super) fn take_back(
         &mut self,
         connection: &Connection,
-        device: &str,
-        name: &str,
-    ) -> Result<Option<i64>, Error> {
-        let key = (Box::from(device), Box::from(name));
-        let slot = match self.series.entry(key) {
-            Entry::Occupied(known) => return Ok(*known.get()),
-            Entry::Vacant(slot) => slot,
-        };
-        let stored = connection
-            .prepare_cached("SELECT id FROM series WHERE device = ?1 AND name = ?2")?
-            .query_row((device, name), |row| row.get(0))
-            .optional()?;
-        if stored.is_some() || self.known >= self.max {
-            return Ok(*slot.insert(stored));
-        }
-        connection
-            .prepare_cached("INSERT INTO series (device, name) VALUES (?1, ?2)")?
-            .execute((device, name))?;
-        self.known += 1;
-        Ok(*slot.insert(Some(connection.last_insert_rowid())))
-    }
-
-    fn last(
-        &mut self,
-        connection: &Connection,
-        series: i64,
-        at: (i64, i64),
-        measurement: &Measurement,
+        position: Position,
+        event: &Event,
     ) -> Result<(), Error> {
-        let last = match self.last.entry(series) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(slot) => {
-                let stored = connection
-                    .prepare_cached("SELECT time, position FROM last WHERE series = ?1")?
-                    .query_row([series], |row| Ok((row.get(0)?, row.get(1)?)))
-                    .optional()?;
-                slot.insert(Last {
-                    at: stored.unwrap_or((i64::MIN, i64::MIN)),
-                    new: None,
-                })
-            }
-        };
-        if at >= last.at {
-            let mut text = Vec::new();
-            json::value(&measurement.value, &mut text);
-            let text = match text.len() {
-                0..=VALUE_BYTES_MAX => String::from_utf8_lossy(&text).into_owned(),
-                long => format!("{{\"omitted\":{long}}}"),
+        self.write_points(connection)?;
+        let position = position.0.cast_signed();
+        let device = device(&mut self.devices, connection, &event.device)?;
+        for (number, measurement) in (0_i64..).zip(&event.measurements) {
+            let Some(series) = device.known(connection, &event.device, &measurement.name)? else {
+                continue;
             };
-            let unit = measurement.unit.as_deref().map(str::to_owned);
-            last.at = at;
-            last.new = Some((text, unit, measurement.quality.word()));
+            let last = series.last(connection)?;
+            if last.at.1 == position {
+                self.totals.last_bytes -= last.bytes;
+                *last = Last {
+                    at: (i64::MIN, i64::MIN),
+                    bytes: 0,
+                    new: New::Gone,
+                };
+            }
+            let Some(value) = self::number(&measurement.value) else {
+                continue;
+            };
+            let time = measurement.time.unwrap_or(event.time).as_nanos();
+            for (step, at) in steps_of(time) {
+                series.sum(connection, step, at)?.take_back(value);
+            }
+            let gone = connection
+                .prepare_cached(
+                    "DELETE FROM points
+                     WHERE series = ?1 AND time = ?2 AND position = ?3 AND number = ?4",
+                )?
+                .execute((series.id, time, position, number))?;
+            if gone > 0 {
+                device.bytes -= POINT_BYTES;
+            }
         }
         Ok(())
     }
 
-    fn step(
-        &mut self,
-        connection: &Connection,
-        key: (i64, i64, i64),
-        value: f64,
-    ) -> Result<(), Error> {
-        let sum = match self.steps.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(slot) => {
-                let stored = connection
-                    .prepare_cached(
-                        "SELECT count, min, max, sum FROM steps
-                         WHERE series = ?1 AND step = ?2 AND at = ?3",
-                    )?
-                    .query_row(key, |row| {
-                        Ok(Sum {
-                            count: row.get(0)?,
-                            min: row.get(1)?,
-                            max: row.get(2)?,
-                            sum: row.get(3)?,
-                        })
-                    })
-                    .optional()?;
-                slot.insert(stored.unwrap_or(Sum {
-                    count: 0,
-                    min: f64::INFINITY,
-                    max: f64::NEG_INFINITY,
-                    sum: 0.0,
-                }))
-            }
-        };
-        sum.count += 1;
-        sum.min = sum.min.min(value);
-        sum.max = sum.max.max(value);
-        // A sum may leave what a double holds; then it stays at its end.
-        sum.sum = (sum.sum + value).clamp(f64::MIN, f64::MAX);
+    fn write_points(&mut self, connection: &Connection) -> Result<(), Error> {
+        // Neighbours in the table, one after the other.
+        self.points
+            .sort_unstable_by_key(|p| (p.series, p.time, p.position, p.number));
+        let mut put =
+            connection.prepare_cached("INSERT INTO points VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        for p in self.points.drain(..) {
+            put.execute((p.series, p.time, p.position, p.number, p.value))?;
+        }
         Ok(())
     }
 
     /// Writes what was gathered.
-    pub(super) fn write(self, connection: &Connection) -> Result<(), Error> {
-        let mut put = connection
-            .prepare_cached("INSERT OR REPLACE INTO last VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-        for (series, last) in self.last {
-            if let Some((value, unit, quality)) = last.new {
-                put.execute((series, last.at.0, last.at.1, value, unit, quality))?;
+    pub(super) fn write(mut self, connection: &Connection) -> Result<(), Error> {
+        self.write_points(connection)?;
+        let mut put_device =
+            connection.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2, ?3)")?;
+        let mut all = Vec::new();
+        for (name, mut device) in self.devices {
+            for (_, mut series) in device.by_name.drain() {
+                for ((step, at), sum) in series.steps.drain() {
+                    device.bytes += sum.write(connection, series.id, step, at)?;
+                }
+                all.extend(series.last.map(|last| (series.id, last)));
+            }
+            if device.series > 0 {
+                put_device.execute((name, device.series, device.bytes.max(0)))?;
             }
         }
-        let mut put = connection
-            .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
-        for ((series, step, at), sum) in self.steps {
-            put.execute((series, step, at, sum.count, sum.min, sum.max, sum.sum))?;
+        all.sort_unstable_by_key(|(series, _)| *series);
+        for (series, last) in all {
+            last.write(connection, series)?;
         }
         connection
-            .prepare_cached("UPDATE state SET series = ?1, refused = refused + ?2")?
-            .execute((self.known.cast_signed(), self.refused.cast_signed()))?;
+            .prepare_cached(
+                "UPDATE state SET series = ?1, refused = refused + ?2, last_bytes = ?3",
+            )?
+            .execute((
+                self.totals.series,
+                self.totals.refused,
+                self.totals.last_bytes.max(0),
+            ))?;
+        Ok(())
+    }
+}
+
+fn steps_of(time: i64) -> impl Iterator<Item = (i64, i64)> {
+    let seconds = Timestamp::from_nanos(time)
+        .as_nanos()
+        .div_euclid(1_000_000_000);
+    STEPS
+        .into_iter()
+        .map(move |step| (step, seconds.div_euclid(step) * step))
+}
+
+fn device<'a>(
+    devices: &'a mut HashMap<Box<str>, Device>,
+    connection: &Connection,
+    name: &str,
+) -> Result<&'a mut Device, Error> {
+    if !devices.contains_key(name) {
+        let stored = connection
+            .prepare_cached("SELECT series, bytes FROM devices WHERE device = ?1")?
+            .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (series, bytes) = stored.unwrap_or((0, 0));
+        let device = Device {
+            series,
+            bytes,
+            by_name: HashMap::new(),
+        };
+        devices.insert(name.into(), device);
+    }
+    Ok(devices.get_mut(name).expect("it was put there"))
+}
+
+impl Device {
+    /// A series, which is followed from now on if there is room.
+    fn follow(
+        &mut self,
+        connection: &Connection,
+        totals: &mut Totals,
+        device: &str,
+        name: &str,
+    ) -> Result<Option<&mut Series>, Error> {
+        if self.is_known(connection, device, name)? {
+            return Ok(self.by_name.get_mut(name));
+        }
+        let bytes = names_bytes(device, name);
+        if totals.series.cast_unsigned() >= totals.limits.series
+            || self.series.cast_unsigned() >= totals.limits.device_series
+            || !totals.has_room(bytes)
+        {
+            return Ok(None);
+        }
+        connection
+            .prepare_cached("INSERT INTO series (device, name) VALUES (?1, ?2)")?
+            .execute((device, name))?;
+        totals.series += 1;
+        totals.last_bytes += bytes;
+        self.series += 1;
+        let series = Series::of(connection.last_insert_rowid());
+        Ok(Some(self.by_name.entry(name.into()).or_insert(series)))
+    }
+
+    fn known(
+        &mut self,
+        connection: &Connection,
+        device: &str,
+        name: &str,
+    ) -> Result<Option<&mut Series>, Error> {
+        self.is_known(connection, device, name)?;
+        Ok(self.by_name.get_mut(name))
+    }
+
+    fn is_known(
+        &mut self,
+        connection: &Connection,
+        device: &str,
+        name: &str,
+    ) -> Result<bool, Error> {
+        if self.by_name.contains_key(name) {
+            return Ok(true);
+        }
+        let stored = connection
+            .prepare_cached("SELECT id FROM series WHERE device = ?1 AND name = ?2")?
+            .query_row((device, name), |row| row.get(0))
+            .optional()?;
+        if let Some(id) = stored {
+            self.by_name.insert(name.into(), Series::of(id));
+        }
+        Ok(stored.is_some())
+    }
+}
+
+impl Series {
+    fn of(id: i64) -> Self {
+        Self {
+            id,
+            last: None,
+            steps: HashMap::new(),
+        }
+    }
+
+    fn last(&mut self, connection: &Connection) -> Result<&mut Last, Error> {
+        if self.last.is_none() {
+            let stored = connection
+                .prepare_cached(
+                    "SELECT time, position,
+                            length(CAST(value AS BLOB)) + coalesce(length(CAST(unit AS BLOB)), 0)
+                     FROM last WHERE series = ?1",
+                )?
+                .query_row([self.id], |row| {
+                    Ok(Last {
+                        at: (row.get(0)?, row.get(1)?),
+                        bytes: row.get(2)?,
+                        new: New::Nothing,
+                    })
+                })
+                .optional()?;
+            self.last = Some(stored.unwrap_or(Last {
+                at: (i64::MIN, i64::MIN),
+                bytes: 0,
+                new: New::Nothing,
+            }));
+        }
+        Ok(self.last.as_mut().expect("it was put there"))
+    }
+
+    fn sum(&mut self, connection: &Connection, step: i64, at: i64) -> Result<&mut Sum, Error> {
+        if !self.steps.contains_key(&(step, at)) {
+            let sum = Sum::stored(connection, self.id, step, at)?;
+            self.steps.insert((step, at), sum);
+        }
+        Ok(self.steps.get_mut(&(step, at)).expect("it was put there"))
+    }
+}
+
+impl Last {
+    fn put(&mut self, at: (i64, i64), measurement: &Measurement, totals: &mut Totals) {
+        let mut text = Vec::new();
+        json::value(&measurement.value, &mut text);
+        let unit = measurement.unit.as_deref().unwrap_or_default();
+        let bytes = |text: usize| i64::try_from(text + unit.len()).unwrap_or(i64::MAX);
+        let text = match text.len() {
+            0..=VALUE_BYTES_SMALL => String::from_utf8_lossy(&text).into_owned(),
+            long if long <= VALUE_BYTES_MAX && totals.has_room(bytes(long) - self.bytes) => {
+                String::from_utf8_lossy(&text).into_owned()
+            }
+            long => format!("{{\"omitted\":{long}}}"),
+        };
+        let bytes = bytes(text.len());
+        totals.last_bytes += bytes - self.bytes;
+        let unit = measurement.unit.as_deref().map(str::to_owned);
+        *self = Self {
+            at,
+            bytes,
+            new: New::Value(text, unit, measurement.quality.word()),
+        };
+    }
+
+    fn write(self, connection: &Connection, series: i64) -> Result<(), Error> {
+        match self.new {
+            New::Nothing => {}
+            New::Gone => {
+                connection
+                    .prepare_cached("DELETE FROM last WHERE series = ?1")?
+                    .execute([series])?;
+            }
+            New::Value(value, unit, quality) => {
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO last VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                    .execute((series, self.at.0, self.at.1, value, unit, quality))?;
+            }
+        }
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 //! The read side over a real journal.
 
 mod answers;
+mod asking;
+mod corrections;
 mod life;
+mod room;
 
 use std::{
     path::Path,
@@ -13,8 +16,10 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
-    Config, Feed, Reader,
+    Config, Feed, Handle, Reader, Status,
     read::{History, In, Last, Search, Which},
 };
 use crate::{
@@ -42,6 +47,10 @@ fn seconds(at: i64) -> Timestamp {
 }
 
 fn open(dir: &Path, max_bytes: u64, clock: &Arc<At>) -> store::Running {
+    open_with(dir, max_bytes, clock, &["lake", "alarms"])
+}
+
+fn open_with(dir: &Path, max_bytes: u64, clock: &Arc<At>, destinations: &[&str]) -> store::Running {
     let config = store::Config {
         dir: dir.to_owned(),
         max_bytes,
@@ -52,7 +61,7 @@ fn open(dir: &Path, max_bytes: u64, clock: &Arc<At>) -> store::Running {
         dedup_age: Duration::from_hours(1),
         dedup_count: 100_000,
         dedup_memory_bytes: 16 << 20,
-        destinations: vec!["lake".into(), "alarms".into()],
+        destinations: destinations.iter().map(|name| (*name).into()).collect(),
     };
     let (store, _) = Store::open(config, clock.clone()).unwrap();
     store.run().unwrap()
@@ -88,8 +97,12 @@ impl Place {
 
     /// Ends the journal and opens it again: nothing of it is in memory.
     async fn reopened(self) -> Self {
+        self.reopened_with(&["lake", "alarms"]).await
+    }
+
+    async fn reopened_with(self, destinations: &[&str]) -> Self {
         self.store.shutdown().await.unwrap();
-        let store = open(self.dir.path(), 64 << 20, &self.clock);
+        let store = open_with(self.dir.path(), 64 << 20, &self.clock, destinations);
         Self { store, ..self }
     }
 
@@ -214,4 +227,59 @@ fn search(q: &str, among: In, limit: usize, after: Option<String>) -> Search {
 
 fn items(answer: &Json) -> &Vec<Json> {
     answer["items"].as_array().unwrap()
+}
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(180);
+
+/// A read side that follows, in the data directory of the journal.
+struct Following {
+    handle: Handle,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<crate::tasks::Result>,
+}
+
+impl Following {
+    fn start(place: &Place) -> Self {
+        Self::of(place.feed(place.dir.path()))
+    }
+
+    fn of(feed: Feed) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            handle: feed.handle(),
+            task: tokio::spawn(feed.run(stop.clone())),
+            stop,
+        }
+    }
+
+    async fn until(&self, what: impl Fn(&Status) -> bool) -> Status {
+        let seen = async {
+            loop {
+                let status = self.handle.status();
+                if what(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let seen = tokio::time::timeout(LONG, seen).await;
+        seen.unwrap_or_else(|_| panic!("it never came to that: {:?}", self.handle.status()))
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn count(following: &Following, q: &str) -> usize {
+    let asked = search(q, In::All, 1_000, None);
+    let answer = following.handle.ask(move |reader| reader.search(&asked));
+    items(&answer.await.unwrap()).len()
+}
+
+fn numbered(from: u8, to: u8) -> Vec<Entry> {
+    let one = |n| entry(&event(n, "b7", NOON, &[("t", Value::Int(n.into()))]));
+    (from..=to).map(one).collect()
 }

@@ -29,6 +29,11 @@ impl Hold {
         self.0.store(u64::MAX, Relaxed);
     }
 
+    /// Whether anything stays for him.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed) != u64::MAX
+    }
+
     /// How far what is settled up to `settled` may leave; `scarce` when the room is
     /// needed.
     pub(super) fn limit(&self, settled: Position, scarce: bool) -> Position {

@@ -55,9 +55,9 @@ impl Reader {
         if !(0..=STEP_MAX).contains(&asked.step_secs) {
             return Err(Error::Asked(STEP.to_owned()));
         }
-        self.answer(|connection, _| match asked.step_secs {
-            0 => points(connection, asked),
-            step => steps(connection, asked, step),
+        self.answer(|context| match asked.step_secs {
+            0 => points(context.connection, asked),
+            step => steps(context.connection, asked, step),
         })
     }
 }

@@ -27,7 +27,7 @@ impl Reader {
     /// # Errors
     /// When the database cannot be read, or `after` is not of an answer.
     pub fn last(&mut self, asked: &Last) -> Result<Value, Error> {
-        self.answer(|connection, _| page(connection, asked))
+        self.answer(|context| page(context.connection, asked))
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PAGE_BYTES, Reader, cursor, instant, limit, place};
+use super::{Context, PAGE_BYTES, Reader, cursor, instant, limit, place};
 use crate::{
     event,
     query::{Error, text},
@@ -51,12 +51,12 @@ impl Reader {
     /// When the database cannot be read, or the question is none.
     pub fn search(&mut self, asked: &Search) -> Result<Value, Error> {
         let question = text::question(&asked.q)?;
-        self.answer(|connection, _| page(connection, asked, &question))
+        self.answer(|context| page(context, asked, &question))
     }
 }
 
 fn page(
-    connection: &Connection,
+    context: &Context<'_>,
     asked: &Search,
     question: &str,
 ) -> Result<(Vec<Value>, Option<String>), Error> {
@@ -74,7 +74,7 @@ fn page(
         .enumerate()
     {
         if wanted(among) {
-            (queues[n], cut[n]) = found(connection, among, question, shown[n], rows)?;
+            (queues[n], cut[n]) = found(context, among, question, shown[n], rows)?;
         }
     }
     // Of one kind the number decides: clocks may have been set back.
@@ -102,12 +102,13 @@ fn page(
 
 /// Some of one kind, by number; whether they were cut off because they are long.
 fn found(
-    connection: &Connection,
+    context: &Context<'_>,
     among: In,
     question: &str,
     before: i64,
     rows: i64,
 ) -> Result<(Vec<Hit>, bool), Error> {
+    let connection = context.connection;
     let table = match among {
         In::All | In::Events => "event_text",
         In::Quarantine => "quarantine_text",
@@ -125,6 +126,7 @@ fn found(
             return Ok((hits, true));
         }
         let id = id?;
+        context.patience.check()?;
         let hit = match among {
             In::All | In::Events => event(connection, id, &mut taken)?,
             In::Quarantine => message(connection, id)?,

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::{Reader, instant};
 use crate::{
     event::{Key, View},
-    query::Error,
-    record::{Position, Routes},
-    store::{Listing, Standing},
+    query::{Error, names},
+    record::{DestinationId, NOWHERE, Position, Routes},
+    store::{Fate, Listing, Standing},
 };
 
 /// Events of one key that are shown; there is more than one where it was forgotten.
@@ -59,12 +59,14 @@ impl Reader {
     /// # Errors
     /// When a database cannot be read.
     pub fn whereabouts(&mut self, which: Which) -> Result<Value, Error> {
-        self.answer(|connection, listing| {
-            let mut items = Vec::new();
-            for known in known(connection, listing, which)? {
-                items.push(item(connection, listing, &known)?);
-            }
-            Ok((items, None))
+        self.answer(|context| {
+            context.journal.listing(|listing| {
+                let mut items = Vec::new();
+                for known in known(context.connection, listing, which)? {
+                    items.push(item(context.connection, listing, &known)?);
+                }
+                Ok((items, None))
+            })
         })
     }
 }
@@ -112,28 +114,28 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
 fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Value, Error> {
     let fate = listing.fate(known.position)?;
     let mut destinations = Vec::new();
-    for destination in &fate.standings.destinations {
-        if !known.routes.contains(destination.id) {
-            continue;
-        }
-        let waits = fate.waiting.iter().find(|retry| retry.0 == destination.id);
-        let mut dead = fate.dead.iter().rev();
-        let dead = dead.find(|dead| dead.destination == destination.id);
-        let mut one = match (waits, dead) {
-            (Some((_, attempts, reason)), _) => {
-                json!({ "state": "retrying", "attempts": attempts, "reason": reason })
-            }
-            (None, Some(dead)) => json!({
-                "state": "dead-letter",
-                "id": dead.id,
-                "attempts": dead.attempts,
-                "reason": dead.reason,
-            }),
-            (None, None) => settled(connection, destination, known.position)?,
+    for number in (0..NOWHERE.0).filter(|n| known.routes.contains(DestinationId(*n))) {
+        let mut of_now = fate.standings.destinations.iter();
+        let of_now = of_now.find(|one| one.id.0 == number);
+        let name = match names::at(connection, number, known.position)? {
+            Some(name) => name,
+            None => of_now.map(|one| one.name.clone()),
         };
-        one["name"] = destination.name.clone().into();
+        let mut one = match of_now.filter(|one| Some(&one.name) == name.as_ref()) {
+            Some(destination) => fate_at(connection, &fate, destination, known.position)?,
+            // Its number may be another's by now.
+            None => json!({ "state": "forgotten" }),
+        };
+        one["name"] = name.into();
         destinations.push(one);
     }
+    let in_journal = listing.record(known.position)?.is_some();
+    let nowhere = match (known.routes, in_journal) {
+        (routes, _) if routes.count() == 0 => Value::from("for-nobody"),
+        (routes, true) if routes.contains(NOWHERE) => "held".into(),
+        (routes, false) if routes.contains(NOWHERE) => "gone".into(),
+        _ => Value::Null,
+    };
     let view = View::parse(&known.body).ok();
     let attributes = view.as_ref().map(|view| view.attributes);
     Ok(json!({
@@ -143,9 +145,33 @@ fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Val
         "device": attributes.map(|a| a.device),
         "type": attributes.map(|a| a.kind),
         "topic": attributes.map(|a| a.topic),
-        "in_journal": listing.record(known.position)?.is_some(),
+        "in_journal": in_journal,
+        "nowhere": nowhere,
         "destinations": destinations,
     }))
+}
+
+fn fate_at(
+    connection: &Connection,
+    fate: &Fate,
+    destination: &Standing,
+    position: Position,
+) -> Result<Value, Error> {
+    let waits = fate.waiting.iter().find(|retry| retry.0 == destination.id);
+    let mut dead = fate.dead.iter().rev();
+    let dead = dead.find(|dead| dead.destination == destination.id);
+    Ok(match (waits, dead) {
+        (Some((_, attempts, reason)), _) => {
+            json!({ "state": "retrying", "attempts": attempts, "reason": reason })
+        }
+        (None, Some(dead)) => json!({
+            "state": "dead-letter",
+            "id": dead.id,
+            "attempts": dead.attempts,
+            "reason": dead.reason,
+        }),
+        (None, None) => settled(connection, destination, position)?,
+    })
 }
 
 /// What is to be said where it waits for no attempt and is no dead letter now. The

@@ -257,7 +257,7 @@ proptest! {
             }
             let at = schema::position(&connection).unwrap();
             let page = reader.all(at, *count, 1 << 20).unwrap();
-            apply::apply(&mut connection, at, &page, 1_000).unwrap();
+            apply::apply(&mut connection, at, &page, &place.config.limits()).unwrap();
         }
         let (_dir, mut scratch) = place.built();
         let of_scratch = everything(&mut scratch, &DEVICES, events.len());

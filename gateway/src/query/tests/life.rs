@@ -1,61 +1,7 @@
 //! Following, falling behind, being damaged, having no room.
 
-use tokio_util::sync::CancellationToken;
-
 use super::*;
-use crate::query::{Handle, State, Status, schema};
-
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
-
-/// A read side that follows, in the data directory of the journal.
-struct Following {
-    handle: Handle,
-    stop: CancellationToken,
-    task: tokio::task::JoinHandle<crate::tasks::Result>,
-}
-
-impl Following {
-    fn start(place: &Place) -> Self {
-        let feed = place.feed(place.dir.path());
-        let stop = CancellationToken::new();
-        Self {
-            handle: feed.handle(),
-            task: tokio::spawn(feed.run(stop.clone())),
-            stop,
-        }
-    }
-
-    async fn until(&self, what: impl Fn(&Status) -> bool) -> Status {
-        let seen = async {
-            loop {
-                let status = self.handle.status();
-                if what(&status) {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let seen = tokio::time::timeout(LONG, seen).await;
-        seen.unwrap_or_else(|_| panic!("it never came to that: {:?}", self.handle.status()))
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
-async fn count(following: &Following, q: &str) -> usize {
-    let asked = search(q, In::All, 1_000, None);
-    let answer = following.handle.ask(move |reader| reader.search(&asked));
-    items(&answer.await.unwrap()).len()
-}
-
-fn numbered(from: u8, to: u8) -> Vec<Entry> {
-    let one = |n| entry(&event(n, "b7", NOON, &[("t", Value::Int(n.into()))]));
-    (from..=to).map(one).collect()
-}
+use crate::query::{State, schema};
 
 #[tokio::test]
 async fn who_waits_for_the_position_that_was_given_reads_what_was_written() {
