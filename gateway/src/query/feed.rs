@@ -344,7 +344,7 @@ impl Feed {
             kept: None,
             looked: None,
             retained: None,
-            log: Log::new(self.handle.cramped.clone()),
+            log: Log::new(self.config.size_max, self.handle.cramped.clone()),
             full: false,
         })
     }

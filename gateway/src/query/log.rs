@@ -17,10 +17,11 @@ use rusqlite::Connection;
 
 use super::Error;
 
-/// Frames that are not copied yet, before they are: 16 MiB.
-const FRAMES: u64 = 4_096;
-/// The most that the log may have, about: 64 MiB.
-const FRAMES_MAX: u64 = 4 * FRAMES;
+/// Frames that are not copied yet, before they are: 16 MiB, or less of a small file.
+const FRAMES_MAX: u64 = 4_096;
+const FRAMES_MIN: u64 = 256;
+/// The log may have so many times as many.
+const TIMES: u64 = 4;
 /// What has changed is copied after so long, where it is less.
 const COPY_EVERY: Duration = Duration::from_secs(2);
 /// How often a log that is too long is tried to be emptied, and how long that waits.
@@ -44,6 +45,9 @@ impl Cramped {
 /// The log, as the feed sees it.
 #[derive(Debug)]
 pub(super) struct Log {
+    /// Not copied, before they are.
+    frames: u64,
+    /// In all, before nothing more is written.
     frames_max: u64,
     copied: Instant,
     emptied: Instant,
@@ -68,10 +72,13 @@ impl Frames {
 }
 
 impl Log {
-    pub(super) fn new(cramped: Cramped) -> Self {
+    /// Of a file of at most so many bytes.
+    pub(super) fn new(bytes_max: u64, cramped: Cramped) -> Self {
         cramped.set(false);
+        let frames = (bytes_max / 4_096 / 8).clamp(FRAMES_MIN, FRAMES_MAX);
         Self {
-            frames_max: FRAMES_MAX,
+            frames,
+            frames_max: TIMES * frames,
             copied: Instant::now(),
             emptied: Instant::now(),
             dirty: true,
@@ -82,8 +89,9 @@ impl Log {
     #[cfg(test)]
     pub(super) fn of_frames(frames_max: u64) -> Self {
         Self {
+            frames: frames_max,
             frames_max,
-            ..Self::new(Cramped::default())
+            ..Self::new(0, Cramped::default())
         }
     }
 
@@ -105,7 +113,7 @@ impl Log {
         }
         let mut frames = run(connection, "NOOP")?;
         let due = self.copied.elapsed() >= COPY_EVERY;
-        let many = frames.all - frames.copied.min(frames.all) >= FRAMES.min(self.frames_max);
+        let many = frames.all.saturating_sub(frames.copied) >= self.frames;
         if !due && !many && frames.all < self.frames_max {
             return Ok(false);
         }

@@ -46,9 +46,14 @@ struct Totals {
 }
 
 impl Totals {
-    /// Whether last values may take so many bytes more.
+    /// Whether a new series may take so many bytes.
     fn has_room(&self, bytes: i64) -> bool {
         self.last_bytes.saturating_add(bytes) <= self.limits.last_bytes.cast_signed()
+    }
+
+    /// Whether a long value may take so many bytes more: half of the room is for names.
+    fn has_room_for_long(&self, bytes: i64) -> bool {
+        self.last_bytes.saturating_add(bytes) <= self.limits.last_bytes.cast_signed() / 2
     }
 }
 
@@ -392,7 +397,9 @@ impl Last {
         let bytes = |text: usize| i64::try_from(text + unit.len()).unwrap_or(i64::MAX);
         let text = match text.len() {
             0..=VALUE_BYTES_SMALL => String::from_utf8_lossy(&text).into_owned(),
-            long if long <= VALUE_BYTES_MAX && totals.has_room(bytes(long) - self.bytes) => {
+            long if long <= VALUE_BYTES_MAX
+                && totals.has_room_for_long(bytes(long) - self.bytes) =>
+            {
                 String::from_utf8_lossy(&text).into_owned()
             }
             long => format!("{{\"omitted\":{long}}}"),

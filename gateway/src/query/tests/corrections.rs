@@ -134,18 +134,23 @@ async fn what_was_routed_while_nobody_looked_is_for_somebody_who_is_not_known() 
     let place = Place::new();
     place.append(vec![second(1)]).await;
     place.feed(place.dir.path()).catch_up().unwrap();
-    place.append(vec![second(2)]).await;
+    let Entry::Event(both) = second(2) else {
+        panic!("an event")
+    };
+    let both = NewEvent {
+        routes: Routes(0b11),
+        ..both
+    };
+    place.append(vec![Entry::Event(both)]).await;
     let place = place.reopened_with(&["lake"]).await;
     let forgotten = place.handle().forget_destination("alarms".into()).await;
     assert!(forgotten.unwrap());
-    // Held for the first one.
-    place.handle().hold().set(Position(0));
     let place = place.reopened_with(&["lake", "archive"]).await;
-    place.handle().hold().set(Position(0));
     place.feed(place.dir.path()).catch_up().unwrap();
     let mut reader = place.reader(place.dir.path());
     assert_eq!(states(&mut reader, 1), [r#""alarms" "forgotten""#]);
-    assert_eq!(states(&mut reader, 2), [r#"null "forgotten""#]);
+    let expect = [r#""lake" "backlog""#, r#"null "forgotten""#];
+    assert_eq!(states(&mut reader, 2), expect);
 }
 
 #[tokio::test]
