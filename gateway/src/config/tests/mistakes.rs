@@ -72,6 +72,17 @@ users = ["a*b"]
 }
 
 #[test]
+fn what_is_coarser_in_history_is_kept_for_longer() {
+    let said = mistakes("[read]\nminute_keep = \"1d\"\nraw_keep = \"3d\"\n");
+    let expect = "configuration:2: read.minute_keep: minute_keep should be at least raw_keep; \
+                  make minute_keep longer or raw_keep shorter";
+    assert!(said.contains(expect), "{said}");
+    let said = mistakes("[read]\nminute_keep = \"400d\"\n");
+    let expect = "configuration:2: read.minute_keep: hour_keep should be at least minute_keep";
+    assert!(said.contains(expect), "{said}");
+}
+
+#[test]
 fn mistakes_about_devices_and_formats_say_what_would_be_right() {
     let said = mistakes(
         r##"
