@@ -1,4 +1,5 @@
-//! What questions cost ingest: `cargo bench -p penstock --bench read`.
+//! What questions cost ingest: `cargo bench -p penstock --bench read`. How long they take
+//! with many events: `cargo bench -p penstock --bench read -- search 1000000`.
 //!
 //! The journal takes events as fast as it can, in turns with nobody asking, with the
 //! read side following, and with eight clients beside that ask for history, words and
@@ -28,6 +29,9 @@ use penstock::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "read/search.rs"]
+mod search;
+
 const CLIENTS: usize = 8;
 const DEVICES: u64 = 100;
 const GROUP: u64 = 16;
@@ -37,20 +41,29 @@ const TURNS: usize = 3;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(run());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let of_search = arguments.iter().position(|argument| argument == "search");
+    match of_search {
+        Some(at) => {
+            let count = arguments.get(at + 1).and_then(|count| count.parse().ok());
+            runtime.block_on(search::run(count.unwrap_or(1_000_000)));
+        }
+        None => runtime.block_on(run()),
+    }
 }
 
 async fn run() {
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
-    let mut answered = 0;
+    let (mut answered, mut taken_over) = (0, [Vec::new(), Vec::new(), Vec::new()]);
     for _ in 0..TURNS {
         for (n, (reads, clients)) in [(false, 0), (true, 0), (true, CLIENTS)]
             .into_iter()
             .enumerate()
         {
-            let (rate, answers) = turn(reads, clients).await;
-            rates[n].push(rate);
-            answered += answers;
+            let turn = turn(reads, clients).await;
+            rates[n].push(turn.rate);
+            taken_over[n].push(turn.taken_over);
+            answered += turn.answers;
         }
     }
     let middle = |mut rates: Vec<f64>| {
@@ -58,34 +71,33 @@ async fn run() {
         rates[rates.len() / 2]
     };
     let [without, following, asked] = rates.map(middle);
+    let [_, alone, beside] = taken_over.map(middle);
     println!("events/s, the middle of {TURNS} turns");
     println!("without a read side       {without:>10.0}");
     println!(
-        "with one that follows     {following:>10.0}  {:.2} of that",
+        "with one that follows     {following:>10.0}  {:.2} of that; {alone:.0} taken over",
         following / without
     );
     println!(
-        "and {CLIENTS} clients that ask     {asked:>10.0}  {:.2} of the line before",
-        asked / following
+        "and {CLIENTS} clients that ask     {asked:>10.0}  {:.2} of that; {beside:.0} taken over",
+        asked / without
     );
     println!("{answered} questions answered");
 }
 
-/// Events a second in one turn, and questions answered meanwhile.
-async fn turn(reads: bool, clients: usize) -> (f64, u64) {
+/// What one turn came to.
+struct Turn {
+    /// Events a second.
+    rate: f64,
+    /// Of those: in the read side by the end.
+    taken_over: f64,
+    /// Questions answered.
+    answers: u64,
+}
+
+async fn turn(reads: bool, clients: usize) -> Turn {
     let dir = tempfile::tempdir().expect("a directory");
-    let config = store::Config {
-        dir: dir.path().to_owned(),
-        max_bytes: 1 << 30,
-        max_age: None,
-        keep_delivered: None,
-        on_full: OnFull::PushBack,
-        reserve_bytes: 1 << 20,
-        dedup_age: Duration::from_hours(1),
-        dedup_count: 1_000_000,
-        dedup_memory_bytes: 64 << 20,
-        destinations: vec!["lake".into()],
-    };
+    let config = store_config(dir.path(), 1 << 30);
     let (store, _) = Store::open(config, Arc::new(SystemClock)).expect("a journal");
     let store = store.run().expect("a thread");
     let config = Config {
@@ -119,14 +131,49 @@ async fn turn(reads: bool, clients: usize) -> (f64, u64) {
     tokio::time::sleep(TURN).await;
     done.store(true, Relaxed);
     while writers.join_next().await.is_some() {}
+    let secs = began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = (number.load(Relaxed) - before) as f64 / began.elapsed().as_secs_f64();
+    let a_second = |count: u64| count as f64 / secs;
+    let rate = a_second(number.load(Relaxed) - before);
+    let taken_over = a_second(read.status().position);
     while tasks.join_next().await.is_some() {}
     settling.await.expect("settled");
     stop.cancel();
     following.await.expect("it ends").expect("in order");
     store.shutdown().await.expect("closed");
-    (rate, answers.load(Relaxed))
+    Turn {
+        rate,
+        taken_over,
+        answers: answers.load(Relaxed),
+    }
+}
+
+fn store_config(dir: &std::path::Path, max_bytes: u64) -> store::Config {
+    store::Config {
+        dir: dir.to_owned(),
+        max_bytes,
+        max_age: None,
+        keep_delivered: None,
+        on_full: OnFull::PushBack,
+        reserve_bytes: 1 << 20,
+        dedup_age: Duration::from_hours(1),
+        dedup_count: 1_000_000,
+        dedup_memory_bytes: 64 << 20,
+        destinations: vec!["lake".into()],
+    }
+}
+
+/// Appends so many events, in large groups.
+async fn append_many(store: &store::Handle, count: u64) {
+    let mut number = 0;
+    while number < count {
+        let to = count.min(number + 1_000);
+        let now = SystemClock.now();
+        let entries = (number..to).map(|n| event(n, now)).collect();
+        let receipt = store.append(entries).await.expect("open");
+        receipt.await.expect("kept");
+        number = to;
+    }
 }
 
 async fn append(store: &store::Handle, number: &AtomicU64) {
