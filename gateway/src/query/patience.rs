@@ -27,6 +27,7 @@ pub(super) struct Patience(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     began: Instant,
+    limit: Duration,
     left: AtomicBool,
     cramped: Cramped,
     /// What runs.
@@ -60,6 +61,7 @@ impl Patience {
     pub(super) fn new(cramped: Cramped) -> Self {
         Self(Arc::new(Inner {
             began: Instant::now(),
+            limit: ANSWER_TIME_MAX,
             left: AtomicBool::new(false),
             cramped,
             running: Mutex::new(None),
@@ -95,7 +97,7 @@ impl Patience {
     fn is_over(&self) -> bool {
         let limit = match self.0.cramped.get() {
             true => CRAMPED_TIME_MAX,
-            false => ANSWER_TIME_MAX,
+            false => self.0.limit,
         };
         self.0.left.load(Relaxed) || self.0.began.elapsed() > limit
     }
@@ -121,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_question_ends_when_who_asked_it_leaves() {
-        let patience = Patience::new(Cramped::default());
+        let mut patience = Patience::new(Cramped::default());
+        Arc::get_mut(&mut patience.0).unwrap().limit = Duration::from_hours(1);
         let leaves = patience.leaves();
         let asked = patience.clone();
         let question = std::thread::spawn(move || ask_endlessly(&asked));
