@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
-pub(crate) use retained::{How, Retained, Slice};
+pub(crate) use retained::{How, Plan, Retained, Slice};
 pub(crate) use shared::{Claim, Groups, Homeless, Planned};
 pub(crate) use show::Room;
 

@@ -42,6 +42,7 @@ mod feed;
 mod group;
 mod handle;
 mod job;
+mod owed;
 mod page;
 mod queue;
 mod quota;
@@ -65,7 +66,7 @@ pub(crate) use feed::{Feed, Item};
 pub(crate) use handle::Keeper;
 pub(crate) use job::{
     Add, Decided, Enter, Entered, Kept, KeptWill, Leave, Op, Refused, Rest, SessionId, Sub, Token,
-    Turn,
+    Told, Turn,
 };
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;

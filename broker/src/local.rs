@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     Admission, Protocol, Publish, Publisher, Verdict,
     fanout::{Fanout, Room},
+    keep::WillId,
 };
 
 /// The session number of what the gateway says itself; sessions count from 1.
@@ -118,18 +119,20 @@ impl Local {
 }
 
 impl Local {
-    /// A client that publishes as somebody who was connected. There is nobody to wait
-    /// with it while the disk is full: those who are connected see it all the same.
+    /// A client that publishes the will of somebody who was connected. There is nobody to
+    /// wait with it while the disk is full: those who are connected see it all the same,
+    /// and what is to be retained is owed.
     pub(crate) fn client_as(
         &self,
         admission: Arc<dyn Admission>,
         publisher: Arc<Publisher>,
+        will: Option<WillId>,
     ) -> Client {
         Client {
             local: self.clone(),
             admission,
             publisher,
-            room: Room::Now,
+            room: Room::Owe(will),
         }
     }
 }
@@ -222,7 +225,7 @@ mod tests {
         let device = local
             .client(Arc::new(Taking), Arc::from("d"), None)
             .publisher;
-        let client = local.client_as(Arc::new(Taking), device);
+        let client = local.client_as(Arc::new(Taking), device, None);
         let will = Publish {
             topic: Arc::from("will"),
             payload: Bytes::from_static(b"gone"),

@@ -217,7 +217,11 @@ counters! {
     keep_set_aside,
     /// Retained messages held now.
     retained,
-    /// Retained messages not held because the store of them was full.
+    /// Topics whose retained message is in memory only: a will that came while
+    /// `broker.db` had no room, and waits for it.
+    retained_owed,
+    /// Times a retained message found the store of them full: refused or held at QoS 1 and
+    /// 2, not retained at QoS 0, or where it is a will or the gateway's own.
     retained_refused,
 }
 

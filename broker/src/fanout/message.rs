@@ -105,6 +105,13 @@ impl Message {
         }
     }
 
+    /// How long the frame of a publish is.
+    pub(crate) fn len_of(publish: &Publish) -> usize {
+        let mut properties = BytesMut::new();
+        packet::encode::message_properties(&mut properties, publish);
+        HEADER + publish.topic.len() + properties.len() + publish.payload.len()
+    }
+
     /// Reads what [`Message::new`] wrote; `None` for anything else.
     pub(crate) fn from_frame(frame: Bytes) -> Option<Self> {
         let header = frame.get(..HEADER)?;

@@ -1,12 +1,13 @@
 //! The last retained message of each topic, as it is in memory.
 //!
-//! Bounded in count and bytes; beyond them a message is delivered but not retained,
-//! and counted. Only the keeper's writer changes what is here, in the order in which
+//! Bounded in count and bytes. Who publishes beyond them at QoS 1 or 2 is pushed back
+//! (`keep/room.rs`); what nobody can be pushed back for is delivered, not retained, and
+//! counted. Only the keeper's writer changes what is here, in the order in which
 //! it keeps it, so memory and disk agree. Messages are numbered here, because a new
 //! subscriber must get one either as retained or as live, and never as both.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,6 +17,9 @@ use std::{
 
 use super::Message;
 use crate::{budget::Budget, keep::RetainedInfo, topic};
+
+/// Topics that others may add between asking for room and having it.
+const SPARE_TOPICS: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +38,16 @@ pub(crate) struct Retained {
 pub(crate) struct Topics {
     by_topic: BTreeMap<Arc<str>, Message>,
     bytes: usize,
+}
+
+/// Messages that are about to be retained, for the bounds.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// What each topic has by then, in bytes; nothing if it is cleared.
+    lens: HashMap<Arc<str>, usize>,
+    /// Topics and bytes that come, and that go for them.
+    come: (usize, usize),
+    go: (usize, usize),
 }
 
 /// Some of the retained messages that a filter brings.
@@ -96,6 +110,48 @@ impl Retained {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing is retained at all: the operator wants it so.
+    pub(crate) fn is_off(&self) -> bool {
+        self.count_max == 0 || self.bytes_max == 0
+    }
+
+    /// Whether it is not certain that so many bytes more have room beside what others
+    /// publish meanwhile.
+    pub(crate) fn is_short(&self, bytes: usize) -> bool {
+        let topics = self.lock();
+        topics.len() + SPARE_TOPICS > self.count_max
+            || topics.bytes + bytes + self.bytes_max / 8 > self.bytes_max
+    }
+
+    /// Whether one more message of `len` bytes has room, behind what is planned; of none
+    /// the topic is cleared. What no room would be enough for is not waited for.
+    pub(crate) fn plan(&self, plan: &mut Plan, topic: &Arc<str>, len: usize) -> bool {
+        if self.is_off() || len > self.bytes_max {
+            return true;
+        }
+        let topics = self.lock();
+        let known = || topics.by_topic.get(topic).map(Message::len);
+        let before = plan.lens.insert(Arc::clone(topic), len).or_else(known);
+        let before = before.unwrap_or(0);
+        plan.come.0 += usize::from(len > 0);
+        plan.come.1 += len;
+        plan.go.0 += usize::from(before > 0);
+        plan.go.1 += before;
+        len == 0
+            || topics.len() + plan.come.0 <= self.count_max + plan.go.0
+                && topics.bytes + plan.come.1 <= self.bytes_max + plan.go.1
+    }
+
+    /// The same of a message by itself.
+    pub(crate) fn has_room(&self, message: &Message) -> bool {
+        let len = match message.payload() {
+            [] => 0,
+            _ => message.len(),
+        };
+        let topic = Arc::from(message.topic_str());
+        self.plan(&mut Plan::default(), &topic, len)
+    }
+
     /// Numbers a message and makes it its topic's.
     pub(crate) fn change(&self, message: &Message) -> Change {
         let mut topics = self.lock();
@@ -132,6 +188,10 @@ impl Retained {
     /// Forgets a topic; what it had.
     pub(crate) fn forget(&self, topic: &str) -> Option<Message> {
         self.lock().take(topic)
+    }
+
+    pub(crate) fn get(&self, topic: &str) -> Option<Message> {
+        self.lock().by_topic.get(topic).cloned()
     }
 
     pub(crate) fn clear_all(&self) {

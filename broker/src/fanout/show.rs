@@ -3,7 +3,9 @@
 //! Nobody is told that a queue is full, so nobody is refused: a full queue loses the
 //! message, counted, and only that queue does. A full disk is waited for where the
 //! message can wait. Where it cannot ([`Room::Now`]), those who are connected see it
-//! all the same, and what persistent sessions and new subscribers miss is counted.
+//! all the same, and what persistent sessions and new subscribers miss is counted. A will
+//! that is to be retained is owed then ([`Room::Owe`]): new subscribers see it at once, and
+//! it comes to disk when there is room.
 //!
 //! `$SYS` is apart: the broker says it again by itself, so it is kept in memory only
 //! and goes to those who are connected, at QoS 0. It never waits for the disk, nor in
@@ -15,7 +17,7 @@ use super::Fanout;
 use crate::{
     Publish, QoS,
     fanout::{How, Message},
-    keep::{Kept, Op, Refused, SessionId},
+    keep::{Kept, Op, Refused, SessionId, Told, WillId},
 };
 
 /// Between asking whether there is room on disk.
@@ -28,6 +30,9 @@ pub(crate) enum Room {
     Wait,
     /// Go on without the disk.
     Now,
+    /// The same with a will, which may have a place in the keeper's file; what of it is
+    /// to be retained is written later.
+    Owe(Option<WillId>),
 }
 
 impl Fanout {
@@ -71,7 +76,7 @@ impl Fanout {
             return Ok(());
         }
         let kept = loop {
-            match self.keeper.tell(ops.clone()).await {
+            match self.tell(&ops, room).await {
                 Err(Refused::Full) if room == Room::Wait => sleep(PAUSE).await,
                 kept => break kept,
             }
@@ -96,6 +101,23 @@ impl Fanout {
                 Err(refused)
             }
         }
+    }
+
+    async fn tell(&self, ops: &[Op], room: Room) -> Result<Vec<Kept>, Refused> {
+        let (Room::Owe(will), [op]) = (room, ops) else {
+            return self.keeper.tell(ops.to_vec()).await;
+        };
+        let (message, is_missed) = match self.keeper.will(op.clone(), will).await? {
+            Told::Kept(message) => (message, false),
+            Told::Owed(message) => {
+                let is_missed = self.wanted(message.topic_str()).kept;
+                (Some(message), is_missed)
+            }
+        };
+        if is_missed {
+            self.counters.dropped_kept_disk_full.add(1);
+        }
+        Ok(vec![Kept::Done(message)])
     }
 
     fn carry_wanted(&self, messages: impl Iterator<Item = Message>) {

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Config, Decided, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo,
-    SessionId, SessionInfo, Shared, SubscriptionInfo, Token, Turn, Wish,
+    SessionId, SessionInfo, Shared, SubscriptionInfo, Token, Told, Turn, Wish,
     job::{Answer, Job, Work},
     will::WillId,
     writer::Writer,
@@ -114,6 +114,18 @@ impl Keeper {
         }
     }
 
+    /// The same of a will. Where the disk is full, what of it is to be retained is owed.
+    pub(crate) async fn will(&self, op: Op, will: Option<WillId>) -> Result<Told, Refused> {
+        match self.ask(Work::Will(op, will)).await? {
+            Answer::Kept(kept) => match kept.into_iter().next() {
+                Some(Kept::Done(message)) => Ok(Told::Kept(message)),
+                _ => Err(Refused::Stopped),
+            },
+            Answer::Owed(message) => Ok(Told::Owed(message)),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
     /// Notes inbound QoS 2 exchanges, before anything is done with their messages.
     pub(crate) async fn begin(
         &self,
@@ -173,7 +185,7 @@ impl Keeper {
         Ok(was(&answer))
     }
 
-    /// Forgets wills that are published.
+    /// Forgets wills that are published, but for those whose retained copies are owed.
     pub(crate) async fn wills_are_over(&self, wills: Vec<WillId>) -> Result<(), Refused> {
         self.ask(Work::WillsAreOver(wills)).await.map(drop)
     }

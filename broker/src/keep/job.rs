@@ -122,6 +122,15 @@ pub(crate) enum Kept {
     Refused,
 }
 
+/// What became of a will.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// It is on disk; the message as live subscribers are to see it.
+    Kept(Option<Message>),
+    /// It is retained in memory, and will be on disk when there is room.
+    Owed(Message),
+}
+
 /// What one turn of a connected session asks for; one at a time for each session.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Turn {
@@ -242,6 +251,8 @@ pub(super) enum Work {
     Publish(Vec<Op>),
     /// The same, but a full queue refuses nothing.
     Tell(Vec<Op>),
+    /// The same of a will; what of it is to be retained is owed where the disk is full.
+    Will(Op, Option<WillId>),
     /// Whether there is room.
     Room(Vec<Wish>),
     Begin(SessionId, Vec<(u16, Token)>),
@@ -263,6 +274,46 @@ pub(super) enum Work {
     Close,
 }
 
+impl Work {
+    /// Whether it needs room.
+    pub(super) fn grows(&self) -> bool {
+        match self {
+            Self::Enter(_)
+            | Self::Publish(_)
+            | Self::Tell(_)
+            | Self::Will(..)
+            | Self::Room(_)
+            | Self::Begin(..)
+            | Self::TakeBack(_) => true,
+            Self::Turn(_, turn) => !turn.subscribe.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Whether it shows that there is room, once it is done.
+    pub(super) fn tries(&self) -> bool {
+        self.grows() && !matches!(self, Self::Room(_))
+    }
+
+    /// Whether it has shown that. What was refused has written nothing.
+    pub(super) fn has_grown(&self, answer: &Result<Answer, Refused>) -> bool {
+        let is_done = match answer {
+            Ok(Answer::Kept(kept)) => kept.iter().any(|one| matches!(one, Kept::Done(_))),
+            Ok(_) => true,
+            Err(_) => false,
+        };
+        is_done && self.tries()
+    }
+
+    /// Whether it is about a session, which is gone with a damaged file.
+    pub(super) fn is_of_a_session(&self) -> bool {
+        matches!(
+            self,
+            Self::Enter(_) | Self::Leave(_) | Self::Begin(..) | Self::Turn(..)
+        )
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -273,6 +324,8 @@ pub(super) enum Answer {
     Was(bool),
     Entered(Box<Entered>),
     Kept(Vec<Kept>),
+    /// There was no room, and the message is retained in memory only.
+    Owed(Message),
     /// Messages from this number on are matched with the subscriptions as they are now.
     Decided(u64),
     /// The same, and there is more to bring.

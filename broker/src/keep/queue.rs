@@ -46,6 +46,9 @@ impl Writer {
     fn publish_one(&mut self, op: &Op, may_refuse: bool) -> rusqlite::Result<Option<Kept>> {
         let mut message = op.message.clone();
         if let Some(message) = &mut message {
+            if may_refuse && !self.may_retain(message) {
+                return Ok(None);
+            }
             let mut targets = self.targets(message, op.from);
             let shares = self.share_out(message, &mut targets);
             if !targets.is_empty()

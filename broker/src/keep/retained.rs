@@ -1,14 +1,21 @@
 //! Retained messages on disk. Those below `$SYS/` are in memory only.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rusqlite::params;
 
 use super::{job::Answer, writer::Writer};
 use crate::{
+    QoS,
     clock::passed_ms,
     fanout::{How, Message},
 };
+
+/// How often it is said that there is no more room.
+const SAID: Duration = Duration::from_mins(1);
 
 impl Writer {
     /// Makes a message its topic's; the message with its number.
@@ -23,21 +30,52 @@ impl Writer {
             return Ok(change.message);
         }
         if change.how == How::Kept {
-            let frame = change.message.frame();
-            self.sql(
-                "INSERT INTO retained (topic, kept_ms, checksum, frame) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (topic) DO UPDATE SET kept_ms = ?2, checksum = ?3, frame = ?4",
-            )?
-            .execute(params![
-                topic,
-                self.shared.kept_ms(&change.message),
-                crc32fast::hash(frame),
-                frame
-            ])?;
+            self.write_retained(&change.message)?;
         } else {
             self.delete_retained(topic)?;
         }
+        self.is_paid(topic)?;
         Ok(change.message)
+    }
+
+    /// Whether a message has room among those that are retained, or needs none: at QoS 0
+    /// it need not be retained.
+    pub(super) fn may_retain(&mut self, message: &Message) -> bool {
+        let has_room = !message.retain()
+            || message.qos() == QoS::AtMostOnce
+            || self.shared.retained.has_room(message);
+        if !has_room {
+            self.cannot_retain();
+        }
+        has_room
+    }
+
+    /// Counts and says that there are as many retained messages as there may be.
+    pub(super) fn cannot_retain(&mut self) {
+        self.state.counts.retained_refused += 1;
+        let is_said = self.said_full.is_some_and(|when| when.elapsed() < SAID);
+        if !is_said {
+            self.said_full = Some(Instant::now());
+            tracing::warn!(
+                "retained messages have no more room (retained_max, retained_bytes_max): \
+                 who publishes more of them is pushed back"
+            );
+        }
+    }
+
+    pub(super) fn write_retained(&self, message: &Message) -> rusqlite::Result<()> {
+        let frame = message.frame();
+        self.sql(
+            "INSERT INTO retained (topic, kept_ms, checksum, frame) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (topic) DO UPDATE SET kept_ms = ?2, checksum = ?3, frame = ?4",
+        )?
+        .execute(params![
+            message.topic_str(),
+            self.shared.kept_ms(message),
+            crc32fast::hash(frame),
+            frame
+        ])?;
+        Ok(())
     }
 
     pub(super) fn delete_retained(&self, topic: &str) -> rusqlite::Result<()> {
@@ -52,6 +90,7 @@ impl Writer {
         let was = before.is_some();
         self.state.retained_was(Arc::clone(topic), before);
         self.delete_retained(topic)?;
+        self.is_paid(topic)?;
         Ok(Answer::Was(was))
     }
 

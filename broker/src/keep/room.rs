@@ -5,6 +5,9 @@
 //! the next reconnect. Whoever asks when nothing has been tried for a while goes ahead,
 //! so that room is found again.
 //!
+//! The same holds for what is to be retained, whose store has bounds of its own: at QoS 0
+//! it need not be retained, so only what is acknowledged is refused for that.
+//!
 //! Asked before the gateway has it, because afterwards it is too late to refuse it. The
 //! answer is of now: what comes in between may take the room, and then the publisher is
 //! held. A shared subscription has room where one of its members has: which of them is
@@ -17,7 +20,10 @@ use std::{
 };
 
 use super::{QueueFull, SessionId, job::Answer, stage::PLACE_BYTES, writer::Writer};
-use crate::{Publish, QoS, fanout::Planned};
+use crate::{
+    Publish, QoS,
+    fanout::{self, Message, Planned},
+};
 
 /// How long nobody else finds out whether the disk still is full: those that wait for
 /// room ask more often.
@@ -34,6 +40,8 @@ pub(crate) struct Wish {
     qos: QoS,
     /// Of its topic and payload.
     bytes: u64,
+    /// What is to be retained of it, in bytes; none where it clears its topic.
+    retained: Option<usize>,
     /// Its place among those that are handed over together.
     pub(crate) at: usize,
 }
@@ -44,6 +52,10 @@ impl Wish {
             topic: Arc::clone(&publish.topic),
             qos: publish.qos,
             bytes: (publish.topic.len() + publish.payload.len()) as u64,
+            retained: publish.retain.then(|| match publish.payload.is_empty() {
+                true => 0,
+                false => Message::len_of(publish),
+            }),
             at,
         }
     }
@@ -56,6 +68,7 @@ struct Plan {
     queues: HashMap<SessionId, (u64, u64)>,
     /// What live members of each shared subscription get.
     live: HashMap<Arc<str>, Planned>,
+    retained: fanout::Plan,
 }
 
 impl Writer {
@@ -65,12 +78,25 @@ impl Writer {
             self.shared.is_short_of_room();
             return Answer::Room(wishes.first().map(|wish| wish.at));
         }
-        if self.shared.config.queue_full != QueueFull::Refuse {
-            return Answer::Room(None);
-        }
+        let refuses = self.shared.config.queue_full == QueueFull::Refuse;
         let mut plan = Plan::default();
-        let none = wishes.iter().find(|wish| !self.plan(wish, &mut plan));
-        Answer::Room(none.map(|wish| wish.at))
+        for wish in wishes.iter().filter(|wish| wish.qos > QoS::AtMostOnce) {
+            if !self.plan_retained(wish, &mut plan) {
+                self.cannot_retain();
+                return Answer::Room(Some(wish.at));
+            }
+            if refuses && !self.plan(wish, &mut plan) {
+                return Answer::Room(Some(wish.at));
+            }
+        }
+        Answer::Room(None)
+    }
+
+    /// Whether it would be retained, if it is to be.
+    fn plan_retained(&self, wish: &Wish, plan: &mut Plan) -> bool {
+        let retained = &self.shared.retained;
+        wish.retained
+            .is_none_or(|len| retained.plan(&mut plan.retained, &wish.topic, len))
     }
 
     /// Whether the disk was full when it was tried last, and somebody else tries again.
@@ -87,11 +113,8 @@ impl Writer {
         false
     }
 
-    /// Whether there is room for one more, behind what is `planned`.
+    /// Whether queues have room for one more, behind what is planned.
     fn plan(&self, wish: &Wish, plan: &mut Plan) -> bool {
-        if wish.qos == QoS::AtMostOnce {
-            return true;
-        }
         let mut sessions = Vec::new();
         let filters = self.shared.filters();
         filters.visit(&wish.topic, &mut |key, sub| {

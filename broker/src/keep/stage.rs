@@ -10,7 +10,13 @@ use std::{
     time::Instant,
 };
 
-use super::{Feed, Item, SessionId, Shared, account::Survey, job::Sub, share::Offer};
+use super::{
+    Feed, Item, SessionId, Shared,
+    account::Survey,
+    job::Sub,
+    owed::{Debts, Paid},
+    share::Offer,
+};
 use crate::{
     QoS,
     fanout::{Message, Planned},
@@ -78,6 +84,7 @@ enum Undo {
     Retained(Arc<str>, Option<Message>),
     /// What was to be emptied of a session that is over.
     Leftover(SessionId, Option<i64>),
+    Paid(Paid),
 }
 
 /// What one commit adds to the counters; nothing of it if it fails.
@@ -108,6 +115,8 @@ pub(super) struct State {
     /// Sessions whose rows could not be written when they changed, and whether their
     /// wills are to be forgotten.
     pub(super) unsaved: HashMap<SessionId, bool>,
+    /// Retained messages that are not in the file.
+    pub(super) debts: Debts,
     /// Those of them that this commit writes.
     saved: Vec<SessionId>,
     before: (u64, u64, Survey),
@@ -166,14 +175,19 @@ impl State {
         self.due.extend(due.map(|due| (due, id)));
     }
 
-    /// Forgets every session, and ends those that are connected.
+    /// Forgets every session, and ends those that are connected. The file is gone, too.
     pub(super) fn end_all(&mut self) {
         for session in std::mem::take(&mut self.sessions).into_values() {
             if let Some(feed) = session.feed {
                 feed.end();
             }
         }
-        *self = Self::default();
+        let mut debts = std::mem::take(&mut self.debts);
+        debts.without_file();
+        *self = Self {
+            debts,
+            ..Self::default()
+        };
     }
 
     pub(super) fn subscription_was(
@@ -188,6 +202,11 @@ impl State {
 
     pub(super) fn retained_was(&mut self, topic: Arc<str>, before: Option<Message>) {
         self.undo.push(Undo::Retained(topic, before));
+    }
+
+    /// This commit pays what was owed.
+    pub(super) fn paid(&mut self, paid: Paid) {
+        self.undo.push(Undo::Paid(paid));
     }
 
     /// The queue of a session that is over is to be emptied, or is: `None`.
@@ -284,7 +303,13 @@ impl State {
         counters.retained_refused.add(counts.retained_refused);
         counters.queued_messages.set_u64(self.total_count);
         counters.queued_bytes.set_u64(self.total_bytes);
-        counters.retained.set(shared.retained.len());
+        self.count_retained(shared);
+    }
+
+    /// Retained messages, and those of them that are not in the file.
+    pub(super) fn count_retained(&self, shared: &Shared) {
+        shared.counters.retained.set(shared.retained.len());
+        shared.counters.retained_owed.set(self.debts.len());
     }
 
     /// The commit failed: nothing of it was.
@@ -315,10 +340,10 @@ impl State {
                 Undo::Leftover(id, None) => {
                     self.leftovers.remove(&id);
                 }
+                Undo::Paid(paid) => self.debts.restore(paid),
             }
         }
-        let retained = shared.retained.len();
-        shared.counters.retained.set(retained);
+        self.count_retained(shared);
     }
 
     fn put_back(&mut self, id: SessionId, before: Option<Box<Session>>, shared: &Shared) {

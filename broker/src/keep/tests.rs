@@ -6,6 +6,7 @@ mod fair;
 mod file;
 mod full;
 mod model;
+mod owed;
 mod shares;
 mod slices;
 mod wills;

@@ -16,7 +16,7 @@ use super::{Enter, KeptWill, SessionId, job::Answer, writer::Writer};
 use crate::{clock::passed_ms, fanout::Message};
 
 /// A will whose connection is gone, as it is in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WillId {
     id: i64,
     /// When it is due, or was, in milliseconds since 1970. A row that is given again
@@ -25,6 +25,10 @@ pub(crate) struct WillId {
 }
 
 impl WillId {
+    pub(super) const fn of(id: i64, due_ms: i64) -> Self {
+        Self { id, due_ms }
+    }
+
     /// What makes it the same will when it is published again.
     pub(crate) fn identity(self) -> [u8; 16] {
         let mut identity = [0; 16];
@@ -36,10 +40,12 @@ impl WillId {
 
 /// Calls off the will that waits, not one that was due before.
 pub(super) const CALL_OFF: &str =
-    "DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)";
+    "DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)
+     AND id NOT IN (SELECT will FROM shown_wills)";
 /// The will of a session's last connection.
-pub(super) const LAST: &str =
-    "SELECT id, delay_secs, due_ms FROM wills WHERE session = ?1 ORDER BY id DESC LIMIT 1";
+pub(super) const LAST: &str = "SELECT id, delay_secs, due_ms FROM wills
+     WHERE session = ?1 AND id NOT IN (SELECT will FROM shown_wills)
+     ORDER BY id DESC LIMIT 1";
 
 impl Writer {
     /// Keeps the will of the connection that enters, in place of one that waits.
@@ -98,7 +104,10 @@ impl Writer {
     /// Whether a will is still to be published.
     pub(super) fn is_will_due(&self, will: WillId) -> rusqlite::Result<Answer> {
         let found = self
-            .sql("SELECT session, delay_secs, due_ms FROM wills WHERE id = ?1")?
+            .sql(
+                "SELECT session, delay_secs, due_ms FROM wills
+                 WHERE id = ?1 AND id NOT IN (SELECT will FROM shown_wills)",
+            )?
             .query_row([will.id], |row| {
                 Ok((SessionId(row.get(0)?), row.get(1)?, row.get(2)?))
             })
@@ -107,8 +116,41 @@ impl Writer {
         Ok(Answer::Was(due == Some(will.due_ms)))
     }
 
-    /// A will is published.
+    /// A will is published: forgets it, unless its retained copy is owed still.
+    pub(super) fn will_was_published(&mut self, will: WillId) -> rusqlite::Result<()> {
+        match self.state.debts.has(will) {
+            true => Ok(()),
+            false => self.will_is_over(will),
+        }
+    }
+
+    /// Everybody has seen a will, and its retained copy is owed.
+    pub(super) fn will_was_shown(&mut self, will: WillId, now_ms: i64) -> rusqlite::Result<()> {
+        self.date_will(will)?;
+        // Not in its own row, which would be written anew as a whole.
+        self.sql(
+            "INSERT OR IGNORE INTO shown_wills (will, shown_ms)
+             SELECT id, ?3 FROM wills WHERE id = ?1 AND due_ms = ?2",
+        )?
+        .execute([will.id, will.due_ms, now_ms])?;
+        Ok(())
+    }
+
+    /// Nothing of a will is owed any more.
     pub(super) fn will_is_over(&mut self, will: WillId) -> rusqlite::Result<()> {
+        self.date_will(will)?;
+        let deleted = self
+            .sql("DELETE FROM wills WHERE id = ?1 AND due_ms = ?2")?
+            .execute([will.id, will.due_ms])?;
+        if deleted > 0 {
+            self.sql("DELETE FROM shown_wills WHERE will = ?1")?
+                .execute([will.id])?;
+        }
+        Ok(())
+    }
+
+    /// Notes when a will was due whose connection ended while nothing could be written.
+    fn date_will(&mut self, will: WillId) -> rusqlite::Result<()> {
         let undated: Option<i64> = self
             .sql("SELECT session FROM wills WHERE id = ?1 AND due_ms IS NULL")?
             .query_row([will.id], |row| row.get(0))
@@ -116,8 +158,6 @@ impl Writer {
         if let Some(session) = undated {
             self.settle_will(SessionId(session))?;
         }
-        self.sql("DELETE FROM wills WHERE id = ?1 AND due_ms = ?2")?
-            .execute([will.id, will.due_ms])?;
         Ok(())
     }
 
@@ -154,7 +194,7 @@ impl Writer {
         let mut damaged = Vec::new();
         let mut statement = self.sql(
             "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id FROM wills
-             ORDER BY id",
+             WHERE id NOT IN (SELECT will FROM shown_wills) ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
         let mut wills = Vec::new();

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Kept, Leave, Refused, SessionId, Shared, Turn,
+    Error, Leave, Refused, SessionId, Shared, Turn,
     bring::{Bringing, Cursor, UnderWay},
     job::{Answer, Job, Work},
     quota::{DROPS_MAX, Payer},
@@ -59,6 +59,8 @@ pub(super) struct Writer {
     pub(super) full: bool,
     /// When somebody tried last whether it still is.
     pub(super) tried: Option<Instant>,
+    /// When it was said last that retained messages have no more room.
+    pub(super) said_full: Option<Instant>,
     swept: Instant,
     /// What connected sessions said that found no room, to be tried again.
     parked: Vec<Job>,
@@ -102,6 +104,7 @@ impl Writer {
             hold: None,
             full: false,
             tried: None,
+            said_full: None,
             swept: Instant::now(),
             parked: Vec::new(),
             bringing: UnderWay::default(),
@@ -158,7 +161,9 @@ impl Writer {
         self.load_exchanges()?;
         self.load_subscriptions()?;
         self.begin_survey()?;
-        self.load_retained()
+        let damaged = self.load_retained()?;
+        self.load_debts()?;
+        Ok(damaged)
     }
 
     fn write_what_ended(&mut self, damaged: &[Arc<str>]) -> rusqlite::Result<()> {
@@ -171,6 +176,9 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         let failed = self.work().err();
+        if failed.is_none() {
+            self.close_debts();
+        }
         if let Some(error) = failed {
             tracing::error!(%error, "the broker can keep nothing any more");
             self.failing.send_replace(true);
@@ -202,6 +210,7 @@ impl Writer {
             let mut batch = Vec::new();
             let open = self.receive(&runtime, &mut batch);
             self.commit(batch)?;
+            self.pay_debts()?;
             if !open {
                 return Ok(());
             }
@@ -257,18 +266,20 @@ impl Writer {
         match self.hold {
             // What could not be written is not tried again and again.
             Some(until) if until > now => until - now,
-            _ if self.has_chores() || !self.parked.is_empty() => Duration::ZERO,
+            _ if self.has_chores() || self.debts_are_due() || !self.parked.is_empty() => {
+                Duration::ZERO
+            }
             _ => self.next_expiry(TICK),
         }
     }
 
     /// Applies and answers a batch, however often that takes.
     pub(super) fn commit(&mut self, mut batch: Vec<Job>) -> Result<(), Error> {
-        if self.full && batch.iter().any(|job| tries(&job.work)) {
+        if self.full && batch.iter().any(|job| job.work.tries()) {
             self.tried = Some(Instant::now());
         }
         if self.is_held() {
-            batch = refuse(batch, grows);
+            batch = self.refuse(batch);
         }
         loop {
             let has_chores = self.has_chores();
@@ -279,7 +290,7 @@ impl Writer {
                 Ok(answers) => {
                     self.failures = 0;
                     let mut done = batch.iter().zip(&answers);
-                    self.full &= !done.any(|(job, answer)| has_grown(&job.work, answer));
+                    self.full &= !done.any(|(job, answer)| job.work.has_grown(answer));
                     self.state.committed(&self.shared);
                     self.brought();
                     for (job, answer) in batch.drain(..).zip(answers) {
@@ -300,56 +311,72 @@ impl Writer {
                     self.found_full();
                     self.bring_later();
                     let before = batch.len();
-                    batch = refuse(batch, grows);
+                    batch = self.refuse(batch);
                     if batch.len() == before && !has_chores {
                         // Not even what makes room can be written.
                         self.give_up_on(batch);
                         return Ok(());
                     }
                 }
-                Err(error) if schema::means_damage(&error) => {
-                    self.state.roll_back(&self.shared);
-                    tracing::error!(%error, "broker.db is damaged");
-                    self.replace_file()?;
-                    for job in batch {
-                        let refused = match is_of_a_session(&job.work) {
-                            true => Refused::Gone,
-                            // To be asked again.
-                            false => Refused::Full,
-                        };
-                        // Whoever no longer waits does not need to know.
-                        drop(job.reply.send(Err(refused)));
-                    }
-                    return Ok(());
-                }
-                Err(error) => {
-                    self.state.roll_back(&self.shared);
-                    tracing::error!(%error, "failed to commit to broker.db");
-                    for job in &batch {
-                        if let Work::Leave(leave) = &job.work {
-                            self.left_unsaved(leave);
-                        }
-                    }
-                    self.failures += 1;
-                    if self.failures >= FAILURES_MAX {
-                        return Err(error.into());
-                    }
-                    // Dropped: whoever waits hears that nothing is known.
-                    return Ok(());
-                }
+                Err(error) => return self.went_wrong(error, batch),
             }
         }
     }
 
+    /// Takes a commit back that failed, and not for want of room.
+    pub(super) fn went_wrong(
+        &mut self,
+        error: rusqlite::Error,
+        batch: Vec<Job>,
+    ) -> Result<(), Error> {
+        self.state.roll_back(&self.shared);
+        if schema::means_damage(&error) {
+            tracing::error!(%error, "broker.db is damaged");
+            self.replace_file()?;
+            for job in batch {
+                let answer = match &job.work {
+                    work if work.is_of_a_session() => Err(Refused::Gone),
+                    // Its place in the file is gone.
+                    Work::Will(op, _) => self.owe_of(op, None),
+                    // To be asked again.
+                    _ => Err(Refused::Full),
+                };
+                // Whoever no longer waits does not need to know.
+                drop(job.reply.send(answer));
+            }
+            return Ok(());
+        }
+        tracing::error!(%error, "failed to commit to broker.db");
+        for job in &batch {
+            if let Work::Leave(leave) = &job.work {
+                self.left_unsaved(leave);
+            }
+        }
+        self.failures += 1;
+        if self.failures >= FAILURES_MAX {
+            return Err(error.into());
+        }
+        // The jobs are dropped: whoever waits hears that nothing is known.
+        Ok(())
+    }
+
     fn attempt(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Answer, Refused>>> {
-        self.state.begin();
         self.brought = None;
         self.drops_left = DROPS_MAX;
+        self.transact(|writer| writer.fill(batch))
+    }
+
+    /// Does something in a commit of its own.
+    pub(super) fn transact<T>(
+        &mut self,
+        fill: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.state.begin();
         self.sql("BEGIN IMMEDIATE")?.execute([])?;
-        let result = self.fill(batch).and_then(|answers| {
+        let result = fill(self).and_then(|filled| {
             self.write_rows()?;
             self.sql("COMMIT")?.execute([])?;
-            Ok(answers)
+            Ok(filled)
         });
         // A full disk may have rolled back already.
         if result.is_err() && !self.connection.is_autocommit() {
@@ -403,13 +430,14 @@ impl Writer {
             Work::Turn(id, turn) => return self.turn(*id, turn),
             Work::Publish(ops) => self.publish(ops, true)?,
             Work::Tell(ops) => self.publish(ops, false)?,
+            Work::Will(op, _) => self.publish(std::slice::from_ref(op), false)?,
             Work::Room(wishes) => self.room(wishes),
             Work::TakeBack(homeless) => self.take_back(homeless)?,
             Work::DueWill(id) => self.due_will(*id)?,
             Work::IsWillDue(will) => self.is_will_due(*will)?,
             Work::WillsAreOver(wills) => {
                 for will in wills {
-                    self.will_is_over(*will)?;
+                    self.will_was_published(*will)?;
                 }
                 Answer::Done
             }
@@ -459,6 +487,21 @@ impl Writer {
         self.begin_bringing(bringing).map(Ok)
     }
 
+    /// Answers the jobs that need room, where there is none; the others.
+    fn refuse(&mut self, batch: Vec<Job>) -> Vec<Job> {
+        let (refused, rest) = batch.into_iter().partition(|job| job.work.grows());
+        let refused: Vec<Job> = refused;
+        for job in refused {
+            let answer = match &job.work {
+                Work::Will(op, will) => self.owe_of(op, *will),
+                _ => Err(Refused::Full),
+            };
+            // Whoever no longer waits does not need to know.
+            drop(job.reply.send(answer));
+        }
+        rest
+    }
+
     /// Answers what could not be written although it makes room; what sessions say while
     /// they are connected is tried again first.
     fn give_up_on(&mut self, batch: Vec<Job>) {
@@ -497,7 +540,7 @@ impl Writer {
     }
 
     /// Whether the disk, or the database, has no more room.
-    fn means_full(&self, error: &rusqlite::Error) -> bool {
+    pub(super) fn means_full(&self, error: &rusqlite::Error) -> bool {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => true,
             // Some file systems say so when the log is synced.
@@ -560,55 +603,4 @@ fn failed_to_sync(error: &rusqlite::Error) -> bool {
     use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
     matches!(error, rusqlite::Error::SqliteFailure(failure, _)
         if [SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC].contains(&failure.extended_code))
-}
-
-/// Whether a job is about a session, which is gone with a damaged file.
-fn is_of_a_session(work: &Work) -> bool {
-    matches!(
-        work,
-        Work::Enter(_) | Work::Leave(_) | Work::Begin(..) | Work::Turn(..)
-    )
-}
-
-/// Whether a job needs room.
-fn grows(work: &Work) -> bool {
-    match work {
-        Work::Enter(_)
-        | Work::Publish(_)
-        | Work::Tell(_)
-        | Work::Room(_)
-        | Work::Begin(..)
-        | Work::TakeBack(_) => true,
-        Work::Turn(_, turn) => !turn.subscribe.is_empty(),
-        _ => false,
-    }
-}
-
-/// Whether a job, once it is done, shows that there is room.
-fn tries(work: &Work) -> bool {
-    grows(work) && !matches!(work, Work::Room(_))
-}
-
-/// Whether a job has shown that there is room. One that was refused has written nothing.
-fn has_grown(work: &Work, answer: &Result<Answer, Refused>) -> bool {
-    let is_done = match answer {
-        Ok(Answer::Kept(kept)) => kept.iter().any(|one| matches!(one, Kept::Done(_))),
-        Ok(_) => true,
-        Err(_) => false,
-    };
-    is_done && tries(work)
-}
-
-/// Answers the jobs that are to be refused; the others.
-fn refuse(batch: Vec<Job>, is_refused: impl Fn(&Work) -> bool) -> Vec<Job> {
-    let mut rest = Vec::new();
-    for job in batch {
-        if is_refused(&job.work) {
-            // Whoever no longer waits does not need to know.
-            drop(job.reply.send(Err(Refused::Full)));
-        } else {
-            rest.push(job);
-        }
-    }
-    rest
 }

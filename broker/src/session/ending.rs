@@ -9,6 +9,7 @@ use crate::{
     Publish, Publisher, Verdict,
     auth::Rights,
     fanout::Room,
+    keep::WillId,
     metrics::{Counter, Counters},
     packet::{Will, reason},
     registry::Seat,
@@ -28,6 +29,7 @@ pub(super) async fn publish_will(
     publisher: &Arc<Publisher>,
     session: u64,
     will: &Will,
+    kept: Option<WillId>,
     seat: &Seat,
 ) -> bool {
     let connect_timeout = context.config.connect_timeout;
@@ -62,7 +64,7 @@ pub(super) async fn publish_will(
         // After a crash nobody knows whether subscribers have seen a duplicate.
         Some(Verdict::Accepted | Verdict::Duplicate) => {
             context.counters.wills.add(1);
-            Box::pin(show(context, publisher, session, &will.publish)).await;
+            Box::pin(show(context, publisher, session, &will.publish, kept)).await;
         }
         Some(Verdict::Returned) => context.counters.wills.add(1),
         Some(Verdict::Refused { .. }) => lose_will(context, publisher),
@@ -93,11 +95,17 @@ pub(super) fn may_be_published(context: &Context, rights: &Rights, will: &Will) 
     allowed
 }
 
-async fn show(context: &Context, publisher: &Publisher, session: u64, publish: &Publish) {
+async fn show(
+    context: &Context,
+    publisher: &Publisher,
+    session: u64,
+    publish: &Publish,
+    kept: Option<WillId>,
+) {
     let publishes = std::slice::from_ref(publish);
     let shown = context
         .fanout
-        .show(session, None, publishes, Room::Now)
+        .show(session, None, publishes, Room::Owe(kept))
         .await;
     if shown.is_err()
         && let Some(held_back) = context.quiet.pass()

@@ -258,6 +258,7 @@ impl<'s> Inbound<'s> {
         }
         let bytes = bytes + ENTRY_BYTES;
         let taken = !refused && !denied && !excess;
+        let retain = publish.retain && qos != QoS::AtMostOnce;
         let owed = publish.retain || wanted.kept && qos != QoS::AtMostOnce;
         let is_kept = taken && owed || is_admitted && publish.delivery.is_some();
         let wanted = (wanted.live || owed) && taken;
@@ -270,6 +271,7 @@ impl<'s> Inbound<'s> {
             verdict: None,
         };
         self.gathering.is_kept |= is_kept;
+        self.gathering.retains |= retain;
         if denied {
             counters.publishes_denied.add(1);
             entry.verdict = Some(Verdict::Refused {

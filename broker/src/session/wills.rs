@@ -13,7 +13,8 @@
 //! hold counts in the budget of what sessions keep. The keeper has
 //! them too, and forgets a will only after it was published, so that a crash loses none:
 //! the next process publishes it, under the identity that it had, which makes it the
-//! same to the journal. What is known of a will's client then is its name, so the rules
+//! same to the journal. Where the disk is full it keeps what is to be retained until that
+//! is written, too. What is known of a will's client then is its name, so the rules
 //! for that name decide whether it may still be published.
 
 mod waiting;
@@ -81,7 +82,8 @@ impl Left {
             let Self {
                 publisher, will, ..
             } = &self;
-            if !ending::publish_will(context, publisher, connection, will, seat).await {
+            let publishing = ending::publish_will(context, publisher, connection, will, None, seat);
+            if !publishing.await {
                 ending::lose_will(context, publisher);
             }
             return;
@@ -94,7 +96,8 @@ impl Left {
             let Self {
                 publisher, will, ..
             } = &self;
-            if ending::publish_will(context, publisher, connection, will, seat).await {
+            let publishing = ending::publish_will(context, publisher, connection, will, kept, seat);
+            if publishing.await {
                 context.wills.is_over(kept);
                 return;
             }
@@ -258,7 +261,7 @@ async fn publish(context: &Context, waiting: Waiting) {
     if may {
         let local = Local::new(Arc::clone(&context.fanout));
         let of = Arc::clone(&publisher);
-        let client = local.client_as(Arc::clone(&context.admission), publisher);
+        let client = local.client_as(Arc::clone(&context.admission), publisher, kept);
         match client.publish(vec![will.publish]).await.pop() {
             Some(Verdict::Accepted | Verdict::Duplicate | Verdict::Returned) => {
                 context.counters.wills.add(1);

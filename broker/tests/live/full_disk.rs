@@ -11,7 +11,7 @@ use penstock_broker::Config;
 
 use crate::{
     resuming::{again, kept, leave_behind, resume},
-    support::{connect_v5, crash, packet, publish_v4, publish_v5, start, string},
+    support::{Client, Running, connect_v5, crash, packet, publish_v4, publish_v5, start, string},
 };
 
 /// A tmpfs of two MiB, unmounted when dropped.
@@ -240,5 +240,70 @@ async fn a_connection_that_ended_before_its_receipt_does_not_wait_for_the_disk()
         .until("its task is gone", |now| now.sessions_open == 0)
         .await;
     disk.free();
+    broker.stop().await;
+}
+
+/// Connects with a retained will of QoS 1 on a topic with the client's name.
+async fn with_will(broker: &Running, id: &str, clean: bool) -> Client {
+    let flags = 0b10_1100 | u8::from(clean) << 1;
+    let connect: &[&[u8]] = &[
+        &string("MQTT"),
+        &[4, flags, 0, 0],
+        &string(id),
+        &string(id),
+        &string("gone"),
+    ];
+    let mut client = broker.raw().await;
+    client.send(&packet(0x10, connect)).await;
+    client.expect(&[0x20, 2, 0, 0]).await;
+    client
+}
+
+/// [MQTT-3.1.2-8] and [MQTT-3.1.2-17]
+#[tokio::test]
+async fn a_retained_will_that_came_on_a_full_disk_is_retained() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let broker = start(on(&disk)).await;
+    let gone = |topic: &str, retain: u8| {
+        let mut packet = publish_v4(topic, 0, 0, "gone");
+        packet[0] |= retain;
+        packet
+    };
+    let mut watcher = broker.v4("watcher").await;
+    watcher.subscribe_v4("persistent", 0).await;
+    watcher.subscribe_v4("other", 0).await;
+    let persistent = with_will(&broker, "persistent", false).await;
+    let other = with_will(&broker, "other", true).await;
+    disk.fill();
+    persistent.abort();
+    watcher.expect(&gone("persistent", 0)).await;
+    other.abort();
+    watcher.expect(&gone("other", 0)).await;
+    broker
+        .until("both are owed", |now| now.retained_owed == 2)
+        .await;
+    let mut late = broker.v4("late").await;
+    for topic in ["persistent", "other"] {
+        late.subscribe_v4(topic, 0).await;
+        late.expect(&gone(topic, 1)).await;
+    }
+    disk.free();
+    broker
+        .until("both are on disk", |now| now.retained_owed == 0)
+        .await;
+    let copy = crash(disk.dir());
+    let after = start(kept(copy.path())).await;
+    let mut late = after.v4("late").await;
+    for topic in ["persistent", "other"] {
+        late.subscribe_v4(topic, 0).await;
+        late.expect(&gone(topic, 1)).await;
+    }
+    assert!(
+        after.gateway.payloads().is_empty(),
+        "none is published again"
+    );
+    after.stop().await;
     broker.stop().await;
 }

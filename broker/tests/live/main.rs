@@ -18,6 +18,7 @@ mod operating;
 mod publishing;
 mod rates;
 mod resuming;
+mod retaining;
 mod sessions;
 mod subscribing;
 mod support;

@@ -434,8 +434,13 @@ pub(super) const BROKER: &[Plain] = &[
     ),
     counter(
         "gateway_broker_retained_refused",
-        "Retained messages not held because their store was full",
+        "Times a retained message found their store full: refused or held, or not retained",
         |a| a.status.broker.retained_refused,
+    ),
+    gauge(
+        "gateway_broker_retained_owed",
+        "Retained messages in memory only: wills that wait for room on disk",
+        |a| a.status.broker.retained_owed,
     ),
     counter(
         "gateway_broker_retained_cleared",

@@ -188,3 +188,40 @@ async fn there_are_no_more_sessions_than_there_may_be() {
     assert_eq!(refused.err(), Some(Refused::TooMany));
     assert!(running.enter("b", false).await.present);
 }
+
+#[tokio::test]
+async fn what_the_gateway_has_waits_for_room_among_what_is_retained() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(Config {
+        retained_max: 1,
+        ..config(dir.path())
+    });
+    let publish = async |topic: &str, payload: &str, qos: QoS| {
+        let message = running.message(topic, payload, qos, true);
+        running.publish(message).await
+    };
+    assert!(publish("a", "1", QoS::AtLeastOnce).await);
+    assert!(!publish("b", "2", QoS::AtLeastOnce).await);
+    assert_eq!(running.counters.retained_refused.get(), 1);
+    // What takes no more than there is, or need not be retained, does not wait.
+    assert!(publish("a", "3", QoS::ExactlyOnce).await);
+    assert!(publish("b", "4", QoS::AtMostOnce).await);
+    assert!(publish("a", "", QoS::AtLeastOnce).await);
+    assert!(publish("b", "5", QoS::AtLeastOnce).await);
+    let retained = running.keeper.retained();
+    let topics: Vec<_> = retained.iter().map(|one| &*one.topic).collect();
+    assert_eq!(topics, ["b"]);
+}
+
+#[tokio::test]
+async fn what_no_room_would_be_enough_for_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(Config {
+        retained_bytes_max: 1_000,
+        ..config(dir.path())
+    });
+    let large = running.message("a", &"x".repeat(2_000), QoS::AtLeastOnce, true);
+    assert!(running.publish(large).await);
+    assert_eq!(running.counters.retained_refused.get(), 1);
+    assert!(running.keeper.retained().is_empty());
+}

@@ -65,16 +65,24 @@ impl Desk {
     }
 
     pub(super) fn enter_with_will(&mut self, client: &str) {
+        let will = self.message("will", client, false);
+        self.enter_leaving(client, will);
+    }
+
+    /// Connects with a will.
+    pub(super) fn enter_leaving(&mut self, client: &str, will: Message) -> SessionId {
         let enter = Enter {
             client: Arc::from(client),
             user: None,
             clean: false,
             expiry_secs: 1000,
             outbox: Arc::new(Outbox::new(1 << 20, 64, &self.budget)),
-            will: Some((self.message("will", client, false), 60)),
+            will: Some((will, 60)),
         };
-        let entered = self.ask(Work::Enter(enter)).try_recv().unwrap();
-        assert!(matches!(entered, Ok(Answer::Entered(_))));
+        match self.ask(Work::Enter(enter)).try_recv().unwrap() {
+            Ok(Answer::Entered(entered)) => entered.session,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) fn wills(&mut self) -> Vec<KeptWill> {

@@ -15,10 +15,10 @@ use crate::keep::{
 };
 
 /// A file system of its own size.
-struct SmallDisk(tempfile::TempDir);
+pub(super) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mount = ["-t", "tmpfs", "-o", "size=8m", "penstock-test"];
         let mounted = Command::new("mount").args(mount).arg(dir.path()).output();
@@ -27,18 +27,22 @@ impl SmallDisk {
             .then_some(Self(dir))
     }
 
-    fn hog(&self) -> PathBuf {
+    pub(super) fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(super) fn hog(&self) -> PathBuf {
         self.0.path().join("somebody-else")
     }
 
     /// Somebody else takes all that is left.
-    fn fill_up(&self) {
+    pub(super) fn fill_up(&self) {
         let mut options = OpenOptions::new();
         let mut hog = options.create(true).append(true).open(self.hog()).unwrap();
         while hog.write_all(&[1; 4096]).is_ok() {}
     }
 
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         std::fs::remove_file(self.hog()).unwrap();
     }
 }
@@ -63,7 +67,7 @@ macro_rules! small_disk {
 }
 
 /// Does chores until the condition holds.
-fn until(desk: &mut Desk, what: &str, is_so: impl Fn(&Desk) -> bool) {
+pub(super) fn until(desk: &mut Desk, what: &str, is_so: impl Fn(&Desk) -> bool) {
     let begun = Instant::now();
     while !is_so(desk) {
         assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");

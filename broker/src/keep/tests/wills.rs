@@ -156,6 +156,7 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
              ALTER TABLE wills DROP COLUMN user;
              DROP TABLE leftovers;
              DROP INDEX wills_of_session;
+             DROP TABLE shown_wills;
              PRAGMA user_version = 1;",
         )
         .unwrap();

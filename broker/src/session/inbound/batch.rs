@@ -41,6 +41,8 @@ pub(super) struct Batch {
     pub(super) receipt: Option<Receipt>,
     /// The keeper has something to do with one of them.
     pub(super) is_kept: bool,
+    /// One of them is to be retained.
+    pub(super) retains: bool,
     /// The exchanges of a persistent session that begin with them.
     pub(super) begun: Vec<(u16, Token)>,
     /// The connection's turn when it was handed over last.

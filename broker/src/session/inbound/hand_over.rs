@@ -55,8 +55,9 @@ impl<'s> Inbound<'s> {
     /// What of a batch the keeper is to be asked about first: nothing, unless it is likely
     /// to have no room.
     fn wishes(&self, batch: &Batch) -> Vec<Wish> {
-        let keeper = self.context.fanout.keeper();
-        if batch.is_kept && keeper.shared().may_have_no_room() {
+        let shared = self.context.fanout.keeper().shared();
+        let is_short = || batch.retains && shared.retained.is_short(batch.bytes);
+        if batch.is_kept && (shared.may_have_no_room() || is_short()) {
             batch.wishes()
         } else {
             Vec::new()
