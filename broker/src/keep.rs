@@ -36,6 +36,7 @@
 
 mod account;
 mod bring;
+mod damage;
 mod exchange;
 mod expiry;
 mod feed;

@@ -8,7 +8,6 @@
 //! what grows is refused for a moment at a time, and what makes room goes on.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 2 });
 /// Places emptied in one commit.
 const EMPTIED: usize = if cfg!(test) { 2 } else { 256 };
 /// Commits that may fail in a row, and files that may be replaced.
-const FAILURES_MAX: u32 = 3;
+pub(super) const FAILURES_MAX: u32 = 3;
 
 pub(super) type Reply = oneshot::Sender<Result<Answer, Refused>>;
 
@@ -74,8 +73,8 @@ pub(super) struct Writer {
     pub(super) emptying: bool,
     /// The highest session there ever was.
     pub(super) last_session: i64,
-    failures: u32,
-    replaced: u32,
+    pub(super) failures: u32,
+    pub(super) replaced: u32,
 }
 
 /// The statement, prepared once.
@@ -323,43 +322,6 @@ impl Writer {
         }
     }
 
-    /// Takes a commit back that failed, and not for want of room.
-    pub(super) fn went_wrong(
-        &mut self,
-        error: rusqlite::Error,
-        batch: Vec<Job>,
-    ) -> Result<(), Error> {
-        self.state.roll_back(&self.shared);
-        if schema::means_damage(&error) {
-            tracing::error!(%error, "broker.db is damaged");
-            self.replace_file()?;
-            for job in batch {
-                let answer = match &job.work {
-                    work if work.is_of_a_session() => Err(Refused::Gone),
-                    // Its place in the file is gone.
-                    Work::Will(op, _) => self.owe_of(op, None),
-                    // To be asked again.
-                    _ => Err(Refused::Full),
-                };
-                // Whoever no longer waits does not need to know.
-                drop(job.reply.send(answer));
-            }
-            return Ok(());
-        }
-        tracing::error!(%error, "failed to commit to broker.db");
-        for job in &batch {
-            if let Work::Leave(leave) = &job.work {
-                self.left_unsaved(leave);
-            }
-        }
-        self.failures += 1;
-        if self.failures >= FAILURES_MAX {
-            return Err(error.into());
-        }
-        // The jobs are dropped: whoever waits hears that nothing is known.
-        Ok(())
-    }
-
     fn attempt(&mut self, batch: &[Job]) -> rusqlite::Result<Vec<Result<Answer, Refused>>> {
         self.brought = None;
         self.drops_left = DROPS_MAX;
@@ -521,7 +483,7 @@ impl Writer {
     }
 
     /// A connection has ended, whatever the disk says; that is written later.
-    fn left_unsaved(&mut self, leave: &Leave) {
+    pub(super) fn left_unsaved(&mut self, leave: &Leave) {
         self.left(leave);
         self.state.unsaved.insert(leave.session, leave.forget_will);
         self.state.committed(&self.shared);
@@ -547,54 +509,6 @@ impl Writer {
             Some(ErrorCode::SystemIoFailure) => !failed_to_sync(error),
             _ => false,
         }
-    }
-
-    /// Sets the damaged file aside and begins another. What is retained is in
-    /// memory and goes into it; sessions are gone, and those connected are ended.
-    pub(super) fn replace_file(&mut self) -> Result<(), Error> {
-        self.replaced += 1;
-        let Some(dir) = self
-            .shared
-            .config
-            .dir
-            .clone()
-            .filter(|_| self.replaced <= FAILURES_MAX)
-        else {
-            return Err(Error::Sqlite(schema::damaged(
-                "damaged again and again".into(),
-            )));
-        };
-        let memory = Connection::open_in_memory()?;
-        drop(std::mem::replace(&mut self.connection, memory));
-        let opened = schema::replace(&dir, self.shared.config.database_bytes_max())?;
-        self.connection = opened.connection;
-        if let Some(path) = opened.set_aside {
-            self.report_damage(&path);
-        }
-        // Tasks of sessions that are gone may still ask for them by their numbers.
-        self.connection.execute(
-            "INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', ?1)",
-            [self.last_session],
-        )?;
-        let retained = self.shared.retained.all();
-        self.state.end_all();
-        self.shared.clear();
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        self.state.begin();
-        for message in retained {
-            self.retain(&message)?;
-        }
-        self.connection.execute_batch("COMMIT")?;
-        self.state.committed(&self.shared);
-        Ok(())
-    }
-
-    fn report_damage(&self, path: &Path) {
-        self.shared.counters.keep_set_aside.add(1);
-        tracing::error!(
-            file = %path.display(),
-            "a damaged broker.db was set aside; persistent sessions begin anew"
-        );
     }
 }
 

@@ -220,6 +220,9 @@ fn a_start_on_the_full_disk_owes_what_the_process_before_did() {
     until(&mut desk, "it is noted", |desk| {
         desk.count(noted) == 1 && wills(desk) == 1
     });
+    // Who published it is done with it, and has the keeper forget it.
+    drop(desk.ask(Work::WillsAreOver(vec![first])));
+    assert_eq!(wills(&desk), 1);
     let (copy, mut next) = match next_process(&disk) {
         Some(next) => next,
         None => return,
