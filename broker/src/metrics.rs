@@ -137,6 +137,10 @@ counters! {
     publishes_in_qos1,
     /// QoS 2 publishes received, resent ones not counted.
     publishes_in_qos2,
+    /// Bytes of the payloads of publishes received, resent ones not counted.
+    payload_bytes_in,
+    /// Bytes of the payloads of messages sent to subscribers.
+    payload_bytes_out,
     /// Publishes kept by the gateway.
     accepted,
     /// Publishes the gateway knew already.
@@ -217,6 +221,8 @@ counters! {
     keep_set_aside,
     /// Retained messages held now.
     retained,
+    /// Bytes of the retained messages held now.
+    retained_bytes,
     /// Topics whose retained message is in memory only: a will that came while
     /// `broker.db` had no room, and waits for it.
     retained_owed,

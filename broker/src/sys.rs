@@ -34,10 +34,15 @@ const COUNTS: &[Count] = &[
     ("messages/received", |now| now.packets_in),
     ("messages/sent", messages_sent),
     ("messages/stored", stored),
+    ("publish/bytes/received", |now| now.payload_bytes_in),
+    ("publish/bytes/sent", |now| now.payload_bytes_out),
     ("publish/messages/received", publishes_received),
     ("publish/messages/sent", |now| now.delivered),
     ("publish/messages/dropped", dropped),
     ("retained messages/count", |now| now.retained),
+    ("store/messages/bytes", |now| {
+        now.retained_bytes + now.queued_bytes
+    }),
     ("store/messages/count", stored),
     ("subscriptions/count", |now| now.subscriptions),
 ];

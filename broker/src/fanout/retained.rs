@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::Message;
-use crate::{budget::Budget, keep::RetainedInfo, topic};
+use crate::{budget::Budget, keep::RetainedInfo, metrics::Counters, topic};
 
 /// Topics that others may add between asking for room and having it.
 const SPARE_TOPICS: usize = 1024;
@@ -222,6 +222,14 @@ impl Retained {
         each.collect()
     }
 
+    /// Counts the messages and their bytes.
+    pub(crate) fn count(&self, counters: &Counters) {
+        let topics = self.lock();
+        counters.retained.set(topics.len());
+        counters.retained_bytes.set(topics.bytes);
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }

@@ -138,7 +138,7 @@ impl Fanout {
             if change.how == How::Refused {
                 self.counters.retained_refused.add(1);
             }
-            self.counters.retained.set(retained.len());
+            retained.count(&self.counters);
             message = change.message;
         }
         self.is_wanted(&publish.topic).then_some(message)

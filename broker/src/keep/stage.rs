@@ -308,7 +308,7 @@ impl State {
 
     /// Retained messages, and those of them that are not in the file.
     pub(super) fn count_retained(&self, shared: &Shared) {
-        shared.counters.retained.set(shared.retained.len());
+        shared.retained.count(&shared.counters);
         shared.counters.retained_owed.set(self.debts.len());
     }
 

@@ -100,6 +100,8 @@ pub(super) struct Inbound<'s> {
     batch_len: usize,
     /// Taken since the last submit, by QoS.
     taken: [usize; 3],
+    /// Bytes of their payloads.
+    taken_bytes: usize,
     admitting: Option<Admitting<'s>>,
     pending: VecDeque<Batch>,
     /// Entries and bytes that are not settled, wherever they are.
@@ -140,6 +142,7 @@ impl<'s> Inbound<'s> {
             to_admit: Vec::new(),
             batch_len: 0,
             taken: [0; 3],
+            taken_bytes: 0,
             admitting: None,
             pending: VecDeque::new(),
             held: 0,
@@ -236,6 +239,7 @@ impl<'s> Inbound<'s> {
             self.open += 1;
         }
         self.taken[publish.qos as usize] += 1;
+        self.taken_bytes += publish.payload.len();
         if refused {
             counters.topics_refused.add(1);
         }

@@ -86,7 +86,7 @@ impl Outbound {
         fanout: &Fanout,
         counters: &Counters,
     ) -> bool {
-        let mut delivered = 0;
+        let (mut delivered, mut payload_bytes) = (0, 0);
         while !wire.is_congested() {
             let mut any = false;
             if let Some(durable) = durable.as_deref_mut() {
@@ -123,6 +123,7 @@ impl Outbound {
                 continue;
             }
             delivered += 1;
+            payload_bytes += delivery.message.payload().len();
             let owed = match delivery.qos {
                 QoS::AtMostOnce => {
                     delivery.settle();
@@ -138,6 +139,7 @@ impl Outbound {
             self.in_flight.insert(id, (owed, delivery.claim));
         }
         counters.delivered.add(delivered);
+        counters.payload_bytes_out.add(payload_bytes);
         self.delivered += delivered;
         wire.is_congested()
     }
@@ -254,6 +256,8 @@ impl Outbound {
             return true;
         }
         counters.delivered.add(1);
+        let payload_bytes = delivery.message.payload().len();
+        counters.payload_bytes_out.add(payload_bytes);
         self.delivered += 1;
         match item.qos {
             // The right to more was taken away since it was queued.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use penstock_broker::Config;
 
-use crate::support::{config, connect_v5, packet, publish_v4, publish_v5, start, string};
+use crate::support::{
+    config, connect_v4, connect_v5, packet, publish_v4, publish_v5, start, string,
+};
 
 #[tokio::test]
 async fn a_connected_client_is_listed_with_what_it_does() {
@@ -148,5 +150,27 @@ async fn sys_is_there_for_those_who_ask_for_it_and_for_nobody_else() {
             .all(|(client, _)| client == "d"),
         "the gateway hears nothing of it"
     );
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_of_payloads_are_counted_on_their_way_in_and_out() {
+    let broker = start(config()).await;
+    let mut live = broker.v4("live").await;
+    live.subscribe_v4("t", 0).await;
+    let mut kept = broker.raw().await;
+    kept.send(&connect_v4("kept", 0, 0)).await;
+    kept.packet().await;
+    kept.subscribe_v4("t", 1).await;
+    let mut publisher = broker.v4("d").await;
+    let mut retained = publish_v4("t", 1, 1, "12345");
+    retained[0] |= 1;
+    publisher.send(&retained).await;
+    publisher.expect(&[0x40, 2, 0, 1]).await;
+    live.expect(&publish_v4("t", 0, 0, "12345")).await;
+    kept.expect(&publish_v4("t", 1, 2, "12345")).await;
+    let now = broker.handle.metrics();
+    assert_eq!((now.payload_bytes_in, now.payload_bytes_out), (5, 10));
+    assert!(now.retained_bytes > 5);
     broker.stop().await;
 }

@@ -270,6 +270,16 @@ pub(super) const BROKER: &[Plain] = &[
         |a| a.status.broker.bytes_out,
     ),
     counter(
+        "gateway_broker_payload_in_bytes",
+        "Bytes of payloads of publishes received, resent ones not counted",
+        |a| a.status.broker.payload_bytes_in,
+    ),
+    counter(
+        "gateway_broker_payload_out_bytes",
+        "Bytes of payloads of messages sent to subscribers",
+        |a| a.status.broker.payload_bytes_out,
+    ),
+    counter(
         "gateway_broker_accepted",
         "Publishes kept by the gateway",
         |a| a.status.broker.accepted,
@@ -366,6 +376,11 @@ pub(super) const BROKER: &[Plain] = &[
         "gateway_broker_retained",
         "Retained messages held now",
         |a| a.status.broker.retained,
+    ),
+    gauge(
+        "gateway_broker_retained_bytes",
+        "Bytes of the retained messages held now",
+        |a| a.status.broker.retained_bytes,
     ),
     gauge(
         "gateway_broker_sessions_kept",

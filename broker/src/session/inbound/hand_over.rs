@@ -29,6 +29,8 @@ impl<'s> Inbound<'s> {
             return;
         }
         let [qos0, qos1, qos2] = std::mem::take(&mut self.taken);
+        let payload_bytes = std::mem::take(&mut self.taken_bytes);
+        self.context.counters.payload_bytes_in.add(payload_bytes);
         self.context.counters.publishes_in_qos0.add(qos0);
         self.context.counters.publishes_in_qos1.add(qos1);
         self.context.counters.publishes_in_qos2.add(qos2);
