@@ -209,8 +209,8 @@ counters! {
     /// Messages of the gateway itself, and wills, that persistent sessions, or who subscribes later,
     /// did not get because the disk of `broker.db` was full.
     dropped_kept_disk_full,
-    /// Times a publish was refused or held because a queue, or the disk of
-    /// `broker.db`, was full.
+    /// Times a publish was refused or held because a queue, the store of retained
+    /// messages, or the disk of `broker.db` was full.
     refused_queue_full,
     /// Times that `broker.db` had no more room, and connections that were refused or
     /// ended because of it.

@@ -429,7 +429,7 @@ pub(super) const BROKER: &[Plain] = &[
     ),
     counter(
         "gateway_broker_refused_queue_full",
-        "Times a publish was refused or held because a queue, or the disk of broker.db, was full",
+        "Times a publish was refused or held because a queue, the store of retained messages, or the disk of broker.db was full",
         |a| a.status.broker.refused_queue_full,
     ),
     counter(
