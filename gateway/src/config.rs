@@ -10,9 +10,13 @@
 //! mean is in `docs/configuration.md`, which a test compares with what is read here.
 
 pub mod auth;
+#[cfg(feature = "kinesis")]
+mod aws;
 mod destination;
 mod fixed;
 mod intake;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod keep;
 mod limits;
 mod listener;

@@ -7,6 +7,8 @@
 //! the same partition key leave in the order in which they were committed.
 //! Nothing here knows how events come in.
 
+#[cfg(feature = "kinesis")]
+pub mod aws;
 pub mod batch;
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 mod breaker;
@@ -17,13 +19,17 @@ mod flight;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod journal;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 mod load;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod pending;
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "http", feature = "kinesis", feature = "mqtt"))]
 mod refusals;
 mod repair;
 mod secret;
@@ -94,6 +100,10 @@ impl Config {
             Kind::File(_) => Ok(()),
             #[cfg(feature = "http")]
             Kind::Http(config) => config.check(),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(config) => config.check(),
+            #[cfg(feature = "kinesis")]
+            Kind::Kinesis(config) => config.check(),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => config.check(),
             #[cfg(feature = "mqtt")]
@@ -115,6 +125,10 @@ impl Config {
             Kind::File(config) => Arc::new(file::File::new(config.clone(), clock.clone())),
             #[cfg(feature = "http")]
             Kind::Http(config) => Arc::new(http::Http::new(config.clone(), clock.clone())?),
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone())?),
+            #[cfg(feature = "kinesis")]
+            Kind::Kinesis(config) => Arc::new(kinesis::Kinesis::new(config.clone())?),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone())?),
             #[cfg(feature = "mqtt")]
@@ -131,6 +145,12 @@ pub enum Kind {
     /// An HTTP endpoint that takes `CloudEvents` batches.
     #[cfg(feature = "http")]
     Http(http::Config),
+    /// A topic of Apache Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Config),
+    /// An Amazon Kinesis data stream.
+    #[cfg(feature = "kinesis")]
+    Kinesis(kinesis::Config),
     /// A NATS JetStream stream.
     #[cfg(feature = "nats")]
     Nats(nats::Config),

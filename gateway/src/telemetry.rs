@@ -43,9 +43,13 @@ impl Config {
 /// Starts logging for the whole process. A second call changes nothing.
 pub fn init(config: &Config) {
     // The router opens a span for every live message, and speaks only of our own links. The NATS
-    // client calls every failed attempt to connect an error, without a name; the destination
+    // and Kafka clients call every failed attempt to connect an error or a warning, without a
+    // name, and so does Amazon's with places where there are no credentials; the destination
     // says the same once, with its name, and the client's own words can be asked for.
-    let filter = format!("rumqttd=off,async_nats=off,{}", config.level);
+    let filter = format!(
+        "rumqttd=off,async_nats=off,krafka=off,aws_config=off,{}",
+        config.level
+    );
     let filter = EnvFilter::builder().parse_lossy(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

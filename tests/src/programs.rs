@@ -51,6 +51,18 @@ pub fn node_producers() -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// The directory with moto and what it needs, where it is: a `PYTHONPATH`.
+pub fn moto() -> Option<PathBuf> {
+    let dir = repository().join(".tools/moto-5.2.5");
+    dir.is_dir().then_some(dir)
+}
+
+/// The directory with the jars of Apache Kafka, where it is and Java too.
+pub fn kafka() -> Option<PathBuf> {
+    let dir = repository().join(".tools/kafka-4.1.2");
+    (dir.is_dir() && on_path("java").is_some()).then_some(dir)
+}
+
 /// MQTT.js for browsers, where it is.
 pub fn mqtt_js() -> Option<PathBuf> {
     let file = repository().join(".tools/mqtt.js-5.14.1/mqtt.min.js");

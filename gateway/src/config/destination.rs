@@ -18,7 +18,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Names of types, whether this build has them or not.
-const TYPES: [&str; 4] = ["file", "http", "mqtt", "nats"];
+const TYPES: [&str; 6] = ["file", "http", "kafka", "kinesis", "mqtt", "nats"];
 
 /// One destination with the places of what must differ from the others.
 pub(super) struct Read {
@@ -92,6 +92,8 @@ fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path
     match kind.value.as_str() {
         "file" => read_file(table, data_dir).map(Kind::File),
         "http" => read_http(table),
+        "kafka" => read_kafka(table, dir),
+        "kinesis" => read_kinesis(table),
         "nats" => read_nats(table),
         "mqtt" => read_mqtt(table, dir),
         _ => {
@@ -241,6 +243,26 @@ fn read_nats(table: &Table<'_, '_, '_>) -> Option<Kind> {
     not_built_in(table, "nats")
 }
 
+#[cfg(feature = "kafka")]
+fn read_kafka(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::kafka::read(table, dir)
+}
+
+#[cfg(not(feature = "kafka"))]
+fn read_kafka(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
+    not_built_in(table, "kafka")
+}
+
+#[cfg(feature = "kinesis")]
+fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    super::aws::read_kinesis(table)
+}
+
+#[cfg(not(feature = "kinesis"))]
+fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    not_built_in(table, "kinesis")
+}
+
 #[cfg(feature = "mqtt")]
 fn read_mqtt(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
     super::mqtt::read_destination(table, dir)
@@ -251,7 +273,13 @@ fn read_mqtt(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
     not_built_in(table, "mqtt")
 }
 
-#[cfg(not(all(feature = "http", feature = "mqtt", feature = "nats")))]
+#[cfg(not(all(
+    feature = "http",
+    feature = "kafka",
+    feature = "kinesis",
+    feature = "mqtt",
+    feature = "nats"
+)))]
 fn not_built_in(table: &Table<'_, '_, '_>, feature: &str) -> Option<Kind> {
     table.know_all();
     let what = format!("{feature:?} is not in this program; build it with the feature {feature}");

@@ -22,7 +22,8 @@ fn env(name: &str) -> Option<String> {
         "TOKEN" => Some("sesame-open".to_owned()),
         "JWT_SECRET" => Some("0123456789abcdef0123456789abcdef".to_owned()),
         "AUTH_TOKEN" | "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD"
-        | "CENTRE_PASSWORD" => Some("secret".to_owned()),
+        | "CENTRE_PASSWORD" | "KAFKA_PASSWORD" | "KINESIS_KEY_ID" | "KINESIS_SECRET"
+        | "KINESIS_TOKEN" => Some("secret".to_owned()),
         "EVENT_GRID_HOST" => Some("x.westeurope-1.ts.eventgrid.azure.net".to_owned()),
         "CLOUD_HOST" => Some("x.s1.eu.hivemq.cloud".to_owned()),
         "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
@@ -87,6 +88,8 @@ fn a_mapping_without_keys_is_the_built_in_one() {
 #[cfg(all(
     feature = "cel",
     feature = "http",
+    feature = "kafka",
+    feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
     feature = "schema"
@@ -142,8 +145,11 @@ fn every_key_is_read() {
     assert_eq!(*mapping.tags, [("line".into(), "L1".into())]);
     assert!(matches!(config.ingest.mappings[1].device, Device::At(_)));
     let names: Vec<_> = config.destinations.iter().map(|d| &*d.name).collect();
-    assert_eq!(names, ["events", "lake", "stream", "cloud"]);
-    assert_eq!(config.store.destinations.len(), 4);
+    assert_eq!(
+        names,
+        ["events", "lake", "stream", "cloud", "shards", "log"]
+    );
+    assert_eq!(config.store.destinations.len(), 6);
     #[cfg(feature = "http")]
     {
         let forward::Kind::Http(lake) = &config.destinations[1].kind else {
@@ -210,6 +216,8 @@ fn every_value_that_differs_from_the_default_is_taken() {
 #[cfg(all(
     feature = "cel",
     feature = "http",
+    feature = "kafka",
+    feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
     feature = "schema"
@@ -258,6 +266,8 @@ fn documented() -> BTreeSet<String> {
 #[cfg(all(
     feature = "cel",
     feature = "http",
+    feature = "kafka",
+    feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
     feature = "schema"

@@ -37,6 +37,12 @@ pub enum Outcome {
     Behind,
     /// This record failed for now, while others may go: try it again with back-off.
     Transient(String),
+    /// There is no room for records of this partition key at the moment, while others may
+    /// go: this one and those behind it wait so long. Never an attempt.
+    Paced {
+        /// When there may be room again.
+        retry_after: Duration,
+    },
     /// This record will never be taken: dead letter.
     Permanent(String),
 }
@@ -93,7 +99,7 @@ pub type Outcomes = Result<Vec<Outcome>, Error>;
 ///
 /// Order is kept per partition key as long as the destination takes no record
 /// of a key after one of the same key that it was handed before and that it
-/// answers with `Throttled`, `Unknown` or `Transient`. The engine holds back
+/// answers with `Throttled`, `Unknown`, `Transient` or `Paced`. The engine holds back
 /// only what it has not handed over yet. After anything but per-record failures
 /// it lets every batch in flight end before it hands over another; until then a
 /// destination that takes several at a time should take nothing more.

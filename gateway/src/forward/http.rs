@@ -230,7 +230,7 @@ impl Http {
                 Some(throttled @ Outcome::Throttled { .. }) => {
                     return Ok(vec![throttled; batch.items.len()]);
                 }
-                Some(Outcome::Behind) | None => break,
+                Some(Outcome::Behind | Outcome::Paced { .. }) | None => break,
             }
         }
         self.refusals()

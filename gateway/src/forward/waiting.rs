@@ -192,6 +192,17 @@ impl Waiting {
         self.back(key);
     }
 
+    /// The record that was out waits on until then, and that was no attempt.
+    pub(super) fn put_off(&mut self, item: &Item, until: Instant) {
+        let queue = self
+            .queues
+            .get_mut(item.partition_key())
+            .expect("a record that is out has a queue");
+        let at = queue.index_of(item);
+        queue.entries[at].not_before = until;
+        self.put_back(item, None);
+    }
+
     /// Which record of the same key waits just before one that is out.
     pub(super) fn before(&self, item: &Item) -> Option<Position> {
         let queue = &self.queues[item.partition_key()];

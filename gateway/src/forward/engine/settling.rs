@@ -86,6 +86,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 Outcome::Transient(reason) if !stopped_short => {
                     dead += u32::from(self.failed(flight.origin, item, reason));
                 }
+                Outcome::Paced { retry_after } if !stopped_short => {
+                    self.paced(flight.origin, item, retry_after);
+                }
+                Outcome::Paced { .. } => left.push(item.clone()),
                 Outcome::Throttled { retry_after } => {
                     let longest = pause
                         .take()
@@ -180,6 +184,30 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         };
         self.settled(item.position(), Fate::Waits(retry));
         false
+    }
+
+    /// There was no room for a record: its key waits, and nobody is to blame.
+    pub(super) fn paced(&mut self, origin: Origin, item: &Item, retry_after: Duration) {
+        let not_before = Instant::now() + retry_after;
+        if origin == Origin::Waiting {
+            // It is in the journal's list already.
+            self.waiting.put_off(item, not_before);
+            return;
+        }
+        self.leave(item);
+        let item = item.detached();
+        let retry = Retry {
+            record: item.clone().into(),
+            attempts: 0,
+            not_before: later(self.clock.now(), retry_after),
+            reason: "no room for records of this partition key at the moment".to_owned(),
+        };
+        self.settled(item.position(), Fate::Waits(retry));
+        self.waiting.add(Entry {
+            item,
+            attempts: 0,
+            not_before,
+        });
     }
 
     /// A record whose key waits goes behind what waits.

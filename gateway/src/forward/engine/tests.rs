@@ -31,6 +31,8 @@ enum Mood {
     /// These records of the batch fail by themselves, for now or for good.
     Fails(Vec<usize>),
     Refuses(Vec<usize>),
+    /// There is no room for these for a while, nor for those behind them.
+    Paces(Vec<usize>),
     /// These fail for now, and nothing behind them is tried until all that are in
     /// flight have ended.
     Holds(Vec<usize>),
@@ -119,7 +121,12 @@ impl Place {
         let mood = self.moods.pop().unwrap_or(Mood::Fine);
         self.broken = !matches!(
             mood,
-            Mood::Fine | Mood::Fails(_) | Mood::Refuses(_) | Mood::RefusesNow(_) | Mood::Holds(_)
+            Mood::Fine
+                | Mood::Fails(_)
+                | Mood::Paces(_)
+                | Mood::Refuses(_)
+                | Mood::RefusesNow(_)
+                | Mood::Holds(_)
         );
         match &mood {
             Mood::Unavailable => return unavailable(),
@@ -151,6 +158,12 @@ impl Place {
                 Mood::Holds(which) if which.contains(&n) => {
                     self.held = true;
                     Outcome::Transient("not now".to_owned())
+                }
+                Mood::Paces(which) if which.contains(&n) || behind => {
+                    self.failing.entry(device.clone()).or_insert(*position);
+                    Outcome::Paced {
+                        retry_after: Duration::from_millis(1 + position % 40),
+                    }
                 }
                 Mood::Fails(which) if which.contains(&n) || behind => {
                     self.failing.entry(device.clone()).or_insert(*position);
@@ -240,6 +253,7 @@ fn mood() -> impl Strategy<Value = Mood> {
         2 => Just(Mood::Throttled),
         2 => (0usize..8).prop_map(Mood::Breaks),
         3 => some().prop_map(Mood::Fails),
+        2 => some().prop_map(Mood::Paces),
         2 => some().prop_map(Mood::Refuses),
         2 => some().prop_map(Mood::Holds),
         2 => some().prop_map(Mood::RefusesNow),
@@ -356,6 +370,30 @@ fn what_was_not_tried_behind_a_failed_record_has_had_no_attempt() {
     assert_eq!(dead, [1]);
     let expect: Vec<u64> = (2..=20).collect();
     assert_eq!(fake.place.lock().unwrap().taken["device-1"], expect);
+}
+
+#[test]
+fn what_there_is_no_room_for_waits_without_an_attempt_and_others_go_on() {
+    let moods = vec![Mood::Paces(vec![0]); 3];
+    let (model, fake) = (Model::new(), Fake::new(moods, 1));
+    for position in 1..=40 {
+        model.append(record(position, u8::try_from(position % 2).unwrap()));
+    }
+    paused().block_on(async { drain(&model, &fake, 1).await });
+    assert!(model.disk.lock().unwrap().dead.is_empty());
+    let place = fake.place.lock().unwrap();
+    for device in 0..2 {
+        let expect: Vec<u64> = (1..=40).filter(|position| position % 2 == device).collect();
+        assert_eq!(place.taken[&format!("device-{device}")], expect);
+    }
+    let [first, second, ..] = &place.batches[..] else {
+        panic!("{:?}", place.batches);
+    };
+    assert_eq!(first[0], 1, "this one found no room");
+    assert!(
+        second.iter().all(|position| position % 2 == 0),
+        "{second:?}"
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Mqtt {
                 Outcome::Transient(reason) | Outcome::Unknown(reason) => {
                     return Err(Error::unavailable(reason));
                 }
-                Outcome::Behind => {
+                Outcome::Behind | Outcome::Paced { .. } => {
                     return Err(Error::unavailable("it was not tried".to_owned()));
                 }
             }

@@ -1,0 +1,137 @@
+//! What an answer means for a record.
+//!
+//! | answer | meaning |
+//! |---|---|
+//! | an offset; a sequence that the broker has already | kept |
+//! | too large, an invalid record or timestamp | one record of its batch is to blame |
+//! | no right, no such topic, no login, another setting of the topic | needs a person |
+//! | fenced, a producer that ended | this session is over: not known |
+//! | anything else | not known, or not yet |
+
+use krafka::{KrafkaError, error::ErrorCode, producer::RecordMetadata};
+
+use crate::forward::destination::Outcome;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All replicas in sync have it.
+    Kept,
+    /// This record is to blame, or another one of its batch.
+    Blame(String),
+    /// A person must change something.
+    Misconfigured(String),
+    /// Not known, and the producer can do nothing more.
+    Lost(String),
+    /// Not known, or not sent.
+    Open(String),
+}
+
+impl Verdict {
+    pub(super) fn of_answer(answer: &krafka::Result<RecordMetadata>) -> Self {
+        match answer {
+            Ok(_) => Self::Kept,
+            Err(error) => Self::of(error),
+        }
+    }
+
+    pub(super) fn of(error: &KrafkaError) -> Self {
+        let reason = error.to_string();
+        match error {
+            KrafkaError::Broker { code, .. } => of_code(*code, reason),
+            KrafkaError::Serialization { .. } | KrafkaError::Compression { .. } => {
+                Self::Blame(reason)
+            }
+            KrafkaError::Auth { .. }
+            | KrafkaError::Config { .. }
+            | KrafkaError::UnknownTopic { .. } => Self::Misconfigured(reason),
+            KrafkaError::Fenced { .. }
+            | KrafkaError::Closed { .. }
+            | KrafkaError::IllegalState { .. } => Self::Lost(reason),
+            _ => Self::Open(reason),
+        }
+    }
+
+    pub(super) const fn is_blame(&self) -> bool {
+        matches!(self, Self::Blame(_))
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Kept => "kept",
+            Self::Blame(reason)
+            | Self::Misconfigured(reason)
+            | Self::Lost(reason)
+            | Self::Open(reason) => reason,
+        }
+    }
+
+    pub(super) fn into_outcome(self) -> Outcome {
+        match self {
+            Self::Kept => Outcome::Acknowledged,
+            Self::Blame(reason) => Outcome::Permanent(reason),
+            Self::Misconfigured(reason) | Self::Lost(reason) | Self::Open(reason) => {
+                Outcome::Unknown(reason)
+            }
+        }
+    }
+}
+
+fn of_code(code: ErrorCode, reason: String) -> Verdict {
+    match code {
+        ErrorCode::MessageTooLarge
+        | ErrorCode::RecordListTooLarge
+        | ErrorCode::InvalidRecord
+        | ErrorCode::InvalidTimestamp => Verdict::Blame(reason),
+        ErrorCode::ClusterAuthorizationFailed
+        | ErrorCode::TopicAuthorizationFailed
+        | ErrorCode::SaslAuthenticationFailed
+        | ErrorCode::UnsupportedCompressionType
+        | ErrorCode::UnsupportedVersion
+        | ErrorCode::PolicyViolation
+        | ErrorCode::InvalidTopic
+        | ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::InvalidRequiredAcks => Verdict::Misconfigured(reason),
+        ErrorCode::ProducerFenced | ErrorCode::InvalidProducerEpoch => Verdict::Lost(reason),
+        _ => Verdict::Open(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_who_has_to_do_something() {
+        let code = |code| Verdict::of(&KrafkaError::broker(code, "because"));
+        let check = |verdict: Verdict, expect: fn(String) -> Verdict| {
+            let told = verdict.reason().to_owned();
+            assert_eq!(verdict, expect(told));
+        };
+        check(code(ErrorCode::MessageTooLarge), Verdict::Blame);
+        check(code(ErrorCode::InvalidRecord), Verdict::Blame);
+        check(
+            code(ErrorCode::TopicAuthorizationFailed),
+            Verdict::Misconfigured,
+        );
+        check(
+            code(ErrorCode::UnsupportedCompressionType),
+            Verdict::Misconfigured,
+        );
+        check(code(ErrorCode::NotEnoughReplicas), Verdict::Open);
+        check(code(ErrorCode::ProducerFenced), Verdict::Lost);
+        check(
+            code(ErrorCode::UnknownTopicOrPartition),
+            Verdict::Misconfigured,
+        );
+        check(
+            Verdict::of(&KrafkaError::unknown_topic("t")),
+            Verdict::Misconfigured,
+        );
+        check(Verdict::of(&KrafkaError::closed("over")), Verdict::Lost);
+        check(
+            Verdict::of(&KrafkaError::delivery_timeout(true, "")),
+            Verdict::Open,
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! A batch on its way: which records go in which request, and what became of them.
+//!
+//! Records of one partition key are a lane. A request takes the first record of as many
+//! lanes as fit, and a lane goes on when its record was taken. A record that was not
+//! taken ends its lane for this batch: the records behind it were not tried. A request
+//! that is refused as a whole is halved until the record that is to blame stands alone.
+
+use std::collections::{HashMap, VecDeque};
+
+use aws_sdk_kinesis::{Client, types::PutRecordsResultEntry};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{
+    Kinesis, Order,
+    pace::shard_in,
+    unit::{self, TooLarge, Unit},
+};
+use crate::forward::{
+    aws::Fault,
+    batch::Batch,
+    destination::{Error, Outcome, Outcomes},
+    refusals::Refusals,
+};
+
+/// See the module.
+pub(super) struct Sending<'a> {
+    kinesis: &'a Kinesis,
+    batch: &'a Batch,
+    units: Vec<Unit>,
+    /// Records by lane, the next one first.
+    lanes: Vec<VecDeque<usize>>,
+    /// The lane of each record.
+    lane_of: Vec<usize>,
+    /// Lanes whose next record may go.
+    ready: VecDeque<usize>,
+    /// Parts of requests that were refused as a whole.
+    again: VecDeque<Vec<usize>>,
+    outcomes: Vec<Option<Outcome>>,
+    /// Events that the stream refused, while it has taken none.
+    refused: Vec<usize>,
+    refusals_before: Refusals,
+    taken: bool,
+    /// Nothing more goes out.
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    Throttled,
+    Failed(Error),
+}
+
+impl<'a> Sending<'a> {
+    pub(super) fn new(
+        kinesis: &'a Kinesis,
+        batch: &'a Batch,
+        units: Vec<Unit>,
+        too_large: TooLarge,
+    ) -> Self {
+        let mut outcomes = vec![None; batch.items.len()];
+        for (at, reason) in too_large {
+            outcomes[at] = Some(Outcome::Permanent(reason));
+        }
+        let (lanes, lane_of) = lanes(&units, kinesis.config.order);
+        Self {
+            kinesis,
+            batch,
+            ready: (0..lanes.len()).collect(),
+            units,
+            lanes,
+            lane_of,
+            again: VecDeque::new(),
+            outcomes,
+            refused: Vec::new(),
+            refusals_before: kinesis.refusals().clone(),
+            taken: false,
+            trouble: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, client: &Client) -> Outcomes {
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            while in_flight.len() < self.kinesis.config.in_flight
+                && let Some(request) = self.next_request(in_flight.is_empty())
+            {
+                let entries = request.iter().map(|unit| self.units[*unit].entry());
+                let entries = entries.collect::<Result<Vec<_>, _>>();
+                let kinesis = self.kinesis;
+                in_flight.push(async move {
+                    let answer = match entries {
+                        Ok(entries) => kinesis.put(client, entries).await,
+                        Err(fault) => Err(fault),
+                    };
+                    (request, answer)
+                });
+            }
+            match in_flight.next().await {
+                Some((request, Ok(answers))) => self.answered(&request, &answers),
+                Some((request, Err(fault))) => self.failed(request, fault),
+                None => break,
+            }
+        }
+        self.conclude()
+    }
+
+    /// What to put next: a whole request, or what there is if nothing else is `idle`.
+    fn next_request(&mut self, idle: bool) -> Option<Vec<usize>> {
+        if self.trouble.is_some() {
+            return None;
+        }
+        if let Some(part) = self.again.pop_front() {
+            return Some(part);
+        }
+        let config = &self.kinesis.config;
+        let is_whole = self.ready.len() >= config.request_records;
+        if self.ready.is_empty() || !is_whole && !idle {
+            return None;
+        }
+        let (mut request, mut bytes) = (Vec::new(), 0);
+        while request.len() < config.request_records
+            && let Some(lane) = self.ready.front()
+        {
+            let unit = self.lanes[*lane][0];
+            let more = self.units[unit].len();
+            if !request.is_empty() && bytes + more > config.request_bytes {
+                break;
+            }
+            bytes += more;
+            request.push(unit);
+            self.ready.pop_front();
+        }
+        Some(request)
+    }
+
+    /// The request was done: each record has an answer of its own.
+    fn answered(&mut self, request: &[usize], answers: &[PutRecordsResultEntry]) {
+        let now = Instant::now();
+        let failed = |answer: &PutRecordsResultEntry| match answer.error_code() {
+            Some(code) => code != THROUGHPUT_EXCEEDED,
+            None => false,
+        };
+        if answers.iter().all(failed) {
+            // Then no record is to blame.
+            let reason = answers.first().map_or_else(String::new, said);
+            self.stop(Trouble::Failed(Error::unavailable(reason)));
+            return;
+        }
+        for (unit, answer) in request.iter().zip(answers) {
+            match answer.error_code() {
+                None => {
+                    let shard = answer.shard_id().unwrap_or_default();
+                    self.kinesis.paces().taken(shard, now);
+                    self.taken(*unit);
+                }
+                Some(THROUGHPUT_EXCEEDED) => {
+                    let message = answer.error_message().unwrap_or_default();
+                    let shard = shard_in(message).unwrap_or_default();
+                    let retry_after = self.kinesis.paces().refused(shard, now);
+                    self.settle(*unit, &Outcome::Paced { retry_after });
+                }
+                Some(_) => self.settle(*unit, &Outcome::Transient(said(answer))),
+            }
+        }
+    }
+
+    fn taken(&mut self, unit: usize) {
+        self.taken = true;
+        self.refused.clear();
+        *self.kinesis.refusals() = Refusals::default();
+        self.settle(unit, &Outcome::Acknowledged);
+        self.go_on(unit);
+    }
+
+    /// The lane of a record that is done with.
+    fn go_on(&mut self, unit: usize) {
+        let lane = self.lane_of[unit];
+        self.lanes[lane].pop_front();
+        if !self.lanes[lane].is_empty() {
+            self.ready.push_back(lane);
+        }
+    }
+
+    fn settle(&mut self, unit: usize, outcome: &Outcome) {
+        for at in &self.units[unit].items {
+            self.outcomes[*at] = Some(outcome.clone());
+        }
+    }
+
+    /// The request was not done as a whole, or nobody knows.
+    fn failed(&mut self, request: Vec<usize>, fault: Fault) {
+        match fault {
+            Fault::Throttled => self.stop(Trouble::Throttled),
+            Fault::Unavailable(reason) => self.stop(Trouble::Failed(Error::unavailable(reason))),
+            Fault::Misconfigured(reason) => {
+                self.stop(Trouble::Failed(Error::Misconfigured(reason)));
+            }
+            Fault::Refused(reason) if request.len() == 1 => self.refuse(request[0], &reason),
+            Fault::Refused(_) => {
+                let (first, second) = request.split_at(request.len().div_ceil(2));
+                self.again.extend([first.to_vec(), second.to_vec()]);
+            }
+        }
+    }
+
+    /// A record stood alone and was refused: the event in it is to blame, or the stream is.
+    fn refuse(&mut self, unit: usize, reason: &str) {
+        let apart = unit::apart(&self.units[unit], &self.batch.items);
+        if apart.len() > 1 {
+            self.take_apart(unit, apart);
+            return;
+        }
+        if matches!(&self.trouble, Some(Trouble::Failed(Error::Refusing { .. }))) {
+            // The stream may be at fault: what was on its way is not given up either.
+            return;
+        }
+        let outcome = Outcome::Permanent(reason.to_owned());
+        self.settle(unit, &outcome);
+        let at = self.units[unit].items[0];
+        self.refused.push(at);
+        let key = self.batch.items[at].partition_key();
+        let mut refusals = self.kinesis.refusals();
+        refusals.add(key, &outcome);
+        if refusals.are_too_many() && !self.taken {
+            let before = std::mem::take(&mut self.refusals_before);
+            let refusing = refusals.begin(before, reason, Instant::now());
+            drop(refusals);
+            // None of these is given up: it may not be to blame.
+            for at in std::mem::take(&mut self.refused) {
+                self.outcomes[at] = None;
+            }
+            self.stop(Trouble::Failed(refusing));
+            return;
+        }
+        drop(refusals);
+        self.go_on(unit);
+    }
+
+    /// Its events go one by one, instead of it.
+    fn take_apart(&mut self, unit: usize, apart: Vec<Unit>) {
+        let lane = self.lane_of[unit];
+        self.lanes[lane].pop_front();
+        for part in apart.into_iter().rev() {
+            self.lanes[lane].push_front(self.units.len());
+            self.lane_of.push(lane);
+            self.units.push(part);
+        }
+        self.ready.push_back(lane);
+    }
+
+    /// The first trouble counts; what is in flight lands.
+    fn stop(&mut self, trouble: Trouble) {
+        self.trouble.get_or_insert(trouble);
+    }
+
+    fn conclude(self) -> Outcomes {
+        let open = match self.trouble {
+            None => Outcome::Behind,
+            Some(Trouble::Throttled) => Outcome::Throttled { retry_after: None },
+            Some(Trouble::Failed(error)) if self.outcomes.iter().all(Option::is_none) => {
+                return Err(error);
+            }
+            // What is known is told first; the rest comes again.
+            Some(Trouble::Failed(error)) => Outcome::Unknown(error.to_string()),
+        };
+        let outcomes = self.outcomes.into_iter();
+        Ok(outcomes
+            .map(|known| known.unwrap_or_else(|| open.clone()))
+            .collect())
+    }
+}
+
+/// What the service answers for a record whose shard has no room.
+const THROUGHPUT_EXCEEDED: &str = "ProvisionedThroughputExceededException";
+
+fn said(answer: &PutRecordsResultEntry) -> String {
+    let code = answer.error_code().unwrap_or("no code");
+    let message = answer.error_message().unwrap_or("no message");
+    format!("{code}: {message}")
+}
+
+/// Records by lane, and the lane of each.
+fn lanes(units: &[Unit], order: Order) -> (Vec<VecDeque<usize>>, Vec<usize>) {
+    let mut by_key = HashMap::new();
+    let (mut lanes, mut lane_of) = (Vec::<VecDeque<usize>>::new(), Vec::new());
+    for (at, unit) in units.iter().enumerate() {
+        let lane = match order {
+            Order::Strict => *by_key.entry(&unit.key).or_insert(lanes.len()),
+            Order::Relaxed => lanes.len(),
+        };
+        if lane == lanes.len() {
+            lanes.push(VecDeque::new());
+        }
+        lanes[lane].push_back(at);
+        lane_of.push(lane);
+    }
+    (lanes, lane_of)
+}

@@ -1,0 +1,213 @@
+//! Stream services: what was acknowledged to a device arrives, whoever is killed and
+//! whatever the wire does, and only where delivery.md says so more than once.
+
+use std::time::Duration;
+
+use penstock_tests::{
+    Audit, ChaosProxy, Gateway, KafkaServer, Mode, MotoServer, Sandbox, Setup, Sim,
+    mqtt::{Client, Version},
+    seed,
+    sim::Fleet,
+    turns, wait,
+};
+use rand::{RngExt as _, rngs::StdRng};
+
+const KILLS: usize = 5;
+
+fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
+    Sim::new(sandbox, "fleet", setup.mqtt, seed)
+        .load(40, 1_000)
+        .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
+        .start()
+}
+
+/// Waits until `destination` takes something new, then for a random moment after that.
+fn a_moment_of_delivery(gateway: &Gateway, destination: &str, rng: &mut StdRng) {
+    let before = gateway.status().destination(destination).delivered;
+    gateway.wait_for(Duration::from_secs(60), "delivery", |now| {
+        now.destination(destination).delivered > before
+    });
+    wait::pass(Duration::from_millis(rng.random_range(0..800)));
+}
+
+#[test]
+fn kinesis_loses_nothing_when_gateway_and_wire_break_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let Some(moto) = MotoServer::start(&sandbox) else {
+        return;
+    };
+    moto.create_stream("telemetry");
+    let proxy = ChaosProxy::to(moto.port);
+    let setup = Setup::new(&sandbox).to_kinesis("stream", proxy.port, "telemetry", "");
+    let mut gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let mut fleet = load(&sandbox, &setup, seed);
+    for _ in 0..KILLS {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        proxy.set(Mode::LoseReplies);
+        wait::pass(Duration::from_millis(rng.random_range(0..500)));
+        proxy.set(Mode::Pass);
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        gateway.kill();
+        gateway.start_again();
+    }
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    gateway.finish();
+    let dump = moto.dump(&sandbox, "telemetry");
+    // A stream refuses no copy: a lost reply and a kill bring some.
+    Audit::files(&sandbox, &fleet, &dump, &["--allow-duplicates"]).assert_clean();
+}
+
+#[test]
+fn kinesis_has_each_event_once_when_nothing_breaks() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let Some(moto) = MotoServer::start(&sandbox) else {
+        return;
+    };
+    moto.create_stream("telemetry");
+    let setup = Setup::new(&sandbox).to_kinesis("stream", moto.port, "telemetry", "");
+    let gateway = Gateway::start(&setup);
+    let mut fleet = load(&sandbox, &setup, seed);
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    gateway.finish();
+    let dump = moto.dump(&sandbox, "telemetry");
+    Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
+}
+
+#[test]
+fn kafka_has_each_event_once_when_broker_and_wire_break_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let mut proxy = None;
+    let behind = |port| proxy.insert(ChaosProxy::to(port)).port;
+    let Some(mut kafka) = KafkaServer::start(&sandbox, behind) else {
+        return;
+    };
+    let proxy = proxy.expect("it was made for the server");
+    kafka.create_topic("telemetry", &[]);
+    let setup = Setup::new(&sandbox).to_kafka("stream", proxy.port, "telemetry", "");
+    let gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let mut fleet = load(&sandbox, &setup, seed);
+    for mode in [Mode::LoseReplies, Mode::Reset, Mode::BlackHole] {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        proxy.set(mode);
+        // Longer than the gateway waits for an answer: the batch goes to the engine and
+        // comes again.
+        wait::pass(Duration::from_millis(rng.random_range(3_000..5_000)));
+        proxy.set(Mode::Pass);
+    }
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    kafka.kill();
+    wait::pass(Duration::from_millis(rng.random_range(0..2_000)));
+    kafka.start_again();
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    let delivered = gateway.status().destination("stream").delivered;
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "telemetry", delivered);
+    Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
+}
+
+#[test]
+fn kafka_loses_nothing_when_the_gateway_is_killed_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
+        return;
+    };
+    kafka.create_topic("telemetry", &[]);
+    let setup = Setup::new(&sandbox).to_kafka("stream", kafka.port, "telemetry", "");
+    let mut gateway = Gateway::start(&setup);
+    let mut fleet = load(&sandbox, &setup, seed);
+    for _ in 0..KILLS {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        gateway.kill();
+        gateway.start_again();
+    }
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    let delivered = gateway.status().destination("stream").delivered;
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "telemetry", delivered);
+    // A new start is a new producer: what was in flight at a kill may be there twice.
+    Audit::files(&sandbox, &fleet, &dump, &["--allow-duplicates"]).assert_clean();
+}
+
+/// One device's messages, each acknowledged.
+fn publish(setup: &Setup, payloads: impl IntoIterator<Item = String>) {
+    let mut client = Client::connect(setup.mqtt, Version::V4, "press-7");
+    for (id, payload) in (1..).zip(payloads) {
+        let topic = "devices/press-7/telemetry";
+        let sent = client.publish(topic, payload.as_bytes(), 1, id);
+        sent.expect("the connection stays");
+        let ack = client.ack(Duration::from_secs(10));
+        ack.expect("the connection stays")
+            .expect("it is acknowledged");
+    }
+}
+
+/// What an event says of `n`.
+fn number(line: &str) -> u64 {
+    let event: serde_json::Value = serde_json::from_str(line).expect("an event is JSON");
+    let measurements = event["data"]["m"].as_array().expect("measurements");
+    let of_n = measurements.iter().find(|one| one["n"] == "n");
+    of_n.and_then(|one| one["v"].as_u64()).expect("a number")
+}
+
+#[test]
+fn kafka_refuses_an_event_alone_and_takes_those_around_it_in_order() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
+        return;
+    };
+    kafka.create_topic("small", &["max.message.bytes=4000"]);
+    let more = "compression = \"none\"\nlinger = \"500ms\"";
+    let setup = Setup::new(&sandbox).to_kafka("stream", kafka.port, "small", more);
+    let gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let text = |n| "x".repeat(if n == 15 { 5_000 } else { 0 });
+    let payloads = (0..30).map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}", text(n)));
+    publish(&setup, payloads);
+    gateway.wait_for(Duration::from_secs(60), "all but one", |now| {
+        now.destination("stream").delivered == 29
+    });
+    assert_eq!(gateway.status().destination("stream").dead, 1);
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "small", 29);
+    let text = std::fs::read_to_string(dump.join("all.ndjson")).expect("it was written");
+    let numbers: Vec<u64> = text.lines().map(number).collect();
+    let expect: Vec<u64> = (0..30).filter(|n| *n != 15).collect();
+    assert_eq!(numbers, expect);
+}
+
+#[test]
+fn a_stream_and_a_topic_that_are_not_there_need_a_person() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (Some(kafka), Some(moto)) = (
+        KafkaServer::start(&sandbox, |port| port),
+        MotoServer::start(&sandbox),
+    ) else {
+        return;
+    };
+    let setup = Setup::new(&sandbox)
+        .to_kafka("log", kafka.port, "nowhere", "")
+        .to_kinesis("shards", moto.port, "nowhere", "");
+    let gateway = Gateway::start(&setup).expecting(&["log", "shards"]);
+    publish(&setup, ["{\"n\":1}".to_owned()]);
+    for destination in ["log", "shards"] {
+        gateway.wait_for(Duration::from_secs(60), "both to stop", |now| {
+            now.destination(destination).state == "stopped"
+        });
+    }
+    gateway.finish();
+}
