@@ -161,7 +161,7 @@ fn what_is_delivered_and_trimmed_is_known_after_kills_too() {
     gateway.stop();
 
     // Switched off, it neither answers nor goes on.
-    gateway.start_with(&files);
+    gateway.start_with(&files.with("[read]\nenabled = false"));
     let reply = http::get(setup.http, "/api/v1/last").expect("it answers");
     assert_eq!(reply.status, 503, "{}", reply.body);
     assert!(

@@ -3,7 +3,8 @@
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use crate::{
     record::Position,
 };
 
-type Answer = Result<Json<Value>, Problem>;
+type Answer = Result<Response, Problem>;
 
 const fn default_limit() -> usize {
     100
@@ -81,7 +82,7 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
 
 pub(super) async fn rebuild(State(context): State<Context>) -> Answer {
     context.read.rebuild().await?;
-    Ok(Json(json!({ "rebuilding": true })))
+    Ok(Json(json!({ "rebuilding": true })).into_response())
 }
 
 pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf>) -> Answer {
@@ -137,18 +138,21 @@ pub(super) async fn whereabouts(
     Query(of): Query<Where>,
 ) -> Answer {
     let which = Which::parse(&event)?;
-    let found = ask(&context, of.min_position, move |reader| {
-        reader.whereabouts(which)
-    })
-    .await?;
-    if found["items"].as_array().is_none_or(Vec::is_empty) {
-        let what = format!(
-            "no event {event} is known up to position {}",
-            found["position"]
-        );
-        return Err(Problem::new(StatusCode::NOT_FOUND, what));
+    let least = Position(of.min_position);
+    let found = context.read.ask_from(least, move |reader| {
+        let found = reader.whereabouts(which)?;
+        Ok(match found["items"].as_array().is_none_or(Vec::is_empty) {
+            true => Err(found["position"].to_string()),
+            false => Ok(found.to_string()),
+        })
+    });
+    match found.await? {
+        Ok(found) => Ok(response(found)),
+        Err(position) => {
+            let what = format!("no event {event} is known up to position {position}");
+            Err(Problem::new(StatusCode::NOT_FOUND, what))
+        }
     }
-    Ok(found)
 }
 
 async fn ask(
@@ -157,7 +161,15 @@ async fn ask(
     question: impl Fn(&mut Reader) -> Result<Value, Error> + Send + Sync + 'static,
 ) -> Answer {
     let least = Position(min_position);
-    Ok(Json(context.read.ask_from(least, question).await?))
+    // Written on the thread that answers: what is left for this one is little.
+    let answer = context
+        .read
+        .ask_from(least, move |reader| Ok(question(reader)?.to_string()));
+    Ok(response(answer.await?))
+}
+
+fn response(answer: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], answer).into_response()
 }
 
 impl From<Error> for Problem {

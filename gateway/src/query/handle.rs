@@ -18,13 +18,16 @@ use tokio::{
 use super::{
     Error, Reader,
     log::Cramped,
-    pace,
+    pace::{self, Pace},
     patience::{ANSWER_TIME_MAX, Patience},
 };
 use crate::{record::Position, store};
 
 /// Questions that are answered at a time; others wait.
 pub(super) const QUESTIONS_MAX: usize = 4;
+/// The place of a question that had to wait for processors stays empty for so many
+/// times as long.
+const QUESTIONS_REST: u32 = 4;
 /// How long a question may wait for a position, and an order until it is begun.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -193,6 +196,9 @@ impl Handle {
     async fn wait_until(&self, position: Position, until: Instant) -> Result<(), Error> {
         self.is_on()?;
         let mut said = self.said.clone();
+        if said.borrow().position >= position {
+            return Ok(());
+        }
         let _waits = Waits::begin(&self.waiting);
         let reached = said.wait_for(|said| said.position >= position);
         if let Ok(Ok(_)) = timeout_at(until, reached).await {
@@ -253,15 +259,18 @@ impl Handle {
             .name("read-answer".into())
             .spawn(move || {
                 pace::give_way();
+                let mut pace = Pace::begin();
                 let answer = Reader::of_running(&dir, store, &asked).and_then(|mut reader| {
                     let answer = question(&mut reader);
                     asked.end();
                     answer
                 });
-                drop(place);
                 if reply.send(answer).is_err() {
                     tracing::debug!("nobody waits for an answer of the read side");
                 }
+                // The next question waits while processors are wanted by others.
+                std::thread::sleep(pace.rest() * QUESTIONS_REST);
+                drop(place);
             })?;
         // Whoever leaves ends the question.
         let _leaves = patience.leaves();

@@ -196,7 +196,7 @@ fn shorten(connection: &Connection, device: &str, bytes: i64, level: i64) -> Res
         let gone = i128::from(count) * i128::from(bytes - level);
         i64::try_from(gone / i128::from(bytes.max(1)) + 1).unwrap_or(i64::MAX)
     };
-    let mut gave_up = 0;
+    let mut left = 0;
     for id in ids {
         let count = |of: &str| -> Result<i64, Error> {
             let count = format!("SELECT count(*) FROM {of}");
@@ -212,11 +212,12 @@ fn shorten(connection: &Connection, device: &str, bytes: i64, level: i64) -> Res
                       ORDER BY time, position, number LIMIT ?2)",
                 )?
                 .execute((id, part(points)))?;
-            gave_up += bytes_of(gone, POINT_BYTES);
+            left += points * POINT_BYTES - bytes_of(gone, POINT_BYTES);
         }
         for step in STEPS {
             let of = format!("steps WHERE series = ?1 AND step = {step}");
             let steps = count(&of)?;
+            left += steps * STEP_BYTES;
             if steps > 1 {
                 let gone = connection
                     .prepare_cached(
@@ -225,11 +226,14 @@ fn shorten(connection: &Connection, device: &str, bytes: i64, level: i64) -> Res
                           ORDER BY at LIMIT ?3)",
                     )?
                     .execute((id, step, part(steps).min(steps - 1)))?;
-                gave_up += bytes_of(gone, STEP_BYTES);
+                left -= bytes_of(gone, STEP_BYTES);
             }
         }
     }
-    gave(connection, device, gave_up)
+    connection
+        .prepare_cached("UPDATE devices SET bytes = ?2 WHERE device = ?1")?
+        .execute((device, left))?;
+    Ok(())
 }
 
 /// Counts what a device has less.
