@@ -2,25 +2,13 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
-
-use libfuzzer_sys::fuzz_target;
-use penstock::normalise::Mapping;
-
+#[macro_use]
 mod run;
 
-static MAPPINGS: LazyLock<Vec<Mapping>> = LazyLock::new(|| {
-    run::mappings(
-        r##"
+payloads!(
+    r##"
 [[mapping]]
 topic = "#"
 format = "msgpack"
-"##,
-    )
-});
-
-fuzz_target!(|payload: &[u8]| {
-    for mapping in MAPPINGS.iter() {
-        run::check(mapping, "t/d", payload, None, &[]);
-    }
-});
+"##
+);

@@ -9,6 +9,21 @@ use penstock::{
     normalise::{Births, Mapping, Message, Scratch, normalise},
 };
 
+/// A target: any payload under each mapping of a configuration.
+#[allow(unused_macros, reason = "some targets have more than a payload")]
+macro_rules! payloads {
+    ($configuration:expr) => {
+        static MAPPINGS: std::sync::LazyLock<Vec<penstock::normalise::Mapping>> =
+            std::sync::LazyLock::new(|| run::mappings($configuration));
+
+        libfuzzer_sys::fuzz_target!(|payload: &[u8]| {
+            for mapping in MAPPINGS.iter() {
+                run::check(mapping, "t/d", payload, None, &[]);
+            }
+        });
+    };
+}
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
