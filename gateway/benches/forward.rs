@@ -12,6 +12,7 @@ use std::{
 
 use axum::{Router, body::Bytes, routing::post};
 use penstock::{
+    boots::Boots,
     clock::SystemClock,
     event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value, View},
     forward::{self, Forwarder, Kind, file, http, nats},
@@ -130,7 +131,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
     };
     let known = handle.status().destinations[0].clone();
     let reader = handle.reader()?;
-    let repair = forward::Repair::new(clock.clone(), dir.path().join("gateway.boot"));
+    let repair = Boots::new(clock.clone(), dir.path());
     let forwarder = Forwarder::new(
         &destination,
         known.id,

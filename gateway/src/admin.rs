@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    boots::Boots,
     event::{Timestamp, View, json as event_json},
     ingest::{Ingest, Raw},
     record::DestinationId,
@@ -80,11 +81,22 @@ pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result
     })
 }
 
+/// When a quarantined message was received: what it is stamped with, or, where the clock
+/// was not set and it is known by now, when that was.
+pub(crate) fn received(item: &Quarantined, boots: &Boots) -> Timestamp {
+    if !item.received.is_unset() {
+        return item.received;
+    }
+    let booted = Raw::booted_of(item.properties.as_deref());
+    let repaired = booted.and_then(|booted| boots.received(&booted));
+    repaired.unwrap_or(item.received)
+}
+
 /// A quarantined message for a list: everything but the payload.
-pub fn quarantined_line(item: &Quarantined) -> Value {
+pub fn quarantined_line(item: &Quarantined, boots: &Boots) -> Value {
     json!({
         "id": item.id,
-        "received": instant(item.received),
+        "received": known(received(item, boots)),
         "client_id": item.client_id,
         "topic": item.topic,
         "class": item.class,
@@ -95,8 +107,8 @@ pub fn quarantined_line(item: &Quarantined) -> Value {
 }
 
 /// A quarantined message whole.
-pub fn quarantined_whole(item: &Quarantined) -> Value {
-    let mut whole = quarantined_line(item);
+pub fn quarantined_whole(item: &Quarantined, boots: &Boots) -> Value {
+    let mut whole = quarantined_line(item, boots);
     whole["payload_base64"] = base64(&item.payload).into();
     whole["payload_text"] = std::str::from_utf8(&item.payload).ok().into();
     whole["properties_cbor_base64"] = item.properties.as_ref().map(|p| base64(p)).into();
@@ -111,16 +123,16 @@ pub fn dead_letter_line(letter: &DeadLetter) -> Value {
         "position": letter.record.position.0,
         "eventkey": letter.record.key.to_string(),
         "attempts": letter.attempts,
-        "at": instant(letter.at),
+        "at": known(letter.at),
         "reason": letter.reason,
         "damaged": letter.damaged,
     })
 }
 
 /// A dead letter with its event; a damaged one with its bytes as found.
-pub fn dead_letter_whole(letter: &DeadLetter) -> Value {
+pub fn dead_letter_whole(letter: &DeadLetter, boots: &Boots) -> Value {
     let mut whole = dead_letter_line(letter);
-    match letter.record.event() {
+    match boots.repaired(letter.record.clone()).event() {
         Ok(event) if !letter.damaged => {
             let mut text = Vec::new();
             event.to_json(Some(&letter.record.position.to_string()), &mut text);
@@ -145,7 +157,7 @@ pub fn devices(devices: &Devices, names: &[(DestinationId, String)]) -> Value {
         json!({
             "device": one.device,
             "waiting": one.events,
-            "oldest": instant(one.oldest),
+            "oldest": known(one.oldest),
             "destinations": of,
         })
     });
@@ -210,6 +222,15 @@ pub fn parse_instant(text: &str) -> Option<Timestamp> {
     i64::try_from(at.as_nanosecond())
         .ok()
         .map(Timestamp::from_nanos)
+}
+
+/// An instant as JSON text; null where nobody knows it, because the gateway's clock was
+/// not set.
+pub fn known(at: Timestamp) -> Value {
+    match at.is_unset() {
+        true => Value::Null,
+        false => instant(at),
+    }
 }
 
 /// An instant as JSON text.

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "mqtt")]
 use crate::remote::{self as bridged, Remote};
 use crate::{
-    clock::{Clock, SystemClock},
+    boots::Boots,
+    clock::{Believed, Clock, SystemClock},
     config::{self, Config},
     events::Events,
     forward::{self, Forwarder},
@@ -47,6 +48,7 @@ pub struct App {
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
     observer: Arc<Observer>,
+    boots: Arc<Boots>,
     key: InstanceKey,
     grace: Duration,
 }
@@ -59,8 +61,13 @@ impl App {
     /// cannot be set up.
     pub async fn build(config: Config) -> Result<Self> {
         let beginning = reload::Beginning::note(&config).context("cannot listen for signals")?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let machine = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(Believed::new(machine, config.ingest.clock_wait));
         let auth = config.broker.auth.clone();
+        let boots = Arc::new(Boots::new(clock.clone(), &config.data_dir));
+        if let Some(at) = boots.newest() {
+            clock.has_been(at);
+        }
         // The journal first: its lock says that nobody else uses the data directory,
         // and with it the broker's own file.
         let (store, report) = {
@@ -89,12 +96,10 @@ impl App {
         let destinations: Vec<_> = destinations.map(|d| d.of_gateway(&gateway)).collect();
         #[cfg(not(feature = "mqtt"))]
         let destinations = config.destinations;
-        let boot = config.data_dir.join("gateway.boot");
-        let repair = Arc::new(forward::Repair::new(clock.clone(), boot));
         let forwarders = destinations
             .iter()
             .map(|destination| {
-                let forwarder = forwarder(destination, &handle, &repair, &clock)
+                let forwarder = forwarder(destination, &handle, &boots, &clock)
                     .with_context(|| format!("destination {}", destination.name))?
                     .end_within(config.shutdown_grace_period / 2);
                 Ok((destination.name.clone(), forwarder))
@@ -105,7 +110,8 @@ impl App {
         let remotes = bridged::remotes(config.remotes, &gateway, &config.data_dir, &local, &ingest);
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
-        let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone());
+        let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone())
+            .repairing(boots.clone());
         let observer = Arc::new(Observer::new(Parts {
             store: handle,
             broker: broker.handle(),
@@ -136,6 +142,7 @@ impl App {
             #[cfg(feature = "mqtt")]
             remotes,
             observer,
+            boots,
             key: InstanceKey::random(),
             grace: config.shutdown_grace_period,
         })
@@ -183,6 +190,7 @@ impl App {
             ingest: self.ingest.clone(),
             broker: self.broker.handle(),
             read: self.read.handle(),
+            boots: self.boots.clone(),
             key: self.key,
         };
         looking_in.spawn("http", OnEnd::Log, {
@@ -197,6 +205,13 @@ impl App {
             let stop = stop_http.clone();
             async move {
                 self.observer.run(stop).await;
+                Ok(())
+            }
+        });
+        looking_in.spawn("boots", OnEnd::Log, {
+            let (boots, stop) = (self.boots, stop_http.clone());
+            async move {
+                boots.run(stop).await;
                 Ok(())
             }
         });
@@ -306,7 +321,7 @@ fn with_service(
 fn forwarder(
     destination: &forward::Config,
     store: &store::Handle,
-    repair: &Arc<forward::Repair>,
+    boots: &Arc<Boots>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Forwarder> {
     let status = store.status();
@@ -322,7 +337,7 @@ fn forwarder(
         known.cursor,
         store.clone(),
         reader,
-        repair.clone(),
+        boots.clone(),
         clock.clone(),
     )?)
 }

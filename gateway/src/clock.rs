@@ -1,6 +1,8 @@
 //! Time behind a trait. The only file that reads the wall clock; elapsed time
 //! elsewhere comes from `tokio::time::Instant`, which tests can pause.
 
+mod believed;
+
 use std::{
     fmt::Debug,
     sync::{Arc, LazyLock},
@@ -11,6 +13,19 @@ use crate::event::Timestamp;
 
 /// Any fixed point will do, as long as it is the same for the whole process.
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+pub use believed::Believed;
+
+/// Whether somebody has set a machine's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// The machine does not tell.
+    Unknown,
+    /// Nobody has in this boot, and somebody is about to.
+    Awaited,
+    /// It was.
+    Done,
+}
 
 /// This start of the machine, and how long it was ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +51,14 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn booted(&self) -> Option<Booted> {
         None
     }
+
+    /// Whether somebody has set it since the start of the machine.
+    fn set(&self) -> Set {
+        Set::Unknown
+    }
+
+    /// Hears of a time that is known to have been.
+    fn has_been(&self, _at: Timestamp) {}
 }
 
 /// The machine's clock.
@@ -64,4 +87,29 @@ impl Clock for SystemClock {
             up: Duration::try_from_secs_f64(seconds).ok()?,
         })
     }
+
+    /// What systemd-timesyncd says of itself: `synchronized` is there from the first
+    /// answer of a server on. A clock with a battery that the kernel took the time from
+    /// is not waited for.
+    fn set(&self) -> Set {
+        const TIMESYNC: &str = "/run/systemd/timesync";
+        let is_there = |path: &str| std::fs::exists(path).unwrap_or(false);
+        if is_there(&format!("{TIMESYNC}/synchronized")) {
+            Set::Done
+        } else if is_there(TIMESYNC) && !has_battery() {
+            Set::Awaited
+        } else {
+            Set::Unknown
+        }
+    }
+}
+
+/// Whether the kernel took the time from a clock that goes on while the machine is off.
+fn has_battery() -> bool {
+    let clocks = std::fs::read_dir("/sys/class/rtc").into_iter().flatten();
+    let took = |clock: std::io::Result<std::fs::DirEntry>| {
+        let took = std::fs::read_to_string(clock.ok()?.path().join("hctosys"));
+        Some(took.ok()?.trim_end() == "1")
+    };
+    clocks.filter_map(took).any(|took| took)
 }

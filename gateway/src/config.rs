@@ -262,7 +262,7 @@ impl Config {
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
         let http = stages::http(http_table);
-        let (raw, late_after) = intake::read(&root.table("ingest"));
+        let (raw, late_after, clock_wait) = intake::read(&root.table("ingest"));
         let shared = mapping::Shared {
             raw,
             units: Arc::new(units::read(&root.table("units"))),
@@ -332,6 +332,7 @@ impl Config {
                 mappings,
                 site,
                 late_after,
+                clock_wait,
             },
             destinations,
             rules,

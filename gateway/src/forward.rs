@@ -35,7 +35,7 @@ mod repair;
 mod secret;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod waiting;
 mod window;
 
@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{destination::Destination, engine::Engine};
 use crate::{
+    boots::Boots,
     clock::Clock,
     record::{DestinationId, Position},
     store,
@@ -53,7 +54,6 @@ use crate::{
 #[cfg(feature = "mqtt")]
 use crate::gateway_id::GatewayId;
 
-pub use repair::Repair;
 use repair::Repairing;
 pub use secret::Secret;
 pub use status::{Handle, State, Status};
@@ -197,7 +197,7 @@ impl Forwarder {
         cursor: Position,
         journal: store::Handle,
         pages: store::Reader,
-        repair: Arc<Repair>,
+        boots: Arc<Boots>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
         let handle = Handle::default();
@@ -212,7 +212,7 @@ impl Forwarder {
                 attempts_max: config.attempts_max,
             },
             journal: Arc::new(journal),
-            pages: Repairing { pages, repair },
+            pages: Repairing { pages, boots },
             clock,
             status: handle.clone(),
         });

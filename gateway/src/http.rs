@@ -39,7 +39,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer, query, store,
+    boots::Boots, forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer,
+    query, store,
 };
 
 pub use error::Error;
@@ -87,6 +88,8 @@ pub struct Context {
     pub broker: penstock_broker::Handle,
     /// The read side.
     pub read: query::Handle,
+    /// When this machine was started.
+    pub boots: Arc<Boots>,
     /// What commands of this machine know.
     pub key: InstanceKey,
 }

@@ -47,7 +47,7 @@ use topics::Topics;
 use verdicts::verdicts;
 
 use crate::{
-    clock::{Booted, Clock},
+    clock::{Believed, Clock},
     event::Timestamp,
     gateway_id::GatewayId,
     normalise::{Births, Mapping, Reject},
@@ -69,6 +69,8 @@ pub struct Config {
     pub site: Option<Arc<str>>,
     /// An event is late when its time is longer ago than this at receipt.
     pub late_after: Duration,
+    /// A clock that nothing has set is believed when the machine is up for so long.
+    pub clock_wait: Duration,
 }
 
 impl Config {
@@ -82,6 +84,7 @@ impl Default for Config {
             mappings: Mapping::defaults(),
             site: None,
             late_after: Self::LATE_AFTER,
+            clock_wait: Believed::WAIT,
         }
     }
 }
@@ -265,24 +268,18 @@ impl Ingest {
     /// Makes the events of a kept message again with the mappings and rules of today:
     /// under the keys that they had, marked as corrections made at `at`. Those that the
     /// rules send nowhere are not among them. Destinations that get the message itself
-    /// get no correction: what came has not changed. Keeps and counts nothing. `booted` is
-    /// what was said of the machine's start where the message came before the clock was set.
+    /// get no correction: what came has not changed. Keeps and counts nothing.
     ///
     /// # Errors
     /// When the message cannot be used today.
-    pub fn renormalise(
-        &self,
-        raw: &Raw,
-        at: Timestamp,
-        booted: Option<&Booted>,
-    ) -> Result<Vec<NewEvent>, Reject> {
+    pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Vec<NewEvent>, Reject> {
         let routes = self.routes_of(raw.origin.as_ref()).without(self.originals);
         let (rules, metrics) = (self.rules(), Metrics::default());
         let births = self.births.only_read();
         let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
-        let preparing = preparing.timed_by(&self.timing, booted);
+        let preparing = preparing.timed_by(&self.timing, None);
         let entries = preparing.retry(raw)?.into_iter();
         let events = entries.filter_map(|entry| match entry {
             Entry::Event(event) => Some(event),

@@ -10,6 +10,7 @@ pub mod app;
 #[cfg(feature = "http")]
 mod auth_service;
 pub mod backoff;
+pub mod boots;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -24,8 +24,8 @@
 //! `schema` has the tables, `feed` the thread, `pace` its rests, `log` what is on the disk
 //! for good, `apply` what a page of records changes, `series` last values and history,
 //! `corrections` what those take back, `text` what is searched, `kept` quarantine and dead
-//! letters, `names` what numbers of destinations meant, `retention` what leaves; `read` has
-//! the answers, `patience` how long they may take. Decision 62 says why.
+//! letters, `names` what numbers of destinations meant, `retention` what leaves, `unset` what
+//! came before the clock was set; `read` has the answers, `patience` how long they may take. Decision 62 says why.
 
 mod apply;
 mod corrections;
@@ -43,6 +43,7 @@ mod series;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unset;
 
 use std::time::Duration;
 

@@ -132,6 +132,9 @@ impl Store {
         std::fs::create_dir_all(&config.dir)?;
         let lock = lock::Lock::take(&config.dir)?;
         let mut opened = open::open(&config)?;
+        if let Some(at) = opened.state.wall {
+            clock.has_been(at);
+        }
         let steps = step::Steps::new(&mut opened.state, clock.now(), clock.monotonic());
 
         let (jobs, jobs_received) = mpsc::channel(handle::QUEUE_GROUPS);

@@ -11,14 +11,15 @@
 
 mod diff;
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use super::{instant, listing_event};
+use super::{known, listing_event};
 use crate::{
+    boots,
     clock::Booted,
-    event::{BOOT_TAG, Timestamp, UPTIME_TAG, View},
+    event::{Timestamp, View},
     ingest::{Ingest, Raw},
     normalise::topic::Template,
     record::{DestinationId, Position, Routes},
@@ -213,19 +214,20 @@ impl Replay {
         } = group;
         let position = message.position();
         let booted = booted(&message);
-        let raw = Raw::from_original(
+        let mut raw = Raw::from_original(
             message.topic.as_str().into(),
             message.received,
             message.original,
         );
-        let made = match ingest.renormalise(&raw, self.at, booted.as_ref()) {
+        raw.booted = booted;
+        let made = match ingest.renormalise(&raw, self.at) {
             Ok(made) => made,
             Err(reject) => {
                 done.refused += 1;
                 done.items.push(json!({
                     "position": position.0,
                     "topic": message.topic,
-                    "received": instant(message.received),
+                    "received": known(message.received),
                     "change": "refused",
                     "reason": reject.to_string(),
                 }));
@@ -264,7 +266,7 @@ impl Replay {
                 done.items.push(json!({
                     "position": before.as_ref().map_or(position.0, |(at, _)| at.0),
                     "topic": message.topic,
-                    "received": instant(message.received),
+                    "received": known(message.received),
                     "change": change,
                     "eventkey": new["eventkey"],
                     "differs": differs,
@@ -288,7 +290,7 @@ impl Replay {
                 done.items.push(json!({
                     "position": at.0,
                     "topic": message.topic,
-                    "received": instant(message.received),
+                    "received": known(message.received),
                     "change": "gone",
                     "eventkey": old["eventkey"],
                     "old": old,
@@ -333,15 +335,7 @@ fn booted(message: &Kept) -> Option<Booted> {
     if !message.received.is_unset() {
         return None;
     }
-    let event = message.events.first()?.event().ok()?;
-    let tag = |name: &str| {
-        let mut tags = event.tags.iter();
-        tags.find(|(known, _)| **known == *name).map(|(_, v)| v)
-    };
-    Some(Booted {
-        id: tag(BOOT_TAG)?.clone(),
-        up: Duration::from_millis(tag(UPTIME_TAG)?.parse().ok()?),
-    })
+    boots::booted(&message.events.first()?.event().ok()?)
 }
 
 #[cfg(test)]

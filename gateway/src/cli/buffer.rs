@@ -76,8 +76,8 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
     if let (Some(oldest), Some(newest)) = (stats.oldest, stats.newest) {
         output::line(format_args!(
             "received from {} to {}",
-            admin::instant(oldest).as_str().unwrap_or_default(),
-            admin::instant(newest).as_str().unwrap_or_default()
+            output::instant(&admin::known(oldest)),
+            output::instant(&admin::known(newest))
         ));
     }
     output::line(format_args!(

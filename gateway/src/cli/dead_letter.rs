@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     admin::{self, PAGE_MAX},
+    boots::Boots,
     record::DestinationId,
     running::Running,
     store::Listing,
@@ -64,7 +65,7 @@ fn list(of: &Of<List>) -> Result<ExitCode> {
                 output::line(format_args!(
                     "{}  {}  {}  position {}{}  {} attempts  {}",
                     letter.id,
-                    line["at"].as_str().unwrap_or_default(),
+                    output::instant(&line["at"]),
                     letter.destination_name,
                     letter.record.position,
                     if letter.damaged { " (damaged)" } else { "" },
@@ -79,10 +80,14 @@ fn list(of: &Of<List>) -> Result<ExitCode> {
 }
 
 fn show(args: &One) -> Result<ExitCode> {
-    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let data_dir = args.file.load()?.data_dir;
+    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
     let letter = listing.dead_letter(args.id)?;
     let letter = letter.with_context(|| format!("there is no dead letter {}", args.id))?;
-    output::line(format_args!("{:#}", admin::dead_letter_whole(&letter)));
+    output::line(format_args!(
+        "{:#}",
+        admin::dead_letter_whole(&letter, &boots)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,14 +134,15 @@ fn discard(of: &Of<Many>) -> Result<ExitCode> {
 }
 
 fn export(of: &Of<Export>) -> Result<ExitCode> {
-    let listing = admin::listing(&of.args.file.load()?.data_dir)?;
+    let data_dir = of.args.file.load()?.data_dir;
+    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
     let destination = id_of(of, &listing)?;
     let mut out = writer(of.args.output.as_ref())?;
     let mut after = 0;
     loop {
         let page = listing.dead_letters(destination, after, PAGE_MAX)?;
         for letter in &page {
-            writeln!(out, "{}", admin::dead_letter_whole(letter))?;
+            writeln!(out, "{}", admin::dead_letter_whole(letter, &boots))?;
             after = letter.id;
         }
         if page.is_empty() {

@@ -74,6 +74,7 @@ journal = true
             received: Timestamp::from_millis(1_772_366_400_000),
             delivery: None,
             nonce: [7; 16],
+            booted: None,
         };
         let routes = with_store(config, |store, ingest| async move {
             let routes = |origin| match &ingest.retry(&raw(origin)).unwrap().entries[..] {

@@ -32,6 +32,14 @@ pub(crate) fn bytes(value: &Value) -> String {
     format!("{amount:.1} TiB")
 }
 
+/// An instant of an answer, for a person.
+pub(crate) fn instant(value: &Value) -> String {
+    // The gateway's clock was not set then.
+    value
+        .as_str()
+        .map_or_else(|| "not known yet".to_owned(), tame)
+}
+
 /// Text from outside on one line, without control characters.
 pub(crate) fn tame(text: &str) -> String {
     text.chars()

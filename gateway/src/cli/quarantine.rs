@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{ConfigFile, offline, output};
 use crate::{
     admin::{self, PAGE_MAX},
+    boots::Boots,
     config::Config,
     running::Running,
 };
@@ -86,18 +87,19 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn list(args: &List) -> Result<ExitCode> {
-    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let data_dir = args.file.load()?.data_dir;
+    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
     args.pages(
         |after, count| Ok(listing.quarantine(after, count)?),
         |item| {
-            let line = admin::quarantined_line(item);
+            let line = admin::quarantined_line(item, &boots);
             if args.json {
                 output::line(line);
             } else {
                 output::line(format_args!(
                     "{}  {}  {}{}  {}  {} bytes on {} from {}",
                     item.id,
-                    line["received"].as_str().unwrap_or_default(),
+                    output::instant(&line["received"]),
                     output::tame(&item.class),
                     if item.intact { "" } else { " (damaged)" },
                     output::tame(&item.reason),
@@ -138,10 +140,14 @@ impl List {
 }
 
 fn show(args: &One) -> Result<ExitCode> {
-    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let data_dir = args.file.load()?.data_dir;
+    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
     let item = listing.quarantined(args.id)?;
     let item = item.with_context(|| format!("no message {} is in quarantine", args.id))?;
-    output::line(format_args!("{:#}", admin::quarantined_whole(&item)));
+    output::line(format_args!(
+        "{:#}",
+        admin::quarantined_whole(&item, &boots)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -198,13 +204,14 @@ fn retry(args: &Many) -> Result<ExitCode> {
 }
 
 fn export(args: &Export) -> Result<ExitCode> {
-    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let data_dir = args.file.load()?.data_dir;
+    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
     let mut out = writer(args.output.as_ref())?;
     let mut after = 0;
     loop {
         let page = listing.quarantine(after, PAGE_MAX)?;
         for item in &page {
-            writeln!(out, "{}", admin::quarantined_whole(item))?;
+            writeln!(out, "{}", admin::quarantined_whole(item, &boots))?;
             after = item.id;
         }
         if page.is_empty() {

@@ -158,7 +158,7 @@ pub(super) fn last(args: &Last) -> Result<ExitCode> {
                 output::tame(&item["value"].to_string()),
                 before(" ", &item["unit"]),
                 before(", ", &item["quality"]),
-                tame(&item["time"])
+                output::instant(&item["time"])
             )
         },
     )
@@ -184,13 +184,13 @@ pub(super) fn history(args: &History) -> Result<ExitCode> {
         |item| match &item["value"] {
             Value::Null => format!(
                 "{}  {} from {} to {}, mean {}",
-                tame(&item["time"]),
+                output::instant(&item["time"]),
                 item["count"],
                 item["min"],
                 item["max"],
                 item["mean"]
             ),
-            value => format!("{}  {value}", tame(&item["time"])),
+            value => format!("{}  {value}", output::instant(&item["time"])),
         },
     )
 }
@@ -207,7 +207,7 @@ pub(super) fn search(args: &Search) -> Result<ExitCode> {
         |item| match item["kind"].as_str() {
             Some("event") => format!(
                 "{}  event {}  {} on {}: {}",
-                tame(&item["received"]),
+                output::instant(&item["received"]),
                 item["position"],
                 tame(&item["event"]["device"]),
                 tame(&item["event"]["mqtttopic"]),
@@ -215,7 +215,7 @@ pub(super) fn search(args: &Search) -> Result<ExitCode> {
             ),
             Some("quarantine") => format!(
                 "{}  quarantine {}  {} on {}: {}",
-                tame(&item["received"]),
+                output::instant(&item["received"]),
                 item["id"],
                 tame(&item["client_id"]),
                 tame(&item["topic"]),
@@ -223,7 +223,7 @@ pub(super) fn search(args: &Search) -> Result<ExitCode> {
             ),
             _ => format!(
                 "{}  dead letter {}  of {}, position {}: {}",
-                tame(&item["at"]),
+                output::instant(&item["at"]),
                 item["id"],
                 tame(&item["destination"]),
                 item["position"],
@@ -243,7 +243,7 @@ pub(super) fn whereabouts(args: &Where) -> Result<ExitCode> {
                 tame(&item["eventkey"]),
                 item["position"],
                 tame(&item["device"]),
-                tame(&item["received"]),
+                output::instant(&item["received"]),
                 match item["in_journal"] == true {
                     true => "in the journal",
                     false => "not in the journal any more",

@@ -58,7 +58,7 @@ fn devices(data_dir: &Path, top: usize, json: bool) -> Result<ExitCode> {
             "{}  {} waiting, the oldest since {}: {}",
             output::tame(text(&one["device"])),
             one["waiting"],
-            text(&one["oldest"]),
+            output::instant(&one["oldest"]),
             of.join(", ")
         ));
     }

@@ -1,20 +1,25 @@
-//! `[ingest]`: whether messages are kept as they came, and who needs it; when events are late.
+//! `[ingest]`: whether messages are kept as they came, and who needs it; when events are
+//! late, and when the gateway's clock is believed.
 
 use std::time::Duration;
 
 use super::reader::Table;
 use crate::{
+    clock::Believed,
     forward, ingest,
     normalise::{Mapping, mapping::Keep},
 };
 
-/// Whether messages are kept where a mapping does not say, and after how long events are late.
-pub(super) fn read(table: &Table<'_, '_, '_>) -> (Keep, Duration) {
+/// Whether messages are kept where a mapping does not say, after how long events are late,
+/// and after how long a clock is believed that nothing has set.
+pub(super) fn read(table: &Table<'_, '_, '_>) -> (Keep, Duration, Duration) {
     let raw = table.word("raw", &Keep::WORDS, Keep::default());
     let late = Duration::from_millis(1)..=Duration::from_hours(24 * 365);
     let late_after = table.duration("late_after", late, ingest::Config::LATE_AFTER);
+    let wait = Duration::ZERO..=Duration::from_hours(24 * 365);
+    let clock_wait = table.duration("clock_wait", wait, Believed::WAIT);
     table.finish();
-    (raw, late_after)
+    (raw, late_after, clock_wait)
 }
 
 /// Who sends messages as they came needs all of them kept.

@@ -179,7 +179,7 @@ impl Pages for Model {
 }
 
 /// A record of `device`, whose key is made of its position.
-pub(super) fn record(position: u64, device: u8) -> Record {
+pub(crate) fn record(position: u64, device: u8) -> Record {
     let at = Timestamp::from_millis(START_MS);
     let mut key = [0; 16];
     key[..8].copy_from_slice(&position.to_be_bytes());

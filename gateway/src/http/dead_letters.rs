@@ -35,7 +35,10 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
 }
 
 pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
-    Ok(Json(admin::dead_letter_whole(&find(&context, id).await?)))
+    Ok(Json(admin::dead_letter_whole(
+        &find(&context, id).await?,
+        &context.boots,
+    )))
 }
 
 pub(super) async fn redrive(State(context): State<Context>, Path(id): Path<u64>) -> Answer {

@@ -37,12 +37,18 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
         listing.quarantine(page.after, page.limit.min(admin::PAGE_MAX))
     })
     .await?;
-    let lines: Vec<Value> = items.iter().map(admin::quarantined_line).collect();
+    let lines: Vec<Value> = items
+        .iter()
+        .map(|item| admin::quarantined_line(item, &context.boots))
+        .collect();
     Ok(Json(json!({ "items": lines })))
 }
 
 pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
-    Ok(Json(admin::quarantined_whole(&find(&context, id).await?)))
+    Ok(Json(admin::quarantined_whole(
+        &find(&context, id).await?,
+        &context.boots,
+    )))
 }
 
 pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -> Answer {

@@ -29,6 +29,8 @@ impl Ingest {
         why: &'static str,
     ) -> Result<(), Stopped> {
         let properties = publish.properties.as_deref();
+        let received = self.clock.now();
+        let unset = received.is_unset();
         let raw = Raw {
             topic: publish.topic.clone(),
             client_id: client_id.clone(),
@@ -39,9 +41,10 @@ impl Ingest {
             user: properties
                 .map_or(&[][..], |known: &Properties| &known.user)
                 .to_vec(),
-            received: self.clock.now(),
+            received,
             delivery: None,
             nonce: rand::random(),
+            booted: unset.then(|| self.clock.booted()).flatten(),
         };
         let mut pause = PAUSE_MIN;
         loop {

@@ -175,10 +175,10 @@ impl<'i> Preparing<'i> {
     }
 
     /// Marks what is odd about the times of a message's events.
-    fn mark(&mut self, events: &mut [Event]) {
+    fn mark(&mut self, events: &mut [Event], booted: Option<&Booted>) {
         for event in &mut *events {
             event.corrected = self.corrected;
-            timing::mark_unset(event, self.booted);
+            timing::mark_unset(event, booted);
             if let Some(timing) = self.timing {
                 timing.mark_late(event);
             }
@@ -239,6 +239,7 @@ impl<'i> Preparing<'i> {
             received,
             delivery: publish.delivery,
             nonce: rand::rng().random(),
+            booted: self.booted.cloned(),
         };
         let made = self.message(&raw);
         if let Some(heard) = self.scratch.take_heard() {
@@ -315,7 +316,7 @@ impl<'i> Preparing<'i> {
                 event.tags.push((VIA_PROPERTY.into(), via.clone()));
             }
         }
-        self.mark(&mut events);
+        self.mark(&mut events, raw.booted.as_ref());
         let original = (mapping.raw == Keep::Always && self.corrected.is_none())
             .then(|| raw.original().to_cbor());
         let before = self.entries.len();

@@ -1,11 +1,12 @@
 //! A message as it came, also after a stay in quarantine.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Booted,
     event::{Original, Timestamp},
     normalise::Reject,
     store::NewQuarantine,
@@ -34,6 +35,8 @@ pub struct Raw {
     pub delivery: Option<[u8; 16]>,
     /// Random, for events that nothing identifies.
     pub nonce: [u8; 16],
+    /// This start of the machine, where the clock was not set when it was received.
+    pub booted: Option<Booted>,
 }
 
 /// The properties as quarantine keeps them.
@@ -47,6 +50,10 @@ struct Stored(
     /// The origin; not there in what was kept before it was noted.
     #[serde(default)]
     Option<Arc<str>>,
+    /// In which boot, and how many milliseconds after it, it came before the clock was
+    /// set; not there in what was kept before that was noted.
+    #[serde(default)]
+    Option<(Arc<str>, u64)>,
 );
 
 /// Properties in quarantine that cannot be read back.
@@ -66,8 +73,8 @@ impl Raw {
         properties: Option<&[u8]>,
         received: Timestamp,
     ) -> Result<Self, Damaged> {
-        let Stored(content_type, user, identity, origin) = match properties {
-            None => Stored(None, Vec::new(), None, None),
+        let Stored(content_type, user, identity, origin, booted) = match properties {
+            None => Stored(None, Vec::new(), None, None, None),
             Some(bytes) => {
                 ciborium::from_reader(bytes).map_err(|error| Damaged(error.to_string()))?
             }
@@ -83,7 +90,15 @@ impl Raw {
             received,
             delivery: None,
             nonce: rand::random(),
+            booted: booted.map(of_boot),
         })
+    }
+
+    /// In which boot a message came, as quarantine keeps it; `None` where the clock was
+    /// set, or nobody noted it.
+    pub fn booted_of(properties: Option<&[u8]>) -> Option<Booted> {
+        let Stored(.., booted) = ciborium::from_reader(properties?).ok()?;
+        booted.map(of_boot)
     }
 
     /// A message that was kept with one of its events, which has its topic and when it
@@ -100,6 +115,7 @@ impl Raw {
             received,
             delivery: original.delivery,
             nonce: original.nonce,
+            booted: None,
         }
     }
 
@@ -130,10 +146,10 @@ impl Raw {
         }
     }
 
-    /// Content type, user properties, the user and the origin as CBOR; `None` where
-    /// there are none.
+    /// Content type, user properties, the user, the origin and the boot as CBOR; `None`
+    /// where there are none.
     fn properties(&self) -> Option<Bytes> {
-        let nobody = self.identity.is_none() && self.origin.is_none();
+        let nobody = self.identity.is_none() && self.origin.is_none() && self.booted.is_none();
         if self.content_type.is_none() && self.user.is_empty() && nobody {
             return None;
         }
@@ -143,9 +159,20 @@ impl Raw {
             self.user.clone(),
             self.identity.clone(),
             self.origin.clone(),
+            self.booted.as_ref().map(|booted| {
+                let millis = u64::try_from(booted.up.as_millis()).unwrap_or(u64::MAX);
+                (booted.id.clone(), millis)
+            }),
         );
         ciborium::into_writer(&stored, &mut bytes).expect("writing to memory cannot fail");
         Some(bytes.into())
+    }
+}
+
+fn of_boot((id, millis): (Arc<str>, u64)) -> Booted {
+    Booted {
+        id,
+        up: Duration::from_millis(millis),
     }
 }
 
@@ -162,6 +189,7 @@ mod tests {
             user in proptest::collection::vec((".{0,9}", ".{0,9}"), 0..4),
             identity in proptest::option::of(".{0,9}"),
             origin in proptest::option::of(".{0,9}"),
+            booted in proptest::option::of((".{0,9}", 0..u64::MAX)),
         ) {
             let raw = Raw {
                 topic: "t".into(),
@@ -174,6 +202,10 @@ mod tests {
                 received: Timestamp::from_millis(1),
                 delivery: None,
                 nonce: [7; 16],
+                booted: booted.map(|(id, millis)| Booted {
+                    id: id.into(),
+                    up: Duration::from_millis(millis),
+                }),
             };
             let kept = raw.properties();
             let back = Raw::from_quarantine(
@@ -196,6 +228,7 @@ mod tests {
                 "t".into(), "c".into(), Bytes::new(), Some(&with_user), Timestamp::from_millis(1),
             ).unwrap();
             prop_assert_eq!((back.identity.as_deref(), back.origin), (Some("u"), None));
+            prop_assert_eq!(back.booted, None);
             let back = Raw::from_quarantine(
                 "t".into(), "c".into(), Bytes::new(), Some(&bytes), Timestamp::from_millis(1),
             ).unwrap();

@@ -5,8 +5,11 @@ use penstock_broker::Properties;
 
 use super::{preparing::via, *};
 use crate::{
-    event::{Event, IdSource, message::VIA_PROPERTY},
+    boots::{Boots, tests::Board},
+    clock::Booted,
+    event::{Event, IdSource, Marks, message::VIA_PROPERTY},
     normalise::{self, Class, Message, Scratch},
+    record::{Position, Record},
     rules,
     store::{Appended, NewOriginal, NewQuarantine},
 };
@@ -320,6 +323,55 @@ fn a_quarantined_message_is_tried_again_with_its_properties() {
         retried,
         "as if it had been mapped at once"
     );
+}
+
+#[test]
+fn what_was_quarantined_before_the_clock_was_set_gets_its_time_when_it_is_tried_again() {
+    let nothing = Topics::new(Config {
+        mappings: vec![],
+        ..Config::default()
+    });
+    let (rules, metrics, births) = (RuleSet::default(), Metrics::default(), Births::default());
+    let timing = Arc::new(Timing::new(Config::LATE_AFTER));
+    let booted = Booted {
+        id: "this".into(),
+        up: std::time::Duration::from_mins(1),
+    };
+    let mut preparing = Preparing::new(&nothing, Routes(1), &rules, &metrics, &births)
+        .timed_by(&timing, Some(&booted));
+    let stamp = Timestamp::from_millis(60_000);
+    preparing.publish(&"c1".into(), &publish("devices/b7/t", b"{\"v\":1}"), stamp);
+    let kept = quarantined(&preparing.entries[0]);
+    let raw = Raw::from_quarantine(
+        kept.topic.clone(),
+        kept.client_id.clone(),
+        kept.payload.clone(),
+        kept.properties.as_deref(),
+        kept.received,
+    )
+    .unwrap();
+    // After a restart, and in another boot too.
+    let mapped = Topics::new(Config::default());
+    let entries = Preparing::new(&mapped, Routes(1), &rules, &metrics, &births)
+        .timed_by(&timing, None)
+        .retry(&raw)
+        .unwrap();
+    let (new, retried) = event(&entries[0]);
+    assert_eq!(retried.marks, Marks::CLOCK_UNSET);
+    let dir = tempfile::tempdir().unwrap();
+    // 2026-03-01T12:00:00Z, ten minutes after the start.
+    let board = Board::new("this", 1_772_366_400_000);
+    let repaired = Boots::new(board, dir.path()).repaired(Record {
+        position: Position(1),
+        key: new.key,
+        received: new.received,
+        routes: new.routes,
+        body: new.body.clone(),
+    });
+    let came = Timestamp::from_millis(1_772_366_400_000 - 9 * 60_000);
+    let repaired = repaired.event().unwrap();
+    assert_eq!((repaired.received, repaired.time), (came, came));
+    assert!(repaired.marks.is_empty());
 }
 
 /// Also from quarantine, which notes the remote broker that a message came from.

@@ -23,9 +23,9 @@ use super::{
     names::{self, Name},
     pace::{self, Pace},
     retention::{Next, Retention},
-    schema,
+    schema, unset,
 };
-use crate::{clock::Clock, record::Position, store};
+use crate::{boots::Boots, clock::Clock, record::Position, store};
 
 /// Records of one transaction, and their bytes.
 const PAGE_RECORDS: usize = 2_000;
@@ -68,6 +68,7 @@ pub struct Feed {
     pub(super) said: watch::Sender<Said>,
     orders: mpsc::Receiver<Order>,
     handle: Handle,
+    boots: Arc<Boots>,
     rebuilt: u64,
     /// The last position of the journal when this process began.
     began: Position,
@@ -98,6 +99,9 @@ struct Work {
     log: Log,
     /// There is no room in `read.db`.
     full: bool,
+    /// What came before the clock was set was looked through, with or without knowing
+    /// when this boot was.
+    repaired: Option<bool>,
 }
 
 impl Work {
@@ -145,10 +149,18 @@ impl Feed {
             said,
             orders,
             handle,
+            boots: Arc::new(Boots::of_dir(dir)),
             rebuilt: 0,
             began,
             names: Vec::new(),
         }
+    }
+
+    /// Gives what came before the clock was set its time, as soon as that is known.
+    #[must_use]
+    pub fn repairing(mut self, boots: Arc<Boots>) -> Self {
+        self.boots = boots;
+        self
     }
 
     /// The way to ask.
@@ -346,6 +358,7 @@ impl Feed {
             retained: None,
             log: Log::new(self.config.size_max, self.handle.cramped.clone()),
             full: false,
+            repaired: None,
         })
     }
 
@@ -363,8 +376,11 @@ impl Feed {
                 break;
             }
         }
+        // What has its time follows what gets it, as in a file that is built anew.
+        self.repair(work)?;
+        let page = page.into_iter();
         let page = store::Page {
-            records: page,
+            records: page.map(|record| self.boots.repaired(record)).collect(),
             scanned_to,
         };
         let limits = self.config.limits();
@@ -374,18 +390,34 @@ impl Feed {
         Ok(())
     }
 
+    /// Gives what came before the clock was set its time, where it got to be known.
+    fn repair(&self, work: &mut Work) -> Result<(), Error> {
+        let known = self.boots.note();
+        if work.repaired == Some(true) || work.repaired == Some(known) {
+            return Ok(());
+        }
+        let listing = self.store.listing()?;
+        let limits = self.config.limits();
+        unset::repair(&mut work.connection, &listing, &self.boots, limits)?;
+        work.repaired = Some(known);
+        work.log.wrote();
+        Ok(())
+    }
+
     /// What is done in between.
     fn look(&self, work: &mut Work) -> Result<(), Error> {
+        // Before retention, which takes it for very old.
+        self.repair(work)?;
         if work.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             work.looked = Some(Instant::now());
             self.has_room()?;
             self.kept(work)?;
         }
-        if work
-            .retained
-            .is_none_or(|at| at.elapsed() >= RETENTION_EVERY)
-        {
-            let now = self.clock.now();
+        let now = self.clock.now();
+        // A clock that was set just now makes everything old that did not get its time yet.
+        let is_repaired = now.is_unset() || work.repaired == Some(true);
+        let rested = work.retained.map(|at| at.elapsed());
+        if is_repaired && rested.is_none_or(|rested| rested >= RETENTION_EVERY) {
             let Work {
                 connection,
                 retention,
@@ -429,7 +461,7 @@ impl Feed {
         }
         let listing = self.store.listing()?;
         let share = self.config.limits().kept_bytes;
-        while !kept::follow(&mut work.connection, &listing, share)? {}
+        while !kept::follow(&mut work.connection, &listing, &self.boots, share)? {}
         // Looking for what is gone goes through all that is there.
         if before.is_none_or(|before| before.left != now.left) {
             kept::forget_messages(&mut work.connection, &listing)?;

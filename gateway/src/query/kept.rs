@@ -9,7 +9,11 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Error, text};
-use crate::store::{DeadLetter, Listing, Quarantined};
+use crate::{
+    admin,
+    boots::Boots,
+    store::{DeadLetter, Listing, Quarantined},
+};
 
 /// Items of one transaction, about.
 const PAGE: usize = 500;
@@ -24,10 +28,11 @@ const DEAD_LETTERS: Tables = ("dead_letters", "dead_letter_text");
 pub(super) fn follow(
     connection: &mut Connection,
     listing: &Listing,
+    boots: &Boots,
     share: u64,
 ) -> Result<bool, Error> {
     let transaction = connection.transaction()?;
-    let quarantine = quarantine(&transaction, listing)?;
+    let quarantine = quarantine(&transaction, listing, boots)?;
     let dead = dead_letters(&transaction, listing)?;
     evict(&transaction, share.cast_signed())?;
     transaction.commit()?;
@@ -103,15 +108,15 @@ fn forget(connection: &Connection, (table, words): Tables, id: i64) -> Result<()
     count(connection, -bytes.unwrap_or(0))
 }
 
-fn quarantine(connection: &Connection, listing: &Listing) -> Result<bool, Error> {
+fn quarantine(connection: &Connection, listing: &Listing, boots: &Boots) -> Result<bool, Error> {
     let items = listing.quarantine(last(connection, "quarantine")?, PAGE)?;
     for item in &items {
-        message(connection, item)?;
+        message(connection, item, boots)?;
     }
     Ok(items.is_empty())
 }
 
-fn message(connection: &Connection, item: &Quarantined) -> Result<(), Error> {
+fn message(connection: &Connection, item: &Quarantined, boots: &Boots) -> Result<(), Error> {
     let id = item.id.cast_signed();
     let words = text::of_message(&item.reason, &item.payload);
     let bytes = bytes(&[&item.client_id, &item.topic, &item.class, &words]);
@@ -120,7 +125,7 @@ fn message(connection: &Connection, item: &Quarantined) -> Result<(), Error> {
         .prepare_cached("INSERT INTO quarantine VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             id,
-            item.received.as_nanos(),
+            admin::received(item, boots).as_nanos(),
             item.client_id,
             item.topic,
             item.class,

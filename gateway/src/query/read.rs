@@ -214,9 +214,9 @@ fn place<T: serde::de::DeserializeOwned>(after: &str) -> Result<T, Error> {
     serde_json::from_slice(&text).map_err(|_| wrong())
 }
 
-/// An instant in an answer.
+/// An instant in an answer; null where nobody knows it.
 fn instant(nanos: i64) -> Value {
-    crate::admin::instant(Timestamp::from_nanos(nanos))
+    crate::admin::known(Timestamp::from_nanos(nanos))
 }
 
 /// An instant in a question: RFC 3339, or so long ago, as in `15m`.

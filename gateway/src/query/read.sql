@@ -40,6 +40,8 @@ CREATE TABLE events (
     body     BLOB    NOT NULL
 );
 CREATE INDEX events_by_key ON events (key);
+-- Those from before the gateway knew the time (before 2015).
+CREATE INDEX events_unset ON events (position) WHERE received < 1420070400000000000;
 
 -- What each device has here: how many series, and bytes of history, about.
 CREATE TABLE devices (
@@ -98,6 +100,7 @@ CREATE TABLE quarantine (
     reason    TEXT NOT NULL,
     bytes     INTEGER NOT NULL
 );
+CREATE INDEX quarantine_unset ON quarantine (id) WHERE received < 1420070400000000000;
 
 -- Dead letters; those that are no more are kept as long as the event.
 CREATE TABLE dead_letters (

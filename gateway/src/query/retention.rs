@@ -251,14 +251,16 @@ fn bytes_of(rows: usize, each: i64) -> i64 {
 }
 
 /// Removes a chunk of the oldest events that were received before.
+/// What nobody knows the time of, because the clock was not set, leaves with what came
+/// after it, or for want of room: it would take everything with it that came before.
 fn events(connection: &Connection, before: i64, full: bool) -> Result<i64, Error> {
     let to: Option<i64> = connection
         .prepare_cached(
             "SELECT max(position) FROM
              (SELECT position, received FROM events ORDER BY position LIMIT ?2)
-             WHERE received < ?1",
+             WHERE received < ?1 AND (?3 OR received >= 1420070400000000000)",
         )?
-        .query_row((before, CHUNK_ROWS), |row| row.get(0))?;
+        .query_row((before, CHUNK_ROWS, full), |row| row.get(0))?;
     let Some(to) = to else { return Ok(0) };
     let gone = connection
         .prepare_cached("DELETE FROM events WHERE position <= ?1")?

@@ -5,6 +5,7 @@ mod asking;
 mod corrections;
 mod life;
 mod room;
+mod unset;
 
 use std::{
     path::Path,

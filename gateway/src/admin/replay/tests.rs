@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
+    event::{BOOT_TAG, UPTIME_TAG},
     record::Record,
     store::{self, Store},
 };
@@ -397,6 +398,7 @@ async fn corrections_do_not_go_back_to_where_a_message_came_from() {
         received: replay().at,
         delivery: None,
         nonce: [0; 16],
+        booted: None,
     };
     assert!(ingest.may_go_to(&raw, id));
     raw.origin = Some("c".into());

@@ -101,7 +101,7 @@ async fn events_made_again_have_their_keys_and_say_that_they_are_corrections() {
             "topic = \"d/{device}\"\nvalues = [{ name = \"t\", unit = \"K\", offset = 273.0 }]",
         );
         let place = place(today);
-        let again = place.ingest.renormalise(&raw, at, None).unwrap();
+        let again = place.ingest.renormalise(&raw, at).unwrap();
         assert_eq!(again.len(), before.entries.len());
         for (old, new) in before.entries.iter().zip(&again) {
             let (old_entry, old) = event(old);
@@ -118,10 +118,10 @@ async fn events_made_again_have_their_keys_and_say_that_they_are_corrections() {
             );
         }
         let keys = |all: &[NewEvent]| all.iter().map(|new| new.key).collect::<Vec<_>>();
-        let once_more = place.ingest.renormalise(&raw, at, None).unwrap();
+        let once_more = place.ingest.renormalise(&raw, at).unwrap();
         assert_eq!(keys(&once_more), keys(&again), "the same replay");
         let later = Timestamp::from_millis(at.as_millis() + 1);
-        let another = place.ingest.renormalise(&raw, later, None).unwrap();
+        let another = place.ingest.renormalise(&raw, later).unwrap();
         assert_ne!(keys(&another), keys(&again), "another replay");
         assert_eq!(
             place.ingest.metrics().events().map(|(_, n)| n).sum::<u64>(),
