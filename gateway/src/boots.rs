@@ -382,10 +382,10 @@ pub(crate) mod tests {
             async move { boots.run(stop).await }
         });
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(!dir.path().join(FILE).exists());
+        assert!(!dir.path().join(FILE).try_exists().unwrap());
         clock.millis.store(NOW, SeqCst);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(dir.path().join(FILE).exists());
+        assert!(dir.path().join(FILE).try_exists().unwrap());
         stop.cancel();
         watching.await.unwrap();
     }
