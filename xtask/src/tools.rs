@@ -154,7 +154,7 @@ impl Tools {
             .inspect(|()| println!("moto: there"))
             .inspect_err(|error| eprintln!("moto: not available: {error:#}"))
             .is_ok();
-        let kafka = streams::kafka(&repository.join(".tools"))
+        let kafka = streams::kafka(repository)
             .inspect(|()| println!("kafka and java: there"))
             .inspect_err(|error| eprintln!("kafka and java: not available: {error:#}"))
             .is_ok();

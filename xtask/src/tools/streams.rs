@@ -11,29 +11,11 @@ use super::{debian, on_path, run, runs};
 const MOTO: &str = include_str!("../../pins/moto.txt");
 const MOTO_DIR: &str = "moto-5.2.5";
 
-/// A hash and a path below Maven's central repository a line.
+/// The hash and the name of each jar that `tests/clients/kafka/pom.xml` brings.
 const KAFKA: &str = include_str!("../../pins/kafka.txt");
 const KAFKA_DIR: &str = "kafka-4.1.2";
-
-/// Gets files, each checked, and makes two more attempts at each.
-const DOWNLOADER: &str = r"
-import hashlib, os, sys, time, urllib.request
-base, target = 'https://repo1.maven.org/maven2/', sys.argv[1]
-for line in sys.stdin:
-    digest, path = line.split()
-    for attempt in range(3):
-        try:
-            data = urllib.request.urlopen(base + path, timeout=60).read()
-            break
-        except OSError:
-            if attempt == 2:
-                raise
-            time.sleep(2)
-    if hashlib.sha256(data).hexdigest() != digest:
-        sys.exit(path + ' is not what it was')
-    with open(os.path.join(target, os.path.basename(path)), 'wb') as jar:
-        jar.write(data)
-";
+/// What of Maven copies jars.
+const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
 
 /// moto, a stand-in for Amazon's services, as Python modules.
 pub(super) fn moto(tools: &Path) -> anyhow::Result<()> {
@@ -66,7 +48,8 @@ pub(super) fn moto(tools: &Path) -> anyhow::Result<()> {
 }
 
 /// Apache Kafka as jars, and Java from the path or from Debian.
-pub(super) fn kafka(tools: &Path) -> anyhow::Result<()> {
+pub(super) fn kafka(repository: &Path) -> anyhow::Result<()> {
+    let tools = repository.join(".tools");
     if on_path("java").is_none() {
         debian(&["default-jre-headless"]).context("java is needed")?;
     }
@@ -74,20 +57,32 @@ pub(super) fn kafka(tools: &Path) -> anyhow::Result<()> {
     if target.is_dir() {
         return Ok(());
     }
+    if on_path("mvn").is_none() {
+        debian(&["maven"]).context("maven is needed")?;
+    }
     // Whole or not at all.
     let part = tools.join(format!("{KAFKA_DIR}.part"));
     begin(&part)?;
+    run(Command::new("mvn")
+        .args(["--quiet", "--batch-mode", "--file"])
+        .arg(repository.join("tests/clients/kafka/pom.xml"))
+        .arg(COPY)
+        .arg("-DincludeScope=runtime")
+        .arg(format!("-DoutputDirectory={}", part.display())))?;
     let pins = tools.join(format!("{KAFKA_DIR}.txt"));
     fs::write(&pins, KAFKA)?;
-    let status = Command::new("python3")
-        .args(["-c", DOWNLOADER])
-        .arg(&part)
-        .stdin(fs::File::open(&pins)?)
-        .status()
-        .context("python3 is needed")?;
-    ensure!(status.success(), "Kafka's jars from Maven: {status}");
-    fs::rename(&part, &target)?;
+    run(Command::new("sha256sum")
+        .current_dir(&part)
+        .args(["--check", "--strict", "--quiet"])
+        .arg(&pins))
+    .context("Kafka's jars are not what they were")?;
     fs::remove_file(pins)?;
+    let jars = fs::read_dir(&part)?.count();
+    ensure!(
+        jars == KAFKA.lines().count(),
+        "Maven brought {jars} jars, and not all of them are known"
+    );
+    fs::rename(&part, &target)?;
     Ok(())
 }
 
