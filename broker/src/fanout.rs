@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use message::{Expired, Message};
 pub(crate) use outbox::{Delivery, Outbox};
-pub(crate) use retained::{How, Plan, Retained, Slice};
+pub(crate) use retained::{How, Owned, Owner, Plan, Retained, Slice};
 pub(crate) use shared::{Claim, Groups, Homeless, Planned};
 pub(crate) use show::Room;
 
@@ -415,7 +415,7 @@ impl Fanout {
         if when == SendRetained::Never || when == SendRetained::IfNew && replaced {
             return Ok(0);
         }
-        let count_max = self.kept().retained.count_max();
+        let count_max = self.kept().retained.count_max(&retained);
         for message in retained.matching(filter) {
             let qos = qos.min(message.qos());
             if kept && qos > QoS::AtMostOnce {

@@ -85,6 +85,15 @@ pub enum QueueFull {
     Refuse,
 }
 
+/// What becomes of a retained message of QoS 1 or 2 for which there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetainedFull {
+    /// The publisher hears that there is no room (0x97), or is held.
+    Refuse,
+    /// It is acknowledged and delivered, and its topic has no retained message.
+    NotRetained,
+}
+
 /// Where the durable state is, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -110,6 +119,8 @@ pub struct Config {
     pub retained_max: usize,
     /// Bytes of all retained messages; they are in memory too.
     pub retained_bytes_max: usize,
+    /// What becomes of one more.
+    pub retained_full: RetainedFull,
 }
 
 impl Default for Config {
@@ -125,6 +136,7 @@ impl Default for Config {
             queue_full: QueueFull::DropOldest,
             retained_max: 100_000,
             retained_bytes_max: 64 * 1024 * 1024,
+            retained_full: RetainedFull::Refuse,
         }
     }
 }

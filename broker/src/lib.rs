@@ -50,7 +50,7 @@ pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
 pub use handle::{Handle, LiveSubscription};
 pub use keep::{
-    Config as KeepConfig, Error as KeepError, QueueFull, RetainedInfo, SessionInfo,
+    Config as KeepConfig, Error as KeepError, QueueFull, RetainedFull, RetainedInfo, SessionInfo,
     SubscriptionInfo,
 };
 pub use limits::{Limits, Rates};

@@ -47,6 +47,7 @@ pub(crate) mod reason {
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
     pub(crate) const ADMINISTRATIVE_ACTION: u8 = 0x98;
+    pub(crate) const RETAIN_NOT_SUPPORTED: u8 = 0x9A;
     pub(crate) const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
 }
 

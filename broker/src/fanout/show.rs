@@ -65,6 +65,7 @@ impl Fanout {
                         message: Some(message),
                         from,
                         exchange: None,
+                        by: None,
                     });
                 } else {
                     live.push(message);
@@ -134,7 +135,7 @@ impl Fanout {
         let mut message = self.message(publisher, &at_most_once);
         if publish.retain {
             let retained = &self.kept().retained;
-            let change = retained.change(&message);
+            let change = retained.change(&message, None);
             if change.how == How::Refused {
                 self.counters.retained_refused.add(1);
             }

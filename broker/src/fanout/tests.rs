@@ -198,6 +198,7 @@ impl Replacing {
             message: Some(message),
             from: None,
             exchange: None,
+            by: None,
         };
         let kept = self.fanout.keeper().publish(vec![op]).await.unwrap();
         let [Kept::Done(Some(message))] = &kept[..] else {

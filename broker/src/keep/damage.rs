@@ -37,16 +37,20 @@ impl Writer {
             return Ok(());
         }
         tracing::error!(%error, "failed to commit to broker.db");
-        for job in &batch {
-            if let Work::Leave(leave) = &job.work {
-                self.left_unsaved(leave);
+        for job in batch {
+            match &job.work {
+                Work::Leave(leave) => self.left_unsaved(leave),
+                // Everybody who is connected sees it all the same. To write it twice is
+                // to write it once.
+                Work::Will(op, will) => drop(job.reply.send(self.owe_of(op, *will))),
+                // Dropped: whoever waits hears that nothing is known.
+                _ => {}
             }
         }
         self.failures += 1;
         if self.failures >= FAILURES_MAX {
             return Err(error.into());
         }
-        // The jobs are dropped: whoever waits hears that nothing is known.
         Ok(())
     }
 
@@ -83,7 +87,7 @@ impl Writer {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         self.state.begin();
         for message in retained {
-            self.retain(&message)?;
+            self.retain(&message, None)?;
         }
         self.connection.execute_batch("COMMIT")?;
         self.state.committed(&self.shared);

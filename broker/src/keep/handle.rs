@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Duration, sleep},
+};
 
 use super::{
     Config, Decided, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo,
@@ -15,6 +18,8 @@ use crate::{budget::Budget, fanout::Homeless, metrics::Counters};
 
 /// Jobs that may wait for the writer. Each session has a few at most.
 const JOBS_MAX: usize = 4096;
+/// Between asking once more.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// See the module `keep`.
 #[derive(Debug, Clone)]
@@ -68,6 +73,22 @@ impl Keeper {
         };
         self.jobs.send(job).await.map_err(|_| Refused::Stopped)?;
         answer.await.unwrap_or(Err(Refused::Stopped))
+    }
+
+    /// Asks until the answer is known: what only reads may have been in one commit with
+    /// something that failed.
+    ///
+    /// # Errors
+    /// When the writer has ended: nobody will know.
+    async fn find_out(&self, work: impl Fn() -> Work) -> Result<Answer, Refused> {
+        loop {
+            match self.ask(work()).await {
+                Err(Refused::Full | Refused::Stopped) if !self.jobs.is_closed() => {
+                    sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     pub(crate) async fn enter(&self, enter: Enter) -> Result<Entered, Refused> {
@@ -165,7 +186,7 @@ impl Keeper {
 
     /// The wills of connections that are gone, and when they are due.
     pub(crate) async fn wills(&self) -> Result<Vec<KeptWill>, Refused> {
-        match self.ask(Work::Wills).await? {
+        match self.find_out(|| Work::Wills).await? {
             Answer::Wills(wills) => Ok(wills),
             _ => Err(Refused::Stopped),
         }
@@ -173,7 +194,7 @@ impl Keeper {
 
     /// The will that a session's last connection left, if it is gone and left one.
     pub(crate) async fn due_will(&self, session: SessionId) -> Result<Option<WillId>, Refused> {
-        match self.ask(Work::DueWill(session)).await? {
+        match self.find_out(|| Work::DueWill(session)).await? {
             Answer::Due(will) => Ok(will),
             _ => Err(Refused::Stopped),
         }
@@ -181,7 +202,7 @@ impl Keeper {
 
     /// Whether a will is still to be published: its client has not come back in time.
     pub(crate) async fn is_will_due(&self, will: WillId) -> Result<bool, Refused> {
-        let answer = self.ask(Work::IsWillDue(will)).await?;
+        let answer = self.find_out(|| Work::IsWillDue(will)).await?;
         Ok(was(&answer))
     }
 

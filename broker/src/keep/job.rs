@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Feed, Wish, bring::Bringing, will::WillId};
 use crate::{
     QoS,
-    fanout::{Homeless, Message, Outbox},
+    fanout::{Homeless, Message, Outbox, Owner},
 };
 
 /// A persistent session; never given twice.
@@ -111,6 +111,8 @@ pub(crate) struct Op {
     pub(crate) from: Option<SessionId>,
     /// The exchange that is received with it, noted before or not.
     pub(crate) exchange: Option<(u16, Token)>,
+    /// Whose share of what is retained it counts in.
+    pub(crate) by: Option<Owner>,
 }
 
 /// What became of an [`Op`].
@@ -288,6 +290,18 @@ impl Work {
             Self::Turn(_, turn) => !turn.subscribe.is_empty(),
             _ => false,
         }
+    }
+
+    /// Whether it is only to find out something: a full disk can be read.
+    pub(super) const fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Self::DueWill(_)
+                | Self::IsWillDue(_)
+                | Self::Sessions
+                | Self::Subscriptions
+                | Self::Wills
+        )
     }
 
     /// Whether it shows that there is room, once it is done.

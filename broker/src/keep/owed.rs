@@ -71,6 +71,14 @@ impl Debts {
             && self.again.is_none_or(|again| again <= Instant::now())
     }
 
+    /// A will of the file that nothing comes of is to be forgotten there; whether that
+    /// is news.
+    pub(super) fn discard(&mut self, will: WillId) -> bool {
+        let is_new = !self.over.contains(&will);
+        self.over.extend(is_new.then_some(will));
+        is_new
+    }
+
     /// A topic is owed, in place of what was owed of it.
     fn add(&mut self, topic: Arc<str>, will: Option<WillId>, shown: bool) {
         if let Some(Some(before)) = self.topics.insert(topic, will) {
@@ -122,7 +130,7 @@ impl Writer {
     /// Makes a will its topic's message in memory, to be written when there is room; the
     /// message with its number. Between commits.
     fn owe(&mut self, message: &Message, will: Option<WillId>) -> Message {
-        let change = self.shared.retained.change(message);
+        let change = self.shared.retained.change(message, None);
         let counters = &self.shared.counters;
         let topic: Arc<str> = Arc::from(change.message.topic_str());
         // Where there is no room in memory either only the older one is to go.
@@ -213,17 +221,22 @@ impl Writer {
     /// Notes which wills were shown, and forgets those that newer ones took the place of:
     /// all or nothing, or the next process would owe an older one.
     fn note_debts(&mut self) -> Result<(), Error> {
-        let now_ms = self.shared.wall_ms();
-        let debts = &self.state.debts;
-        let not_noted = debts.wills.iter().filter(|(_, shown)| !**shown);
-        let shown: Vec<WillId> = not_noted.map(|(will, _)| *will).collect();
+        let (shared, debts) = (&self.shared, &self.state.debts);
+        let not_noted = debts.topics.iter().filter_map(|(topic, will)| {
+            let will = will.filter(|will| debts.wills.get(will) == Some(&false))?;
+            let message = shared.retained.get(topic);
+            // Its lifetime began when it was published.
+            let shown_ms = message.map(|message| shared.kept_ms(&message));
+            Some((will, shown_ms.unwrap_or_else(|| shared.wall_ms())))
+        });
+        let shown: Vec<(WillId, i64)> = not_noted.collect();
         let over = debts.over.clone();
         if shown.is_empty() && over.is_empty() {
             return Ok(());
         }
         let is_noted = self.is_done(|writer| {
-            for will in &shown {
-                writer.will_was_shown(*will, now_ms)?;
+            for (will, shown_ms) in &shown {
+                writer.will_was_shown(*will, *shown_ms)?;
             }
             over.iter().try_for_each(|will| writer.will_is_over(*will))
         })?;
@@ -232,7 +245,7 @@ impl Writer {
             debts.over.clear();
             debts
                 .wills
-                .extend(shown.into_iter().map(|will| (will, true)));
+                .extend(shown.into_iter().map(|(will, _)| (will, true)));
         }
         Ok(())
     }
@@ -243,7 +256,7 @@ impl Writer {
         let mut found = Vec::new();
         {
             let mut statement = self.connection.prepare(
-                "SELECT w.id, w.due_ms, s.shown_ms, w.checksum, w.frame
+                "SELECT w.id, w.token, s.shown_ms, w.checksum, w.frame
                  FROM shown_wills s JOIN wills w ON w.id = s.will
                  WHERE w.due_ms IS NOT NULL ORDER BY s.shown_ms, w.id",
             )?;
@@ -266,7 +279,7 @@ impl Writer {
                 continue;
             };
             let topic: Arc<str> = Arc::from(message.topic_str());
-            let message = (!message.payload().is_empty()).then_some(message);
+            let message = (!message.payload().is_empty()).then(|| message.into());
             self.shared.retained.restore(&topic, message);
             self.state.debts.add(topic, Some(will), true);
         }
@@ -281,7 +294,7 @@ impl Writer {
                 break;
             };
             self.state.debts.tried = Some(Arc::clone(&topic));
-            if !matches!(self.is_done(|writer| writer.pay(&topic)), Ok(true)) {
+            if self.is_done(|writer| writer.pay(&topic)).is_err() {
                 break;
             }
         }

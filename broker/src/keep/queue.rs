@@ -46,7 +46,7 @@ impl Writer {
     fn publish_one(&mut self, op: &Op, may_refuse: bool) -> rusqlite::Result<Option<Kept>> {
         let mut message = op.message.clone();
         if let Some(message) = &mut message {
-            if may_refuse && !self.may_retain(message) {
+            if may_refuse && !self.may_retain(message, op.by) {
                 return Ok(None);
             }
             let mut targets = self.targets(message, op.from);
@@ -57,7 +57,7 @@ impl Writer {
                 return Ok(None);
             }
             if message.retain() {
-                *message = self.retain(message)?;
+                *message = self.retain(message, op.by)?;
             } else if message.number() < self.shared.decided() {
                 // Numbered before subscriptions changed, and matched with them now.
                 let number = self.shared.retained.number();

@@ -7,11 +7,11 @@ use std::{
 
 use rusqlite::params;
 
-use super::{job::Answer, writer::Writer};
+use super::{RetainedFull, job::Answer, writer::Writer};
 use crate::{
     QoS,
     clock::passed_ms,
-    fanout::{How, Message},
+    fanout::{How, Message, Owner},
 };
 
 /// How often it is said that there is no more room.
@@ -19,12 +19,16 @@ const SAID: Duration = Duration::from_mins(1);
 
 impl Writer {
     /// Makes a message its topic's; the message with its number.
-    pub(super) fn retain(&mut self, message: &Message) -> rusqlite::Result<Message> {
-        let change = self.shared.retained.change(message);
+    pub(super) fn retain(
+        &mut self,
+        message: &Message,
+        by: Option<Owner>,
+    ) -> rusqlite::Result<Message> {
+        let change = self.shared.retained.change(message, by);
         let topic = change.message.topic_str();
         self.state.retained_was(Arc::from(topic), change.before);
         if change.how == How::Refused {
-            self.state.counts.retained_refused += 1;
+            self.cannot_retain();
         }
         if topic.starts_with("$SYS/") {
             return Ok(change.message);
@@ -40,26 +44,37 @@ impl Writer {
 
     /// Whether a message has room among those that are retained, or needs none: at QoS 0
     /// it need not be retained.
-    pub(super) fn may_retain(&mut self, message: &Message) -> bool {
+    pub(super) fn may_retain(&mut self, message: &Message, by: Option<Owner>) -> bool {
         let has_room = !message.retain()
             || message.qos() == QoS::AtMostOnce
-            || self.shared.retained.has_room(message);
+            || self.shared.retained.has_room(message, by);
         if !has_room {
             self.cannot_retain();
         }
         has_room
     }
 
-    /// Counts and says that there are as many retained messages as there may be.
+    /// Counts and says that there are as many retained messages as there may be, or as one
+    /// client may have; nothing of it where the operator wants none.
     pub(super) fn cannot_retain(&mut self) {
         self.state.counts.retained_refused += 1;
         let is_said = self.said_full.is_some_and(|when| when.elapsed() < SAID);
-        if !is_said {
-            self.said_full = Some(Instant::now());
-            tracing::warn!(
-                "retained messages have no more room (retained_max, retained_bytes_max): \
-                 who publishes more of them is pushed back"
-            );
+        if is_said || self.shared.retained.is_off() {
+            return;
+        }
+        self.said_full = Some(Instant::now());
+        let topics = self.shared.counters.retained.get();
+        match self.shared.config.retained_full {
+            RetainedFull::Refuse => tracing::warn!(
+                topics,
+                "retained messages have no more room (retained_max, retained_bytes_max), or one \
+                 client has its share of it: who publishes more of them is pushed back"
+            ),
+            RetainedFull::NotRetained => tracing::warn!(
+                topics,
+                "retained messages have no more room (retained_max, retained_bytes_max), or one \
+                 client has its share of it: more of them are delivered and not retained"
+            ),
         }
     }
 
@@ -125,7 +140,7 @@ impl Writer {
                 let message =
                     Message::restore(frame, age_ms, now_ms, self.shared.retained.budget());
                 match message.filter(|message| sound && message.topic_str() == &*topic) {
-                    Some(message) => self.shared.retained.restore(&topic, Some(message)),
+                    Some(message) => self.shared.retained.restore(&topic, Some(message.into())),
                     None => damaged.push(topic),
                 }
             }

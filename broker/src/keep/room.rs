@@ -19,10 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{QueueFull, SessionId, job::Answer, stage::PLACE_BYTES, writer::Writer};
+use super::{QueueFull, RetainedFull, SessionId, job::Answer, stage::PLACE_BYTES, writer::Writer};
 use crate::{
-    Publish, QoS,
-    fanout::{self, Message, Planned},
+    Protocol, Publish, QoS,
+    fanout::{self, Message, Owner, Planned},
 };
 
 /// How long nobody else finds out whether the disk still is full: those that wait for
@@ -42,12 +42,16 @@ pub(crate) struct Wish {
     bytes: u64,
     /// What is to be retained of it, in bytes; none where it clears its topic.
     retained: Option<usize>,
+    /// Whose it would be.
+    by: Owner,
+    /// Its publisher can hear that it is too large to be retained.
+    can_hear: bool,
     /// Its place among those that are handed over together.
     pub(crate) at: usize,
 }
 
 impl Wish {
-    pub(crate) fn new(publish: &Publish, at: usize) -> Self {
+    pub(crate) fn new(publish: &Publish, at: usize, by: Owner, protocol: Protocol) -> Self {
         Self {
             topic: Arc::clone(&publish.topic),
             qos: publish.qos,
@@ -56,6 +60,8 @@ impl Wish {
                 true => 0,
                 false => Message::len_of(publish),
             }),
+            by,
+            can_hear: protocol == Protocol::V5,
             at,
         }
     }
@@ -95,8 +101,11 @@ impl Writer {
     /// Whether it would be retained, if it is to be.
     fn plan_retained(&self, wish: &Wish, plan: &mut Plan) -> bool {
         let retained = &self.shared.retained;
-        wish.retained
-            .is_none_or(|len| retained.plan(&mut plan.retained, &wish.topic, len))
+        let refuses = self.shared.config.retained_full == RetainedFull::Refuse;
+        wish.retained.is_none_or(|len| {
+            let is_heard = wish.can_hear && refuses && retained.is_too_large(len);
+            !is_heard && retained.plan(&mut plan.retained, &wish.topic, len, Some(wish.by))
+        })
     }
 
     /// Whether the disk was full when it was tried last, and somebody else tries again.

@@ -103,7 +103,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(super) fn new(config: Config, counters: Arc<Counters>, budget: Arc<Budget>) -> Self {
-        let retained = Retained::new(config.retained_max, config.retained_bytes_max);
+        let retained = Retained::new(&config);
         Self {
             config,
             clock: Clock::start(),

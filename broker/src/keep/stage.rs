@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     QoS,
-    fanout::{Message, Planned},
+    fanout::{Owned, Planned},
 };
 
 /// What a place in a queue takes beside its message, for the bounds.
@@ -81,7 +81,7 @@ pub(super) struct Row {
 enum Undo {
     Session(SessionId, Option<Box<Session>>),
     Subscription(SessionId, Arc<str>, Option<Sub>),
-    Retained(Arc<str>, Option<Message>),
+    Retained(Arc<str>, Option<Owned>),
     /// What was to be emptied of a session that is over.
     Leftover(SessionId, Option<i64>),
     Paid(Paid),
@@ -200,7 +200,7 @@ impl State {
         self.undo.push(undo);
     }
 
-    pub(super) fn retained_was(&mut self, topic: Arc<str>, before: Option<Message>) {
+    pub(super) fn retained_was(&mut self, topic: Arc<str>, before: Option<Owned>) {
         self.undo.push(Undo::Retained(topic, before));
     }
 

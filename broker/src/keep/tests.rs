@@ -124,6 +124,7 @@ impl Running {
             message: Some(message),
             from: None,
             exchange: None,
+            by: None,
         };
         let kept = self.keeper.publish(vec![op]).await.unwrap();
         matches!(kept[..], [Kept::Done(_)])

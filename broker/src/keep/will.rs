@@ -12,29 +12,26 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Enter, KeptWill, SessionId, job::Answer, writer::Writer};
+use super::{Enter, KeptWill, SessionId, Token, job::Answer, writer::Writer};
 use crate::{clock::passed_ms, fanout::Message};
 
 /// A will whose connection is gone, as it is in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WillId {
+    /// Its row, which may be given again.
     id: i64,
-    /// When it is due, or was, in milliseconds since 1970. A row that is given again
-    /// does not make another will the same.
-    due_ms: i64,
+    /// Random, and in the file from CONNECT on: no later write has to find room for it.
+    token: Token,
 }
 
 impl WillId {
-    pub(super) const fn of(id: i64, due_ms: i64) -> Self {
-        Self { id, due_ms }
+    pub(super) const fn of(id: i64, token: Token) -> Self {
+        Self { id, token }
     }
 
     /// What makes it the same will when it is published again.
-    pub(crate) fn identity(self) -> [u8; 16] {
-        let mut identity = [0; 16];
-        identity[..8].copy_from_slice(&self.id.to_be_bytes());
-        identity[8..].copy_from_slice(&self.due_ms.to_be_bytes());
-        identity
+    pub(crate) const fn identity(self) -> Token {
+        self.token
     }
 }
 
@@ -43,7 +40,7 @@ pub(super) const CALL_OFF: &str =
     "DELETE FROM wills WHERE session = ?1 AND (due_ms IS NULL OR due_ms > ?2)
      AND id NOT IN (SELECT will FROM shown_wills)";
 /// The will of a session's last connection.
-pub(super) const LAST: &str = "SELECT id, delay_secs, due_ms FROM wills
+pub(super) const LAST: &str = "SELECT id, token, delay_secs, due_ms FROM wills
      WHERE session = ?1 AND id NOT IN (SELECT will FROM shown_wills)
      ORDER BY id DESC LIMIT 1";
 
@@ -56,8 +53,8 @@ impl Writer {
         };
         let frame = message.frame();
         self.sql(
-            "INSERT INTO wills (session, client, user, delay_secs, due_ms, checksum, frame)
-             VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6)",
+            "INSERT INTO wills (session, client, user, delay_secs, due_ms, checksum, frame, token)
+             VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6, randomblob(16))",
         )?
         .execute(params![
             id.0,
@@ -81,11 +78,14 @@ impl Writer {
     pub(super) fn due_will(&self, id: SessionId) -> rusqlite::Result<Answer> {
         let last = self
             .sql(LAST)?
-            .query_row([id.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row([id.0], |row| {
+                let will = WillId::of(row.get(0)?, row.get(1)?);
+                Ok((will, row.get(2)?, row.get(3)?))
+            })
             .optional()?;
-        let due = last.and_then(|(row, delay_secs, due_ms)| {
-            let due_ms = self.due_of(id, delay_secs, due_ms)?;
-            Some(WillId { id: row, due_ms })
+        let due = last.and_then(|(will, delay_secs, due_ms)| {
+            self.due_of(id, delay_secs, due_ms)?;
+            Some(will)
         });
         Ok(Answer::Due(due))
     }
@@ -106,14 +106,14 @@ impl Writer {
         let found = self
             .sql(
                 "SELECT session, delay_secs, due_ms FROM wills
-                 WHERE id = ?1 AND id NOT IN (SELECT will FROM shown_wills)",
+                 WHERE id = ?1 AND token = ?2 AND id NOT IN (SELECT will FROM shown_wills)",
             )?
-            .query_row([will.id], |row| {
+            .query_row(params![will.id, will.token], |row| {
                 Ok((SessionId(row.get(0)?), row.get(1)?, row.get(2)?))
             })
             .optional()?;
         let due = found.and_then(|(id, delay_secs, due_ms)| self.due_of(id, delay_secs, due_ms));
-        Ok(Answer::Was(due == Some(will.due_ms)))
+        Ok(Answer::Was(due.is_some()))
     }
 
     /// A will is published: forgets it, unless its retained copy is owed still.
@@ -125,23 +125,22 @@ impl Writer {
     }
 
     /// Everybody has seen a will, and its retained copy is owed.
-    pub(super) fn will_was_shown(&mut self, will: WillId, now_ms: i64) -> rusqlite::Result<()> {
+    pub(super) fn will_was_shown(&mut self, will: WillId, shown_ms: i64) -> rusqlite::Result<()> {
         self.date_will(will)?;
         // Not in its own row, which would be written anew as a whole.
         self.sql(
             "INSERT OR IGNORE INTO shown_wills (will, shown_ms)
-             SELECT id, ?3 FROM wills WHERE id = ?1 AND due_ms = ?2",
+             SELECT id, ?3 FROM wills WHERE id = ?1 AND token = ?2",
         )?
-        .execute([will.id, will.due_ms, now_ms])?;
+        .execute(params![will.id, will.token, shown_ms])?;
         Ok(())
     }
 
     /// Nothing of a will is owed any more.
     pub(super) fn will_is_over(&mut self, will: WillId) -> rusqlite::Result<()> {
-        self.date_will(will)?;
         let deleted = self
-            .sql("DELETE FROM wills WHERE id = ?1 AND due_ms = ?2")?
-            .execute([will.id, will.due_ms])?;
+            .sql("DELETE FROM wills WHERE id = ?1 AND token = ?2")?
+            .execute(params![will.id, will.token])?;
         if deleted > 0 {
             self.sql("DELETE FROM shown_wills WHERE will = ?1")?
                 .execute([will.id])?;
@@ -152,8 +151,8 @@ impl Writer {
     /// Notes when a will was due whose connection ended while nothing could be written.
     fn date_will(&mut self, will: WillId) -> rusqlite::Result<()> {
         let undated: Option<i64> = self
-            .sql("SELECT session FROM wills WHERE id = ?1 AND due_ms IS NULL")?
-            .query_row([will.id], |row| row.get(0))
+            .sql("SELECT session FROM wills WHERE id = ?1 AND token = ?2 AND due_ms IS NULL")?
+            .query_row(params![will.id, will.token], |row| row.get(0))
             .optional()?;
         if let Some(session) = undated {
             self.settle_will(SessionId(session))?;
@@ -193,7 +192,7 @@ impl Writer {
         let (wall, now_ms) = (self.shared.wall_ms(), self.shared.clock.now_ms());
         let mut damaged = Vec::new();
         let mut statement = self.sql(
-            "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id FROM wills
+            "SELECT session, delay_secs, due_ms, checksum, frame, client, user, id, token FROM wills
              WHERE id NOT IN (SELECT will FROM shown_wills) ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -203,22 +202,17 @@ impl Writer {
             let Some(due_ms) = self.due_of(session, row.get(1)?, row.get(2)?) else {
                 continue;
             };
-            let will = WillId {
-                id: row.get(7)?,
-                due_ms,
-            };
+            let will = WillId::of(row.get(7)?, row.get(8)?);
             let client: Arc<str> = row.get(5)?;
             let frame = row.get_ref(4)?.as_blob()?;
             let sound = row.get(3) == Ok(i64::from(crc32fast::hash(frame)));
             let message = Message::restore(frame, 0, now_ms, &self.shared.budget);
             let Some(message) = message.filter(|_| sound) else {
-                tracing::error!(client.id = %client, "a will was damaged");
-                self.shared.counters.kept_damaged.add(1);
-                damaged.push(will);
+                damaged.push((will, client));
                 continue;
             };
             let delay_ms = 1000 * row.get::<_, i64>(1)?;
-            let began = will.due_ms - delay_ms;
+            let began = due_ms - delay_ms;
             let waited = passed_ms(began, wall);
             // No longer than its session.
             let due_in_ms = match self.state.sessions.contains_key(&session) {
@@ -235,8 +229,12 @@ impl Writer {
         }
         drop(rows);
         drop(statement);
-        for will in damaged {
-            self.will_is_over(will)?;
+        for (will, client) in damaged {
+            // Not with this: a full disk can be read all the same.
+            if self.state.debts.discard(will) {
+                tracing::error!(client.id = %client, "a will was damaged");
+                self.shared.counters.kept_damaged.add(1);
+            }
         }
         Ok(Answer::Wills(wills))
     }

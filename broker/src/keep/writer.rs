@@ -313,8 +313,7 @@ impl Writer {
                     batch = self.refuse(batch);
                     if batch.len() == before && !has_chores {
                         // Not even what makes room can be written.
-                        self.give_up_on(batch);
-                        return Ok(());
+                        return self.give_up_on(batch);
                     }
                 }
                 Err(error) => return self.went_wrong(error, batch),
@@ -465,10 +464,22 @@ impl Writer {
     }
 
     /// Answers what could not be written although it makes room; what sessions say while
-    /// they are connected is tried again first.
-    fn give_up_on(&mut self, batch: Vec<Job>) {
+    /// they are connected is tried again first. What only reads had no part in that.
+    fn give_up_on(&mut self, batch: Vec<Job>) -> Result<(), Error> {
         let now = Instant::now();
-        for mut job in batch {
+        let mut jobs = batch.into_iter();
+        while let Some(mut job) = jobs.next() {
+            if job.work.only_reads() {
+                match self.apply(&job.work) {
+                    // Whoever no longer waits does not need to know.
+                    Ok(answer) => drop(job.reply.send(answer)),
+                    Err(error) => {
+                        let rest = std::iter::once(job).chain(jobs).collect();
+                        return self.went_wrong(error, rest);
+                    }
+                }
+                continue;
+            }
             if let Work::Leave(leave) = &job.work {
                 self.left_unsaved(leave);
             }
@@ -480,6 +491,7 @@ impl Writer {
             // Whoever no longer waits does not need to know.
             drop(job.reply.send(Err(Refused::Full)));
         }
+        Ok(())
     }
 
     /// A connection has ended, whatever the disk says; that is written later.

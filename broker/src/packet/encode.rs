@@ -15,6 +15,8 @@ pub(crate) struct Announce<'a> {
     pub(crate) session_present: bool,
     /// The session's expiry, where it is not what the client asked for.
     pub(crate) session_expiry_secs: Option<u32>,
+    /// Something may be retained.
+    pub(crate) retains: bool,
     /// Messages that the session's queue had no room for.
     pub(crate) dropped: u64,
     pub(crate) assigned_client_id: Option<&'a str>,
@@ -56,7 +58,10 @@ pub(crate) fn connack(
         block.put_u8(0x13);
         block.put_u16(secs);
     }
-    // QoS 2, retained messages, wildcards, subscription identifiers and shared
+    if !announce.retains {
+        block.put_slice(&[0x25, 0]);
+    }
+    // QoS 2, retained messages otherwise, wildcards, subscription identifiers and shared
     // subscriptions are available, which is what their absence says.
     let needed = block.len();
     block.put_u8(0x22);

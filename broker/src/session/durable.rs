@@ -526,6 +526,7 @@ mod tests {
                 message: Some(Message::new(&publish, 0, 0, 0, budget)),
                 from: None,
                 exchange: None,
+                by: None,
             };
             keeper.publish(vec![op]).await.unwrap();
         }

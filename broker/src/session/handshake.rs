@@ -113,6 +113,15 @@ pub(super) async fn welcome(
         };
         return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
     }
+    // [MQTT-3.2.2-13]; 3.1.1 has no word for it, and such a will is not retained.
+    let is_retained = |will: &Will| will.publish.retain && is_v5(connect.protocol);
+    if !retains(context) && connect.will.as_ref().is_some_and(is_retained) {
+        let error = packet::Error {
+            reason: reason::RETAIN_NOT_SUPPORTED,
+            what: "a will that is to be retained, and nothing is (retained_max, retained_bytes_max)",
+        };
+        return refuse(context, wire, protocol, &counters.refused_protocol, error).await;
+    }
     let password = connect.password.take();
     // Before anything is waited for, and with the copy of the password that a service
     // is asked with: those who wait hold it all.
@@ -224,6 +233,7 @@ pub(super) async fn welcome(
             session_present: present,
             session_expiry_secs: (connect.session_expiry_secs != asked)
                 .then_some(connect.session_expiry_secs),
+            retains: retains(context),
             dropped: entered.as_ref().map_or(0, |one| one.dropped),
             assigned_client_id: assigned.then_some(&*client_id),
             keep_alive_secs,
@@ -258,6 +268,11 @@ pub(super) fn window(context: &Context, connect: &Connect) -> u16 {
     connect
         .receive_max
         .min(context.config.outbound_in_flight_max)
+}
+
+/// Whether anything is retained: the operator may want nothing to be.
+fn retains(context: &Context) -> bool {
+    !context.fanout.keeper().shared().retained.is_off()
 }
 
 enum Ended {

@@ -50,6 +50,7 @@ use super::{
 use crate::{
     Admitted, Protocol, Publish, Publisher, QoS, Verdict,
     budget::Share,
+    fanout::Owner,
     keep::{EXCHANGES_MAX, Entered, SessionId, Token, Wanted},
     packet::{self, Ack, Error, Kind, encode, is_v5, reason},
 };
@@ -216,6 +217,13 @@ impl<'s> Inbound<'s> {
             ..
         } = packet;
         let counters = &self.context.counters;
+        let retained = &self.context.fanout.keeper().shared().retained;
+        if publish.retain && self.is_v5() && retained.is_off() {
+            return Err(Error {
+                reason: reason::RETAIN_NOT_SUPPORTED,
+                what: "a retained message, though CONNACK says that nothing is retained",
+            });
+        }
         if publish.qos != QoS::AtMostOnce {
             if self.is_resent(id, &publish) {
                 counters.resent.add(1);
@@ -393,4 +401,10 @@ impl<'s> Inbound<'s> {
     fn protocol(&self) -> Protocol {
         self.publisher.protocol
     }
+}
+
+/// Whose share of what is retained a client's messages count in.
+fn owner(context: &Context, publisher: &Publisher) -> Owner {
+    let retained = &context.fanout.keeper().shared().retained;
+    retained.owner(&publisher.client_id, publisher.identity.as_deref())
 }

@@ -89,7 +89,12 @@ impl Left {
             return;
         };
         let keeper = context.fanout.keeper();
-        let kept = keeper.due_will(session).await.unwrap_or_default();
+        let Ok(kept) = keeper.due_will(session).await else {
+            // The keeper has ended: without its identity the next process would publish
+            // it as another.
+            ending::lose_will(context, &self.publisher);
+            return;
+        };
         self.will.publish.delivery = kept.map(WillId::identity);
         let is_late = delay_secs == 0;
         if is_late {
@@ -145,6 +150,7 @@ pub(crate) async fn run(context: Arc<Context>) {
 
 async fn publish_all(context: &Context) {
     let keeper = context.fanout.keeper();
+    // None where the keeper has ended.
     for kept in keeper.wills().await.unwrap_or_default() {
         let due = Duration::from_millis(kept.due_in_ms);
         if let Some(waiting) = of_an_earlier_process(kept) {

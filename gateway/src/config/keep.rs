@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use penstock_broker::{KeepConfig, QueueFull};
+use penstock_broker::{KeepConfig, QueueFull, RetainedFull};
 
 use super::{reader::Table, stages::bytes};
 
@@ -19,6 +19,10 @@ pub(super) fn keep(table: &Table<'_, '_, '_>) -> KeepConfig {
         ("drop-oldest", QueueFull::DropOldest),
         ("drop-newest", QueueFull::DropNewest),
         ("refuse", QueueFull::Refuse),
+    ];
+    let retained_full = [
+        ("refuse", RetainedFull::Refuse),
+        ("not-retained", RetainedFull::NotRetained),
     ];
     KeepConfig {
         dir: None,
@@ -51,5 +55,6 @@ pub(super) fn keep(table: &Table<'_, '_, '_>) -> KeepConfig {
             0..=64 * 1024 * MIB,
             default.retained_bytes_max as u64,
         )),
+        retained_full: table.word("retained_full", &retained_full, default.retained_full),
     }
 }

@@ -1,7 +1,7 @@
 //! What happens where there is no room.
 
 use super::*;
-use crate::keep::{QueueFull, Refused};
+use crate::keep::{QueueFull, Refused, RetainedFull};
 
 async fn fill(policy: QueueFull) -> (tempfile::TempDir, Running, Vec<bool>, Entered) {
     let dir = tempfile::tempdir().unwrap();
@@ -211,6 +211,24 @@ async fn what_the_gateway_has_waits_for_room_among_what_is_retained() {
     let retained = running.keeper.retained();
     let topics: Vec<_> = retained.iter().map(|one| &*one.topic).collect();
     assert_eq!(topics, ["b"]);
+}
+
+#[tokio::test]
+async fn where_the_operator_wants_it_what_finds_no_room_is_acknowledged_and_not_retained() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(Config {
+        retained_max: 1,
+        retained_full: RetainedFull::NotRetained,
+        ..config(dir.path())
+    });
+    for topic in ["a", "b"] {
+        let message = running.message(topic, "1", QoS::AtLeastOnce, true);
+        assert!(running.publish(message).await);
+    }
+    assert_eq!(running.counters.retained_refused.get(), 1);
+    let retained = running.keeper.retained();
+    let topics: Vec<_> = retained.iter().map(|one| &*one.topic).collect();
+    assert_eq!(topics, ["a"]);
 }
 
 #[tokio::test]

@@ -144,6 +144,7 @@ impl Desk {
             message: Some(self.message(topic, payload, retain)),
             from: None,
             exchange: None,
+            by: None,
         };
         match self.ask(Work::Publish(vec![op])).try_recv().unwrap() {
             Ok(Answer::Kept(kept)) => matches!(kept[..], [Kept::Done(_)]),

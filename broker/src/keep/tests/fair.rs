@@ -274,6 +274,7 @@ fn many_large_messages_do_not_cost_others_hundreds_of_places_each() {
         message: Some(desk.message("large", &"x".repeat(100_000), false)),
         from: None,
         exchange: None,
+        by: None,
     };
     let before = desk.counters().dropped_kept_queue_full.get();
     drop(desk.ask(Work::Publish(vec![op; MANY])));

@@ -9,9 +9,12 @@ use std::{
 };
 
 use super::{desk::Desk, *};
-use crate::keep::{
-    EXCHANGES_MAX, QueueFull, Wish,
-    job::{Answer, Work},
+use crate::{
+    Protocol,
+    keep::{
+        EXCHANGES_MAX, QueueFull, Wish,
+        job::{Answer, Work},
+    },
 };
 
 /// A file system of its own size.
@@ -230,7 +233,8 @@ fn on_a_full_disk_one_finds_out_whether_it_still_is_and_the_others_hear_that_it_
     let large = desk.message("t", &"x".repeat(100_000), false);
     let publish = large.to_publish().unwrap();
     let room = |desk: &mut Desk| {
-        let wishes = vec![Wish::new(&publish, 7)];
+        let by = desk.writer.shared.retained.owner("d", None);
+        let wishes = vec![Wish::new(&publish, 7, by, Protocol::V5)];
         match desk.ask(Work::Room(wishes)).try_recv().unwrap() {
             Ok(Answer::Room(none)) => none,
             other => panic!("{other:?}"),
@@ -243,6 +247,7 @@ fn on_a_full_disk_one_finds_out_whether_it_still_is_and_the_others_hear_that_it_
             message: Some(large.clone()),
             from: None,
             exchange: None,
+            by: None,
         };
         let kept = desk.ask(Work::Publish(vec![op])).try_recv().unwrap();
         kept.is_ok()

@@ -325,6 +325,7 @@ impl Test {
                 message: None,
                 from: Some(id),
                 exchange: Some((packet, token)),
+                by: None,
             };
             keeper.publish(vec![op]).await.unwrap();
         }

@@ -3,15 +3,16 @@
 use std::{fs::OpenOptions, time::Instant};
 
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 
 use super::{
-    desk::Desk,
+    desk::{Desk, Heard},
     full::{self, SmallDisk},
     *,
 };
 use crate::keep::{
     Refused,
-    job::{Answer, Work},
+    job::{Answer, Job, Work},
     will::WillId,
 };
 
@@ -22,6 +23,7 @@ fn op(message: Message) -> Op {
         message: Some(message),
         from: None,
         exchange: None,
+        by: None,
     }
 }
 
@@ -44,13 +46,28 @@ fn dies(desk: &mut Desk, client: &str, payload: &str) -> WillId {
 
 /// Publishes a will for which there is no room on disk.
 fn owe(desk: &mut Desk, payload: &str, will: Option<WillId>) {
-    let message = desk.message(T, payload, true);
+    owe_below(desk, T, payload, will);
+}
+
+fn owe_below(desk: &mut Desk, topic: &str, payload: &str, will: Option<WillId>) {
+    let message = desk.message(topic, payload, true);
     match desk.ask(Work::Will(op(message), will)).try_recv().unwrap() {
         Ok(Answer::Owed(message)) => assert!(message.number() > 0),
         other => panic!("{other:?}"),
     }
     let over = desk.ask(Work::WillsAreOver(will.into_iter().collect()));
     drop(over);
+}
+
+fn job(work: Work) -> (Job, Heard) {
+    let (reply, heard) = oneshot::channel();
+    let full_since = None;
+    let job = Job {
+        work,
+        reply,
+        full_since,
+    };
+    (job, heard)
 }
 
 fn in_memory(desk: &Desk) -> Option<String> {
@@ -275,6 +292,140 @@ fn what_is_owed_and_finds_no_room_until_the_end_is_counted() {
     disk.fill_up();
     owe(&mut desk, "gone", None);
     desk.writer.close_debts();
+    assert_eq!(desk.counters().dropped_kept_disk_full.get(), 1);
+    drop(desk);
+}
+
+#[test]
+fn a_will_is_found_although_what_shares_its_commit_finds_no_room() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.dir()));
+    let other = desk.enter("other", None).unwrap().session;
+    let kept = dies(&mut desk, "d", "gone");
+    let session = desk.writer.shared.session("d").unwrap();
+    disk.fill_up();
+    let leave = Leave {
+        session: other,
+        sent: 0,
+        expiry_secs: None,
+        forget_will: false,
+    };
+    let (leave, mut left) = job(Work::Leave(leave));
+    let (due, mut found) = job(Work::DueWill(session));
+    desk.writer.commit(vec![leave, due]).unwrap();
+    assert!(matches!(left.try_recv(), Ok(Err(Refused::Full))));
+    match found.try_recv() {
+        Ok(Ok(Answer::Due(will))) => assert_eq!(will, Some(kept)),
+        other => panic!("{other:?}"),
+    }
+    drop(desk);
+}
+
+#[test]
+fn a_damaged_will_hides_no_other_on_a_full_disk_and_goes_when_there_is_room() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.dir()));
+    dies(&mut desk, "damaged", "gone");
+    let kept = dies(&mut desk, "d", "gone");
+    let damage = "UPDATE wills SET checksum = 0 WHERE client = 'damaged'";
+    desk.writer.connection.execute_batch(damage).unwrap();
+    disk.fill_up();
+    for _ in 0..2 {
+        let found: Vec<_> = desk.wills().iter().map(|will| will.id).collect();
+        assert_eq!(found, [kept]);
+    }
+    assert_eq!(desk.counters().kept_damaged.get(), 1);
+    disk.make_room();
+    until(&mut desk, "it is forgotten", |desk| wills(desk) == 1);
+    drop(desk);
+}
+
+/// The gateway knows it by that.
+#[test]
+fn a_will_whose_connection_ended_on_a_full_disk_is_the_same_in_the_next_process() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.dir()));
+    let will = desk.message(T, "gone", true);
+    let session = desk.enter_leaving("d", will);
+    disk.fill_up();
+    let leave = Leave {
+        session,
+        sent: 0,
+        expiry_secs: None,
+        forget_will: false,
+    };
+    let left = desk.ask(Work::Leave(leave)).try_recv();
+    assert!(matches!(left, Ok(Err(Refused::Full))));
+    let kept = match desk.ask(Work::DueWill(session)).try_recv() {
+        Ok(Ok(Answer::Due(Some(will)))) => will,
+        other => panic!("{other:?}"),
+    };
+    owe(&mut desk, "gone", Some(kept));
+    // What the next process makes of the time is another.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let (copy, mut next) = match next_process(&disk) {
+        Some(next) => next,
+        None => return,
+    };
+    let found = next.wills();
+    assert_eq!(
+        found.len(),
+        1,
+        "it could not even be noted that it was shown"
+    );
+    assert_eq!(found[0].id.identity(), kept.identity());
+    copy.make_room();
+    drop((desk, next));
+}
+
+#[test]
+fn a_retained_will_whose_commit_fails_is_owed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut desk = Desk::open(config(dir.path()));
+    let kept = dies(&mut desk, "d", "gone");
+    let run = |desk: &Desk, sql: &str| desk.writer.connection.execute_batch(sql).unwrap();
+    run(
+        &desk,
+        "CREATE TEMP TRIGGER broken BEFORE INSERT ON main.retained
+         BEGIN SELECT RAISE(ABORT, 'not for want of room'); END",
+    );
+    owe(&mut desk, "gone", Some(kept));
+    assert_eq!(in_memory(&desk).as_deref(), Some("gone"));
+    assert_eq!((owed(&desk), wills(&desk)), (1, 1));
+    run(&desk, "DROP TRIGGER broken");
+    until_paid(&mut desk);
+    assert_eq!(on_disk(&desk).as_deref(), Some("gone"));
+    assert_eq!(wills(&desk), 0);
+}
+
+#[test]
+fn what_is_owed_is_as_old_as_it_is_whenever_that_can_be_noted() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.dir()));
+    let kept = dies(&mut desk, "d", &large("gone"));
+    disk.fill_up();
+    owe(&mut desk, &large("gone"), Some(kept));
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let later_ms = desk.writer.shared.wall_ms();
+    with_little_room(&disk);
+    let shown = "SELECT count(*) FROM shown_wills";
+    until(&mut desk, "it is noted", |desk| desk.count(shown) == 1);
+    let shown_ms = desk.count("SELECT shown_ms FROM shown_wills");
+    assert!(shown_ms <= later_ms - 40, "{shown_ms}, {later_ms}");
+    drop(desk);
+}
+
+#[test]
+fn what_is_too_large_for_the_disk_at_the_end_costs_no_other_its_place() {
+    let disk = small_disk!();
+    let mut desk = Desk::open(config(disk.dir()));
+    disk.fill_up();
+    owe_below(&mut desk, "before it", &large("gone"), None);
+    owe_below(&mut desk, T, "gone", None);
+    with_little_room(&disk);
+    desk.writer.close_debts();
+    assert_eq!(on_disk(&desk).as_deref(), Some("gone"));
+    assert_eq!(owed(&desk), 1);
     assert_eq!(desk.counters().dropped_kept_disk_full.get(), 1);
     drop(desk);
 }

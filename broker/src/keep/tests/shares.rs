@@ -2,6 +2,7 @@
 
 use super::{desk::Desk, *};
 use crate::{
+    Protocol,
     budget::Share,
     fanout::Subscription,
     keep::{
@@ -119,6 +120,7 @@ fn a_commit_gives_the_workers_no_more_than_they_have_room_for() {
         message: Some(message),
         from: None,
         exchange: None,
+        by: None,
     };
     drop(desk.ask(Work::Publish(vec![op; 20])));
     assert!(desk.writer.shared.live.returned(100).is_empty());
@@ -138,7 +140,9 @@ fn room(desk: &mut Desk, count: usize) -> Option<usize> {
         properties: None,
         delivery: None,
     };
-    let wishes = (0..count).map(|at| Wish::new(&publish, at)).collect();
+    let by = desk.writer.shared.retained.owner("d", None);
+    let wishes = (0..count).map(|at| Wish::new(&publish, at, by, Protocol::V5));
+    let wishes = wishes.collect();
     match desk.ask(Work::Room(wishes)).try_recv().unwrap() {
         Ok(Answer::Room(none)) => none,
         other => panic!("{other:?}"),

@@ -157,12 +157,20 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
              DROP TABLE leftovers;
              DROP INDEX wills_of_session;
              DROP TABLE shown_wills;
+             ALTER TABLE wills DROP COLUMN token;
              PRAGMA user_version = 1;",
         )
+        .unwrap();
+    let (id, due_ms): (i64, i64) = database
+        .query_row("SELECT id, due_ms FROM wills", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
         .unwrap();
     drop(database);
     let running = open(config(dir.path()));
     let wills = running.keeper.wills().await.unwrap();
     assert_eq!(whose(&wills), [("d", Some("user"), false)]);
+    let as_it_was = [id.to_be_bytes(), due_ms.to_be_bytes()].concat();
+    assert_eq!(wills[0].id.identity()[..], as_it_was);
     assert_eq!(running.counters.keep_set_aside.get(), 0);
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Publish, QoS, Receipt, Verdict,
-    fanout::Message,
+    Protocol, Publish, QoS, Receipt, Verdict,
+    fanout::{Message, Owner},
     keep::{Kept, Token, Wish},
 };
 
@@ -88,7 +88,7 @@ impl Batch {
     /// What of the publishes without a verdict the keeper is to have room for. Nothing if
     /// one is of an exchange that was begun before: the gateway may have that already, so
     /// it cannot be refused.
-    pub(super) fn wishes(&self) -> Vec<Wish> {
+    pub(super) fn wishes(&self, by: Owner, protocol: Protocol) -> Vec<Wish> {
         let undecided = || self.entries.iter().filter(|entry| entry.verdict.is_none());
         let was_begun = |entry: &Entry| {
             let has_token = match &entry.publish {
@@ -104,7 +104,7 @@ impl Batch {
         let wish = |(at, entry): (usize, &Entry)| {
             let owed = entry.wanted && matches!(entry.keep, Keep::Wanted);
             let publish = entry.publish.as_ref().filter(|_| owed)?;
-            Some(Wish::new(publish, at))
+            Some(Wish::new(publish, at, by, protocol))
         };
         undecided().enumerate().filter_map(wish).collect()
     }

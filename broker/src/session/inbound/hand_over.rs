@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{Admitting, Inbound, batch::Batch};
+use super::{Admitting, Inbound, batch::Batch, owner};
 use crate::{
     Admitted, Publish, QoS, Receipt, Verdict,
     keep::{Refused, SessionId, Token, Wish},
@@ -58,9 +58,13 @@ impl<'s> Inbound<'s> {
     /// to have no room.
     fn wishes(&self, batch: &Batch) -> Vec<Wish> {
         let shared = self.context.fanout.keeper().shared();
-        let is_short = || batch.retains && shared.retained.is_short(batch.bytes);
-        if batch.is_kept && (shared.may_have_no_room() || is_short()) {
-            batch.wishes()
+        if !batch.is_kept {
+            return Vec::new();
+        }
+        let by = owner(self.context, self.publisher);
+        let is_short = || batch.retains && shared.retained.is_short(batch.bytes, by);
+        if shared.may_have_no_room() || is_short() {
+            batch.wishes(by, self.protocol())
         } else {
             Vec::new()
         }

@@ -9,6 +9,7 @@ use tokio::time::{Duration, sleep};
 use super::{
     Inbound, Lost, PAUSE_MIN,
     batch::{Batch, Entry, Keep},
+    owner,
 };
 use crate::{
     QoS, Verdict,
@@ -77,7 +78,7 @@ impl Inbound<'_> {
     fn keep_front(&mut self) -> bool {
         let (v5, session) = (self.is_v5(), self.session);
         let durable = self.durable.as_ref().map(|durable| durable.session);
-        let context = self.context;
+        let (context, publisher) = (self.context, self.publisher);
         let exchanges = &self.exchanges;
         let Some(front) = self.pending.front_mut() else {
             return false;
@@ -85,6 +86,7 @@ impl Inbound<'_> {
         if !front.is_kept || self.keeping.is_some() {
             return false;
         }
+        let by = owner(context, publisher);
         let is_taken = |entry: &Entry| {
             let verdict = entry.verdict.as_ref();
             matches!(verdict, Some(Verdict::Accepted | Verdict::Duplicate))
@@ -99,6 +101,7 @@ impl Inbound<'_> {
             exchange: (entry.qos == QoS::ExactlyOnce && durable.is_some())
                 .then(|| Some((entry.id, exchanges.token(entry.id)?)))
                 .flatten(),
+            by: Some(by),
         };
         let ops: Vec<Op> = front.owed_to_keeper(v5).map(op).collect();
         if ops.is_empty() {
