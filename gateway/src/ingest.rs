@@ -57,7 +57,7 @@ use crate::{
 };
 
 /// Groups that are built, or wait for room in the journal's queue, at a time. With
-/// [`preparing::stored_bytes_max`] this bounds what entries take before they are in that queue.
+/// [`normalise::stored_bytes_max`](crate::normalise::stored_bytes_max) this bounds what entries take before they are in that queue.
 const PREPARING_MAX: usize = 16;
 
 /// How messages become events.

@@ -36,6 +36,7 @@ pub mod pointer;
 pub mod preset;
 pub mod protocol;
 pub mod reject;
+mod room;
 pub mod schema;
 pub mod template;
 pub mod timestamp;
@@ -48,6 +49,7 @@ use decode::{Compression, Format, Node, Without};
 pub use mapping::{Mapping, Resolved};
 pub use protocol::births::{Births, Heard};
 pub use reject::{Class, Reject};
+pub(crate) use room::stored_bytes_max;
 
 use crate::{
     dedup::key,
@@ -57,6 +59,7 @@ use element::{Header, Named, Normaliser, Place};
 use expression::{Budget, Whole};
 use mapping::BadElement;
 use protocol::{Protocol, cloudevents};
+use room::Room;
 
 /// A device's name has at most so many bytes.
 pub const DEVICE_BYTES_MAX: usize = 256;
@@ -186,6 +189,7 @@ pub fn normalise(
             return Err(Reject::new(Class::Limit, reason));
         }
     }
+    let mut room = Room::new(message.payload.len());
     let payload = match mapping.format {
         // Bytes that nobody here understands stay as they are, unless the operator says.
         Format::Raw if mapping.compression == Compression::Auto => Cow::Borrowed(message.payload),
@@ -257,6 +261,9 @@ pub fn normalise(
             index: None,
             whole: &whole,
         })?;
+        if let Some(event) = &event {
+            room.take(event)?;
+        }
         return Ok(Normalised {
             nothing: usize::from(event.is_none()) - normaliser.dropped,
             dropped: normaliser.dropped,
@@ -269,6 +276,7 @@ pub fn normalise(
         return Err(Reject::new(Class::Empty, "the array has no elements"));
     }
     let header = Header::new(mapping, &root, array, elements)?;
+    room.repeats(header.identifying_bytes(mapping, message), elements.len())?;
     let mut nothing = 0;
     let mut events = Vec::with_capacity(elements.len());
     let mut bad = Vec::new();
@@ -284,7 +292,10 @@ pub fn normalise(
             whole: &whole,
         };
         match normaliser.event(&place) {
-            Ok(Some(event)) => events.push(event),
+            Ok(Some(event)) => {
+                room.take(&event)?;
+                events.push(event);
+            }
             Ok(None) => nothing += 1,
             Err(reject) => bad.push((index, reject)),
         }

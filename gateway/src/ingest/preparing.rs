@@ -22,7 +22,9 @@ use crate::{
         message::{VIA_PROPERTY, is_gateway},
     },
     gateway_id::GatewayId,
-    normalise::{self, Births, Class, Message, Normalised, Reject, Scratch, mapping::Keep},
+    normalise::{
+        self, Births, Class, Message, Normalised, Reject, Scratch, mapping::Keep, stored_bytes_max,
+    },
     record::Routes,
     rules::{self, RuleSet},
     store::{Entry, NewEvent, NewOriginal},
@@ -37,17 +39,6 @@ const ENTRY_BYTES: usize = 128;
 
 /// Gateways that are remembered of a message's way.
 const HOPS_MAX: usize = 16;
-
-/// What one message may become, as stored events: a small payload of many
-/// elements on a long topic could fill memory and disk otherwise.
-pub(super) fn stored_bytes_max(payload_bytes: usize) -> usize {
-    let swollen = payload_bytes.saturating_mul(128);
-    // An event takes some hundred bytes however little it says, an element perhaps
-    // three. Whatever the broker takes may be kept as one event.
-    swollen
-        .clamp(256 * 1024, 2 * 1024 * 1024)
-        .saturating_add(payload_bytes)
-}
 
 /// Through which other gateways a message came, for those that it goes to from here:
 /// the last ones, because only the first can be a device's invention.

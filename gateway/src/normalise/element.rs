@@ -86,6 +86,22 @@ impl<'n, 'a> Header<'n, 'a> {
             .map(|around| around.node)
     }
 
+    /// What every element's identity holds, as text: of the client, of the message, and of
+    /// the fields around the elements.
+    pub(super) fn identifying_bytes(&self, mapping: &Mapping, message: &Message<'_>) -> usize {
+        let explicit = mapping.id_property.as_deref();
+        let explicit = explicit.and_then(|name| message.property(name));
+        let fields = self.found.iter().filter(|around| {
+            let mut id = mapping.id.iter();
+            id.any(|pointer| std::ptr::eq(pointer, around.pointer))
+        });
+        let fields = fields.map(|around| match around.node {
+            Node::Text(text) => text.len(),
+            _ => 0,
+        });
+        message.client_id.len() + explicit.map_or(0, |id| id.len()) + fields.sum::<usize>()
+    }
+
     /// What is around the elements. What was left out of one of them for being lenient
     /// tells it from another all the same, so then it is the whole payload.
     pub(super) fn digest(&self, payload: &[u8]) -> Key {

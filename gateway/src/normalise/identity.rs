@@ -376,7 +376,7 @@ pub(super) fn text(node: &Node<'_>) -> Option<String> {
         Node::Float(Float {
             literal: Some(literal),
             ..
-        }) => Some((*literal).to_owned()),
+        }) => Some(literal.as_ref().to_owned()),
         Node::Float(Float { value, .. }) if value.is_finite() => Some(value.to_string()),
         _ => None,
     }

@@ -19,6 +19,10 @@ use crate::event::{Measurement, Quality, Value};
 /// A measurement's name has at most so many bytes.
 pub(super) const NAME_BYTES_MAX: usize = 512;
 
+/// A unit that a message says has at most so many bytes: it is stored with each
+/// measurement that it is said of, and the longest that people write have some thirty.
+pub(super) const UNIT_BYTES_MAX: usize = 256;
+
 /// The name of a bare value.
 const BARE: &str = "value";
 
@@ -372,6 +376,15 @@ fn within(
     let result = then(name);
     name.truncate(before);
     result
+}
+
+/// A unit that a message says, within its bound.
+pub(super) fn unit(said: &str) -> Result<Arc<str>, Reject> {
+    if said.len() > UNIT_BYTES_MAX {
+        let reason = format!("a unit has more than {UNIT_BYTES_MAX} bytes");
+        return Err(Reject::new(Class::Limit, reason));
+    }
+    Ok(said.into())
 }
 
 pub(super) fn name_too_long() -> Reject {

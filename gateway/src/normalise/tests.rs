@@ -8,6 +8,7 @@ mod lenient;
 mod penstock;
 mod protocols;
 mod sparkplug;
+mod swelling;
 mod values;
 
 use super::{

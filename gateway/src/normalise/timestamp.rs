@@ -108,6 +108,7 @@ pub fn read(
             let mut digits = zmij::Buffer::new();
             let literal = float
                 .literal
+                .as_deref()
                 .unwrap_or_else(|| digits.format_finite(float.value));
             epoch(
                 Decimal::parse(literal).ok_or_else(|| not_a_time(node))?,
@@ -155,6 +156,7 @@ pub(super) fn seconds(node: &Node<'_>) -> Option<i128> {
         Node::Float(float) if float.value.is_finite() => Decimal::parse(
             float
                 .literal
+                .as_deref()
                 .unwrap_or_else(|| digits.format_finite(float.value)),
         )?,
         _ => return None,
@@ -328,7 +330,7 @@ mod tests {
     fn literal(text: &str) -> Node<'_> {
         Node::Float(Float {
             value: text.parse().unwrap(),
-            literal: Some(text),
+            literal: Some(text.into()),
         })
     }
 

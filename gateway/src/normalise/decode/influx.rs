@@ -166,7 +166,7 @@ impl<'a> Parser<'a> {
                 let literal = exact.filter(|(end, _)| *end == written.len());
                 Ok(Node::Float(Float {
                     value,
-                    literal: literal.map(|_| written),
+                    literal: literal.map(|_| written.into()),
                 }))
             }
             Some(_) if self.takes(Fault::Nan) => Ok(json::NAN),

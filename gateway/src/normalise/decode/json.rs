@@ -75,7 +75,7 @@ pub(super) fn number(literal: &str, integer: bool, lenient: Lenient) -> Result<N
     match literal.parse::<f64>() {
         Ok(value) if value.is_finite() => Ok(Node::Float(Float {
             value,
-            literal: Some(literal),
+            literal: Some(literal.into()),
         })),
         _ if lenient.allows(Fault::Nan) => Ok(NAN),
         _ => Err(too_large()),

@@ -29,13 +29,13 @@ pub enum Node<'a> {
     Map(Vec<(Cow<'a, str>, Self)>),
 }
 
-/// A number with its digits as sent, where the format has digits.
-#[derive(Debug, Clone, Copy)]
+/// A number with its digits as sent, where what was sent has digits.
+#[derive(Debug, Clone)]
 pub struct Float<'a> {
     /// The nearest 64-bit float.
     pub value: f64,
     /// The literal: times are read from it, because a float has too few digits.
-    pub literal: Option<&'a str>,
+    pub literal: Option<Cow<'a, str>>,
 }
 
 impl PartialEq for Float<'_> {

@@ -125,7 +125,7 @@ mod tests {
             );
         }
         assert!(
-            matches!(decode(b"21.5", Lenient::STRICT), Ok(Node::Float(x)) if x.value == 21.5 && x.literal == Some("21.5"))
+            matches!(decode(b"21.5", Lenient::STRICT), Ok(Node::Float(x)) if x.value == 21.5 && x.literal.as_deref() == Some("21.5"))
         );
     }
 

@@ -1,7 +1,7 @@
 //! Sensor Measurement Lists (RFC 8428), resolved: base values filled in, names
 //! whole, times absolute. One pack is one event.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::Engine as _;
 
@@ -45,7 +45,8 @@ const LABELS: [(&str, &str); 15] = [
 struct Base<'n> {
     name: &'n str,
     time: i128,
-    unit: Option<&'n str>,
+    /// One for all the records that have it.
+    unit: Option<Arc<str>>,
     value: Option<&'n Node<'n>>,
     sum: Option<&'n Node<'n>>,
 }
@@ -54,7 +55,7 @@ struct Base<'n> {
 #[derive(Default)]
 struct Record<'n> {
     name: Option<&'n str>,
-    unit: Option<&'n str>,
+    unit: Option<Arc<str>>,
     value: Option<&'n Node<'n>>,
     text: Option<&'n str>,
     boolean: Option<bool>,
@@ -112,7 +113,7 @@ pub(super) fn meaning<'n, 'a>(
                 .tags
                 .push((format!("{name}.ut").into(), text.into()));
         }
-        let unit = record.unit.or(base.unit).map(Into::into);
+        let unit = record.unit.or_else(|| base.unit.clone());
         let sum = record.sum.map(|sum| reader.plus(sum, base.sum));
         let sum = sum.transpose()?;
         let of = |name: &str, value, bad| Measurement {
@@ -210,11 +211,11 @@ impl Reader {
                 },
                 "bn" => base.name = text(label, node)?,
                 "bt" => base.time = time(label, node)?,
-                "bu" => base.unit = Some(text(label, node)?),
+                "bu" => base.unit = Some(measure::unit(text(label, node)?)?),
                 "bv" => base.value = Some(number(label, node)?),
                 "bs" => base.sum = Some(number(label, node)?),
                 "n" => fields.name = Some(text(label, node)?),
-                "u" => fields.unit = Some(text(label, node)?),
+                "u" => fields.unit = Some(measure::unit(text(label, node)?)?),
                 "v" => fields.value = Some(number(label, node)?),
                 "vs" => fields.text = Some(text(label, node)?),
                 "vb" => match node {

@@ -88,6 +88,25 @@ fn received(event: &Event, payload: &[u8], content_type: Option<&str>, key: bool
 }
 
 #[test]
+fn a_unit_beyond_its_bound_is_a_text_like_any_other() {
+    for (length, is_unit) in [(256, true), (257, false)] {
+        let unit = "u".repeat(length);
+        let mut measurements = measurements();
+        measurements.truncate(1);
+        measurements[0].unit = Some(unit.as_str().into());
+        let sent = event_of("b7", measurements);
+        for (payload, content_type) in forms(&sent) {
+            let got = received(&sent, &payload, content_type, false);
+            let mut units = got.measurements.iter();
+            assert_eq!(units.any(|m| m.unit.as_deref() == Some(&unit)), is_unit);
+            let mut texts = got.measurements.iter();
+            let text = Value::Text(unit.clone());
+            assert_eq!(texts.any(|m| m.value == text), !is_unit, "nothing is lost");
+        }
+    }
+}
+
+#[test]
 fn an_event_is_the_same_event_at_the_next_gateway() {
     for device in ["b7", "hall/b 7"] {
         let sent = event_of(device, measurements());

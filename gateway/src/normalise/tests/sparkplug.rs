@@ -136,6 +136,23 @@ fn name(births: &Births, topic: &str, received: i64, payload: &Payload) -> Resul
 }
 
 #[test]
+fn a_unit_of_a_metric_has_a_bound() {
+    let birth = |unit: &str| {
+        let text = Payload::default().varint(1, 12).bytes(8, unit.as_bytes());
+        let properties = Payload::default().bytes(1, b"engUnit").bytes(2, &text.0);
+        let metric = named("t", 1).bytes(9, &properties.0);
+        let birth = Payload::sent(RECEIVED).seq(0).metric(bd_seq(0));
+        let birth = birth.metric(metric);
+        send(&Births::default(), "spBv1.0/g/NBIRTH/n", RECEIVED, &birth)
+    };
+    let longest = "u".repeat(256);
+    let event = birth(&longest).unwrap();
+    let mut measured = event.measurements.iter();
+    assert!(measured.any(|m| m.unit.as_deref() == Some(&*longest)));
+    assert_eq!(birth(&"u".repeat(257)).unwrap_err().class, Class::Limit);
+}
+
+#[test]
 fn metrics_in_a_body_are_not_dropped() {
     let births = Births::default();
     let whose = |uuid: &[u8]| Payload::sent(at(0)).seq(1).bytes(4, uuid).bytes(5, b"x");

@@ -22,7 +22,7 @@ use crate::{
     normalise::{
         Node, Normaliser, Reject,
         identity::text,
-        measure::NAME_BYTES_MAX,
+        measure::{self, NAME_BYTES_MAX},
         timestamp::{self, Said, Unit},
     },
 };
@@ -235,7 +235,7 @@ fn measurement(of: &Normaliser<'_>, node: &Node<'_>) -> Option<Measurement> {
     let value = value(node.child("v")?)?;
     let unit = match node.child("u") {
         None => None,
-        Some(unit) => Some(text(unit)?.into()),
+        Some(unit) => Some(measure::unit(&text(unit)?).ok()?),
     };
     let quality = match node.child("q") {
         None => Quality::Good,

@@ -155,7 +155,7 @@ impl Resolver<'_> {
                     }
                     None => Value::Null,
                 };
-                taken.measurements.push(one(named, value, metric, time));
+                taken.measurements.push(one(named, value, metric, time)?);
             }
         }
         if metric.child("historical") == Some(&Node::Bool(true)) {
@@ -234,7 +234,7 @@ fn one(
     value: Value,
     metric: &Node<'_>,
     time: Option<crate::event::Timestamp>,
-) -> Measurement {
+) -> Result<Measurement, Reject> {
     let property = |name: &str| metric.child("properties")?.child(name);
     // Sparkplug 3.0, section 6.4.11: 192 is good, 0 bad, 500 stale.
     let quality = match property("Quality") {
@@ -244,14 +244,14 @@ fn one(
         Some(_) => Quality::Uncertain,
     };
     let unit = match property("engUnit").or_else(|| property("Engineering Units")) {
-        Some(Node::Text(unit)) if !unit.is_empty() => Some(Arc::from(unit.as_ref())),
+        Some(Node::Text(unit)) if !unit.is_empty() => Some(measure::unit(unit)?),
         _ => None,
     };
-    Measurement {
+    Ok(Measurement {
         name: named.name.clone(),
         value,
         unit,
         quality,
         time,
-    }
+    })
 }
