@@ -126,7 +126,7 @@ impl Config {
             #[cfg(feature = "http")]
             Kind::Http(config) => Arc::new(http::Http::new(config.clone(), clock.clone())?),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone())?),
+            Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone(), clock.clone())?),
             #[cfg(feature = "kinesis")]
             Kind::Kinesis(config) => Arc::new(kinesis::Kinesis::new(config.clone())?),
             #[cfg(feature = "nats")]

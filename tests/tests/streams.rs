@@ -16,7 +16,7 @@ const KILLS: usize = 5;
 
 fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
     Sim::new(sandbox, "fleet", setup.mqtt, seed)
-        .load(40, 1_000)
+        .load(40, 250)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
         .start()
 }
@@ -170,11 +170,11 @@ fn kafka_refuses_an_event_alone_and_takes_those_around_it_in_order() {
     let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
         return;
     };
-    kafka.create_topic("small", &["max.message.bytes=4000"]);
-    let more = "compression = \"none\"\nlinger = \"500ms\"";
+    kafka.create_topic("small", &["max.message.bytes=8000"]);
+    let more = "compression = \"none\"\nlinger = \"500ms\"\nbatch_bytes = \"7KiB\"";
     let setup = Setup::new(&sandbox).to_kafka("stream", kafka.port, "small", more);
     let gateway = Gateway::start(&setup).expecting(&["stream"]);
-    let text = |n| "x".repeat(if n == 15 { 5_000 } else { 0 });
+    let text = |n| "x".repeat(if n == 15 { 9_000 } else { 0 });
     let payloads = (0..30).map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}", text(n)));
     publish(&setup, payloads);
     gateway.wait_for(Duration::from_secs(60), "all but one", |now| {

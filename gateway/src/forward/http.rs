@@ -12,7 +12,6 @@
 mod reply;
 
 use std::{
-    collections::HashSet,
     io::Write as _,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
@@ -33,7 +32,7 @@ use super::{
     Secret,
     batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcome, Outcomes},
-    refusals::{PROBES_MAX, Refusals},
+    refusals::{Refusals, probes},
 };
 use crate::{clock::Clock, event::json::BATCH_MEDIA_TYPE};
 
@@ -202,16 +201,9 @@ impl Http {
     /// waiting behind it.
     async fn probe(&self, batch: Batch) -> Outcomes {
         let mut refused = Vec::new();
-        let mut tried = HashSet::new();
-        for (at, item) in batch.items.iter().enumerate() {
-            if tried.len() >= PROBES_MAX {
-                break;
-            }
-            if !tried.insert(item.partition_key()) {
-                continue;
-            }
+        for at in probes(&batch.items) {
             let alone = Batch {
-                items: [item.clone()].into(),
+                items: [batch.items[at].clone()].into(),
             };
             let outcome = match self.post(&alone).await? {
                 Reply::Outcomes(known) => known.into_iter().next(),

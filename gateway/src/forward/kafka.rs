@@ -11,31 +11,33 @@
 //! begins with a new start of the gateway, or when the brokers end the old one; only then
 //! a record can be there twice, with the same key.
 //!
-//! One batch at a time, of which each partition gets one request or few: what is behind
-//! a record that was refused goes out after it is known to be.
+//! A batch goes in rounds ([`rounds`]), so that what is behind a record that was refused
+//! goes out after it is known to be.
 
+mod probing;
 mod record;
+mod rounds;
 mod security;
 mod verdict;
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use krafka::{
     CloseOptions, Compression,
     producer::{DeliveryHandle, Producer},
 };
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout},
 };
 
 use self::verdict::Verdict;
 use super::{
-    batch::{Batch, Item},
+    batch::Batch,
     destination::{Destination, Error, Limits, Outcomes},
+    refusals::Refusals,
 };
-use crate::event::Key;
+use crate::{clock::Clock, event::Key};
 
 pub use security::{Login, Mechanism, Tls};
 
@@ -56,7 +58,7 @@ pub struct Config {
     pub compression: Compression,
     /// Records that are worked on at once, at most.
     pub batch_records: usize,
-    /// Bytes of records in a batch for one partition before compression, about.
+    /// Bytes of records in a round before compression, about.
     pub batch_bytes: usize,
     /// How long a batch may wait to fill.
     pub linger: Duration,
@@ -84,6 +86,11 @@ impl Config {
         }
     }
 
+    /// Bytes of a request, at most; and so of a record.
+    fn request_bytes_max(&self) -> usize {
+        self.batch_bytes.max(REQUEST_BYTES_MAX)
+    }
+
     pub(super) fn check(&self) -> Result<(), super::Error> {
         let wrong = |what: &str| Err(super::Error::Config(what.to_owned()));
         if self.brokers.is_empty() {
@@ -104,11 +111,16 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
 const BUFFER_BYTES: usize = 64 * 1024 * 1024;
 /// How long the end waits for answers.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// What a request may have where a round is smaller: one large record.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Records have the time of their sending, and retention goes by it.
+const CLOCK_UNSET: &str = "the clock of this machine is not set, and the topic's retention would delete at once what it dates";
 
 /// The Kafka destination.
 #[derive(Debug)]
 pub(super) struct Kafka {
     config: Config,
+    clock: Arc<dyn Clock>,
     line: Mutex<Line>,
 }
 
@@ -117,95 +129,38 @@ struct Line {
     producer: Option<Producer>,
     /// Records that this producer still has, and that were not answered in time.
     open: HashMap<Key, DeliveryHandle>,
-}
-
-/// A record that was handed over, or was not.
-enum Sent {
-    Waiting(DeliveryHandle),
-    Settled(Verdict),
+    refusals: Refusals,
 }
 
 impl Kafka {
-    pub(super) fn new(config: Config) -> Result<Self, super::Error> {
+    pub(super) fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, super::Error> {
         config.check()?;
         Ok(Self {
             config,
+            clock,
             line: Mutex::default(),
         })
     }
 
+    /// Delivers the batch; single records of it where the topic may be at fault.
     async fn deliver(&self, batch: Batch) -> Outcomes {
+        if self.clock.now().is_unset() {
+            return Err(Error::unavailable(CLOCK_UNSET.to_owned()));
+        }
         let mut line = self.line.lock().await;
+        let probing = line.refusals.is_probing(Instant::now())?;
+        if line.producer.is_none() {
+            line.producer = Some(self.connect().await?);
+        }
         let deadline = Instant::now() + self.config.timeout;
-        let mut verdicts = self.produce(&mut line, &batch.items, deadline).await?;
-        let blamed: Vec<usize> = (0..verdicts.len())
-            .filter(|at| verdicts[*at].is_blame())
-            .collect();
-        // A batch is refused as a whole: who is to blame shows when each stands alone.
-        let mut stopped = None;
-        for at in blamed.into_iter().filter(|_| batch.items.len() > 1) {
-            verdicts[at] = match &stopped {
-                Some(reason) => Verdict::Open(String::clone(reason)),
-                None => {
-                    let alone = &batch.items[at..=at];
-                    self.produce(&mut line, alone, deadline).await?.remove(0)
-                }
-            };
-            if !matches!(verdicts[at], Verdict::Kept | Verdict::Blame(_)) {
-                stopped.get_or_insert_with(|| verdicts[at].reason().to_owned());
-            }
+        // What the producer has already comes before anything else.
+        if probing && line.open.is_empty() {
+            return self.probe(&mut line, &batch, deadline).await;
         }
+        let verdicts = self
+            .deliver_all(&mut line, &batch.items, deadline, false)
+            .await?;
         self.conclude(&mut line, verdicts).await
-    }
-
-    /// Hands records to the producer, but those that it has already, and waits for answers.
-    async fn produce(
-        &self,
-        line: &mut Line,
-        items: &[Item],
-        deadline: Instant,
-    ) -> Result<Vec<Verdict>, Error> {
-        let producer = match &line.producer {
-            Some(producer) => producer,
-            None => line.producer.insert(self.connect().await?),
-        };
-        let mut sent = Vec::with_capacity(items.len());
-        for item in items {
-            let key = item.record().key;
-            if let Some(handle) = line.open.remove(&key) {
-                sent.push(Sent::Waiting(handle));
-                continue;
-            }
-            let record = record::of_event(item, &self.config.topic);
-            sent.push(match producer.enqueue(record).await {
-                Ok(handle) => Sent::Waiting(handle),
-                Err(error) => Sent::Settled(Verdict::of(&error)),
-            });
-            if matches!(sent.last(), Some(Sent::Settled(verdict)) if !verdict.is_blame()) {
-                break;
-            }
-        }
-        // Only begun: it lets nothing wait for more. The answers are waited for below.
-        drop(producer.flush().now_or_never());
-        let mut verdicts = Vec::with_capacity(items.len());
-        for (item, sent) in items.iter().zip(sent) {
-            verdicts.push(match sent {
-                Sent::Settled(verdict) => verdict,
-                Sent::Waiting(mut handle) => match timeout_at(deadline, &mut handle).await {
-                    Ok(answer) => Verdict::of_answer(&answer),
-                    Err(_) => {
-                        line.open.insert(item.record().key, handle);
-                        Verdict::Open("no acknowledgement in time".to_owned())
-                    }
-                },
-            });
-        }
-        let why = verdicts
-            .last()
-            .map_or("not begun", Verdict::reason)
-            .to_owned();
-        verdicts.resize_with(items.len(), || Verdict::Open(why.clone()));
-        Ok(verdicts)
     }
 
     async fn connect(&self) -> Result<Producer, Error> {
@@ -223,7 +178,9 @@ impl Kafka {
                 .producer()
                 .compression(config.compression)
                 .batch_size(config.batch_bytes)
-                .max_request_size(config.batch_bytes.max(REQUEST_BYTES_MAX))
+                .max_request_size(config.request_bytes_max())
+                // A round is flushed when all of it was handed over.
+                .linger(config.timeout)
                 .buffer_memory(BUFFER_BYTES)
                 .delivery_timeout(DELIVERY_TIMEOUT)
                 .max_block(config.timeout)
@@ -233,14 +190,15 @@ impl Kafka {
             Box::pin(producer.partitions_for(&config.topic)).await?;
             Ok(producer)
         };
-        Box::pin(connected)
-            .await
-            .map_err(|error| match Verdict::of(&error) {
-                Verdict::Misconfigured(reason) | Verdict::Blame(reason) => {
-                    Error::Misconfigured(reason)
-                }
-                verdict => Error::unavailable(verdict.reason().to_owned()),
-            })
+        // By itself the client tries to become a producer for as long as it may deliver.
+        let Ok(connected) = timeout(config.timeout, Box::pin(connected)).await else {
+            let reason = "the brokers did not let a producer begin in time";
+            return Err(Error::unavailable(reason.to_owned()));
+        };
+        connected.map_err(|error| match Verdict::of(&error) {
+            Verdict::Misconfigured(reason) | Verdict::Blame(reason) => Error::Misconfigured(reason),
+            verdict => Error::unavailable(verdict.reason().to_owned()),
+        })
     }
 
     async fn conclude(&self, line: &mut Line, verdicts: Vec<Verdict>) -> Outcomes {
@@ -251,12 +209,16 @@ impl Kafka {
             // This session is over; the next one knows nothing of what it had.
             self.end(line).await;
         }
-        let first = |is: fn(&Verdict) -> bool| verdicts.iter().find(|verdict| is(verdict));
-        let is_known = |verdict: &Verdict| matches!(verdict, Verdict::Kept | Verdict::Blame(_));
-        if !verdicts.iter().any(is_known) {
-            if let Some(Verdict::Misconfigured(reason)) =
-                first(|verdict| matches!(verdict, Verdict::Misconfigured(_)))
-            {
+        let misconfigured = verdicts
+            .iter()
+            .find(|verdict| matches!(verdict, Verdict::Misconfigured(_)));
+        if misconfigured.is_some() && line.open.is_empty() {
+            // A producer that met such an error may repeat it for good, and has nothing
+            // that anybody waits for.
+            self.end(line).await;
+        }
+        if !verdicts.iter().any(Verdict::is_known) {
+            if let Some(Verdict::Misconfigured(reason)) = misconfigured {
                 return Err(Error::Misconfigured(reason.clone()));
             }
             if let Some(verdict) = verdicts.first() {
@@ -276,9 +238,6 @@ impl Kafka {
         }
     }
 }
-
-/// What a request may have where a batch is smaller: those of several partitions.
-const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 impl Destination for Kafka {
     fn limits(&self) -> Limits {

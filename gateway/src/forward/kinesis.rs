@@ -28,12 +28,16 @@ use aws_sdk_kinesis::{
 };
 use tokio::{sync::OnceCell, time::Instant};
 
-use self::{pace::Paces, sending::Sending, unit::Unit};
+use self::{
+    pace::Paces,
+    sending::Sending,
+    unit::{TooLarge, Unit},
+};
 use super::{
     aws::{self, Account, Fault},
-    batch::Batch,
+    batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcome, Outcomes},
-    refusals::Refusals,
+    refusals::{Refusals, probes},
 };
 
 /// How events are put.
@@ -124,45 +128,89 @@ impl Kinesis {
         })
     }
 
-    /// Delivers the batch; one record of it where the stream may be at fault.
+    /// Delivers the batch; single records of it where the stream may be at fault.
     async fn deliver(&self, batch: Batch) -> Outcomes {
-        if !self.refusals().is_probing(Instant::now())? {
-            return self.put_all(&batch).await;
+        let probing = self.refusals().is_probing(Instant::now())?;
+        match probing {
+            true => self.probe(&batch).await,
+            false => self.put_all(&batch, false).await,
         }
-        let (first, rest) = batch.items.split_at(1);
-        let alone = Batch {
-            items: first.into(),
-        };
-        let outcome = self.put_all(&alone).await?.remove(0);
-        match outcome {
-            Outcome::Permanent(reason) => {
-                return self.refusals().none_taken(
-                    vec![(0, reason)],
-                    batch.items.len(),
-                    Instant::now(),
-                );
-            }
-            Outcome::Acknowledged => *self.refusals() = Refusals::default(),
-            _ => {}
-        }
-        let mut outcomes = vec![outcome];
-        // What is left comes again by itself.
-        outcomes.resize(
-            1 + rest.len(),
-            Outcome::Unknown("waits for the first record after a refusal".to_owned()),
-        );
-        Ok(outcomes)
     }
 
-    async fn put_all(&self, batch: &Batch) -> Outcomes {
+    /// Puts the first record of one partition key after the other by itself. One that is
+    /// taken shows that the stream works, and those before it were to blame. If none is,
+    /// the first one is given up, at most: good ones may be waiting behind it.
+    async fn probe(&self, batch: &Batch) -> Outcomes {
+        let mut outcomes = vec![None; batch.items.len()];
+        let (_, too_large) = self.units(batch).await?;
+        if !too_large.is_empty() {
+            // They say nothing of the stream.
+            for (at, reason) in too_large {
+                outcomes[at] = Some(Outcome::Permanent(reason));
+            }
+            return Ok(settled(outcomes));
+        }
+        let mut refused = Vec::new();
+        for at in probes(&batch.items) {
+            let alone = Batch {
+                items: [batch.items[at].clone()].into(),
+            };
+            let outcome = self.put_all(&alone, true).await?.into_iter().next();
+            match &outcome {
+                Some(Outcome::Permanent(reason)) => refused.push((at, reason.clone())),
+                Some(Outcome::Acknowledged) => {
+                    outcomes[at] = outcome;
+                    for (at, reason) in refused {
+                        outcomes[at] = Some(Outcome::Permanent(reason));
+                    }
+                    return Ok(self.put_rest(batch, outcomes).await);
+                }
+                _ => outcomes[at] = outcome,
+            }
+        }
+        if refused.is_empty() {
+            return Ok(settled(outcomes));
+        }
+        let count = batch.items.len();
+        self.refusals().none_taken(refused, count, Instant::now())
+    }
+
+    /// The stream took a record: those without an outcome go as ever.
+    async fn put_rest(&self, batch: &Batch, mut outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+        let open = batch.items.iter().zip(&outcomes);
+        let open: Vec<Item> = open
+            .filter(|(_, outcome)| outcome.is_none())
+            .map(|(item, _)| item.clone())
+            .collect();
+        if open.is_empty() {
+            return settled(outcomes);
+        }
+        let rest = Batch { items: open.into() };
+        let rest = match self.put_all(&rest, true).await {
+            Ok(rest) => rest,
+            Err(error) => vec![Outcome::Unknown(error.to_string()); rest.items.len()],
+        };
+        let places = outcomes.iter_mut().filter(|outcome| outcome.is_none());
+        for (place, outcome) in places.zip(rest) {
+            *place = Some(outcome);
+        }
+        settled(outcomes)
+    }
+
+    /// Puts the batch. A stream that is `proven` to take records, or of which single ones
+    /// show it, is not found to be at fault whatever it refuses.
+    async fn put_all(&self, batch: &Batch, proven: bool) -> Outcomes {
         let client = self.client().await?;
-        let (items, config) = (batch.items.clone(), self.config.clone());
-        let units = tokio::task::spawn_blocking(move || unit::of_items(&items, &config)).await;
-        let (units, too_large) =
-            units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))?;
-        Sending::new(self, batch, units, too_large)
+        let (units, too_large) = self.units(batch).await?;
+        Sending::new(self, batch, units, too_large, proven)
             .run(client)
             .await
+    }
+
+    async fn units(&self, batch: &Batch) -> Result<(Vec<Unit>, TooLarge), Error> {
+        let (items, config) = (batch.items.clone(), self.config.clone());
+        let units = tokio::task::spawn_blocking(move || unit::of_items(&items, &config)).await;
+        units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -206,6 +254,15 @@ impl Kinesis {
     fn paces(&self) -> MutexGuard<'_, Paces> {
         self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What has no outcome comes again by itself.
+fn settled(outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+    let waits = || Outcome::Unknown("waits for another record after refusals".to_owned());
+    let outcomes = outcomes.into_iter();
+    outcomes
+        .map(|outcome| outcome.unwrap_or_else(waits))
+        .collect()
 }
 
 impl Unit {

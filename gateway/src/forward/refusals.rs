@@ -3,11 +3,14 @@
 //! Promises: a destination that refuses everything costs few records, one at a time
 //! and ever more rarely; bad records do not stop the good ones behind them for good.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::destination::{Error, Outcome, Outcomes};
+use super::{
+    batch::Item,
+    destination::{Error, Outcome, Outcomes},
+};
 
 /// Records of several partition keys refused in a row, with none taken in between,
 /// after which the destination may be at fault.
@@ -129,6 +132,17 @@ impl Refusals {
         self.fault = Some(fault);
         (error, rounds >= ROUNDS)
     }
+}
+
+/// Which records are tried by themselves: the first of each partition key, of some.
+pub(super) fn probes(items: &[Item]) -> Vec<usize> {
+    let mut tried = HashSet::new();
+    let numbered = items.iter().enumerate();
+    numbered
+        .filter(|(_, item)| tried.insert(item.partition_key()))
+        .map(|(at, _)| at)
+        .take(PROBES_MAX)
+        .collect()
 }
 
 impl Fault {

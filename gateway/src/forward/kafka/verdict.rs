@@ -3,9 +3,9 @@
 //! | answer | meaning |
 //! |---|---|
 //! | an offset; a sequence that the broker has already | kept |
-//! | too large, an invalid record or timestamp | one record of its batch is to blame |
-//! | no right, no such topic, no login, another setting of the topic | needs a person |
-//! | fenced, a producer that ended | this session is over: not known |
+//! | too large, an invalid record | one record of its batch is to blame |
+//! | no right, no such topic, no login, another setting of the topic, an invalid timestamp | needs a person |
+//! | fenced, a producer that ended or that nobody knows | this session is over: not known |
 //! | anything else | not known, or not yet |
 
 use krafka::{KrafkaError, error::ErrorCode, producer::RecordMetadata};
@@ -19,6 +19,8 @@ pub(super) enum Verdict {
     Kept,
     /// This record is to blame, or another one of its batch.
     Blame(String),
+    /// No request can hold it: it was not sent.
+    TooLarge(String),
     /// A person must change something.
     Misconfigured(String),
     /// Not known, and the producer can do nothing more.
@@ -56,10 +58,16 @@ impl Verdict {
         matches!(self, Self::Blame(_))
     }
 
+    /// Whether the record is settled.
+    pub(super) const fn is_known(&self) -> bool {
+        matches!(self, Self::Kept | Self::Blame(_) | Self::TooLarge(_))
+    }
+
     pub(super) fn reason(&self) -> &str {
         match self {
             Self::Kept => "kept",
             Self::Blame(reason)
+            | Self::TooLarge(reason)
             | Self::Misconfigured(reason)
             | Self::Lost(reason)
             | Self::Open(reason) => reason,
@@ -69,7 +77,7 @@ impl Verdict {
     pub(super) fn into_outcome(self) -> Outcome {
         match self {
             Self::Kept => Outcome::Acknowledged,
-            Self::Blame(reason) => Outcome::Permanent(reason),
+            Self::Blame(reason) | Self::TooLarge(reason) => Outcome::Permanent(reason),
             Self::Misconfigured(reason) | Self::Lost(reason) | Self::Open(reason) => {
                 Outcome::Unknown(reason)
             }
@@ -79,10 +87,13 @@ impl Verdict {
 
 fn of_code(code: ErrorCode, reason: String) -> Verdict {
     match code {
-        ErrorCode::MessageTooLarge
-        | ErrorCode::RecordListTooLarge
-        | ErrorCode::InvalidRecord
-        | ErrorCode::InvalidTimestamp => Verdict::Blame(reason),
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidRecord => {
+            Verdict::Blame(reason)
+        }
+        // The time of a record is that of its sending, whatever the event says.
+        ErrorCode::InvalidTimestamp => Verdict::Misconfigured(format!(
+            "{reason}: is the clock of this machine right, and the broker's?"
+        )),
         ErrorCode::ClusterAuthorizationFailed
         | ErrorCode::TopicAuthorizationFailed
         | ErrorCode::SaslAuthenticationFailed
@@ -92,7 +103,9 @@ fn of_code(code: ErrorCode, reason: String) -> Verdict {
         | ErrorCode::InvalidTopic
         | ErrorCode::UnknownTopicOrPartition
         | ErrorCode::InvalidRequiredAcks => Verdict::Misconfigured(reason),
-        ErrorCode::ProducerFenced | ErrorCode::InvalidProducerEpoch => Verdict::Lost(reason),
+        ErrorCode::ProducerFenced
+        | ErrorCode::InvalidProducerEpoch
+        | ErrorCode::InvalidProducerIdMapping => Verdict::Lost(reason),
         _ => Verdict::Open(reason),
     }
 }

@@ -40,6 +40,7 @@ pub(super) struct Sending<'a> {
     /// Events that the stream refused, while it has taken none.
     refused: Vec<usize>,
     refusals_before: Refusals,
+    /// The stream is not at fault, because it took one.
     taken: bool,
     /// Nothing more goes out.
     trouble: Option<Trouble>,
@@ -57,6 +58,7 @@ impl<'a> Sending<'a> {
         batch: &'a Batch,
         units: Vec<Unit>,
         too_large: TooLarge,
+        taken: bool,
     ) -> Self {
         let mut outcomes = vec![None; batch.items.len()];
         for (at, reason) in too_large {
@@ -74,7 +76,7 @@ impl<'a> Sending<'a> {
             outcomes,
             refused: Vec::new(),
             refusals_before: kinesis.refusals().clone(),
-            taken: false,
+            taken,
             trouble: None,
         }
     }

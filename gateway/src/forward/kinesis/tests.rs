@@ -13,7 +13,7 @@ use super::*;
 use crate::forward::{
     aws::Keys,
     batch::Item,
-    testing::{Model, engine, record},
+    testing::{Model, engine, large_record_of, record},
 };
 
 fn config(place: &Place) -> Config {
@@ -162,6 +162,75 @@ async fn a_stream_that_refuses_record_after_record_gets_no_dead_letters_of_it() 
         matches!(outcomes, Err(Error::Refusing { .. })),
         "{outcomes:?}"
     );
+}
+
+/// The destination has just found that its stream refuses everything; time passes until
+/// it tries again.
+async fn refused(place: &Place, kinesis: &Kinesis) {
+    place.takes_all_but(&(1..=40).collect::<Vec<_>>());
+    let devices: Vec<u8> = (1..=40).collect();
+    let outcomes = kinesis.send(of_devices(&devices)).await;
+    assert!(
+        matches!(outcomes, Err(Error::Refusing { .. })),
+        "{outcomes:?}"
+    );
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn bad_records_in_front_do_not_hold_those_of_other_devices_once_the_stream_takes_records() {
+    let place = Place::start(vec![]).await;
+    let kinesis = kinesis(config(&place));
+    refused(&place, &kinesis).await;
+    place.takes_all_but(&[1, 2, 4]);
+    let outcomes = kinesis.send(of_devices(&[1, 1, 2, 3, 3, 1])).await.unwrap();
+    for (n, outcome) in (1..).zip(&outcomes) {
+        match n {
+            1 | 2 | 4 => assert!(matches!(outcome, Outcome::Permanent(_)), "{n}: {outcome:?}"),
+            _ => assert_eq!(*outcome, ACKNOWLEDGED, "record {n}"),
+        }
+    }
+    assert_eq!(place.positions().len(), 3);
+}
+
+#[tokio::test]
+async fn single_records_that_are_all_refused_cost_one_of_them_and_only_from_the_third_time_on() {
+    let place = Place::start(vec![]).await;
+    let kinesis = kinesis(config(&place));
+    refused(&place, &kinesis).await;
+    let devices: Vec<u8> = (1..=40).collect();
+    let again = kinesis.send(of_devices(&devices)).await;
+    assert!(matches!(again, Err(Error::Refusing { .. })), "{again:?}");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(121)).await;
+    tokio::time::resume();
+    let outcomes = kinesis.send(of_devices(&devices)).await.unwrap();
+    let dead = |outcome: &&Outcome| matches!(outcome, Outcome::Permanent(_));
+    assert!(dead(&&outcomes[0]), "{:?}", outcomes[0]);
+    assert_eq!(outcomes.iter().filter(dead).count(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_sent_because_it_is_too_large_says_nothing_of_the_stream() {
+    let place = Place::start(vec![]).await;
+    let small = Config {
+        record_bytes_max: 2_000,
+        ..config(&place)
+    };
+    let kinesis = kinesis(small);
+    refused(&place, &kinesis).await;
+    place.takes_all_but(&[]);
+    let items = [large_record_of(1, 1, 2_000), record(2, 1), record(3, 2)];
+    let batch = Batch {
+        items: items.map(|one| Item::check(one).unwrap()).into(),
+    };
+    let outcomes = kinesis.send(batch).await.unwrap();
+    assert!(matches!(outcomes[0], Outcome::Permanent(_)), "{outcomes:?}");
+    assert!(outcomes[1..].iter().all(Outcome::is_open), "{outcomes:?}");
+    let rest = kinesis.send(of_devices(&[1, 2])).await.unwrap();
+    assert_eq!(rest, vec![ACKNOWLEDGED; 2]);
 }
 
 #[tokio::test]

@@ -84,6 +84,10 @@ impl Place {
         self.state.lock().unwrap().never.insert(position);
     }
 
+    pub(super) fn takes_all_but(&self, positions: &[u64]) {
+        self.state.lock().unwrap().never = positions.iter().copied().collect();
+    }
+
     pub(super) fn taken(&self) -> Vec<Taken> {
         self.state.lock().unwrap().taken.clone()
     }
