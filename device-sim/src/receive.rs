@@ -313,7 +313,7 @@ fn unzip(body: &[u8], limit: usize) -> Result<Vec<u8>, Refusal> {
     Ok(plain)
 }
 
-/// One event or an array of them, as lines.
+/// Events, arrays of them, or several of either one after the other, as lines.
 fn lines(body: &[u8]) -> serde_json::Result<(Vec<u8>, u64)> {
     let mut lines = Vec::with_capacity(body.len() + 1);
     let mut events = 0;
@@ -323,9 +323,11 @@ fn lines(body: &[u8]) -> serde_json::Result<(Vec<u8>, u64)> {
         events += 1;
         serde_json::Result::Ok(())
     };
-    match serde_json::from_slice(body)? {
-        serde_json::Value::Array(batch) => batch.iter().try_for_each(line)?,
-        event => line(&event)?,
+    for value in serde_json::Deserializer::from_slice(body).into_iter() {
+        match value? {
+            serde_json::Value::Array(batch) => batch.iter().try_for_each(&mut line)?,
+            event => line(&event)?,
+        }
     }
     Ok((lines, events))
 }
@@ -342,6 +344,9 @@ mod tests {
             (&b"{\"id\":\"a\\nb\"}\n{\"id\":2}\n"[..], 2)
         );
         assert_eq!(lines(b"{\"id\":1}").unwrap().1, 1);
+        let two = b"{\"id\":1}\n{\"id\":2}\n";
+        assert_eq!(lines(two).unwrap(), (two.to_vec(), 2));
+        assert!(lines(b"{\"id\":1}\n{").is_err());
         assert_eq!(lines(b"[]").unwrap(), (Vec::new(), 0));
         assert!(lines(b"[{]").is_err());
     }

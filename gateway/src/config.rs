@@ -29,6 +29,10 @@ mod rule;
 mod schema;
 mod seen;
 mod stages;
+#[cfg(feature = "http")]
+mod to_http;
+#[cfg(feature = "nats")]
+mod to_nats;
 mod unit;
 mod units;
 mod words;
@@ -105,6 +109,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// What works of single destinations, and is probably not what is wanted.
+    pub(crate) fn destination_warnings(&self) -> impl Iterator<Item = String> {
+        self.destinations.iter().flat_map(destination::warnings)
+    }
+
     /// What works between remotes and destinations, and is probably not what is wanted.
     #[cfg(feature = "mqtt")]
     pub(crate) fn bridge_warnings(&self) -> Vec<String> {
@@ -164,7 +173,7 @@ impl Config {
         let text = read_text(path).map_err(|what| with_file(vec![whole(what)]))?;
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         let env = |name: &str| std::env::var(name).ok();
-        let reader = Reader::new(&text, &env);
+        let reader = Reader::new(&text, &env, dir);
         let root = DeTable::parse(&text).map_err(|error| {
             let what = format!("not TOML: {}", error.message().trim());
             with_file(vec![whole(what)])
@@ -209,7 +218,7 @@ impl Config {
 
     /// Also says which keys are known, as far as the text goes.
     fn parse(text: &str, dir: &Path, env: Env<'_>) -> (Result<Self, Mistakes>, BTreeSet<String>) {
-        let reader = Reader::new(text, env);
+        let reader = Reader::new(text, env, dir);
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             reader.mistake(

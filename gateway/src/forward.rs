@@ -130,7 +130,7 @@ impl Config {
             #[cfg(feature = "kinesis")]
             Kind::Kinesis(config) => Arc::new(kinesis::Kinesis::new(config.clone())?),
             #[cfg(feature = "nats")]
-            Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone())?),
+            Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone(), self.retry_max)?),
             #[cfg(feature = "mqtt")]
             Kind::Mqtt(config) => Arc::new(mqtt::Mqtt::new(self.name.clone(), config.clone())?),
         })
@@ -142,7 +142,7 @@ impl Config {
 pub enum Kind {
     /// NDJSON files in a directory.
     File(file::Config),
-    /// An HTTP endpoint that takes `CloudEvents` batches.
+    /// An HTTP endpoint.
     #[cfg(feature = "http")]
     Http(http::Config),
     /// A topic of Apache Kafka.

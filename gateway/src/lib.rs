@@ -43,3 +43,5 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+#[cfg(any(feature = "http", feature = "mqtt", feature = "nats"))]
+pub mod tls;

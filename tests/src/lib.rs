@@ -42,7 +42,7 @@ pub use gateway::Gateway;
 pub use http_receiver::HttpReceiver;
 pub use kafka::KafkaServer;
 pub use moto::MotoServer;
-pub use nats::NatsServer;
+pub use nats::{NatsCluster, NatsServer};
 pub use sandbox::Sandbox;
 pub use setup::Setup;
 pub use sim::Sim;

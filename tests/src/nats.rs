@@ -1,6 +1,10 @@
-//! A NATS server with JetStream, as a process.
+//! A NATS server with JetStream, as a process; or a cluster of three.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -14,6 +18,8 @@ pub struct NatsServer {
     monitor: u16,
     program: PathBuf,
     dir: PathBuf,
+    /// What makes it one of a cluster.
+    more: Vec<String>,
     process: Process,
 }
 
@@ -26,14 +32,17 @@ impl NatsServer {
         };
         let (port, monitor) = (ports::free(), ports::free());
         let dir = sandbox.path("nats");
-        let process = spawn(&program, &dir, port, monitor);
-        Some(Self {
+        let process = spawn(&program, &dir, port, monitor, &[]);
+        let mut server = Self {
             port,
             monitor,
             program,
             dir,
+            more: Vec::new(),
             process,
-        })
+        };
+        server.wait_until_ready();
+        Some(server)
     }
 
     /// The address for clients.
@@ -48,11 +57,37 @@ impl NatsServer {
 
     /// Starts it again in the same place.
     pub fn start_again(&mut self) {
-        self.process = spawn(&self.program, &self.dir, self.port, self.monitor);
+        let Self { port, monitor, .. } = *self;
+        self.process = spawn(&self.program, &self.dir, port, monitor, &self.more);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait::until(
+            Duration::from_secs(30),
+            "the NATS server to be ready",
+            || {
+                if let Some(status) = self.process.ended() {
+                    panic!("the NATS server ended: {status}; {}", self.process.tail());
+                }
+                http::get(self.monitor, "/healthz").filter(|reply| reply.status == 200)
+            },
+        );
     }
 
     /// Messages that a stream holds; `None` when there is no such stream.
     pub fn messages(&self, stream: &str) -> Option<u64> {
+        self.detail(stream)?.pointer("/state/messages")?.as_u64()
+    }
+
+    /// The name of the server that leads a stream, as this one sees it.
+    fn leader(&self, stream: &str) -> Option<String> {
+        let detail = self.detail(stream)?;
+        let leader = detail.pointer("/cluster/leader")?.as_str()?;
+        (!leader.is_empty()).then(|| leader.to_owned())
+    }
+
+    fn detail(&self, stream: &str) -> Option<Value> {
         let reply = http::get(self.monitor, "/jsz?streams=true")?;
         let streams: Value = serde_json::from_str(&reply.body).ok()?;
         streams
@@ -61,13 +96,69 @@ impl NatsServer {
             .iter()
             .filter_map(|account| account.get("stream_detail")?.as_array())
             .flatten()
-            .find(|detail| detail.get("name").and_then(Value::as_str) == Some(stream))?
-            .pointer("/state/messages")?
-            .as_u64()
+            .find(|detail| detail.get("name").and_then(Value::as_str) == Some(stream))
+            .cloned()
     }
 }
 
-fn spawn(program: &std::path::Path, dir: &std::path::Path, port: u16, monitor: u16) -> Process {
+/// Three servers that keep their streams together.
+#[derive(Debug)]
+pub struct NatsCluster {
+    /// The servers, `n0` to `n2`.
+    pub servers: Vec<NatsServer>,
+}
+
+impl NatsCluster {
+    /// Starts them; `None`, said aloud, where the program is missing.
+    pub fn start(sandbox: &Sandbox) -> Option<Self> {
+        let Some(program) = programs::nats_server() else {
+            skip::missing_program("nats-server");
+            return None;
+        };
+        let routes: [u16; 3] = std::array::from_fn(|_| ports::free());
+        let all = routes.map(|port| format!("nats://127.0.0.1:{port}"));
+        let one = |n: usize| {
+            let (port, monitor) = (ports::free(), ports::free());
+            let dir = sandbox.path(&format!("nats-{n}"));
+            let more = [
+                ["--server_name", &format!("n{n}")],
+                ["--cluster_name", "plant"],
+                ["--cluster", &all[n]],
+                ["--routes", &all.join(",")],
+            ];
+            let more: Vec<String> = more
+                .as_flattened()
+                .iter()
+                .map(|s| (*s).to_owned())
+                .collect();
+            NatsServer {
+                process: spawn(&program, &dir, port, monitor, &more),
+                port,
+                monitor,
+                program: program.clone(),
+                dir,
+                more,
+            }
+        };
+        // None of them is ready before the others are there.
+        let mut servers: Vec<_> = (0..all.len()).map(one).collect();
+        servers.iter_mut().for_each(NatsServer::wait_until_ready);
+        Some(Self { servers })
+    }
+
+    /// The one that leads a stream.
+    ///
+    /// # Panics
+    /// When nobody does for a minute.
+    pub fn leader(&self, stream: &str) -> usize {
+        wait::until(Duration::from_secs(60), "a leader of the stream", || {
+            let leader = self.servers.iter().find_map(|one| one.leader(stream))?;
+            leader.strip_prefix('n')?.parse().ok()
+        })
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, port: u16, monitor: u16, more: &[String]) -> Process {
     let mut command = Command::new(program);
     command
         .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
@@ -77,19 +168,9 @@ fn spawn(program: &std::path::Path, dir: &std::path::Path, port: u16, monitor: u
             "--jetstream",
             "--store_dir",
         ])
-        .arg(dir);
-    let mut process = Process::spawn(command, "nats-server", &dir.with_extension("log"));
-    wait::until(
-        Duration::from_secs(20),
-        "the NATS server to be ready",
-        || {
-            if let Some(status) = process.ended() {
-                panic!("the NATS server ended: {status}; {}", process.tail());
-            }
-            http::get(monitor, "/healthz").filter(|reply| reply.status == 200)
-        },
-    );
-    process
+        .arg(dir)
+        .args(more);
+    Process::spawn(command, "nats-server", &dir.with_extension("log"))
 }
 
 #[cfg(test)]

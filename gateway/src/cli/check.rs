@@ -80,6 +80,7 @@ fn warnings(config: &Config) -> Vec<String> {
             ));
         }
     }
+    warnings.extend(config.destination_warnings());
     #[cfg(feature = "mqtt")]
     warnings.extend(config.bridge_warnings());
     if !auth.is_on() || auth.client_ids != ClientIds::Any {

@@ -268,18 +268,24 @@ pub(super) fn list<T, E: std::fmt::Display>(
 impl Service {
     /// Whether passwords go to it in the clear, over more than this machine.
     pub(crate) fn is_overheard(&self) -> bool {
-        let Some(rest) = self.url.expose().strip_prefix("http://") else {
-            return false;
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let place = authority.rsplit('@').next().unwrap_or_default();
-        let host = match place.strip_prefix('[') {
-            Some(v6) => v6.split(']').next().unwrap_or_default(),
-            None => place.split(':').next().unwrap_or_default(),
-        };
-        let is_loopback = |address: std::net::IpAddr| address.is_loopback();
-        !(host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback))
+        is_overheard(self.url.expose(), "http://")
     }
+}
+
+/// Whether what goes to an address is in the clear (it begins with `scheme`), over more
+/// than this machine.
+pub(crate) fn is_overheard(address: &str, scheme: &str) -> bool {
+    let Some(rest) = address.strip_prefix(scheme) else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    let host = match place.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => place.split(':').next().unwrap_or_default(),
+    };
+    let is_loopback = |address: std::net::IpAddr| address.is_loopback();
+    !(host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback))
 }
 
 /// The files with secrets in them that others can read.

@@ -91,10 +91,10 @@ pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
 fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path) -> Option<Kind> {
     match kind.value.as_str() {
         "file" => read_file(table, data_dir).map(Kind::File),
-        "http" => read_http(table),
+        "http" => read_http(table, dir),
         "kafka" => read_kafka(table, dir),
         "kinesis" => read_kinesis(table),
-        "nats" => read_nats(table),
+        "nats" => read_nats(table, dir),
         "mqtt" => read_mqtt(table, dir),
         _ => {
             table.know_all();
@@ -146,100 +146,22 @@ fn plain(text: &str, data_dir: &Path) -> Result<PathBuf, &'static str> {
 }
 
 #[cfg(feature = "http")]
-fn read_http(table: &Table<'_, '_, '_>) -> Option<Kind> {
-    use forward::http;
-
-    let default = http::Config::new(String::new());
-    let url = table
-        .required("url", "\"https://lake.example/events\"")
-        .and_then(|text| {
-            let parse = |url: &str| match url.starts_with("http://") || url.starts_with("https://")
-            {
-                true => Ok(url.to_owned()),
-                false => Err("a URL begins with http:// or https://"),
-            };
-            table.parse("url", &text, parse)
-        });
-    let config = http::Config {
-        gzip: table.boolean("gzip", default.gzip),
-        timeout: table.duration("timeout", MILLI..=DAY, default.timeout),
-        connect_timeout: table.duration("connect_timeout", MILLI..=DAY, default.connect_timeout),
-        batch_records: table.number("batch_records", 1..=10_000, default.batch_records),
-        batch_bytes: super::stages::bytes(table.size(
-            "batch_bytes",
-            KIB..=64 * MIB,
-            default.batch_bytes as u64,
-        )),
-        linger: table.duration(
-            "linger",
-            Duration::ZERO..=Duration::from_secs(3_600),
-            default.linger,
-        ),
-        headers: table
-            .pairs("headers")
-            .into_iter()
-            .map(|(name, text)| (name, text.value.into()))
-            .collect(),
-        url: url?,
-    };
-    Some(Kind::Http(config))
+fn read_http(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::to_http::read(table, dir)
 }
 
 #[cfg(not(feature = "http"))]
-fn read_http(table: &Table<'_, '_, '_>) -> Option<Kind> {
+fn read_http(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
     not_built_in(table, "http")
 }
 
 #[cfg(feature = "nats")]
-fn read_nats(table: &Table<'_, '_, '_>) -> Option<Kind> {
-    use forward::nats::{self, Storage};
-
-    let servers = table.texts("servers");
-    if servers.as_ref().is_none_or(Vec::is_empty) {
-        let what = "is missing or empty; for example servers = [\"nats://127.0.0.1:4222\"]";
-        table.mistake(table.span("servers").as_ref(), "servers", what);
-    }
-    let stream = table.required("stream", "\"TELEMETRY\"");
-    let default = nats::Config::new(Vec::new(), String::new());
-    let storage = [("file", Storage::File), ("memory", Storage::Memory)];
-    let config = nats::Config {
-        subject: table
-            .text("subject")
-            .map_or(default.subject, |text| text.value),
-        create_stream: table.boolean("create_stream", default.create_stream),
-        duplicate_window: table.duration(
-            "duplicate_window",
-            Duration::from_millis(100)..=365 * DAY,
-            default.duplicate_window,
-        ),
-        storage: table.word("storage", &storage, default.storage),
-        replicas: table.number("replicas", 1..=5, default.replicas),
-        in_flight: table.number("in_flight", 1..=100_000, default.in_flight),
-        timeout: table.duration("timeout", MILLI..=DAY, default.timeout),
-        user: table.text("user").map(|text| text.value),
-        password: table.text("password").map(|text| text.value.into()),
-        token: table.text("token").map(|text| text.value.into()),
-        servers: servers?.into_iter().map(|server| server.value).collect(),
-        stream: stream?.value,
-    };
-    if config.user.is_some() != config.password.is_some() {
-        let key = if config.user.is_some() {
-            "user"
-        } else {
-            "password"
-        };
-        let what = "user and password go together; the other one is missing";
-        table.mistake(table.span(key).as_ref(), key, what);
-    }
-    if config.token.is_some() && config.user.is_some() {
-        let what = "either token, or user and password";
-        table.mistake(table.span("token").as_ref(), "token", what);
-    }
-    Some(Kind::Nats(config))
+fn read_nats(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::to_nats::read(table, dir)
 }
 
 #[cfg(not(feature = "nats"))]
-fn read_nats(table: &Table<'_, '_, '_>) -> Option<Kind> {
+fn read_nats(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
     not_built_in(table, "nats")
 }
 
@@ -271,6 +193,93 @@ fn read_mqtt(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
 #[cfg(not(feature = "mqtt"))]
 fn read_mqtt(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
     not_built_in(table, "mqtt")
+}
+
+/// What works, and is probably not what is wanted.
+#[cfg_attr(
+    not(any(feature = "http", feature = "nats")),
+    allow(unused_mut, unused_variables, reason = "others are warned of nothing")
+)]
+pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |what: &str| {
+        warnings.push(format!("destination {:?}: {what}", &*destination.name));
+    };
+    match &destination.kind {
+        #[cfg(feature = "http")]
+        Kind::Http(config) => {
+            use forward::http::Auth;
+
+            let overheard = |url: &str| super::auth::is_overheard(url, "http://");
+            if config.auth != Auth::None && overheard(&config.url) {
+                warn("who we are goes to another machine in the clear; use https://");
+            }
+            if let Auth::Oauth2(oauth2) = &config.auth
+                && overheard(&oauth2.token_url)
+            {
+                warn("client_secret goes to another machine in the clear; use https://");
+            }
+        }
+        #[cfg(feature = "nats")]
+        Kind::Nats(config) => {
+            use forward::nats::Login;
+
+            // The others show that they have a key, and not the key.
+            let shows = matches!(config.login, Login::User { .. } | Login::Token(_));
+            let overheard = |url: &String| super::auth::is_overheard(url, "nats://");
+            if shows && !config.is_encrypted() && config.servers.iter().any(overheard) {
+                warn("who we are goes to another machine in the clear; use tls://");
+            }
+            if let Some(what) = config.warning(destination.retry_max) {
+                warn(&what);
+            }
+        }
+        _ => {}
+    }
+    warnings
+}
+
+/// The files of TLS, for destinations that share the keys; `is_encrypted` says whether the
+/// address asks for it.
+#[cfg(any(feature = "http", feature = "nats"))]
+pub(super) fn read_tls(
+    table: &Table<'_, '_, '_>,
+    dir: &Path,
+    is_encrypted: bool,
+    encrypted: &str,
+) -> crate::tls::Files {
+    let path = |key| table.text(key).map(|text| dir.join(text.value));
+    let (ca, certificate, key) = (path("ca"), path("certificate"), path("key"));
+    for (missing, other) in [("certificate", "key"), ("key", "certificate")] {
+        if table.span(missing).is_none() && table.span(other).is_some() {
+            let what = format!("certificate and key go together; {missing} is missing");
+            table.mistake(table.span(other).as_ref(), other, what);
+        }
+    }
+    for name in ["ca", "certificate", "key"] {
+        if !is_encrypted && table.span(name).is_some() {
+            let what = format!("is for TLS; the address should begin with {encrypted}");
+            table.mistake(table.span(name).as_ref(), name, what);
+        }
+    }
+    crate::tls::Files {
+        ca,
+        identity: certificate.zip(key),
+    }
+}
+
+/// Of several ways to say who we are only one counts.
+#[cfg(any(feature = "http", feature = "nats"))]
+pub(super) fn only_one(table: &Table<'_, '_, '_>, ways: &[&str]) {
+    let given: Vec<&str> = ways
+        .iter()
+        .copied()
+        .filter(|way| table.span(way).is_some())
+        .collect();
+    if let [first, second, ..] = given[..] {
+        let what = format!("says who we are, and so does {first}; only one of them can be true");
+        table.mistake(table.span(second).as_ref(), second, what);
+    }
 }
 
 #[cfg(not(all(

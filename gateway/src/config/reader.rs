@@ -9,7 +9,9 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     fmt::Display,
+    io::Read as _,
     ops::Range,
+    path::Path,
 };
 
 use toml::{
@@ -30,6 +32,8 @@ pub(super) type Env<'e> = &'e dyn Fn(&str) -> Option<String>;
 pub(super) struct Reader<'e> {
     text: &'e str,
     env: Env<'e>,
+    /// What files with single values are relative to.
+    dir: &'e Path,
     mistakes: RefCell<Vec<Mistake>>,
     /// Every key that was asked for, with the tables around it, for the documentation.
     known: RefCell<BTreeSet<String>>,
@@ -38,10 +42,11 @@ pub(super) struct Reader<'e> {
 }
 
 impl<'e> Reader<'e> {
-    pub(super) fn new(text: &'e str, env: Env<'e>) -> Self {
+    pub(super) fn new(text: &'e str, env: Env<'e>, dir: &'e Path) -> Self {
         Self {
             text,
             env,
+            dir,
             mistakes: RefCell::default(),
             known: RefCell::default(),
             hidden: RefCell::default(),
@@ -83,7 +88,7 @@ impl<'e> Reader<'e> {
         (mistakes, self.known.into_inner())
     }
 
-    /// Fills environment variables in; `$${` stands for `${`.
+    /// Fills environment variables and files in; `$${` stands for `${`.
     fn expand(&self, span: &Span, key: &str, written: &str) -> Option<String> {
         let mut filled = String::with_capacity(written.len());
         let mut rest = written;
@@ -103,7 +108,18 @@ impl<'e> Reader<'e> {
             };
             rest = after;
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() || !name.chars().all(word) {
+            if let Some(path) = name.strip_prefix("file:") {
+                match value_of(&self.dir.join(path)) {
+                    Ok(value) => {
+                        filled.push_str(&value);
+                        self.hidden.borrow_mut().push((value, name.to_owned()));
+                    }
+                    Err(error) => {
+                        self.mistake(Some(span), key, format!("the file {path}: {error}"));
+                        fine = false;
+                    }
+                }
+            } else if name.is_empty() || !name.chars().all(word) {
                 let what = format!("{name:?} is not the name of an environment variable");
                 self.mistake(Some(span), key, what);
                 fine = false;
@@ -118,6 +134,26 @@ impl<'e> Reader<'e> {
         }
         filled.push_str(rest);
         fine.then_some(filled)
+    }
+}
+
+/// What a file holds, without the end of its line.
+fn value_of(path: &Path) -> Result<String, String> {
+    const BYTES_MAX: u64 = 64 << 10;
+    let read = || {
+        let mut text = String::new();
+        let file = std::fs::File::open(path)?;
+        file.take(BYTES_MAX + 1).read_to_string(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let mut text = read().map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err("is no single value: it has more than 64KiB".to_owned());
+    }
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    match text.is_empty() {
+        true => Err("is empty".to_owned()),
+        false => Ok(text),
     }
 }
 

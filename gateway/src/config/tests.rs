@@ -21,9 +21,12 @@ fn env(name: &str) -> Option<String> {
     match name {
         "TOKEN" => Some("sesame-open".to_owned()),
         "JWT_SECRET" => Some("0123456789abcdef0123456789abcdef".to_owned()),
-        "AUTH_TOKEN" | "LAKE_TOKEN" | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD"
-        | "CENTRE_PASSWORD" | "KAFKA_PASSWORD" | "KINESIS_KEY_ID" | "KINESIS_SECRET"
-        | "KINESIS_TOKEN" => Some("secret".to_owned()),
+        "SIGNING_SECRET" => Some("fedcba9876543210".to_owned()),
+        "AUTH_TOKEN" | "LAKE_TOKEN" | "LAKE_PASSWORD" | "CLIENT_SECRET" | "SPLUNK_TOKEN"
+        | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD" | "CENTRE_PASSWORD"
+        | "KAFKA_PASSWORD" | "KINESIS_KEY_ID" | "KINESIS_SECRET" | "KINESIS_TOKEN" => {
+            Some("secret".to_owned())
+        }
         "EVENT_GRID_HOST" => Some("x.westeurope-1.ts.eventgrid.azure.net".to_owned()),
         "CLOUD_HOST" => Some("x.s1.eu.hivemq.cloud".to_owned()),
         "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
@@ -156,7 +159,28 @@ fn every_key_is_read() {
             panic!("http")
         };
         let mut expect = forward::http::Config::new("https://lake.example/events");
-        expect.headers = vec![("Authorization".to_owned(), "Bearer secret".into())];
+        expect.headers = vec![("X-Plant".to_owned(), "7".into())];
+        expect.auth = forward::http::Auth::Basic {
+            user: "plant".to_owned(),
+            password: "secret".into(),
+        };
+        let tls = |file| Path::new("/etc/penstock/tls").join(file);
+        expect.tls = crate::tls::Files {
+            ca: Some(tls("ca.pem")),
+            identity: Some((tls("plant.pem"), tls("plant.key"))),
+        };
+        use forward::http::{Meaning, Signature};
+        for (status, meaning) in [
+            ("404", Meaning::Unavailable),
+            ("409", Meaning::Acknowledged),
+        ] {
+            expect.answers.add(status, meaning).unwrap();
+        }
+        expect.signature = Some(Signature {
+            secret: "fedcba9876543210".into(),
+            header: Signature::HEADER.to_owned(),
+            timestamp_header: Signature::TIMESTAMP_HEADER.to_owned(),
+        });
         assert_eq!(*lake, expect);
     }
     #[cfg(feature = "nats")]
@@ -166,8 +190,10 @@ fn every_key_is_read() {
         };
         let servers = vec!["nats://127.0.0.1:4222".to_owned()];
         let mut expect = forward::nats::Config::new(servers, "TELEMETRY");
-        expect.user = Some("penstock".to_owned());
-        expect.password = Some("secret".into());
+        expect.login = forward::nats::Login::User {
+            user: "penstock".to_owned(),
+            password: "secret".into(),
+        };
         assert_eq!(*stream, expect);
     }
 }
@@ -359,6 +385,54 @@ fn what_is_relative_is_relative_to_the_file() {
             .to_string()
             .contains("not UTF-8 at byte 0")
     );
+}
+
+#[test]
+#[cfg(all(feature = "http", feature = "nats"))]
+fn secrets_that_others_can_hear_are_warned_of() {
+    let warnings = |keys: &str| {
+        let text = format!("[[destination]]\nname = \"a\"\n{keys}");
+        let config = read(&text).unwrap();
+        config.destination_warnings().collect::<Vec<_>>().join("|")
+    };
+    let nats = "type = \"nats\"\nstream = \"S\"\nservers";
+    for (keys, expect) in [
+        ("type = \"http\"\nurl = \"http://lake.example/\"", ""),
+        (
+            "type = \"http\"\nurl = \"http://lake.example/\"\ntoken = \"t\"",
+            "destination \"a\": who we are goes to another machine in the clear; use https://",
+        ),
+        (
+            "type = \"http\"\nurl = \"https://lake.example/\"\ntoken = \"t\"",
+            "",
+        ),
+        (
+            "type = \"http\"\nurl = \"http://[::1]:80/\"\ntoken = \"t\"",
+            "",
+        ),
+        (
+            "type = \"http\"\nurl = \"https://lake.example/\"\noauth2 = { token_url = \"http://id.example\", client_id = \"a\", client_secret = \"b\" }",
+            "destination \"a\": client_secret goes to another machine in the clear; use https://",
+        ),
+        (
+            &format!("{nats} = [\"nats://a.example:4222\"]\ntoken = \"t\""),
+            "destination \"a\": who we are goes to another machine in the clear; use tls://",
+        ),
+        (
+            &format!("{nats} = [\"tls://a.example:4222\"]\ntoken = \"t\""),
+            "",
+        ),
+        (
+            &format!("{nats} = [\"nats://a.example:4222\"]\ncredentials = \"c\""),
+            "",
+        ),
+    ] {
+        assert_eq!(warnings(keys), expect, "{keys}");
+    }
+    let short = warnings(&format!(
+        "{nats} = [\"nats://[::1]:4222\"]\nduplicate_window = \"1m\""
+    ));
+    assert!(short.contains("less than twice the 55s"), "{short}");
 }
 
 proptest! {

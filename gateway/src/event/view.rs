@@ -128,7 +128,14 @@ impl<'a> View<'a> {
     /// Appends the event as [`Event::to_json`](super::Event::to_json) would.
     pub fn to_json(&self, position: Option<&str>, out: &mut Vec<u8>) {
         self.attributes.open_json(position, out);
-        out.extend_from_slice(br#","data":{"m":["#);
+        out.extend_from_slice(br#","data":"#);
+        self.data_json(out);
+        out.push(b'}');
+    }
+
+    /// Appends what `data` is in that.
+    pub fn data_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"m":["#);
         self.measurements
             .write(out, |cbor, out| cbor.measurement(out));
         out.push(b']');
@@ -137,7 +144,13 @@ impl<'a> View<'a> {
             self.tags.write(out, |cbor, out| cbor.tag(out));
             out.push(b'}');
         }
-        out.extend_from_slice(b"}}");
+        out.push(b'}');
+    }
+
+    /// Appends all the rest of that: an object of texts.
+    pub fn attributes_json(&self, out: &mut Vec<u8>) {
+        self.attributes.open_json(None, out);
+        out.push(b'}');
     }
 }
 

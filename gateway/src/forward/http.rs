@@ -1,142 +1,87 @@
-//! An HTTP endpoint that takes `CloudEvents` batches.
+//! An HTTP endpoint.
 //!
-//! A batch is one POST of `application/cloudevents-batch+json`, gzipped if
+//! A batch is one POST of events in the configured [`Form`](form::Form), an array of
+//! `CloudEvents` unless said otherwise, gzipped if
 //! configured, under an `Idempotency-Key` that is made of the keys of its
 //! events: the identical batch goes again under the same key, until an answer
 //! says what became of it, and so does the part of a batch that was refused whole. One request at a time, because order would be lost
-//! between two. Redirects are not followed.
+//! between two; forms of one event each have several under way, of different partition
+//! keys ([`each`]). Redirects are not followed.
 //!
-//! What an answer means is in [`reply`]; a batch that is refused is halved until
-//! the record that is to blame stands alone.
+//! What an answer means is in [`reply`] and [`answers`]; a batch that is refused is halved
+//! until the record that is to blame stands alone. Who we are says [`auth`].
 
+mod answers;
+mod auth;
+mod client;
+mod config;
+mod each;
+mod form;
 mod reply;
+mod signature;
+mod template;
 
 use std::{
-    io::Write as _,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use reqwest::{
-    Client, Url,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-    redirect::Policy,
+    Client, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap},
 };
 use tokio::time::Instant;
 
-use self::reply::Reply;
+use self::{auth::Authorizer, client::Clients, form::Encoded, reply::Reply, signature::Signer};
 use super::{
-    Secret,
     batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcome, Outcomes},
     refusals::{Refusals, probes},
 };
-use crate::{clock::Clock, event::json::BATCH_MEDIA_TYPE};
+use crate::clock::Clock;
 
-/// How batches are posted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Where to.
-    pub url: String,
-    /// Compress bodies.
-    pub gzip: bool,
-    /// From connecting to the last byte of the reply.
-    pub timeout: Duration,
-    /// For connecting alone.
-    pub connect_timeout: Duration,
-    /// Records in a batch, at most.
-    pub batch_records: usize,
-    /// Bytes of stored records in a batch, about.
-    pub batch_bytes: usize,
-    /// How long a batch may wait to fill.
-    pub linger: Duration,
-    /// Headers added to every request.
-    pub headers: Vec<(String, Secret)>,
-}
-
-impl Config {
-    /// The configured defaults, posting to `url`.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            gzip: true,
-            timeout: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-            batch_records: 500,
-            batch_bytes: 1024 * 1024,
-            linger: Duration::from_millis(100),
-            headers: Vec::new(),
-        }
-    }
-
-    pub(super) fn check(&self) -> Result<(), super::Error> {
-        self.target()?;
-        self.header_map().map(drop)
-    }
-
-    fn target(&self) -> Result<Url, super::Error> {
-        let url = Url::parse(&self.url)
-            .map_err(|error| super::Error::Config(format!("url `{}`: {error}", self.url)))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            let wrong = format!("url `{}` must begin with http:// or https://", self.url);
-            return Err(super::Error::Config(wrong));
-        }
-        Ok(url)
-    }
-
-    fn header_map(&self) -> Result<HeaderMap, super::Error> {
-        let mut map = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let wrong = |what: &str| super::Error::Config(format!("header `{name}`: {what}"));
-            let header: HeaderName = name.parse().map_err(|_| wrong("not a header's name"))?;
-            let mut value = HeaderValue::from_str(value.expose())
-                .map_err(|_| wrong("its value has characters that a header cannot have"))?;
-            value.set_sensitive(true);
-            map.insert(header, value);
-        }
-        Ok(map)
-    }
-}
+pub use config::{
+    Answers, Auth, Between, Config, Form, Meaning, Oauth2, Proxy, Signature, Template,
+};
 
 /// The HTTP destination.
-#[derive(Debug)]
 pub(super) struct Http {
     config: Config,
     url: Url,
-    client: Client,
+    clients: Clients,
+    authorizer: Authorizer,
+    signer: Option<Signer>,
+    /// What no reason may show.
+    secrets: Vec<String>,
     clock: Arc<dyn Clock>,
     refusals: Mutex<Refusals>,
     /// What was posted last and not answered: it goes again as it was.
     in_doubt: Mutex<Option<Batch>>,
 }
 
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What there is beside it has secrets.
+        f.debug_tuple("Http").field(&self.config).finish()
+    }
+}
+
 impl Http {
     pub(super) fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, super::Error> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // An error means that there is one already, which is as good.
-            drop(rustls::crypto::ring::default_provider().install_default());
-        });
-        let client = Client::builder()
-            .default_headers(config.header_map()?)
-            .user_agent(concat!("penstock/", env!("CARGO_PKG_VERSION")))
-            .timeout(config.timeout)
-            .connect_timeout(config.connect_timeout)
-            .redirect(Policy::none())
-            .pool_max_idle_per_host(1)
-            .build()
-            .map_err(|error| super::Error::Config(format!("http client: {error}")))?;
-        Ok(Self {
+        config.check()?;
+        let signer = config.signature.as_ref().map(Signer::new).transpose();
+        let http = Self {
             url: config.target()?,
+            clients: Clients::default(),
+            authorizer: Authorizer::new(config.auth.clone()),
+            signer: signer.map_err(super::Error::Config)?,
+            secrets: config.secrets(),
             config,
-            client,
             clock,
             refusals: Mutex::default(),
             in_doubt: Mutex::default(),
-        })
+        };
+        Ok(http)
     }
 
     /// Delivers the batch; single records of it where the endpoint may be at fault.
@@ -154,6 +99,9 @@ impl Http {
     /// so that what is known is always the beginning. An endpoint that has just been
     /// `proven` to take records is not at fault whatever it refuses.
     async fn deliver_all(&self, batch: &Batch, proven: bool) -> Outcomes {
+        if self.config.form.takes_one() {
+            return self.deliver_each(batch, proven).await;
+        }
         let mut outcomes = Vec::with_capacity(batch.items.len());
         let before = self.refusals().clone();
         let mut parts = self.parts(batch);
@@ -304,9 +252,35 @@ impl Http {
             .collect()
     }
 
+    /// Posts it once; twice where a token was refused that another may be better than.
     async fn post(&self, part: &Batch) -> Result<Reply, Error> {
-        let reply = self.post_once(part).await;
-        match &reply {
+        let client = self.clients.get(&self.config)?;
+        let encoded = self.encode(part).await?;
+        let mut asked_again = false;
+        let reply = loop {
+            let token = self.authorizer.header(&client, &*self.clock).await?;
+            let mut headers = encoded.headers.clone();
+            if let Some(token) = &token {
+                headers.insert(AUTHORIZATION, token.clone());
+            }
+            let (unauthorized, reply) = self.post_once(&client, part, headers, &encoded).await;
+            let may_help = unauthorized && !asked_again;
+            if !may_help || !self.authorizer.is_refused(token.as_ref()).await {
+                break reply;
+            }
+            asked_again = true;
+        };
+        self.note(part, &reply);
+        self.conceal(reply).await
+    }
+
+    /// What has an answer is not in doubt any more, and what has none is.
+    fn note(&self, part: &Batch, reply: &Result<Reply, Error>) {
+        if self.config.form.takes_one() {
+            // It is what it was in any case.
+            return;
+        }
+        match reply {
             // What it was the last time remains open.
             Ok(Reply::Throttled(_)) | Err(Error::Misconfigured(_) | Error::Refusing { .. }) => {}
             Ok(_) => {
@@ -316,7 +290,43 @@ impl Http {
             }
             Err(Error::Unavailable { .. }) => *self.in_doubt() = Some(part.clone()),
         }
-        reply
+    }
+
+    /// Takes secrets out of what an endpoint said.
+    async fn conceal(&self, reply: Result<Reply, Error>) -> Result<Reply, Error> {
+        if self.secrets.is_empty() {
+            return reply;
+        }
+        let hide = async |mut text: String| {
+            for secret in &self.secrets {
+                text = text.replace(secret.as_str(), "***");
+            }
+            self.authorizer.conceal(text).await
+        };
+        Ok(match reply {
+            Ok(Reply::Outcomes(mut outcomes)) => {
+                for outcome in &mut outcomes {
+                    if let Outcome::Permanent(reason) | Outcome::Transient(reason) = outcome {
+                        *reason = hide(std::mem::take(reason)).await;
+                    }
+                }
+                Reply::Outcomes(outcomes)
+            }
+            Ok(Reply::Refused(reason)) => Reply::Refused(hide(reason).await),
+            Err(Error::Misconfigured(reason)) => {
+                return Err(Error::Misconfigured(hide(reason).await));
+            }
+            Err(Error::Unavailable {
+                reason,
+                retry_after,
+            }) => {
+                return Err(Error::Unavailable {
+                    reason: hide(reason).await,
+                    retry_after,
+                });
+            }
+            other => return other,
+        })
     }
 
     /// Nothing that holds the lock panics, so a poisoned one is as good.
@@ -324,22 +334,50 @@ impl Http {
         self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn post_once(&self, part: &Batch) -> Result<Reply, Error> {
-        let items = part.items.clone();
-        let gzip = self.config.gzip;
-        let body = tokio::task::spawn_blocking(move || encode(&items, gzip)).await;
-        let body = body.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))?;
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, BATCH_MEDIA_TYPE)
-            .header("idempotency-key", idempotency_key(part))
-            .body(body);
-        if gzip {
-            request = request.header(CONTENT_ENCODING, "gzip");
+    async fn encode(&self, part: &Batch) -> Result<Encoded, Error> {
+        let (form, gzip) = (self.config.form.clone(), self.config.gzip);
+        let mut encoded = if part.items.len() == 1 {
+            form.encode(&part.items, gzip)
+        } else {
+            let items = part.items.clone();
+            let encoding = tokio::task::spawn_blocking(move || form.encode(&items, gzip));
+            let failed = |error| Error::unavailable(format!("encode a batch: {error}"));
+            encoding.await.map_err(failed)?
+        };
+        let key = idempotency_key(part);
+        let key = key.try_into().expect("hex digits can be in a header");
+        encoded.headers.insert("idempotency-key", key);
+        Ok(encoded)
+    }
+
+    /// Also says whether the answer was that we are not who may do this (401).
+    async fn post_once(
+        &self,
+        client: &Client,
+        part: &Batch,
+        mut headers: HeaderMap,
+        encoded: &Encoded,
+    ) -> (bool, Result<Reply, Error>) {
+        if let Some(signer) = &self.signer {
+            signer.sign(self.clock.now(), &encoded.body, &mut headers);
         }
-        let response = request.send().await.map_err(away)?;
-        reply::read(response, part.items.len(), self.clock.now()).await
+        let request = client
+            .post(self.url.clone())
+            .headers(headers)
+            .body(encoded.body.clone());
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return (false, Err(away(error))),
+        };
+        let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+        let form = &self.config.form;
+        let meaning = |status, says_when| {
+            let answers = &self.config.answers;
+            answers.meaning(status, says_when, form.is_in_headers())
+        };
+        let now = self.clock.now();
+        let reply = reply::read(response, part.items.len(), now, meaning).await;
+        (unauthorized, reply)
     }
 }
 
@@ -356,25 +394,6 @@ impl Destination for Http {
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(self.deliver(batch))
     }
-}
-
-/// A JSON array of events. The same items give the same bytes.
-fn encode(items: &[Item], gzip: bool) -> Bytes {
-    let mut json = Vec::with_capacity(items.len() * 512);
-    for (n, item) in items.iter().enumerate() {
-        json.push(if n == 0 { b'[' } else { b',' });
-        item.view().to_json(None, &mut json);
-    }
-    json.push(b']');
-    if !gzip {
-        return json.into();
-    }
-    let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 4), Compression::fast());
-    encoder
-        .write_all(&json)
-        .and_then(|()| encoder.finish())
-        .expect("writing to memory cannot fail")
-        .into()
 }
 
 fn idempotency_key(batch: &Batch) -> String {

@@ -13,6 +13,7 @@
 
 mod ack;
 mod doubt;
+mod login;
 mod session;
 mod stream;
 mod subject;
@@ -28,12 +29,13 @@ use tokio::{sync::Mutex, time::Instant};
 
 use self::{ack::Verdict, doubt::Doubts, session::Session, subject::Template};
 use super::{
-    Secret,
     batch::{Batch, Item},
     breaker::Breaker,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
 };
-use crate::event::json::MEDIA_TYPE;
+use crate::{event::json::MEDIA_TYPE, tls::Files};
+
+pub use login::Login;
 
 /// How events are published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +58,12 @@ pub struct Config {
     pub in_flight: usize,
     /// How long to wait for an acknowledgement.
     pub timeout: Duration,
-    /// User name.
-    pub user: Option<String>,
-    /// Password that goes with the user name.
-    pub password: Option<Secret>,
-    /// Token, instead of user and password.
-    pub token: Option<Secret>,
+    /// Who we are.
+    pub login: Login,
+    /// Certificates; they count where a server's address begins with `tls://`.
+    pub tls: Files,
+    /// TLS begins before the server says a word (`handshake_first` there).
+    pub tls_first: bool,
 }
 
 /// Where a stream keeps its messages.
@@ -86,9 +88,9 @@ impl Config {
             replicas: 1,
             in_flight: 1000,
             timeout: Duration::from_secs(10),
-            user: None,
-            password: None,
-            token: None,
+            login: Login::None,
+            tls: Files::default(),
+            tls_first: false,
         }
     }
 
@@ -106,11 +108,41 @@ impl Config {
         if self.stream.is_empty() || self.stream.contains(illegal) {
             return wrong(format!("stream `{}` is not a stream's name", self.stream));
         }
-        if self.password.is_some() != self.user.is_some() {
-            return wrong("user and password go together".to_owned());
+        if let Err(what) = self.login.check() {
+            return wrong(format!("nkey {what}"));
         }
         Template::parse(&self.subject).map_err(super::Error::Config)?;
         Ok(())
+    }
+}
+
+impl Config {
+    /// Whether connections are encrypted, all of them: who we are must not go in clear to
+    /// one server because another is away.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        let is_tls = |server: &String| server.starts_with("tls://");
+        !self.tls.is_empty() || self.servers.iter().any(is_tls)
+    }
+
+    /// How long after it was published a message that was not answered goes again at the
+    /// latest, as long as a server is there: waiting for the answer, the delay before the
+    /// next attempt, connecting, and looking at the stream.
+    pub(super) fn resend_after_max(&self, retry_max: Duration) -> Duration {
+        let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        let connecting = session::CONNECT_TIMEOUT.saturating_mul(servers);
+        let waiting = self.timeout.saturating_mul(2);
+        waiting.saturating_add(retry_max).saturating_add(connecting)
+    }
+
+    /// What works, and is probably not what is wanted.
+    pub(crate) fn warning(&self, retry_max: Duration) -> Option<String> {
+        let after = self.resend_after_max(retry_max);
+        (self.create_stream && self.duplicate_window / 2 < after).then(|| {
+            format!(
+                "duplicate_window = {:?} is less than twice the {after:?} after which a message may go again (timeout, retry_max and connecting): ordinary resends then have to ask the stream what it has, which tells nothing where several gateways share a subject",
+                self.duplicate_window
+            )
+        })
     }
 }
 
@@ -124,6 +156,7 @@ const NO_STREAM_PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Nats {
     config: Arc<Config>,
     subject: Template,
+    resend_after_max: Duration,
     /// One batch at a time publishes; waiting for acknowledgements is outside.
     line: Mutex<Line>,
     breaker: Breaker,
@@ -153,9 +186,10 @@ struct Answers {
 }
 
 impl Nats {
-    pub(super) fn new(config: Config) -> Result<Self, super::Error> {
+    pub(super) fn new(config: Config, retry_max: Duration) -> Result<Self, super::Error> {
         config.check()?;
         Ok(Self {
+            resend_after_max: config.resend_after_max(retry_max),
             subject: Template::parse(&config.subject).map_err(super::Error::Config)?,
             config: Arc::new(config),
             line: Mutex::default(),
@@ -213,7 +247,9 @@ impl Nats {
             Some(session) if session.is_open() => session.clone(),
             _ => {
                 line.session = None;
-                let session = Arc::new(Session::open(&self.config, &self.subject).await?);
+                let session = Arc::new(
+                    Session::open(&self.config, &self.subject, self.resend_after_max).await?,
+                );
                 line.session = Some(session.clone());
                 session
             }

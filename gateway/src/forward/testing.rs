@@ -1,5 +1,8 @@
 //! A journal in memory, for tests: forgets what was not committed.
 
+#[cfg(any(feature = "http", feature = "nats"))]
+pub(super) mod certificates;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

@@ -253,6 +253,8 @@ path = "."
     configuration:26: destination[6].url: "lake.example": a URL begins with http:// or https://
     configuration:27: destination[7].stream: is missing; for example stream = "TELEMETRY"
     configuration:30: destination[7].servers: is missing or empty; for example servers = ["nats://127.0.0.1:4222"]
+    configuration:31: destination[7].user: user and password go together; the other one is missing
+    configuration:32: destination[7].token: says who we are, and so does user; only one of them can be true
     configuration:36: destination[8].path: ".": the journal is there; a directory in it would do, such as "events"
     "#);
 }
@@ -311,4 +313,128 @@ fn there_can_be_63_destinations() {
     };
     assert_eq!(read(&text(63)).unwrap().destinations.len(), 63);
     assert_snapshot!(mistakes(&text(64)), @r#"configuration:1: destination: 64 destinations; there can be 63"#);
+}
+
+#[test]
+#[cfg(all(feature = "http", feature = "nats"))]
+fn mistakes_about_forms_and_logins_say_what_would_be_right() {
+    let said = mistakes(
+        r#"
+[[destination]]
+name = "a"
+type = "http"
+url = "http://lake.example/"
+form = "cloudevent-batch"
+user = "u"
+token = "${TOKEN}"
+ca = "ca.pem"
+answers = { 404 = "refuse", 4x = "stop", 600 = "stop" }
+[destination.oauth2]
+token_url = "login.example"
+scope = "x"
+[destination.signature]
+headr = "x"
+[[destination]]
+name = "b"
+type = "http"
+url = "https://lake.example/"
+form = "template"
+certificate = "c.pem"
+[[destination]]
+name = "c"
+type = "http"
+url = "https://lake.example/"
+template = { event = "{{event}}" }
+[[destination]]
+name = "d"
+type = "http"
+url = "https://lake.example/"
+form = "template"
+template = { event = '{"d":{{devise}}}', begin = "[" }
+[[destination]]
+name = "e"
+type = "http"
+url = "https://lake.example/"
+signature = { secret = "${TOKEN}", header = "x y" }
+proxy = "proxy:3128"
+[[destination]]
+name = "f"
+type = "nats"
+servers = ["nats://127.0.0.1:4222"]
+stream = "S"
+token = "${TOKEN}"
+nkey = "${TOKEN}"
+ca = "ca.pem"
+tls_first = true
+[[destination]]
+name = "g"
+type = "nats"
+servers = ["nats://127.0.0.1:4222"]
+stream = "S"
+nkey = "${TOKEN}"
+"#,
+    );
+    assert!(!said.contains("sesame"), "{said}");
+    assert_snapshot!(said, @r###"
+    configuration:6: destination[1].form: "cloudevent-batch": should be one of cloudevents-batch, cloudevents-structured, cloudevents-binary, ndjson, template; did you mean "cloudevents-batch"?
+    configuration:7: destination[1].user: user and password go together; password is missing
+    configuration:8: destination[1].token: says who we are, and so does user; only one of them can be true
+    configuration:9: destination[1].ca: is for TLS; the address should begin with https://
+    configuration:10: destination[1].answers.404: "refuse": should be one of acknowledged, refused, throttled, unavailable, stop; did you mean "refused"?
+    configuration:10: destination[1].answers.4x: "4x": a status is 200 to 599, or a class of them such as 5xx
+    configuration:10: destination[1].answers.600: "600": a status is 200 to 599, or a class of them such as 5xx
+    configuration:11: destination[1].oauth2.client_id: is missing; for example client_id = "plant-7"
+    configuration:11: destination[1].oauth2.client_secret: is missing; for example client_secret = "${CLIENT_SECRET}"
+    configuration:12: destination[1].oauth2.token_url: "login.example": a URL begins with http:// or https://
+    configuration:14: destination[1].signature.secret: is missing; for example secret = "${SIGNING_SECRET}"
+    configuration:15: destination[1].signature.headr: is not a key; did you mean "header"?
+    configuration:20: destination[2].template: is missing; for example [destination.template] with event = "{{event}}"
+    configuration:21: destination[2].certificate: certificate and key go together; key is missing
+    configuration:26: destination[3].template: is for form = "template"
+    configuration:32: destination[4].template.event: "{\"d\":{{devise}}}": {{devise}}: there is event, data, values, values.NAME, units.NAME, tags, tags.NAME, and the attributes specversion, id, source, type, subject, time, datacontenttype, recordedtime, partitionkey, sequence, traceparent, site, device, mqtttopic, idsource, timesource, timemarks, correctedtime, eventkey; each also with :text behind it, and times with :s, :ms or :ns
+    configuration:37: destination[5].signature.secret: has 11 bytes, of at least 16
+    configuration:37: destination[5].signature.header: "x y": not a header's name
+    configuration:38: destination[5].proxy: should be http://HOST:PORT, perhaps with USER:PASSWORD@, or "none"
+    configuration:45: destination[6].nkey: says who we are, and so does token; only one of them can be true
+    configuration:45: destination[6].nkey: is not the seed of a user (SU...)
+    configuration:46: destination[6].ca: is for TLS; the address should begin with tls://
+    configuration:47: destination[6].tls_first: is for TLS; the address should begin with tls://
+    configuration:52: destination[7].nkey: is not the seed of a user (SU...)
+    "###);
+}
+
+#[test]
+#[cfg(feature = "http")]
+fn values_come_from_files_that_are_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("token"), "from-a-file\n").unwrap();
+    fs::write(dir.path().join("empty"), "\n").unwrap();
+    let read = |token: &str| {
+        let text = format!(
+            "[[destination]]\nname = \"a\"\ntype = \"http\"\nurl = \"http://x/\"\ntoken = \"{token}\""
+        );
+        Config::from_text(&text, dir.path(), &env)
+    };
+    let config = read("${file:token}").unwrap();
+    let forward::Kind::Http(http) = &config.destinations[0].kind else {
+        panic!("http")
+    };
+    let auth = forward::http::Auth::Bearer("from-a-file".into());
+    assert_eq!(http.auth, auth);
+    let mistake = |token: &str| read(token).unwrap_err().to_string();
+    assert_eq!(
+        mistake("${file:empty}"),
+        "configuration:5: destination[1].token: the file empty: is empty"
+    );
+    let none = mistake("${file:none}");
+    assert!(
+        none.contains("the file none: cannot be read: No such file"),
+        "{none}"
+    );
+    // What a file holds is not shown where it is wrong.
+    let text = "[broker]\nlisten = \"${file:token}\"";
+    let said = Config::from_text(text, dir.path(), &env)
+        .unwrap_err()
+        .to_string();
+    assert!(!said.contains("from-a-file"), "{said}");
 }

@@ -1,5 +1,7 @@
 //! What an answer means for the batch.
 //!
+//! The meaning of a status is by default (what is configured comes first):
+//!
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx | all acknowledged, but for records that the body names |
@@ -23,7 +25,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{Error, Outcome, away};
+use super::{Error, Meaning, Outcome, away};
 use crate::event::Timestamp;
 
 /// More of an answer is not read.
@@ -44,11 +46,13 @@ pub(super) enum Reply {
     Throttled(Option<Duration>),
 }
 
-/// Reads the answer to a batch of `records`.
+/// Reads the answer to a batch of `records`; `meaning` knows what a status means, and
+/// hears whether the answer says how long to wait.
 pub(super) async fn read(
     mut response: Response,
     records: usize,
     now: Timestamp,
+    meaning: impl Fn(u16, bool) -> Meaning,
 ) -> Result<Reply, Error> {
     let status = response.status();
     let retry_after = retry_after(response.headers(), now);
@@ -56,8 +60,8 @@ pub(super) async fn read(
     let location = response.headers().get(LOCATION).cloned();
     let (body, whole) = body(&mut response).await?;
     let reason = || describe(status, &body);
-    match status.as_u16() {
-        200..=299 => {
+    match meaning(status.as_u16(), retry_after.is_some()) {
+        Meaning::Acknowledged => {
             // Only what says nothing of records speaks for all of them.
             let named = match parse(&body, records) {
                 Parsed::Outcomes(outcomes) if whole && (is_json || status == 207) => Some(outcomes),
@@ -72,19 +76,18 @@ pub(super) async fn read(
                 named.unwrap_or_else(|| vec![Outcome::Acknowledged; records]),
             ))
         }
-        400 | 413 | 422 => Ok(Reply::Refused(reason())),
-        429 => Ok(Reply::Throttled(retry_after)),
-        503 if retry_after.is_some() => Ok(Reply::Throttled(retry_after)),
-        408 | 409 | 425 | 500..=599 => Err(Error::Unavailable {
+        Meaning::Refused => Ok(Reply::Refused(reason())),
+        Meaning::Throttled => Ok(Reply::Throttled(retry_after)),
+        Meaning::Unavailable => Err(Error::Unavailable {
             reason: reason(),
             retry_after,
         }),
-        300..=399 => {
+        Meaning::Stop if status.is_redirection() => {
             let to = location.as_ref().and_then(|to| to.to_str().ok());
             let to = to.unwrap_or("an address that it does not give");
             Err(Error::Misconfigured(format!("{status}: redirects to {to}")))
         }
-        _ => Err(Error::Misconfigured(reason())),
+        Meaning::Stop => Err(Error::Misconfigured(reason())),
     }
 }
 
@@ -178,7 +181,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// `Retry-After`, in seconds or as a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(after) = text.parse() {
         return Some(seconds(after));

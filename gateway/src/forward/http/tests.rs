@@ -5,6 +5,7 @@ use std::{
     io::Read as _,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -24,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     clock::SystemClock,
-    forward::testing::{Model, batch, engine, record},
+    forward::{
+        Secret,
+        testing::{Model, batch, engine, record},
+    },
 };
 
 /// What the receiver does with a request.
@@ -560,3 +564,6 @@ fn what_cannot_work_is_said_before_anything_starts() {
     check(header("x", "a\nb"), "`x`");
     assert!(!format!("{:?}", header("x", "hush")).contains("hush"));
 }
+
+mod access;
+mod forms;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_nats::{
-    ConnectErrorKind, ConnectOptions, Event, ServerError,
+    ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError,
     jetstream::{Context, context::ContextBuilder},
 };
 use tokio::runtime::Runtime;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Config, Error, stream, subject::Template};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands that the client may hold; beyond them publishing waits.
 const CLIENT_COMMANDS: usize = 256;
 
@@ -51,7 +51,11 @@ impl Fate {
 }
 
 impl Session {
-    pub(super) async fn open(config: &Arc<Config>, subject: &Template) -> Result<Self, Error> {
+    pub(super) async fn open(
+        config: &Arc<Config>,
+        subject: &Template,
+        resend_after_max: Duration,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("penstock-nats")
@@ -61,7 +65,12 @@ impl Session {
         let fate = Arc::new(Fate::default());
         // Dropped on every way out, and with it whatever runs in it.
         let runtime = Owned(Some(runtime));
-        let connecting = connect(config.clone(), subject.pattern(), fate.clone());
+        let connecting = connect(
+            config.clone(),
+            subject.pattern(),
+            resend_after_max,
+            fate.clone(),
+        );
         let connected = runtime.handle().spawn(connecting).await;
         let (context, stream) =
             connected.map_err(|error| Error::unavailable(format!("connect: {error}")))??;
@@ -142,27 +151,46 @@ impl Drop for Owned {
 async fn connect(
     config: Arc<Config>,
     pattern: String,
+    resend_after_max: Duration,
     fate: Arc<Fate>,
 ) -> Result<(Context, stream::Known), Error> {
-    let client = options(&config, &fate)
-        .connect(&config.servers[..])
-        .await
-        .map_err(|error| match error.kind() {
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                Error::Misconfigured(error.to_string())
-            }
-            _ => Error::unavailable(error.to_string()),
-        })?;
+    let options = options(&config, &fate).map_err(Error::Misconfigured)?;
+    let connecting = options.connect(&config.servers[..]).await;
+    let client = connecting.map_err(|error| not_connected(&error))?;
     let context = ContextBuilder::new()
         .timeout(config.timeout)
         .max_ack_inflight(config.in_flight.max(1))
         .backpressure_on_inflight(true)
         .build(client);
-    let stream = stream::look_at(&context, &config, pattern).await?;
+    let stream = stream::look_at(&context, &config, pattern, resend_after_max).await?;
     Ok((context, stream))
 }
 
-fn options(config: &Config, fate: &Arc<Fate>) -> ConnectOptions {
+/// The server is away, or a person is needed: it does not know us, or one side does not
+/// take the other's certificate.
+fn not_connected(error: &ConnectError) -> Error {
+    let reason = error.to_string();
+    let words = reason.to_ascii_lowercase();
+    let is_refused = matches!(
+        error.kind(),
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
+    );
+    // Expired and revoked users, and alerts of TLS, come as errors of the connection.
+    let is_known = [
+        "certificate",
+        "fatal alert",
+        "authentication",
+        "authorization",
+    ];
+    if is_refused || is_known.iter().any(|word| words.contains(word)) {
+        Error::Misconfigured(reason)
+    } else {
+        Error::unavailable(reason)
+    }
+}
+
+/// Reads files: blocking, for a moment.
+fn options(config: &Config, fate: &Arc<Fate>) -> Result<ConnectOptions, String> {
     let (events, gone) = (fate.clone(), fate.clone());
     let mut options = ConnectOptions::new()
         .name("penstock")
@@ -184,13 +212,15 @@ fn options(config: &Config, fate: &Arc<Fate>) -> ConnectOptions {
                 None
             }
         });
-    if let (Some(user), Some(password)) = (&config.user, &config.password) {
-        options = options.user_and_password(user.clone(), password.expose().to_owned());
+    if config.is_encrypted() {
+        options = options
+            .require_tls(true)
+            .tls_client_config(config.tls.client()?);
     }
-    if let Some(token) = &config.token {
-        options = options.token(token.expose().to_owned());
+    if config.tls_first {
+        options = options.tls_first();
     }
-    options
+    config.login.add_to(options)
 }
 
 fn on_event(fate: &Fate, event: &Event) {

@@ -23,6 +23,7 @@ pub(super) async fn look_at(
     context: &Context,
     config: &Config,
     pattern: String,
+    resend_after_max: Duration,
 ) -> Result<Known, Error> {
     let stream = match context.get_stream(&config.stream).await {
         Ok(stream) => stream,
@@ -48,6 +49,16 @@ pub(super) async fn look_at(
             configured_secs = config.duplicate_window.as_secs(),
             "the stream forgets message ids earlier than configured: \
              what is sent again later than that can be there twice"
+        );
+    }
+    if found.duplicate_window / 2 < resend_after_max {
+        tracing::warn!(
+            stream = config.stream,
+            window_secs = found.duplicate_window.as_secs(),
+            resend_secs = resend_after_max.as_secs(),
+            "the stream remembers message ids for less than twice as long as it can take until \
+             a message goes again: resends have to ask what it has, and where several gateways \
+             share a subject they can be there twice"
         );
     }
     Ok(Known {

@@ -32,6 +32,11 @@ struct Server {
 impl Server {
     /// `None`, loudly, where there is no server to run.
     fn start(test: &str) -> Option<Self> {
+        Self::configured(test, "")
+    }
+
+    /// The same, with more in its configuration.
+    fn configured(test: &str, configuration: &str) -> Option<Self> {
         let program = program();
         let found = Command::new(&program).arg("--version").output().is_ok();
         if !found {
@@ -44,6 +49,7 @@ impl Server {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("nats.conf"), configuration).unwrap();
         let (process, address) = run(&dir, "-1");
         Some(Self {
             process,
@@ -111,6 +117,8 @@ fn run(dir: &TempDir, port: &str) -> (Child, SocketAddr) {
             "--store_dir",
         ])
         .arg(dir.path())
+        .arg("--config")
+        .arg(dir.path().join("nats.conf"))
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -140,7 +148,7 @@ fn config(url: String) -> Config {
 }
 
 fn nats(config: Config) -> Nats {
-    Nats::new(config).unwrap()
+    Nats::new(config, Duration::from_secs(1)).unwrap()
 }
 
 fn all_acknowledged(outcomes: &Outcomes) -> bool {
@@ -490,3 +498,5 @@ async fn what_was_not_kept_goes_again_although_a_batch_before_it_was_kept() {
     assert!(all_acknowledged(&second), "{second:?}");
     assert_eq!(kept(&context).await, (1..=20).collect::<Vec<_>>());
 }
+
+mod access;
