@@ -44,7 +44,11 @@ fn main() -> anyhow::Result<()> {
                 gzip,
                 ..http::Config::new(format!("http://{address}/"))
             };
-            drain(if gzip { "http, gzip" } else { "http" }, Kind::Http(config)).await?;
+            drain(
+                if gzip { "http, gzip" } else { "http" },
+                Kind::Http(Box::new(config)),
+            )
+            .await?;
         }
         server.abort();
         if let Ok(url) = std::env::var("PENSTOCK_NATS_URL") {

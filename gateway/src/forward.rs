@@ -124,7 +124,7 @@ impl Config {
         Ok(match &self.kind {
             Kind::File(config) => Arc::new(file::File::new(config.clone(), clock.clone())),
             #[cfg(feature = "http")]
-            Kind::Http(config) => Arc::new(http::Http::new(config.clone(), clock.clone())?),
+            Kind::Http(config) => Arc::new(http::Http::new((**config).clone(), clock.clone())?),
             #[cfg(feature = "kafka")]
             Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone(), clock.clone())?),
             #[cfg(feature = "kinesis")]
@@ -144,7 +144,7 @@ pub enum Kind {
     File(file::Config),
     /// An HTTP endpoint.
     #[cfg(feature = "http")]
-    Http(http::Config),
+    Http(Box<http::Config>),
     /// A topic of Apache Kafka.
     #[cfg(feature = "kafka")]
     Kafka(kafka::Config),

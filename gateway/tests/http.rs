@@ -247,7 +247,7 @@ async fn what_waits_for_a_destination_that_is_away_is_told_by_device() {
         // Nobody listens on the first port.
         let away = http::Config::new("http://127.0.0.1:1/events");
         config.destinations[0].name = "away".into();
-        config.destinations[0].kind = Kind::Http(away);
+        config.destinations[0].kind = Kind::Http(Box::new(away));
         config.store.destinations = vec!["away".into()];
     })
     .await;

@@ -181,7 +181,7 @@ fn every_key_is_read() {
             header: Signature::HEADER.to_owned(),
             timestamp_header: Signature::TIMESTAMP_HEADER.to_owned(),
         });
-        assert_eq!(*lake, expect);
+        assert_eq!(**lake, expect);
     }
     #[cfg(feature = "nats")]
     {

@@ -74,7 +74,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
         proxy: read_proxy(table),
         url: url?,
     };
-    Some(Kind::Http(config))
+    Some(Kind::Http(Box::new(config)))
 }
 
 fn read_proxy(table: &Table<'_, '_, '_>) -> Proxy {
