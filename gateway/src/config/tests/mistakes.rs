@@ -399,7 +399,7 @@ nkey = "${TOKEN}"
     configuration:45: destination[6].nkey: is not the seed of a user (SU...)
     configuration:46: destination[6].ca: is for TLS; the address should begin with tls://
     configuration:47: destination[6].tls_first: is for TLS; the address should begin with tls://
-    configuration:52: destination[7].nkey: is not the seed of a user (SU...)
+    configuration:53: destination[7].nkey: is not the seed of a user (SU...)
     "###);
 }
 
