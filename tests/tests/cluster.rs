@@ -31,7 +31,7 @@ fn nothing_is_lost_or_doubled_when_the_leader_of_three_is_killed_under_load() {
     };
     let setup = Setup::new(&sandbox).with(&to_cluster(&cluster));
     // While a leader is elected nobody answers: the gateway says so.
-    let mut gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let gateway = Gateway::start(&setup).expecting(&["stream"]);
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
         .load(20, 500)
         .with(&["--qos", "1"])

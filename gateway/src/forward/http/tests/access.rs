@@ -409,7 +409,7 @@ async fn a_certificate_shows_who_we_are_and_a_new_one_is_taken_over() {
     // The files get a certificate that is known here.
     for file in ["plant-7.pem", "plant-7.key"] {
         std::fs::copy(known.path(file), stranger.path(file)).unwrap();
-        let written = std::time::SystemTime::now() + Duration::from_secs(5);
+        let written = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let file = std::fs::File::options()
             .write(true)
             .open(stranger.path(file))
