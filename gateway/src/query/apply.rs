@@ -30,7 +30,7 @@ pub(super) fn apply(
             Ok(event) => {
                 event_row(&transaction, record, &event)?;
                 if event.corrected.is_some() {
-                    corrections::take_back(&transaction, &mut batch, record)?;
+                    corrections::take_back(&transaction, &mut batch, record.position, event.key)?;
                 }
                 batch.add(&transaction, record.position, &event)?;
             }
@@ -53,7 +53,8 @@ fn event_row(connection: &Connection, record: &Record, event: &Event) -> Result<
         .prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4, 0, ?5)")?
         .execute((
             position,
-            &record.key.0[..],
+            // Not the record's: a correction has one of its own there.
+            &event.key.0[..],
             record.received.as_nanos(),
             record.routes.0.cast_signed(),
             &record.body[..],

@@ -7,21 +7,23 @@ use rusqlite::Connection;
 
 use super::{Error, series::Batch};
 use crate::{
-    event::Event,
-    record::{Position, Record},
+    event::{Event, Key},
+    record::Position,
 };
 
-/// Takes back what was measured by events with the key of a correction that came before it.
+/// Takes back what was measured by events of a key that came before a correction with it:
+/// the event that it corrects, and earlier corrections of that.
 pub(super) fn take_back(
     connection: &Connection,
     batch: &mut Batch,
-    correction: &Record,
+    correction: Position,
+    key: Key,
 ) -> Result<(), Error> {
     let mut before = connection.prepare_cached(
         "SELECT position, body FROM events
          WHERE key = ?1 AND position < ?2 AND replaced = 0 ORDER BY position",
     )?;
-    let key = (&correction.key.0[..], correction.position.0.cast_signed());
+    let key = (&key.0[..], correction.0.cast_signed());
     let mut rows = before.query(key)?;
     while let Some(row) = rows.next()? {
         let position = Position(row.get::<_, i64>(0)?.cast_unsigned());

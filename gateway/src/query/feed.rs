@@ -78,7 +78,7 @@ pub struct Feed {
 
 /// What the journal has counted of quarantine and dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kept {
+pub(super) struct Kept {
     quarantined: u64,
     /// Of those: retried, discarded or evicted.
     left: u64,
@@ -87,13 +87,15 @@ struct Kept {
 }
 
 /// The database and what was done about it.
-struct Work {
-    connection: Connection,
+pub(super) struct Work {
+    pub(super) connection: Connection,
     reader: store::Reader,
     position: Position,
     retention: Retention,
-    /// What of quarantine and dead letters was seen.
-    kept: Option<Kept>,
+    /// What of quarantine and dead letters was taken over, once all of it was.
+    pub(super) kept: Option<Kept>,
+    /// What was looked through for what is gone.
+    gone: Option<Kept>,
     looked: Option<Instant>,
     retained: Option<Instant>,
     log: Log,
@@ -108,6 +110,12 @@ impl Work {
     /// Whether anything more may be taken over for now.
     fn may_write(&self) -> bool {
         !self.full && !self.log.is_cramped()
+    }
+
+    /// Whether there is more to take over, and room for it: of the journal, which goes on
+    /// to `end`, or of quarantine and dead letters.
+    fn is_behind(&self, end: Position) -> bool {
+        (self.position < end && self.may_write()) || (self.kept.is_none() && !self.log.is_cramped())
     }
 }
 
@@ -200,6 +208,11 @@ impl Feed {
         let mut work = self.open()?;
         while work.position < end {
             self.page(&mut work)?;
+            work.log.tend(&work.connection)?;
+        }
+        while work.kept.is_none() {
+            self.kept(&mut work)?;
+            work.log.tend(&work.connection)?;
         }
         self.look(&mut work)?;
         log::close(&work.connection)?;
@@ -313,7 +326,7 @@ impl Feed {
             self.look(&mut work)?;
             self.say(&work, begun)?;
             let rest = pace.rest();
-            let behind = work.position < end && work.may_write();
+            let behind = work.is_behind(end);
             runtime.block_on(async {
                 tokio::select! {
                     () = stop.cancelled() => {}
@@ -323,10 +336,16 @@ impl Feed {
         }
     }
 
-    /// Rests; where there is nothing left to do, gathers something.
-    async fn wait(&self, rest: Duration, behind: bool, committed: &mut watch::Receiver<Position>) {
+    /// Rests, also while somebody waits: who asks again and again would end all rests.
+    /// Where there is nothing left to do, gathers something.
+    pub(super) async fn wait(
+        &self,
+        rest: Duration,
+        behind: bool,
+        committed: &mut watch::Receiver<Position>,
+    ) {
         let waiting = &self.handle.waiting;
-        if !rest.is_zero() && !waiting.any() {
+        if !rest.is_zero() {
             tokio::time::sleep(rest).await;
         }
         if behind {
@@ -340,7 +359,7 @@ impl Feed {
         drop(timeout(TICK, committed.changed()).await);
     }
 
-    fn open(&self) -> Result<Work, Error> {
+    pub(super) fn open(&self) -> Result<Work, Error> {
         let mut connection = schema::open(&self.dir)?;
         let position = schema::position(&connection)?;
         if position > *self.store.committed().borrow() {
@@ -354,6 +373,7 @@ impl Feed {
             position,
             retention: Retention::default(),
             kept: None,
+            gone: None,
             looked: None,
             retained: None,
             log: Log::new(self.config.size_max, self.handle.cramped.clone()),
@@ -405,13 +425,17 @@ impl Feed {
     }
 
     /// What is done in between.
-    fn look(&self, work: &mut Work) -> Result<(), Error> {
+    pub(super) fn look(&self, work: &mut Work) -> Result<(), Error> {
         // Before retention, which takes it for very old.
         self.repair(work)?;
         if work.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             work.looked = Some(Instant::now());
             self.has_room()?;
-            self.kept(work)?;
+            if !work.log.is_cramped() {
+                self.kept(work)?;
+                // There may be more: it is for the next turn, with another look at the room.
+                work.looked = work.looked.filter(|_| work.kept.is_some());
+            }
         }
         let now = self.clock.now();
         // A clock that was set just now makes everything old that did not get its time yet.
@@ -446,7 +470,8 @@ impl Feed {
         Ok(())
     }
 
-    /// Follows quarantine and dead letters where the journal has counted something.
+    /// Follows quarantine and dead letters where the journal has counted something, by
+    /// one page.
     fn kept(&self, work: &mut Work) -> Result<(), Error> {
         let status = self.store.status();
         let now = Kept {
@@ -455,14 +480,16 @@ impl Feed {
             dead_letters: status.dead_letters,
             dead: status.destinations.iter().map(|d| d.dead).sum(),
         };
-        let before = work.kept;
-        if before == Some(now) {
+        if work.kept == Some(now) {
             return Ok(());
         }
         let listing = self.store.listing()?;
         let share = self.config.limits().kept_bytes;
-        while !kept::follow(&mut work.connection, &listing, &self.boots, share)? {}
+        let whole = kept::follow(&mut work.connection, &listing, &self.boots, share)?;
+        work.kept = whole.then_some(now);
+        work.log.wrote();
         // Looking for what is gone goes through all that is there.
+        let before = work.gone;
         if before.is_none_or(|before| before.left != now.left) {
             kept::forget_messages(&mut work.connection, &listing)?;
         }
@@ -470,8 +497,7 @@ impl Feed {
         if before.is_none_or(|before| dead(before) != dead(now)) {
             kept::forget_dead_letters(&mut work.connection, &listing)?;
         }
-        work.kept = Some(now);
-        work.log.wrote();
+        work.gone = Some(now);
         Ok(())
     }
 

@@ -47,7 +47,8 @@ pub(super) fn note(
     let position = schema::position(&transaction)?;
     let put = |number: u8, since: i64, name: Option<&str>| {
         transaction.execute(
-            "INSERT OR IGNORE INTO names VALUES (?1, ?2, ?3)",
+            // What was noted for the same position, nothing was routed by.
+            "INSERT OR REPLACE INTO names VALUES (?1, ?2, ?3)",
             (number, since, name),
         )
     };

@@ -32,6 +32,7 @@ CREATE TABLE missing (
 -- Events, for showing what was found.
 CREATE TABLE events (
     position INTEGER PRIMARY KEY,
+    -- The eventkey, which a correction shares with what it corrects.
     key      BLOB    NOT NULL,
     received INTEGER NOT NULL,
     routes   INTEGER NOT NULL,

@@ -13,8 +13,9 @@ use crate::record::Position;
 
 /// The database's name in the data directory.
 pub const FILE: &str = "read.db";
-/// Changed with the tables: what an earlier version built is built anew.
-const VERSION: i64 = 2;
+/// Changed with the tables and what stands in them: what an earlier version built is built
+/// anew.
+const VERSION: i64 = 3;
 const TABLES: &str = include_str!("read.sql");
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 

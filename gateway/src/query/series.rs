@@ -27,6 +27,8 @@ pub(super) const STEP_BYTES: i64 = 80;
 const VALUE_BYTES_MAX: usize = 16 << 10;
 /// One of so many finds room also where there is none for last values.
 const VALUE_BYTES_SMALL: usize = 128;
+/// A longer unit is not kept: it would take room that is not there.
+const UNIT_BYTES_MAX: usize = 64;
 
 /// What of a page is not written yet.
 #[derive(Debug)]
@@ -393,8 +395,10 @@ impl Last {
     fn put(&mut self, at: (i64, i64), measurement: &Measurement, totals: &mut Totals) {
         let mut text = Vec::new();
         json::value(&measurement.value, &mut text);
-        let unit = measurement.unit.as_deref().unwrap_or_default();
-        let bytes = |text: usize| i64::try_from(text + unit.len()).unwrap_or(i64::MAX);
+        let unit = measurement.unit.as_deref();
+        let unit = unit.filter(|unit| unit.len() <= UNIT_BYTES_MAX);
+        let unit_bytes = unit.map_or(0, str::len);
+        let bytes = |text: usize| i64::try_from(text + unit_bytes).unwrap_or(i64::MAX);
         let text = match text.len() {
             0..=VALUE_BYTES_SMALL => String::from_utf8_lossy(&text).into_owned(),
             long if long <= VALUE_BYTES_MAX
@@ -406,7 +410,7 @@ impl Last {
         };
         let bytes = bytes(text.len());
         totals.last_bytes += bytes - self.bytes;
-        let unit = measurement.unit.as_deref().map(str::to_owned);
+        let unit = unit.map(str::to_owned);
         *self = Self {
             at,
             bytes,

@@ -183,7 +183,7 @@ fn entry(event: &Event) -> Entry {
     let mut body = Vec::new();
     event.to_cbor(&mut body);
     Entry::Event(NewEvent {
-        key: event.key,
+        key: event.attributes().delivery_key(),
         dedup: false,
         device: event.device.clone(),
         received: event.received,

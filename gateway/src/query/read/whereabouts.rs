@@ -11,7 +11,8 @@ use crate::{
     store::{Fate, Listing, Standing},
 };
 
-/// Events of one key that are shown; there is more than one where it was forgotten.
+/// Events of one key that are shown; there is more than one where it was forgotten, and
+/// where it was corrected.
 const EVENTS_MAX: i64 = 20;
 
 /// Which event.
@@ -100,11 +101,13 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
     if let (true, Which::Position(position)) = (found.is_empty(), which)
         && let Some(record) = listing.record(position)?
     {
+        let view = View::parse(&record.body).ok();
+        let key = view.map_or(record.key, |view| view.attributes.key);
         return Ok(vec![Known {
             position,
             routes: record.routes,
             received: record.received.as_nanos(),
-            key: record.key.to_string(),
+            key: key.to_string(),
             body: record.body.to_vec(),
         }]);
     }

@@ -66,6 +66,23 @@ async fn questions_that_nobody_waits_for_end_and_make_room_for_others() {
     following.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_position_that_is_far_away_takes_nothing_from_its_rests() {
+    let place = Place::new();
+    let feed = place.feed(place.dir.path());
+    let handle = feed.handle();
+    let mut committed = place.handle().committed();
+    let rest = Duration::from_millis(250);
+    let began = tokio::time::Instant::now();
+    // The clock goes on only where everybody waits.
+    tokio::select! {
+        biased;
+        waited = handle.wait_for(Position(99)) => panic!("{waited:?}"),
+        () = feed.wait(rest, true, &mut committed) => {}
+    }
+    assert_eq!(began.elapsed(), rest);
+}
+
 #[tokio::test]
 async fn a_rebuild_that_nobody_waits_for_any_more_does_not_begin() {
     let place = Place::new();

@@ -76,12 +76,34 @@ async fn a_correction_stands_in_history_for_what_it_corrects_however_it_was_fed(
         let last = reader.last(&all).unwrap();
         assert_eq!(items(&last).len(), 1);
         assert_eq!(items(&last)[0]["value"], 46.0);
-        // All of them are found.
+        // All of them are found, and those of one key by it.
+        let key = "01".repeat(16);
+        let found = reader.whereabouts(Which::parse(&key).unwrap()).unwrap();
+        let found: Vec<_> = items(&found)
+            .iter()
+            .map(|one| (one["position"].as_u64().unwrap(), &one["eventkey"]))
+            .collect();
+        let key = &Json::from(key);
+        assert_eq!(found, [(7, key), (4, key), (1, key)]);
         let found = reader.search(&search("device:b7", In::Events, 100, None));
         assert_eq!(items(&found.unwrap()).len(), events.len());
     }
     said.dedup();
     assert_eq!(said.len(), 1, "{said:#?}");
+}
+
+#[tokio::test]
+async fn a_correction_has_the_key_of_its_event_also_before_the_read_side_has_come_to_it() {
+    let place = Place::new();
+    let (_before, mut behind) = place.built();
+    let event = event(1, "b7", NOON, &[("t", Value::Int(1))]);
+    let entries = [entry(&event), entry(&corrected(event.clone(), NOON + 5))];
+    place.append(entries.into()).await;
+    for position in 1..=2 {
+        let which = Which::Position(Position(position));
+        let answer = behind.whereabouts(which).unwrap();
+        assert_eq!(items(&answer)[0]["eventkey"], "01".repeat(16), "{position}");
+    }
 }
 
 fn states(reader: &mut Reader, position: u64) -> Vec<String> {
@@ -127,6 +149,26 @@ async fn an_event_is_not_said_to_be_for_who_has_the_number_of_a_forgotten_destin
     assert_eq!(names::rescue(place.dir.path()), known);
     let mut reader = place.reader(place.dir.path());
     assert_eq!(states(&mut reader, 2), [r#""archive" "backlog""#]);
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_twice_without_an_event_in_between_is_the_later_ones() {
+    let mut place = Place::new();
+    place.append(vec![second(1)]).await;
+    place.settle(1, 1, 1, vec![]).await;
+    place.feed(place.dir.path()).catch_up().unwrap();
+    for (before, now) in [("alarms", "archive"), ("archive", "cellar")] {
+        place = place.reopened_with(&["lake"]).await;
+        let forgotten = place.handle().forget_destination(before.into()).await;
+        assert!(forgotten.unwrap());
+        place = place.reopened_with(&["lake", now]).await;
+        place.feed(place.dir.path()).catch_up().unwrap();
+    }
+    place.append(vec![second(2)]).await;
+    place.feed(place.dir.path()).catch_up().unwrap();
+    let mut reader = place.reader(place.dir.path());
+    assert_eq!(states(&mut reader, 1), [r#""alarms" "forgotten""#]);
+    assert_eq!(states(&mut reader, 2), [r#""cellar" "backlog""#]);
 }
 
 #[tokio::test]

@@ -45,6 +45,31 @@ async fn what_is_in_quarantine_costs_history_nothing() {
 }
 
 #[tokio::test]
+async fn a_full_quarantine_is_taken_over_in_turns_between_which_room_is_looked_at() {
+    let place = Place::new();
+    for _ in 0..3 {
+        place
+            .append((0..400).map(|_| broken("odd", "{")).collect())
+            .await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let feed = place.feed(dir.path());
+    let mut work = feed.open().unwrap();
+    let (mut taken, mut turns) = (0, Vec::new());
+    while work.kept.is_none() {
+        feed.look(&mut work).unwrap();
+        let count = "SELECT count(*) FROM quarantine";
+        let now: i64 = work
+            .connection
+            .query_row(count, [], |row| row.get(0))
+            .unwrap();
+        turns.push(now - taken);
+        taken = now;
+    }
+    assert_eq!(turns, [500, 500, 200, 0]);
+}
+
+#[tokio::test]
 async fn a_device_that_measures_much_costs_the_history_of_others_nothing() {
     let place = small();
     let many = |n: u8, device: &str, count: usize| {
@@ -81,6 +106,41 @@ async fn a_device_that_measures_much_costs_the_history_of_others_nothing() {
     );
     let newest: i64 = connection.query_row(&newest, [], |row| row.get(0)).unwrap();
     assert_eq!(newest, 2_000);
+}
+
+#[tokio::test]
+async fn long_units_cost_others_nothing() {
+    let place = small();
+    let mut loud = event(1, "loud", NOON, &[]);
+    loud.measurements = (0..16_u8)
+        .map(|n| Measurement {
+            name: format!("n{n}").into(),
+            value: Value::Int(7),
+            unit: Some("x".repeat(20_000).into()),
+            quality: Quality::Good,
+            time: None,
+        })
+        .collect();
+    let quiet = event(2, "quiet", NOON, &[("t", Value::Int(7))]);
+    place.append(vec![entry(&loud), entry(&quiet)]).await;
+    let (dir, mut reader) = place.built();
+    let all = Last {
+        limit: 1_000,
+        ..Last::default()
+    };
+    let answer = reader.last(&all).unwrap();
+    let of: Vec<_> = items(&answer)
+        .iter()
+        .map(|one| (one["device"].as_str().unwrap(), &one["unit"]))
+        .collect();
+    assert_eq!(of.len(), 17);
+    assert_eq!(of[0], ("loud", &Json::Null));
+    assert_eq!(of[16], ("quiet", &"Cel".into()));
+    let connection = crate::query::schema::open(dir.path()).unwrap();
+    let bytes: i64 = connection
+        .query_row("SELECT last_bytes FROM state", [], |row| row.get(0))
+        .unwrap();
+    assert!(bytes.cast_unsigned() < place.config.limits().last_bytes);
 }
 
 #[tokio::test]
