@@ -22,6 +22,7 @@ use super::{
     log::{self, Cramped, Log},
     names::{self, Name},
     pace::{self, Pace},
+    patience::ANSWER_TIME_MAX,
     retention::{Next, Retention},
     schema, unset,
 };
@@ -148,6 +149,7 @@ impl Feed {
             cramped: Cramped::default(),
             places: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             bytes_max: config.size_max,
+            answer_time_max: ANSWER_TIME_MAX,
         };
         Self {
             config,

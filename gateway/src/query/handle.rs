@@ -19,7 +19,7 @@ use super::{
     Error, Reader,
     log::Cramped,
     pace::{self, Pace},
-    patience::{ANSWER_TIME_MAX, Patience},
+    patience::Patience,
 };
 use crate::{record::Position, store};
 
@@ -139,6 +139,8 @@ pub struct Handle {
     pub(super) places: Arc<Semaphore>,
     pub(super) cramped: Cramped,
     pub(super) bytes_max: u64,
+    /// How long an answer may take.
+    pub(super) answer_time_max: Duration,
 }
 
 impl Handle {
@@ -251,7 +253,7 @@ impl Handle {
         let place = self.places.clone().acquire_owned();
         let place = place.await.map_err(|_| Error::Off)?;
         let (dir, store) = (self.dir.clone(), self.store.clone());
-        let patience = Patience::new(self.cramped.clone());
+        let patience = Patience::new(self.answer_time_max, self.cramped.clone());
         let (reply, answer) = oneshot::channel();
         let asked = patience.clone();
         // Of its own: priorities are of threads, and this one's is the lowest.
@@ -274,7 +276,7 @@ impl Handle {
             })?;
         // Whoever leaves ends the question.
         let _leaves = patience.leaves();
-        let answer = match timeout(ANSWER_TIME_MAX, answer).await {
+        let answer = match timeout(self.answer_time_max, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
                 tracing::error!("a question to the read side failed");

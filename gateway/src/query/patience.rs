@@ -57,11 +57,11 @@ impl Drop for Leaves {
 }
 
 impl Patience {
-    /// Of a question that is asked now.
-    pub(super) fn new(cramped: Cramped) -> Self {
+    /// Of a question that is asked now, and may take so long.
+    pub(super) fn new(limit: Duration, cramped: Cramped) -> Self {
         Self(Arc::new(Inner {
             began: Instant::now(),
-            limit: ANSWER_TIME_MAX,
+            limit,
             left: AtomicBool::new(false),
             cramped,
             running: Mutex::new(None),
@@ -115,32 +115,53 @@ mod tests {
     const ENDLESS: &str = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)
                            SELECT count(*) FROM n";
 
-    fn ask_endlessly(patience: &Patience) -> Result<i64, rusqlite::Error> {
+    type Asked = Result<i64, rusqlite::Error>;
+
+    fn ask_endlessly(patience: &Patience) -> Asked {
         let mut connection = Connection::open_in_memory().unwrap();
         patience.guard(&mut connection).unwrap();
         connection.query_row(ENDLESS, [], |row| row.get(0))
     }
 
+    /// Asks an endless question on a thread; it has to end by itself.
+    fn is_interrupted(question: impl FnOnce() -> Asked + Send + 'static) {
+        let (end, ended) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || end.send(question()));
+        let answer = ended.recv_timeout(Duration::from_secs(60));
+        let error = answer.expect("the question goes on").unwrap_err();
+        assert!(Error::from(error).means_interruption());
+    }
+
     #[test]
     fn a_question_ends_when_who_asked_it_leaves() {
-        let mut patience = Patience::new(Cramped::default());
-        Arc::get_mut(&mut patience.0).unwrap().limit = Duration::from_hours(1);
+        let patience = Patience::new(Duration::from_hours(1), Cramped::default());
         let leaves = patience.leaves();
         let asked = patience.clone();
-        let question = std::thread::spawn(move || ask_endlessly(&asked));
-        while patience.running().is_none() {
-            std::thread::yield_now();
-        }
-        drop(leaves);
-        let error = question.join().unwrap().unwrap_err();
-        assert!(Error::from(error).means_interruption());
+        let waiting = patience.clone();
+        std::thread::spawn(move || {
+            while waiting.running().is_none() {
+                std::thread::yield_now();
+            }
+            drop(leaves);
+        });
+        is_interrupted(move || ask_endlessly(&asked));
         assert!(matches!(patience.check(), Err(Error::TooLong)));
+    }
+
+    #[test]
+    fn a_statement_that_begins_after_who_asked_has_left_ends() {
+        let patience = Patience::new(Duration::from_hours(1), Cramped::default());
+        let mut connection = Connection::open_in_memory().unwrap();
+        patience.guard(&mut connection).unwrap();
+        // No statement runs that could be interrupted.
+        drop(patience.leaves());
+        is_interrupted(move || connection.query_row(ENDLESS, [], |row| row.get(0)));
     }
 
     #[test]
     fn a_question_that_keeps_the_log_from_being_emptied_has_less_time() {
         let cramped = Cramped::default();
-        let mut patience = Patience::new(cramped.clone());
+        let mut patience = Patience::new(ANSWER_TIME_MAX, cramped.clone());
         let inner = Arc::get_mut(&mut patience.0).unwrap();
         inner.began = inner.began.checked_sub(CRAMPED_TIME_MAX).unwrap();
         assert!(patience.check().is_ok());

@@ -17,7 +17,12 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Error, log::Cramped, patience::Patience, schema};
+use super::{
+    Error,
+    log::Cramped,
+    patience::{ANSWER_TIME_MAX, Patience},
+    schema,
+};
 use crate::{
     event::Timestamp,
     record::Position,
@@ -79,7 +84,11 @@ impl Reader {
     /// When there is none, or it is of another version.
     pub fn open(dir: &Path, listing: Listing) -> Result<Self, Error> {
         let journal = Journal::File(Box::new(listing));
-        Self::of(dir, journal, Patience::new(Cramped::default()))
+        Self::of(
+            dir,
+            journal,
+            Patience::new(ANSWER_TIME_MAX, Cramped::default()),
+        )
     }
 
     /// That of a running gateway, for one question.
@@ -146,7 +155,7 @@ impl Reader {
     ) -> Result<Value, Error> {
         if let Journal::File(_) = self.journal {
             // Nobody leaves this one, and each question has its time.
-            self.patience = Patience::new(Cramped::default());
+            self.patience = Patience::new(ANSWER_TIME_MAX, Cramped::default());
             self.guard()?;
         }
         self.asked(ask).map_err(|error| match error {
