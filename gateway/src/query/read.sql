@@ -88,6 +88,8 @@ CREATE TABLE steps (
     min    REAL    NOT NULL,
     max    REAL    NOT NULL,
     sum    REAL    NOT NULL,
+    -- The least position with a number in it: those before were not taken, or left.
+    since  INTEGER NOT NULL,
     PRIMARY KEY (series, step, at)
 ) WITHOUT ROWID;
 

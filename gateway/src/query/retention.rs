@@ -101,6 +101,7 @@ impl Retention {
             }
             gave(connection, device, bytes)?;
             // Nothing was heard of it for as long as anything is kept.
+            // Or a correction took all of it back.
             let silent: Vec<i64> = connection
                 .prepare_cached(
                     "DELETE FROM last WHERE series = ?1 AND time < ?2
@@ -109,13 +110,14 @@ impl Retention {
                 )?
                 .query_map((id, ago(now, config.hour_keep)), |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
-            if let [bytes] = silent[..] {
-                forget(
-                    connection,
-                    *id,
-                    device,
-                    bytes + series::names_bytes(device, name),
-                )?;
+            let bytes = silent.iter().sum();
+            if has_nothing(connection, *id)? {
+                let names_bytes = series::names_bytes(device, name);
+                forget(connection, *id, device, bytes + names_bytes)?;
+            } else if bytes > 0 {
+                connection
+                    .prepare_cached("UPDATE state SET last_bytes = max(last_bytes - ?1, 0)")?
+                    .execute([bytes])?;
             }
         }
         let round_over = found.len() < usize::try_from(CHUNK_SERIES).unwrap_or(0);
@@ -125,6 +127,18 @@ impl Retention {
         };
         Ok(!round_over)
     }
+}
+
+/// Whether there is neither a last value nor any history of a series.
+fn has_nothing(connection: &Connection, id: i64) -> Result<bool, Error> {
+    let nothing = connection
+        .prepare_cached(
+            "SELECT NOT EXISTS (SELECT 1 FROM last WHERE series = ?1)
+                AND NOT EXISTS (SELECT 1 FROM points WHERE series = ?1)
+                AND NOT EXISTS (SELECT 1 FROM steps WHERE series = ?1)",
+        )?
+        .query_row([id], |row| row.get(0))?;
+    Ok(nothing)
 }
 
 /// Removes a series that has nothing any more; `bytes` were taken by its last value and

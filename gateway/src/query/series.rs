@@ -156,7 +156,7 @@ impl Batch {
                 continue;
             };
             for (step, at) in steps_of(time) {
-                series.sum(connection, step, at)?.add(value);
+                series.sum(connection, step, at)?.add(position, value);
             }
             points.push(Point {
                 series: series.id,
@@ -170,7 +170,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Takes an event's numbers and last values back, as far as they are here.
+    /// Takes an event's numbers and last values back, as far as they are here. The last
+    /// value is that of the latest number then, as long as its event is here.
     pub(super) fn take_back(
         &mut self,
         connection: &Connection,
@@ -179,26 +180,31 @@ impl Batch {
     ) -> Result<(), Error> {
         self.write_points(connection)?;
         let position = position.0.cast_signed();
-        let device = device(&mut self.devices, connection, &event.device)?;
+        let Self {
+            devices, totals, ..
+        } = self;
+        let device = device(devices, connection, &event.device)?;
+        let mut without = Vec::new();
         for (number, measurement) in (0_i64..).zip(&event.measurements) {
             let Some(series) = device.known(connection, &event.device, &measurement.name)? else {
                 continue;
             };
             let last = series.last(connection)?;
             if last.at.1 == position {
-                self.totals.last_bytes -= last.bytes;
+                totals.last_bytes -= last.bytes;
                 *last = Last {
                     at: (i64::MIN, i64::MIN),
                     bytes: 0,
                     new: New::Gone,
                 };
+                without.push(&*measurement.name);
             }
             let Some(value) = self::number(&measurement.value) else {
                 continue;
             };
             let time = measurement.time.unwrap_or(event.time).as_nanos();
             for (step, at) in steps_of(time) {
-                series.sum(connection, step, at)?.take_back(value);
+                series.sum(connection, step, at)?.take_back(position, value);
             }
             let gone = connection
                 .prepare_cached(
@@ -208,6 +214,11 @@ impl Batch {
                 .execute((series.id, time, position, number))?;
             if gone > 0 {
                 device.bytes -= POINT_BYTES;
+            }
+        }
+        for name in without {
+            if let Some(series) = device.known(connection, &event.device, name)? {
+                series.last_of_numbers(connection, totals)?;
             }
         }
         Ok(())
@@ -380,6 +391,34 @@ impl Series {
             }));
         }
         Ok(self.last.as_mut().expect("it was put there"))
+    }
+
+    /// Makes the latest number that is stored the last value.
+    fn last_of_numbers(
+        &mut self,
+        connection: &Connection,
+        totals: &mut Totals,
+    ) -> Result<(), Error> {
+        let latest: Option<(i64, i64, usize, Vec<u8>)> = connection
+            .prepare_cached(
+                "SELECT p.time, p.position, p.number, e.body
+                 FROM points p JOIN events e ON e.position = p.position
+                 WHERE p.series = ?1 ORDER BY p.time DESC, p.position DESC, p.number DESC LIMIT 1",
+            )?
+            .query_row([self.id], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+            .optional()?;
+        let Some((time, position, number, body)) = latest else {
+            return Ok(());
+        };
+        if let Ok(event) = Event::from_cbor(&body)
+            && let Some(measurement) = event.measurements.get(number)
+        {
+            let last = self.last(connection)?;
+            last.put((time, position), measurement, totals);
+        }
+        Ok(())
     }
 
     fn sum(&mut self, connection: &Connection, step: i64, at: i64) -> Result<&mut Sum, Error> {

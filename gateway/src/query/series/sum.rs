@@ -12,6 +12,8 @@ pub(super) struct Sum {
     min: f64,
     max: f64,
     sum: f64,
+    /// The least position that was added.
+    since: i64,
     /// There is a row of it.
     stored: bool,
     /// Something was taken back: what is left has to be added up again.
@@ -24,6 +26,7 @@ impl Sum {
         min: f64::INFINITY,
         max: f64::NEG_INFINITY,
         sum: 0.0,
+        since: i64::MAX,
         stored: false,
         taken: false,
     };
@@ -37,7 +40,7 @@ impl Sum {
     ) -> Result<Self, Error> {
         let stored = connection
             .prepare_cached(
-                "SELECT count, min, max, sum FROM steps
+                "SELECT count, min, max, sum, since FROM steps
                  WHERE series = ?1 AND step = ?2 AND at = ?3",
             )?
             .query_row((series, step, at), |row| {
@@ -46,6 +49,7 @@ impl Sum {
                     min: row.get(1)?,
                     max: row.get(2)?,
                     sum: row.get(3)?,
+                    since: row.get(4)?,
                     stored: true,
                     taken: false,
                 })
@@ -54,8 +58,10 @@ impl Sum {
         Ok(stored.unwrap_or(Self::NOTHING))
     }
 
-    pub(super) fn add(&mut self, value: f64) {
+    /// Adds a number of the event at a position.
+    pub(super) fn add(&mut self, position: i64, value: f64) {
         self.count += 1;
+        self.since = self.since.min(position);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         self.plus(value);
@@ -66,9 +72,10 @@ impl Sum {
         self.sum = (self.sum + value).clamp(f64::MIN, f64::MAX);
     }
 
-    /// Takes a number back that was added; least and most stay as they are.
-    pub(super) fn take_back(&mut self, value: f64) {
-        if self.count > 0 {
+    /// Takes a number back where it was added; least and most stay as they are. What came
+    /// while its series had no room, or before the step left for want of room, is not in it.
+    pub(super) fn take_back(&mut self, position: i64, value: f64) {
+        if self.count > 0 && position >= self.since {
             self.count -= 1;
             self.plus(-value);
             self.taken = true;
@@ -101,8 +108,10 @@ impl Sum {
             return Ok(if gone > 0 { -STEP_BYTES } else { 0 });
         }
         connection
-            .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute((series, step, at, self.count, self.min, self.max, self.sum))?;
+            .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+            .execute((
+                series, step, at, self.count, self.min, self.max, self.sum, self.since,
+            ))?;
         Ok(if self.stored { 0 } else { STEP_BYTES })
     }
 
@@ -118,16 +127,22 @@ impl Sum {
         let from = at.saturating_mul(1_000_000_000);
         let to = from.saturating_add(step * 1_000_000_000);
         let mut values = connection.prepare_cached(
-            "SELECT value FROM points WHERE series = ?1 AND time >= ?2 AND time < ?3
-             ORDER BY position, number",
+            "SELECT position, value FROM points WHERE series = ?1 AND time >= ?2 AND time < ?3
+             AND position >= ?4 ORDER BY position, number",
         )?;
         let mut again = Self::NOTHING;
-        for value in values.query_map((series, from, to), |row| row.get(0))? {
-            again.add(value?);
+        let bounds = (series, from, to, self.since);
+        for value in values.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?)))? {
+            let (position, value) = value?;
+            again.add(position, value);
         }
         if again.count == self.count {
-            let stored = self.stored;
-            *self = Self { stored, ..again };
+            let Self { stored, since, .. } = *self;
+            *self = Self {
+                stored,
+                since,
+                ..again
+            };
         }
         Ok(())
     }

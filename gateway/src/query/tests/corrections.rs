@@ -93,6 +93,76 @@ async fn a_correction_stands_in_history_for_what_it_corrects_however_it_was_fed(
 }
 
 #[tokio::test]
+async fn what_had_no_room_when_it_came_is_not_taken_back_from_those_that_had() {
+    let t = |value| ("t", Value::Float(value));
+    let events = [
+        event(1, "b7", NOON, &[t(90.0)]),
+        event(2, "b7", NOON + 1, &[t(10.0)]),
+        event(3, "b7", NOON + 2, &[t(20.0)]),
+        corrected(event(1, "b7", NOON, &[t(45.0)]), NOON + 5),
+    ];
+    let place = Place::new();
+    place.append(events.iter().map(entry).collect()).await;
+    let fed = tempfile::tempdir().unwrap();
+    let mut journal = place.handle().reader().unwrap();
+    let mut connection = schema::open(fed.path()).unwrap();
+    let mut limits = place.config.limits();
+    // As if another device had all series, and lost them.
+    limits.series = 0;
+    let page = journal.all(Position(0), 1, 1 << 20).unwrap();
+    apply::apply(&mut connection, Position(0), &page, &limits).unwrap();
+    let limits = place.config.limits();
+    let page = journal.all(Position(1), 3, 1 << 20).unwrap();
+    apply::apply(&mut connection, Position(1), &page, &limits).unwrap();
+    let mut reader = place.reader(fed.path());
+    let hours = reader.history(&history("b7", "t", 3_600)).unwrap();
+    let hour = &items(&hours)[0];
+    assert_eq!((&hour["count"], &hour["mean"]), (&3.into(), &25.0.into()));
+}
+
+#[tokio::test]
+async fn what_was_taken_back_leaves_the_latest_number_before_it_and_a_series_without_any_is_forgotten()
+ {
+    let t = |value| ("t", Value::Float(value));
+    let old = |value| ("old", Value::Float(value));
+    let events = [
+        event(1, "b7", NOON, &[t(10.5)]),
+        event(2, "b7", NOON + 10, &[t(90.5), old(1.5)]),
+        // It was long before, and its second value has another name.
+        corrected(
+            event(2, "b7", NOON - 50, &[t(45.5), ("new", Value::Float(1.5))]),
+            NOON + 60,
+        ),
+    ];
+    let place = Place::new();
+    place.append(events.iter().map(entry).collect()).await;
+    let (dir, mut reader) = place.built();
+    let all = Last {
+        limit: 10,
+        ..Last::default()
+    };
+    let answer = reader.last(&all).unwrap();
+    let of: Vec<_> = items(&answer)
+        .iter()
+        .map(|one| (one["name"].as_str().unwrap(), &one["value"], &one["unit"]))
+        .collect();
+    let expect = [
+        ("new", &Json::from(1.5), &Json::Null),
+        ("t", &10.5.into(), &"Cel".into()),
+    ];
+    assert_eq!(of, expect);
+    let connection = schema::open(dir.path()).unwrap();
+    let counts = "SELECT s.series, (SELECT count(*) FROM series), d.series
+                  FROM state s, devices d WHERE d.device = 'b7'";
+    let counts: (i64, i64, i64) = connection
+        .query_row(counts, [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .unwrap();
+    assert_eq!(counts, (2, 2, 2));
+}
+
+#[tokio::test]
 async fn a_correction_has_the_key_of_its_event_also_before_the_read_side_has_come_to_it() {
     let place = Place::new();
     let (_before, mut behind) = place.built();
