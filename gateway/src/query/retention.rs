@@ -110,7 +110,7 @@ impl Retention {
                 )?
                 .query_map((id, ago(now, config.hour_keep)), |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
-            let bytes = silent.iter().sum();
+            let bytes: i64 = silent.iter().sum();
             if has_nothing(connection, *id)? {
                 let names_bytes = series::names_bytes(device, name);
                 forget(connection, *id, device, bytes + names_bytes)?;

@@ -402,8 +402,9 @@ impl Series {
         let latest: Option<(i64, i64, usize, Vec<u8>)> = connection
             .prepare_cached(
                 "SELECT p.time, p.position, p.number, e.body
-                 FROM points p JOIN events e ON e.position = p.position
-                 WHERE p.series = ?1 ORDER BY p.time DESC, p.position DESC, p.number DESC LIMIT 1",
+                 FROM (SELECT time, position, number FROM points WHERE series = ?1
+                       ORDER BY time DESC, position DESC, number DESC LIMIT 1) p
+                 JOIN events e ON e.position = p.position",
             )?
             .query_row([self.id], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
