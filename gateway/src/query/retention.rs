@@ -56,7 +56,7 @@ impl Retention {
         } else {
             ago(now, config.events_keep)
         };
-        let gone = events(&transaction, before, full)?;
+        let gone = events(&transaction, before, now, full)?;
         let left = self.age(&transaction, config, now)?;
         // Without events to give up, all of history is too much.
         let cut = cut(
@@ -100,8 +100,8 @@ impl Retention {
                 bytes += bytes_of(gone, STEP_BYTES);
             }
             gave(connection, device, bytes)?;
-            // Nothing was heard of it for as long as anything is kept.
-            // Or a correction took all of it back.
+            // Nothing was heard of it for as long as anything is kept, or a correction took
+            // all of it back.
             let silent: Vec<i64> = connection
                 .prepare_cached(
                     "DELETE FROM last WHERE series = ?1 AND time < ?2
@@ -264,17 +264,20 @@ fn bytes_of(rows: usize, each: i64) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX).saturating_mul(each)
 }
 
-/// Removes a chunk of the oldest events that were received before.
-/// What nobody knows the time of, because the clock was not set, leaves with what came
-/// after it, or for want of room: it would take everything with it that came before.
-fn events(connection: &Connection, before: i64, full: bool) -> Result<i64, Error> {
+/// Removes a chunk of the oldest events that were received before, up to the first that
+/// was not: a clock may have been back for a while. What is from a time to come, by a clock
+/// that was ahead, leaves with what came after it; so does what nobody knows the time of,
+/// because the clock was not set, or for want of room.
+fn events(connection: &Connection, before: i64, now: Timestamp, full: bool) -> Result<i64, Error> {
     let to: Option<i64> = connection
         .prepare_cached(
-            "SELECT max(position) FROM
-             (SELECT position, received FROM events ORDER BY position LIMIT ?2)
-             WHERE received < ?1 AND (?3 OR received >= 1420070400000000000)",
+            "WITH oldest AS (SELECT position, received FROM events ORDER BY position LIMIT ?2)
+             SELECT max(position) FROM oldest
+             WHERE received < ?1 AND (?4 OR received >= 1420070400000000000)
+             AND position < (SELECT coalesce(min(position), 9223372036854775807)
+                             FROM oldest WHERE received BETWEEN ?1 AND ?3)",
         )?
-        .query_row((before, CHUNK_ROWS, full), |row| row.get(0))?;
+        .query_row((before, CHUNK_ROWS, now.as_nanos(), full), |row| row.get(0))?;
     let Some(to) = to else { return Ok(0) };
     let gone = connection
         .prepare_cached("DELETE FROM events WHERE position <= ?1")?

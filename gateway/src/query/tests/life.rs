@@ -221,6 +221,35 @@ async fn each_step_of_history_is_kept_for_its_time() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_wrong_for_a_while_takes_no_events_that_are_young() {
+    const DAY: i64 = 86_400;
+    let place = Place::new();
+    // By a clock that was ahead, a right one, one that was behind, and a right one.
+    let received = [NOON + 400 * DAY, NOON, NOON - 400 * DAY, NOON + DAY];
+    let of = |(n, at): (u8, i64)| {
+        let event = event(n, "b7", NOON, &[("t", Value::Int(1))]);
+        entry(&Event {
+            received: seconds(at),
+            ..event
+        })
+    };
+    place.append((1..).zip(received).map(of).collect()).await;
+    let dir = tempfile::tempdir().unwrap();
+    for (later, left) in [
+        (DAY, 4),
+        (7 * DAY - 1, 4),
+        (7 * DAY + 1, 1),
+        (8 * DAY + 1, 0),
+    ] {
+        *place.clock.0.lock().unwrap() = NOON + later;
+        place.feed(dir.path()).catch_up().unwrap();
+        let mut reader = place.reader(dir.path());
+        let found = reader.search(&search("t", In::Events, 10, None)).unwrap();
+        assert_eq!(items(&found).len(), left, "{later} s later");
+    }
+}
+
+#[tokio::test]
 async fn series_have_a_bound_and_what_is_beyond_it_is_counted() {
     let mut place = Place::new();
     place.config.series_max = 2;
