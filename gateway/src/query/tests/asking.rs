@@ -83,7 +83,7 @@ async fn who_waits_for_a_position_that_is_far_away_takes_nothing_from_its_rests(
         waited = handle.wait_for(Position(99)) => panic!("{waited:?}"),
         () = feed.wait(rest, true, &mut committed) => {}
     }
-    assert_eq!(began.elapsed(), rest);
+    assert!(began.elapsed() >= rest);
 }
 
 #[tokio::test]
