@@ -399,7 +399,7 @@ impl Series {
         connection: &Connection,
         totals: &mut Totals,
     ) -> Result<(), Error> {
-        let latest: Option<(i64, i64, usize, Vec<u8>)> = connection
+        let latest: Option<(i64, i64, u32, Vec<u8>)> = connection
             .prepare_cached(
                 "SELECT p.time, p.position, p.number, e.body
                  FROM (SELECT time, position, number FROM points WHERE series = ?1
@@ -414,7 +414,7 @@ impl Series {
             return Ok(());
         };
         if let Ok(event) = Event::from_cbor(&body)
-            && let Some(measurement) = event.measurements.get(number)
+            && let Some(measurement) = event.measurements.get(number as usize)
         {
             let last = self.last(connection)?;
             last.put((time, position), measurement, totals);

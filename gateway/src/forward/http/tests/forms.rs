@@ -1,5 +1,7 @@
 //! Forms of requests, and requests of one event each.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::*;
