@@ -172,7 +172,7 @@ impl Kafka {
         if let Some(security) = security::of(config.tls.as_ref(), config.login.as_ref()) {
             client = client.security(security);
         }
-        let connected = async {
+        let begun = async {
             let client = Box::pin(client.connect()).await?;
             let settings = client
                 .producer()
@@ -185,17 +185,21 @@ impl Kafka {
                 .delivery_timeout(DELIVERY_TIMEOUT)
                 .max_block(config.timeout)
                 .metrics_push(false);
-            let producer = Box::pin(settings.build()).await?;
-            // A topic that is not there shows here.
-            Box::pin(producer.partitions_for(&config.topic)).await?;
-            Ok(producer)
+            Box::pin(settings.build()).await
         };
         // By itself the client tries to become a producer for as long as it may deliver.
-        let Ok(connected) = timeout(config.timeout, Box::pin(connected)).await else {
+        let Ok(begun) = timeout(config.timeout, Box::pin(begun)).await else {
             let reason = "the brokers did not let a producer begin in time";
             return Err(Error::unavailable(reason.to_owned()));
         };
-        connected.map_err(|error| match Verdict::of(&error) {
+        let connected = async {
+            let producer = begun?;
+            // A topic that is not there shows here, after looking for it for `timeout`.
+            Box::pin(producer.partitions_for(&config.topic)).await?;
+            Ok(producer)
+        };
+        let connected = Box::pin(connected).await;
+        connected.map_err(|error: krafka::KrafkaError| match Verdict::of(&error) {
             Verdict::Misconfigured(reason) | Verdict::Blame(reason) => Error::Misconfigured(reason),
             verdict => Error::unavailable(verdict.reason().to_owned()),
         })
