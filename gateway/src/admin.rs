@@ -117,11 +117,16 @@ pub fn quarantined_whole(item: &Quarantined, boots: &Boots) -> Value {
 
 /// A dead letter for a list: everything but the event.
 pub fn dead_letter_line(letter: &DeadLetter) -> Value {
+    // A correction's record has a key of its own; people look for the event's.
+    let key = match View::parse(&letter.record.body) {
+        Ok(view) if !letter.damaged => view.attributes.key,
+        _ => letter.record.key,
+    };
     json!({
         "id": letter.id,
         "destination": letter.destination_name,
         "position": letter.record.position.0,
-        "eventkey": letter.record.key.to_string(),
+        "eventkey": key.to_string(),
         "attempts": letter.attempts,
         "at": known(letter.at),
         "reason": letter.reason,
@@ -242,4 +247,62 @@ pub fn instant(at: Timestamp) -> Value {
 
 fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        event::{Event, IdSource, Key, Marks, TimeSource},
+        record::{Position, Record, Routes},
+    };
+
+    #[test]
+    fn a_correction_that_was_given_up_is_listed_under_the_key_of_its_event() {
+        let at = Timestamp::from_nanos(1_790_000_000_000_000_000);
+        let event = Event {
+            key: Key([7; 16]),
+            id: None,
+            id_source: IdSource::None,
+            kind: "telemetry".into(),
+            device: "press".into(),
+            site: None,
+            time: at,
+            time_source: TimeSource::Received,
+            received: at,
+            sequence: None,
+            partition_key: None,
+            topic: "devices/press/telemetry".into(),
+            traceparent: None,
+            measurements: vec![],
+            tags: vec![],
+            marks: Marks::NONE,
+            corrected: Some(at),
+        };
+        let mut body = Vec::new();
+        event.to_cbor(&mut body);
+        let key = event.attributes().delivery_key();
+        assert_ne!(key, event.key);
+        let mut letter = DeadLetter {
+            id: 1,
+            destination: DestinationId(0),
+            destination_name: "lake".to_owned(),
+            record: Record {
+                position: Position(1),
+                key,
+                received: at,
+                routes: Routes(1),
+                body: Bytes::from(body),
+            },
+            damaged: false,
+            attempts: 1,
+            at,
+            reason: "no".to_owned(),
+        };
+        assert_eq!(dead_letter_line(&letter)["eventkey"], event.key.to_string());
+        letter.damaged = true;
+        assert_eq!(dead_letter_line(&letter)["eventkey"], key.to_string());
+    }
 }
