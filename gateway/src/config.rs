@@ -10,7 +10,7 @@
 //! mean is in `docs/configuration.md`, which a test compares with what is read here.
 
 pub mod auth;
-#[cfg(feature = "kinesis")]
+#[cfg(feature = "aws")]
 mod aws;
 mod destination;
 mod fixed;

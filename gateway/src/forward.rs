@@ -7,13 +7,15 @@
 //! the same partition key leave in the order in which they were committed.
 //! Nothing here knows how events come in.
 
-#[cfg(feature = "kinesis")]
+#[cfg(feature = "aws")]
 pub mod aws;
 pub mod batch;
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 mod breaker;
 pub mod destination;
 mod engine;
+#[cfg(feature = "eventbridge")]
+pub mod eventbridge;
 pub mod file;
 mod flight;
 #[cfg(feature = "http")]
@@ -29,10 +31,14 @@ pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod pending;
-#[cfg(any(feature = "http", feature = "kinesis", feature = "mqtt"))]
+#[cfg(any(feature = "http", feature = "aws", feature = "mqtt"))]
 mod refusals;
 mod repair;
 mod secret;
+#[cfg(feature = "sns")]
+pub mod sns;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -104,6 +110,12 @@ impl Config {
             Kind::Kafka(config) => config.check(),
             #[cfg(feature = "kinesis")]
             Kind::Kinesis(config) => config.check(),
+            #[cfg(feature = "sqs")]
+            Kind::Sqs(config) => config.check(),
+            #[cfg(feature = "sns")]
+            Kind::Sns(config) => config.check(),
+            #[cfg(feature = "eventbridge")]
+            Kind::EventBridge(config) => config.check(),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => config.check(),
             #[cfg(feature = "mqtt")]
@@ -129,6 +141,12 @@ impl Config {
             Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone(), clock.clone())?),
             #[cfg(feature = "kinesis")]
             Kind::Kinesis(config) => Arc::new(kinesis::Kinesis::new(config.clone())?),
+            #[cfg(feature = "sqs")]
+            Kind::Sqs(config) => Arc::new(sqs::Sqs::new(config.clone())?),
+            #[cfg(feature = "sns")]
+            Kind::Sns(config) => Arc::new(sns::Sns::new(config.clone())?),
+            #[cfg(feature = "eventbridge")]
+            Kind::EventBridge(config) => Arc::new(eventbridge::EventBridge::new(config.clone())?),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone(), self.retry_max)?),
             #[cfg(feature = "mqtt")]
@@ -151,6 +169,15 @@ pub enum Kind {
     /// An Amazon Kinesis data stream.
     #[cfg(feature = "kinesis")]
     Kinesis(kinesis::Config),
+    /// An Amazon SQS queue.
+    #[cfg(feature = "sqs")]
+    Sqs(sqs::Config),
+    /// An Amazon SNS topic.
+    #[cfg(feature = "sns")]
+    Sns(sns::Config),
+    /// An Amazon EventBridge event bus.
+    #[cfg(feature = "eventbridge")]
+    EventBridge(eventbridge::Config),
     /// A NATS JetStream stream.
     #[cfg(feature = "nats")]
     Nats(nats::Config),

@@ -7,31 +7,8 @@ use crate::{Sandbox, http, ports, process::Process, programs, skip, wait};
 /// Starts the server, whatever the path says.
 const SERVE: &str = "from moto.server import main; main()";
 
-/// Speaks to the server: makes a stream, or writes what its shards have, in their order,
-/// one event a line.
-const SCRIPT: &str = r"
-import boto3, os, sys
-port, what, stream = sys.argv[1:4]
-client = boto3.client('kinesis', endpoint_url='http://127.0.0.1:' + port,
-    region_name='eu-central-1', aws_access_key_id='a', aws_secret_access_key='b')
-if what == 'create':
-    client.create_stream(StreamName=stream, ShardCount=4)
-    client.get_waiter('stream_exists').wait(StreamName=stream)
-else:
-    shards = client.list_shards(StreamName=stream)['Shards']
-    for shard in shards:
-        name = shard['ShardId']
-        at = client.get_shard_iterator(StreamName=stream, ShardId=name,
-            ShardIteratorType='TRIM_HORIZON')['ShardIterator']
-        with open(os.path.join(sys.argv[4], name + '.ndjson'), 'wb') as out:
-            while True:
-                page = client.get_records(ShardIterator=at, Limit=10000)
-                for record in page['Records']:
-                    out.write(record['Data'] + b'\n')
-                if not page['Records'] and page['MillisBehindLatest'] == 0:
-                    break
-                at = page['NextShardIterator']
-";
+/// Speaks to the server.
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/amazon.py");
 
 /// See the module.
 #[derive(Debug)]
@@ -75,7 +52,7 @@ impl MotoServer {
 
     /// Makes a stream with four shards.
     pub fn create_stream(&self, stream: &str) {
-        self.script(&["create", stream]);
+        self.run(&["stream", stream]);
     }
 
     /// Writes what the stream has into a new directory, a file for each shard.
@@ -83,20 +60,57 @@ impl MotoServer {
     /// # Panics
     /// When the server does not say.
     pub fn dump(&self, sandbox: &Sandbox, stream: &str) -> PathBuf {
-        let dir = sandbox.path(&format!("{stream}-dump"));
-        fs::create_dir_all(&dir).expect("the sandbox takes a directory");
-        self.script(&["dump", stream, &dir.display().to_string()]);
+        let dir = directory(sandbox, stream);
+        self.run(&["stream-events", stream, &dir.display().to_string()]);
         dir
     }
 
-    fn script(&self, arguments: &[&str]) {
+    /// Makes a queue, a FIFO one if its name ends so; gives its URL.
+    pub fn create_queue(&self, queue: &str) -> String {
+        self.run(&["queue", queue])
+    }
+
+    /// Makes a topic, a FIFO one if its name ends so; gives its ARN.
+    pub fn create_topic(&self, topic: &str) -> String {
+        self.run(&["topic", topic])
+    }
+
+    /// A queue gets what the filter policy lets through; all of it without one.
+    pub fn subscribe(&self, topic: &str, queue: &str, policy: Option<&str>) {
+        self.run(&["subscribe", topic, queue, policy.unwrap_or_default()]);
+    }
+
+    /// Makes an event bus; a queue gets all that comes from a gateway.
+    pub fn create_bus(&self, bus: &str, queue: &str) {
+        self.run(&["bus", bus, queue]);
+    }
+
+    /// Takes everything out of a queue and writes it into a new directory, in its order.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub fn messages(&self, sandbox: &Sandbox, name: &str, queue: &str) -> PathBuf {
+        let dir = directory(sandbox, name);
+        let file = dir.join("messages.ndjson");
+        self.run(&["messages", queue, &file.display().to_string()]);
+        dir
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
         let output = Command::new("python3")
             .env("PYTHONPATH", &self.modules)
-            .args(["-c", SCRIPT, &self.port.to_string()])
+            .args([CLIENT, &self.port.to_string()])
             .args(arguments)
             .output()
             .expect("python3 runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "moto: {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+}
+
+fn directory(sandbox: &Sandbox, name: &str) -> PathBuf {
+    let dir = sandbox.path(&format!("{name}-dump"));
+    fs::create_dir_all(&dir).expect("the sandbox takes a directory");
+    dir
 }

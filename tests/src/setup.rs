@@ -81,11 +81,18 @@ impl Setup {
     /// Adds a data stream at a stand-in for Kinesis; `more` are its other keys.
     #[must_use]
     pub fn to_kinesis(self, name: &str, port: u16, stream: &str, more: &str) -> Self {
+        let keys = format!("type = \"kinesis\"\nstream = \"{stream}\"\n{more}");
+        self.to_amazon(name, port, &keys)
+    }
+
+    /// Adds a destination at a stand-in for Amazon's services; `keys` say which.
+    #[must_use]
+    pub fn to_amazon(self, name: &str, port: u16, keys: &str) -> Self {
         self.with(&format!(
-            "[[destination]]\nname = \"{name}\"\ntype = \"kinesis\"\nstream = \"{stream}\"\n\
+            "[[destination]]\nname = \"{name}\"\n{keys}\n\
              region = \"eu-central-1\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
              access_key_id = \"AKIA\"\nsecret_access_key = \"secret\"\n\
-             timeout = \"5s\"\nretry_max = \"1s\"\n{more}"
+             timeout = \"5s\"\nretry_max = \"1s\""
         ))
     }
 

@@ -1,71 +1,38 @@
-//! What reaches Amazon's services: the keys of `[[destination]]` with `type = "kinesis"`.
+//! What reaches Amazon's services: whose account, and the keys of each destination there.
+
+#[cfg(any(feature = "eventbridge", feature = "sns", feature = "sqs"))]
+mod batching;
+#[cfg(feature = "eventbridge")]
+mod eventbridge;
+#[cfg(feature = "kinesis")]
+mod kinesis;
+#[cfg(feature = "sns")]
+mod sns;
+#[cfg(feature = "sqs")]
+mod sqs;
 
 use std::time::Duration;
 
-use super::{
-    reader::{Table, Text},
-    stages::bytes,
-};
-use crate::forward::{
-    Kind,
-    aws::{Account, Keys},
-    kinesis::{self, Order},
-};
+use super::reader::{Table, Text};
+use crate::forward::aws::{Account, Keys, Order};
+
+#[cfg(feature = "eventbridge")]
+pub(super) use eventbridge::read as read_eventbridge;
+#[cfg(feature = "kinesis")]
+pub(super) use kinesis::read as read_kinesis;
+#[cfg(feature = "sns")]
+pub(super) use sns::read as read_sns;
+#[cfg(feature = "sqs")]
+pub(super) use sqs::read as read_sqs;
 
 const MILLI: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-/// What the service takes where everything was raised.
-const RECORD_BYTES_MAX: u64 = 10 * MIB;
-const REQUEST_BYTES_MAX: u64 = 10 * MIB;
-/// What it takes, whatever was raised.
-const REQUEST_RECORDS_MAX: u64 = 500;
-
-/// Reads a destination that is a data stream.
-pub(super) fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
-    let stream = table.required("stream", "\"telemetry\"");
-    let stream = stream.and_then(|text| table.parse("stream", &text, stream_name));
-    let default = kinesis::Config::new(String::new());
-    let orders = [("strict", Order::Strict), ("relaxed", Order::Relaxed)];
-    let size = |key, most, default| table.size(key, KIB..=most, default as u64);
-    let request_bytes = size("request_bytes", REQUEST_BYTES_MAX, default.request_bytes);
-    let record_bytes_max = size(
-        "record_bytes_max",
-        RECORD_BYTES_MAX,
-        default.record_bytes_max,
-    );
-    if record_bytes_max > request_bytes {
-        let key = match table.span("record_bytes_max") {
-            Some(_) => "record_bytes_max",
-            None => "request_bytes",
-        };
-        let what = "record_bytes_max should be at most request_bytes";
-        table.mistake(table.span(key).as_ref(), key, what);
-    }
-    let config = kinesis::Config {
-        account: read_account(table),
-        aggregate: table.boolean("aggregate", default.aggregate),
-        order: table.word("order", &orders, default.order),
-        batch_records: table.number("batch_records", 1..=10_000, default.batch_records),
-        linger: table.duration(
-            "linger",
-            Duration::ZERO..=Duration::from_secs(3_600),
-            default.linger,
-        ),
-        in_flight: table.number("in_flight", 1..=64, default.in_flight),
-        request_records: table.number(
-            "request_records",
-            1..=REQUEST_RECORDS_MAX,
-            default.request_records,
-        ),
-        request_bytes: bytes(request_bytes),
-        record_bytes_max: bytes(record_bytes_max),
-        stream: stream?,
-    };
-    Some(Kind::Kinesis(config))
-}
+/// Longest time that a batch waits to fill.
+const LINGER_MAX: Duration = Duration::from_secs(3_600);
+/// What is kept of the order.
+const ORDERS: [(&str, Order); 2] = [("strict", Order::Strict), ("relaxed", Order::Relaxed)];
 
 fn read_account(table: &Table<'_, '_, '_>) -> Account {
     let default = Account::default();
@@ -110,19 +77,6 @@ fn read_keys(table: &Table<'_, '_, '_>) -> Option<Keys> {
     })
 }
 
-fn stream_name(text: &str) -> Result<String, &'static str> {
-    const NAME_MAX: usize = 128;
-    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let is_name = (1..=NAME_MAX).contains(&text.len()) && text.chars().all(word);
-    let is_arn = text.starts_with("arn:") && text.contains(":kinesis:") && text.contains("stream/");
-    match is_name || is_arn {
-        true => Ok(text.to_owned()),
-        false => Err(
-            "a stream is its name, 1 to 128 letters, digits, \"-\", \"_\" and \".\", or its ARN, such as \"arn:aws:kinesis:eu-central-1:123456789012:stream/telemetry\"",
-        ),
-    }
-}
-
 fn region_name(text: &str) -> Result<String, &'static str> {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     match !text.is_empty() && text.chars().all(word) {
@@ -141,5 +95,42 @@ fn address(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Said where a message that was not answered may go again only after its identity was
+/// forgotten, while the service is there.
+#[cfg(any(feature = "sns", feature = "sqs"))]
+pub(super) fn identity_warning(account: &Account, retry_max: Duration) -> Option<String> {
+    use crate::forward::aws::message::DEDUPLICATES_FOR;
+
+    // Of two attempts the first may have been taken at its beginning.
+    let apart = 2 * account.timeout + retry_max;
+    (apart > DEDUPLICATES_FOR).then(|| {
+        format!(
+            "a message goes again up to {} s after it was sent, and its identity is known for {} s: lower timeout or retry_max",
+            apart.as_secs(),
+            DEDUPLICATES_FOR.as_secs()
+        )
+    })
+}
+
+/// The larger of two sizes must not be the smaller one.
+fn check_fits(table: &Table<'_, '_, '_>, part: &str, part_bytes: u64, whole_bytes: u64) {
+    const WHOLE: &str = "request_bytes";
+    if part_bytes > whole_bytes {
+        let key = match table.span(part) {
+            Some(_) => part,
+            None => WHOLE,
+        };
+        let what = format!("{part} should be at most {WHOLE}");
+        table.mistake(table.span(key).as_ref(), key, what);
+    }
+}
+
+/// What has a name in an account: letters, digits, and some signs.
+fn is_name(text: &str, signs: &str, most: usize) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || signs.contains(c);
+    (1..=most).contains(&text.len()) && text.chars().all(word)
+}
+
 #[cfg(test)]
+#[cfg(all(feature = "eventbridge", feature = "sns", feature = "sqs"))]
 mod tests;

@@ -18,7 +18,17 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Names of types, whether this build has them or not.
-const TYPES: [&str; 6] = ["file", "http", "kafka", "kinesis", "mqtt", "nats"];
+const TYPES: [&str; 9] = [
+    "eventbridge",
+    "file",
+    "http",
+    "kafka",
+    "kinesis",
+    "mqtt",
+    "nats",
+    "sns",
+    "sqs",
+];
 
 /// One destination with the places of what must differ from the others.
 pub(super) struct Read {
@@ -93,7 +103,10 @@ fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path
         "file" => read_file(table, data_dir).map(Kind::File),
         "http" => read_http(table, dir),
         "kafka" => read_kafka(table, dir),
+        "eventbridge" => read_eventbridge(table),
         "kinesis" => read_kinesis(table),
+        "sns" => read_sns(table),
+        "sqs" => read_sqs(table),
         "nats" => read_nats(table, dir),
         "mqtt" => read_mqtt(table, dir),
         _ => {
@@ -185,6 +198,36 @@ fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
     not_built_in(table, "kinesis")
 }
 
+#[cfg(feature = "sqs")]
+fn read_sqs(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    super::aws::read_sqs(table)
+}
+
+#[cfg(not(feature = "sqs"))]
+fn read_sqs(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    not_built_in(table, "sqs")
+}
+
+#[cfg(feature = "sns")]
+fn read_sns(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    super::aws::read_sns(table)
+}
+
+#[cfg(not(feature = "sns"))]
+fn read_sns(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    not_built_in(table, "sns")
+}
+
+#[cfg(feature = "eventbridge")]
+fn read_eventbridge(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    super::aws::read_eventbridge(table)
+}
+
+#[cfg(not(feature = "eventbridge"))]
+fn read_eventbridge(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    not_built_in(table, "eventbridge")
+}
+
 #[cfg(feature = "mqtt")]
 fn read_mqtt(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
     super::mqtt::read_destination(table, dir)
@@ -197,7 +240,7 @@ fn read_mqtt(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
 
 /// What works, and is probably not what is wanted.
 #[cfg_attr(
-    not(any(feature = "http", feature = "nats")),
+    not(any(feature = "http", feature = "nats", feature = "sns", feature = "sqs")),
     allow(unused_mut, unused_variables, reason = "others are warned of nothing")
 )]
 pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
@@ -233,6 +276,16 @@ pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
             if let Some(what) = config.warning(destination.retry_max) {
                 warn(&what);
             }
+        }
+        #[cfg(feature = "sqs")]
+        Kind::Sqs(config) if config.is_fifo() => {
+            let what = super::aws::identity_warning(&config.account, destination.retry_max);
+            what.iter().for_each(|what| warn(what));
+        }
+        #[cfg(feature = "sns")]
+        Kind::Sns(config) if config.is_fifo() => {
+            let what = super::aws::identity_warning(&config.account, destination.retry_max);
+            what.iter().for_each(|what| warn(what));
         }
         _ => {}
     }
@@ -283,11 +336,14 @@ pub(super) fn only_one(table: &Table<'_, '_, '_>, ways: &[&str]) {
 }
 
 #[cfg(not(all(
+    feature = "eventbridge",
     feature = "http",
     feature = "kafka",
     feature = "kinesis",
     feature = "mqtt",
-    feature = "nats"
+    feature = "nats",
+    feature = "sns",
+    feature = "sqs"
 )))]
 fn not_built_in(table: &Table<'_, '_, '_>, feature: &str) -> Option<Kind> {
     table.know_all();

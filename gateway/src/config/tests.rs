@@ -90,12 +90,15 @@ fn a_mapping_without_keys_is_the_built_in_one() {
 #[test]
 #[cfg(all(
     feature = "cel",
+    feature = "eventbridge",
     feature = "http",
     feature = "kafka",
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
-    feature = "schema"
+    feature = "schema",
+    feature = "sns",
+    feature = "sqs"
 ))]
 fn every_key_is_read() {
     let text = fs::read_to_string(repository("config/full.toml")).unwrap();
@@ -150,9 +153,11 @@ fn every_key_is_read() {
     let names: Vec<_> = config.destinations.iter().map(|d| &*d.name).collect();
     assert_eq!(
         names,
-        ["events", "lake", "stream", "cloud", "shards", "log"]
+        [
+            "events", "lake", "stream", "cloud", "shards", "queue", "topic", "bus", "log"
+        ]
     );
-    assert_eq!(config.store.destinations.len(), 6);
+    assert_eq!(config.store.destinations.len(), 9);
     #[cfg(feature = "http")]
     {
         let forward::Kind::Http(lake) = &config.destinations[1].kind else {
@@ -241,12 +246,15 @@ fn every_value_that_differs_from_the_default_is_taken() {
 #[test]
 #[cfg(all(
     feature = "cel",
+    feature = "eventbridge",
     feature = "http",
     feature = "kafka",
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
-    feature = "schema"
+    feature = "schema",
+    feature = "sns",
+    feature = "sqs"
 ))]
 fn every_file_in_config_is_fine() {
     let mut count = 0;
@@ -291,12 +299,15 @@ fn documented() -> BTreeSet<String> {
 #[test]
 #[cfg(all(
     feature = "cel",
+    feature = "eventbridge",
     feature = "http",
     feature = "kafka",
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
-    feature = "schema"
+    feature = "schema",
+    feature = "sns",
+    feature = "sqs"
 ))]
 fn the_documentation_lists_exactly_the_keys_that_are_known() {
     let text = fs::read_to_string(repository("config/full.toml")).unwrap();

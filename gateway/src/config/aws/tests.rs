@@ -1,84 +1,76 @@
-//! Keys and mistakes of destinations at Amazon.
+//! Keys and mistakes of queues, topics and buses.
 
 use std::path::Path;
 
 use insta::assert_snapshot;
 
-use super::*;
-use crate::config::{Config, Mistakes};
+use crate::{
+    config::{Config, Mistakes, destination::warnings},
+    forward::{Kind, aws::Order, eventbridge, sns, sqs},
+};
 
 fn read(text: &str) -> Result<Config, Mistakes> {
     let env = |name: &str| (name == "WORD").then(|| "sesame-open".to_owned());
     Config::from_text(text, Path::new("/etc/penstock"), &env)
 }
 
-fn kinesis(keys: &str) -> kinesis::Config {
-    let text = format!("[[destination]]\nname = \"s\"\ntype = \"kinesis\"\n{keys}");
-    let config = read(&text).unwrap();
-    let Kind::Kinesis(config) = &config.destinations[0].kind else {
+fn kind(keys: &str) -> Kind {
+    let config = read(&format!("[[destination]]\nname = \"s\"\n{keys}")).unwrap();
+    config.destinations[0].kind.clone()
+}
+
+const QUEUE: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/telemetry.fifo";
+const TOPIC: &str = "arn:aws:sns:eu-central-1:123456789012:telemetry";
+
+#[test]
+fn the_name_is_enough() {
+    let Kind::Sqs(config) = kind(&format!("type = \"sqs\"\nqueue = \"{QUEUE}\"")) else {
         panic!("another kind");
     };
-    config.clone()
-}
-
-#[test]
-fn a_stream_is_enough() {
-    assert_eq!(
-        kinesis("stream = \"telemetry\""),
-        kinesis::Config::new("telemetry")
-    );
-}
-
-#[test]
-fn every_key_that_differs_from_the_default_is_taken() {
-    let config = kinesis(
-        r#"
-stream = "arn:aws:kinesis:eu-central-1:123456789012:stream/telemetry"
-region = "eu-central-1"
-endpoint = "http://127.0.0.1:4567"
-access_key_id = "AKIA"
-secret_access_key = "${WORD}"
-session_token = "${WORD}"
-timeout = "3s"
-connect_timeout = "2s"
-aggregate = true
-order = "relaxed"
-batch_records = 100
-linger = "1s"
-in_flight = 2
-request_records = 50
-request_bytes = "10MiB"
-record_bytes_max = "9MiB"
-"#,
-    );
-    let secret = || "sesame-open".into();
-    let expect = kinesis::Config {
-        stream: "arn:aws:kinesis:eu-central-1:123456789012:stream/telemetry".to_owned(),
-        account: Account {
-            region: Some("eu-central-1".to_owned()),
-            endpoint: Some("http://127.0.0.1:4567".to_owned()),
-            profile: None,
-            keys: Some(Keys {
-                id: "AKIA".to_owned(),
-                secret: secret(),
-                token: Some(secret()),
-            }),
-            timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(2),
-        },
-        aggregate: true,
-        order: Order::Relaxed,
-        batch_records: 100,
-        linger: Duration::from_secs(1),
-        in_flight: 2,
-        request_records: 50,
-        request_bytes: 10 << 20,
-        record_bytes_max: 9 << 20,
+    assert_eq!(config, sqs::Config::new(QUEUE));
+    assert!(config.is_fifo());
+    let Kind::Sns(config) = kind(&format!("type = \"sns\"\ntopic = \"{TOPIC}\"")) else {
+        panic!("another kind");
     };
-    assert_eq!(config, expect);
-    assert!(!format!("{config:?}").contains("sesame"));
-    let of_profile = kinesis("stream = \"s\"\nprofile = \"plant\"").account;
-    assert_eq!(of_profile.profile.as_deref(), Some("plant"));
+    assert_eq!(config, sns::Config::new(TOPIC));
+    assert!(!config.is_fifo());
+    let Kind::EventBridge(config) = kind("type = \"eventbridge\"") else {
+        panic!("another kind");
+    };
+    assert_eq!(config, eventbridge::Config::new("default"));
+}
+
+#[test]
+fn what_differs_from_the_default_is_taken() {
+    let keys = "type = \"sqs\"\nqueue = \"plant.fifo\"\norder = \"relaxed\"\nin_flight = 2\n\
+                batch_records = 20\nlinger = \"1s\"\nrequest_bytes = \"256KiB\"\n\
+                message_bytes_max = \"128KiB\"\nregion = \"eu-central-1\"";
+    let Kind::Sqs(config) = kind(keys) else {
+        panic!("another kind");
+    };
+    let batching = &config.batching;
+    assert_eq!(batching.order, Order::Relaxed);
+    assert_eq!((batching.in_flight, batching.batch_records), (2, 20));
+    assert_eq!(batching.linger.as_secs(), 1);
+    assert_eq!(batching.request_bytes, 256 << 10);
+    assert_eq!(batching.record_bytes_max, 128 << 10);
+    assert_eq!(config.account.region.as_deref(), Some("eu-central-1"));
+    let keys = "type = \"eventbridge\"\nbus = \"plant\"\nsource = \"plant.7\"";
+    let Kind::EventBridge(config) = kind(keys) else {
+        panic!("another kind");
+    };
+    assert_eq!((&*config.bus, &*config.source), ("plant", "plant.7"));
+}
+
+#[test]
+fn an_identity_that_is_forgotten_before_a_message_goes_again_is_warned_of() {
+    let warned = |keys: &str| {
+        let text = format!("[[destination]]\nname = \"s\"\ntype = \"sqs\"\n{keys}");
+        warnings(&read(&text).unwrap().destinations[0]).len()
+    };
+    assert_eq!(warned("queue = \"plant.fifo\""), 0);
+    assert_eq!(warned("queue = \"plant.fifo\"\nretry_max = \"5m\""), 1);
+    assert_eq!(warned("queue = \"plant\"\nretry_max = \"5m\""), 0);
 }
 
 #[test]
@@ -86,39 +78,39 @@ fn mistakes_say_what_would_be_right() {
     let text = r#"
 [[destination]]
 name = "a"
-type = "kinesis"
-stream = "no stream"
-region = "Frankfurt"
-endpoint = "kinesis.example"
-secret_access_key = "${WORD}"
-session_token = "${WORD}"
-order = "loose"
-request_records = 501
-record_bytes_max = "11MiB"
+type = "sqs"
+queue = "https://sqs.example/1/no queue"
+message_bytes_max = "2MiB"
 [[destination]]
 name = "b"
-type = "kinesis"
-stream = "s"
-access_key_id = "AKIA"
-secret_access_key = "${WORD}"
-profile = "plant"
-request_bytes = "512KiB"
+type = "sqs"
+queue = "telemetry"
+order = "strict"
+request_bytes = "128KiB"
 [[destination]]
 name = "c"
-type = "kinesis"
+type = "sns"
+topic = "telemetry"
+[[destination]]
+name = "d"
+type = "eventbridge"
+bus = "a bus"
+source = "aws.ours"
+order = "strict"
+[[destination]]
+name = "e"
+type = "sqs"
 "#;
     let mistakes = read(text).expect_err("it has mistakes").to_string();
     assert_snapshot!(mistakes, @r#"
-    configuration:5: destination[1].stream: "no stream": a stream is its name, 1 to 128 letters, digits, "-", "_" and ".", or its ARN, such as "arn:aws:kinesis:eu-central-1:123456789012:stream/telemetry"
-    configuration:6: destination[1].region: "Frankfurt": a region has lower-case letters, digits and "-", such as "eu-central-1"
-    configuration:7: destination[1].endpoint: "kinesis.example": an endpoint is a URL that begins with http:// or https://
-    configuration:8: destination[1].secret_access_key: access_key_id and secret_access_key go together; the other one is missing
-    configuration:9: destination[1].session_token: goes with access_key_id and secret_access_key, which are missing
-    configuration:10: destination[1].order: "loose": should be one of strict, relaxed
-    configuration:11: destination[1].request_records: 501 is not between 1 and 500
-    configuration:12: destination[1].record_bytes_max: 11MiB is not between 1KiB and 10MiB
-    configuration:19: destination[2].profile: either profile, or access_key_id and secret_access_key
-    configuration:20: destination[2].request_bytes: record_bytes_max should be at most request_bytes
-    configuration:21: destination[3].stream: is missing; for example stream = "telemetry"
+    configuration:5: destination[1].queue: "https://sqs.example/1/no queue": a queue is its URL, such as "https://sqs.eu-central-1.amazonaws.com/123456789012/telemetry", or its name, 1 to 80 letters, digits, "-" and "_", with ".fifo" at the end of a FIFO queue's
+    configuration:6: destination[1].message_bytes_max: 2MiB is not between 1KiB and 1MiB
+    configuration:11: destination[2].order: only what has a name with ".fifo" at its end keeps an order
+    configuration:12: destination[2].request_bytes: message_bytes_max should be at most request_bytes
+    configuration:16: destination[3].topic: "telemetry": a topic is its ARN, such as "arn:aws:sns:eu-central-1:123456789012:telemetry"
+    configuration:20: destination[4].bus: "a bus": a bus is its name, 1 to 256 letters, digits, "-", "_", "." and "/", or its ARN, such as "arn:aws:events:eu-central-1:123456789012:event-bus/telemetry"
+    configuration:21: destination[4].source: "aws.ours": a source has 1 to 256 characters and does not begin with "aws."
+    configuration:22: destination[4].order: is not a key; known here are access_key_id, attempts_max, batch_records, bus, connect_timeout, endpoint, event_bytes_max, in_flight, linger, name, profile, region, request_bytes, retry_first, retry_max, secret_access_key, session_token, source, timeout, type
+    configuration:23: destination[5].queue: is missing; for example queue = "https://sqs.eu-central-1.amazonaws.com/123456789012/telemetry"
     "#);
 }

@@ -12,7 +12,7 @@ use self::place::{Mood, Place};
 use super::*;
 use crate::forward::{
     aws::Keys,
-    batch::Item,
+    destination::Outcome,
     testing::{Model, engine, large_record_of, record},
 };
 

@@ -3,30 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Config, aggregate::Aggregate};
-use crate::forward::batch::Item;
+use crate::forward::{
+    aws::{TooLarge, Unit, json},
+    batch::Item,
+};
 
 /// Characters of a partition key, at most.
 const KEY_CHARS_MAX: usize = 256;
-
-/// One record of the stream, with one event or several of the same partition key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unit {
-    /// As the stream gets it.
-    pub(super) key: Arc<str>,
-    pub(super) data: Vec<u8>,
-    /// Which events of the batch, in order.
-    pub(super) items: Vec<usize>,
-}
-
-impl Unit {
-    /// Bytes that count.
-    pub(super) fn len(&self) -> usize {
-        self.key.len() + self.data.len()
-    }
-}
-
-/// Events that are too large, and why.
-pub(super) type TooLarge = Vec<(usize, String)>;
 
 /// Records for a batch, in order, and the events that fit into none.
 pub(super) fn of_items(items: &[Item], config: &Config) -> (Vec<Unit>, TooLarge) {
@@ -64,11 +47,7 @@ impl Making<'_> {
         if self.config.aggregate {
             self.join(at, key, data);
         } else {
-            self.units.push(Unit {
-                key,
-                data,
-                items: vec![at],
-            });
+            self.units.push(unit(key, data, at));
         }
     }
 
@@ -84,13 +63,9 @@ impl Making<'_> {
         }
         let mut record = Aggregate::of(&key);
         record.push(&data);
-        let unit = self.units.len();
-        self.units.push(Unit {
-            key: key.clone(),
-            data,
-            items: vec![at],
-        });
-        if let Some((full, unit)) = self.open.insert(key, (record, unit)) {
+        let place = self.units.len();
+        self.units.push(unit(key.clone(), data, at));
+        if let Some((full, unit)) = self.open.insert(key, (record, place)) {
             self.close(full, unit);
         }
     }
@@ -111,20 +86,20 @@ impl Making<'_> {
     }
 }
 
-/// The events of a record one by one.
-pub(super) fn apart(unit: &Unit, items: &[Item]) -> Vec<Unit> {
-    let alone = |at: &usize| Unit {
-        key: unit.key.clone(),
-        data: json(&items[*at]),
-        items: vec![*at],
-    };
-    unit.items.iter().map(alone).collect()
+/// A record of one event, whose partition key counts too.
+fn unit(key: Arc<str>, data: Vec<u8>, at: usize) -> Unit {
+    Unit {
+        overhead: key.len(),
+        key,
+        data,
+        items: vec![at],
+    }
 }
 
-fn json(item: &Item) -> Vec<u8> {
-    let mut json = Vec::with_capacity(512);
-    item.view().to_json(None, &mut json);
-    json
+/// The events of a record one by one.
+pub(super) fn apart(of: &Unit, items: &[Item]) -> Vec<Unit> {
+    let alone = |at: &usize| unit(of.key.clone(), json(&items[*at]), *at);
+    of.items.iter().map(alone).collect()
 }
 
 /// The stream takes 1 to 256 characters; a key that is longer goes by its hash.

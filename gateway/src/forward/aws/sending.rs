@@ -1,33 +1,36 @@
-//! A batch on its way: which records go in which request, and what became of them.
+//! A batch on its way: which entries go in which request, and what became of them. They
+//! are called records here, as one service does.
 //!
 //! Records of one partition key are a lane. A request takes the first record of as many
 //! lanes as fit, and a lane goes on when its record was taken. A record that was not
 //! taken ends its lane for this batch: the records behind it were not tried. A request
 //! that is refused as a whole is halved until the record that is to blame stands alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
-use aws_sdk_kinesis::{Client, types::PutRecordsResultEntry};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
-    Kinesis, Order,
-    pace::shard_in,
-    unit::{self, TooLarge, Unit},
+    Fault, Order,
+    requests::{Answer, Limits, Requests, Service},
+    unit::{TooLarge, Unit},
 };
 use crate::forward::{
-    aws::Fault,
     batch::Batch,
     destination::{Error, Outcome, Outcomes},
     refusals::Refusals,
 };
 
 /// See the module.
-pub(super) struct Sending<'a> {
-    kinesis: &'a Kinesis,
+pub(super) struct Sending<'a, S> {
+    requests: &'a Requests<S>,
+    limits: Limits,
     batch: &'a Batch,
-    units: Vec<Unit>,
+    units: Vec<Arc<Unit>>,
     /// Records by lane, the next one first.
     lanes: Vec<VecDeque<usize>>,
     /// The lane of each record.
@@ -37,10 +40,10 @@ pub(super) struct Sending<'a> {
     /// Parts of requests that were refused as a whole.
     again: VecDeque<Vec<usize>>,
     outcomes: Vec<Option<Outcome>>,
-    /// Events that the stream refused, while it has taken none.
+    /// Events that the service refused, while it has taken none.
     refused: Vec<usize>,
     refusals_before: Refusals,
-    /// The stream is not at fault, because it took one.
+    /// The service is not at fault, because it took one.
     taken: bool,
     /// Nothing more goes out.
     trouble: Option<Trouble>,
@@ -52,9 +55,9 @@ enum Trouble {
     Failed(Error),
 }
 
-impl<'a> Sending<'a> {
+impl<'a, S: Service> Sending<'a, S> {
     pub(super) fn new(
-        kinesis: &'a Kinesis,
+        requests: &'a Requests<S>,
         batch: &'a Batch,
         units: Vec<Unit>,
         too_large: TooLarge,
@@ -64,42 +67,40 @@ impl<'a> Sending<'a> {
         for (at, reason) in too_large {
             outcomes[at] = Some(Outcome::Permanent(reason));
         }
-        let (lanes, lane_of) = lanes(&units, kinesis.config.order);
+        let limits = requests.service.limits();
+        let (lanes, lane_of) = lanes(&units, limits.order);
         Self {
-            kinesis,
+            requests,
+            limits,
             batch,
             ready: (0..lanes.len()).collect(),
-            units,
+            units: units.into_iter().map(Arc::new).collect(),
             lanes,
             lane_of,
             again: VecDeque::new(),
             outcomes,
             refused: Vec::new(),
-            refusals_before: kinesis.refusals().clone(),
+            refusals_before: requests.refusals().clone(),
             taken,
             trouble: None,
         }
     }
 
-    pub(super) async fn run(mut self, client: &Client) -> Outcomes {
+    pub(super) async fn run(mut self, client: &S::Client) -> Outcomes {
         let mut in_flight = FuturesUnordered::new();
         loop {
-            while in_flight.len() < self.kinesis.config.in_flight
+            while in_flight.len() < self.limits.in_flight.max(1)
                 && let Some(request) = self.next_request(in_flight.is_empty())
             {
-                let entries = request.iter().map(|unit| self.units[*unit].entry());
-                let entries = entries.collect::<Result<Vec<_>, _>>();
-                let kinesis = self.kinesis;
+                let units: Vec<_> = request.iter().map(|at| self.units[*at].clone()).collect();
+                let (service, batch) = (&self.requests.service, self.batch);
                 in_flight.push(async move {
-                    let answer = match entries {
-                        Ok(entries) => kinesis.put(client, entries).await,
-                        Err(fault) => Err(fault),
-                    };
-                    (request, answer)
+                    let answers = service.put(client, &batch.items, &units).await;
+                    (request, answers)
                 });
             }
             match in_flight.next().await {
-                Some((request, Ok(answers))) => self.answered(&request, &answers),
+                Some((request, Ok(answers))) => self.answered(&request, answers),
                 Some((request, Err(fault))) => self.failed(request, fault),
                 None => break,
             }
@@ -115,18 +116,18 @@ impl<'a> Sending<'a> {
         if let Some(part) = self.again.pop_front() {
             return Some(part);
         }
-        let config = &self.kinesis.config;
-        let is_whole = self.ready.len() >= config.request_records;
+        let limits = self.limits;
+        let is_whole = self.ready.len() >= limits.records;
         if self.ready.is_empty() || !is_whole && !idle {
             return None;
         }
         let (mut request, mut bytes) = (Vec::new(), 0);
-        while request.len() < config.request_records
+        while request.len() < limits.records
             && let Some(lane) = self.ready.front()
         {
             let unit = self.lanes[*lane][0];
             let more = self.units[unit].len();
-            if !request.is_empty() && bytes + more > config.request_bytes {
+            if !request.is_empty() && bytes + more > limits.bytes {
                 break;
             }
             bytes += more;
@@ -137,32 +138,29 @@ impl<'a> Sending<'a> {
     }
 
     /// The request was done: each record has an answer of its own.
-    fn answered(&mut self, request: &[usize], answers: &[PutRecordsResultEntry]) {
-        let now = Instant::now();
-        let failed = |answer: &PutRecordsResultEntry| match answer.error_code() {
-            Some(code) => code != THROUGHPUT_EXCEEDED,
-            None => false,
-        };
-        if answers.iter().all(failed) {
-            // Then no record is to blame.
-            let reason = answers.first().map_or_else(String::new, said);
+    fn answered(&mut self, request: &[usize], answers: Vec<Answer>) {
+        if answers.len() != request.len() {
+            let (of, count) = (answers.len(), request.len());
+            let reason = format!("an answer about {of} of {count} records");
             self.stop(Trouble::Failed(Error::unavailable(reason)));
             return;
         }
+        let failed = |answer: &Answer| matches!(answer, Answer::Not(Fault::Unavailable(_)));
+        if answers.iter().all(failed)
+            && let Some(Answer::Not(Fault::Unavailable(reason))) = answers.first()
+        {
+            // Then no record is to blame.
+            self.stop(Trouble::Failed(Error::unavailable(reason.clone())));
+            return;
+        }
         for (unit, answer) in request.iter().zip(answers) {
-            match answer.error_code() {
-                None => {
-                    let shard = answer.shard_id().unwrap_or_default();
-                    self.kinesis.paces().taken(shard, now);
-                    self.taken(*unit);
+            match answer {
+                Answer::Taken => self.taken(*unit),
+                Answer::Paced(retry_after) => self.settle(*unit, &Outcome::Paced { retry_after }),
+                Answer::Not(Fault::Unavailable(reason)) => {
+                    self.settle(*unit, &Outcome::Transient(reason));
                 }
-                Some(THROUGHPUT_EXCEEDED) => {
-                    let message = answer.error_message().unwrap_or_default();
-                    let shard = shard_in(message).unwrap_or_default();
-                    let retry_after = self.kinesis.paces().refused(shard, now);
-                    self.settle(*unit, &Outcome::Paced { retry_after });
-                }
-                Some(_) => self.settle(*unit, &Outcome::Transient(said(answer))),
+                Answer::Not(fault) => self.failed(vec![*unit], fault),
             }
         }
     }
@@ -170,7 +168,7 @@ impl<'a> Sending<'a> {
     fn taken(&mut self, unit: usize) {
         self.taken = true;
         self.refused.clear();
-        *self.kinesis.refusals() = Refusals::default();
+        *self.requests.refusals() = Refusals::default();
         self.settle(unit, &Outcome::Acknowledged);
         self.go_on(unit);
     }
@@ -206,15 +204,16 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// A record stood alone and was refused: the event in it is to blame, or the stream is.
+    /// A record stood alone and was refused: the event in it is to blame, or the service is.
     fn refuse(&mut self, unit: usize, reason: &str) {
-        let apart = unit::apart(&self.units[unit], &self.batch.items);
+        let service = &self.requests.service;
+        let apart = service.apart(&self.units[unit], &self.batch.items);
         if apart.len() > 1 {
             self.take_apart(unit, apart);
             return;
         }
         if matches!(&self.trouble, Some(Trouble::Failed(Error::Refusing { .. }))) {
-            // The stream may be at fault: what was on its way is not given up either.
+            // The service may be at fault: what was on its way is not given up either.
             return;
         }
         let outcome = Outcome::Permanent(reason.to_owned());
@@ -222,7 +221,7 @@ impl<'a> Sending<'a> {
         let at = self.units[unit].items[0];
         self.refused.push(at);
         let key = self.batch.items[at].partition_key();
-        let mut refusals = self.kinesis.refusals();
+        let mut refusals = self.requests.refusals();
         refusals.add(key, &outcome);
         if refusals.are_too_many() && !self.taken {
             let before = std::mem::take(&mut self.refusals_before);
@@ -246,7 +245,7 @@ impl<'a> Sending<'a> {
         for part in apart.into_iter().rev() {
             self.lanes[lane].push_front(self.units.len());
             self.lane_of.push(lane);
-            self.units.push(part);
+            self.units.push(Arc::new(part));
         }
         self.ready.push_back(lane);
     }
@@ -271,15 +270,6 @@ impl<'a> Sending<'a> {
             .map(|known| known.unwrap_or_else(|| open.clone()))
             .collect())
     }
-}
-
-/// What the service answers for a record whose shard has no room.
-const THROUGHPUT_EXCEEDED: &str = "ProvisionedThroughputExceededException";
-
-fn said(answer: &PutRecordsResultEntry) -> String {
-    let code = answer.error_code().unwrap_or("no code");
-    let message = answer.error_message().unwrap_or("no message");
-    format!("{code}: {message}")
 }
 
 /// Records by lane, and the lane of each.

@@ -1,8 +1,8 @@
-//! How long records of a shard that has no room are held back.
+//! How long records are held back that belong to a part of a service without room.
 //!
-//! A shard takes so many records and bytes a second, whoever sends them; others are not
-//! slower for it. The pause doubles while the shard goes on refusing, and halves when it
-//! takes records again.
+//! A shard of a stream, or a message group of a queue, takes so many records and bytes a
+//! second, whoever sends them; others are not slower for it. The pause doubles while it
+//! goes on refusing, and halves when it takes records again. "Shard" stands for either.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,7 +17,7 @@ const SHARDS_MAX: usize = 10_000;
 
 /// Every shard that had no room of late.
 #[derive(Debug, Default)]
-pub(super) struct Paces(HashMap<Box<str>, Pace>);
+pub(in crate::forward) struct Paces(HashMap<Box<str>, Pace>);
 
 #[derive(Debug, Clone, Copy)]
 struct Pace {
@@ -28,7 +28,7 @@ struct Pace {
 impl Paces {
     /// The shard had no room for a record; how long that one waits. Records that are
     /// refused together do not come back together.
-    pub(super) fn refused(&mut self, shard: &str, now: Instant) -> Duration {
+    pub(in crate::forward) fn refused(&mut self, shard: &str, now: Instant) -> Duration {
         if self.0.len() >= SHARDS_MAX && !self.0.contains_key(shard) {
             self.0.clear();
         }
@@ -45,7 +45,7 @@ impl Paces {
     }
 
     /// The shard took a record.
-    pub(super) fn taken(&mut self, shard: &str, now: Instant) {
+    pub(in crate::forward) fn taken(&mut self, shard: &str, now: Instant) {
         if let Some(pace) = self.0.get_mut(shard)
             && now >= pace.until
         {
@@ -55,14 +55,6 @@ impl Paces {
             }
         }
     }
-}
-
-/// The shard that a message of the service names.
-pub(super) fn shard_in(message: &str) -> Option<&str> {
-    let from = message.find("shardId-")?;
-    let end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
-    let shard = &message[from..];
-    Some(&shard[..shard.find(end).unwrap_or(shard.len())])
 }
 
 #[cfg(test)]
@@ -87,13 +79,5 @@ mod tests {
             paces.taken("shardId-1", now);
         }
         assert!(paces.refused("shardId-1", now) <= FIRST * 3 / 2);
-    }
-
-    #[test]
-    fn the_shard_is_read_out_of_the_message() {
-        let message =
-            "Rate exceeded for shard shardId-000000000001 in stream s under account 123456789012.";
-        assert_eq!(shard_in(message), Some("shardId-000000000001"));
-        assert_eq!(shard_in("Rate exceeded"), None);
     }
 }

@@ -1,0 +1,45 @@
+//! An event bus: the keys of `[[destination]]` with `type = "eventbridge"`.
+
+use super::{batching, is_name, read_account};
+use crate::{
+    config::reader::Table,
+    forward::{Kind, eventbridge},
+};
+
+/// The bus that every account has.
+const DEFAULT_BUS: &str = "default";
+
+/// Reads the destination.
+pub(in crate::config) fn read(table: &Table<'_, '_, '_>) -> Option<Kind> {
+    let bus = table
+        .parsed("bus", bus)
+        .unwrap_or_else(|| DEFAULT_BUS.to_owned());
+    let default = eventbridge::Config::new(bus);
+    let config = eventbridge::Config {
+        source: table.parsed("source", source).unwrap_or(default.source),
+        account: read_account(table),
+        batching: batching::read(table, "event_bytes_max", &default.batching),
+        bus: default.bus,
+    };
+    Some(Kind::EventBridge(config))
+}
+
+fn bus(text: &str) -> Result<String, &'static str> {
+    const NAME_MAX: usize = 256;
+    let is_arn =
+        text.starts_with("arn:") && text.contains(":events:") && text.contains("event-bus/");
+    match is_arn || is_name(text, "_-./", NAME_MAX) {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "a bus is its name, 1 to 256 letters, digits, \"-\", \"_\", \".\" and \"/\", or its ARN, such as \"arn:aws:events:eu-central-1:123456789012:event-bus/telemetry\"",
+        ),
+    }
+}
+
+fn source(text: &str) -> Result<String, &'static str> {
+    const CHARS_MAX: usize = 256;
+    match (1..=CHARS_MAX).contains(&text.chars().count()) && !text.starts_with("aws.") {
+        true => Ok(text.to_owned()),
+        false => Err("a source has 1 to 256 characters and does not begin with \"aws.\""),
+    }
+}

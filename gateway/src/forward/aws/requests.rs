@@ -1,0 +1,195 @@
+//! A destination at Amazon that takes requests of several entries, each with an answer of
+//! its own.
+//!
+//! Promises: one outcome per event; entries of a lane never overtake one another (see
+//! [`super::sending`]); a service that refuses everything costs few events.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Fault, Order,
+    sending::Sending,
+    unit::{TooLarge, Unit},
+};
+use crate::forward::{
+    batch::{Batch, Item},
+    destination::{Error, Outcome, Outcomes},
+    refusals::{Refusals, probes},
+};
+
+/// What a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::forward) struct Limits {
+    /// Entries, at most.
+    pub(in crate::forward) records: usize,
+    /// Bytes of them that count, at most.
+    pub(in crate::forward) bytes: usize,
+    /// Requests without an answer, at most.
+    pub(in crate::forward) in_flight: usize,
+    /// Whether a request has one entry of a partition key.
+    pub(in crate::forward) order: Order,
+}
+
+/// What became of one entry of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::forward) enum Answer {
+    /// It is kept there.
+    Taken,
+    /// There is no room for its partition key for so long; others go on.
+    Paced(Duration),
+    /// Why it was not taken, while others may have been.
+    Not(Fault),
+}
+
+/// A service that takes such requests.
+pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
+    /// What speaks to it.
+    type Client: Send + Sync;
+
+    /// What a request may have.
+    fn limits(&self) -> Limits;
+
+    /// Entries for a batch, in order, and the events that fit into none.
+    fn units(&self, items: &[Item]) -> (Vec<Unit>, TooLarge);
+
+    /// The events of an entry one by one, where it can have several.
+    fn apart(&self, _unit: &Unit, _items: &[Item]) -> Vec<Unit> {
+        Vec::new()
+    }
+
+    /// Made at the first batch: finding credentials takes time, and may fail.
+    fn client(&self) -> impl Future<Output = Result<&Self::Client, Error>> + Send;
+
+    /// One request. Gives an answer for each of the entries, in order.
+    fn put(
+        &self,
+        client: &Self::Client,
+        items: &[Item],
+        units: &[Arc<Unit>],
+    ) -> impl Future<Output = Result<Vec<Answer>, Fault>> + Send;
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::forward) struct Requests<S> {
+    pub(super) service: Arc<S>,
+    refusals: Mutex<Refusals>,
+}
+
+impl<S: Service> Requests<S> {
+    pub(in crate::forward) fn new(service: S) -> Self {
+        Self {
+            service: Arc::new(service),
+            refusals: Mutex::default(),
+        }
+    }
+
+    pub(in crate::forward) fn service(&self) -> &S {
+        &self.service
+    }
+
+    /// Delivers the batch; single events of it where the service may be at fault.
+    pub(in crate::forward) async fn deliver(&self, batch: Batch) -> Outcomes {
+        let probing = self.refusals().is_probing(Instant::now())?;
+        match probing {
+            true => self.probe(&batch).await,
+            false => self.put_all(&batch, false).await,
+        }
+    }
+
+    /// Puts the first event of one partition key after the other by itself. One that is
+    /// taken shows that the service works, and those before it were to blame. If none is,
+    /// the first one is given up, at most: good ones may be waiting behind it.
+    async fn probe(&self, batch: &Batch) -> Outcomes {
+        let mut outcomes = vec![None; batch.items.len()];
+        let (_, too_large) = self.units(batch).await?;
+        if !too_large.is_empty() {
+            // They say nothing of the service.
+            for (at, reason) in too_large {
+                outcomes[at] = Some(Outcome::Permanent(reason));
+            }
+            return Ok(settled(outcomes));
+        }
+        let mut refused = Vec::new();
+        for at in probes(&batch.items) {
+            let alone = Batch {
+                items: [batch.items[at].clone()].into(),
+            };
+            let outcome = self.put_all(&alone, true).await?.into_iter().next();
+            match &outcome {
+                Some(Outcome::Permanent(reason)) => refused.push((at, reason.clone())),
+                Some(Outcome::Acknowledged) => {
+                    outcomes[at] = outcome;
+                    for (at, reason) in refused {
+                        outcomes[at] = Some(Outcome::Permanent(reason));
+                    }
+                    return Ok(self.put_rest(batch, outcomes).await);
+                }
+                _ => outcomes[at] = outcome,
+            }
+        }
+        if refused.is_empty() {
+            return Ok(settled(outcomes));
+        }
+        let count = batch.items.len();
+        self.refusals().none_taken(refused, count, Instant::now())
+    }
+
+    /// The service took an event: those without an outcome go as ever.
+    async fn put_rest(&self, batch: &Batch, mut outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+        let open = batch.items.iter().zip(&outcomes);
+        let open: Vec<Item> = open
+            .filter(|(_, outcome)| outcome.is_none())
+            .map(|(item, _)| item.clone())
+            .collect();
+        if open.is_empty() {
+            return settled(outcomes);
+        }
+        let rest = Batch { items: open.into() };
+        let rest = match self.put_all(&rest, true).await {
+            Ok(rest) => rest,
+            Err(error) => vec![Outcome::Unknown(error.to_string()); rest.items.len()],
+        };
+        let places = outcomes.iter_mut().filter(|outcome| outcome.is_none());
+        for (place, outcome) in places.zip(rest) {
+            *place = Some(outcome);
+        }
+        settled(outcomes)
+    }
+
+    /// Puts the batch. A service that is `proven` to take events, or of which single ones
+    /// show it, is not found to be at fault whatever it refuses.
+    async fn put_all(&self, batch: &Batch, proven: bool) -> Outcomes {
+        let client = self.service.client().await?;
+        let (units, too_large) = self.units(batch).await?;
+        Sending::new(self, batch, units, too_large, proven)
+            .run(client)
+            .await
+    }
+
+    async fn units(&self, batch: &Batch) -> Result<(Vec<Unit>, TooLarge), Error> {
+        let (items, service) = (batch.items.clone(), self.service.clone());
+        let units = tokio::task::spawn_blocking(move || service.units(&items)).await;
+        units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    pub(super) fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What has no outcome comes again by itself.
+fn settled(outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+    let waits = || Outcome::Unknown("waits for another record after refusals".to_owned());
+    let outcomes = outcomes.into_iter();
+    outcomes
+        .map(|outcome| outcome.unwrap_or_else(waits))
+        .collect()
+}

@@ -1,0 +1,186 @@
+//! An Amazon EventBridge event bus.
+//!
+//! Each event is an entry of `PutEvents`: its detail is the event as `CloudEvents` JSON, its
+//! detail type the event's type, its time the event's. A bus keeps no order and refuses no
+//! copy; the idempotency key is in the detail (`eventkey`).
+//!
+//! A request has ten entries at most, each with an answer of its own. The service answers
+//! entries for a bus that is not there as if it had taken them, so the bus is asked for
+//! first.
+
+use std::{pin::Pin, sync::Arc};
+
+use aws_sdk_eventbridge::{
+    Client,
+    primitives::DateTime,
+    types::{PutEventsRequestEntry, PutEventsResultEntry},
+};
+use tokio::sync::OnceCell;
+
+use super::{
+    aws::{
+        self, Account, Answer, Batching, Fault, Requests, Service, TooLarge, Unit, json, of_entry,
+    },
+    batch::{Batch, Item},
+    destination::{Destination, Error, Limits, Outcomes},
+};
+
+/// How events are put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The bus, by its name or ARN.
+    pub bus: String,
+    /// What rules know these events by.
+    pub source: String,
+    /// Whose it is, and where.
+    pub account: Account,
+    /// How entries are put together.
+    pub batching: Batching,
+}
+
+/// What an entry may have, and all of a request (since 2026).
+const BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an entry's time, as the service counts.
+const TIME_BYTES: usize = 14;
+/// Characters of a detail type, at most.
+const DETAIL_TYPE_CHARS_MAX: usize = 128;
+
+impl Config {
+    /// The configured defaults: what the service allows.
+    pub fn new(bus: impl Into<String>) -> Self {
+        Self {
+            bus: bus.into(),
+            source: "penstock".to_owned(),
+            account: Account::default(),
+            batching: Batching::of_bytes(BYTES_MAX),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), super::Error> {
+        self.batching.check("event_bytes_max")
+    }
+}
+
+/// The EventBridge destination.
+#[derive(Debug)]
+pub(super) struct EventBridge(Requests<Bus>);
+
+/// The bus.
+#[derive(Debug)]
+struct Bus {
+    config: Config,
+    client: OnceCell<Client>,
+}
+
+impl EventBridge {
+    pub(super) fn new(config: Config) -> Result<Self, super::Error> {
+        config.check()?;
+        Ok(Self(Requests::new(Bus {
+            config,
+            client: OnceCell::new(),
+        })))
+    }
+}
+
+impl Bus {
+    /// Makes sure that the bus is there, as far as we may ask.
+    async fn connect(&self) -> Result<Client, Error> {
+        let client = Client::new(&self.config.account.load().await?);
+        let asked = client.describe_event_bus().name(&self.config.bus);
+        match Box::pin(asked.send()).await {
+            Ok(_) => Ok(client),
+            Err(error) => match aws::fault(&error) {
+                Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => {
+                    tracing::info!(
+                        bus = self.config.bus,
+                        "whether the bus is there cannot be asked without the right to events:DescribeEventBus"
+                    );
+                    Ok(client)
+                }
+                fault => Err(fault.into()),
+            },
+        }
+    }
+
+    fn entry(&self, unit: &Unit, items: &[Item]) -> PutEventsRequestEntry {
+        let view = items[unit.items[0]].view();
+        let millis = view.attributes.time.as_millis();
+        PutEventsRequestEntry::builder()
+            .event_bus_name(&self.config.bus)
+            .source(&self.config.source)
+            .detail_type(view.attributes.kind)
+            .detail(String::from_utf8_lossy(&unit.data))
+            .time(DateTime::from_millis(millis))
+            .build()
+    }
+}
+
+fn answer(of: &PutEventsResultEntry) -> Answer {
+    let message = of.error_message().unwrap_or("no message");
+    match (of.event_id(), of.error_code()) {
+        (_, Some(code)) => Answer::Not(of_entry(code, message, true)),
+        (Some(_), None) => Answer::Taken,
+        (None, None) => Answer::Not(Fault::Unavailable("neither id nor error".to_owned())),
+    }
+}
+
+impl Service for Bus {
+    type Client = Client;
+
+    fn limits(&self) -> aws::Limits {
+        self.config.batching.requests(false)
+    }
+
+    fn units(&self, items: &[Item]) -> (Vec<Unit>, TooLarge) {
+        let mut unfit = TooLarge::new();
+        let mut all = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            let view = item.view();
+            let kind = view.attributes.kind;
+            if kind.chars().count() > DETAIL_TYPE_CHARS_MAX {
+                let reason = format!("its type has more than {DETAIL_TYPE_CHARS_MAX} characters");
+                unfit.push((at, reason));
+                continue;
+            }
+            all.push(Unit {
+                key: item.partition_key().into(),
+                data: json(item),
+                overhead: TIME_BYTES + self.config.source.len() + kind.len(),
+                items: vec![at],
+            });
+        }
+        let (fit, too_large) = self.config.batching.sort(all.into_iter());
+        unfit.extend(too_large);
+        (fit, unfit)
+    }
+
+    async fn client(&self) -> Result<&Client, Error> {
+        self.client.get_or_try_init(|| self.connect()).await
+    }
+
+    async fn put(
+        &self,
+        client: &Client,
+        items: &[Item],
+        units: &[Arc<Unit>],
+    ) -> Result<Vec<Answer>, Fault> {
+        let entries = units.iter().map(|unit| self.entry(unit, items)).collect();
+        let request = client.put_events().set_entries(Some(entries));
+        let answers = Box::pin(request.send()).await;
+        let answers = answers.map_err(|error| aws::fault(&error))?;
+        Ok(answers.entries().iter().map(answer).collect())
+    }
+}
+
+impl Destination for EventBridge {
+    fn limits(&self) -> Limits {
+        self.0.service().config.batching.batches()
+    }
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(self.0.deliver(batch))
+    }
+}
+
+#[cfg(test)]
+mod tests;
