@@ -33,6 +33,10 @@ mod stages;
 mod to_http;
 #[cfg(feature = "nats")]
 mod to_nats;
+#[cfg(feature = "opensearch")]
+mod to_opensearch;
+#[cfg(feature = "postgres")]
+mod to_postgres;
 mod unit;
 mod units;
 mod words;

@@ -18,6 +18,8 @@ mod engine;
 pub mod eventbridge;
 pub mod file;
 mod flight;
+#[cfg(any(feature = "http", feature = "postgres"))]
+mod halving;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod journal;
@@ -30,8 +32,17 @@ mod load;
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "opensearch")]
+pub mod opensearch;
 mod pending;
-#[cfg(any(feature = "http", feature = "aws", feature = "mqtt"))]
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(
+    feature = "http",
+    feature = "aws",
+    feature = "mqtt",
+    feature = "postgres"
+))]
 mod refusals;
 mod repair;
 mod secret;
@@ -120,6 +131,10 @@ impl Config {
             Kind::Nats(config) => config.check(),
             #[cfg(feature = "mqtt")]
             Kind::Mqtt(config) => config.check(),
+            #[cfg(feature = "opensearch")]
+            Kind::OpenSearch(config) => config.check(),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(config) => config.check(),
         }
     }
 
@@ -151,6 +166,13 @@ impl Config {
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone(), self.retry_max)?),
             #[cfg(feature = "mqtt")]
             Kind::Mqtt(config) => Arc::new(mqtt::Mqtt::new(self.name.clone(), config.clone())?),
+            #[cfg(feature = "opensearch")]
+            Kind::OpenSearch(config) => Arc::new(opensearch::OpenSearch::new(
+                (**config).clone(),
+                clock.clone(),
+            )?),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(config) => Arc::new(postgres::Postgres::new(config.clone())?),
         })
     }
 }
@@ -184,6 +206,12 @@ pub enum Kind {
     /// Another MQTT broker.
     #[cfg(feature = "mqtt")]
     Mqtt(mqtt::Config),
+    /// Indices of OpenSearch or Elasticsearch.
+    #[cfg(feature = "opensearch")]
+    OpenSearch(Box<opensearch::Config>),
+    /// A table of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::Config),
 }
 
 /// Why forwarding to a destination ended, or cannot begin.

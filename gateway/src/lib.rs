@@ -43,5 +43,11 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
-#[cfg(any(feature = "http", feature = "mqtt", feature = "nats"))]
+#[cfg(any(
+    feature = "http",
+    feature = "kafka",
+    feature = "mqtt",
+    feature = "nats",
+    feature = "postgres"
+))]
 pub mod tls;

@@ -1,6 +1,20 @@
 //! What encrypts connections that this gateway opens, from files that may change at any
 //! time: destinations and remote brokers share it.
 
+#![cfg_attr(
+    not(any(
+        feature = "http",
+        feature = "mqtt",
+        feature = "nats",
+        feature = "postgres"
+    )),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the client of Kafka reads the files itself"
+    )
+)]
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,

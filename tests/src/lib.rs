@@ -11,6 +11,7 @@
 )]
 
 pub mod audit;
+pub mod certificates;
 pub mod chaos_proxy;
 pub mod damage;
 pub mod disk;
@@ -24,7 +25,10 @@ pub mod mosquitto;
 pub mod moto;
 pub mod mqtt;
 pub mod nats;
+mod nobody;
+pub mod opensearch;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod sandbox;
@@ -37,12 +41,15 @@ pub mod turns;
 pub mod wait;
 
 pub use audit::Audit;
+pub use certificates::Certificates;
 pub use chaos_proxy::{ChaosProxy, Mode};
 pub use gateway::Gateway;
 pub use http_receiver::HttpReceiver;
-pub use kafka::KafkaServer;
+pub use kafka::{KafkaCluster, KafkaServer};
 pub use moto::MotoServer;
 pub use nats::{NatsCluster, NatsServer};
+pub use opensearch::OpenSearchServer;
+pub use postgres::PostgresServer;
 pub use sandbox::Sandbox;
 pub use setup::Setup;
 pub use sim::Sim;

@@ -63,6 +63,23 @@ pub fn kafka() -> Option<PathBuf> {
     (dir.is_dir() && on_path("java").is_some()).then_some(dir)
 }
 
+/// The directory with PostgreSQL's programs, where there is one: the newest.
+pub fn postgres() -> Option<PathBuf> {
+    let versions = Path::new("/usr/lib/postgresql").read_dir().ok()?;
+    let version = |dir: &PathBuf| dir.file_name()?.to_str()?.parse::<u32>().ok();
+    let newest = versions
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|dir| dir.join("bin/postgres").is_file())
+        .max_by_key(version);
+    newest.map(|dir| dir.join("bin"))
+}
+
+/// The directory with the jars of OpenSearch, where it is and Java too.
+pub fn opensearch() -> Option<PathBuf> {
+    let dir = repository().join(".tools/opensearch-2.19.6");
+    (dir.is_dir() && on_path("java").is_some()).then_some(dir)
+}
+
 /// MQTT.js for browsers, where it is.
 pub fn mqtt_js() -> Option<PathBuf> {
     let file = repository().join(".tools/mqtt.js-5.14.1/mqtt.min.js");

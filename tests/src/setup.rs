@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Sandbox, ports};
+use crate::{Sandbox, ports, postgres};
 
 /// A configuration with ports that stay the same over restarts.
 #[derive(Debug, Clone)]
@@ -99,10 +99,42 @@ impl Setup {
     /// Adds a topic of Kafka; `more` are its other keys.
     #[must_use]
     pub fn to_kafka(self, name: &str, port: u16, topic: &str, more: &str) -> Self {
+        self.to_kafka_at(name, &[port], topic, more)
+    }
+
+    /// The same of several brokers.
+    #[must_use]
+    pub fn to_kafka_at(self, name: &str, ports: &[u16], topic: &str, more: &str) -> Self {
+        let brokers: Vec<String> = ports
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
         self.with(&format!(
             "[[destination]]\nname = \"{name}\"\ntype = \"kafka\"\n\
-             brokers = [\"127.0.0.1:{port}\"]\ntopic = \"{topic}\"\n\
+             brokers = {brokers:?}\ntopic = \"{topic}\"\n\
              timeout = \"3s\"\nconnect_timeout = \"2s\"\nretry_max = \"1s\"\n{more}"
+        ))
+    }
+
+    /// Adds a table of the server that the tests start; `more` are its other keys.
+    #[must_use]
+    pub fn to_postgres(self, name: &str, port: u16, more: &str) -> Self {
+        let (user, password) = (postgres::USER, postgres::PASSWORD);
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"postgres\"\n\
+             servers = [\"127.0.0.1:{port}\"]\ndatabase = \"postgres\"\n\
+             user = \"{user}\"\npassword = \"{password}\"\n\
+             timeout = \"3s\"\nconnect_timeout = \"2s\"\nretry_max = \"1s\"\n{more}"
+        ))
+    }
+
+    /// Adds the indices of an OpenSearch; `more` are its other keys.
+    #[must_use]
+    pub fn to_opensearch(self, name: &str, port: u16, more: &str) -> Self {
+        self.with(&format!(
+            "[[destination]]\nname = \"{name}\"\ntype = \"opensearch\"\n\
+             url = \"http://127.0.0.1:{port}\"\n\
+             timeout = \"10s\"\nconnect_timeout = \"2s\"\nretry_max = \"1s\"\n{more}"
         ))
     }
 

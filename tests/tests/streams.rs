@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use penstock_tests::{
-    Audit, ChaosProxy, Gateway, KafkaServer, Mode, MotoServer, Sandbox, Setup, Sim,
+    Audit, Certificates, ChaosProxy, Gateway, KafkaCluster, KafkaServer, Mode, MotoServer, Sandbox,
+    Setup, Sim,
+    kafka::{PASSWORD, USER},
     mqtt::{Client, Version},
     seed,
     sim::Fleet,
@@ -142,6 +144,119 @@ fn kafka_loses_nothing_when_the_gateway_is_killed_under_load() {
     Audit::files(&sandbox, &fleet, &dump, &["--allow-duplicates"]).assert_clean();
 }
 
+#[test]
+fn kafka_has_each_event_once_when_brokers_of_three_are_killed_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let Some(mut kafka) = KafkaCluster::start(&sandbox) else {
+        return;
+    };
+    kafka.create_topic("telemetry");
+    let setup = Setup::new(&sandbox).to_kafka_at("stream", &kafka.ports, "telemetry", "");
+    let gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let mut fleet = load(&sandbox, &setup, seed);
+    // Each of them leads a part of the topic, and one of them the cluster.
+    for which in 0..kafka.ports.len() {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        kafka.kill(which);
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        kafka.start_again(which);
+    }
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    let delivered = gateway.status().destination("stream").delivered;
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "telemetry", delivered);
+    Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
+}
+
+#[test]
+fn kafka_knows_us_by_password_or_certificate_and_nothing_goes_in_the_clear() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let Some(certificates) = Certificates::new(&sandbox) else {
+        return;
+    };
+    certificates.issue("server");
+    certificates.issue("plant");
+    let Some((mut kafka, ports)) = KafkaServer::secured(&sandbox, &certificates) else {
+        return;
+    };
+    let file = |name: &str| certificates.path(name).display().to_string();
+    let trust = format!("tls = true\nca = \"{}\"", file("ca.pem"));
+    let login = |sasl: &str, password: &str| {
+        format!("{trust}\nsasl = \"{sasl}\"\nuser = \"{USER}\"\npassword = \"{password}\"")
+    };
+    let identity = format!(
+        "{trust}\ncertificate = \"{}\"\nkey = \"{}\"",
+        file("plant.pem"),
+        file("plant.key")
+    );
+    let known = [
+        ("plain", ports.password, login("plain", PASSWORD)),
+        (
+            "scram-256",
+            ports.password,
+            login("scram-sha-256", PASSWORD),
+        ),
+        (
+            "scram-512",
+            ports.password,
+            login("scram-sha-512", PASSWORD),
+        ),
+        ("certificate", ports.certificate, identity),
+    ];
+    let unknown = [
+        ("wrong", ports.password, login("scram-sha-512", "wrong")),
+        ("nobody", ports.password, trust.clone()),
+        ("bare", ports.certificate, trust.clone()),
+        ("distrust", ports.certificate, "tls = true".to_owned()),
+    ];
+    let mut setup = Setup::new(&sandbox);
+    for (name, port, keys) in known.iter().chain(&unknown) {
+        setup = setup.to_kafka(name, *port, name, keys);
+        kafka.create_topic(name, &[]);
+    }
+    let names: Vec<&str> = known
+        .iter()
+        .chain(&unknown)
+        .map(|(name, ..)| *name)
+        .collect();
+    let gateway = Gateway::start(&setup).expecting(&names);
+    publish(&setup, (0..20).map(|n| format!("{{\"n\":{n}}}")));
+    let delivered = |count| {
+        for (name, ..) in &known {
+            gateway.wait_for(Duration::from_secs(60), "all to arrive", |now| {
+                now.destination(name).delivered == count
+            });
+        }
+    };
+    delivered(20);
+    for (name, ..) in &unknown {
+        let status = gateway.status();
+        assert_eq!(status.destination(name).delivered, 0, "{name}");
+    }
+    gateway.wait_for(
+        Duration::from_secs(60),
+        "a wrong password to be said",
+        |now| now.destination("wrong").state == "stopped",
+    );
+    // A connection that is made anew is known as well.
+    kafka.kill();
+    kafka.start_again();
+    publish(&setup, (20..40).map(|n| format!("{{\"n\":{n}}}")));
+    delivered(40);
+    gateway.finish();
+    for (name, ..) in &known {
+        let dump = kafka.dump(&sandbox, name, 40);
+        let text = std::fs::read_to_string(dump.join("all.ndjson")).expect("it was written");
+        let numbers: Vec<u64> = text.lines().map(number).collect();
+        assert_eq!(numbers, (0..40).collect::<Vec<u64>>(), "{name}");
+    }
+}
+
 /// One device's messages, each acknowledged.
 fn publish(setup: &Setup, payloads: impl IntoIterator<Item = String>) {
     let mut client = Client::connect(setup.mqtt, Version::V4, "press-7");
@@ -204,8 +319,9 @@ fn a_stream_and_a_topic_that_are_not_there_need_a_person() {
         .to_kinesis("shards", moto.port, "nowhere", "");
     let gateway = Gateway::start(&setup).expecting(&["log", "shards"]);
     publish(&setup, ["{\"n\":1}".to_owned()]);
+    // A topic is looked for for a minute.
     for destination in ["log", "shards"] {
-        gateway.wait_for(Duration::from_secs(60), "both to stop", |now| {
+        gateway.wait_for(Duration::from_secs(120), "both to stop", |now| {
             now.destination(destination).state == "stopped"
         });
     }

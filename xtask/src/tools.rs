@@ -7,6 +7,8 @@
 //! is in `tests/clients/npm`. Nothing is installed into the system unless
 //! the user is root, and then only packages of the distribution.
 
+mod databases;
+mod jars;
 mod streams;
 
 use std::{
@@ -118,6 +120,10 @@ pub(crate) struct Tools {
     pub(crate) moto: bool,
     /// Whether Apache Kafka is in `.tools/`, and Java on the path.
     pub(crate) kafka: bool,
+    /// Whether there is PostgreSQL.
+    pub(crate) postgres: bool,
+    /// Whether there is OpenSearch, with Java.
+    pub(crate) opensearch: bool,
 }
 
 impl Tools {
@@ -158,6 +164,14 @@ impl Tools {
             .inspect(|()| println!("kafka and java: there"))
             .inspect_err(|error| eprintln!("kafka and java: not available: {error:#}"))
             .is_ok();
+        let postgres = databases::postgres()
+            .inspect(|()| println!("postgres: there"))
+            .inspect_err(|error| eprintln!("postgres: not available: {error:#}"))
+            .is_ok();
+        let opensearch = databases::opensearch(repository)
+            .inspect(|()| println!("opensearch: there"))
+            .inspect_err(|error| eprintln!("opensearch: not available: {error:#}"))
+            .is_ok();
         Self {
             nats_server,
             mosquitto,
@@ -167,6 +181,8 @@ impl Tools {
             node_producers,
             moto,
             kafka,
+            postgres,
+            opensearch,
         }
     }
 
@@ -196,6 +212,12 @@ impl Tools {
         }
         if !self.kafka {
             missing.push("kafka and java");
+        }
+        if !self.postgres {
+            missing.push("postgres");
+        }
+        if !self.opensearch {
+            missing.push("opensearch and java");
         }
         missing
     }

@@ -18,7 +18,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Names of types, whether this build has them or not.
-const TYPES: [&str; 9] = [
+const TYPES: [&str; 11] = [
     "eventbridge",
     "file",
     "http",
@@ -26,6 +26,8 @@ const TYPES: [&str; 9] = [
     "kinesis",
     "mqtt",
     "nats",
+    "opensearch",
+    "postgres",
     "sns",
     "sqs",
 ];
@@ -109,6 +111,8 @@ fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path
         "sqs" => read_sqs(table),
         "nats" => read_nats(table, dir),
         "mqtt" => read_mqtt(table, dir),
+        "opensearch" => read_opensearch(table, dir),
+        "postgres" => read_postgres(table, dir),
         _ => {
             table.know_all();
             table.parse("type", kind, |kind| {
@@ -238,9 +242,35 @@ fn read_mqtt(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
     not_built_in(table, "mqtt")
 }
 
+#[cfg(feature = "opensearch")]
+fn read_opensearch(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::to_opensearch::read(table, dir)
+}
+
+#[cfg(not(feature = "opensearch"))]
+fn read_opensearch(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
+    not_built_in(table, "opensearch")
+}
+
+#[cfg(feature = "postgres")]
+fn read_postgres(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+    super::to_postgres::read(table, dir)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn read_postgres(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
+    not_built_in(table, "postgres")
+}
+
 /// What works, and is probably not what is wanted.
 #[cfg_attr(
-    not(any(feature = "http", feature = "nats", feature = "sns", feature = "sqs")),
+    not(any(
+        feature = "http",
+        feature = "nats",
+        feature = "postgres",
+        feature = "sns",
+        feature = "sqs"
+    )),
     allow(unused_mut, unused_variables, reason = "others are warned of nothing")
 )]
 pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
@@ -250,19 +280,9 @@ pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
     };
     match &destination.kind {
         #[cfg(feature = "http")]
-        Kind::Http(config) => {
-            use forward::http::Auth;
-
-            let overheard = |url: &str| super::auth::is_overheard(url, "http://");
-            if config.auth != Auth::None && overheard(&config.url) {
-                warn("who we are goes to another machine in the clear; use https://");
-            }
-            if let Auth::Oauth2(oauth2) = &config.auth
-                && overheard(&oauth2.token_url)
-            {
-                warn("client_secret goes to another machine in the clear; use https://");
-            }
-        }
+        Kind::Http(config) => warn_of_http(config, &mut warn),
+        #[cfg(feature = "opensearch")]
+        Kind::OpenSearch(config) => warn_of_http(&config.http, &mut warn),
         #[cfg(feature = "nats")]
         Kind::Nats(config) => {
             use forward::nats::Login;
@@ -287,19 +307,43 @@ pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
             let what = super::aws::identity_warning(&config.account, destination.retry_max);
             what.iter().for_each(|what| warn(what));
         }
+        #[cfg(feature = "postgres")]
+        Kind::Postgres(config) if config.password.is_some() && config.is_overheard() => {
+            warn("who we are goes to another machine in the clear; set tls = true");
+        }
         _ => {}
     }
     warnings
 }
 
-/// The files of TLS, for destinations that share the keys; `is_encrypted` says whether the
-/// address asks for it.
-#[cfg(any(feature = "http", feature = "nats"))]
+#[cfg(feature = "http")]
+fn warn_of_http(config: &forward::http::Config, warn: &mut impl FnMut(&str)) {
+    use forward::http::Auth;
+
+    let overheard = |url: &str| super::auth::is_overheard(url, "http://");
+    if config.auth != Auth::None && overheard(&config.url) {
+        warn("who we are goes to another machine in the clear; use https://");
+    }
+    if let Auth::Oauth2(oauth2) = &config.auth
+        && overheard(&oauth2.token_url)
+    {
+        warn("client_secret goes to another machine in the clear; use https://");
+    }
+}
+
+/// The files of TLS, for destinations that share the keys; `is_encrypted` says whether
+/// anything asks for it, and `asked` how it would be.
+#[cfg(any(
+    feature = "http",
+    feature = "kafka",
+    feature = "nats",
+    feature = "postgres"
+))]
 pub(super) fn read_tls(
     table: &Table<'_, '_, '_>,
     dir: &Path,
     is_encrypted: bool,
-    encrypted: &str,
+    asked: &str,
 ) -> crate::tls::Files {
     let path = |key| table.text(key).map(|text| dir.join(text.value));
     let (ca, certificate, key) = (path("ca"), path("certificate"), path("key"));
@@ -311,7 +355,7 @@ pub(super) fn read_tls(
     }
     for name in ["ca", "certificate", "key"] {
         if !is_encrypted && table.span(name).is_some() {
-            let what = format!("is for TLS; the address should begin with {encrypted}");
+            let what = format!("is for TLS; {asked}");
             table.mistake(table.span(name).as_ref(), name, what);
         }
     }
@@ -342,6 +386,8 @@ pub(super) fn only_one(table: &Table<'_, '_, '_>, ways: &[&str]) {
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
+    feature = "opensearch",
+    feature = "postgres",
     feature = "sns",
     feature = "sqs"
 )))]

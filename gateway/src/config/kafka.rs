@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use krafka::Compression;
 
-use super::{reader::Table, stages::bytes};
+use super::{destination, reader::Table, stages::bytes};
 use crate::forward::{
     Kind,
     kafka::{Config, Login, Mechanism, Tls},
@@ -70,23 +70,10 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
 
 fn read_tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Tls> {
     let is_on = table.boolean("tls", false);
-    let path = |key| table.text(key).map(|text| dir.join(text.value));
-    let (ca, certificate, key) = (path("ca"), path("certificate"), path("key"));
-    for name in ["ca", "certificate", "key"] {
-        if !is_on && table.span(name).is_some() {
-            let what = "is for TLS; set tls = true";
-            table.mistake(table.span(name).as_ref(), name, what);
-        }
-    }
-    for (missing, other) in [("certificate", "key"), ("key", "certificate")] {
-        if table.span(missing).is_none() && table.span(other).is_some() {
-            let what = format!("certificate and key go together; {missing} is missing");
-            table.mistake(table.span(other).as_ref(), other, what);
-        }
-    }
-    is_on.then(|| Tls {
-        ca,
-        identity: certificate.zip(key),
+    let files = destination::read_tls(table, dir, is_on, "set tls = true");
+    is_on.then_some(Tls {
+        ca: files.ca,
+        identity: files.identity,
     })
 }
 

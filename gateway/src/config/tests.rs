@@ -24,9 +24,8 @@ fn env(name: &str) -> Option<String> {
         "SIGNING_SECRET" => Some("fedcba9876543210".to_owned()),
         "AUTH_TOKEN" | "LAKE_TOKEN" | "LAKE_PASSWORD" | "CLIENT_SECRET" | "SPLUNK_TOKEN"
         | "NATS_PASSWORD" | "NATS_TOKEN" | "CLOUD_PASSWORD" | "CENTRE_PASSWORD"
-        | "KAFKA_PASSWORD" | "KINESIS_KEY_ID" | "KINESIS_SECRET" | "KINESIS_TOKEN" => {
-            Some("secret".to_owned())
-        }
+        | "KAFKA_PASSWORD" | "POSTGRES_PASSWORD" | "SEARCH_PASSWORD" | "KINESIS_KEY_ID"
+        | "KINESIS_SECRET" | "KINESIS_TOKEN" => Some("secret".to_owned()),
         "EVENT_GRID_HOST" => Some("x.westeurope-1.ts.eventgrid.azure.net".to_owned()),
         "CLOUD_HOST" => Some("x.s1.eu.hivemq.cloud".to_owned()),
         "AWS_IOT_ENDPOINT" => Some("x-ats.iot.eu-central-1.amazonaws.com".to_owned()),
@@ -96,6 +95,8 @@ fn a_mapping_without_keys_is_the_built_in_one() {
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
+    feature = "opensearch",
+    feature = "postgres",
     feature = "schema",
     feature = "sns",
     feature = "sqs"
@@ -154,10 +155,11 @@ fn every_key_is_read() {
     assert_eq!(
         names,
         [
-            "events", "lake", "stream", "cloud", "shards", "queue", "topic", "bus", "log"
+            "events", "lake", "stream", "cloud", "shards", "queue", "topic", "bus", "log",
+            "database", "search"
         ]
     );
-    assert_eq!(config.store.destinations.len(), 9);
+    assert_eq!(config.store.destinations.len(), 11);
     #[cfg(feature = "http")]
     {
         let forward::Kind::Http(lake) = &config.destinations[1].kind else {
@@ -252,6 +254,8 @@ fn every_value_that_differs_from_the_default_is_taken() {
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
+    feature = "opensearch",
+    feature = "postgres",
     feature = "schema",
     feature = "sns",
     feature = "sqs"
@@ -305,6 +309,8 @@ fn documented() -> BTreeSet<String> {
     feature = "kinesis",
     feature = "mqtt",
     feature = "nats",
+    feature = "opensearch",
+    feature = "postgres",
     feature = "schema",
     feature = "sns",
     feature = "sqs"

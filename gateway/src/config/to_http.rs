@@ -41,12 +41,33 @@ const CLIENT_AUTH: [(&str, bool); 2] = [("header", false), ("form", true)];
 /// Reads a destination. Files are relative to `dir`.
 pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
     let default = Config::new(String::new());
+    let form = read_form(table);
+    let in_flight = table.number("in_flight", 1..=256, default.in_flight);
+    let signature = read_signature(table);
+    let answers = read_answers(table);
+    let config = Config {
+        form,
+        in_flight,
+        signature,
+        answers,
+        ..read_connection(table, dir, "\"https://lake.example/events\"", default)?
+    };
+    Some(Kind::Http(Box::new(config)))
+}
+
+/// Reads what every destination behind HTTP has: where it is, who we are, how long to wait
+/// and how much goes at once.
+pub(super) fn read_connection(
+    table: &Table<'_, '_, '_>,
+    dir: &Path,
+    example: &str,
+    default: Config,
+) -> Option<Config> {
     let url = table
-        .required("url", "\"https://lake.example/events\"")
+        .required("url", example)
         .and_then(|text| table.parse("url", &text, is_url));
     let is_encrypted = url.as_ref().is_none_or(|url| url.starts_with("https://"));
     let config = Config {
-        form: read_form(table),
         gzip: table.boolean("gzip", default.gzip),
         timeout: table.duration("timeout", MILLI..=DAY, default.timeout),
         connect_timeout: table.duration("connect_timeout", MILLI..=DAY, default.connect_timeout),
@@ -61,20 +82,23 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
             Duration::ZERO..=Duration::from_secs(3_600),
             default.linger,
         ),
-        in_flight: table.number("in_flight", 1..=256, default.in_flight),
         headers: table
             .pairs("headers")
             .into_iter()
             .map(|(name, text)| (name, text.value.into()))
             .collect(),
         auth: read_auth(table),
-        tls: read_tls(table, dir, is_encrypted, "https://"),
-        signature: read_signature(table),
-        answers: read_answers(table),
+        tls: read_tls(
+            table,
+            dir,
+            is_encrypted,
+            "the address should begin with https://",
+        ),
         proxy: read_proxy(table),
         url: url?,
+        ..default
     };
-    Some(Kind::Http(Box::new(config)))
+    Some(config)
 }
 
 fn read_proxy(table: &Table<'_, '_, '_>) -> Proxy {

@@ -49,7 +49,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
             table,
             dir,
             is_encrypted || servers.as_ref().is_none_or(Vec::is_empty),
-            "tls://",
+            "the address should begin with tls://",
         ),
         tls_first: table.boolean("tls_first", default.tls_first),
         servers: servers?.into_iter().map(|server| server.value).collect(),

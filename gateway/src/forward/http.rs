@@ -13,6 +13,8 @@
 
 mod answers;
 mod auth;
+#[cfg(feature = "opensearch")]
+mod bulk;
 mod client;
 mod config;
 mod each;
@@ -30,16 +32,21 @@ use reqwest::{
     Client, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap},
 };
+#[cfg(feature = "opensearch")]
+use reqwest::{Method, header::CONTENT_TYPE};
 use tokio::time::Instant;
 
-use self::{auth::Authorizer, client::Clients, form::Encoded, reply::Reply, signature::Signer};
+use self::{auth::Authorizer, client::Clients, form::Encoded, signature::Signer};
 use super::{
     batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcome, Outcomes},
-    refusals::{Refusals, probes},
+    halving::{self, Post, Reply},
+    refusals::Refusals,
 };
 use crate::clock::Clock;
 
+#[cfg(feature = "opensearch")]
+pub use bulk::{Bulk, Index};
 pub use config::{
     Answers, Auth, Between, Config, Form, Meaning, Oauth2, Proxy, Signature, Template,
 };
@@ -89,171 +96,23 @@ impl Http {
         let probing = self.refusals().is_probing(Instant::now())?;
         // What is in doubt goes again as it was, before anything else.
         if probing && self.in_doubt().is_none() {
-            self.probe(batch).await
+            halving::probe(self, &batch).await
         } else {
             self.deliver_all(&batch, false).await
         }
     }
 
-    /// Posts the batch, or its parts if it is refused whole. Parts go in order,
-    /// so that what is known is always the beginning. An endpoint that has just been
-    /// `proven` to take records is not at fault whatever it refuses.
+    /// An endpoint that has just been `proven` to take records is not at fault whatever it
+    /// refuses.
     async fn deliver_all(&self, batch: &Batch, proven: bool) -> Outcomes {
-        if self.config.form.takes_one() {
-            return self.deliver_each(batch, proven).await;
+        match self.config.form.takes_one() {
+            true => self.deliver_each(batch, proven).await,
+            false => halving::deliver_all(self, batch, proven).await,
         }
-        let mut outcomes = Vec::with_capacity(batch.items.len());
-        let before = self.refusals().clone();
-        let mut parts = self.parts(batch);
-        while let Some(part) = parts.pop() {
-            match self.post(&part).await {
-                Ok(Reply::Outcomes(known)) => outcomes.extend(known),
-                Ok(Reply::Refused(reason)) if part.items.len() == 1 => {
-                    outcomes.push(Outcome::Permanent(reason));
-                }
-                Ok(Reply::Refused(_)) => {
-                    let (first, second) = part.halves();
-                    parts.extend([second, first]);
-                    continue;
-                }
-                Ok(Reply::Throttled(retry_after)) => {
-                    outcomes.resize(batch.items.len(), Outcome::Throttled { retry_after });
-                    break;
-                }
-                Err(error) if outcomes.is_empty() => return Err(error),
-                Err(error) => {
-                    outcomes.resize(batch.items.len(), Outcome::Unknown(error.to_string()));
-                    break;
-                }
-            }
-            let answered = outcomes.len() - part.items.len();
-            let mut refusals = self.refusals();
-            for (item, outcome) in part.items.iter().zip(&outcomes[answered..]) {
-                refusals.add(item.partition_key(), outcome);
-            }
-            if !proven
-                && refusals.are_too_many()
-                && outcomes.iter().all(is_refused)
-                && let Some(Outcome::Permanent(reason)) = outcomes.last()
-            {
-                // None of this batch is given up: it may not be to blame.
-                return Err(refusals.begin(before, reason, Instant::now()));
-            }
-        }
-        Ok(outcomes)
-    }
-
-    /// Posts the first record of one partition key after the other by itself. One
-    /// that is taken shows that the endpoint works, and those before it were to
-    /// blame. If none is, the first one is given up, at most: good ones may be
-    /// waiting behind it.
-    async fn probe(&self, batch: Batch) -> Outcomes {
-        let mut refused = Vec::new();
-        for at in probes(&batch.items) {
-            let alone = Batch {
-                items: [batch.items[at].clone()].into(),
-            };
-            let outcome = match self.post(&alone).await? {
-                Reply::Outcomes(known) => known.into_iter().next(),
-                Reply::Refused(reason) => Some(Outcome::Permanent(reason)),
-                Reply::Throttled(retry_after) => Some(Outcome::Throttled { retry_after }),
-            };
-            match outcome {
-                Some(Outcome::Permanent(reason)) => refused.push((at, reason)),
-                Some(Outcome::Acknowledged) => {
-                    *self.refusals() = Refusals::default();
-                    return Ok(self.deliver_rest(&batch, refused, at).await);
-                }
-                Some(Outcome::Transient(reason) | Outcome::Unknown(reason)) => {
-                    return Err(Error::unavailable(reason));
-                }
-                Some(throttled @ Outcome::Throttled { .. }) => {
-                    return Ok(vec![throttled; batch.items.len()]);
-                }
-                Some(Outcome::Behind | Outcome::Paced { .. }) | None => break,
-            }
-        }
-        self.refusals()
-            .none_taken(refused, batch.items.len(), Instant::now())
-    }
-
-    /// The endpoint took the record at `taken`, and refused some before it: the
-    /// others go as ever.
-    async fn deliver_rest(
-        &self,
-        batch: &Batch,
-        refused: Vec<(usize, String)>,
-        taken: usize,
-    ) -> Vec<Outcome> {
-        let mut outcomes = vec![None; batch.items.len()];
-        outcomes[taken] = Some(Outcome::Acknowledged);
-        for (at, reason) in refused {
-            outcomes[at] = Some(Outcome::Permanent(reason));
-        }
-        let open = batch.items.iter().zip(&outcomes);
-        let open: Vec<Item> = open
-            .filter(|(_, outcome)| outcome.is_none())
-            .map(|(item, _)| item.clone())
-            .collect();
-        let rest = if open.is_empty() {
-            Vec::new()
-        } else {
-            let rest = Batch { items: open.into() };
-            self.deliver_all(&rest, true)
-                .await
-                .unwrap_or_else(|error| vec![Outcome::Unknown(error.to_string()); rest.items.len()])
-        };
-        let mut rest = rest.into_iter();
-        outcomes
-            .into_iter()
-            .map(|known| {
-                known
-                    .or_else(|| rest.next())
-                    .expect("one for each that was open")
-            })
-            .collect()
-    }
-
-    /// Nothing that holds the lock panics, so a poisoned one is as good.
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What to post, the last first: the batch, cut so that what is in doubt is
-    /// what it was.
-    fn parts(&self, batch: &Batch) -> Vec<Batch> {
-        let in_doubt = self.in_doubt();
-        let whole = || vec![batch.clone()];
-        let Some(doubt) = &*in_doubt else {
-            return whole();
-        };
-        let key = |item: &Item| item.record().key;
-        let doubtful = doubt.items.iter().map(key);
-        let Some(start) = batch
-            .items
-            .iter()
-            .position(|i| key(i) == key(&doubt.items[0]))
-        else {
-            return whole();
-        };
-        let (before, rest) = batch.items.split_at(start);
-        if rest.len() < doubt.items.len()
-            || !rest.iter().map(key).zip(doubtful).all(|(a, b)| a == b)
-        {
-            return whole();
-        }
-        let (doubtful, after) = rest.split_at(doubt.items.len());
-        let parts = [after, doubtful, before].into_iter();
-        parts
-            .filter(|items| !items.is_empty())
-            .map(|items| Batch {
-                items: items.into(),
-            })
-            .collect()
     }
 
     /// Posts it once; twice where a token was refused that another may be better than.
-    async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+    async fn request(&self, part: &Batch) -> Result<Reply, Error> {
         let client = self.clients.get(&self.config)?;
         let encoded = self.encode(part).await?;
         let mut asked_again = false;
@@ -292,17 +151,20 @@ impl Http {
         }
     }
 
+    /// Takes secrets out of a text that came from outside.
+    async fn hide(&self, mut text: String) -> String {
+        for secret in &self.secrets {
+            text = text.replace(secret.as_str(), "***");
+        }
+        self.authorizer.conceal(text).await
+    }
+
     /// Takes secrets out of what an endpoint said.
     async fn conceal(&self, reply: Result<Reply, Error>) -> Result<Reply, Error> {
         if self.secrets.is_empty() {
             return reply;
         }
-        let hide = async |mut text: String| {
-            for secret in &self.secrets {
-                text = text.replace(secret.as_str(), "***");
-            }
-            self.authorizer.conceal(text).await
-        };
+        let hide = async |text: String| self.hide(text).await;
         Ok(match reply {
             Ok(Reply::Outcomes(mut outcomes)) => {
                 for outcome in &mut outcomes {
@@ -375,9 +237,97 @@ impl Http {
             let answers = &self.config.answers;
             answers.meaning(status, says_when, form.is_in_headers())
         };
-        let now = self.clock.now();
-        let reply = reply::read(response, part.items.len(), now, meaning).await;
-        (unauthorized, reply)
+        #[cfg_attr(
+            not(feature = "opensearch"),
+            allow(unused_mut, reason = "others read as this says")
+        )]
+        let mut reading = reply::Reading {
+            records: part.items.len(),
+            now: self.clock.now(),
+            bytes_max: reply::BODY_BYTES_MAX,
+            outcomes: None,
+            meaning: &meaning,
+        };
+        #[cfg(feature = "opensearch")]
+        if let Form::Bulk(_) = form {
+            // It names each document, and quotes what was wrong in it.
+            reading.bytes_max = (8 * self.config.batch_bytes).max(reading.bytes_max);
+            reading.outcomes = Some(bulk::outcomes);
+        }
+        (unauthorized, reply::read(response, reading).await)
+    }
+}
+
+#[cfg(feature = "opensearch")]
+impl Http {
+    /// Asks something beside the events, below the configured address's host. Gives the
+    /// status and the beginning of the answer.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: Url,
+        json: Option<String>,
+    ) -> Result<(StatusCode, String), Error> {
+        let client = self.clients.get(&self.config)?;
+        let mut request = client.request(method, url);
+        if let Some(token) = self.authorizer.header(&client, &*self.clock).await? {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if let Some(json) = json {
+            request = request.header(CONTENT_TYPE, "application/json").body(json);
+        }
+        let response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let said = reply::said(response).await?;
+        Ok((status, self.hide(said).await))
+    }
+}
+
+impl Post for Http {
+    async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+        self.request(part).await
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        // Nothing that holds the lock panics, so a poisoned one is as good.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to post, the last first: the batch, cut so that what is in doubt is
+    /// what it was.
+    fn parts(&self, batch: &Batch) -> Vec<Batch> {
+        let in_doubt = self.in_doubt();
+        let whole = || vec![batch.clone()];
+        let Some(doubt) = &*in_doubt else {
+            return whole();
+        };
+        let key = |item: &Item| item.record().key;
+        let doubtful = doubt.items.iter().map(key);
+        let Some(start) = batch
+            .items
+            .iter()
+            .position(|i| key(i) == key(&doubt.items[0]))
+        else {
+            return whole();
+        };
+        let (before, rest) = batch.items.split_at(start);
+        if rest.len() < doubt.items.len()
+            || !rest.iter().map(key).zip(doubtful).all(|(a, b)| a == b)
+        {
+            return whole();
+        }
+        let (doubtful, after) = rest.split_at(doubt.items.len());
+        let parts = [after, doubtful, before].into_iter();
+        parts
+            .filter(|items| !items.is_empty())
+            .map(|items| Batch {
+                items: items.into(),
+            })
+            .collect()
+    }
+
+    async fn deliver_proven(&self, batch: &Batch) -> Outcomes {
+        self.deliver_all(batch, true).await
     }
 }
 
@@ -398,10 +348,6 @@ impl Destination for Http {
 
 fn idempotency_key(batch: &Batch) -> String {
     crate::event::Key(batch.fingerprint()).to_string()
-}
-
-const fn is_refused(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Permanent(_))
 }
 
 /// The request was not answered; whether it was taken is not known.
@@ -425,7 +371,12 @@ fn away(error: reqwest::Error) -> Error {
         Some(cause) => format!("{what}: {cause}"),
         None => what.to_owned(),
     };
-    Error::unavailable(reason)
+    // A tunnel that a proxy refuses is no answer of the endpoint's; as a status it would
+    // need a person too.
+    match reason.contains("proxy authorization required") {
+        true => Error::Misconfigured(reason),
+        false => Error::unavailable(reason),
+    }
 }
 
 #[cfg(test)]

@@ -111,6 +111,9 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
 const BUFFER_BYTES: usize = 64 * 1024 * 1024;
 /// How long the end waits for answers.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a topic may be unknown before somebody has to make it: brokers that have just
+/// started do not know all of theirs.
+const NO_TOPIC_PATIENCE: Duration = Duration::from_secs(60);
 /// What a request may have where a round is smaller: one large record.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Records have the time of their sending, and retention goes by it.
@@ -130,6 +133,8 @@ struct Line {
     /// Records that this producer still has, and that were not answered in time.
     open: HashMap<Key, DeliveryHandle>,
     refusals: Refusals,
+    /// Since when no broker has known the topic.
+    no_topic_since: Option<Instant>,
 }
 
 impl Kafka {
@@ -150,7 +155,8 @@ impl Kafka {
         let mut line = self.line.lock().await;
         let probing = line.refusals.is_probing(Instant::now())?;
         if line.producer.is_none() {
-            line.producer = Some(self.connect().await?);
+            let producer = self.connect(&mut line.no_topic_since).await?;
+            line.producer = Some(producer);
         }
         let deadline = Instant::now() + self.config.timeout;
         // What the producer has already comes before anything else.
@@ -163,7 +169,8 @@ impl Kafka {
         self.conclude(&mut line, verdicts).await
     }
 
-    async fn connect(&self) -> Result<Producer, Error> {
+    /// `no_topic_since` is when the topic was first found to be unknown.
+    async fn connect(&self, no_topic_since: &mut Option<Instant>) -> Result<Producer, Error> {
         let config = &self.config;
         let mut client = krafka::Kafka::builder(config.brokers.join(","))
             .client_id(&config.client_id)
@@ -194,12 +201,16 @@ impl Kafka {
         };
         let connected = async {
             let producer = begun?;
-            // A topic that is not there shows here, after looking for it for `timeout`.
+            // A topic that is unknown shows here, after looking for it for `timeout`.
             Box::pin(producer.partitions_for(&config.topic)).await?;
             Ok(producer)
         };
         let connected = Box::pin(connected).await;
+        let is_unknown = connected.as_ref().is_err_and(verdict::is_unknown_topic);
+        *no_topic_since = is_unknown.then(|| no_topic_since.unwrap_or_else(Instant::now));
+        let is_patient = no_topic_since.is_some_and(|since| since.elapsed() < NO_TOPIC_PATIENCE);
         connected.map_err(|error: krafka::KrafkaError| match Verdict::of(&error) {
+            verdict if is_patient => Error::unavailable(verdict.reason().to_owned()),
             Verdict::Misconfigured(reason) | Verdict::Blame(reason) => Error::Misconfigured(reason),
             verdict => Error::unavailable(verdict.reason().to_owned()),
         })

@@ -100,8 +100,8 @@ password = "${WORD}"
     configuration:5: destination[1].brokers: "h:0": a broker is a host and a port, such as "kafka.example:9092"
     configuration:6: destination[1].topic: "a/b": a topic has 1 to 249 letters, digits, ".", "_" and "-"
     configuration:7: destination[1].ca: is for TLS; set tls = true
-    configuration:8: destination[1].key: is for TLS; set tls = true
     configuration:8: destination[1].key: certificate and key go together; certificate is missing
+    configuration:8: destination[1].key: is for TLS; set tls = true
     configuration:9: destination[1].sasl: "gssapi": should be one of plain, scram-sha-256, scram-sha-512
     configuration:9: destination[1].sasl: sasl, user and password go together; not all of them are there
     configuration:11: destination[1].compression: "zstd": should be one of none, gzip, lz4, snappy

@@ -11,10 +11,11 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Http, is_refused, reply::Reply};
+use super::Http;
 use crate::forward::{
     batch::{Batch, Item},
     destination::{Error, Outcome, Outcomes},
+    halving::{Post as _, Reply, is_refused},
 };
 
 /// What is known of a batch on its way.

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
+#[cfg(feature = "opensearch")]
+use super::bulk::Bulk;
 use super::template::Template;
 use crate::{
     event::{
@@ -31,6 +33,9 @@ pub enum Form {
     Lines,
     /// What a template says.
     Template(Box<Template>),
+    /// Documents of OpenSearch and Elasticsearch.
+    #[cfg(feature = "opensearch")]
+    Bulk(Box<Bulk>),
 }
 
 /// A request's body and what belongs to it.
@@ -46,6 +51,8 @@ impl Form {
         match self {
             Self::Structured | Self::Binary => true,
             Self::Batch | Self::Lines => false,
+            #[cfg(feature = "opensearch")]
+            Self::Bulk(_) => false,
             Self::Template(template) => template.takes_one(),
         }
     }
@@ -81,6 +88,13 @@ impl Form {
                 for item in items {
                     item.view().to_json(None, &mut body);
                     body.push(b'\n');
+                }
+                HeaderValue::from_static("application/x-ndjson")
+            }
+            #[cfg(feature = "opensearch")]
+            Self::Bulk(bulk) => {
+                for item in items {
+                    bulk.write(item, &mut body);
                 }
                 HeaderValue::from_static("application/x-ndjson")
             }

@@ -25,43 +25,43 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{Error, Meaning, Outcome, away};
+use super::{Error, Meaning, Outcome, Outcomes, Reply, away};
 use crate::event::Timestamp;
 
 /// More of an answer is not read.
-const BODY_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How much of an answer is shown in a reason.
 const SHOWN: usize = 200;
 /// No destination makes us wait longer than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
 
-/// What became of a batch that was answered.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// One per record.
-    Outcomes(Vec<Outcome>),
-    /// Nothing was taken, and a record in it is to blame.
-    Refused(String),
-    /// Nothing was taken, for now.
-    Throttled(Option<Duration>),
+/// What an answer is read by.
+pub(super) struct Reading<'a> {
+    /// How many records were sent.
+    pub(super) records: usize,
+    pub(super) now: Timestamp,
+    /// More of it is not read.
+    pub(super) bytes_max: usize,
+    /// Finds in a body what became of each record, where any form but [`parse`]'s is used.
+    pub(super) outcomes: Option<fn(&[u8], usize) -> Outcomes>,
+    /// What a status means; hears whether the answer says how long to wait.
+    pub(super) meaning: &'a (dyn Fn(u16, bool) -> Meaning + Sync),
 }
 
-/// Reads the answer to a batch of `records`; `meaning` knows what a status means, and
-/// hears whether the answer says how long to wait.
-pub(super) async fn read(
-    mut response: Response,
-    records: usize,
-    now: Timestamp,
-    meaning: impl Fn(u16, bool) -> Meaning,
-) -> Result<Reply, Error> {
+/// Reads the answer to a batch.
+pub(super) async fn read(mut response: Response, by: Reading<'_>) -> Result<Reply, Error> {
+    let Reading { records, now, .. } = by;
     let status = response.status();
     let retry_after = retry_after(response.headers(), now);
     let is_json = is_json(response.headers());
     let location = response.headers().get(LOCATION).cloned();
-    let (body, whole) = body(&mut response).await?;
+    let (body, whole) = body(&mut response, by.bytes_max).await?;
     let reason = || describe(status, &body);
-    match meaning(status.as_u16(), retry_after.is_some()) {
+    match (by.meaning)(status.as_u16(), retry_after.is_some()) {
         Meaning::Acknowledged => {
+            if let Some(outcomes) = by.outcomes {
+                return outcomes(&body, records).map(Reply::Outcomes);
+            }
             // Only what says nothing of records speaks for all of them.
             let named = match parse(&body, records) {
                 Parsed::Outcomes(outcomes) if whole && (is_json || status == 207) => Some(outcomes),
@@ -91,11 +91,19 @@ pub(super) async fn read(
     }
 }
 
+/// Status and beginning of an answer, in words.
+#[cfg(feature = "opensearch")]
+pub(super) async fn said(mut response: Response) -> Result<String, Error> {
+    let status = response.status();
+    let (body, _) = body(&mut response, BODY_BYTES_MAX).await?;
+    Ok(describe(status, &body))
+}
+
 /// The beginning of the body, and whether that is all of it.
-async fn body(response: &mut Response) -> Result<(Vec<u8>, bool), Error> {
+async fn body(response: &mut Response, bytes_max: usize) -> Result<(Vec<u8>, bool), Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(away)? {
-        if body.len() + chunk.len() > BODY_BYTES_MAX {
+        if body.len() + chunk.len() > bytes_max {
             return Ok((body, false));
         }
         body.extend_from_slice(&chunk);

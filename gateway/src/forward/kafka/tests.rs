@@ -83,6 +83,29 @@ async fn brokers_that_are_away_are_unavailable() {
 }
 
 #[tokio::test]
+async fn a_topic_that_no_broker_knows_needs_a_person_after_a_minute() {
+    let broker = FakeBroker::start().await.unwrap();
+    let kafka = kafka(Config {
+        timeout: Duration::from_secs(1),
+        ..config_to(&broker)
+    });
+    // Brokers that have just started do not know all of theirs.
+    let outcomes = kafka.send(batch([1])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Unavailable { .. })),
+        "{outcomes:?}"
+    );
+    pass(NO_TOPIC_PATIENCE).await;
+    let outcomes = kafka.send(batch([1])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Misconfigured(_))),
+        "{outcomes:?}"
+    );
+    broker.create_topic("telemetry", 1);
+    assert_eq!(kafka.send(batch([1])).await, Ok(vec![ACKNOWLEDGED]));
+}
+
+#[tokio::test]
 async fn an_event_that_no_request_can_hold_is_a_dead_letter_and_those_around_it_go() {
     let broker = broker().await;
     let bytes = 1_100_000;

@@ -85,6 +85,18 @@ impl Verdict {
     }
 }
 
+/// Whether no broker knows the topic, which those that have just started do not either.
+pub(super) const fn is_unknown_topic(error: &KrafkaError) -> bool {
+    matches!(
+        error,
+        KrafkaError::UnknownTopic { .. }
+            | KrafkaError::Broker {
+                code: ErrorCode::UnknownTopicOrPartition,
+                ..
+            }
+    )
+}
+
 fn of_code(code: ErrorCode, reason: String) -> Verdict {
     match code {
         ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidRecord => {

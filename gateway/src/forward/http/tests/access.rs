@@ -307,6 +307,74 @@ async fn a_proxy_is_asked_for_the_whole_address_with_its_own_password() {
     );
 }
 
+/// A proxy that opens tunnels for those who know its password. Gives what it was asked.
+async fn tunnels(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let keep = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            keep.lock()
+                .unwrap()
+                .extend(head.lines().next().map(ToOwned::to_owned));
+            let word = format!("Basic {}", STANDARD.encode("u:p"));
+            if !head.contains(&word) {
+                let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+                client.write_all(answer).await.unwrap();
+                continue;
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move {
+                tokio::io::copy_bidirectional(&mut client, &mut server)
+                    .await
+                    .ok()
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_opens_a_tunnel_in_which_the_endpoint_shows_its_own_certificate() {
+    let known = Certificates::new();
+    for name in ["localhost", "plant-7"] {
+        known.issue(name);
+    }
+    let (endpoint, served) = serve(&known).await;
+    let (proxy, asked) = tunnels(endpoint).await;
+    let with = |url: &str, password: &str| {
+        http_with(Config {
+            tls: known.files(Some("plant-7")),
+            proxy: Proxy::At(format!("http://u:{password}@{proxy}").into()),
+            timeout: Duration::from_secs(10),
+            ..Config::new(url)
+        })
+    };
+    let url = format!("https://localhost:{}/events", endpoint.port());
+    assert_eq!(with(&url, "p").send(batch([1])).await, acknowledged(1));
+    assert_eq!(*served.lock().unwrap(), 1);
+    let expect = format!("CONNECT localhost:{} HTTP/1.1", endpoint.port());
+    assert_eq!(*asked.lock().unwrap(), [expect]);
+    // One who answers behind the tunnel and is another is not talked to.
+    let other = format!("https://other.example:{}/events", endpoint.port());
+    let outcomes = with(&other, "p").send(batch([1])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Unavailable { .. })),
+        "{outcomes:?}"
+    );
+    let reason = misconfigured(with(&url, "wrong").send(batch([1])).await);
+    assert!(reason.contains("proxy authorization required"), "{reason}");
+    assert_eq!(*served.lock().unwrap(), 1);
+}
+
 /// A server that takes only clients with a certificate of this authority, and says who
 /// they were.
 async fn serve(known: &Certificates) -> (SocketAddr, Arc<Mutex<usize>>) {

@@ -1,0 +1,137 @@
+//! A table of PostgreSQL, TimescaleDB included.
+//!
+//! A batch is one `INSERT` of all its rows, and so one transaction: it is there as a whole
+//! or not at all. What makes a row unique is the key of its delivery, and `ON CONFLICT DO
+//! NOTHING` leaves a row alone that is there already: whatever is sent again, after a lost
+//! answer or a kill, each event is there once.
+//!
+//! What the rows are says [`rows`], the table and the statement [`schema`], what an error
+//! means [`verdict`]. A statement that fails because of a row says not of which: the batch
+//! is halved until the record that is to blame stands alone ([`halving`]).
+
+mod config;
+mod rows;
+mod schema;
+mod session;
+mod tls;
+mod verdict;
+
+use std::{
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use self::{schema::Schema, session::Session, verdict::Verdict};
+use super::{
+    batch::Batch,
+    destination::{Destination, Error, Limits, Outcomes},
+    halving::{self, Post, Reply},
+    refusals::Refusals,
+};
+
+pub use config::{Config, Layout, Server, Table};
+
+/// How long the end waits for the server to hear of it.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// The PostgreSQL destination.
+#[derive(Debug)]
+pub(super) struct Postgres {
+    config: Config,
+    schema: Schema,
+    session: tokio::sync::Mutex<Option<Session>>,
+    refusals: Mutex<Refusals>,
+}
+
+impl Postgres {
+    pub(super) fn new(config: Config) -> Result<Self, super::Error> {
+        config.check()?;
+        Ok(Self {
+            schema: Schema::of(&config),
+            config,
+            session: tokio::sync::Mutex::default(),
+            refusals: Mutex::default(),
+        })
+    }
+
+    /// Inserts it over the connection of before, or a new one.
+    async fn insert(&self, part: &Batch) -> Result<Reply, Error> {
+        let columns = match rows::of(&part.items, self.config.layout) {
+            Ok(columns) => columns,
+            Err(error) => return Ok(Reply::Refused(error.to_string())),
+        };
+        let mut slot = self.session.lock().await;
+        // Whatever ends this early leaves no connection behind that is in the middle of
+        // something.
+        let mut session = match slot.take() {
+            Some(session) => session.alive().await,
+            None => None,
+        };
+        let inserted = async {
+            let session = match &mut session {
+                Some(session) => session,
+                none => none.insert(Session::begin(&self.config, &self.schema).await?),
+            };
+            session.insert(self.schema.insert(), &columns).await
+        };
+        let verdict = match timeout(self.config.timeout, Box::pin(inserted)).await {
+            Ok(Ok(())) => {
+                *slot = session;
+                return Ok(Reply::taken(part.items.len()));
+            }
+            Ok(Err(verdict)) => verdict,
+            Err(_) => Verdict::Unavailable("no answer in time".to_owned()),
+        };
+        match verdict {
+            Verdict::Refused(reason) => {
+                // The statement was undone, and the connection is as good as before.
+                *slot = session;
+                Ok(Reply::Refused(reason))
+            }
+            Verdict::Misconfigured(reason) => Err(Error::Misconfigured(reason)),
+            Verdict::Unavailable(reason) => Err(Error::unavailable(reason)),
+        }
+    }
+}
+
+impl Post for Postgres {
+    async fn post(&self, part: &Batch) -> Result<Reply, Error> {
+        self.insert(part).await
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        // Nothing that holds the lock panics, so a poisoned one is as good.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Destination for Postgres {
+    fn limits(&self) -> Limits {
+        Limits {
+            batch_records: self.config.batch_records.max(1),
+            batch_bytes: self.config.batch_bytes.max(1),
+            linger: self.config.linger,
+            in_flight: 1,
+        }
+    }
+
+    fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        Box::pin(async move { halving::deliver(self, &batch).await })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if let Some(session) = self.session.lock().await.take()
+                && timeout(CLOSE_WITHIN, session.end()).await.is_err()
+            {
+                tracing::debug!("the server did not hear in time that its connection ends");
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
