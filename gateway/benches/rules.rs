@@ -80,6 +80,7 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
         name: format!("r{n}").into(),
         pattern: Pattern::parse(&pattern(n)).expect("it is one"),
         destinations: vec!["d".into()],
+        actions: penstock::rules::Actions::default(),
     };
     let rules: Vec<_> = (0..rules).map(rule).collect();
     let set = RuleSet::new(&rules, |_| Some(DestinationId(0))).expect("it is known");
@@ -140,6 +141,7 @@ fn large_message(bencher: Bencher<'_, '_>, rules: usize) {
         ))
         .expect("it is one"),
         destinations: vec!["d".into()],
+        actions: penstock::rules::Actions::default(),
     };
     let asked: Vec<_> = (0..rules).map(rule).collect();
     let set = RuleSet::new(&asked, |_| Some(DestinationId(0))).expect("it is known");

@@ -1,6 +1,7 @@
 //! What an operator does with what was kept but not delivered. Shared by the
 //! API and by commands that find no running gateway.
 
+mod alarm;
 pub mod replay;
 
 use std::path::Path;
@@ -16,6 +17,8 @@ use crate::{
     record::DestinationId,
     store::{Appended, DeadLetter, Devices, Error, Handle, Listing, Quarantined, Stopped},
 };
+
+pub use alarm::{alarm_change, alarm_line};
 
 /// Items in one answer, at most.
 pub const PAGE_MAX: usize = 1_000;

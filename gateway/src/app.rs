@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "mqtt")]
 use crate::remote::{self as bridged, Remote};
 use crate::{
+    actions::{self, Follower},
     boots::Boots,
     clock::{Believed, Clock, SystemClock},
     config::{self, Config},
@@ -44,6 +45,7 @@ pub struct App {
     forwarders: Vec<(Arc<str>, Forwarder)>,
     events: Events,
     read: Feed,
+    actions: Follower,
     rebirth: Rebirth,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
@@ -109,6 +111,17 @@ impl App {
         #[cfg(feature = "mqtt")]
         let remotes = bridged::remotes(config.remotes, &gateway, &config.data_dir, &local, &ingest);
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
+        let actions = Follower::new(
+            &config.data_dir,
+            actions::Parts {
+                store: handle.clone(),
+                ingest: ingest.clone(),
+                local: local.clone(),
+                gateway: gateway.clone(),
+                boots: boots.clone(),
+                clock: clock.clone(),
+            },
+        );
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone())
             .repairing(boots.clone());
@@ -118,6 +131,7 @@ impl App {
             ingest: ingest.clone(),
             events: events.handle(),
             read: read.handle(),
+            actions: actions.handle(),
             #[cfg(feature = "mqtt")]
             remotes: remotes
                 .iter()
@@ -138,6 +152,7 @@ impl App {
             forwarders,
             events,
             read,
+            actions,
             rebirth,
             #[cfg(feature = "mqtt")]
             remotes,
@@ -190,6 +205,7 @@ impl App {
             ingest: self.ingest.clone(),
             broker: self.broker.handle(),
             read: self.read.handle(),
+            actions: self.actions.handle(),
             boots: self.boots.clone(),
             key: self.key,
         };
@@ -234,6 +250,10 @@ impl App {
                 Ok(forwarder.run(stop).await?)
             });
         }
+        egress.spawn("rules", OnEnd::StopGateway, {
+            let stop = stop_forward.clone();
+            self.actions.run(stop)
+        });
         // Nothing hangs on it: what it has not read stays in the journal.
         looking_in.spawn("read side", OnEnd::Log, self.read.run(stop_http.clone()));
         let stop = shutdown.clone();

@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and who answers.
 
+mod alarm;
 mod broker;
 mod buffer;
 mod check;
@@ -50,6 +51,9 @@ enum Command {
     /// Events that a destination will not take
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
+    /// Alarms that rules raise
+    #[command(subcommand)]
+    Alarm(alarm::Command),
     /// What was taken for the same event
     #[command(subcommand)]
     Dedup(dedup::Command),
@@ -104,6 +108,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Quarantine(command) => quarantine::run(command),
         Command::Replay(args) => replay::run(&args),
         Command::DeadLetter(command) => dead_letter::run(command),
+        Command::Alarm(command) => alarm::run(command),
         Command::Dedup(command) => dedup::run(command),
         Command::Learn(args) => learn::run(&args),
         Command::Map(command) => map::run(command),

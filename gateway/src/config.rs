@@ -63,7 +63,7 @@ use crate::{
     normalise::mapping::{Keep, Scope},
     query,
     record::DESTINATIONS_MAX,
-    rules::Rule,
+    rules::{ACTIONS, Rule},
     store::{self},
     telemetry,
 };
@@ -333,7 +333,7 @@ impl Config {
                 dedup_age: journal.dedup_age,
                 dedup_count: journal.dedup_count,
                 dedup_memory_bytes: journal.dedup_memory_bytes,
-                destinations: destinations.iter().map(|d| d.name.clone()).collect(),
+                destinations: journaled(&destinations),
             },
             file: None,
             data_dir,
@@ -360,6 +360,12 @@ impl Config {
     }
 }
 
+/// The names that the journal keeps cursors for.
+fn journaled(destinations: &[forward::Config]) -> Vec<Arc<str>> {
+    let names = destinations.iter().map(|d| d.name.clone());
+    names.chain([Arc::from(ACTIONS)]).collect()
+}
+
 fn destinations(
     root: &Table<'_, '_, '_>,
     tables: &[Table<'_, '_, '_>],
@@ -371,11 +377,10 @@ fn destinations(
         let what = "with no destination events would go nowhere; leave the key away for a file";
         root.mistake(span.as_ref(), "destination", what);
     }
-    if tables.len() > DESTINATIONS_MAX {
-        let what = format!(
-            "{} destinations; there can be {DESTINATIONS_MAX}",
-            tables.len()
-        );
+    // One is whoever does what rules ask for beside sending.
+    let max = DESTINATIONS_MAX - 1;
+    if tables.len() > max {
+        let what = format!("{} destinations; there can be {max}", tables.len());
         root.mistake(span.as_ref(), "destination", what);
     }
     let mut names: HashMap<String, usize> = HashMap::new();

@@ -5,6 +5,7 @@
 //! may look; health, readiness and which gateway it is are for everybody. It refuses requests that a web page of another origin
 //! could make a browser send, and changes nothing without a JSON content type.
 
+mod alarms;
 mod broker;
 mod dead_letters;
 mod dedup;
@@ -17,6 +18,7 @@ mod page;
 mod quarantine;
 mod read;
 mod replay;
+mod rules;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -39,8 +41,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    boots::Boots, forward::Secret, ingest::Ingest, instance_key::InstanceKey, observer::Observer,
-    query, store,
+    actions, boots::Boots, forward::Secret, ingest::Ingest, instance_key::InstanceKey,
+    observer::Observer, query, store,
 };
 
 pub use error::Error;
@@ -88,6 +90,8 @@ pub struct Context {
     pub broker: penstock_broker::Handle,
     /// The read side.
     pub read: query::Handle,
+    /// What rules do beside sending.
+    pub actions: actions::Handle,
     /// When this machine was started.
     pub boots: Arc<Boots>,
     /// What commands of this machine know.
@@ -231,6 +235,16 @@ fn router(context: Context, guard: guard::Guard) -> Router {
             "/api/v1/dead-letters/{id}/redrive",
             post(dead_letters::redrive),
         )
+        .route("/api/v1/alarms", get(alarms::list))
+        .route("/api/v1/alarms/{id}", get(alarms::show))
+        .route("/api/v1/alarms/{id}/acknowledge", post(alarms::acknowledge))
+        .route("/api/v1/alarms/{id}/clear", post(alarms::clear))
+        .route("/api/v1/rules/failed", get(rules::failed))
+        .route(
+            "/api/v1/rules/failed/{id}",
+            get(rules::failure).delete(rules::discard),
+        )
+        .route("/api/v1/rules/failed/{id}/retry", post(rules::retry))
         .route("/api/v1/read", get(read::status))
         .route("/api/v1/read/rebuild", post(read::rebuild))
         .route("/api/v1/last", get(read::last))

@@ -43,12 +43,13 @@ use preparing::{Group, Preparing};
 pub use raw::Raw;
 pub use timing::DeviceClock;
 use timing::Timing;
+pub(crate) use timing::mark_unset;
 use topics::Topics;
 use verdicts::verdicts;
 
 use crate::{
     clock::{Believed, Clock},
-    event::Timestamp,
+    event::{Event, Timestamp},
     gateway_id::GatewayId,
     normalise::{Births, Mapping, Reject},
     record::{DestinationId, Routes},
@@ -192,7 +193,8 @@ impl Ingest {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
-    fn rules(&self) -> Arc<RuleSet> {
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<RuleSet> {
         self.rules
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -258,6 +260,36 @@ impl Ingest {
             entries,
             counts: metrics,
         })
+    }
+
+    /// An event that the gateway made itself, on its way into the journal. It goes where
+    /// the rules say; with more to compare than is allowed for a message, everywhere.
+    /// The destinations of the rule that made it get it too.
+    pub fn made(&self, event: &Event, rule: Option<&str>) -> NewEvent {
+        let rules = self.rules();
+        let mut matching = rules.scratch();
+        matching.begin_message();
+        let routes = match rules.is_empty() {
+            true => self.routes,
+            false => rules
+                .route(event, self.routes, &mut matching)
+                .map_or(self.routes, |routed| routed.routes),
+        };
+        rules.give_back(matching);
+        let also = rule.map_or(Routes::NONE, |rule| rules.windowed(rule));
+        let routes = routes.union(also);
+        let nowhere = routes == Routes::NONE && self.routes != Routes::NONE;
+        let mut body = Vec::with_capacity(512);
+        event.to_cbor(&mut body);
+        NewEvent {
+            key: event.attributes().delivery_key(),
+            dedup: true,
+            device: event.device.clone(),
+            received: event.received,
+            routes: if nowhere { Routes::NOWHERE } else { routes },
+            body: body.into(),
+            original: None,
+        }
     }
 
     /// Counts what was tried again, now that it has left quarantine.

@@ -5,6 +5,7 @@
 //!                  ◀── PUBACK, only after commit ───────────────┘
 //! ```
 
+pub mod actions;
 pub mod admin;
 pub mod app;
 #[cfg(feature = "http")]

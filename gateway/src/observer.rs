@@ -9,11 +9,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    actions,
     clock::Clock,
     event::Timestamp,
     events, forward,
     ingest::{self, Ingest},
     query,
+    rules::ACTIONS,
     status::{self, Destination, Journal, Ledger, Nowhere, Readiness, Sampler, Status},
     store,
 };
@@ -34,6 +36,8 @@ pub struct Parts {
     pub events: events::Handle,
     /// The read side.
     pub read: query::Handle,
+    /// What rules do beside sending.
+    pub actions: actions::Handle,
     /// Each remote broker, by name.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<(Arc<str>, crate::remote::Handle)>,
@@ -156,9 +160,11 @@ impl Observer {
             destinations: store
                 .destinations
                 .iter()
+                .filter(|d| *d.name != *ACTIONS)
                 .map(|d| self.destination(&sampler, d))
                 .collect(),
             remotes: self.remotes(),
+            rules: self.parts.actions.status(),
             events: self.parts.events.counts(),
             read: self.parts.read.status(),
             broker: self.parts.broker.metrics(),

@@ -7,8 +7,11 @@
 //!
 //! Open these in order: `pattern` (text to alternatives), `fields` (an event as
 //! patterns see it), `matcher` (many patterns against one event), `set` (rules with
-//! their destinations).
+//! their destinations). What rules do beside that is said in `action`, asked in `acting`
+//! after the commit, and done by [`actions`](crate::actions).
 
+pub mod acting;
+pub mod action;
 mod address;
 mod decimal;
 pub mod explain;
@@ -23,15 +26,18 @@ pub mod seen;
 mod set;
 mod term;
 mod terms;
+pub mod transform;
 pub mod vectors;
 mod view;
 mod wildcard;
 mod written;
 
+pub use acting::{Acting, ActingSet, Role};
+pub use action::Actions;
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;
-pub use set::{Routed, Rule, RuleSet};
+pub use set::{ACTIONS, Routed, Rule, RuleSet};
 pub use view::unknown_fields;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,6 @@
-//! `[[rule]]`: which events go where.
+//! `[[rule]]`: which events go where, and what else is done about them.
+
+mod action;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -84,13 +86,15 @@ pub(super) fn read(
             table.mistake(None, "pattern", what);
             break;
         }
-        let destinations = destinations(table, &known);
+        let actions = action::read(table, dir, &mut read.files);
+        let destinations = destinations(table, &known, action::is_any(table));
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {
             read.rules.push(Rule {
                 name: name.value.into(),
                 pattern,
                 destinations,
+                actions,
             });
         }
     }
@@ -184,12 +188,22 @@ fn of_file(path: &Path, size: &mut Size) -> Result<Pattern, String> {
     Ok(pattern)
 }
 
-fn destinations(table: &Table<'_, '_, '_>, known: &Known) -> Option<Vec<Arc<str>>> {
+/// The destinations; there may be none where the rule has something else to do.
+fn destinations(
+    table: &Table<'_, '_, '_>,
+    known: &Known,
+    may_be_none: bool,
+) -> Option<Vec<Arc<str>>> {
     let Some(texts) = table.texts("destinations") else {
-        if table.span("destinations").is_none() {
-            let what = "is missing; for example destinations = [\"events\"]";
-            table.mistake(None, "destinations", what);
+        if table.span("destinations").is_some() {
+            return None;
         }
+        if may_be_none {
+            return Some(Vec::new());
+        }
+        let what =
+            "is missing; for example destinations = [\"events\"], or topic = \"hot/{device}\"";
+        table.mistake(None, "destinations", what);
         return None;
     };
     if texts.is_empty() {

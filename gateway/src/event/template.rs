@@ -1,15 +1,12 @@
 //! Topics and subjects made of an event: a text in which `{site}`, `{device}` and
 //! `{type}` are filled in. What a name may have in it is for whoever fills it in.
 
-#[cfg(any(feature = "mqtt", feature = "nats"))]
 use super::Attributes;
 
 /// A text with places to fill in.
-#[cfg(any(feature = "mqtt", feature = "nats"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template(Vec<Part>);
 
-#[cfg(any(feature = "mqtt", feature = "nats"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
@@ -18,7 +15,6 @@ enum Part {
     Type,
 }
 
-#[cfg(any(feature = "mqtt", feature = "nats"))]
 impl Template {
     /// Reads a template, or says what is wrong with its places.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {

@@ -580,10 +580,9 @@ fn invented_gateways_do_not_push_the_last_ones_out() {
 
 /// Rules by pattern and destination; destinations are named by their numbers.
 fn rules(of: &[(&str, &str)]) -> RuleSet {
-    let rule = |(pattern, destination): &(&str, &str)| rules::Rule {
-        name: (*pattern).into(),
-        pattern: rules::Pattern::parse(pattern).unwrap(),
-        destinations: vec![(*destination).into()],
+    let rule = |(pattern, destination): &(&str, &str)| {
+        let parsed = rules::Pattern::parse(pattern).unwrap();
+        rules::Rule::to(pattern, parsed, vec![(*destination).into()])
     };
     let rules: Vec<_> = of.iter().map(rule).collect();
     let id = |name: &str| name.parse().ok().map(crate::record::DestinationId);

@@ -256,7 +256,7 @@ impl Timing {
 
 /// Marks an event that came while the gateway did not know the time, and notes what the
 /// time can be worked out from later.
-pub(super) fn mark_unset(event: &mut Event, booted: Option<&Booted>) {
+pub(crate) fn mark_unset(event: &mut Event, booted: Option<&Booted>) {
     if !event.received.is_unset() {
         return;
     }

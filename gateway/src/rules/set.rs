@@ -6,20 +6,25 @@
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Matcher, Pattern, Scratch, TooMuch, view::View};
+use super::{ActingSet, Actions, Matcher, Pattern, Scratch, TooMuch, view::View};
 use crate::{
     event::Event,
     record::{DestinationId, Routes},
 };
 
+/// The name under which the journal knows whoever does what rules ask for beside
+/// sending. No destination of a configuration can have it.
+pub const ACTIONS: &str = "$rules";
+
 /// Memory of matching that is kept for the next, at most.
 const SPARE_MAX: usize = 16;
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
     /// What people call it.
     pub name: Arc<str>,
@@ -27,6 +32,20 @@ pub struct Rule {
     pub pattern: Pattern,
     /// Where that goes.
     pub destinations: Vec<Arc<str>>,
+    /// What else is done.
+    pub actions: Actions,
+}
+
+impl Rule {
+    /// A rule that sends what it takes somewhere, and does nothing else.
+    pub fn to(name: &str, pattern: Pattern, destinations: Vec<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            pattern,
+            destinations,
+            actions: Actions::default(),
+        }
+    }
 }
 
 /// Rules that are in force together.
@@ -36,8 +55,16 @@ pub struct RuleSet {
     view: View,
     /// Where each rule sends what it takes.
     routes: Vec<Routes>,
+    /// How many rules there are; what follows in `routes` are patterns that end something.
+    count: usize,
     /// Every destination that a rule names.
     named: Routes,
+    /// Whoever does what rules ask for beside that.
+    acting: Routes,
+    /// Where rules with a window send what they make; what they take goes nowhere for it.
+    windowed: HashMap<Arc<str>, Routes>,
+    /// The rules that ask for more than sending.
+    acts: Arc<ActingSet>,
     spare: Mutex<Vec<Scratch>>,
 }
 
@@ -51,7 +78,8 @@ pub struct Routed {
 }
 
 impl RuleSet {
-    /// Puts rules in force.
+    /// Puts rules in force. What rules take that [do](Actions) something is also for the
+    /// destination [`ACTIONS`], if there is one.
     ///
     /// # Errors
     /// The name of a destination that `id` does not know.
@@ -59,28 +87,58 @@ impl RuleSet {
         rules: &[Rule],
         id: impl Fn(&str) -> Option<DestinationId>,
     ) -> Result<Self, Arc<str>> {
-        let mut set = Self::default();
-        for (n, rule) in (0..).zip(rules) {
+        let mut set = Self {
+            acting: id(ACTIONS).map_or(Routes::NONE, |id| Routes::NONE.with(id)),
+            ..Self::default()
+        };
+        let end = u32::try_from(rules.len()).expect("fewer than memory has room for");
+        let mut clears = Vec::new();
+        for (n, rule) in (0..end).zip(rules) {
             let mut routes = Routes::NONE;
             for name in &rule.destinations {
                 routes = routes.with(id(name).ok_or_else(|| name.clone())?);
             }
+            set.named = set.named.union(routes);
+            if rule.actions.window.is_some() {
+                set.windowed.insert(rule.name.clone(), routes);
+                routes = Routes::NONE;
+            }
+            if rule.actions.any() {
+                routes = routes.union(set.acting);
+            }
             set.matcher.add(n, &rule.pattern);
             set.routes.push(routes);
-            set.named = set.named.union(routes);
+            clears.extend(rule.actions.clears());
         }
+        // What ends something goes to no destination for that.
+        for (n, pattern) in (end..).zip(clears) {
+            set.matcher.add(n, pattern);
+            set.routes.push(set.acting);
+        }
+        set.count = rules.len();
         set.view = View::of(set.matcher.paths());
+        set.acts = Arc::new(ActingSet::new(rules));
         Ok(set)
     }
 
+    /// Where a rule with a window sends what it makes.
+    pub fn windowed(&self, rule: &str) -> Routes {
+        self.windowed.get(rule).copied().unwrap_or_default()
+    }
+
+    /// The rules among them that do something beside sending.
+    pub const fn acts(&self) -> &Arc<ActingSet> {
+        &self.acts
+    }
+
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
-        self.routes.len()
+    pub const fn len(&self) -> usize {
+        self.count
     }
 
     /// Which of the destinations in `open` an event goes to. What rules may cost is
@@ -98,7 +156,14 @@ impl RuleSet {
         let (kept, marks) = scratch.parts();
         let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
         self.view.flatten(event, self.matcher.paths(), &mut fields);
-        let sent = |rule: u32| self.routes[rule as usize].intersection(open);
+        // What is made again was acted on when it came.
+        let acting = match event.corrected {
+            None => self.acting,
+            Some(_) => Routes::NONE,
+        };
+        let open = open.without(self.acting);
+        let may = open.union(acting);
+        let sent = |rule: u32| self.routes[rule as usize].intersection(may);
         let found = Cell::new(None);
         // A rule that would add nothing is not looked at.
         let wanted = |rule| {
@@ -135,6 +200,7 @@ impl RuleSet {
 mod tests {
     use super::*;
     use crate::event::{IdSource, Key, Measurement, Quality, TimeSource, Timestamp, Value};
+    use crate::rules::action::Topic;
 
     fn event(device: &str, value: f64) -> Event {
         Event {
@@ -165,11 +231,8 @@ mod tests {
     }
 
     fn rule(pattern: &str, destinations: &[&str]) -> Rule {
-        Rule {
-            name: pattern.into(),
-            pattern: Pattern::parse(pattern).unwrap(),
-            destinations: destinations.iter().map(|name| Arc::from(*name)).collect(),
-        }
+        let destinations = destinations.iter().map(|name| Arc::from(*name)).collect();
+        Rule::to(pattern, Pattern::parse(pattern).unwrap(), destinations)
     }
 
     fn id(name: &str) -> Option<DestinationId> {
@@ -213,6 +276,28 @@ mod tests {
         assert_eq!((routed.routes, routed.matched), (Routes(alarms), true));
         let routed = route(&event("b7", 20.0), Routes(archive));
         assert_eq!((routed.routes, routed.matched), (Routes(archive), true));
+    }
+
+    #[test]
+    fn what_a_rule_has_more_to_do_for_is_for_the_actions_too_but_no_correction_is() {
+        let mut acting = rule(r#"{"device":["b7"]}"#, &["lake"]);
+        acting.destinations.clear();
+        acting.actions.topic = Topic::parse("hot/{device}", false).ok();
+        let id = |name: &str| match name {
+            ACTIONS => Some(DestinationId(5)),
+            name => id(name),
+        };
+        let set = RuleSet::new(&[acting], id).unwrap();
+        let (open, acted) = (Routes(0b10_0001), Routes(0b10_0001));
+        let mut scratch = set.scratch();
+        let mut routes = |event: &Event| set.route(event, open, &mut scratch).unwrap().routes;
+        assert_eq!(routes(&event("b7", 1.0)), acted);
+        assert_eq!(routes(&event("b8", 1.0)), Routes(1));
+        let corrected = Event {
+            corrected: Some(Timestamp::from_millis(5)),
+            ..event("b7", 1.0)
+        };
+        assert_eq!(routes(&corrected), Routes(1));
     }
 
     #[test]

@@ -163,11 +163,7 @@ fn outcome(args: &Args) -> Result<Outcome> {
 fn rules(args: &Args) -> Result<Vec<Rule>> {
     let alone = |name: &str, text: &str| {
         let pattern = Pattern::parse(text).with_context(|| format!("{name} is no pattern"))?;
-        Ok(vec![Rule {
-            name: name.into(),
-            pattern,
-            destinations: Vec::new(),
-        }])
+        Ok(vec![Rule::to(name, pattern, Vec::new())])
     };
     match (&args.pattern, &args.rules) {
         (Some(text), _) => alone("pattern", text),

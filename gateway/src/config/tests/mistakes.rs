@@ -303,7 +303,7 @@ fn beyond_loopback_takes_a_word() {
 }
 
 #[test]
-fn there_can_be_63_destinations() {
+fn there_can_be_62_destinations() {
     let text = |count: usize| -> String {
         (0..count)
             .map(|n| {
@@ -311,8 +311,8 @@ fn there_can_be_63_destinations() {
             })
             .collect()
     };
-    assert_eq!(read(&text(63)).unwrap().destinations.len(), 63);
-    assert_snapshot!(mistakes(&text(64)), @r#"configuration:1: destination: 64 destinations; there can be 63"#);
+    assert_eq!(read(&text(62)).unwrap().destinations.len(), 62);
+    assert_snapshot!(mistakes(&text(63)), @r#"configuration:1: destination: 63 destinations; there can be 62"#);
 }
 
 #[test]

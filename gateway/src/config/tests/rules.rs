@@ -53,7 +53,7 @@ destinations = ["lake"]
     configuration:16: rule[3].pattern_file: "bad.json": line 2, column 13: "device" should be an object or an array of values, not a text
     configuration:17: rule[3].destinations: a rule names at least one destination
     configuration:18: rule[4].name: is missing; for example name = "hot"
-    configuration:18: rule[4].destinations: is missing; for example destinations = ["events"]
+    configuration:18: rule[4].destinations: is missing; for example destinations = ["events"], or topic = "hot/{device}"
     configuration:22: rule[4].pattern_file: either pattern or pattern_file
     configuration:23: rule[4].destination: is not a key; did you mean "destinations"?
     configuration:26: rule[5].pattern_file: "missing.json": cannot be read: No such file or directory (os error 2)

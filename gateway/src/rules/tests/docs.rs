@@ -56,11 +56,7 @@ fn fits(pattern: &str) -> bool {
     matcher
         .each_of_json(block("event"), &mut Matching::default(), |_| as_text = true)
         .unwrap();
-    let rule = Rule {
-        name: "r".into(),
-        pattern,
-        destinations: vec!["d".into()],
-    };
+    let rule = Rule::to("r", pattern, vec!["d".into()]);
     let set = RuleSet::new(&[rule], |_| Some(DestinationId(0))).unwrap();
     let routed = set.route(&event(), Routes(1), &mut set.scratch()).unwrap();
     assert_eq!(routed.matched, as_text);

@@ -1,0 +1,99 @@
+//! What rules do beside sending to destinations: messages to local subscribers, alarms,
+//! windows.
+//!
+//! ```text
+//! journal ─ after commit, destination `$rules` ─▶ Follower ─▶ rules.db ─▶ http, cli
+//!    ▲                                               ├──▶ broker ─▶ local subscribers
+//!    └────────── events that rules made ◀── outbox ──┘
+//! ```
+//!
+//! # Promises
+//! - The journal keeps what a rule has something to do for until that was done: whoever
+//!   does it is a destination of the journal like any other, with a cursor of its own.
+//! - What is kept of it changes in one transaction with the position that it reflects, so
+//!   that a crash neither loses nor doubles any of it. A message to local subscribers goes
+//!   before that: after a crash it may come again, with the same `idempotency-key`.
+//! - Events are acted on in the order of the journal, by the rules that are in force then.
+//! - What rules make is an event of the journal like any other. It waits in an outbox,
+//!   kept in the transaction that made it, and the journal knows it by its key should it
+//!   come twice: an alarm is raised once, whatever crashes.
+//! - No rule makes an event of one that it made itself, nor of one at the end of a long
+//!   chain of them.
+//! - What a rule cannot do for an event is kept with that event, listed, and can be tried
+//!   again; other rules are not held up by it.
+//! - Neither ingest nor a destination ever waits for it.
+//!
+//! A correction is not acted on: the event that it corrects was.
+//!
+//! # Inside
+//! `schema` has the tables, `follower` the thread, `work` what a page of records does,
+//! `topic` the messages, `alarm` the alarms, `window` what
+//! many events come to and `windows` how that is kept, `made` the events that rules make, `outbox`
+//! their way into the journal, `failed` what could not be done, `handle` what others see and
+//! ask. Decision 110 says why.
+
+pub mod alarm;
+mod failed;
+mod follower;
+mod handle;
+mod made;
+mod outbox;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod window;
+mod windows;
+mod work;
+
+pub use failed::Failed;
+pub use follower::{Follower, Parts};
+pub use handle::{Handle, Status, alarm_of, alarms_of};
+pub use schema::FILE;
+pub use work::Said;
+
+/// Why nothing can be done for now.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// SQLite said no.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file system said no.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The journal could not be read.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The journal takes nothing more.
+    #[error(transparent)]
+    Stopped(#[from] crate::store::Stopped),
+    /// A stored event cannot be read.
+    #[error("a stored event: {0}")]
+    Event(#[from] crate::event::CborError),
+    /// A later version wrote the file.
+    #[error("rules.db was written by a later version")]
+    Later,
+    /// The journal has no number for this.
+    #[error("the journal does not know the destination {}", crate::rules::ACTIONS)]
+    Unknown,
+    /// There is no room for what rules made.
+    #[error("the journal is full: what rules made waits")]
+    Full,
+    /// The gateway ends; what was begun is done after the next start.
+    #[error("the gateway ends")]
+    Ending,
+}
+
+impl Error {
+    /// Whether the file is not what was written.
+    fn means_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Self::Sqlite(error) = self else {
+            return false;
+        };
+        matches!(
+            error.sqlite_error_code(),
+            Some(DatabaseCorrupt | NotADatabase)
+        ) || matches!(error, rusqlite::Error::SqlInputError { .. })
+    }
+}

@@ -1,0 +1,160 @@
+//! What a rule could not do for an event: kept with that event, so that it can be tried
+//! again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::Error;
+use crate::{event::Timestamp, record::Position};
+
+/// Failures that are kept, and what their events take, at most. The oldest leave first.
+const FAILED_MAX: i64 = 10_000;
+const FAILED_BYTES_MAX: i64 = 32 << 20;
+/// Bytes of a reason.
+const REASON_BYTES_MAX: usize = 1_024;
+
+/// What a rule could not do for an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Its number.
+    pub id: u64,
+    /// The rule.
+    pub rule: Arc<str>,
+    /// The event's place in the journal; 0 for one that the rule made and that has none.
+    pub position: Position,
+    /// Whose event it is.
+    pub device: Arc<str>,
+    /// When it was tried.
+    pub at: Timestamp,
+    /// Why it could not be done.
+    pub reason: String,
+    /// The event as the journal had it.
+    pub body: Bytes,
+}
+
+/// The event for which something could not be done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Of<'o> {
+    pub(super) position: Position,
+    pub(super) device: &'o str,
+    pub(super) body: &'o [u8],
+}
+
+/// Keeps one, within a transaction.
+pub(super) fn add(
+    connection: &Connection,
+    rule: &str,
+    of: Of<'_>,
+    at: Timestamp,
+    reason: &str,
+) -> Result<(), Error> {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO failed (rule, position, device, at, reason, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute((
+            rule,
+            of.position.0.cast_signed(),
+            of.device,
+            at.as_nanos(),
+            &reason[..end],
+            of.body,
+        ))?;
+    connection
+        .prepare_cached(
+            "UPDATE state SET failures = failures + 1, failed = failed + 1,
+                 failed_bytes = failed_bytes + ?1",
+        )?
+        .execute([size(of.body)])?;
+    while is_too_much(connection)? {
+        let oldest = connection
+            .prepare_cached("SELECT min(id) FROM failed")?
+            .query_row([], |row| row.get::<_, i64>(0))?;
+        remove(connection, oldest.cast_unsigned())?;
+        connection
+            .prepare_cached("UPDATE state SET failures_evicted = failures_evicted + 1")?
+            .execute([])?;
+    }
+    Ok(())
+}
+
+fn size(body: &[u8]) -> i64 {
+    i64::try_from(body.len()).unwrap_or(i64::MAX)
+}
+
+fn is_too_much(connection: &Connection) -> Result<bool, Error> {
+    let (count, bytes): (i64, i64) = connection
+        .prepare_cached("SELECT failed, failed_bytes FROM state")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    // One alone may be larger.
+    Ok(count > FAILED_MAX || (count > 1 && bytes > FAILED_BYTES_MAX))
+}
+
+/// Takes one away, within a transaction; false where there is none.
+pub(super) fn remove(connection: &Connection, id: u64) -> Result<bool, Error> {
+    let bytes: Option<i64> = connection
+        .prepare_cached("DELETE FROM failed WHERE id = ?1 RETURNING length(body)")?
+        .query_row([id.cast_signed()], |row| row.get(0))
+        .optional()?;
+    let Some(bytes) = bytes else {
+        return Ok(false);
+    };
+    connection
+        .prepare_cached("UPDATE state SET failed = failed - 1, failed_bytes = failed_bytes - ?1")?
+        .execute([bytes])?;
+    Ok(true)
+}
+
+/// One of them.
+pub(super) fn find(connection: &Connection, id: u64) -> Result<Option<Failed>, Error> {
+    let found = connection
+        .prepare_cached(
+            "SELECT id, rule, position, device, at, reason, body FROM failed WHERE id = ?1",
+        )?
+        .query_row([id.cast_signed()], of_row)
+        .optional()?;
+    Ok(found)
+}
+
+/// Those after `after`, of one rule or of all: at most `count`.
+pub(super) fn list(
+    connection: &Connection,
+    rule: Option<&str>,
+    after: u64,
+    count: usize,
+) -> Result<Vec<Failed>, Error> {
+    let rows = connection
+        .prepare_cached(
+            "SELECT id, rule, position, device, at, reason, body FROM failed
+             WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id LIMIT ?3",
+        )?
+        .query_map(
+            (
+                after.cast_signed(),
+                rule,
+                i64::try_from(count).unwrap_or(i64::MAX),
+            ),
+            of_row,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(rows)
+}
+
+fn of_row(row: &Row<'_>) -> rusqlite::Result<Failed> {
+    Ok(Failed {
+        id: row.get::<_, i64>(0)?.cast_unsigned(),
+        rule: row.get(1)?,
+        position: Position(row.get::<_, i64>(2)?.cast_unsigned()),
+        device: row.get(3)?,
+        at: Timestamp::from_nanos(row.get(4)?),
+        reason: row.get(5)?,
+        body: row.get::<_, Vec<u8>>(6)?.into(),
+    })
+}

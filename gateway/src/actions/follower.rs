@@ -1,0 +1,444 @@
+//! The thread that acts: reads what rules took behind the journal's cursor, a page at a
+//! time, and does what is asked for in between.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use penstock_broker::Local;
+use rusqlite::Connection;
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, failed,
+    handle::{Handle, Order, Told},
+    made::Now,
+    outbox, schema, windows,
+    work::{self, Subscribers, Work, agree},
+};
+use crate::{
+    boots::Boots,
+    clock::Clock,
+    gateway_id::GatewayId,
+    ingest::Ingest,
+    record::{DestinationId, Position, Record},
+    rules::{ACTIONS, ActingSet, Scratch},
+    store::{self, Appended, Dead, Entry, Progress, Reader},
+};
+
+/// Records of one transaction, and their bytes.
+const PAGE_RECORDS: usize = 256;
+const PAGE_BYTES: usize = 1 << 20;
+/// How long to wait for something new before looking around; also how often a cursor
+/// that only passes what is for others is written down.
+const TICK: Duration = Duration::from_millis(250);
+/// How long it waits after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often it is written down for how long devices were listened to: a crash takes
+/// back no more.
+const LISTENED_EVERY: Duration = Duration::from_secs(2);
+/// Orders that wait.
+const ORDERS_MAX: usize = 16;
+
+/// See the module above.
+#[derive(Debug)]
+pub struct Follower {
+    dir: PathBuf,
+    store: store::Handle,
+    ingest: Arc<Ingest>,
+    local: Local,
+    gateway: GatewayId,
+    boots: Arc<Boots>,
+    clock: Arc<dyn Clock>,
+    told: watch::Sender<Told>,
+    orders: mpsc::Receiver<Order>,
+    handle: Handle,
+}
+
+/// With whom it works.
+#[derive(Debug)]
+pub struct Parts {
+    /// The journal.
+    pub store: store::Handle,
+    /// Who has the rules.
+    pub ingest: Arc<Ingest>,
+    /// The broker's subscribers.
+    pub local: Local,
+    /// Who this gateway is.
+    pub gateway: GatewayId,
+    /// When the machine was started.
+    pub boots: Arc<Boots>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What it has in hand.
+struct Open {
+    connection: Connection,
+    reader: Reader,
+    id: DestinationId,
+    /// Everything up to here was read and acted on.
+    cursor: Position,
+    /// Milliseconds listened to devices before, and since when.
+    listened: i64,
+    listening: Instant,
+    /// When they were written down.
+    listened_at: Instant,
+    /// What of that the journal knows.
+    noted: Position,
+    noted_at: Instant,
+    scratch: Scratch,
+    /// The rules whose windows are kept.
+    rules: Option<Arc<ActingSet>>,
+}
+
+impl Follower {
+    /// Prepares; does nothing yet. `dir` is the data directory.
+    pub fn new(dir: &Path, parts: Parts) -> Self {
+        let (told, seen) = watch::channel(Told::default());
+        let (order, orders) = mpsc::channel(ORDERS_MAX);
+        let handle = Handle {
+            dir: dir.into(),
+            store: parts.store.clone(),
+            ingest: parts.ingest.clone(),
+            told: seen,
+            orders: order,
+        };
+        Self {
+            dir: dir.to_path_buf(),
+            store: parts.store,
+            ingest: parts.ingest,
+            local: parts.local,
+            gateway: parts.gateway,
+            boots: parts.boots,
+            clock: parts.clock,
+            told,
+            orders,
+            handle,
+        }
+    }
+
+    /// The way to ask.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Acts until `stop`, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or it ended unexpectedly.
+    pub async fn run(self, stop: CancellationToken) -> crate::tasks::Result {
+        let (ended, end) = oneshot::channel();
+        let show = Subscribers {
+            local: self.local.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            stop: stop.clone(),
+        };
+        std::thread::Builder::new()
+            .name("rules".into())
+            .spawn(move || {
+                let worked = self.work(&show, &stop);
+                if ended.send(worked).is_err() {
+                    tracing::debug!("nobody waits for the end of the rules' actions");
+                }
+            })?;
+        end.await?
+    }
+
+    fn work(mut self, show: &Subscribers, stop: &CancellationToken) -> crate::tasks::Result {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        loop {
+            let error = match self.follow(&runtime, show, stop) {
+                Ok(()) | Err(Error::Ending | Error::Stopped(_)) => return Ok(()),
+                Err(error) => error,
+            };
+            let known = self.told.borrow().error.is_some();
+            if !known {
+                tracing::error!(%error, "rules that do more than send wait");
+            }
+            let reason: Arc<str> = error.to_string().into();
+            self.told.send_modify(|told| told.error = Some(reason));
+            let rested = stop.run_until_cancelled(tokio::time::sleep(RETRY));
+            if runtime.block_on(rested).is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn open(&self) -> Result<Open, Error> {
+        let connection = schema::open(&self.dir)?;
+        agree(&connection, *self.store.committed().borrow())?;
+        let status = self.store.status();
+        let mut known = status.destinations.iter();
+        let ours = known.find(|known| &*known.name == ACTIONS);
+        let ours = ours.ok_or(Error::Unknown)?;
+        Ok(Open {
+            listened: schema::listened(&connection)?,
+            listening: Instant::now(),
+            listened_at: Instant::now(),
+            connection,
+            reader: self.store.reader()?,
+            id: ours.id,
+            cursor: ours.cursor,
+            noted: ours.cursor,
+            noted_at: Instant::now(),
+            scratch: Scratch::default(),
+            rules: None,
+        })
+    }
+
+    /// Acts until `stop` or an error.
+    fn follow(
+        &mut self,
+        runtime: &Runtime,
+        show: &Subscribers,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mut open = self.open()?;
+        let mut committed = self.store.committed();
+        self.hand_over(&mut open, runtime)?;
+        self.say(&open)?;
+        loop {
+            let end = *committed.borrow_and_update();
+            while open.cursor < end && !stop.is_cancelled() {
+                self.page(&mut open, runtime, show)?;
+            }
+            self.tried_again(&mut open, runtime, show)?;
+            if open.cursor >= end {
+                self.tick(&mut open, runtime, show)?;
+            }
+            if open.noted < open.cursor && open.noted_at.elapsed() >= TICK {
+                self.note(&mut open, runtime, 0, Vec::new(), Vec::new())?;
+            }
+            if stop.is_cancelled() {
+                if open.noted < open.cursor {
+                    self.note(&mut open, runtime, 0, Vec::new(), Vec::new())?;
+                }
+                return Ok(());
+            }
+            let order = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => None,
+                    order = self.orders.recv() => order,
+                    // The end of the journal is the end of everything.
+                    _ = committed.changed() => None,
+                    () = tokio::time::sleep(TICK) => None,
+                }
+            });
+            if let Some(order) = order {
+                self.obey(&mut open, show, order)?;
+                self.hand_over(&mut open, runtime)?;
+            }
+        }
+    }
+
+    /// Acts on a page, and says so to the journal.
+    fn page(&self, open: &mut Open, runtime: &Runtime, show: &Subscribers) -> Result<(), Error> {
+        let page = open
+            .reader
+            .read(open.id, open.cursor, PAGE_RECORDS, PAGE_BYTES)?;
+        let records = page.records.len() as u64;
+        let dead = self.act(open, show, page.records, false)?;
+        open.cursor = open.cursor.max(page.scanned_to);
+        if records > 0 {
+            let delivered = records - dead.len() as u64;
+            self.note(open, runtime, delivered, Vec::new(), dead)?;
+            self.hand_over(open, runtime)?;
+            self.say(open)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the journal what rules made. What they act on next may be of it.
+    fn hand_over(&self, open: &mut Open, runtime: &Runtime) -> Result<(), Error> {
+        loop {
+            let (last, waiting) = outbox::first(&open.connection)?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            let entries = waiting
+                .iter()
+                .map(|one| self.ingest.made(&one.event, one.rule.as_deref()));
+            let entries: Vec<Entry> = entries.map(Entry::Event).collect();
+            let appended = runtime.block_on(async { self.store.append(entries).await?.await })?;
+            if appended.contains(&Appended::Full) {
+                return Err(Error::Full);
+            }
+            outbox::forget(&open.connection, last)?;
+        }
+    }
+
+    /// Looks at windows whose time has come. Everything that came is acted on by now.
+    fn tick(&self, open: &mut Open, runtime: &Runtime, show: &Subscribers) -> Result<(), Error> {
+        let rules = self.ingest.rules();
+        let known = open.rules.as_ref();
+        if !known.is_some_and(|known| Arc::ptr_eq(known, rules.acts())) {
+            let with_window = rules.acts().windowed();
+            windows::forget_others(&mut open.connection, with_window)?;
+            open.rules = Some(rules.acts().clone());
+        }
+        if rules.acts().windowed().next().is_none() {
+            return Ok(());
+        }
+        let work = self.with(open, show);
+        let mut turned = false;
+        while work.tick(&mut open.connection, rules.acts())? {
+            turned = true;
+        }
+        if open.listened_at.elapsed() >= LISTENED_EVERY {
+            schema::set_listened(&open.connection, work.listened)?;
+            open.listened_at = Instant::now();
+        }
+        if turned {
+            self.hand_over(open, runtime)?;
+            self.say(open)?;
+        }
+        Ok(())
+    }
+
+    /// Dead letters that somebody has put back.
+    fn tried_again(
+        &self,
+        open: &mut Open,
+        runtime: &Runtime,
+        show: &Subscribers,
+    ) -> Result<(), Error> {
+        let status = self.store.status();
+        let mut known = status.destinations.iter();
+        let ours = known.find(|known| known.id == open.id);
+        if ours.is_none_or(|ours| ours.retrying == 0) {
+            return Ok(());
+        }
+        let retries = open.reader.retries(open.id, PAGE_RECORDS, PAGE_BYTES)?;
+        if retries.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<Record> = retries.into_iter().map(|retry| retry.record).collect();
+        let positions: Vec<Position> = records.iter().map(|record| record.position).collect();
+        let dead = self.act(open, show, records, true)?;
+        let is_dead = |at: &Position| dead.iter().any(|dead| dead.record.position == *at);
+        let done: Vec<Position> = positions.into_iter().filter(|at| !is_dead(at)).collect();
+        self.note(open, runtime, done.len() as u64, done, dead)?;
+        self.hand_over(open, runtime)
+    }
+
+    /// Acts on records by the rules that are in force now.
+    fn act(
+        &self,
+        open: &mut Open,
+        show: &Subscribers,
+        records: Vec<Record>,
+        again: bool,
+    ) -> Result<Vec<Dead>, Error> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records: Vec<Record> = records
+            .into_iter()
+            .map(|record| self.boots.repaired(record))
+            .collect();
+        // After the page was read: the rules that sent these here, or later ones.
+        let rules = self.ingest.rules();
+        let work = self.with(open, show);
+        let Open {
+            connection,
+            scratch,
+            ..
+        } = open;
+        let done = work.page(connection, rules.acts(), scratch, &records, again)?;
+        let dead = done.unread.into_iter().map(|(record, reason)| Dead {
+            record,
+            attempts: 1,
+            reason,
+        });
+        Ok(dead.collect())
+    }
+
+    fn with<'w>(&'w self, open: &Open, show: &'w Subscribers) -> Work<'w, Subscribers> {
+        let since = i64::try_from(open.listening.elapsed().as_millis());
+        Work {
+            listened: open.listened.saturating_add(since.unwrap_or(i64::MAX)),
+            gateway: &self.gateway,
+            show,
+            now: Now::of(&*self.clock),
+        }
+    }
+
+    /// Has the journal note how far this is, and waits until it is on the disk.
+    fn note(
+        &self,
+        open: &mut Open,
+        runtime: &Runtime,
+        delivered: u64,
+        retried: Vec<Position>,
+        dead: Vec<Dead>,
+    ) -> Result<(), Error> {
+        let progress = Progress {
+            destination: open.id,
+            cursor: open.cursor,
+            delivered,
+            retry: Vec::new(),
+            retried,
+            dead,
+        };
+        runtime.block_on(async { self.store.progress(progress).await?.await })?;
+        open.noted = open.cursor;
+        open.noted_at = Instant::now();
+        Ok(())
+    }
+
+    fn obey(&self, open: &mut Open, show: &Subscribers, order: Order) -> Result<(), Error> {
+        let heard = match order {
+            Order::Retry(id, reply) => {
+                let rules = self.ingest.rules();
+                let work = self.with(open, show);
+                let done = work.retry(&mut open.connection, rules.acts(), id)?;
+                reply.send(done).is_ok()
+            }
+            Order::Alarm(said, reply) => {
+                let done = work::said(&mut open.connection, &said, &Now::of(&*self.clock))?;
+                reply.send(done).is_ok()
+            }
+            Order::Discard(id, reply) => {
+                let transaction = open.connection.transaction()?;
+                let found = failed::remove(&transaction, id)?;
+                transaction.commit()?;
+                reply.send(found).is_ok()
+            }
+        };
+        if !heard {
+            tracing::debug!("who asked is gone");
+        }
+        self.say(open)
+    }
+
+    fn say(&self, open: &Open) -> Result<(), Error> {
+        let [messages, failures, failures_evicted, alarms]: [i64; 4] = open
+            .connection
+            .prepare_cached(
+                "SELECT messages, failures, failures_evicted,
+                     (SELECT count(*) FROM alarms WHERE state < 2) FROM state",
+            )?
+            .query_row([], |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+            })?;
+        self.told.send_replace(Told {
+            position: open.cursor.0,
+            alarms: alarms.cast_unsigned(),
+            messages: messages.cast_unsigned(),
+            failures: failures.cast_unsigned(),
+            failures_evicted: failures_evicted.cast_unsigned(),
+            error: None,
+        });
+        Ok(())
+    }
+}

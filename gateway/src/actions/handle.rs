@@ -1,0 +1,228 @@
+//! What others see of the rules' actions, and ask for.
+
+use std::{path::Path, sync::Arc};
+
+use serde::Serialize;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
+
+use super::{
+    Error, Failed, Said,
+    alarm::{self, Alarm, Change, Wanted},
+    failed, schema,
+};
+use crate::{rules::ACTIONS, store};
+
+/// The account of the rules' actions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Rules that do something beside sending.
+    pub acting: usize,
+    /// Everything up to this position was acted on.
+    pub position: u64,
+    /// Events that rules took and have not acted on yet.
+    pub backlog: u64,
+    /// Alarms that hold.
+    pub alarms: u64,
+    /// Messages to local subscribers, since `rules.db` was begun.
+    pub messages: u64,
+    /// What rules could not do for an event, since then.
+    pub failures: u64,
+    /// Of those: left for want of room.
+    pub failures_evicted: u64,
+    /// Why nothing is done for now.
+    pub error: Option<Arc<str>>,
+}
+
+/// What the follower says of itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    pub(super) position: u64,
+    pub(super) alarms: u64,
+    pub(super) messages: u64,
+    pub(super) failures: u64,
+    pub(super) failures_evicted: u64,
+    pub(super) error: Option<Arc<str>>,
+}
+
+/// What somebody wants done, and the way back.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// To try again what a rule could not do.
+    Retry(u64, oneshot::Sender<Option<Result<(), String>>>),
+    /// To forget it.
+    Discard(u64, oneshot::Sender<bool>),
+    /// To change an alarm.
+    Alarm(Said, oneshot::Sender<Option<Result<Alarm, Alarm>>>),
+}
+
+/// The way to ask: cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) dir: Arc<Path>,
+    pub(super) store: store::Handle,
+    pub(super) ingest: Arc<crate::ingest::Ingest>,
+    pub(super) told: watch::Receiver<Told>,
+    pub(super) orders: mpsc::Sender<Order>,
+}
+
+impl Handle {
+    /// The account, a moment old.
+    pub fn status(&self) -> Status {
+        let told = self.told.borrow().clone();
+        let journal = self.store.status();
+        let mut known = journal.destinations.iter();
+        let ours = known.find(|known| &*known.name == ACTIONS);
+        Status {
+            acting: self.ingest.rules().acts().rules().len(),
+            position: told.position,
+            backlog: ours.map_or(0, |ours| ours.backlog),
+            alarms: told.alarms,
+            messages: told.messages,
+            failures: told.failures,
+            failures_evicted: told.failures_evicted,
+            error: told.error,
+        }
+    }
+
+    /// What rules could not do, after `after`, of one rule or of all: at most `count`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn failed(
+        &self,
+        rule: Option<String>,
+        after: u64,
+        count: usize,
+    ) -> Result<Vec<Failed>, Error> {
+        self.read(move |connection| failed::list(connection, rule.as_deref(), after, count))
+            .await
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn failure(&self, id: u64) -> Result<Option<Failed>, Error> {
+        self.read(move |connection| Ok(failed::find(connection, id)?.into_iter().collect()))
+            .await
+            .map(|found: Vec<Failed>| found.into_iter().next())
+    }
+
+    /// Tries again what a rule could not do. `None` where it is not there; else whether
+    /// it is done, and why not.
+    ///
+    /// # Errors
+    /// When the gateway ends.
+    pub async fn retry(&self, id: u64) -> Result<Option<Result<(), String>>, Error> {
+        self.order(|reply| Order::Retry(id, reply)).await
+    }
+
+    /// Forgets it; false where it is not there.
+    ///
+    /// # Errors
+    /// When the gateway ends.
+    pub async fn discard(&self, id: u64) -> Result<bool, Error> {
+        self.order(|reply| Order::Discard(id, reply)).await
+    }
+
+    /// Alarms after a number: at most `count`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn alarms(
+        &self,
+        wanted: Wanted,
+        after: u64,
+        count: usize,
+    ) -> Result<Vec<Alarm>, Error> {
+        self.read(move |connection| alarm::list(connection, &wanted, after, count))
+            .await
+    }
+
+    /// An alarm with its latest changes.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn alarm(
+        &self,
+        id: u64,
+        changes: usize,
+    ) -> Result<Option<(Alarm, Vec<Change>)>, Error> {
+        let dir = self.dir.clone();
+        let asked = spawn_blocking(move || alarm_of(&dir, id, changes)).await;
+        asked.map_err(|error| Error::Io(std::io::Error::other(error)))?
+    }
+
+    /// Does what a person says about an alarm: `None` where it is not there, `Err` with
+    /// the alarm where it is cleared already.
+    ///
+    /// # Errors
+    /// When the gateway ends.
+    pub async fn say(&self, said: Said) -> Result<Option<Result<Alarm, Alarm>>, Error> {
+        self.order(|reply| Order::Alarm(said, reply)).await
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.orders.send(order(reply)).await;
+        sent.map_err(|_| Error::Ending)?;
+        answer.await.map_err(|_| Error::Ending)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&rusqlite::Connection) -> Result<Vec<T>, Error> + Send + 'static,
+    ) -> Result<Vec<T>, Error> {
+        let dir = self.dir.clone();
+        let asked = spawn_blocking(move || ask(&dir, question)).await;
+        asked.map_err(|error| Error::Io(std::io::Error::other(error)))?
+    }
+}
+
+/// Alarms of a data directory, whether a gateway runs there or not: at most `count` after
+/// a number. Blocking.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn alarms_of(
+    dir: &Path,
+    wanted: &Wanted,
+    after: u64,
+    count: usize,
+) -> Result<Vec<Alarm>, Error> {
+    ask(dir, |connection| {
+        alarm::list(connection, wanted, after, count)
+    })
+}
+
+/// One of them with its latest changes. Blocking.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn alarm_of(
+    dir: &Path,
+    id: u64,
+    changes: usize,
+) -> Result<Option<(Alarm, Vec<Change>)>, Error> {
+    let found = ask(dir, |connection| {
+        let Some(alarm) = alarm::find(connection, id)? else {
+            return Ok(Vec::new());
+        };
+        Ok(vec![(alarm, alarm::history(connection, id, changes)?)])
+    })?;
+    Ok(found.into_iter().next())
+}
+
+/// Asks the file; there is nothing where there is none.
+fn ask<T>(
+    dir: &Path,
+    question: impl FnOnce(&rusqlite::Connection) -> Result<Vec<T>, Error>,
+) -> Result<Vec<T>, Error> {
+    match schema::open_read_only(dir)? {
+        Some(connection) => question(&connection),
+        None => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,55 @@
+//! Events that rules made, on their way into the journal. They are kept with the state
+//! that they tell of, and leave once the journal has them; one that went twice because of
+//! a crash is known there by its key.
+
+use bytes::Bytes;
+use rusqlite::Connection;
+
+use super::Error;
+use crate::event::Event;
+
+/// Events that go into the journal together.
+const TOGETHER: i64 = 128;
+
+/// An event on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Waiting {
+    pub(super) event: Event,
+    /// The rule whose destinations get it beside those that the rules say.
+    pub(super) rule: Option<String>,
+}
+
+/// Adds one, within a transaction.
+pub(super) fn add(connection: &Connection, event: &Event, rule: Option<&str>) -> Result<(), Error> {
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    connection
+        .prepare_cached("INSERT INTO outbox (body, rule) VALUES (?1, ?2)")?
+        .execute((body, rule))?;
+    Ok(())
+}
+
+/// The first of them, and the number of the last of these.
+pub(super) fn first(connection: &Connection) -> Result<(i64, Vec<Waiting>), Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, body, rule FROM outbox ORDER BY id LIMIT ?1")?;
+    let mut rows = statement.query([TOGETHER])?;
+    let (mut last, mut events) = (0, Vec::new());
+    while let Some(row) = rows.next()? {
+        last = row.get(0)?;
+        let body = Bytes::from(row.get::<_, Vec<u8>>(1)?);
+        events.push(Waiting {
+            event: Event::from_cbor(&body)?,
+            rule: row.get(2)?,
+        });
+    }
+    Ok((last, events))
+}
+
+/// The journal has them up to this number.
+pub(super) fn forget(connection: &Connection, last: i64) -> Result<(), Error> {
+    connection
+        .prepare_cached("DELETE FROM outbox WHERE id <= ?1")?
+        .execute([last])?;
+    Ok(())
+}

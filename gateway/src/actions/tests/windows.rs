@@ -1,0 +1,253 @@
+//! Windows over restarts, against ones that are counted anew each time.
+
+use std::{sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+
+use super::{
+    super::{outbox, schema},
+    *,
+};
+use crate::{
+    event::Value,
+    rules::action::{Bounds, Measure, Window},
+};
+
+const ANY: &str = r#"{"device":[{"exists":true}]}"#;
+
+fn windowed(window: Window) -> Rule {
+    let actions = Actions {
+        window: Some(Arc::new(window)),
+        ..Actions::default()
+    };
+    Rule {
+        destinations: vec!["lake".into()],
+        ..rule("w", ANY, actions)
+    }
+}
+
+fn over(secs: u64, what: Measure, bounds: &str) -> Window {
+    Window::Over {
+        over: Duration::from_secs(secs),
+        what,
+        bounds: Bounds::parse(bounds).unwrap(),
+        samples_min: 1,
+    }
+}
+
+/// Seconds after some time, which is a whole number of parts of every window here.
+fn at(secs: f64) -> Timestamp {
+    let after = i64::try_from(Duration::from_secs_f64(secs).as_nanos()).unwrap();
+    Timestamp::from_nanos(Timestamp::from_millis(1_772_366_400_000).as_nanos() + after)
+}
+
+fn reading_at(position: u64, device: &str, value: f64, secs: f64) -> Record {
+    let mut event = event_of(device, &[("t", value)]);
+    event.received = at(secs);
+    record(position, event)
+}
+
+impl Bench {
+    /// Looks at windows whose time has come, as after a start.
+    fn tick(&self, rules: &ActingSet) {
+        let mut connection = schema::open(self.dir.path()).unwrap();
+        let work = self.work();
+        while work.tick(&mut connection, rules).unwrap() {}
+    }
+
+    /// What turned so far: the device, the word and the value.
+    fn turns(&self) -> Vec<(String, String, Option<f64>)> {
+        let connection = schema::open(self.dir.path()).unwrap();
+        let waiting = outbox::first(&connection).unwrap().1;
+        let turn = |one: &outbox::Waiting| {
+            let mut all = one.event.measurements.iter();
+            let value = all.find_map(|one| match one.value {
+                Value::Float(x) => Some(x),
+                _ => None,
+            });
+            let word = one.event.kind.rsplit('.').next().unwrap();
+            assert_eq!(one.rule.as_deref(), Some("w"));
+            (one.event.device.to_string(), word.to_owned(), value)
+        };
+        waiting.iter().map(turn).collect()
+    }
+}
+
+fn turn(device: &str, word: &str, value: Option<f64>) -> (String, String, Option<f64>) {
+    (device.to_owned(), word.to_owned(), value)
+}
+
+#[test]
+fn many_events_begin_a_window_and_time_alone_ends_it() {
+    let mut bench = Bench::new();
+    let rules = ActingSet::new(&[windowed(over(20, Measure::Count, ">= 3"))]);
+    for (n, secs) in [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)] {
+        bench.act(&rules, &[reading_at(n, "a", 1.0, secs)]).unwrap();
+    }
+    assert_eq!(bench.turns(), [turn("a", "began", Some(3.0))]);
+    bench.now = at(20.5);
+    bench.tick(&rules);
+    assert_eq!(
+        bench.turns().len(),
+        1,
+        "three of them are within twenty seconds"
+    );
+    bench.now = at(21.5);
+    bench.tick(&rules);
+    let expect = [turn("a", "began", Some(3.0)), turn("a", "ended", Some(2.0))];
+    assert_eq!(bench.turns(), expect);
+}
+
+#[test]
+fn a_mean_needs_its_samples_and_few_events_need_a_whole_window() {
+    let mut bench = Bench::new();
+    let mut mean = over(20, Measure::Mean("t".into()), "> 80");
+    if let Window::Over { samples_min, .. } = &mut mean {
+        *samples_min = 2;
+    }
+    let rules = ActingSet::new(&[windowed(mean)]);
+    bench.act(&rules, &[reading_at(1, "a", 90.0, 0.0)]).unwrap();
+    assert!(bench.turns().is_empty());
+    bench.act(&rules, &[reading_at(2, "a", 80.0, 1.0)]).unwrap();
+    assert_eq!(bench.turns(), [turn("a", "began", Some(85.0))]);
+
+    bench = Bench::new();
+    let rules = ActingSet::new(&[windowed(over(20, Measure::Count, "< 2"))]);
+    bench.act(&rules, &[reading_at(1, "a", 1.0, 0.5)]).unwrap();
+    bench.now = at(19.0);
+    bench.tick(&rules);
+    assert!(bench.turns().is_empty(), "it is not known for so long");
+    bench.now = at(21.0);
+    bench.tick(&rules);
+    assert_eq!(bench.turns(), [turn("a", "began", Some(0.0))]);
+}
+
+#[test]
+fn a_device_is_absent_when_it_was_listened_to_for_so_long_and_it_said_nothing() {
+    let mut bench = Bench::new();
+    let rules = ActingSet::new(&[windowed(Window::Absent(Duration::from_secs(10)))]);
+    bench.act(&rules, &[reading_at(1, "a", 1.0, 0.0)]).unwrap();
+    bench.act(&rules, &[reading_at(2, "b", 1.0, 0.0)]).unwrap();
+    // The gateway was away for long: nobody listened, and the clock counts for nothing.
+    bench.now = at(1e6);
+    bench.tick(&rules);
+    bench.listened = 9_999;
+    bench.tick(&rules);
+    assert!(bench.turns().is_empty());
+    bench.act(&rules, &[reading_at(3, "b", 1.0, 1e6)]).unwrap();
+    bench.listened = 10_000;
+    bench.tick(&rules);
+    bench.tick(&rules);
+    assert_eq!(bench.turns(), [turn("a", "began", None)]);
+    bench.act(&rules, &[reading_at(4, "a", 1.0, 1e6)]).unwrap();
+    let expect = [turn("a", "began", None), turn("a", "ended", None)];
+    assert_eq!(bench.turns(), expect);
+}
+
+#[test]
+fn another_window_under_the_same_name_begins_anew_and_that_of_no_rule_is_forgotten() {
+    let bench = Bench::new();
+    let rules = |bounds| ActingSet::new(&[windowed(over(20, Measure::Count, bounds))]);
+    for n in 1..=2 {
+        bench
+            .act(&rules(">= 3"), &[reading_at(n, "a", 1.0, 0.0)])
+            .unwrap();
+    }
+    bench
+        .act(&rules(">= 2"), &[reading_at(3, "a", 1.0, 0.0)])
+        .unwrap();
+    assert!(bench.turns().is_empty());
+    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let count = |connection: &rusqlite::Connection| -> (i64, i64) {
+        let count = "SELECT windows, (SELECT count(*) FROM windows) FROM state";
+        connection
+            .query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+    };
+    assert_eq!(count(&connection), (1, 1));
+    super::super::windows::forget_others(&mut connection, ["other"].into_iter()).unwrap();
+    assert_eq!(count(&connection), (0, 0));
+}
+
+/// What a window comes to, counted anew of all that came until now.
+fn naive(what: &Measure, came: &[(f64, f64)], now: f64, secs: u64) -> Option<f64> {
+    let width = secs as f64 / 20.0;
+    let part = |at: f64| (at / width).floor();
+    let within = |(at, value): &(f64, f64)| (part(*at) > part(now) - 20.0).then_some(*value);
+    let values: Vec<f64> = came.iter().filter_map(within).collect();
+    let count = values.len() as f64;
+    match what {
+        Measure::Count => Some(count),
+        Measure::Rate => Some(count / secs as f64),
+        _ if values.is_empty() => None,
+        Measure::Min(_) => values.iter().copied().reduce(f64::min),
+        Measure::Max(_) => values.iter().copied().reduce(f64::max),
+        Measure::Mean(_) => Some(values.iter().sum::<f64>() / count),
+    }
+}
+
+fn measure() -> impl Strategy<Value = (Measure, &'static str)> {
+    prop_oneof![
+        Just((Measure::Count, ">= 4")),
+        Just((Measure::Count, ">= 2, < 4")),
+        Just((Measure::Count, "< 3")),
+        Just((Measure::Rate, "> 0.1")),
+        Just((Measure::Min("t".into()), ">= 10")),
+        Just((Measure::Max("t".into()), "< 12")),
+        Just((Measure::Mean("t".into()), "> 9.5")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Over any number of restarts, with records that come again, a window turns when one
+    /// does that is counted anew each time, and each event counts once.
+    #[test]
+    fn a_window_is_what_is_counted_anew_whatever_crashes(
+        (what, bounds) in measure(),
+        steps in proptest::collection::vec((0_u32..12, 5_u8..15, any::<bool>(), 0_usize..4), 1..40),
+    ) {
+        let window = over(20, what.clone(), bounds);
+        let bounds = Bounds::parse(bounds).unwrap();
+        let mut rules = windowed(window);
+        rules.actions.topic = crate::rules::action::Topic::parse("x", false).ok();
+        let rules = ActingSet::new(&[rules]);
+        let mut bench = Bench::new();
+        let (mut now, mut holds) = (0.0, false);
+        let (mut came, mut records, mut expect) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, (gap, value, crash, back)) in (1..).zip(steps) {
+            // Whole sums, so that the order in which they are added makes no difference.
+            let value = f64::from(value);
+            let mut turned = |came: &[(f64, f64)], now: f64| {
+                let value = naive(&what, came, now, 20);
+                let first = came.first().map_or(now, |(at, _)| *at);
+                let counts = matches!(what, Measure::Count | Measure::Rate);
+                let is_known = !(counts && bounds.contains(0.0)) || now - first >= 20.0;
+                let after = value.is_some_and(|value| is_known && bounds.contains(value));
+                if std::mem::replace(&mut holds, after) != after {
+                    expect.push(turn("a", if after { "began" } else { "ended" }, value));
+                }
+            };
+            // Time passes first, second by second, as the gateway looks.
+            for _ in 0..gap {
+                now += 1.0;
+                turned(&came, now);
+                bench.now = at(now);
+                bench.tick(&rules);
+            }
+            came.push((now, value));
+            turned(&came, now);
+            records.push(reading_at(n, "a", value, now));
+            let from = records.len().saturating_sub(back + 1);
+            if crash {
+                bench.seen.ending.set(true);
+                // It may have had nothing to show, and then it is done.
+                drop(bench.act(&rules, &records[from..]));
+                bench.seen.ending.set(false);
+            }
+            bench.act(&rules, &records[from..]).unwrap();
+        }
+        prop_assert_eq!(bench.turns(), expect);
+    }
+}

@@ -1,0 +1,136 @@
+//! Windows as they are kept: one for each rule and device.
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{
+    Error,
+    window::{Due, State},
+};
+use crate::{event::Timestamp, rules::action::Window};
+
+/// Windows that are followed, of all rules and devices.
+const WINDOWS_MAX: i64 = 20_000;
+/// Windows that are looked at in one transaction.
+const DUE_MAX: i64 = 256;
+
+/// The window of a rule and a device.
+pub(super) fn load(
+    connection: &Connection,
+    rule: &str,
+    device: &str,
+) -> Result<Option<State>, Error> {
+    let known: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT window FROM windows WHERE rule = ?1 AND device = ?2")?
+        .query_row((rule, device), |row| row.get(0))
+        .optional()?;
+    // What does not read back begins anew.
+    Ok(known.and_then(|known| ciborium::from_reader(&known[..]).ok()))
+}
+
+/// Keeps it, within a transaction; `is_new` where there was none. Says why it cannot.
+pub(super) fn save(
+    connection: &Connection,
+    (rule, device): (&str, &str),
+    window: &Window,
+    state: &State,
+    is_new: bool,
+) -> Result<Result<(), String>, Error> {
+    if state.is_idle(window) {
+        forget(connection, rule, device)?;
+        return Ok(Ok(()));
+    }
+    if is_new {
+        let count: i64 = connection
+            .prepare_cached("SELECT windows FROM state")?
+            .query_row([], |row| row.get(0))?;
+        if count >= WINDOWS_MAX {
+            let what = format!("{WINDOWS_MAX} windows of rules and devices are followed already");
+            return Ok(Err(what));
+        }
+    }
+    let mut body = Vec::new();
+    ciborium::into_writer(state, &mut body).expect("writing to memory cannot fail");
+    let (due, listened) = match state.due(window) {
+        None => (None, None),
+        Some(Due::At(at)) => (Some(at.as_nanos()), None),
+        Some(Due::Listened(listened)) => (None, Some(listened)),
+    };
+    let updated = connection
+        .prepare_cached(
+            "UPDATE windows SET window = ?3, due = ?4, due_listened = ?5
+             WHERE rule = ?1 AND device = ?2",
+        )?
+        .execute((rule, device, &body, due, listened))?;
+    if updated == 0 {
+        connection
+            .prepare_cached("INSERT INTO windows VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute((rule, device, &body, due, listened))?;
+        counted(connection, 1)?;
+    }
+    Ok(Ok(()))
+}
+
+fn counted(connection: &Connection, more: i64) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE state SET windows = windows + ?1")?
+        .execute([more])?;
+    Ok(())
+}
+
+/// Forgets one, within a transaction.
+pub(super) fn forget(connection: &Connection, rule: &str, device: &str) -> Result<(), Error> {
+    let gone = connection
+        .prepare_cached("DELETE FROM windows WHERE rule = ?1 AND device = ?2")?
+        .execute((rule, device))?;
+    counted(connection, -i64::try_from(gone).unwrap_or(0))
+}
+
+/// Some of those whose time has come: rule and device. While the clock is not set, none
+/// by the clock.
+pub(super) fn due(
+    connection: &Connection,
+    now: Timestamp,
+    listened: i64,
+) -> Result<Vec<(String, String)>, Error> {
+    let of_row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let mut due: Vec<(String, String)> = connection
+        .prepare_cached(
+            "SELECT rule, device FROM windows WHERE due_listened <= ?1
+             ORDER BY due_listened LIMIT ?2",
+        )?
+        .query_map((listened, DUE_MAX), of_row)?
+        .collect::<rusqlite::Result<_>>()?;
+    if !now.is_unset() {
+        let by_clock = connection
+            .prepare_cached(
+                "SELECT rule, device FROM windows WHERE due <= ?1 ORDER BY due LIMIT ?2",
+            )?
+            .query_map((now.as_nanos(), DUE_MAX), of_row)?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        due.extend(by_clock);
+    }
+    Ok(due)
+}
+
+/// Forgets the windows of rules that have none any more.
+pub(super) fn forget_others<'r>(
+    connection: &mut Connection,
+    rules: impl Iterator<Item = &'r str>,
+) -> Result<(), Error> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS kept (rule TEXT PRIMARY KEY); DELETE FROM kept",
+    )?;
+    for rule in rules {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO kept VALUES (?1)")?
+            .execute([rule])?;
+    }
+    let gone = transaction.execute(
+        "DELETE FROM windows WHERE rule NOT IN (SELECT rule FROM kept)",
+        [],
+    )?;
+    counted(&transaction, -i64::try_from(gone).unwrap_or(0))?;
+    transaction.commit()?;
+    Ok(())
+}

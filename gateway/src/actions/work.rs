@@ -1,0 +1,440 @@
+//! What a page of records does: decided and kept in one transaction with its position.
+
+use penstock_broker::{Local, Publish};
+use rusqlite::{Connection, Transaction};
+
+use super::{
+    Error,
+    alarm::{self, Alarm, By, State},
+    failed,
+    made::{self, Now},
+    outbox, schema, topic,
+    window::{State as Window, Turn},
+    windows,
+};
+use crate::{
+    event::{Event, Value},
+    gateway_id::GatewayId,
+    record::{Position, Record},
+    rules::{Acting, ActingSet, Role, Rule, Scratch},
+};
+
+/// Bytes of messages that wait to be shown together, about.
+const SHOWN_BYTES_MAX: usize = 1 << 20;
+
+/// Shows messages to local subscribers. They may come again after a crash.
+pub(super) trait Show {
+    /// Whether anybody wants what is on a topic.
+    fn is_wanted(&self, topic: &str) -> bool;
+
+    /// Resolves once those that are owed it have it on disk.
+    ///
+    /// # Errors
+    /// When the gateway ends meanwhile.
+    fn show(&self, publishes: &[Publish]) -> Result<(), Error>;
+}
+
+/// Who acts.
+pub(super) struct Work<'w, S> {
+    pub(super) gateway: &'w GatewayId,
+    pub(super) show: &'w S,
+    pub(super) now: Now,
+    /// Milliseconds for which devices were listened to until now.
+    pub(super) listened: i64,
+}
+
+/// What came of a page.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Records that do not read back, and why.
+    pub(super) unread: Vec<(Record, String)>,
+}
+
+/// Under way.
+struct Page<'p, S> {
+    transaction: &'p Transaction<'p>,
+    work: &'p Work<'p, S>,
+    waiting: Vec<Publish>,
+    waiting_bytes: usize,
+    messages: u64,
+}
+
+impl<S: Show> Work<'_, S> {
+    /// Acts on records after `position`; those up to it were acted on before. With
+    /// `again` they are ones that are tried once more, whatever their position.
+    pub(super) fn page(
+        &self,
+        connection: &mut Connection,
+        rules: &ActingSet,
+        scratch: &mut Scratch,
+        records: &[Record],
+        again: bool,
+    ) -> Result<Done, Error> {
+        let mut done = Done::default();
+        let transaction = connection.transaction()?;
+        let before = schema::position(&transaction)?;
+        let mut page = Page::begin(&transaction, self);
+        let mut last = before;
+        for record in records {
+            if record.position <= before && !again {
+                continue;
+            }
+            last = last.max(record.position);
+            match record.event() {
+                Ok(event) => page.record(rules, scratch, record, &event)?,
+                Err(error) => done.unread.push((record.clone(), error.to_string())),
+            }
+        }
+        page.end()?;
+        schema::set_position(&transaction, last)?;
+        schema::set_listened(&transaction, self.listened)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// Looks at some of the windows whose time has come; false where there is none.
+    pub(super) fn tick(
+        &self,
+        connection: &mut Connection,
+        rules: &ActingSet,
+    ) -> Result<bool, Error> {
+        let due = windows::due(connection, self.now.at, self.listened)?;
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let transaction = connection.transaction()?;
+        let mut page = Page::begin(&transaction, self);
+        for (rule, device) in due {
+            page.look(rules, &rule, &device)?;
+        }
+        page.end()?;
+        schema::set_listened(&transaction, self.listened)?;
+        transaction.commit()?;
+        Ok(true)
+    }
+
+    /// Tries once more what a rule could not do. `None` where it is not there; else
+    /// whether it is done.
+    pub(super) fn retry(
+        &self,
+        connection: &mut Connection,
+        rules: &ActingSet,
+        id: u64,
+    ) -> Result<Option<Result<(), String>>, Error> {
+        let transaction = connection.transaction()?;
+        let Some(failed) = failed::find(&transaction, id)? else {
+            return Ok(None);
+        };
+        let Some(rule) = rules.find(&failed.rule) else {
+            let what = format!("there is no rule {:?} that has anything to do", failed.rule);
+            return Ok(Some(Err(what)));
+        };
+        let event = Event::from_cbor(&failed.body)?;
+        let mut page = Page::begin(&transaction, self);
+        let done = match made::turn(rule, &event) {
+            Some(turn) => page.do_turned(rule, turn, &event)?,
+            None => {
+                let role = Role::Takes;
+                page.act(Acting { rule, role }, &event)?
+            }
+        };
+        if let Err(reason) = done {
+            return Ok(Some(Err(reason)));
+        }
+        page.end()?;
+        failed::remove(&transaction, id)?;
+        transaction.commit()?;
+        Ok(Some(Ok(())))
+    }
+}
+
+/// What a person does about an alarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Which.
+    pub id: u64,
+    /// How it stands from then on.
+    pub state: State,
+    /// Who.
+    pub actor: String,
+    /// What he says.
+    pub note: Option<String>,
+}
+
+/// Does what a person says about an alarm: `None` where it is not there, `Err` with the
+/// alarm where it is cleared already.
+pub(super) fn said(
+    connection: &mut Connection,
+    said: &Said,
+    now: &Now,
+) -> Result<Option<Result<Alarm, Alarm>>, Error> {
+    let transaction = connection.transaction()?;
+    let Some(alarm) = alarm::find(&transaction, said.id)? else {
+        return Ok(None);
+    };
+    // Said twice is as good as said once.
+    if alarm.state == said.state {
+        return Ok(Some(Ok(alarm)));
+    }
+    if alarm.state == State::Cleared {
+        return Ok(Some(Err(alarm)));
+    }
+    let by = By::Person(&said.actor, said.note.as_deref());
+    let alarm = alarm::change(&transaction, alarm, said.state, by, now)?;
+    transaction.commit()?;
+    Ok(Some(Ok(alarm)))
+}
+
+impl<'p, S: Show> Page<'p, S> {
+    const fn begin(transaction: &'p Transaction<'p>, work: &'p Work<'p, S>) -> Self {
+        Self {
+            transaction,
+            work,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            messages: 0,
+        }
+    }
+
+    fn record(
+        &mut self,
+        rules: &ActingSet,
+        scratch: &mut Scratch,
+        record: &Record,
+        event: &Event,
+    ) -> Result<(), Error> {
+        let of = failed::Of {
+            position: record.position,
+            device: &event.device,
+            body: &record.body,
+        };
+        let fail = |page: &Self, rule: &str, reason: &str| {
+            failed::add(page.transaction, rule, of, page.work.now.at, reason)
+        };
+        let acting = match rules.of(event, scratch) {
+            Ok(acting) => acting,
+            // Other rules had as much to compare when it came.
+            Err(error) => return fail(self, "", &error.to_string()),
+        };
+        for acting in acting {
+            if let Err(reason) = self.act(acting, event)? {
+                fail(self, &acting.rule.name, &reason)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a rule asks for; says why it cannot.
+    fn act(&mut self, acting: Acting<'_>, event: &Event) -> Result<Result<(), String>, Error> {
+        let Acting { rule, role } = acting;
+        let makes = made::may_follow(rule, event);
+        match (role, &rule.actions.window) {
+            (Role::Takes, None) => self.fire(rule, event, makes),
+            (Role::Takes, Some(window)) if makes => {
+                let (device, transaction) = (&*event.device, self.transaction);
+                let known = windows::load(transaction, &rule.name, device)?;
+                let is_new = known.is_none();
+                let mut state = Window::of(known, window);
+                let turn = state.take(window, event, self.work.listened);
+                let of = (&*rule.name, device);
+                let kept = windows::save(transaction, of, window, &state, is_new)?;
+                if let (Ok(()), Some(turn)) = (&kept, turn) {
+                    self.turned(rule, turn, &state, device, Some(event))?;
+                }
+                Ok(kept)
+            }
+            (Role::Clears, _) if makes => {
+                alarm::clear(self.transaction, rule, event, &self.work.now)?;
+                Ok(Ok(()))
+            }
+            _ => Ok(Ok(())),
+        }
+    }
+
+    /// Looks at a window whose time has come.
+    fn look(&mut self, rules: &ActingSet, name: &str, device: &str) -> Result<(), Error> {
+        let rule = rules.find(name);
+        let window = rule.and_then(|rule| Some((rule, rule.actions.window.as_deref()?)));
+        let known = windows::load(self.transaction, name, device)?;
+        let (Some((rule, window)), true) = (window, known.is_some()) else {
+            return windows::forget(self.transaction, name, device);
+        };
+        let mut state = Window::of(known, window);
+        let turn = state.look(window, self.work.now.at, self.work.listened);
+        if let Err(reason) = windows::save(self.transaction, (name, device), window, &state, false)?
+        {
+            tracing::debug!(rule = name, device, reason, "a window is not kept");
+        }
+        match turn {
+            Some(turn) => self.turned(rule, turn, &state, device, None),
+            None => Ok(()),
+        }
+    }
+
+    /// A window began to hold, or ended.
+    fn turned(
+        &mut self,
+        rule: &Rule,
+        turn: Turn,
+        state: &Window,
+        device: &str,
+        cause: Option<&Event>,
+    ) -> Result<(), Error> {
+        let event = self.turn_event(rule, turn, state, device, cause);
+        if !rule.destinations.is_empty() {
+            outbox::add(self.transaction, &event, Some(&rule.name))?;
+        }
+        if let Err(reason) = self.do_turned(rule, turn, &event)? {
+            let mut body = Vec::new();
+            event.to_cbor(&mut body);
+            let of = failed::Of {
+                position: Position(0),
+                device,
+                body: &body,
+            };
+            failed::add(self.transaction, &rule.name, of, self.work.now.at, &reason)?;
+        }
+        Ok(())
+    }
+
+    /// The event of a window that turned.
+    fn turn_event(
+        &self,
+        rule: &Rule,
+        turn: Turn,
+        state: &Window,
+        device: &str,
+        cause: Option<&Event>,
+    ) -> Event {
+        let kind = made::kind(turn);
+        let mut values = vec![
+            ("rule", Value::Text((&*rule.name).into())),
+            ("state", Value::Text(made::word(turn).into())),
+        ];
+        let window = rule.actions.window.as_deref();
+        if let Some(value) = window.and_then(|window| state.value(window)) {
+            values.push(("value", Value::Float(value)));
+        }
+        let cause_key = cause.map(|event| event.attributes().delivery_key());
+        if let Some(key) = cause_key {
+            values.push(("cause", Value::Text(key.to_string())));
+        }
+        let of = made::Of {
+            device: &device.into(),
+            site: state.site.as_ref(),
+            cause,
+        };
+        let key = cause_key.map(|key| topic::key(kind, &rule.name, key));
+        made::event(kind, &rule.name, of, key, &self.work.now, values)
+    }
+
+    /// Does what a rule asks for when its window turns; says why it cannot.
+    fn do_turned(
+        &mut self,
+        rule: &Rule,
+        turn: Turn,
+        event: &Event,
+    ) -> Result<Result<(), String>, Error> {
+        if turn == Turn::Began {
+            return self.fire(rule, event, true);
+        }
+        if rule.actions.alarm.is_some() {
+            alarm::clear(self.transaction, rule, event, &self.work.now)?;
+        }
+        self.tell(rule, event)
+    }
+
+    /// Raises the alarm of a rule, if it may make something of the event, and tells local
+    /// subscribers.
+    fn fire(
+        &mut self,
+        rule: &Rule,
+        event: &Event,
+        makes: bool,
+    ) -> Result<Result<(), String>, Error> {
+        if let Some(asked) = rule.actions.alarm.as_deref().filter(|_| makes) {
+            let done = alarm::raise(self.transaction, rule, asked, event, &self.work.now)?;
+            if done.is_err() {
+                return Ok(done);
+            }
+        }
+        self.tell(rule, event)
+    }
+
+    /// Tells local subscribers.
+    fn tell(&mut self, rule: &Rule, event: &Event) -> Result<Result<(), String>, Error> {
+        let actions = &rule.actions;
+        let Some(asked) = &actions.topic else {
+            return Ok(Ok(()));
+        };
+        let made = topic::name(asked, event).and_then(|name| {
+            if !asked.retain && !self.work.show.is_wanted(&name) {
+                return Ok(None);
+            }
+            topic::publish(name, &rule.name, actions, event, self.work.gateway).map(Some)
+        });
+        match made {
+            Ok(Some(publish)) => self.show(publish)?,
+            Ok(None) => {}
+            Err(reason) => return Ok(Err(reason)),
+        }
+        Ok(Ok(()))
+    }
+
+    fn show(&mut self, publish: Publish) -> Result<(), Error> {
+        self.waiting_bytes += publish.payload.len() + publish.topic.len();
+        self.waiting.push(publish);
+        self.messages += 1;
+        if self.waiting_bytes > SHOWN_BYTES_MAX {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if !self.waiting.is_empty() {
+            self.work.show.show(&self.waiting)?;
+            self.waiting.clear();
+            self.waiting_bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        self.flush()?;
+        self.transaction
+            .prepare_cached("UPDATE state SET messages = messages + ?1")?
+            .execute([self.messages.cast_signed()])?;
+        Ok(())
+    }
+}
+
+/// The broker's subscribers.
+#[derive(Debug, Clone)]
+pub(super) struct Subscribers {
+    pub(super) local: Local,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) stop: tokio_util::sync::CancellationToken,
+}
+
+impl Show for Subscribers {
+    fn is_wanted(&self, topic: &str) -> bool {
+        self.local.is_wanted(topic)
+    }
+
+    fn show(&self, publishes: &[Publish]) -> Result<(), Error> {
+        let shown = self.local.show_patiently(publishes);
+        let shown = self.runtime.block_on(self.stop.run_until_cancelled(shown));
+        shown.map(drop).ok_or(Error::Ending)
+    }
+}
+
+/// The position up to which a file says that everything was done, against that of the
+/// journal: one of another journal counts for nothing.
+pub(super) fn agree(connection: &Connection, committed: Position) -> Result<(), Error> {
+    if schema::position(connection)? > committed {
+        tracing::warn!("rules.db is of another journal; going on with this one");
+        schema::set_position(connection, Position(0))?;
+    }
+    Ok(())
+}

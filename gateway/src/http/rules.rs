@@ -1,0 +1,95 @@
+//! What rules could not do for an event.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Context, error::Problem};
+use crate::{
+    actions::{self, Failed},
+    admin,
+    event::View,
+};
+
+type Answer = Result<Json<Value>, Problem>;
+
+/// A page of failures.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    #[serde(default)]
+    after: u64,
+    #[serde(default = "default_limit")]
+    limit: usize,
+    rule: Option<String>,
+}
+
+const fn default_limit() -> usize {
+    100
+}
+
+pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
+    let limit = page.limit.min(admin::PAGE_MAX);
+    let items = context.actions.failed(page.rule, page.after, limit).await?;
+    let next = items.last().filter(|_| items.len() == limit);
+    let next = next.map(|last| last.id);
+    let items: Vec<Value> = items.iter().map(line).collect();
+    Ok(Json(json!({ "items": items, "next": next })))
+}
+
+pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+    let found = context.actions.failure(id).await?;
+    let found = found.ok_or_else(|| Problem::not_found("failure of a rule", id))?;
+    let mut whole = line(&found);
+    let mut text = Vec::new();
+    if let Ok(view) = View::parse(&found.body) {
+        view.to_json(Some(&found.position.to_string()), &mut text);
+    }
+    whole["event"] = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(Json(whole))
+}
+
+pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+    match context.actions.retry(id).await? {
+        None => Err(Problem::not_found("failure of a rule", id)),
+        Some(Ok(())) => Ok(Json(json!({ "done": true }))),
+        Some(Err(reason)) => Err(Problem::new(StatusCode::CONFLICT, reason)),
+    }
+}
+
+pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+    match context.actions.discard(id).await? {
+        false => Err(Problem::not_found("failure of a rule", id)),
+        true => Ok(Json(json!({ "discarded": 1 }))),
+    }
+}
+
+fn line(failed: &Failed) -> Value {
+    json!({
+        "id": failed.id,
+        "rule": failed.rule,
+        "device": failed.device,
+        "position": failed.position.0,
+        "at": admin::instant(failed.at),
+        "reason": failed.reason,
+    })
+}
+
+impl From<actions::Error> for Problem {
+    fn from(error: actions::Error) -> Self {
+        match error {
+            actions::Error::Ending | actions::Error::Stopped(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+            error => {
+                tracing::error!(%error, "rules.db could not answer a request");
+                let what = "rules.db could not answer";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+            }
+        }
+    }
+}
