@@ -18,6 +18,7 @@ mod engine;
 pub mod eventbridge;
 pub mod file;
 mod flight;
+pub mod format;
 #[cfg(any(feature = "http", feature = "postgres"))]
 mod halving;
 #[cfg(feature = "http")]
@@ -38,13 +39,16 @@ mod pending;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(
+    feature = "aws-requests",
     feature = "http",
-    feature = "aws",
+    feature = "kafka",
     feature = "mqtt",
     feature = "postgres"
 ))]
 mod refusals;
 mod repair;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod secret;
 #[cfg(feature = "sns")]
 pub mod sns;
@@ -127,6 +131,8 @@ impl Config {
             Kind::Sns(config) => config.check(),
             #[cfg(feature = "eventbridge")]
             Kind::EventBridge(config) => config.check(),
+            #[cfg(feature = "s3")]
+            Kind::S3(config) => config.check(),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => config.check(),
             #[cfg(feature = "mqtt")]
@@ -162,6 +168,8 @@ impl Config {
             Kind::Sns(config) => Arc::new(sns::Sns::new(config.clone())?),
             #[cfg(feature = "eventbridge")]
             Kind::EventBridge(config) => Arc::new(eventbridge::EventBridge::new(config.clone())?),
+            #[cfg(feature = "s3")]
+            Kind::S3(config) => Arc::new(s3::S3::new((**config).clone(), clock.clone())?),
             #[cfg(feature = "nats")]
             Kind::Nats(config) => Arc::new(nats::Nats::new(config.clone(), self.retry_max)?),
             #[cfg(feature = "mqtt")]
@@ -200,6 +208,9 @@ pub enum Kind {
     /// An Amazon EventBridge event bus.
     #[cfg(feature = "eventbridge")]
     EventBridge(eventbridge::Config),
+    /// Objects in a bucket of Amazon S3, or of a server like it.
+    #[cfg(feature = "s3")]
+    S3(Box<s3::Config>),
     /// A NATS JetStream stream.
     #[cfg(feature = "nats")]
     Nats(nats::Config),

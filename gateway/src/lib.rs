@@ -49,6 +49,7 @@ pub mod telemetry;
     feature = "kafka",
     feature = "mqtt",
     feature = "nats",
-    feature = "postgres"
+    feature = "postgres",
+    feature = "s3"
 ))]
 pub mod tls;

@@ -38,7 +38,7 @@ pub struct Files {
 
 impl Files {
     /// Whether nothing is configured, so that the system's certificates are all there is.
-    #[cfg(any(feature = "http", feature = "nats"))]
+    #[cfg(any(feature = "http", feature = "nats", feature = "s3"))]
     pub(crate) const fn is_empty(&self) -> bool {
         self.ca.is_none() && self.identity.is_none()
     }
@@ -71,6 +71,16 @@ impl Files {
             .with_client_auth_cert(chain, key_der)
             .map_err(|error| format!("certificate {}: {error}", certificate.display()))
     }
+}
+
+/// Says once and for all who encrypts, for clients that ask nobody else.
+#[cfg(any(feature = "http", feature = "s3"))]
+pub(crate) fn install_provider() {
+    static PROVIDER: std::sync::Once = std::sync::Once::new();
+    PROVIDER.call_once(|| {
+        // An error means that there is one already, which is as good.
+        drop(ring::default_provider().install_default());
+    });
 }
 
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {

@@ -6,7 +6,8 @@ arrived there, one event a line.
     amazon.py PORT queue NAME                  prints its URL
     amazon.py PORT topic NAME                  prints its ARN
     amazon.py PORT subscribe ARN URL FILTER    the queue gets what the filter lets through
-    amazon.py PORT bus NAME URL                the queue gets everything from the bus
+    amazon.py PORT bus NAME                    a group of logs of that name gets all of it
+    amazon.py PORT bus-events NAME FILE        what the group has
     amazon.py PORT messages URL FILE           takes all messages out of the queue
     amazon.py PORT bucket NAME
     amazon.py PORT objects NAME DIR            a file for each object, by its name
@@ -15,7 +16,6 @@ arrived there, one event a line.
 import gzip
 import json
 import os
-import subprocess
 import sys
 
 import boto3
@@ -82,14 +82,22 @@ def subscribe(topic_arn, url, policy):
     )
 
 
-def bus(name, url):
+def bus(name):
+    client("logs").create_log_group(logGroupName=name)
     events = client("events")
     events.create_event_bus(Name=name)
     pattern = json.dumps({"source": ["penstock"]})
     events.put_rule(Name="all", EventBusName=name, EventPattern=pattern)
-    events.put_targets(
-        Rule="all", EventBusName=name, Targets=[{"Id": "queue", "Arn": arn_of(url)}]
-    )
+    arn = "arn:aws:logs:eu-central-1:123456789012:log-group:" + name
+    events.put_targets(Rule="all", EventBusName=name, Targets=[{"Id": "log", "Arn": arn}])
+
+
+def bus_events(name, file):
+    pages = client("logs").get_paginator("filter_log_events").paginate(logGroupName=name)
+    with open(file, "w") as out:
+        for page in pages:
+            for entry in page["events"]:
+                out.write(json.dumps(json.loads(entry["message"])["detail"]) + "\n")
 
 
 def messages(url, file):
@@ -100,9 +108,7 @@ def messages(url, file):
             if not page:
                 break
             for message in page:
-                event = json.loads(message["Body"])
-                # A rule hands on the entry, of which the event is the detail.
-                out.write(json.dumps(event.get("detail", event)) + "\n")
+                out.write(message["Body"] + "\n")
             done = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(page)]
             sqs.delete_message_batch(QueueUrl=url, Entries=done)
 
@@ -121,8 +127,6 @@ def objects(name, directory):
             body = s3.get_object(Bucket=name, Key=key)["Body"].read()
             if key.endswith(".gz"):
                 body = gzip.decompress(body)
-            elif key.endswith(".zst"):
-                body = subprocess.run(["zstd", "-dc"], input=body, stdout=subprocess.PIPE, check=True).stdout
             plain = key.rsplit("/", 1)[-1].split(".ndjson")[0] + ".ndjson"
             with open(os.path.join(directory, plain), "wb") as out:
                 out.write(body)
@@ -135,6 +139,7 @@ VERBS = {
     "topic": topic,
     "subscribe": subscribe,
     "bus": bus,
+    "bus-events": bus_events,
     "messages": messages,
     "bucket": bucket,
     "objects": objects,

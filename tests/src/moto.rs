@@ -80,9 +80,20 @@ impl MotoServer {
         self.run(&["subscribe", topic, queue, policy.unwrap_or_default()]);
     }
 
-    /// Makes an event bus; a queue gets all that comes from a gateway.
-    pub fn create_bus(&self, bus: &str, queue: &str) {
-        self.run(&["bus", bus, queue]);
+    /// Makes an event bus, and a group of logs that gets all that comes from a gateway.
+    pub fn create_bus(&self, bus: &str) {
+        self.run(&["bus", bus]);
+    }
+
+    /// Writes what came by an event bus into a new directory.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub fn bus_events(&self, sandbox: &Sandbox, bus: &str) -> PathBuf {
+        let dir = directory(sandbox, bus);
+        let file = dir.join("events.ndjson");
+        self.run(&["bus-events", bus, &file.display().to_string()]);
+        dir
     }
 
     /// Takes everything out of a queue and writes it into a new directory, in its order.
@@ -93,6 +104,21 @@ impl MotoServer {
         let dir = directory(sandbox, name);
         let file = dir.join("messages.ndjson");
         self.run(&["messages", queue, &file.display().to_string()]);
+        dir
+    }
+
+    /// Makes a bucket.
+    pub fn create_bucket(&self, bucket: &str) {
+        self.run(&["bucket", bucket]);
+    }
+
+    /// Writes what is in a bucket into a new directory, a file for each object.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub fn objects(&self, sandbox: &Sandbox, bucket: &str) -> PathBuf {
+        let dir = directory(sandbox, bucket);
+        self.run(&["objects", bucket, &dir.display().to_string()]);
         dir
     }
 

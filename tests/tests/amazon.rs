@@ -1,4 +1,4 @@
-//! Amazon's queues, topics and event buses: what was acknowledged to a device arrives,
+//! Amazon's queues, topics, event buses and buckets: what was acknowledged to a device arrives,
 //! whoever is killed and whatever the wire does, and only where delivery.md says so more than
 //! once or in another order. The services are moto's.
 
@@ -11,11 +11,16 @@ use penstock_tests::{
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::Value;
 
-const KILLS: usize = 5;
+const KILLS: usize = 3;
+/// Messages a second. For each message in a queue moto looks at all that are there, several
+/// times, and an event of a bus takes it a third of a second.
+const TO_QUEUES: u32 = 20;
+const TO_BUS: u32 = 3;
+const TO_BUCKET: u32 = 200;
 
-fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
+fn load(sandbox: &Sandbox, setup: &Setup, seed: u64, rate: u32) -> Fleet {
     Sim::new(sandbox, "fleet", setup.mqtt, seed)
-        .load(40, 200)
+        .load(40, rate)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
         .start()
 }
@@ -35,10 +40,11 @@ fn break_everything(
     setup: &Setup,
     proxy: &ChaosProxy,
     destination: &str,
+    rate: u32,
 ) -> Fleet {
     let (seed, mut rng) = seed::seeded();
     let mut gateway = Gateway::start(setup).expecting(&[destination]);
-    let mut fleet = load(sandbox, setup, seed);
+    let mut fleet = load(sandbox, setup, seed, rate);
     for _ in 0..KILLS {
         a_moment_of_delivery(&gateway, destination, &mut rng);
         proxy.set(Mode::LoseReplies);
@@ -49,7 +55,7 @@ fn break_everything(
         gateway.start_again();
     }
     fleet.stop(Duration::from_secs(120));
-    gateway.wait_until_drained(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(300));
     gateway.finish();
     fleet
 }
@@ -80,7 +86,7 @@ fn a_fifo_queue_has_each_event_once_when_gateway_and_wire_break_under_load() {
     let proxy = ChaosProxy::to(moto.port);
     let keys = format!("type = \"sqs\"\nqueue = \"{queue}\"");
     let setup = Setup::new(&sandbox).to_amazon("queue", proxy.port, &keys);
-    let fleet = break_everything(&sandbox, &setup, &proxy, "queue");
+    let fleet = break_everything(&sandbox, &setup, &proxy, "queue", TO_QUEUES);
     let dump = moto.messages(&sandbox, "queue", &queue);
     Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
 }
@@ -98,13 +104,12 @@ fn a_topic_hands_each_event_to_two_queues_when_gateway_and_wire_break_under_load
         moto.create_queue("some.fifo"),
     );
     moto.subscribe(&topic, &all, None);
-    // Of the forty devices those whose names end with 1 do not begin so.
     let filter = "{\"device\": [{\"suffix\": \"1\"}]}";
     moto.subscribe(&topic, &some, Some(filter));
     let proxy = ChaosProxy::to(moto.port);
     let keys = format!("type = \"sns\"\ntopic = \"{topic}\"");
     let setup = Setup::new(&sandbox).to_amazon("topic", proxy.port, &keys);
-    let fleet = break_everything(&sandbox, &setup, &proxy, "topic");
+    let fleet = break_everything(&sandbox, &setup, &proxy, "topic", TO_QUEUES);
     let dump = moto.messages(&sandbox, "all", &all);
     Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
     let mut expect = by_device(&dump);
@@ -122,16 +127,31 @@ fn a_bus_loses_nothing_when_gateway_and_wire_break_under_load() {
     let Some(moto) = MotoServer::start(&sandbox) else {
         return;
     };
-    let queue = moto.create_queue("of-bus");
-    moto.create_bus("plant", &queue);
+    moto.create_bus("plant");
     let proxy = ChaosProxy::to(moto.port);
-    let keys = "type = \"eventbridge\"\nbus = \"plant\"";
+    let keys = "type = \"eventbridge\"\nbus = \"plant\"\nbatch_records = 3\nin_flight = 1";
     let setup = Setup::new(&sandbox).to_amazon("bus", proxy.port, keys);
-    let fleet = break_everything(&sandbox, &setup, &proxy, "bus");
-    let dump = moto.messages(&sandbox, "bus", &queue);
+    let fleet = break_everything(&sandbox, &setup, &proxy, "bus", TO_BUS);
+    let dump = moto.bus_events(&sandbox, "plant");
     // A bus refuses no copy and keeps no order.
     let audit = Audit::files(&sandbox, &fleet, &dump, &["--allow-duplicates"]);
     for count in ["lost", "phantom", "unreadable", "malformed_arrived"] {
         assert_eq!(audit.count(count), 0, "{count}");
     }
+}
+
+#[test]
+fn a_bucket_has_each_event_once_when_gateway_and_wire_break_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let Some(moto) = MotoServer::start(&sandbox) else {
+        return;
+    };
+    moto.create_bucket("lake");
+    let proxy = ChaosProxy::to(moto.port);
+    let keys = "type = \"s3\"\nbucket = \"lake\"\nlinger = \"200ms\"";
+    let setup = Setup::new(&sandbox).to_amazon("objects", proxy.port, keys);
+    let fleet = break_everything(&sandbox, &setup, &proxy, "objects", TO_BUCKET);
+    let dump = moto.objects(&sandbox, "lake");
+    Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
 }

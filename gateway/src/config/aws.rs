@@ -6,6 +6,8 @@ mod batching;
 mod eventbridge;
 #[cfg(feature = "kinesis")]
 mod kinesis;
+#[cfg(feature = "s3")]
+mod s3;
 #[cfg(feature = "sns")]
 mod sns;
 #[cfg(feature = "sqs")]
@@ -14,12 +16,16 @@ mod sqs;
 use std::time::Duration;
 
 use super::reader::{Table, Text};
-use crate::forward::aws::{Account, Keys, Order};
+#[cfg(feature = "aws-requests")]
+use crate::forward::aws::Order;
+use crate::forward::aws::{Account, Keys};
 
 #[cfg(feature = "eventbridge")]
 pub(super) use eventbridge::read as read_eventbridge;
 #[cfg(feature = "kinesis")]
 pub(super) use kinesis::read as read_kinesis;
+#[cfg(feature = "s3")]
+pub(super) use s3::read as read_s3;
 #[cfg(feature = "sns")]
 pub(super) use sns::read as read_sns;
 #[cfg(feature = "sqs")]
@@ -32,6 +38,7 @@ const MIB: u64 = 1 << 20;
 /// Longest time that a batch waits to fill.
 const LINGER_MAX: Duration = Duration::from_secs(3_600);
 /// What is kept of the order.
+#[cfg(feature = "aws-requests")]
 const ORDERS: [(&str, Order); 2] = [("strict", Order::Strict), ("relaxed", Order::Relaxed)];
 
 fn read_account(table: &Table<'_, '_, '_>) -> Account {
@@ -113,6 +120,7 @@ pub(super) fn identity_warning(account: &Account, retry_max: Duration) -> Option
 }
 
 /// The larger of two sizes must not be the smaller one.
+#[cfg(feature = "aws-requests")]
 fn check_fits(table: &Table<'_, '_, '_>, part: &str, part_bytes: u64, whole_bytes: u64) {
     const WHOLE: &str = "request_bytes";
     if part_bytes > whole_bytes {

@@ -10,7 +10,7 @@ use super::{
     reader::{Table, Text},
     words::OneOf,
 };
-use crate::forward::{self, Kind, file};
+use crate::forward::{self, Kind, file, format::Format};
 
 const MILLI: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -18,7 +18,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Names of types, whether this build has them or not.
-const TYPES: [&str; 11] = [
+const TYPES: [&str; 12] = [
     "eventbridge",
     "file",
     "http",
@@ -28,6 +28,7 @@ const TYPES: [&str; 11] = [
     "nats",
     "opensearch",
     "postgres",
+    "s3",
     "sns",
     "sqs",
 ];
@@ -107,6 +108,7 @@ fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path
         "kafka" => read_kafka(table, dir),
         "eventbridge" => read_eventbridge(table),
         "kinesis" => read_kinesis(table),
+        "s3" => read_s3(table, data_dir, dir),
         "sns" => read_sns(table),
         "sqs" => read_sqs(table),
         "nats" => read_nats(table, dir),
@@ -138,6 +140,7 @@ fn read_file(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<file::Config>
             default.rotate_age,
         ),
         files_max: table.number("files_max", 0..=1_000_000_000, default.files_max),
+        format: table.word("format", &Format::WORDS, default.format),
         path: path?,
     };
     Some(config)
@@ -200,6 +203,16 @@ fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
 #[cfg(not(feature = "kinesis"))]
 fn read_kinesis(table: &Table<'_, '_, '_>) -> Option<Kind> {
     not_built_in(table, "kinesis")
+}
+
+#[cfg(feature = "s3")]
+fn read_s3(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Option<Kind> {
+    super::aws::read_s3(table, data_dir, dir)
+}
+
+#[cfg(not(feature = "s3"))]
+fn read_s3(table: &Table<'_, '_, '_>, _: &Path, _: &Path) -> Option<Kind> {
+    not_built_in(table, "s3")
 }
 
 #[cfg(feature = "sqs")]
@@ -337,7 +350,8 @@ fn warn_of_http(config: &forward::http::Config, warn: &mut impl FnMut(&str)) {
     feature = "http",
     feature = "kafka",
     feature = "nats",
-    feature = "postgres"
+    feature = "postgres",
+    feature = "s3"
 ))]
 pub(super) fn read_tls(
     table: &Table<'_, '_, '_>,
@@ -388,6 +402,7 @@ pub(super) fn only_one(table: &Table<'_, '_, '_>, ways: &[&str]) {
     feature = "nats",
     feature = "opensearch",
     feature = "postgres",
+    feature = "s3",
     feature = "sns",
     feature = "sqs"
 )))]

@@ -7,15 +7,20 @@
 
 #[cfg(any(feature = "eventbridge", feature = "sns", feature = "sqs"))]
 mod batching;
+#[cfg(feature = "aws-requests")]
 mod fault;
 #[cfg(any(feature = "sns", feature = "sqs"))]
 pub mod message;
+#[cfg(any(feature = "kinesis", feature = "sns", feature = "sqs"))]
 mod pace;
+#[cfg(feature = "aws-requests")]
 mod requests;
+#[cfg(feature = "aws-requests")]
 mod sending;
 #[cfg(test)]
 #[cfg(any(feature = "eventbridge", feature = "sns", feature = "sqs"))]
 pub(super) mod testing;
+#[cfg(feature = "aws-requests")]
 mod unit;
 
 use std::time::Duration;
@@ -37,9 +42,13 @@ use super::{Secret, destination::Error};
 pub use batching::Batching;
 #[cfg(any(feature = "eventbridge", feature = "sns", feature = "sqs"))]
 pub(super) use fault::of_entry;
+#[cfg(feature = "aws-requests")]
 pub(super) use fault::{Fault, fault};
+#[cfg(any(feature = "kinesis", feature = "sns", feature = "sqs"))]
 pub(super) use pace::Paces;
+#[cfg(feature = "aws-requests")]
 pub(super) use requests::{Answer, Limits, Requests, Service};
+#[cfg(feature = "aws-requests")]
 pub(super) use unit::{TooLarge, Unit, json};
 
 /// What is kept of the order of a partition key.
@@ -141,4 +150,18 @@ impl Account {
             )),
         }
     }
+}
+
+/// What each layer says, without saying anything twice.
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let says = cause.to_string();
+        if !said.contains(&says) {
+            said = format!("{said}: {says}");
+        }
+        next = cause.source();
+    }
+    said
 }

@@ -2,7 +2,9 @@
 //! its `position` in the journal.
 //!
 //! Files are named `events-<UTC time of creation>-<first position>.ndjson`; the
-//! names sort in the order of writing, and every file but the last is complete.
+//! names sort in the order of writing, and every file but the last is complete. With a
+//! compressed format a file is compressed when it is closed, and called `.ndjson.gz` or
+//! `.ndjson.zst` then; the last one stays plain ([`packed`]).
 //! A batch is acknowledged after `fdatasync`; a new file's name is made durable
 //! before anything in it is.
 //!
@@ -18,6 +20,7 @@
 //! whole destination's trouble.
 
 mod name;
+mod packed;
 mod tail;
 mod writer;
 
@@ -32,6 +35,7 @@ use self::writer::{Doubt, Writer};
 use super::{
     batch::Batch,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
+    format::Format,
 };
 use crate::{clock::Clock, event::Timestamp};
 
@@ -46,6 +50,8 @@ pub struct Config {
     pub rotate_age: Duration,
     /// Files kept, the oldest deleted first. Zero keeps all.
     pub files_max: usize,
+    /// What closed files look like.
+    pub format: Format,
 }
 
 impl Config {
@@ -56,6 +62,7 @@ impl Config {
             rotate_size: 64 * 1024 * 1024,
             rotate_age: Duration::from_secs(3600),
             files_max: 0,
+            format: Format::Plain,
         }
     }
 }

@@ -10,6 +10,7 @@
 use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
+use super::causes;
 use crate::forward::destination::Error;
 
 /// Why a request was not done as a whole.
@@ -136,20 +137,6 @@ fn of_sending(causes: &str) -> Fault {
         true => Fault::Misconfigured(causes.to_owned()),
         false => Fault::Unavailable(causes.to_owned()),
     }
-}
-
-/// What each layer says, without saying anything twice.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let says = cause.to_string();
-        if !said.contains(&says) {
-            said = format!("{said}: {says}");
-        }
-        next = cause.source();
-    }
-    said
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
 //! File names that sort in the order of writing.
 //!
 //! `events-20260102T030405Z-00000000000000000042.ndjson`: when the file was
-//! created, and the position of its first line.
+//! created, and the position of its first line. Compressed it has another suffix, which
+//! does not count for the order.
 
 use std::{ffi::OsStr, path::Path};
 
 use jiff::tz::TimeZone;
 
-use crate::{event::Timestamp, record::Position};
+use crate::{event::Timestamp, forward::format::Format, record::Position};
 
 const PREFIX: &str = "events-";
-const SUFFIX: &str = ".ndjson";
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 
-/// The name of a new file. Sorts after `newest`, whatever the clock says.
+/// The name of a new file, without suffix. Sorts after `newest`, whatever the clock says.
 pub(super) fn next(now: Timestamp, first: Position, newest: Option<&str>) -> String {
     let seconds = now.as_millis().div_euclid(1_000);
     let name = format(seconds, first);
@@ -30,28 +30,22 @@ pub(super) fn next(now: Timestamp, first: Position, newest: Option<&str>) -> Str
 
 /// When the file was created, in seconds since the Unix epoch.
 pub(super) fn created(name: &str) -> Option<i64> {
-    let (time, _) = name
-        .strip_prefix(PREFIX)?
-        .strip_suffix(SUFFIX)?
-        .split_once('-')?;
+    let (time, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let time = jiff::civil::DateTime::strptime(TIME, time).ok()?;
     Some(TimeZone::UTC.to_timestamp(time).ok()?.as_second())
 }
 
-/// Whether a file is one of ours, by its name.
-pub(super) fn of(path: &Path) -> Option<&str> {
-    let name = path.file_name().and_then(OsStr::to_str)?;
-    let (_, position) = name
-        .strip_prefix(PREFIX)?
-        .strip_suffix(SUFFIX)?
-        .split_once('-')?;
+/// What one of our files is called, without suffix, and what it looks like.
+pub(super) fn of(path: &Path) -> Option<(&str, Format)> {
+    let (name, format) = Format::of_name(path.file_name().and_then(OsStr::to_str)?)?;
+    let (_, position) = name.strip_prefix(PREFIX)?.split_once('-')?;
     (created(name).is_some() && position.len() == 20 && position.parse::<u64>().is_ok())
-        .then_some(name)
+        .then_some((name, format))
 }
 
 fn format(seconds: i64, first: Position) -> String {
     let at = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    format!("{PREFIX}{}-{:020}{SUFFIX}", at.strftime(TIME), first.0)
+    format!("{PREFIX}{}-{:020}", at.strftime(TIME), first.0)
 }
 
 #[cfg(test)]
@@ -73,13 +67,16 @@ mod tests {
                 Position(first),
                 newest.as_deref(),
             );
-            assert_eq!(of(Path::new(&name)), Some(&*name));
+            for (suffix, format) in Format::WORDS {
+                let file = format!("{name}.{suffix}");
+                assert_eq!(of(Path::new(&file)), Some((&*name, format)));
+            }
             assert!(newest.is_none_or(|newest| newest < name), "{name}");
             newest = Some(name);
         }
         assert_eq!(
             newest.unwrap(),
-            "events-20270115T080000Z-00000000000000000003.ndjson"
+            "events-20270115T080000Z-00000000000000000003"
         );
     }
 

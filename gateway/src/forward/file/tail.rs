@@ -14,7 +14,7 @@ use crate::{event::Key, forward::pending, record::Position};
 /// Lines that can have been written without the journal knowing, at most.
 pub(super) const LINES: usize = pending::RECORDS_MAX + 2 * BATCH_RECORDS;
 /// A line longer than this is not ours.
-const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const CHUNK: usize = 256 * 1024;
 
 /// A line that was written.
@@ -89,7 +89,7 @@ fn start(file: &mut File, end: u64) -> io::Result<u64> {
 
 /// Position and key of a line of ours. Both stand before `data`, and quotes
 /// within strings are escaped, so that the first match is the attribute.
-fn parse(line: &[u8]) -> Option<Line> {
+pub(super) fn parse(line: &[u8]) -> Option<Line> {
     const KEY: &[u8] = br#","eventkey":""#;
     const POSITION: &[u8] = br#"","position":""#;
     let whole = line.starts_with(br#"{"specversion":"#) && line.ends_with(b"}}");

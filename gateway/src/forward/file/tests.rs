@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{Read as _, Write as _},
     path::Path,
 };
 
@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     event::Key,
-    forward::testing::{Model, batch, engine, record},
+    forward::{
+        format::decoder,
+        testing::{Model, batch, engine, record},
+    },
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -45,11 +48,20 @@ fn files(config: &Config) -> Vec<PathBuf> {
     files
 }
 
+/// What is in a file, compressed or not.
+fn text_of(path: &Path) -> String {
+    let (_, format) = name::of(path).unwrap();
+    let mut text = String::new();
+    let file = fs::File::open(path).unwrap();
+    decoder(format, file).read_to_string(&mut text).unwrap();
+    text
+}
+
 /// Positions of all lines of all files; each line must be whole.
 fn positions(config: &Config) -> Vec<u64> {
     let mut positions = Vec::new();
     for path in files(config) {
-        let text = fs::read_to_string(path).unwrap();
+        let text = text_of(&path);
         assert!(text.is_empty() || text.ends_with('\n'));
         for line in text.lines() {
             let event: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -82,9 +94,10 @@ proptest! {
         batches in proptest::collection::vec(1u64..6, 1..12),
         crashes in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..3), 1..4),
         rotate_size in prop_oneof![Just(1u64 << 20), Just(1_500), Just(700), Just(1)],
+        format in proptest::sample::select(Format::WORDS.map(|(_, format)| format).to_vec()),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { rotate_size, ..config(&dir) };
+        let config = Config { rotate_size, format, ..config(&dir) };
         let total: u64 = batches.iter().sum();
         for (cut, known) in crashes {
             let mut slot = Slot::default();
@@ -119,7 +132,7 @@ proptest! {
 fn positions_tolerant(config: &Config) -> Vec<u64> {
     let mut positions = Vec::new();
     for path in files(config) {
-        let text = fs::read_to_string(path).unwrap();
+        let text = text_of(&path);
         for line in text
             .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
@@ -164,6 +177,58 @@ fn files_are_rotated_by_age_also_across_a_restart() {
         .unwrap();
     assert_eq!(files(&config).len(), 2);
     assert_eq!(positions(&config), [1, 2, 3]);
+}
+
+#[test]
+fn closed_files_are_compressed_and_the_newest_is_not() {
+    for (suffix, format) in [("gz", Format::Gzip), ("zst", Format::Zstd)] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            rotate_size: 4_000,
+            format,
+            ..config(&dir)
+        };
+        write(&config, &batch(1..=50)).unwrap();
+        let mut files = files(&config);
+        assert!(files.len() > 5, "{files:?}");
+        let newest = files.pop().unwrap();
+        assert_eq!(newest.extension().unwrap(), "ndjson");
+        for file in &files {
+            assert_eq!(file.extension().unwrap(), suffix);
+            assert!(fs::metadata(file).unwrap().len() < 2_000);
+        }
+        assert_eq!(positions(&config), (1..=50).collect::<Vec<_>>());
+        // What comes again is known by the lines of compressed files too.
+        write(&config, &batch(1..=51)).unwrap();
+        assert_eq!(positions(&config), (1..=51).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_of_compressing_leaves_each_record_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = Config {
+        rotate_size: 4_000,
+        ..config(&dir)
+    };
+    write(&plain, &batch(1..=20)).unwrap();
+    let config = Config {
+        format: Format::Gzip,
+        ..plain
+    };
+    let closed = files(&config).into_iter().rev().nth(1).unwrap();
+    let lines = fs::read(&closed).unwrap();
+    let part = closed.with_extension("ndjson.gz.part");
+    // Before it was whole.
+    fs::write(&part, b"torn").unwrap();
+    write(&config, &batch(1..=21)).unwrap();
+    assert!(!part.try_exists().unwrap());
+    assert!(!closed.try_exists().unwrap(), "it was compressed after all");
+    // Before the plain one was deleted.
+    fs::write(&closed, lines).unwrap();
+    write(&config, &batch(1..=22)).unwrap();
+    assert!(!closed.try_exists().unwrap());
+    assert_eq!(positions(&config), (1..=22).collect::<Vec<_>>());
 }
 
 #[test]

@@ -7,8 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Config, name, tail};
-use crate::{event::Timestamp, forward::batch::Batch, record::Position};
+use super::{Config, name, packed, tail};
+use crate::{
+    event::Timestamp,
+    forward::{batch::Batch, format::Format},
+    record::Position,
+};
 
 /// A buffer larger than this is not kept.
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
@@ -94,18 +98,24 @@ impl Writer {
             left: Vec::new(),
             buffer: Vec::new(),
         };
+        packed::tidy(dir).doing("tidy", dir)?;
         let mut files = list(dir)?;
-        if let Some(newest) = files.pop() {
-            let current = recover(newest, doubt, &mut writer.left)?;
-            writer.newest = Some(current.name.clone());
-            writer.current = Some(current);
+        if let Some(Listed { path, name, .. }) = files.pop_if(|newest| newest.is_plain()) {
+            writer.current = Some(recover(path, name.clone(), doubt, &mut writer.left)?);
+            writer.newest = Some(name);
         }
+        let mut newest_closed = true;
         while writer.left.len() < tail::LINES
             && let Some(before) = files.pop()
         {
-            let mut file = File::open(&before).doing("open", &before)?;
-            let tail = tail::read(&mut file).doing("read", &before)?;
-            writer.left.extend(tail.lines);
+            writer.newest.get_or_insert_with(|| before.name.clone());
+            let lines = before.lines().doing("read", &before.path)?;
+            writer.left.extend(lines);
+            if newest_closed && before.is_plain() {
+                // A crash may have come between closing and compressing it.
+                writer.pack(&before.path);
+            }
+            newest_closed = false;
         }
         writer.left.sort_unstable();
         Ok(writer)
@@ -134,7 +144,9 @@ impl Writer {
                 if let Some(first) = first {
                     self.append(&buffer[..line], first, now)?;
                 }
-                self.current = None;
+                if let Some(closed) = self.current.take() {
+                    self.pack(&closed.path);
+                }
                 buffer.drain(..line);
                 first = None;
             }
@@ -187,10 +199,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Compresses a closed file, where that is wanted. One that cannot be, because the disk
+    /// is full, stays as it is: nothing is missing.
+    fn pack(&self, closed: &Path) {
+        if self.config.format == Format::Plain {
+            return;
+        }
+        if let Err(error) = packed::pack(closed, self.config.format) {
+            tracing::warn!(file = %closed.display(), %error, "the file stays uncompressed");
+        }
+    }
+
     fn create(&mut self, first: Position, now: Timestamp) -> Result<Current, Error> {
         let dir = &self.config.path;
         let name = name::next(now, first, self.newest.as_deref());
-        let path = dir.join(&name);
+        let path = dir.join(format!("{name}.{}", Format::Plain.suffix()));
         let file = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -213,6 +236,7 @@ impl Writer {
 /// Opens the newest file and cuts off what is no line of ours.
 fn recover(
     path: PathBuf,
+    name: String,
     doubt: Option<&Doubt>,
     lines: &mut Vec<tail::Line>,
 ) -> Result<Current, Error> {
@@ -247,7 +271,6 @@ fn recover(
     // Lines of a crashed process may not be on disk yet.
     file.sync_data().doing("sync", &path)?;
     lines.extend(tail.lines);
-    let name = name::of(&path).unwrap_or_default().to_owned();
     Ok(Current {
         file,
         path,
@@ -256,13 +279,40 @@ fn recover(
     })
 }
 
+/// One of our files.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Listed {
+    /// Without suffix: what sorts in the order of writing.
+    name: String,
+    path: PathBuf,
+    format: Format,
+}
+
+impl Listed {
+    fn is_plain(&self) -> bool {
+        self.format == Format::Plain
+    }
+
+    /// The last lines of a closed file.
+    fn lines(&self) -> io::Result<Vec<tail::Line>> {
+        match self.format {
+            Format::Plain => Ok(tail::read(&mut File::open(&self.path)?)?.lines),
+            format => packed::lines(&self.path, format),
+        }
+    }
+}
+
 /// Our files, in the order of writing.
-fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).doing("list", dir)? {
         let path = entry.doing("list", dir)?.path();
-        if name::of(&path).is_some() {
-            files.push(path);
+        if let Some((name, format)) = name::of(&path) {
+            files.push(Listed {
+                name: name.to_owned(),
+                format,
+                path,
+            });
         }
     }
     files.sort_unstable();
@@ -271,7 +321,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn delete_oldest(dir: &Path, keep: usize) -> Result<(), Error> {
     let files = list(dir)?;
-    for path in &files[..files.len().saturating_sub(keep)] {
+    for Listed { path, .. } in &files[..files.len().saturating_sub(keep)] {
         fs::remove_file(path).doing("delete", path)?;
         tracing::info!(file = %path.display(), "deleted, because `files_max` files are kept");
     }

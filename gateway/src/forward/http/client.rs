@@ -3,7 +3,7 @@
 
 use std::{
     path::Path,
-    sync::{Mutex, Once, PoisonError},
+    sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -96,11 +96,7 @@ fn host(config: &Config) -> Option<String> {
 }
 
 fn build(config: &Config) -> Result<Client, String> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // An error means that there is one already, which is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
-    });
+    crate::tls::install_provider();
     let connections = match config.form.takes_one() {
         true => config.in_flight.max(1),
         false => 1,

@@ -1,0 +1,106 @@
+//! Closed files, compressed.
+//!
+//! A file is written as plain lines, so that a crash leaves what it leaves; when it is
+//! closed it is compressed beside itself, synced, given its name, and only then the plain
+//! one is deleted. Whatever a crash leaves of that is a plain file, perhaps with its whole
+//! compressed copy beside it, and perhaps the part of one.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+};
+
+use super::tail::{self, LINE_BYTES_MAX, Line};
+use crate::forward::format::{CHUNK, Encoder, Format, decoder};
+
+/// What a file is called while it is compressed.
+const PART: &str = "part";
+
+/// Compresses a closed file; afterwards only that one is there.
+pub(super) fn pack(plain: &Path, format: Format) -> io::Result<()> {
+    let packed = plain.with_extension(format.suffix());
+    let part = part_of(&packed);
+    let mut encoder = Encoder::new(format, File::create(&part)?);
+    let mut reader = BufReader::with_capacity(CHUNK, File::open(plain)?);
+    let mut chunk = Vec::with_capacity(CHUNK);
+    loop {
+        chunk.clear();
+        reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
+            break;
+        }
+        encoder.add(&chunk)?;
+    }
+    encoder.finish()?.sync_all()?;
+    fs::rename(&part, &packed)?;
+    sync(plain)?;
+    fs::remove_file(plain)?;
+    sync(plain)
+}
+
+/// What a crash left of packing: a part goes, and so does a plain file whose compressed
+/// copy is whole.
+pub(super) fn tidy(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name else {
+            continue;
+        };
+        let whole = name
+            .strip_suffix(PART)
+            .and_then(|name| name.strip_suffix('.'));
+        if whole.is_some_and(|name| super::name::of(Path::new(name)).is_some()) {
+            fs::remove_file(&path)?;
+        } else if let Some((_, Format::Gzip | Format::Zstd)) = Format::of_name(name)
+            && super::name::of(&path).is_some()
+        {
+            let plain = path
+                .with_extension("")
+                .with_extension(Format::Plain.suffix());
+            match fs::remove_file(&plain) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The last lines of a compressed file, up to the first that cannot be read.
+pub(super) fn lines(path: &Path, format: Format) -> io::Result<Vec<Line>> {
+    let mut reader = decoder(format, File::open(path)?);
+    let mut lines = VecDeque::new();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let mut line = reader.by_ref().take(LINE_BYTES_MAX);
+        if let Err(error) = line.read_until(b'\n', &mut bytes) {
+            tracing::error!(file = %path.display(), %error, "the file is damaged");
+        }
+        let Some(line) = bytes.strip_suffix(b"\n").and_then(tail::parse) else {
+            return Ok(lines.into());
+        };
+        if lines.len() >= tail::LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+fn part_of(packed: &Path) -> PathBuf {
+    let mut name = packed.as_os_str().to_owned();
+    name.push(".");
+    name.push(PART);
+    name.into()
+}
+
+/// Makes the names in the directory of a file durable.
+fn sync(file: &Path) -> io::Result<()> {
+    match file.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
