@@ -270,8 +270,9 @@ impl Http {
     ) -> Result<(StatusCode, String), Error> {
         let client = self.clients.get(&self.config)?;
         let mut request = client.request(method, url);
-        if let Some(token) = self.authorizer.header(&client, &*self.clock).await? {
-            request = request.header(AUTHORIZATION, token);
+        let token = self.authorizer.header(&client, &*self.clock).await?;
+        if let Some(token) = &token {
+            request = request.header(AUTHORIZATION, token.clone());
         }
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json);
@@ -279,7 +280,12 @@ impl Http {
         let response = request.send().await.map_err(away)?;
         let status = response.status();
         let said = reply::said(response).await?;
-        Ok((status, self.hide(said).await))
+        let said = self.hide(said).await;
+        if status == StatusCode::UNAUTHORIZED {
+            // The next time with another token, where there are others.
+            self.authorizer.is_refused(token.as_ref()).await;
+        }
+        Ok((status, said))
     }
 }
 

@@ -204,38 +204,4 @@ impl Destination for OpenSearch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_below_the_clusters() {
-        for base in ["https://h:9200/search", "https://h:9200/search/"] {
-            let config = Config::new(base);
-            let bulk = config.bulk().unwrap();
-            assert_eq!(
-                bulk.url,
-                "https://h:9200/search/_bulk?filter_path=errors%2Citems.*.status%2Citems.*.error"
-            );
-            let template = config.below(&["_index_template", "a"]).unwrap();
-            assert_eq!(template.as_str(), "https://h:9200/search/_index_template/a");
-        }
-        assert!(Config::new("https://h/?a=b").check().is_err());
-        assert!(Config::new("ftp://h").check().is_err());
-    }
-
-    #[test]
-    fn a_data_stream_has_one_name() {
-        let stream = |index| Config {
-            data_stream: true,
-            index: Index::parse(index).unwrap(),
-            ..Config::new("http://h")
-        };
-        assert!(stream("telemetry-{yyyy}").check().is_err());
-        let stream = stream("telemetry-plant");
-        stream.check().unwrap();
-        let template: serde_json::Value = serde_json::from_str(&stream.template()).unwrap();
-        assert_eq!(template["index_patterns"], json!(["telemetry-plant"]));
-        assert_eq!(template["data_stream"], json!({}));
-        assert_eq!(stream.template_name(), "penstock-telemetry-plant");
-    }
-}
+mod tests;
