@@ -25,6 +25,7 @@ use crate::{
     rebirth::Rebirth,
     record::Routes,
     reload::{self, Reload},
+    rulebook::{self, Rulebook},
     rules::{Rule, RuleSet},
     running::{Note, Running},
     store::{self, Store},
@@ -46,6 +47,7 @@ pub struct App {
     events: Events,
     read: Feed,
     actions: Follower,
+    rulebook: Arc<Rulebook>,
     rebirth: Rebirth,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
@@ -81,15 +83,16 @@ impl App {
         let dir = config.data_dir.clone();
         let gateway = tokio::task::spawn_blocking(move || gateway_id(&dir)).await??;
         let ingest = Arc::new(ingest(&config, &gateway, &handle, &clock)?);
+        let rulebook = Rulebook::open(&config.data_dir, &config, ingest.clone(), handle.clone());
+        let rulebook = Arc::new(rulebook.context("cannot open rulebook.db")?);
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
         let http = config.http.bind().await?;
         query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
         let ruled = reload::Rules {
-            ingest: ingest.clone(),
-            store: handle.clone(),
-            fixed: config.fixed,
+            rulebook: rulebook.clone(),
+            fixed: config.fixed.clone(),
         };
         let reload = Reload::new(broker.handle(), config.file, auth, ruled, beginning);
         #[cfg(feature = "mqtt")]
@@ -153,6 +156,7 @@ impl App {
             events,
             read,
             actions,
+            rulebook,
             rebirth,
             #[cfg(feature = "mqtt")]
             remotes,
@@ -206,6 +210,7 @@ impl App {
             broker: self.broker.handle(),
             read: self.read.handle(),
             actions: self.actions.handle(),
+            rulebook: self.rulebook,
             boots: self.boots.clone(),
             key: self.key,
         };
@@ -385,7 +390,9 @@ pub(crate) fn ingest(
         &config.destinations,
         store,
     ));
-    ingest.set_rules(rules(&config.rules, store)?);
+    let put = rulebook::put_in(&config.data_dir, config).context("cannot read rulebook.db")?;
+    let all: Vec<Rule> = config.rules.iter().cloned().chain(put).collect();
+    ingest.set_rules(rules(&all, store)?);
     Ok(ingest)
 }
 

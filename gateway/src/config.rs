@@ -15,6 +15,7 @@ mod aws;
 mod destination;
 mod fixed;
 mod intake;
+mod json;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod keep;
@@ -25,7 +26,7 @@ mod mistake;
 #[cfg(feature = "mqtt")]
 pub(crate) mod mqtt;
 mod reader;
-mod rule;
+pub(crate) mod rule;
 mod schema;
 mod seen;
 mod stages;
@@ -193,6 +194,36 @@ impl Config {
         }
     }
 
+    /// One rule as JSON, with the keys of a `[[rule]]`; patterns may be objects. Nothing
+    /// is filled in, and no file is read. `destinations` are those that it may name.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn rule_of_json(text: &str, destinations: &[Arc<str>]) -> Result<Rule, Vec<Mistake>> {
+        let whole = |what: String| {
+            vec![Mistake {
+                line: None,
+                key: String::new(),
+                what,
+            }]
+        };
+        let text = json::rule(text).map_err(whole)?;
+        let reader = Reader::foreign(&text);
+        let root = DeTable::parse(&text).map_err(|error| whole(error.message().to_owned()))?;
+        let root = Table::root(&reader, root.get_ref());
+        let mut read = rule::read(&root, Path::new(""), Some(destinations));
+        let (mut mistakes, _) = reader.finish();
+        for mistake in &mut mistakes {
+            mistake.line = None;
+            let key = mistake.key.trim_start_matches("rule[1]");
+            mistake.key = key.trim_start_matches('.').to_owned();
+        }
+        match read.rules.pop().filter(|_| mistakes.is_empty()) {
+            Some(rule) => Ok(rule),
+            None => Err(mistakes),
+        }
+    }
+
     /// Everything by default, with the journal in `data_dir`.
     pub fn defaults(data_dir: &Path) -> Self {
         let (config, _) = Self::parse("", Path::new(""), &|_| None);
@@ -308,7 +339,8 @@ impl Config {
             None => vec![destination::default(&data_dir)],
         };
         intake::check(root, &mappings, &destinations);
-        let rule::Read { rules, files } = rule::read(root, dir, Some(&destinations));
+        let names: Vec<_> = destinations.iter().map(|d| d.name.clone()).collect();
+        let rule::Read { rules, files } = rule::read(root, dir, Some(&names));
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));

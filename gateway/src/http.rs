@@ -18,6 +18,7 @@ mod page;
 mod quarantine;
 mod read;
 mod replay;
+mod rulebook;
 mod rules;
 mod status;
 
@@ -42,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     actions, boots::Boots, forward::Secret, ingest::Ingest, instance_key::InstanceKey,
-    observer::Observer, query, store,
+    observer::Observer, query, rulebook::Rulebook, store,
 };
 
 pub use error::Error;
@@ -92,6 +93,8 @@ pub struct Context {
     pub read: query::Handle,
     /// What rules do beside sending.
     pub actions: actions::Handle,
+    /// The rules in force.
+    pub rulebook: Arc<Rulebook>,
     /// When this machine was started.
     pub boots: Arc<Boots>,
     /// What commands of this machine know.
@@ -239,12 +242,20 @@ fn router(context: Context, guard: guard::Guard) -> Router {
         .route("/api/v1/alarms/{id}", get(alarms::show))
         .route("/api/v1/alarms/{id}/acknowledge", post(alarms::acknowledge))
         .route("/api/v1/alarms/{id}/clear", post(alarms::clear))
-        .route("/api/v1/rules/failed", get(rules::failed))
+        .route("/api/v1/rules", get(rulebook::list))
         .route(
-            "/api/v1/rules/failed/{id}",
+            "/api/v1/rules/{name}",
+            get(rulebook::show)
+                .put(rulebook::put)
+                .delete(rulebook::delete),
+        )
+        .route("/api/v1/rules/{name}/versions", get(rulebook::versions))
+        .route("/api/v1/rule-failures", get(rules::failed))
+        .route(
+            "/api/v1/rule-failures/{id}",
             get(rules::failure).delete(rules::discard),
         )
-        .route("/api/v1/rules/failed/{id}/retry", post(rules::retry))
+        .route("/api/v1/rule-failures/{id}/retry", post(rules::retry))
         .route("/api/v1/read", get(read::status))
         .route("/api/v1/read/rebuild", post(read::rebuild))
         .route("/api/v1/last", get(read::last))

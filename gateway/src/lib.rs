@@ -37,6 +37,7 @@ pub mod record;
 mod reload;
 #[cfg(feature = "mqtt")]
 pub mod remote;
+pub mod rulebook;
 pub mod rules;
 pub mod running;
 pub mod signal;

@@ -28,9 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::watch::Watch;
 use crate::{
     config::{Config, Fixed, Seen, Stamp},
-    ingest::Ingest,
-    rules::RuleSet,
-    store,
+    rulebook::Rulebook,
 };
 
 /// Between two looks at the files.
@@ -51,8 +49,7 @@ pub(crate) struct Reload {
 /// What rules are put in force with.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
-    pub(crate) ingest: Arc<Ingest>,
-    pub(crate) store: store::Handle,
+    pub(crate) rulebook: Arc<Rulebook>,
     /// What rules must be written for: what runs.
     pub(crate) fixed: Fixed,
 }
@@ -190,11 +187,8 @@ fn put_in_force(config: Config, broker: &Handle, rules: &Rules) -> anyhow::Resul
         tracing::info!("passwords and keys were read again and are in force");
         return Ok(config.broker.auth);
     }
-    let id = |name: &str| rules.store.destination_id(name);
-    let set = RuleSet::new(&config.rules, id)
-        .map_err(|name| anyhow::anyhow!("{name} is no destination"))?;
     broker.reload_auth(config.broker.auth.clone())?;
-    rules.ingest.set_rules(set);
+    rules.rulebook.set_of_file(config.rules)?;
     tracing::info!("passwords, keys and rules were read again and are in force");
     Ok(config.broker.auth)
 }

@@ -88,6 +88,15 @@ impl Gateway {
         .await
     }
 
+    /// Sends JSON, with another head line or none.
+    async fn send(&self, method: &str, path: &str, head: &str, json: &str) -> Answer {
+        let length = json.len();
+        self.ask(&format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}Content-Length: {length}\r\n\r\n{json}"
+        ))
+        .await
+    }
+
     /// Publishes at QoS 1 with MQTT 3.1.1 and waits for the acknowledgement.
     async fn publish(&self, topic: &str, payload: &[u8]) {
         let mut stream = TcpStream::connect(self.mqtt).await.expect("connect");
@@ -481,5 +490,74 @@ async fn a_session_that_waits_for_its_client_is_listed_with_its_subscriptions_an
         .await;
     assert_eq!(ended.json()["kicked"], 1);
     assert_eq!(gateway.get(path).await.status, 404);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_put_changed_and_taken_away_with_versions() {
+    let gateway = Gateway::start().await;
+    let rule = |above: u32| {
+        format!(
+            r#"{{"pattern": {{"values": {{"v": [{{"numeric": [">", {above}]}}]}}}}, "alarm": {{}}}}"#
+        )
+    };
+    let put =
+        async |head: &str, text: &str| gateway.send("PUT", "/api/v1/rules/hot", head, text).await;
+    let answer = put("If-None-Match: *\r\n", &rule(80)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.head.contains("etag: \"1\""), "{}", answer.head);
+    assert_eq!(put("If-Match: \"7\"\r\n", &rule(1)).await.status, 412);
+    assert_eq!(put("If-Match: seven\r\n", &rule(1)).await.status, 400);
+    let wrong = put("", r#"{"pattern": {"v": 5}, "alarn": {}}"#).await;
+    assert_eq!(wrong.status, 400);
+    let said = wrong.json()["detail"].as_str().expect("words").to_owned();
+    assert!(
+        said.contains("pattern: line 1") && said.contains("alarn: is not a key"),
+        "{said}"
+    );
+
+    // It is in force with the answer, and raises its alarm.
+    gateway.publish("devices/b7/t", br#"{"v":90}"#).await;
+    let alarm = timeout(LONG, async {
+        loop {
+            let mut alarms = gateway.get("/api/v1/alarms").await.json();
+            if let Some(alarm) = alarms["items"].get_mut(0) {
+                return alarm.take();
+            }
+        }
+    });
+    let alarm = alarm.await.expect("an alarm in time");
+    assert_eq!(
+        (&alarm["rule"], &alarm["device"]),
+        (&"hot".into(), &"b7".into())
+    );
+
+    assert_eq!(
+        put("If-Match: \"1\"\r\n", &rule(95)).await.json()["version"],
+        2
+    );
+    let shown = gateway.get("/api/v1/rules/hot").await.json();
+    assert_eq!(shown["rule"]["pattern"]["values"]["v"][0]["numeric"][1], 95);
+    assert_eq!(
+        gateway.get("/api/v1/rules").await.json()["items"][0]["name"],
+        "hot"
+    );
+    assert_eq!(
+        gateway.change("DELETE", "/api/v1/rules/hot").await.status,
+        200
+    );
+    assert_eq!(
+        gateway.change("DELETE", "/api/v1/rules/hot").await.status,
+        404
+    );
+    assert_eq!(gateway.get("/api/v1/rules/hot").await.status, 404);
+    let versions = gateway.get("/api/v1/rules/hot/versions").await.json();
+    let numbers: Vec<_> = versions["items"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["version"].as_u64())
+        .collect();
+    assert_eq!(numbers, [Some(3), Some(2), Some(1)]);
     gateway.stop().await;
 }

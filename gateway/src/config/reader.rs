@@ -39,6 +39,8 @@ pub(super) struct Reader<'e> {
     known: RefCell<BTreeSet<String>>,
     /// Values that came from the environment, which must not be shown, and their names.
     hidden: RefCell<Vec<(String, String)>>,
+    /// Whether the text came over the network: nothing is filled in, and no file is read.
+    foreign: bool,
 }
 
 impl<'e> Reader<'e> {
@@ -50,7 +52,21 @@ impl<'e> Reader<'e> {
             mistakes: RefCell::default(),
             known: RefCell::default(),
             hidden: RefCell::default(),
+            foreign: false,
         }
+    }
+
+    /// Of a text that somebody sent.
+    pub(super) fn foreign(text: &'e str) -> Self {
+        Self {
+            foreign: true,
+            ..Self::new(text, &|_| None, Path::new(""))
+        }
+    }
+
+    /// Whether it is.
+    pub(super) const fn is_foreign(&self) -> bool {
+        self.foreign
     }
 
     /// Notes a mistake. Values from the environment are taken out of the words.
@@ -90,6 +106,9 @@ impl<'e> Reader<'e> {
 
     /// Fills environment variables and files in; `$${` stands for `${`.
     fn expand(&self, span: &Span, key: &str, written: &str) -> Option<String> {
+        if self.foreign {
+            return Some(written.to_owned());
+        }
         let mut filled = String::with_capacity(written.len());
         let mut rest = written;
         let mut fine = true;

@@ -15,16 +15,13 @@ use super::{
     reader::{Table, Text},
     words::OneOf,
 };
-use crate::{
-    forward,
-    rules::{Pattern, Rule},
-};
+use crate::rules::{Pattern, Rule};
 
 /// Rules in one configuration, at most.
 const RULES_MAX: usize = 100_000;
 
 /// Fields in all alternatives of all rules, at most: each takes some hundred bytes.
-const FIELDS_MAX: usize = 1_000_000;
+pub(crate) const FIELDS_MAX: usize = 1_000_000;
 
 /// Bytes of all patterns as they are written, at most. In memory they take several times
 /// that; a list of a million devices is within it.
@@ -47,11 +44,7 @@ struct Known {
 }
 
 /// Reads every rule. Files are relative to `dir`; without destinations any name is one.
-pub(super) fn read(
-    root: &Table<'_, '_, '_>,
-    dir: &Path,
-    known: Option<&[forward::Config]>,
-) -> Read {
+pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: Option<&[Arc<str>]>) -> Read {
     let mut read = Read::default();
     let Some(tables) = root.tables("rule") else {
         return read;
@@ -66,7 +59,7 @@ pub(super) fn read(
     let any = known.is_none();
     let known = known.unwrap_or_default();
     let known = Known {
-        names: known.iter().map(|d| d.name.clone()).collect(),
+        names: known.to_vec(),
         complete: written.is_none_or(|written| written == known.len()),
         any,
     };
@@ -146,6 +139,11 @@ fn pattern(
             parsed.iter().for_each(|one| size.add(&text.value, one));
             let mistake = |error| table.mistake(Some(&text.span), "pattern", error);
             parsed.map_err(mistake).ok()
+        }
+        (None, Some(file)) if table.reader.is_foreign() => {
+            let what = "a rule that is sent has its pattern in it";
+            table.mistake(Some(&file.span), "pattern_file", what);
+            None
         }
         (None, Some(file)) => {
             let path = dir.join(&file.value);

@@ -17,6 +17,7 @@ use crate::{
     cli::{ConfigFile, output},
     config::Config,
     record::Position,
+    rulebook,
     rules::{
         Matcher, NotMatched, Pattern, Rule, Scratch,
         explain::{Clause, Explained, explain},
@@ -175,7 +176,11 @@ fn rules(args: &Args) -> Result<Vec<Rule>> {
                 Ok(Config::rules_of(path)?)
             }
         }
-        (None, None) => Ok(args.file.load()?.rules),
+        (None, None) => {
+            let config = args.file.load()?;
+            let put = rulebook::put_in(&config.data_dir, &config)?;
+            Ok(config.rules.into_iter().chain(put).collect())
+        }
     }
 }
 

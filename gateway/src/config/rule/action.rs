@@ -166,6 +166,11 @@ fn template(table: &Table<'_, '_, '_>, dir: &Path, files: &mut Seen) -> Option<(
             let template = text.value.clone();
             Some((text, template))
         }
+        (None, Some(file)) if table.reader.is_foreign() => {
+            let what = "a rule that is sent has its template in it";
+            table.mistake(Some(&file.span), "template_file", what);
+            None
+        }
         (None, Some(file)) => {
             let path = dir.join(&file.value);
             files.insert(path.clone(), Stamp::of(&path));

@@ -1,0 +1,165 @@
+//! Rules in force, and those that are put here.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+
+use super::{Context, error::Problem};
+use crate::{
+    admin,
+    rulebook::{self, Rulebook, Shown, Version},
+};
+
+pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, Problem> {
+    let shown = with(&context, |book| Ok(book.list())).await?;
+    let items: Vec<Value> = shown.iter().map(line).collect();
+    Ok(Json(json!({ "items": items })))
+}
+
+pub(super) async fn show(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let shown = with(&context, |book| Ok(book.list())).await?;
+    let found = shown.iter().find(|one| *one.name == *name);
+    let found = found.ok_or(rulebook::Error::Missing)?;
+    let mut whole = line(found);
+    if let Some(version) = &found.version {
+        whole["rule"] = rule(version);
+    }
+    Ok((tag(found.version.as_ref())?, Json(whole)).into_response())
+}
+
+pub(super) async fn put(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    text: String,
+) -> Result<Response, Problem> {
+    let over = over(&headers)?;
+    let now = context.ingest.now();
+    let version = with(&context, move |book| {
+        book.put(&name, &text, over, "operator", now)
+    })
+    .await?;
+    let answer = json!({ "version": version.number, "at": admin::known(version.at) });
+    Ok((tag(Some(&version))?, Json(answer)).into_response())
+}
+
+pub(super) async fn delete(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Problem> {
+    let over = over(&headers)?;
+    let now = context.ingest.now();
+    with(&context, move |book| {
+        book.delete(&name, over, "operator", now)
+    })
+    .await?;
+    Ok(Json(json!({ "deleted": 1 })))
+}
+
+pub(super) async fn versions(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let versions = with(&context, move |book| book.versions(&name)).await?;
+    if versions.is_empty() {
+        return Err(rulebook::Error::Missing.into());
+    }
+    let line = |version: &Version| {
+        json!({
+            "version": version.number,
+            "at": admin::known(version.at),
+            "by": version.actor,
+            "rule": rule(version),
+        })
+    };
+    let items: Vec<Value> = versions.iter().map(line).collect();
+    Ok(Json(json!({ "items": items })))
+}
+
+/// Where the rule is read and matched is no place to wait in.
+async fn with<T: Send + 'static>(
+    context: &Context,
+    work: impl FnOnce(&Rulebook) -> Result<T, rulebook::Error> + Send + 'static,
+) -> Result<T, Problem> {
+    let book = context.rulebook.clone();
+    let done = spawn_blocking(move || work(&book)).await;
+    done.map_err(|error| {
+        tracing::error!(%error, "a request about rules failed");
+        let what = "the request failed";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+    })?
+    .map_err(Problem::from)
+}
+
+fn line(shown: &Shown) -> Value {
+    json!({
+        "name": shown.name,
+        "source": if shown.version.is_some() { "api" } else { "file" },
+        "version": shown.version.as_ref().map(|version| version.number),
+        "at": shown.version.as_ref().map(|version| admin::known(version.at)),
+        "by": shown.version.as_ref().map(|version| version.actor.as_str()),
+        "destinations": shown.destinations,
+        "in_force": shown.problem.is_none(),
+        "problem": shown.problem,
+    })
+}
+
+fn rule(version: &Version) -> Value {
+    let text = version.text.as_deref();
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+/// The version that is to be changed, where somebody says one.
+fn over(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let number = |value: &HeaderValue| {
+        let text = value.to_str().ok()?;
+        text.trim().trim_matches('"').parse().ok()
+    };
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        return Ok(Some(0));
+    }
+    let Some(said) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let what = "If-Match has the version that is to be changed, such as \"3\"";
+    let wrong = || Problem::new(StatusCode::BAD_REQUEST, what);
+    number(said).map(Some).ok_or_else(wrong)
+}
+
+fn tag(version: Option<&Version>) -> Result<HeaderMap, Problem> {
+    let mut headers = HeaderMap::new();
+    if let Some(version) = version {
+        let tag = HeaderValue::try_from(format!("\"{}\"", version.number));
+        let tag = tag.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no tag"))?;
+        headers.insert(header::ETAG, tag);
+    }
+    Ok(headers)
+}
+
+impl From<rulebook::Error> for Problem {
+    fn from(error: rulebook::Error) -> Self {
+        use rulebook::Error::{Changed, Missing, OfFile, Sqlite, Wrong};
+        let status = match &error {
+            Wrong(_) => StatusCode::BAD_REQUEST,
+            OfFile => StatusCode::CONFLICT,
+            Changed(_) => StatusCode::PRECONDITION_FAILED,
+            Missing => StatusCode::NOT_FOUND,
+            Sqlite(error) => {
+                tracing::error!(%error, "rulebook.db could not answer a request");
+                let what = "rulebook.db could not answer";
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, what);
+            }
+        };
+        Self::new(status, error.to_string())
+    }
+}

@@ -1,0 +1,400 @@
+//! The rules in force: those of the configuration, and those that were put over the API.
+//!
+//! Promises: a rule that was put is on the disk, in `rulebook.db`, before it is in force,
+//! and stays so over restarts; its versions are kept. All rules change at once, while
+//! events are taken in: they are built beside those in force, and exchanged. A rule that
+//! cannot be in force (its destination is gone, the configuration has one of its name)
+//! is kept, and said.
+
+mod kept;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rusqlite::Connection;
+
+pub use kept::{FILE, Version};
+
+use crate::{
+    config::{Config, rule::FIELDS_MAX},
+    event::Timestamp,
+    ingest::Ingest,
+    rules::{Rule, RuleSet},
+    store,
+};
+
+/// Rules that can be put, at most, and their bytes.
+const RULES_MAX: usize = 10_000;
+const BYTES_MAX: usize = 16 << 20;
+/// Bytes of one.
+const RULE_BYTES_MAX: usize = 64 << 10;
+
+/// Why a rule cannot be put, or asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The rule is wrong: each mistake.
+    #[error("{}", .0.join("; "))]
+    Wrong(Vec<String>),
+    /// The configuration has it, and only that can change it.
+    #[error("the rule is in the configuration file, which alone can change it")]
+    OfFile,
+    /// Somebody else changed it in between.
+    #[error("the rule has another version than the one that was to be changed: {0}")]
+    Changed(u64),
+    /// There is none of that name.
+    #[error("there is no such rule")]
+    Missing,
+    /// The file cannot be used.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// A rule as it is shown.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The latest version, where it was put over the API.
+    pub version: Option<Version>,
+    /// Where it sends what it takes.
+    pub destinations: Vec<Arc<str>>,
+    /// Why it is not in force, if it is not.
+    pub problem: Option<Arc<str>>,
+}
+
+/// A rule that was put.
+#[derive(Debug, Clone)]
+struct Put {
+    version: Version,
+    /// As it was read, or why it cannot be in force.
+    rule: Result<Rule, Arc<str>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Rulebook {
+    inner: Mutex<Inner>,
+    ingest: Arc<Ingest>,
+    store: store::Handle,
+    destinations: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    of_file: Vec<Rule>,
+    put: BTreeMap<Arc<str>, Put>,
+}
+
+/// The rules that were put in a data directory, as far as they can be in force beside
+/// those of the configuration.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn put_in(dir: &Path, config: &Config) -> Result<Vec<Rule>, Error> {
+    let Some(connection) = kept::open_read_only(dir)? else {
+        return Ok(Vec::new());
+    };
+    let destinations = names(config);
+    let put = read_all(&connection, &destinations)?;
+    Ok(in_force(&config.rules, &put).cloned().collect())
+}
+
+/// The destinations that rules may name.
+fn names(config: &Config) -> Vec<Arc<str>> {
+    config.destinations.iter().map(|d| d.name.clone()).collect()
+}
+
+fn read_all(
+    connection: &Connection,
+    destinations: &[Arc<str>],
+) -> Result<BTreeMap<Arc<str>, Put>, Error> {
+    let versions = kept::latest(connection)?.into_iter();
+    let put = versions.filter_map(|(name, version)| {
+        let text = version.text.as_deref()?;
+        let rule = read(text, destinations).map_err(|said| Arc::from(said.join("; ")));
+        Some((name, Put { rule, version }))
+    });
+    Ok(put.collect())
+}
+
+fn read(text: &str, destinations: &[Arc<str>]) -> Result<Rule, Vec<String>> {
+    let said = |mistakes: Vec<crate::config::Mistake>| {
+        let word = |one: crate::config::Mistake| match one.key.as_str() {
+            "" => one.what,
+            key => format!("{key}: {}", one.what),
+        };
+        mistakes.into_iter().map(word).collect()
+    };
+    Config::rule_of_json(text, destinations).map_err(said)
+}
+
+/// Those that were put, and whose names the configuration does not have.
+fn in_force<'r>(
+    of_file: &[Rule],
+    put: &'r BTreeMap<Arc<str>, Put>,
+) -> impl Iterator<Item = &'r Rule> {
+    let taken: HashSet<Arc<str>> = of_file.iter().map(|rule| rule.name.clone()).collect();
+    let readable = put.values().filter_map(|put| put.rule.as_ref().ok());
+    readable.filter(move |rule| !taken.contains(&rule.name))
+}
+
+impl Rulebook {
+    /// Opens it, and puts all rules in force. Blocking.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn open(
+        dir: &Path,
+        config: &Config,
+        ingest: Arc<Ingest>,
+        store: store::Handle,
+    ) -> Result<Self, Error> {
+        let connection = kept::open(dir)?;
+        let destinations = names(config);
+        let put = read_all(&connection, &destinations)?;
+        let book = Self {
+            inner: Mutex::new(Inner {
+                connection,
+                of_file: config.rules.clone(),
+                put,
+            }),
+            ingest,
+            store,
+            destinations,
+        };
+        let inner = book.inner();
+        for (name, put) in &inner.put {
+            if let Some(problem) = problem(&inner.of_file, name, put) {
+                tracing::warn!(rule = %name, "the rule is not in force: {problem}");
+            }
+        }
+        book.enforce(&inner)?;
+        drop(inner);
+        Ok(book)
+    }
+
+    /// Exchanges those of the configuration. Blocking.
+    ///
+    /// # Errors
+    /// What is wrong with them; then those in force stay.
+    pub fn set_of_file(&self, rules: Vec<Rule>) -> Result<(), Error> {
+        let mut inner = self.inner();
+        let before = std::mem::replace(&mut inner.of_file, rules);
+        if let Err(error) = self.enforce(&inner) {
+            inner.of_file = before;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Puts a rule, as JSON; gives the version. The same text again is the same version.
+    /// With `over`, only if that is the latest version; 0 is none. Blocking.
+    ///
+    /// # Errors
+    /// When it is wrong, is in the configuration, or was changed by somebody else.
+    pub fn put(
+        &self,
+        name: &str,
+        text: &str,
+        over: Option<u64>,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<Version, Error> {
+        if text.len() > RULE_BYTES_MAX {
+            let what = format!("a rule has at most {RULE_BYTES_MAX} bytes");
+            return Err(Error::Wrong(vec![what]));
+        }
+        let text = named(name, text).map_err(|what| Error::Wrong(vec![what]))?;
+        let rule = read(&text, &self.destinations).map_err(Error::Wrong)?;
+        let mut inner = self.inner();
+        self.may_change(&inner, name, over)?;
+        if let Some(put) = inner.put.get(name)
+            && put.version.text.as_deref() == Some(&*text)
+        {
+            return Ok(put.version.clone());
+        }
+        has_room(&inner, name, &text, &rule)?;
+        // As it will be after the commit: what cannot be in force is not kept.
+        let version = Version {
+            number: kept::next(&inner.connection, name)?,
+            at: now,
+            actor: actor.to_owned(),
+            text: Some(text),
+        };
+        let put = Put {
+            version: version.clone(),
+            rule: Ok(rule),
+        };
+        self.change(&mut inner, name, Some(put), &version)?;
+        Ok(version)
+    }
+
+    /// Takes a rule out of force; its versions stay. Blocking.
+    ///
+    /// # Errors
+    /// When there is none, or it is in the configuration, or was changed.
+    pub fn delete(
+        &self,
+        name: &str,
+        over: Option<u64>,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let mut inner = self.inner();
+        self.may_change(&inner, name, over)?;
+        if !inner.put.contains_key(name) {
+            return Err(Error::Missing);
+        }
+        let version = Version {
+            number: kept::next(&inner.connection, name)?,
+            at: now,
+            actor: actor.to_owned(),
+            text: None,
+        };
+        self.change(&mut inner, name, None, &version)
+    }
+
+    /// Every rule, by name. Blocking.
+    pub fn list(&self) -> Vec<Shown> {
+        let inner = self.inner();
+        let mut shown: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
+        for (name, put) in &inner.put {
+            let rule = put.rule.as_ref().ok();
+            let one = Shown {
+                name: name.clone(),
+                version: Some(put.version.clone()),
+                destinations: rule.map_or_else(Vec::new, |rule| rule.destinations.clone()),
+                problem: problem(&inner.of_file, name, put),
+            };
+            shown.insert(name.clone(), one);
+        }
+        for rule in &inner.of_file {
+            let one = Shown {
+                name: rule.name.clone(),
+                version: None,
+                destinations: rule.destinations.clone(),
+                problem: None,
+            };
+            shown.insert(rule.name.clone(), one);
+        }
+        shown.into_values().collect()
+    }
+
+    /// The versions of a rule that was put, the latest first. Blocking.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn versions(&self, name: &str) -> Result<Vec<Version>, Error> {
+        Ok(kept::versions(&self.inner().connection, name)?)
+    }
+
+    fn may_change(&self, inner: &Inner, name: &str, over: Option<u64>) -> Result<(), Error> {
+        if inner.of_file.iter().any(|rule| *rule.name == *name) {
+            return Err(Error::OfFile);
+        }
+        let latest = inner.put.get(name).map_or(0, |put| put.version.number);
+        match over {
+            Some(over) if over != latest => Err(Error::Changed(latest)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a version, and puts in force what it makes of all rules.
+    fn change(
+        &self,
+        inner: &mut Inner,
+        name: &str,
+        put: Option<Put>,
+        version: &Version,
+    ) -> Result<(), Error> {
+        let name: Arc<str> = name.into();
+        let before = match put {
+            Some(put) => inner.put.insert(name.clone(), put),
+            None => inner.put.remove(&name),
+        };
+        let done = self.set(inner).and_then(|set| {
+            kept::add(&mut inner.connection, &name, version)?;
+            Ok(set)
+        });
+        match done {
+            Ok(set) => {
+                self.ingest.set_rules(set);
+                Ok(())
+            }
+            Err(error) => {
+                match before {
+                    Some(before) => inner.put.insert(name, before),
+                    None => inner.put.remove(&name),
+                };
+                Err(error)
+            }
+        }
+    }
+
+    fn enforce(&self, inner: &Inner) -> Result<(), Error> {
+        self.ingest.set_rules(self.set(inner)?);
+        Ok(())
+    }
+
+    fn set(&self, inner: &Inner) -> Result<RuleSet, Error> {
+        let put = in_force(&inner.of_file, &inner.put);
+        let rules: Vec<Rule> = inner.of_file.iter().chain(put).cloned().collect();
+        RuleSet::new(&rules, |name| self.store.destination_id(name))
+            .map_err(|name| Error::Wrong(vec![format!("{name} is no destination")]))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a rule that was put is not in force, if it is not.
+fn problem(of_file: &[Rule], name: &str, put: &Put) -> Option<Arc<str>> {
+    if of_file.iter().any(|rule| *rule.name == *name) {
+        return Some("the configuration has a rule of this name".into());
+    }
+    put.rule.as_ref().err().cloned()
+}
+
+/// The text with the name in it, written always the same way.
+fn named(name: &str, text: &str) -> Result<String, String> {
+    let mut rule: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+    let Some(members) = rule.as_object_mut() else {
+        return Err("a rule is an object".to_owned());
+    };
+    match members.get("name") {
+        Some(said) if said != name => {
+            return Err(format!("name: it says {said}, and the path says {name:?}"));
+        }
+        _ => members.insert("name".to_owned(), name.into()),
+    };
+    Ok(rule.to_string())
+}
+
+fn has_room(inner: &Inner, name: &str, text: &str, rule: &Rule) -> Result<(), Error> {
+    let others = || inner.put.iter().filter(|(known, _)| &***known != name);
+    let text_of = |put: &Put| put.version.text.as_ref().map_or(0, String::len);
+    let bytes: usize = others().map(|(_, put)| text_of(put)).sum();
+    let readable = others().filter_map(|(_, put)| put.rule.as_ref().ok());
+    let fields: usize = readable
+        .chain(&inner.of_file)
+        .map(|rule| rule.pattern.fields())
+        .sum();
+    let what = if others().count() >= RULES_MAX {
+        format!("there can be {RULES_MAX} rules that were put")
+    } else if bytes + text.len() > BYTES_MAX {
+        format!("rules that were put have at most {BYTES_MAX} bytes together")
+    } else if fields + rule.pattern.fields() > FIELDS_MAX {
+        format!("all rules together have more than {FIELDS_MAX} fields")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Wrong(vec![what]))
+}

@@ -1,0 +1,138 @@
+//! Rules that are put, over restarts and beside those of the configuration.
+
+use super::*;
+use crate::{
+    clock::{Clock, SystemClock},
+    rules::tests::event_of,
+    store::Store,
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_772_366_400_000);
+
+struct Bench {
+    _store: Store,
+    config: Config,
+    ingest: Arc<Ingest>,
+    handle: store::Handle,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(rules: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text =
+            format!("[[destination]]\nname = \"lake\"\ntype = \"file\"\npath = \"lake\"\n{rules}");
+        let config = Config::from_text(&text, dir.path(), &|_| None).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (store, _) = Store::open(config.store.clone(), clock.clone()).unwrap();
+        let handle = store.handle();
+        let gateway = crate::gateway_id::GatewayId::random();
+        let ingest = crate::app::ingest(&config, &gateway, &handle, &clock).unwrap();
+        Self {
+            _store: store,
+            config,
+            ingest: Arc::new(ingest),
+            handle,
+            dir,
+        }
+    }
+
+    fn open(&self) -> Rulebook {
+        let (ingest, store) = (self.ingest.clone(), self.handle.clone());
+        Rulebook::open(self.dir.path(), &self.config, ingest, store).unwrap()
+    }
+
+    /// Whether an event of a device goes to the lake.
+    fn takes(&self, device: &str) -> bool {
+        let lake = self.handle.destination_id("lake").unwrap();
+        let made = self.ingest.made(&event_of(device, &[]), None);
+        made.routes.contains(lake)
+    }
+}
+
+fn text(device: &str) -> String {
+    format!(r#"{{"pattern": {{"device": ["{device}"]}}, "destinations": ["lake"]}}"#)
+}
+
+#[test]
+fn what_was_put_is_in_force_at_once_and_after_a_restart_and_its_versions_are_kept() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    assert!(bench.takes("x"), "without rules everything goes everywhere");
+    let put = |device: &str, over| book.put("a", &text(device), over, "ann", NOW);
+    assert_eq!(put("x", None).unwrap().number, 1);
+    assert!(bench.takes("x") && !bench.takes("y"));
+    assert_eq!(put("x", Some(1)).unwrap().number, 1, "the same again");
+    assert_eq!(put("y", Some(1)).unwrap().number, 2);
+    assert!(!bench.takes("x") && bench.takes("y"));
+    assert!(matches!(put("z", Some(1)), Err(Error::Changed(2))));
+    drop(book);
+
+    bench.ingest.set_rules(RuleSet::default());
+    let book = bench.open();
+    assert!(!bench.takes("x") && bench.takes("y"));
+    assert_eq!(put_in(bench.dir.path(), &bench.config).unwrap().len(), 1);
+    book.delete("a", Some(2), "bob", NOW).unwrap();
+    assert!(bench.takes("x") && bench.takes("y"));
+    assert!(matches!(
+        book.delete("a", None, "bob", NOW),
+        Err(Error::Missing)
+    ));
+    let versions = book.versions("a").unwrap();
+    let said: Vec<_> = versions
+        .iter()
+        .map(|one| (one.number, &*one.actor, one.text.is_some()))
+        .collect();
+    assert_eq!(
+        said,
+        [(3, "bob", false), (2, "ann", true), (1, "ann", true)]
+    );
+    // What comes after it goes on counting.
+    let again = book.put("a", &text("q"), Some(0), "ann", NOW).unwrap();
+    assert_eq!(again.number, 4);
+}
+
+#[test]
+fn the_configuration_has_the_last_word_and_what_is_wrong_changes_nothing() {
+    let of_file =
+        "[[rule]]\nname = \"a\"\npattern = '{\"device\": [\"x\"]}'\ndestinations = [\"lake\"]\n";
+    let bench = Bench::new(of_file);
+    let book = bench.open();
+    let put = |name: &str, text: &str| book.put(name, text, None, "ann", NOW);
+    assert!(matches!(put("a", &text("y")), Err(Error::OfFile)));
+    assert!(matches!(
+        book.delete("a", None, "ann", NOW),
+        Err(Error::OfFile)
+    ));
+    for (name, text, part) in [
+        ("b", "{", "it is not JSON"),
+        (
+            "b",
+            r#"{"name": "c", "pattern": {"a": [1]}}"#,
+            "the path says \"b\"",
+        ),
+        ("B", &text("y"), "lower-case"),
+        (
+            "b",
+            r#"{"pattern": {"a": [1]}, "destinations": ["sea"]}"#,
+            "should be one of lake",
+        ),
+    ] {
+        let error = put(name, text).unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    assert!(bench.takes("x") && !bench.takes("y"));
+    put("b", &text("y")).unwrap();
+    assert!(bench.takes("x") && bench.takes("y"));
+    // A configuration with a rule of that name: what was put waits.
+    let mut rules = bench.config.rules.clone();
+    let mut named = rules[0].clone();
+    named.name = "b".into();
+    rules.push(named);
+    book.set_of_file(rules).unwrap();
+    assert!(bench.takes("x") && !bench.takes("y"));
+    let shown = book.list();
+    assert!(shown.iter().all(|one| one.problem.is_none()) && shown.len() == 2);
+    book.set_of_file(Vec::new()).unwrap();
+    assert!(!bench.takes("x") && bench.takes("y"));
+}
