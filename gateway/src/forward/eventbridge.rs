@@ -6,16 +6,20 @@
 //!
 //! A request has ten entries at most, each with an answer of its own. The service answers
 //! entries for a bus that is not there as if it had taken them, so the bus is asked for
-//! first.
+//! first, and again and again.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use aws_sdk_eventbridge::{
     Client,
     primitives::DateTime,
     types::{PutEventsRequestEntry, PutEventsResultEntry},
 };
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
     aws::{
@@ -42,6 +46,8 @@ pub struct Config {
 const BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an entry's time, as the service counts.
 const TIME_BYTES: usize = 14;
+/// How often the bus is asked for, at most.
+const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Characters of a detail type, at most.
 const DETAIL_TYPE_CHARS_MAX: usize = 128;
 
@@ -70,6 +76,16 @@ pub(super) struct EventBridge(Requests<Bus>);
 struct Bus {
     config: Config,
     client: OnceCell<Client>,
+    asked: Mutex<Asked>,
+}
+
+/// Whether the bus is there.
+#[derive(Debug, Default)]
+struct Asked {
+    /// When we were last told that it is, or that we may not ask.
+    at: Option<Instant>,
+    /// That we may not ask was said.
+    denied: bool,
 }
 
 impl EventBridge {
@@ -78,28 +94,44 @@ impl EventBridge {
         Ok(Self(Requests::new(Bus {
             config,
             client: OnceCell::new(),
+            asked: Mutex::default(),
         })))
     }
 }
 
 impl Bus {
     /// Makes sure that the bus is there, as far as we may ask.
-    async fn connect(&self) -> Result<Client, Error> {
-        let client = Client::new(&self.config.account.load().await?);
-        let asked = client.describe_event_bus().name(&self.config.bus);
-        match Box::pin(asked.send()).await {
-            Ok(_) => Ok(client),
-            Err(error) => match aws::fault(&error) {
-                Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => {
-                    tracing::info!(
-                        bus = self.config.bus,
-                        "whether the bus is there cannot be asked without the right to events:DescribeEventBus"
-                    );
-                    Ok(client)
-                }
-                fault => Err(fault.into()),
-            },
+    async fn look(&self, client: &Client) -> Result<(), Error> {
+        let now = Instant::now();
+        let recent = |at: Instant| now.duration_since(at) < ASKED_EVERY;
+        if self.asked().at.is_some_and(recent) {
+            return Ok(());
         }
+        let asked = client.describe_event_bus().name(&self.config.bus);
+        let denied = match Box::pin(asked.send()).await {
+            Ok(_) => false,
+            Err(error) => match aws::fault(&error) {
+                Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => true,
+                fault => return Err(fault.into()),
+            },
+        };
+        let mut asked = self.asked();
+        if denied && !asked.denied {
+            tracing::warn!(
+                bus = self.config.bus,
+                "events for a bus that is not there would be lost, and whether it is cannot be asked without the right to events:DescribeEventBus"
+            );
+        }
+        *asked = Asked {
+            at: Some(now),
+            denied,
+        };
+        Ok(())
+    }
+
+    /// Nothing that holds the lock panics, so a poisoned one is as good.
+    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entry(&self, unit: &Unit, items: &[Item]) -> PutEventsRequestEntry {
@@ -155,7 +187,13 @@ impl Service for Bus {
     }
 
     async fn client(&self) -> Result<&Client, Error> {
-        self.client.get_or_try_init(|| self.connect()).await
+        let made = self.client.get_or_try_init(|| async {
+            let loaded = self.config.account.load().await?;
+            Ok::<_, Error>(Client::new(&loaded))
+        });
+        let client = made.await?;
+        self.look(client).await?;
+        Ok(client)
     }
 
     async fn put(

@@ -147,7 +147,11 @@ impl Service for Stream {
         aws::Limits {
             records: self.config.request_records,
             bytes: self.config.request_bytes,
-            in_flight: self.config.in_flight,
+            // Two requests at a time come in any order, also where all of it is taken.
+            in_flight: match self.config.order {
+                Order::Strict => self.config.in_flight,
+                Order::Relaxed => 1,
+            },
             order: self.config.order,
         }
     }

@@ -15,7 +15,8 @@ pub(in crate::config) fn read(table: &Table<'_, '_, '_>) -> Option<Kind> {
     let topic = topic.and_then(|text| table.parse("topic", &text, arn));
     let default = sns::Config::new(topic.clone().unwrap_or_default());
     let mut batching = batching::read(table, "message_bytes_max", &default.batching);
-    batching.order = batching::read_order(table, default.is_fifo(), batching.order);
+    let is_fifo = topic.is_none() || default.is_fifo();
+    batching.order = batching::read_order(table, is_fifo, batching.order);
     let config = sns::Config {
         account: read_account(table),
         batching,

@@ -63,7 +63,11 @@ impl Batching {
         Limits {
             records: REQUEST_RECORDS,
             bytes: self.request_bytes,
-            in_flight: self.in_flight,
+            // Two requests at a time come in any order, also where all of it is taken.
+            in_flight: match (keeps_order, self.order) {
+                (true, Order::Relaxed) => 1,
+                _ => self.in_flight,
+            },
             order: match keeps_order {
                 true => self.order,
                 false => Order::Relaxed,

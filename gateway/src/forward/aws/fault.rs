@@ -57,19 +57,25 @@ impl From<Fault> for Error {
     }
 }
 
-const THROTTLING: [&str; 13] = [
+const THROTTLING: [&str; 19] = [
+    "BandwidthLimitExceeded",
     "KMS.ThrottlingException",
     "KMSThrottling",
     "KMSThrottlingException",
+    "KmsThrottled",
     "LimitExceededException",
+    "PriorRequestNotComplete",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
     "RequestThrottled",
+    "RequestThrottledException",
     "SlowDown",
     "Throttled",
+    "ThrottledException",
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
+    "TransactionInProgressException",
     "OverLimit",
 ];
 
@@ -85,10 +91,12 @@ const TO_BLAME: [&str; 9] = [
     "ValidationException",
 ];
 
-const AWAY: [&str; 5] = [
+const AWAY: [&str; 7] = [
     "InternalError",
     "InternalException",
     "InternalFailure",
+    "RequestTimeout",
+    "RequestTimeoutException",
     "ServiceUnavailable",
     "ServiceUnavailableException",
 ];
@@ -107,7 +115,7 @@ pub(in crate::forward) fn of_entry(code: &str, message: &str, to_blame: bool) ->
         "Kms",
         "NotAuthorizedForSource",
     ];
-    let reason = format!("{code}: {message}");
+    let reason = reason(code, message);
     match code {
         _ if THROTTLING.contains(&code) => Fault::Throttled,
         _ if NEEDS_A_PERSON.iter().any(|part| code.contains(part)) => Fault::Misconfigured(reason),
@@ -116,8 +124,17 @@ pub(in crate::forward) fn of_entry(code: &str, message: &str, to_blame: bool) ->
     }
 }
 
+/// What the service says, in short: some answer a signature that does not fit with the whole
+/// request that was signed, and a session token is in it.
+fn reason(code: &str, message: &str) -> String {
+    const CHARS: usize = 300;
+    let line = message.lines().next().unwrap_or_default();
+    let brief: String = line.chars().take(CHARS).collect();
+    format!("{code}: {brief}")
+}
+
 fn of_answer(status: u16, code: &str, message: &str) -> Fault {
-    let reason = || format!("{code}: {message}");
+    let reason = || reason(code, message);
     match status {
         429 => Fault::Throttled,
         _ if THROTTLING.contains(&code) => Fault::Throttled,
@@ -168,6 +185,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_service_repeats_of_a_request_is_in_no_reason() {
+        let message = "The signature does not match.\n\nThe Canonical String should have been\n\
+                       'POST\n/\nx-amz-security-token:sesame'";
+        let told = of_answer(403, "SignatureDoesNotMatch", message);
+        let Fault::Misconfigured(reason) = told else {
+            panic!("{told:?}");
+        };
+        assert_eq!(
+            reason,
+            "SignatureDoesNotMatch: The signature does not match."
+        );
+    }
+
+    #[test]
     fn a_topic_that_cannot_be_is_no_events_fault() {
         let told = of_answer(400, "InvalidParameter", "Invalid parameter: TopicArn");
         assert!(matches!(told, Fault::Misconfigured(_)), "{told:?}");
@@ -201,5 +232,6 @@ mod tests {
         check("ThrottlingException", true, |_| Fault::Throttled);
         check("RequestThrottled", false, |_| Fault::Throttled);
         check("KMS.ThrottlingException", true, |_| Fault::Throttled);
+        check("KmsThrottled", true, |_| Fault::Throttled);
     }
 }

@@ -151,7 +151,9 @@ impl Groups {
         let mut answers = answers.ok_or_else(|| {
             Fault::Unavailable("an answer that does not say what became of each message".to_owned())
         })?;
-        if is_fifo {
+        let throttled = |answer: &Answer| *answer == Answer::Not(Fault::Throttled);
+        // One group may have no room, but where none has it is the whole that has none.
+        if is_fifo && (answers.len() == 1 || !answers.iter().all(throttled)) {
             for (unit, answer) in units.iter().zip(&mut answers) {
                 match answer {
                     Answer::Taken => self.lock().taken(&unit.key, now),

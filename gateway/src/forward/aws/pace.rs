@@ -1,7 +1,7 @@
 //! How long records are held back that belong to a part of a service without room.
 //!
-//! A shard of a stream, or a message group of a queue, takes so many records and bytes a
-//! second, whoever sends them; others are not slower for it. The pause doubles while it
+//! A shard of a stream, or a message group of a queue with high throughput, takes so many
+//! records and bytes a second, whoever sends them; others are not slower for it. The pause doubles while it
 //! goes on refusing, and halves when it takes records again. "Shard" stands for either.
 
 use std::{collections::HashMap, time::Duration};

@@ -5,8 +5,12 @@
 //! [`super::sending`]); a service that refuses everything costs few events.
 
 use std::{
+    collections::HashSet,
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -80,6 +84,8 @@ pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
 pub(in crate::forward) struct Requests<S> {
     pub(super) service: Arc<S>,
     refusals: Mutex<Refusals>,
+    /// It has taken an event since one failed that stood alone in its request.
+    takes: AtomicBool,
 }
 
 impl<S: Service> Requests<S> {
@@ -87,6 +93,7 @@ impl<S: Service> Requests<S> {
         Self {
             service: Arc::new(service),
             refusals: Mutex::default(),
+            takes: AtomicBool::new(false),
         }
     }
 
@@ -131,6 +138,11 @@ impl<S: Service> Requests<S> {
                     }
                     return Ok(self.put_rest(batch, outcomes).await);
                 }
+                Some(Outcome::Throttled { .. }) => {
+                    // It has no room for anything now, and says nothing of what was refused.
+                    outcomes[at] = outcome;
+                    return Ok(settled(outcomes));
+                }
                 _ => outcomes[at] = outcome,
             }
         }
@@ -141,8 +153,23 @@ impl<S: Service> Requests<S> {
         self.refusals().none_taken(refused, count, Instant::now())
     }
 
-    /// The service took an event: those without an outcome go as ever.
+    /// The service took an event: those without an outcome go as ever, but for those behind
+    /// one of their partition key that was not taken.
     async fn put_rest(&self, batch: &Batch, mut outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+        let known = batch.items.iter().zip(&outcomes);
+        let waits = |outcome: &Option<Outcome>| {
+            let done = |known| matches!(known, &Outcome::Acknowledged | &Outcome::Permanent(_));
+            outcome.as_ref().is_some_and(|known| !done(known))
+        };
+        let waiting: HashSet<&str> = known
+            .filter(|(_, outcome)| waits(outcome))
+            .map(|(item, _)| item.partition_key())
+            .collect();
+        for (item, outcome) in batch.items.iter().zip(&mut outcomes) {
+            if outcome.is_none() && waiting.contains(item.partition_key()) {
+                *outcome = Some(Outcome::Behind);
+            }
+        }
         let open = batch.items.iter().zip(&outcomes);
         let open: Vec<Item> = open
             .filter(|(_, outcome)| outcome.is_none())
@@ -177,6 +204,17 @@ impl<S: Service> Requests<S> {
         let (items, service) = (batch.items.clone(), self.service.clone());
         let units = tokio::task::spawn_blocking(move || service.units(&items)).await;
         units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))
+    }
+
+    /// It took an event.
+    pub(super) fn takes(&self) {
+        self.takes.store(true, Ordering::Relaxed);
+    }
+
+    /// An event that stood alone failed, and not by its own fault. Whether the service takes
+    /// others: then it waits, and they go on; else the service is away.
+    pub(super) fn takes_others(&self) -> bool {
+        self.takes.swap(false, Ordering::Relaxed)
     }
 
     /// Nothing that holds the lock panics, so a poisoned one is as good.

@@ -42,6 +42,9 @@ pub(super) struct Sending<'a, S> {
     outcomes: Vec<Option<Outcome>>,
     /// Events that the service refused, while it has taken none.
     refused: Vec<usize>,
+    /// Records that were refused so. Their lanes go on when another is taken: they may be
+    /// taken back, and must not come behind those that follow them.
+    stalled: Vec<usize>,
     refusals_before: Refusals,
     /// The service is not at fault, because it took one.
     taken: bool,
@@ -80,6 +83,7 @@ impl<'a, S: Service> Sending<'a, S> {
             again: VecDeque::new(),
             outcomes,
             refused: Vec::new(),
+            stalled: Vec::new(),
             refusals_before: requests.refusals().clone(),
             taken,
             trouble: None,
@@ -146,7 +150,9 @@ impl<'a, S: Service> Sending<'a, S> {
             return;
         }
         let failed = |answer: &Answer| matches!(answer, Answer::Not(Fault::Unavailable(_)));
+        let waits_alone = || request.len() == 1 && self.requests.takes_others();
         if answers.iter().all(failed)
+            && !waits_alone()
             && let Some(Answer::Not(Fault::Unavailable(reason))) = answers.first()
         {
             // Then no record is to blame.
@@ -168,6 +174,10 @@ impl<'a, S: Service> Sending<'a, S> {
     fn taken(&mut self, unit: usize) {
         self.taken = true;
         self.refused.clear();
+        self.requests.takes();
+        for refused in std::mem::take(&mut self.stalled) {
+            self.go_on(refused);
+        }
         *self.requests.refusals() = Refusals::default();
         self.settle(unit, &Outcome::Acknowledged);
         self.go_on(unit);
@@ -235,7 +245,10 @@ impl<'a, S: Service> Sending<'a, S> {
             return;
         }
         drop(refusals);
-        self.go_on(unit);
+        match self.taken {
+            true => self.go_on(unit),
+            false => self.stalled.push(unit),
+        }
     }
 
     /// Its events go one by one, instead of it.

@@ -88,6 +88,8 @@ struct State {
     never: BTreeSet<u64>,
     asked: Vec<String>,
     about: Option<(u16, &'static str)>,
+    at_once: usize,
+    most_at_once: usize,
 }
 
 /// See the module.
@@ -139,6 +141,16 @@ impl Place {
         self.state.lock().unwrap().never = positions.into_iter().collect();
     }
 
+    /// How the next requests are treated; the last is for the first of them.
+    pub(in crate::forward) fn will(&self, moods: Vec<Mood>) {
+        self.state.lock().unwrap().moods = moods;
+    }
+
+    /// Requests that were under way at once, at most.
+    pub(in crate::forward) fn most_at_once(&self) -> usize {
+        self.state.lock().unwrap().most_at_once
+    }
+
     pub(in crate::forward) fn taken(&self) -> Vec<Entry> {
         self.state.lock().unwrap().taken.clone()
     }
@@ -177,6 +189,14 @@ async fn answer(
             None => reply(200, json!({"QueueUrl": "http://q/1/telemetry"}).to_string()),
         };
     }
+    {
+        let mut state = state.lock().unwrap();
+        state.at_once += 1;
+        state.most_at_once = state.most_at_once.max(state.at_once);
+    }
+    // Whoever sends several at a time has sent them now.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    state.lock().unwrap().at_once -= 1;
     let entries = service.entries(target, body);
     assert!(
         (1..=10).contains(&entries.len()),

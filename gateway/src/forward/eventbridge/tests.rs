@@ -58,6 +58,23 @@ async fn a_bus_that_is_not_there_needs_a_person_and_one_that_we_may_not_ask_for_
 }
 
 #[tokio::test]
+async fn a_bus_that_is_taken_away_is_noticed() {
+    let place = place(vec![]).await;
+    let bus = bus(config(&place));
+    assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
+    place.says_of_itself(400, "ResourceNotFoundException");
+    assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
+    tokio::time::pause();
+    tokio::time::advance(ASKED_EVERY).await;
+    tokio::time::resume();
+    let outcomes = bus.send(of_devices(&[1])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Misconfigured(_))),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
 async fn entries_that_fail_are_tried_again_dead_letters_or_slow_everything_down() {
     let place = place(vec![
         Mood::Fails(vec![0], "NotAuthorizedForSourceException", true),

@@ -185,6 +185,84 @@ async fn what_only_a_person_can_put_right_is_said_at_once() {
     }
 }
 
+/// The destination has just found that its queue refuses everything; time passes until it
+/// tries again.
+async fn refused(place: &Place, sqs: &Sqs) {
+    place.never_takes(1..=40);
+    let devices: Vec<u8> = (1..=40).collect();
+    let outcomes = sqs.send(of_devices(&devices)).await;
+    assert!(
+        matches!(outcomes, Err(Error::Refusing { .. })),
+        "{outcomes:?}"
+    );
+    place.never_takes([]);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn after_refusals_nothing_overtakes_a_message_that_has_no_room() {
+    for mood in [
+        Mood::Throttles(vec!["device-1"]),
+        Mood::Answers(400, "RequestThrottled", "scripted"),
+        Mood::Fails(vec![0], "InternalError", false),
+    ] {
+        let place = place(vec![]).await;
+        let sqs = sqs(config(&place, FIFO));
+        refused(&place, &sqs).await;
+        place.will(vec![mood]);
+        let outcomes = sqs.send(of_devices(&[1, 2, 1, 2])).await;
+        assert!(!place.positions().contains(&3), "{outcomes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_fails_again_and_again_holds_up_nobody_else() {
+    let place = place(vec![]).await;
+    let sqs = sqs(config(&place, FIFO));
+    let fails = || Mood::Fails(vec![0], "InternalError", false);
+    let failed = Outcome::Transient("InternalError: scripted".to_owned());
+    assert_eq!(sqs.send(of_devices(&[2])).await.unwrap(), [ACKNOWLEDGED]);
+    place.will(vec![fails()]);
+    assert_eq!(sqs.send(of_devices(&[1])).await.unwrap(), [failed]);
+    // A queue that takes nothing in between is away.
+    place.will(vec![fails()]);
+    let outcomes = sqs.send(of_devices(&[1])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Unavailable { .. })),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_request_is_under_way_where_two_would_lose_the_order() {
+    let place = place(vec![]).await;
+    let mut relaxed = config(&place, FIFO);
+    relaxed.batching.order = Order::Relaxed;
+    let devices = [1; 60];
+    let outcomes = sqs(relaxed).send(of_devices(&devices)).await.unwrap();
+    assert_eq!(outcomes, vec![ACKNOWLEDGED; 60]);
+    assert_eq!(place.most_at_once(), 1);
+    let expect: Vec<u64> = (1..=60).collect();
+    assert_eq!(place.positions(), expect);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_from_the_dead_letters_is_not_overtaken() {
+    let place = place(vec![]).await;
+    place.never_takes(1..=20);
+    let devices: Vec<u8> = (1..=20).chain(1..=20).collect();
+    let mut one = config(&place, FIFO);
+    one.batching.in_flight = 8;
+    let outcomes = sqs(one).send(of_devices(&devices)).await;
+    assert!(
+        matches!(outcomes, Err(Error::Refusing { .. })),
+        "{outcomes:?}"
+    );
+    assert!(place.positions().is_empty(), "{:?}", place.positions());
+}
+
 #[tokio::test]
 async fn a_queue_is_found_by_its_name_and_one_that_is_not_there_needs_a_person() {
     let place = place(vec![]).await;
