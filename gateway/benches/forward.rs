@@ -111,6 +111,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         dedup_count: 1,
         dedup_memory_bytes: 1 << 20,
         destinations: vec!["bench".into()],
+        from_kept: Vec::new(),
     };
     let clock = Arc::new(SystemClock);
     let (store, _) = Store::open(config, clock.clone())?;
@@ -131,6 +132,8 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         kind,
         retry_first: forward::Config::RETRY_FIRST,
         retry_max: forward::Config::RETRY_MAX,
+        start: forward::Start::Now,
+        pacing: forward::pace::Config::default(),
         attempts_max: forward::Config::ATTEMPTS_MAX,
     };
     let known = handle.status().destinations[0].clone();

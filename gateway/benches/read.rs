@@ -167,6 +167,7 @@ fn store_config(dir: &std::path::Path, max_bytes: u64) -> store::Config {
         dedup_count: 1_000_000,
         dedup_memory_bytes: 64 << 20,
         destinations: vec!["lake".into()],
+        from_kept: Vec::new(),
     }
 }
 
@@ -254,6 +255,7 @@ async fn settle(store: store::Handle, done: Arc<AtomicBool>) {
             retry: Vec::new(),
             retried: Vec::new(),
             dead: Vec::new(),
+            spent: None,
         };
         let receipt = store.progress(progress).await.expect("open");
         receipt.await.expect("kept");

@@ -193,6 +193,7 @@ fn config(dir: &Path, destinations: u8) -> Config {
         destinations: (0..destinations)
             .map(|n| Arc::from(format!("d{n}")))
             .collect(),
+        from_kept: Vec::new(),
     }
 }
 
@@ -337,6 +338,7 @@ fn drain(handle: &Handle, destination: DestinationId, mut after: Position, end: 
             retry: Vec::new(),
             retried: Vec::new(),
             dead: Vec::new(),
+            spent: None,
         };
         drop(runtime.block_on(handle.progress(progress)).expect("open"));
     }

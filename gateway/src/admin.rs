@@ -131,6 +131,7 @@ pub fn dead_letter_line(letter: &DeadLetter) -> Value {
         "position": letter.record.position.0,
         "eventkey": key.to_string(),
         "attempts": letter.attempts,
+        "first": letter.first.map_or(Value::Null, known),
         "at": known(letter.at),
         "reason": letter.reason,
         "damaged": letter.damaged,
@@ -301,6 +302,7 @@ mod tests {
             },
             damaged: false,
             attempts: 1,
+            first: None,
             at,
             reason: "no".to_owned(),
         };

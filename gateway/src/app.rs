@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::remote::{self as bridged, Remote};
 use crate::{
     actions::{self, Follower},
+    audit::Auditor,
     boots::Boots,
     clock::{Believed, Clock, SystemClock},
     config::{self, Config},
+    destinations::{self, Destinations, routing},
     events::Events,
-    forward::{self, Forwarder},
     gateway_id::GatewayId,
     http,
     ingest::Ingest,
@@ -23,10 +24,9 @@ use crate::{
     observer::{Observer, Parts},
     query::{self, Feed},
     rebirth::Rebirth,
-    record::Routes,
     reload::{self, Reload},
     rulebook::{self, Rulebook},
-    rules::{Rule, RuleSet},
+    rules::Rule,
     running::{Note, Running},
     store::{self, Store},
     tasks::{OnEnd, Tasks},
@@ -43,8 +43,9 @@ pub struct App {
     reload: Reload,
     http: http::Server,
     ingest: Arc<Ingest>,
-    forwarders: Vec<(Arc<str>, Forwarder)>,
+    destinations: Destinations,
     events: Events,
+    auditor: Auditor,
     read: Feed,
     actions: Follower,
     rulebook: Arc<Rulebook>,
@@ -90,26 +91,24 @@ impl App {
         let http = config.http.bind().await?;
         query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
-        let ruled = reload::Rules {
+        let parts = destinations::Parts {
+            store: handle.clone(),
+            ingest: ingest.clone(),
+            boots: boots.clone(),
+            clock: clock.clone(),
+            gateway: gateway.clone(),
+            #[cfg(feature = "mqtt")]
+            remotes: config.remotes.clone(),
             rulebook: rulebook.clone(),
-            fixed: config.fixed.clone(),
+            end_max: config.shutdown_grace_period / 2,
         };
-        let reload = Reload::new(broker.handle(), config.file, auth, ruled, beginning);
-        #[cfg(feature = "mqtt")]
-        let destinations = config.destinations.into_iter();
-        #[cfg(feature = "mqtt")]
-        let destinations: Vec<_> = destinations.map(|d| d.of_gateway(&gateway)).collect();
-        #[cfg(not(feature = "mqtt"))]
-        let destinations = config.destinations;
-        let forwarders = destinations
-            .iter()
-            .map(|destination| {
-                let forwarder = forwarder(destination, &handle, &boots, &clock)
-                    .with_context(|| format!("destination {}", destination.name))?
-                    .end_within(config.shutdown_grace_period / 2);
-                Ok((destination.name.clone(), forwarder))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let destinations = Destinations::new(parts, config.destinations)?;
+        let running = reload::InForce {
+            destinations: destinations.handle(),
+            data_dir: config.data_dir.clone(),
+            fixed: config.fixed,
+        };
+        let reload = Reload::new(broker.handle(), config.file, auth, running, beginning);
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
         let remotes = bridged::remotes(config.remotes, &gateway, &config.data_dir, &local, &ingest);
@@ -128,7 +127,9 @@ impl App {
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone())
             .repairing(boots.clone());
+        let auditor = Auditor::new(handle.clone(), clock.clone());
         let observer = Arc::new(Observer::new(Parts {
+            audit: auditor.handle(),
             store: handle,
             broker: broker.handle(),
             ingest: ingest.clone(),
@@ -140,10 +141,7 @@ impl App {
                 .iter()
                 .map(|(name, remote)| (name.clone(), remote.handle()))
                 .collect(),
-            destinations: forwarders
-                .iter()
-                .map(|(name, forwarder)| (name.clone(), forwarder.handle()))
-                .collect(),
+            destinations: destinations.roster(),
             clock,
         }));
         Ok(Self {
@@ -152,8 +150,9 @@ impl App {
             reload,
             http,
             ingest,
-            forwarders,
+            destinations,
             events,
+            auditor,
             read,
             actions,
             rulebook,
@@ -211,6 +210,7 @@ impl App {
             read: self.read.handle(),
             actions: self.actions.handle(),
             rulebook: self.rulebook,
+            destinations: self.destinations.handle(),
             boots: self.boots.clone(),
             key: self.key,
         };
@@ -229,6 +229,7 @@ impl App {
                 Ok(())
             }
         });
+        looking_in.spawn("audit", OnEnd::Log, self.auditor.run(stop_http.clone()));
         looking_in.spawn("boots", OnEnd::Log, {
             let (boots, stop) = (self.boots, stop_http.clone());
             async move {
@@ -248,13 +249,9 @@ impl App {
                 }
             }
         });
-        for (name, forwarder) in self.forwarders {
-            let stop = stop_forward.clone();
-            // A restart continues at the cursor; going on without would be silent.
-            egress.spawn(name, OnEnd::StopGateway, async move {
-                Ok(forwarder.run(stop).await?)
-            });
-        }
+        // A restart continues at the cursors; going on without would be silent.
+        let delivering = self.destinations.run(stop_forward.clone());
+        egress.spawn("destinations", OnEnd::StopGateway, delivering);
         egress.spawn("rules", OnEnd::StopGateway, {
             let stop = stop_forward.clone();
             self.actions.run(stop)
@@ -342,31 +339,6 @@ fn with_service(
     Ok(broker)
 }
 
-/// Continues a destination where the journal says it stands.
-fn forwarder(
-    destination: &forward::Config,
-    store: &store::Handle,
-    boots: &Arc<Boots>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Forwarder> {
-    let status = store.status();
-    let known = status
-        .destinations
-        .iter()
-        .find(|known| known.name == destination.name);
-    let known = known.context("the journal does not know it")?;
-    let reader = store.reader()?;
-    Ok(Forwarder::new(
-        destination,
-        known.id,
-        known.cursor,
-        store.clone(),
-        reader,
-        boots.clone(),
-        clock.clone(),
-    )?)
-}
-
 /// Who this gateway is, as the data directory says.
 pub(crate) fn gateway_id(data_dir: &Path) -> Result<GatewayId> {
     GatewayId::of_dir(data_dir).context("the file gateway.id in the data directory")
@@ -380,43 +352,18 @@ pub(crate) fn ingest(
     store: &store::Handle,
     clock: &Arc<dyn Clock>,
 ) -> Result<Ingest> {
-    let routes = routes(&config.destinations, store);
-    let ingest = Ingest::new(config.ingest.clone(), routes, store.clone(), clock.clone())
-        .known_as(gateway.clone())
-        .sending_originals(originals(&config.destinations, store));
-    #[cfg(feature = "mqtt")]
-    let ingest = ingest.not_back(bridged::not_back(
-        &config.remotes,
-        &config.destinations,
-        store,
-    ));
     let put = rulebook::put_in(&config.data_dir, config).context("cannot read rulebook.db")?;
     let all: Vec<Rule> = config.rules.iter().cloned().chain(put).collect();
-    ingest.set_rules(rules(&all, store)?);
-    Ok(ingest)
-}
-
-/// Rules that send to the destinations of this journal.
-fn rules(rules: &[Rule], store: &store::Handle) -> Result<RuleSet> {
-    RuleSet::new(rules, |name| store.destination_id(name))
-        .map_err(|name| anyhow::anyhow!("the journal does not know the destination {name}"))
-}
-
-/// Every configured destination: where events go until rules say otherwise.
-fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
-    let ids = destinations
-        .iter()
-        .filter_map(|d| store.destination_id(&d.name));
-    ids.fold(Routes::NONE, Routes::with)
-}
-
-/// Those of them that get messages as they came.
-fn originals(destinations: &[forward::Config], store: &store::Handle) -> Routes {
-    let ids = destinations
-        .iter()
-        .filter(|d| d.sends_originals())
-        .filter_map(|d| store.destination_id(&d.name));
-    ids.fold(Routes::NONE, Routes::with)
+    let routing = routing(
+        store,
+        &config.destinations,
+        &all,
+        #[cfg(feature = "mqtt")]
+        &config.remotes,
+    )?;
+    let (config, routes) = (config.ingest.clone(), routing.routes);
+    let ingest = Ingest::new(config, routes, store.clone(), clock.clone());
+    Ok(ingest.known_as(gateway.clone()).routing_by(routing))
 }
 
 /// Says what was found when the journal was opened, where a person should know.

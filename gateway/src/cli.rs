@@ -6,6 +6,7 @@ mod buffer;
 mod check;
 mod dead_letter;
 mod dedup;
+mod destination;
 mod learn;
 mod map;
 mod offline;
@@ -54,6 +55,9 @@ enum Command {
     /// Alarms that rules raise
     #[command(subcommand)]
     Alarm(alarm::Command),
+    /// How destinations are run: pause, resume, drain, remove
+    #[command(subcommand)]
+    Destination(destination::Command),
     /// What was taken for the same event
     #[command(subcommand)]
     Dedup(dedup::Command),
@@ -109,6 +113,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(&args),
         Command::DeadLetter(command) => dead_letter::run(command),
         Command::Alarm(command) => alarm::run(command),
+        Command::Destination(command) => destination::run(command),
         Command::Dedup(command) => dedup::run(command),
         Command::Learn(args) => learn::run(&args),
         Command::Map(command) => map::run(command),

@@ -25,6 +25,7 @@ mod mapping;
 mod mistake;
 #[cfg(feature = "mqtt")]
 pub(crate) mod mqtt;
+mod pacing;
 mod reader;
 pub(crate) mod rule;
 mod schema;
@@ -366,6 +367,7 @@ impl Config {
                 dedup_count: journal.dedup_count,
                 dedup_memory_bytes: journal.dedup_memory_bytes,
                 destinations: journaled(&destinations),
+                from_kept: from_kept(&destinations),
             },
             file: None,
             data_dir,
@@ -396,6 +398,14 @@ impl Config {
 fn journaled(destinations: &[forward::Config]) -> Vec<Arc<str>> {
     let names = destinations.iter().map(|d| d.name.clone());
     names.chain([Arc::from(ACTIONS)]).collect()
+}
+
+/// Those that begin with what is kept, where the journal does not know them yet.
+fn from_kept(destinations: &[forward::Config]) -> Vec<Arc<str>> {
+    let from_kept = destinations
+        .iter()
+        .filter(|d| d.start != forward::Start::Now);
+    from_kept.map(|d| d.name.clone()).collect()
 }
 
 fn destinations(

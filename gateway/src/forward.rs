@@ -7,12 +7,15 @@
 //! the same partition key leave in the order in which they were committed.
 //! Nothing here knows how events come in.
 
+mod adapt;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod batch;
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 mod breaker;
 pub mod destination;
+#[cfg(test)]
+mod docs;
 mod engine;
 #[cfg(feature = "eventbridge")]
 pub mod eventbridge;
@@ -35,6 +38,7 @@ pub mod mqtt;
 pub mod nats;
 #[cfg(feature = "opensearch")]
 pub mod opensearch;
+pub mod pace;
 mod pending;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -68,6 +72,7 @@ use self::{destination::Destination, engine::Engine};
 use crate::{
     boots::Boots,
     clock::Clock,
+    event::Timestamp,
     record::{DestinationId, Position},
     store,
 };
@@ -77,7 +82,7 @@ use crate::gateway_id::GatewayId;
 
 use repair::Repairing;
 pub use secret::Secret;
-pub use status::{Handle, State, Status};
+pub use status::{Handle, State, Status, Waits};
 
 /// One destination as configured.
 #[derive(Debug, Clone)]
@@ -92,6 +97,22 @@ pub struct Config {
     pub retry_max: Duration,
     /// Attempts at a record that fails by itself before it becomes a dead letter.
     pub attempts_max: u32,
+    /// What it gets first, where the journal does not know it yet.
+    pub start: Start,
+    /// How fast it is fed, and when.
+    pub pacing: pace::Config,
+}
+
+/// What a new destination gets first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// What comes from now on.
+    #[default]
+    Now,
+    /// The oldest event that is kept.
+    Oldest,
+    /// The oldest that is kept and was received at this instant or later.
+    Since(Timestamp),
 }
 
 impl Config {
@@ -151,6 +172,15 @@ impl Config {
             Kind::Mqtt(config) => matches!(config.payload, mqtt::Payload::Original),
             _ => false,
         }
+    }
+
+    /// Says what cannot be set up, beyond what [`check`](Self::check) says: files of
+    /// certificates that cannot be read, for example.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn try_out(&self, clock: &Arc<dyn Clock>) -> Result<(), Error> {
+        self.destination(clock).map(drop)
     }
 
     fn destination(&self, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Destination>, Error> {
@@ -242,6 +272,8 @@ pub enum Error {
 /// Delivers the records of one destination.
 pub struct Forwarder {
     engine: Engine<store::Handle, Repairing<store::Reader>>,
+    id: DestinationId,
+    journal: store::Handle,
     handle: Handle,
 }
 
@@ -277,12 +309,19 @@ impl Forwarder {
                 max: config.retry_max,
                 attempts_max: config.attempts_max,
             },
-            journal: Arc::new(journal),
+            journal: Arc::new(journal.clone()),
             pages: Repairing { pages, boots },
             clock,
             status: handle.clone(),
+            mode: handle.mode(),
+            pacing: config.pacing.clone(),
         });
-        Ok(Self { engine, handle })
+        Ok(Self {
+            engine,
+            id,
+            journal,
+            handle,
+        })
     }
 
     /// Tells where the destination stands.
@@ -304,7 +343,14 @@ impl Forwarder {
     ///
     /// # Errors
     /// When the store has stopped.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        // A new one is given first what it gets of what is kept.
+        let filled = shutdown.run_until_cancelled(self.journal.filled(self.id));
+        match filled.await {
+            None => return Ok(()),
+            Some(None) => return Err(store::Stopped.into()),
+            Some(Some((cursor, spent))) => self.engine.begin_at(cursor, spent),
+        }
         self.engine.run(shutdown).await
     }
 }

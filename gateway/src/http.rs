@@ -9,6 +9,7 @@ mod alarms;
 mod broker;
 mod dead_letters;
 mod dedup;
+mod destinations;
 mod devices;
 mod error;
 mod guard;
@@ -95,6 +96,8 @@ pub struct Context {
     pub actions: actions::Handle,
     /// The rules in force.
     pub rulebook: Arc<Rulebook>,
+    /// The destinations that run.
+    pub destinations: crate::destinations::Handle,
     /// When this machine was started.
     pub boots: Arc<Boots>,
     /// What commands of this machine know.
@@ -256,6 +259,23 @@ fn router(context: Context, guard: guard::Guard) -> Router {
             get(rules::failure).delete(rules::discard),
         )
         .route("/api/v1/rule-failures/{id}/retry", post(rules::retry))
+        .route("/api/v1/destinations", get(destinations::list))
+        .route(
+            "/api/v1/destinations/{name}",
+            get(destinations::show).delete(destinations::remove),
+        )
+        .route(
+            "/api/v1/destinations/{name}/pause",
+            post(destinations::pause),
+        )
+        .route(
+            "/api/v1/destinations/{name}/resume",
+            post(destinations::resume),
+        )
+        .route(
+            "/api/v1/destinations/{name}/drain",
+            post(destinations::drain),
+        )
         .route("/api/v1/read", get(read::status))
         .route("/api/v1/read/rebuild", post(read::rebuild))
         .route("/api/v1/last", get(read::last))

@@ -23,6 +23,7 @@ mod lessons;
 mod metrics;
 mod preparing;
 mod raw;
+mod routing;
 mod timing;
 mod topics;
 mod verdicts;
@@ -30,7 +31,7 @@ mod verdicts;
 use std::{
     collections::HashMap,
     future::ready,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -41,6 +42,7 @@ pub use duplicates::{Duplicates, Report};
 pub use metrics::Metrics;
 use preparing::{Group, Preparing};
 pub use raw::Raw;
+pub use routing::Routing;
 pub use timing::DeviceClock;
 use timing::Timing;
 pub(crate) use timing::mark_unset;
@@ -60,6 +62,11 @@ use crate::{
 /// Groups that are built, or wait for room in the journal's queue, at a time. With
 /// [`normalise::stored_bytes_max`](crate::normalise::stored_bytes_max) this bounds what entries take before they are in that queue.
 const PREPARING_MAX: usize = 16;
+
+/// How often to look whether batches that began before a change have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long they are waited for.
+const FORMER_MAX: Duration = Duration::from_secs(10);
 
 /// How messages become events.
 #[derive(Debug, Clone)]
@@ -103,15 +110,10 @@ pub struct Retried {
 #[derive(Debug)]
 pub struct Ingest {
     topics: Topics,
-    routes: Routes,
     /// Who this gateway is, where its messages may come back to it.
     gateway: Option<GatewayId>,
-    /// Destinations that get messages as they came.
-    originals: Routes,
-    /// Destinations that do not get what comes from an origin.
-    not_back: HashMap<Arc<str>, Routes>,
-    /// The rules in force. Each batch goes by those that it began with.
-    rules: RwLock<Arc<RuleSet>>,
+    /// Where events go now. Each batch goes by what it began with.
+    routing: RwLock<Arc<Routing>>,
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -139,11 +141,11 @@ impl Ingest {
             timing: Arc::new(Timing::new(config.late_after)),
             duplicates: Arc::new(Duplicates::new(&config.mappings, clock.now())),
             topics: Topics::new(config),
-            routes,
             gateway: None,
-            originals: Routes::NONE,
-            not_back: HashMap::new(),
-            rules: RwLock::default(),
+            routing: RwLock::new(Arc::new(Routing {
+                routes,
+                ..Routing::default()
+            })),
             store,
             clock,
             metrics: Arc::default(),
@@ -164,14 +166,14 @@ impl Ingest {
     /// Sends these destinations messages as they came, each once, however many events
     /// it became.
     #[must_use]
-    pub const fn sending_originals(mut self, destinations: Routes) -> Self {
-        self.originals = destinations;
+    pub fn sending_originals(self, destinations: Routes) -> Self {
+        self.change_routing(|routing| routing.originals = destinations);
         self
     }
 
     /// Whether a destination gets messages as they came.
-    pub const fn sends_original_to(&self, destination: DestinationId) -> bool {
-        self.originals.contains(destination)
+    pub fn sends_original_to(&self, destination: DestinationId) -> bool {
+        self.routing().originals.contains(destination)
     }
 
     /// Now, by the clock that messages are stamped with.
@@ -182,35 +184,74 @@ impl Ingest {
     /// Keeps events that come from an origin away from the destinations that are
     /// the same place.
     #[must_use]
-    pub fn not_back(mut self, routes: HashMap<Arc<str>, Routes>) -> Self {
-        self.not_back = routes;
+    pub fn not_back(self, routes: HashMap<Arc<str>, Routes>) -> Self {
+        self.change_routing(|routing| routing.not_back = routes);
         self
     }
 
     /// Puts rules in force for every batch that begins from now on.
     pub fn set_rules(&self, rules: RuleSet) {
         let rules = Arc::new(rules);
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+        self.change_routing(|routing| routing.rules = rules);
     }
 
     /// The rules in force.
     pub fn rules(&self) -> Arc<RuleSet> {
-        self.rules
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.routing().rules.clone()
     }
 
-    /// Where events from an origin may go; from none, those of devices.
-    fn routes_of(&self, origin: Option<&Arc<str>>) -> Routes {
-        let same = origin.and_then(|origin| self.not_back.get(origin));
-        same.map_or(self.routes, |same| self.routes.without(*same))
+    /// Changes where events go, for every batch that begins from now on; gives what those
+    /// go by that began before.
+    pub fn exchange_routing(&self, to: Routing) -> Weak<Routing> {
+        let former = Arc::downgrade(&self.routing());
+        self.change_routing(|routing| *routing = to);
+        former
+    }
+
+    /// Waits until batches that go by `former` are with the journal.
+    pub async fn settled(former: Weak<Routing>) {
+        // Each batch holds what it goes by. One that finds no room in the journal may
+        // wait for long; nobody else waits for that.
+        let deadline = tokio::time::Instant::now() + FORMER_MAX;
+        while former.strong_count() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Changes where events go before there are any.
+    #[must_use]
+    pub fn routing_by(self, to: Routing) -> Self {
+        self.change_routing(|routing| *routing = to);
+        self
+    }
+
+    /// Routes nothing more to these destinations.
+    pub fn set_draining(&self, destinations: Routes) {
+        self.change_routing(|routing| routing.draining = destinations);
+    }
+
+    fn change_routing(&self, change: impl FnOnce(&mut Routing)) {
+        let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Routing::clone(&routing);
+        change(&mut changed);
+        *routing = Arc::new(changed);
+    }
+
+    fn routing(&self) -> Arc<Routing> {
+        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
+        routing.clone()
+    }
+
+    /// Whether a stored event would go to a destination if it came now. One that rules
+    /// cannot be asked about would.
+    pub fn would_send(&self, event: &Event, destination: DestinationId) -> bool {
+        self.routing().would_send(event, destination)
     }
 
     /// Whether events of a message may go to a destination, whatever the rules say: not
     /// back to where it came from.
     pub fn may_go_to(&self, raw: &Raw, destination: DestinationId) -> bool {
-        self.routes_of(raw.origin.as_ref()).contains(destination)
+        self.routing().of(raw.origin.as_ref()).contains(destination)
     }
 
     /// How often devices sent the same thing again.
@@ -249,12 +290,12 @@ impl Ingest {
     /// # Errors
     /// When it still cannot be used.
     pub fn retry(&self, raw: &Raw) -> Result<Retried, Reject> {
-        let routes = self.routes_of(raw.origin.as_ref());
-        let (rules, metrics) = (self.rules(), Metrics::default());
+        let (routing, metrics) = (self.routing(), Metrics::default());
+        let routes = routing.of(raw.origin.as_ref());
         let births = self.births.only_read();
-        let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
+        let mut preparing = Preparing::new(&self.topics, routes, &routing.rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
-        preparing.originals = self.originals;
+        preparing.originals = routing.originals;
         let entries = preparing.timed_by(&self.timing, None).retry(raw)?;
         Ok(Retried {
             entries,
@@ -266,19 +307,20 @@ impl Ingest {
     /// the rules say; with more to compare than is allowed for a message, everywhere.
     /// The destinations of the rule that made it get it too.
     pub fn made(&self, event: &Event, rule: Option<&str>) -> NewEvent {
-        let rules = self.rules();
+        let routing = self.routing();
+        let (rules, open) = (&routing.rules, routing.of(None));
         let mut matching = rules.scratch();
         matching.begin_message();
         let routes = match rules.is_empty() {
-            true => self.routes,
+            true => open,
             false => rules
-                .route(event, self.routes, &mut matching)
-                .map_or(self.routes, |routed| routed.routes),
+                .route(event, open, &mut matching)
+                .map_or(open, |routed| routed.routes),
         };
         rules.give_back(matching);
         let also = rule.map_or(Routes::NONE, |rule| rules.windowed(rule));
         let routes = routes.union(also);
-        let nowhere = routes == Routes::NONE && self.routes != Routes::NONE;
+        let nowhere = routes == Routes::NONE && open != Routes::NONE;
         let mut body = Vec::with_capacity(512);
         event.to_cbor(&mut body);
         NewEvent {
@@ -305,10 +347,10 @@ impl Ingest {
     /// # Errors
     /// When the message cannot be used today.
     pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Vec<NewEvent>, Reject> {
-        let routes = self.routes_of(raw.origin.as_ref()).without(self.originals);
-        let (rules, metrics) = (self.rules(), Metrics::default());
+        let (routing, metrics) = (self.routing(), Metrics::default());
+        let routes = routing.of(raw.origin.as_ref()).without(routing.originals);
         let births = self.births.only_read();
-        let mut preparing = Preparing::new(&self.topics, routes, &rules, &metrics, &births);
+        let mut preparing = Preparing::new(&self.topics, routes, &routing.rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
         let preparing = preparing.timed_by(&self.timing, None);
@@ -330,8 +372,8 @@ impl Admission for Ingest {
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         Box::pin(async move {
             let turn = store::Turn::of(publisher);
-            let routes = self.routes_of(publisher.origin.as_ref());
-            let rules = self.rules();
+            let routing = self.routing();
+            let routes = routing.of(publisher.origin.as_ref());
             let births = match publisher.origin {
                 None => self.births.clone(),
                 // Nodes at another broker do not hear what is said here.
@@ -351,9 +393,9 @@ impl Admission for Ingest {
                     counts,
                     returned,
                     lessons,
-                } = Preparing::new(&self.topics, routes, &rules, &self.metrics, &births)
+                } = Preparing::new(&self.topics, routes, &routing.rules, &self.metrics, &births)
                     .known_as(self.gateway.as_ref(), publisher)
-                    .sending_originals(self.originals)
+                    .sending_originals(routing.originals)
                     .timed_by(&self.timing, booted.as_ref())
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {

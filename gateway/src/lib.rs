@@ -8,6 +8,7 @@
 pub mod actions;
 pub mod admin;
 pub mod app;
+pub mod audit;
 #[cfg(feature = "http")]
 mod auth_service;
 pub mod backoff;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod dedup;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod destinations;
 pub mod event;
 pub mod events;
 pub mod forward;

@@ -9,10 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actions,
+    actions, audit,
     clock::Clock,
+    destinations::Roster,
     event::Timestamp,
-    events, forward,
+    events,
+    forward::{State, Waits},
     ingest::{self, Ingest},
     query,
     rules::ACTIONS,
@@ -32,6 +34,8 @@ pub struct Parts {
     pub broker: penstock_broker::Handle,
     /// Ingest, for its counters.
     pub ingest: Arc<Ingest>,
+    /// The audit of the ledger.
+    pub audit: audit::Handle,
     /// The stream of events for local subscribers.
     pub events: events::Handle,
     /// The read side.
@@ -41,8 +45,8 @@ pub struct Parts {
     /// Each remote broker, by name.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<(Arc<str>, crate::remote::Handle)>,
-    /// Each configured destination, by name.
-    pub destinations: Vec<(Arc<str>, forward::Handle)>,
+    /// The destinations that run.
+    pub destinations: Roster,
     /// The wall clock, for ages.
     pub clock: Arc<dyn Clock>,
 }
@@ -106,18 +110,24 @@ impl Observer {
 
     /// Whether events get on their way.
     pub fn readiness(&self) -> Readiness {
-        self.sampler().readiness(Instant::now())
+        let destinations = &self.parts.destinations;
+        let waits = |name: &str| {
+            let status = destinations.status(name);
+            status.is_some_and(|status| status.state == State::Waiting)
+        };
+        self.sampler().readiness(Instant::now(), waits)
     }
 
     /// The whole account.
     pub fn status(&self) -> Status {
+        let ready = self.readiness().ready;
         let store = self.parts.store.status();
         let sampler = self.sampler();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             instance: self.instance.clone(),
             uptime_secs: self.started.elapsed().as_secs(),
-            ready: sampler.readiness(Instant::now()).ready,
+            ready,
             ledger: Ledger {
                 accepted: store.accepted,
                 stored: store.stored,
@@ -149,6 +159,7 @@ impl Observer {
                     .map(|path| path.display().to_string())
                     .collect(),
             },
+            audit: self.parts.audit.report(),
             nowhere: Nowhere {
                 total: store.nowhere.total,
                 held: store.nowhere.held,
@@ -191,20 +202,23 @@ impl Observer {
     }
 
     fn destination(&self, sampler: &Sampler, at: &store::DestinationStatus) -> Destination {
-        let forwarder = self
-            .parts
-            .destinations
-            .iter()
-            .find(|(name, _)| *name == at.name);
-        let (state, error) = match forwarder.map(|(_, handle)| handle.status()) {
-            Some(status) => (status.state.as_str(), status.error),
-            None => ("unconfigured", None),
+        let (state, error, waits) = match self.parts.destinations.status(&at.name) {
+            Some(_) if at.filling => ("filling", None, None),
+            Some(status) => (status.state.as_str(), status.error, status.waits),
+            None => ("unconfigured", None, None),
         };
+        let waits = waits.map(|waits| match waits {
+            Waits::Budget(until) => format!("its budget is used up until {}", text(until)),
+            Waits::Window(until) => format!("it sends again at {}", text(until)),
+        });
         Destination {
             name: at.name.clone(),
             configured: at.configured,
+            mode: at.mode.as_str(),
             state,
             error,
+            waits,
+            budget_spent_bytes: at.spent.bytes,
             cursor: at.cursor.0,
             routed: at.routed,
             delivered: at.delivered,
@@ -228,4 +242,10 @@ impl Observer {
         // A sampler that a panic left behind is at worst a second old.
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An instant as people read it.
+fn text(at: Timestamp) -> String {
+    let instant = crate::admin::instant(at);
+    instant.as_str().unwrap_or_default().to_owned()
 }

@@ -1,19 +1,19 @@
-//! Takes changed passwords, keys and rules over while the gateway runs.
+//! Takes changed passwords, keys, destinations and rules over while the gateway runs.
 //!
 //! At SIGHUP, and when the configuration, a file that clients are known by or one that
-//! a rule's pattern is in has changed, all are read again. Only `[auth]`, `[[acl]]` and
-//! `[[rule]]` are taken over; the rest of the configuration needs a restart. With a
-//! mistake anywhere everything stays as it was, and the log says what is wrong.
+//! a rule's pattern is in has changed, all are read again. Only `[auth]`, `[[acl]]`,
+//! `[[destination]]` and `[[rule]]` are taken over; the rest of the configuration needs a
+//! restart. With a mistake anywhere everything stays as it was, and the log says what is
+//! wrong.
 //!
-//! Rules speak of destinations, and of events as the mappings make them, and those that
-//! run are those of the start. So rules of a configuration in which these are others wait
-//! for a restart.
+//! Rules speak of events as the mappings make them, and the mappings are those of the
+//! start. So rules of a configuration in which these are others wait for a restart, and
+//! with them the destinations that they name.
 
 mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::watch::Watch;
 use crate::{
     config::{Config, Fixed, Seen, Stamp},
-    rulebook::Rulebook,
+    destinations::{self, Wish},
 };
 
 /// Between two looks at the files.
@@ -41,16 +41,18 @@ pub(crate) struct Reload {
     /// The configuration file, if there is one.
     file: Option<PathBuf>,
     auth: auth::Config,
-    rules: Rules,
+    in_force: InForce,
     watch: Watch,
     hangup: Signal,
 }
 
-/// What rules are put in force with.
-#[derive(Debug, Clone)]
-pub(crate) struct Rules {
-    pub(crate) rulebook: Arc<Rulebook>,
-    /// What rules must be written for: what runs.
+/// What runs, and who changes it.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) destinations: destinations::Handle,
+    /// Where destinations keep what is relative.
+    pub(crate) data_dir: PathBuf,
+    /// What rules must be written for, and the destinations that run.
     pub(crate) fixed: Fixed,
 }
 
@@ -77,27 +79,19 @@ impl Beginning {
     }
 }
 
-/// What came of reading again.
-struct Again {
-    /// What is in force now, or why everything stays as it was.
-    result: anyhow::Result<auth::Config>,
-    /// What was read for it.
-    seen: Seen,
-}
-
 impl Reload {
     pub(crate) fn new(
         broker: Handle,
         file: Option<PathBuf>,
         auth: auth::Config,
-        rules: Rules,
+        in_force: InForce,
         beginning: Beginning,
     ) -> Self {
         Self {
             broker,
             file,
             auth,
-            rules,
+            in_force,
             watch: Watch::new(beginning.seen),
             hangup: beginning.hangup,
         }
@@ -124,73 +118,90 @@ impl Reload {
 
     async fn read_again(&mut self, now: Seen) {
         let (file, before) = (self.file.clone(), self.auth.clone());
-        let (broker, rules) = (self.broker.clone(), self.rules.clone());
         let read = spawn_blocking(move || match &file {
-            Some(file) => again(file, &broker, &rules),
+            Some(file) => again(file),
             None => {
                 let mut seen = Seen::new();
                 note(&mut seen, &before);
-                let result = broker.reload_auth(before.clone());
-                let result = result.map(|()| before).map_err(Into::into);
-                Again { result, seen }
+                (seen, Ok(None))
             }
         });
-        match read.await {
-            Ok(Again {
-                result: Ok(auth),
-                seen,
-            }) => {
-                self.auth = auth;
-                self.watch.read(seen);
-            }
-            Ok(Again {
-                result: Err(error),
-                seen,
-            }) => {
-                tracing::error!("passwords, keys and rules stay as they were: {error:#}");
+        let (seen, result) = match read.await {
+            Ok(read) => read,
+            Err(error) => (Seen::new(), Err(error.into())),
+        };
+        let result = match result {
+            Ok(config) => self.put_in_force(config).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => self.watch.read(seen),
+            Err(error) => {
+                tracing::error!(
+                    "passwords, keys, destinations and rules stay as they were: {error:#}"
+                );
                 // To put it right may be to change what was read in vain, or what is in force.
                 self.watch.read(now.into_iter().chain(seen).collect());
             }
-            Err(error) => tracing::error!(%error, "passwords, keys and rules stay as they were"),
         }
+    }
+
+    /// Puts in force what can be of a configuration; without one, what the files say that
+    /// it names.
+    async fn put_in_force(&mut self, config: Option<Box<Config>>) -> anyhow::Result<()> {
+        let Some(config) = config else {
+            return self.authenticate(self.auth.clone()).await;
+        };
+        let auth = config.broker.auth.clone();
+        let mut differences = self.in_force.fixed.differences(&config.fixed);
+        if config.data_dir != self.in_force.data_dir {
+            differences.push("data_dir".to_owned());
+        }
+        if !differences.is_empty() {
+            self.authenticate(auth).await?;
+            tracing::warn!(
+                "destinations and rules stay as they were until a restart, because what they \
+                 are written for has changed: {}",
+                differences.join(", ")
+            );
+            tracing::info!("passwords and keys were read again and are in force");
+            return Ok(());
+        }
+        let changed = self.in_force.fixed.changed_destinations(&config.fixed);
+        let wish = Wish {
+            destinations: config.destinations,
+            names: config.store.destinations,
+            from_kept: config.store.from_kept,
+            changed,
+            rules: config.rules,
+        };
+        self.in_force.destinations.check(&wish)?;
+        self.authenticate(auth).await?;
+        self.in_force.destinations.apply(wish).await?;
+        self.in_force.fixed = config.fixed;
+        tracing::info!("passwords, keys, destinations and rules were read again and are in force");
+        Ok(())
+    }
+
+    /// Reads the files that clients are known by, and lets in who is known now.
+    async fn authenticate(&mut self, auth: auth::Config) -> anyhow::Result<()> {
+        let (broker, read) = (self.broker.clone(), auth.clone());
+        spawn_blocking(move || broker.reload_auth(read)).await??;
+        self.auth = auth;
+        Ok(())
     }
 }
 
-/// Reads the configuration and puts in force what can be.
-fn again(file: &Path, broker: &Handle, rules: &Rules) -> Again {
-    let config = match Config::load(Some(file)) {
-        Ok(config) => config,
-        Err(mistakes) => {
-            return Again {
-                seen: mistakes.read_from.clone(),
-                result: Err(mistakes.into()),
-            };
+/// Reads the configuration, and says what was read for it.
+fn again(file: &Path) -> (Seen, anyhow::Result<Option<Box<Config>>>) {
+    match Config::load(Some(file)) {
+        Ok(config) => {
+            let mut seen = config.read_from.clone();
+            note(&mut seen, &config.broker.auth);
+            (seen, Ok(Some(Box::new(config))))
         }
-    };
-    let mut seen = config.read_from.clone();
-    note(&mut seen, &config.broker.auth);
-    Again {
-        result: put_in_force(config, broker, rules),
-        seen,
+        Err(mistakes) => (mistakes.read_from.clone(), Err(mistakes.into())),
     }
-}
-
-fn put_in_force(config: Config, broker: &Handle, rules: &Rules) -> anyhow::Result<auth::Config> {
-    let differences = rules.fixed.differences(&config.fixed);
-    if !differences.is_empty() {
-        broker.reload_auth(config.broker.auth.clone())?;
-        tracing::warn!(
-            "the rules stay as they were until a restart, because what they are written for \
-             has changed: {}",
-            differences.join(", ")
-        );
-        tracing::info!("passwords and keys were read again and are in force");
-        return Ok(config.broker.auth);
-    }
-    broker.reload_auth(config.broker.auth.clone())?;
-    rules.rulebook.set_of_file(config.rules)?;
-    tracing::info!("passwords, keys and rules were read again and are in force");
-    Ok(config.broker.auth)
 }
 
 /// Notes the files that clients are known by, before they are read.

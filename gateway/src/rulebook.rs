@@ -81,12 +81,13 @@ pub struct Rulebook {
     inner: Mutex<Inner>,
     ingest: Arc<Ingest>,
     store: store::Handle,
-    destinations: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
+    /// Those that rules may name.
+    destinations: Vec<Arc<str>>,
     of_file: Vec<Rule>,
     put: BTreeMap<Arc<str>, Put>,
 }
@@ -161,12 +162,12 @@ impl Rulebook {
         let book = Self {
             inner: Mutex::new(Inner {
                 connection,
+                destinations,
                 of_file: config.rules.clone(),
                 put,
             }),
             ingest,
             store,
-            destinations,
         };
         let inner = book.inner();
         for (name, put) in &inner.put {
@@ -179,17 +180,29 @@ impl Rulebook {
         Ok(book)
     }
 
-    /// Exchanges those of the configuration. Blocking.
+    /// Exchanges the destinations that rules may name, and the rules of the configuration,
+    /// and has `enforce` put what comes of it in force together with the rest. Rules that
+    /// were put are read again: one whose destination is gone is kept, and said. Blocking.
     ///
     /// # Errors
     /// What is wrong with them; then those in force stay.
-    pub fn set_of_file(&self, rules: Vec<Rule>) -> Result<(), Error> {
+    pub fn exchange(
+        &self,
+        destinations: Vec<Arc<str>>,
+        of_file: Vec<Rule>,
+        enforce: impl FnOnce(RuleSet),
+    ) -> Result<(), Error> {
         let mut inner = self.inner();
-        let before = std::mem::replace(&mut inner.of_file, rules);
-        if let Err(error) = self.enforce(&inner) {
-            inner.of_file = before;
-            return Err(error);
+        let put = read_all(&inner.connection, &destinations)?;
+        let set = self.set_of(&of_file, &put)?;
+        for (name, put) in &put {
+            if let Some(problem) = problem(&of_file, name, put) {
+                tracing::warn!(rule = %name, "the rule is not in force: {problem}");
+            }
         }
+        (inner.destinations, inner.of_file, inner.put) = (destinations, of_file, put);
+        // While nobody can put another one, which would be lost.
+        enforce(set);
         Ok(())
     }
 
@@ -211,8 +224,8 @@ impl Rulebook {
             return Err(Error::Wrong(vec![what]));
         }
         let text = named(name, text).map_err(|what| Error::Wrong(vec![what]))?;
-        let rule = read(&text, &self.destinations).map_err(Error::Wrong)?;
         let mut inner = self.inner();
+        let rule = read(&text, &inner.destinations).map_err(Error::Wrong)?;
         self.may_change(&inner, name, over)?;
         if let Some(put) = inner.put.get(name)
             && put.version.text.as_deref() == Some(&*text)
@@ -343,8 +356,12 @@ impl Rulebook {
     }
 
     fn set(&self, inner: &Inner) -> Result<RuleSet, Error> {
-        let put = in_force(&inner.of_file, &inner.put);
-        let rules: Vec<Rule> = inner.of_file.iter().chain(put).cloned().collect();
+        self.set_of(&inner.of_file, &inner.put)
+    }
+
+    fn set_of(&self, of_file: &[Rule], put: &BTreeMap<Arc<str>, Put>) -> Result<RuleSet, Error> {
+        let put = in_force(of_file, put);
+        let rules: Vec<Rule> = of_file.iter().chain(put).cloned().collect();
         RuleSet::new(&rules, |name| self.store.destination_id(name))
             .map_err(|name| Error::Wrong(vec![format!("{name} is no destination")]))
     }

@@ -21,6 +21,8 @@ pub struct Status {
     pub ready: bool,
     /// What was taken from devices: `accepted = stored + duplicate + quarantined`.
     pub ledger: Ledger,
+    /// Whether the ledger is what the journal has.
+    pub audit: Arc<crate::audit::Report>,
     /// The journal.
     pub store: Journal,
     /// Events that the rules sent to no destination.
@@ -153,10 +155,18 @@ pub struct Destination {
     pub name: Arc<str>,
     /// Whether the configuration names it. If not, its backlog is kept for its return.
     pub configured: bool,
-    /// `idle`, `delivering`, `retrying`, `throttled`, `stopped` or `unconfigured`.
+    /// How an operator has it run: `running`, `paused` or `draining`.
+    pub mode: &'static str,
+    /// `idle`, `delivering`, `retrying`, `throttled`, `stopped`, `paused`, `waiting` (for its
+    /// budget or its hours), `filling` (it is being given what was kept before it was
+    /// known) or `unconfigured`.
     pub state: &'static str,
     /// The last failure, while it lasts.
     pub error: Option<String>,
+    /// What it waits for, and until when, where that is as configured.
+    pub waits: Option<String>,
+    /// Bytes of its budget that are spent, of this day or month.
+    pub budget_spent_bytes: u64,
     /// Everything up to this position is settled.
     pub cursor: u64,
     /// Events for it, ever.
@@ -301,8 +311,9 @@ impl Sampler {
         forecast(float(backlog), shrinking)
     }
 
-    /// Whether every configured destination with a backlog makes progress.
-    pub fn readiness(&self, now: Instant) -> Readiness {
+    /// Whether every configured destination with a backlog makes progress, but for those
+    /// that wait as they should.
+    pub fn readiness(&self, now: Instant, waits: impl Fn(&str) -> bool) -> Readiness {
         let mut reasons = Vec::new();
         match self.samples.back() {
             None => reasons.push("the gateway is starting".to_owned()),
@@ -314,6 +325,7 @@ impl Sampler {
                     status
                         .destinations
                         .iter()
+                        .filter(|d| !waits(&d.name))
                         .filter_map(|d| self.stuck(now, d)),
                 );
             }
@@ -330,7 +342,9 @@ impl Sampler {
             .iter()
             .find(|(name, ..)| *name == destination.name)?;
         let stuck = now.duration_since(*since);
-        (destination.configured && destination.backlog > 0 && stuck > PROGRESS_MAX).then(|| {
+        let waits_on_purpose = destination.mode == store::Mode::Paused || destination.filling;
+        let should = destination.configured && !waits_on_purpose && destination.backlog > 0;
+        (should && stuck > PROGRESS_MAX).then(|| {
             format!(
                 "nothing was delivered to {} for {} s, {} events wait",
                 destination.name,
@@ -386,6 +400,9 @@ mod tests {
                 id: DestinationId(0),
                 name: "events".into(),
                 configured: true,
+                mode: store::Mode::Running,
+                filling: false,
+                spent: store::Spent::default(),
                 cursor: Position(delivered),
                 routed: accepted,
                 delivered,
@@ -449,9 +466,9 @@ mod tests {
     #[test]
     fn a_backlog_that_nothing_is_taken_from_is_not_ready_however_connected() {
         let (sampler, now) = after(29, |_| counts(10, 0, MIB));
-        assert!(sampler.readiness(now).ready, "give it 30 s");
+        assert!(sampler.readiness(now, |_| false).ready, "give it 30 s");
         let (sampler, now) = after(31, |_| counts(10, 0, MIB));
-        let readiness = sampler.readiness(now);
+        let readiness = sampler.readiness(now, |_| false);
         assert_eq!(
             readiness.reasons,
             ["nothing was delivered to events for 31 s, 10 events wait"]
@@ -461,9 +478,9 @@ mod tests {
     #[test]
     fn nothing_to_deliver_is_ready_and_slow_delivery_too() {
         let (sampler, now) = after(100, |_| counts(10, 10, MIB));
-        assert!(sampler.readiness(now).ready);
+        assert!(sampler.readiness(now, |_| false).ready);
         let (sampler, now) = after(100, |s| counts(1000, s / 20, MIB));
-        assert!(sampler.readiness(now).ready);
+        assert!(sampler.readiness(now, |_| false).ready);
     }
 
     #[test]
@@ -474,7 +491,7 @@ mod tests {
             status.destinations[0].backlog -= s;
             status
         });
-        assert!(!sampler.readiness(now).ready);
+        assert!(!sampler.readiness(now, |_| false).ready);
     }
 
     #[test]
@@ -483,6 +500,6 @@ mod tests {
             full: true,
             ..counts(1, 1, MIB)
         });
-        assert!(!sampler.readiness(now).ready);
+        assert!(!sampler.readiness(now, |_| false).ready);
     }
 }

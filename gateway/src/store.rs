@@ -30,6 +30,7 @@
 
 mod account;
 mod append;
+mod audit;
 mod carve;
 mod change;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod config;
 mod dead_letter;
 mod devices;
 mod entry;
+mod fill;
 mod frame;
 mod handle;
 mod hold;
@@ -46,6 +48,8 @@ mod job;
 mod kept;
 mod listing;
 mod lock;
+mod mode;
+mod numbering;
 mod open;
 mod progress;
 mod promises;
@@ -81,6 +85,7 @@ use crate::{
     dedup::window::{Limits, Window},
 };
 
+pub use audit::Audit;
 pub use config::{Config, OnFull};
 pub use devices::{Devices, Waiting};
 pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
@@ -88,8 +93,9 @@ pub use handle::{Failure, Handle};
 pub use hold::Hold;
 pub use kept::{Kept, KeptPage};
 pub use listing::{DeadLetter, Listing, Quarantined};
+pub use mode::{Mode, Wanted};
 pub use open::{Promise, Report};
-pub use progress::{Dead, Progress, Retry};
+pub use progress::{Dead, Progress, Retry, Spent};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub use standing::{DeadOf, Fate, Standing, Standings};
@@ -189,6 +195,7 @@ impl Store {
             committed,
             status,
             life,
+            wanted: None,
             duties: Duties::default(),
         };
         Ok((

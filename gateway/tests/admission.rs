@@ -37,6 +37,7 @@ impl Gateway {
             dedup_count: 100_000,
             dedup_memory_bytes: 16 << 20,
             destinations: vec!["events".into()],
+            from_kept: Vec::new(),
         };
         let clock = Arc::new(SystemClock);
         let (store, _) = Store::open(settings, clock.clone()).expect("an empty directory");

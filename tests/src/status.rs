@@ -9,6 +9,8 @@ pub struct Status {
     pub ready: bool,
     /// What came in.
     pub ledger: Ledger,
+    /// The ledger compared with the journal.
+    pub audit: Audit,
     /// What is kept.
     pub store: Store,
     /// What goes out.
@@ -43,6 +45,13 @@ pub struct Ledger {
     pub quarantined: u64,
     /// Turned away for want of room.
     pub refused_full: u64,
+}
+
+/// The ledger compared with the journal.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Audit {
+    /// What did not balance.
+    pub findings: Vec<String>,
 }
 
 /// What is kept.
@@ -122,6 +131,7 @@ impl Status {
     /// When it is not.
     #[track_caller]
     pub fn assert_balanced(&self) {
+        assert!(self.audit.findings.is_empty(), "{:?}", self.audit.findings);
         let ledger = &self.ledger;
         assert_eq!(
             ledger.accepted,

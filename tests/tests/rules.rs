@@ -114,11 +114,8 @@ fn rules_route_and_change_while_devices_publish_without_losing_an_event() {
     for (id, value) in (6..).zip([96, 90]) {
         publish(&mut client, value, id);
     }
-    // Nor do rules that come with another destination.
-    let more = format!(
-        "{}\n[[destination]]\nname = \"more\"\ntype = \"file\"\npath = \"more\"\n",
-        with(10)
-    );
+    // Nor do rules that come with events that are made otherwise.
+    let more = format!("site = \"north\"\n{}", with(10));
     change(
         &mut gateway,
         &setup,
@@ -135,7 +132,7 @@ fn rules_route_and_change_while_devices_publish_without_losing_an_event() {
 
 #[test]
 fn rules_wait_for_what_they_were_written_with_and_a_new_file_is_watched_before_it_is_right() {
-    const IN_FORCE: &str = "keys and rules were read again and are in force";
+    const IN_FORCE: &str = "destinations and rules were read again and are in force";
 
     let sandbox = Sandbox::new();
     let setup = Setup::new(&sandbox)
@@ -146,15 +143,14 @@ fn rules_wait_for_what_they_were_written_with_and_a_new_file_is_watched_before_i
     let mut gateway = Gateway::start(&setup).expecting(&["stay as they were"]);
     let mut client = Client::connect(setup.mqtt, Version::V5, "c");
 
-    // Wider, because the alarms go elsewhere: nothing of it holds before the restart.
-    let elsewhere = text
-        .replace("path = \"alarms\"", "path = \"archive\"")
-        .replace(&rule(80), &rule(10));
+    // Wider, because events are made otherwise: nothing of it holds before the restart.
+    let otherwise = text.replace(&rule(80), &rule(10));
+    let otherwise = format!("site = \"north\"\n{otherwise}");
     change(
         &mut gateway,
         &setup,
-        &elsewhere,
-        "until a restart, because what they are written for has changed: destination alarms",
+        &otherwise,
+        "until a restart, because what they are written for has changed: site",
     );
     publish(&mut client, 50, 1);
     let status = gateway.wait_until_drained(LONG);

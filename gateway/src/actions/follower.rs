@@ -356,6 +356,7 @@ impl Follower {
         } = open;
         let done = work.page(connection, rules.acts(), scratch, &records, again)?;
         let dead = done.unread.into_iter().map(|(record, reason)| Dead {
+            first: None,
             record,
             attempts: 1,
             reason,
@@ -383,6 +384,7 @@ impl Follower {
         dead: Vec<Dead>,
     ) -> Result<(), Error> {
         let progress = Progress {
+            spent: None,
             destination: open.id,
             cursor: open.cursor,
             delivered,

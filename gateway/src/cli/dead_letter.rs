@@ -1,6 +1,11 @@
 //! `penstock dead-letter`: events that a destination will not take.
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -24,11 +29,22 @@ pub(super) enum Command {
     /// Show one with its event
     Show(One),
     /// Put them back to be delivered, in order
-    Redrive(Of<Many>),
+    Redrive(Redrive),
     /// Write them out as NDJSON
     Export(Of<Export>),
     /// Remove them for good; they stay counted as dead
     Discard(Of<Many>),
+}
+
+/// Which ones, and how fast.
+#[derive(Debug, Args)]
+pub(super) struct Redrive {
+    #[command(flatten)]
+    of: Of<Many>,
+    /// Put back so many in a second, at most: what had too much of them once is not to
+    /// have it again
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
 }
 
 /// Of one destination, or of all.
@@ -45,7 +61,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::List(of) => list(&of),
         Command::Show(one) => show(&one),
-        Command::Redrive(of) => redrive(&of),
+        Command::Redrive(args) => redrive(&args.of, args.rate),
         Command::Export(of) => export(&of),
         Command::Discard(of) => discard(&of),
     }
@@ -91,15 +107,18 @@ fn show(args: &One) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn redrive(of: &Of<Many>) -> Result<ExitCode> {
+fn redrive(of: &Of<Many>, rate: Option<u32>) -> Result<ExitCode> {
     let config = of.args.file.load()?;
     let ids = ids(of, &config.data_dir)?;
     let wanted = ids.len();
     let done = if let Some(running) = Running::find(&config.data_dir)? {
+        let mut pace = rate.map(Pace::begin);
         each(&ids, |id| {
+            pace.iter_mut().for_each(Pace::wait);
             running.request("POST", &format!("/api/v1/dead-letters/{id}/redrive"))
         })
     } else {
+        // Nothing goes out before a gateway runs, so there is nothing to slow down.
         offline::with_store(config, |store, _| async move {
             Ok(usize::try_from(store.redrive(ids).await?)?)
         })?
@@ -110,6 +129,26 @@ fn redrive(of: &Of<Many>) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// So many in a second.
+struct Pace {
+    next: Instant,
+    every: Duration,
+}
+
+impl Pace {
+    fn begin(rate: u32) -> Self {
+        Self {
+            next: Instant::now(),
+            every: Duration::from_secs(1) / rate.max(1),
+        }
+    }
+
+    fn wait(&mut self) {
+        std::thread::sleep(self.next.saturating_duration_since(Instant::now()));
+        self.next += self.every;
+    }
 }
 
 fn discard(of: &Of<Many>) -> Result<ExitCode> {

@@ -251,7 +251,7 @@ fn ids(args: &Many, config: &Config) -> Result<Vec<u64>> {
 }
 
 /// Asks for each, says what failed, and counts what did not.
-pub(super) fn each(ids: &[u64], ask: impl Fn(u64) -> Result<Value>) -> usize {
+pub(super) fn each(ids: &[u64], mut ask: impl FnMut(u64) -> Result<Value>) -> usize {
     let done = ids.iter().filter(|id| match ask(**id) {
         Ok(_) => true,
         Err(error) => {

@@ -129,6 +129,9 @@ pub(crate) fn print(status: &Value) {
             destination["damaged"],
             destination["dead"]
         ));
+        if let Some(waits) = destination["waits"].as_str() {
+            output::line(format_args!("  {waits}"));
+        }
         if let Some(error) = destination["error"].as_str() {
             output::line(format_args!("  {error}"));
         }

@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
+    pacing,
     reader::{Table, Text},
     words::OneOf,
 };
-use crate::forward::{self, Kind, file, format::Format};
+use crate::forward::{self, Kind, Start, file, format::Format};
 
 const MILLI: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -64,6 +65,8 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
         table.mistake(table.span(key).as_ref(), key, what);
     }
     let attempts_max = table.number("attempts_max", 1..=1_000_000, forward::Config::ATTEMPTS_MAX);
+    let start = table.parsed("start", start).unwrap_or_default();
+    let pacing = pacing::read(table);
     table.finish();
     let config = kind.zip(name.as_ref()).map(|(kind, name)| forward::Config {
         name: Arc::from(name.value.as_str()),
@@ -71,7 +74,18 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
         retry_first,
         retry_max,
         attempts_max,
+        start,
+        pacing,
     });
+    if start != Start::Now
+        && config
+            .as_ref()
+            .is_some_and(forward::Config::sends_originals)
+    {
+        let what = "a destination that gets messages as they came begins with what comes \
+                    from now on: \"now\"";
+        table.mistake(table.span("start").as_ref(), "start", what);
+    }
     // What the stage itself checks, unless it was said already with its key.
     if table.reader.mistakes() == before
         && let Some(Err(error)) = config.as_ref().map(forward::Config::check)
@@ -89,6 +103,20 @@ pub(super) fn default(data_dir: &Path) -> forward::Config {
         retry_first: forward::Config::RETRY_FIRST,
         retry_max: forward::Config::RETRY_MAX,
         attempts_max: forward::Config::ATTEMPTS_MAX,
+        start: Start::Now,
+        pacing: forward::pace::Config::default(),
+    }
+}
+
+fn start(text: &str) -> Result<Start, &'static str> {
+    match text {
+        "now" => Ok(Start::Now),
+        "oldest" => Ok(Start::Oldest),
+        instant => match crate::admin::parse_instant(instant) {
+            Some(at) => Ok(Start::Since(at)),
+            None => Err("should be \"now\", \"oldest\" or an instant such as \
+                         \"2026-03-01T00:00:00Z\""),
+        },
     }
 }
 

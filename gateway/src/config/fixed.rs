@@ -1,17 +1,17 @@
 //! What rules are written for, and what holds until a restart.
 //!
-//! A rule speaks of destinations by name and of events as the mappings make them. Rules
-//! that come together with changes there must not hold before these do: a wider rule for
-//! another receiver would send to the old one, and a renamed type would be asked for
-//! before any event has it.
+//! A rule speaks of events as the mappings make them, and these hold until a restart.
+//! Rules that come together with changes there must not hold before these do: a renamed
+//! type would be asked for before any event has it. Destinations change with the rules.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use toml::{Table, Value};
 
 /// The tables and keys that no rule depends on. What is not known here counts.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "rule",
+    "destination",
     "acl",
     "auth",
     "broker",
@@ -28,7 +28,10 @@ const OTHERS: [&str; 13] = [
 
 /// These parts of a configuration as they are written, so that two can be compared.
 #[derive(Clone, Default, PartialEq)]
-pub struct Fixed(Table);
+pub struct Fixed {
+    table: Table,
+    destinations: Option<Value>,
+}
 
 impl fmt::Debug for Fixed {
     /// Without what is in it: destinations have secrets.
@@ -41,22 +44,22 @@ impl Fixed {
     /// Of a text that is known to be TOML.
     pub(super) fn of(text: &str) -> Self {
         let mut table: Table = toml::from_str(text).unwrap_or_default();
+        let destinations = table.remove("destination");
         table.retain(|key, _| !OTHERS.contains(&key));
-        Self(table)
+        Self {
+            table,
+            destinations,
+        }
     }
 
     /// What differs in another one, in words.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
-        let keys: BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        let keys: BTreeSet<_> = self.table.keys().chain(other.table.keys()).collect();
         for key in keys {
-            let (ours, theirs) = (self.0.get(key), other.0.get(key));
+            let (ours, theirs) = (self.table.get(key), other.table.get(key));
             let written = match ours.or(theirs) {
                 _ if ours == theirs => continue,
-                _ if key == "destination" => {
-                    differences.extend(destinations(ours, theirs));
-                    continue;
-                }
                 Some(Value::Array(_)) => format!("[[{key}]]"),
                 Some(Value::Table(_)) => format!("[{key}]"),
                 _ => key.clone(),
@@ -65,10 +68,15 @@ impl Fixed {
         }
         differences
     }
+
+    /// The destinations that are written otherwise in another one, or only in one of
+    /// both, by name; none where only their order differs.
+    pub fn changed_destinations(&self, other: &Self) -> BTreeSet<Arc<str>> {
+        destinations(self.destinations.as_ref(), other.destinations.as_ref())
+    }
 }
 
-/// The destinations that differ, by name; none where only their order does.
-fn destinations(ours: Option<&Value>, theirs: Option<&Value>) -> Vec<String> {
+fn destinations(ours: Option<&Value>, theirs: Option<&Value>) -> BTreeSet<Arc<str>> {
     let names: BTreeSet<_> = named(ours).chain(named(theirs)).map(|(n, _)| n).collect();
     let find = |all, name: &str| {
         let one = named(all).find(|(known, _)| *known == name);
@@ -77,7 +85,7 @@ fn destinations(ours: Option<&Value>, theirs: Option<&Value>) -> Vec<String> {
     let differs = names
         .into_iter()
         .filter(|name| find(ours, name) != find(theirs, name));
-    differs.map(|name| format!("destination {name}")).collect()
+    differs.map(Arc::from).collect()
 }
 
 fn named(all: Option<&Value>) -> impl Iterator<Item = (&str, &Value)> {
@@ -113,12 +121,21 @@ name = "hot"
             assert_eq!(before.differences(&after), expect, "{from} -> {to}");
         };
         check("hot", "cold", &[]);
-        check("https://one/", "https://two/", &["destination alarms"]);
-        check(
-            "name = \"lake\"",
-            "name = \"sea\"",
-            &["destination lake", "destination sea"],
-        );
+        let changed = |from: &str, to: &str, expect: &[&str]| {
+            check(from, to, &[]);
+            let after = Fixed::of(&BEFORE.replace(from, to));
+            let changed = before.changed_destinations(&after);
+            assert!(
+                changed
+                    .iter()
+                    .map(|name| &**name)
+                    .eq(expect.iter().copied()),
+                "{changed:?}"
+            );
+        };
+        changed("https://one/", "https://two/", &["alarms"]);
+        changed("name = \"lake\"", "name = \"sea\"", &["lake", "sea"]);
+        changed("hot", "cold", &[]);
         check("topic = \"a/#\"", "topic = \"b/#\"", &["[[mapping]]"]);
         check("site = \"north\"\n", "", &["site"]);
         check(
@@ -133,6 +150,7 @@ name = "hot"
         let (alarms, rule) = rest.split_once("[[rule]]").unwrap();
         let turned = format!("{head}[[destination]]{alarms}[[destination]]{lake}[[rule]]{rule}");
         assert!(before.differences(&Fixed::of(&turned)).is_empty());
+        assert!(before.changed_destinations(&Fixed::of(&turned)).is_empty());
         assert_eq!(format!("{before:?}"), "Fixed { .. }");
     }
 }

@@ -246,9 +246,9 @@ fn columns(mapping: &Table<'_, '_, '_>, format: Format) -> Columns {
     }
 }
 
-/// Where local times are local.
-fn zone(table: &Table<'_, '_, '_>) -> Option<TimeZone> {
-    table.parsed("tz", |text| {
+/// A time zone by its name, or its distance from UTC.
+pub(super) fn zone(table: &Table<'_, '_, '_>, key: &'static str) -> Option<TimeZone> {
+    table.parsed(key, |text| {
         let hours_and_minutes = || {
             let sign = match text.as_bytes().first()? {
                 b'+' => 1,
@@ -309,7 +309,7 @@ fn pointers(table: &Table<'_, '_, '_>, key: &'static str) -> Vec<Pointer> {
 /// The device's time: where the preset says unless the mapping says otherwise.
 /// And whether there must be one, wherever the protocol says it is.
 fn time(mapping: &Table<'_, '_, '_>, builtin: Option<Time>) -> (Option<Time>, bool) {
-    let zone = zone(mapping);
+    let zone = zone(mapping, "tz");
     let required = mapping.boolean("require_time", false);
     let table = match mapping.text_or_table("time") {
         Some(Either::Table(table)) => table,

@@ -60,11 +60,33 @@ pub(super) fn read_remotes(
                 table.mistake(table.span("destination").as_ref(), "destination", what);
             }
         }
+        past(&table, &remote, destinations);
         circles(&table, &remote, destinations);
         remotes.push(remote);
     }
     thieves(root, destinations, &remotes);
     remotes
+}
+
+/// What came from here is not known of events that are stored, and must not go back.
+fn past(
+    table: &Table<'_, '_, '_>,
+    remote: &remote::Config,
+    destinations: &[crate::forward::Config],
+) {
+    for destination in destinations {
+        if let Kind::Mqtt(config) = &destination.kind
+            && destination.start != crate::forward::Start::Now
+            && remote.is_same(&destination.name, &config.server)
+        {
+            let what = format!(
+                "the destination {:?} is the same broker and begins with what is kept, which \
+                 may have come from here; it should have start = \"now\"",
+                &*destination.name
+            );
+            table.mistake(table.span("server").as_ref(), "server", what);
+        }
+    }
 }
 
 /// Two connections with one client identifier throw each other out, for ever.

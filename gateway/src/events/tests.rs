@@ -87,6 +87,7 @@ async fn what_left_memory_before_it_could_be_shown_is_counted_and_the_rest_comes
         dedup_count: 100_000,
         dedup_memory_bytes: 16 << 20,
         destinations: vec!["events".into()],
+        from_kept: Vec::new(),
     };
     let (store, _) = Store::open(settings, Arc::new(SystemClock)).unwrap();
     let store = store.run().unwrap();

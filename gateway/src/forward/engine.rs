@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep_until, timeout_at},
 };
@@ -21,13 +22,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
+    adapt::Adapting,
     batch::Item,
     destination::{Destination, Limits},
     flight::{Flight, Landing},
     journal::{Journal, Pages},
     load::Loaded,
+    pace::{self, Closed, Pace},
     pending::Pending,
-    status::{Handle, State},
+    status::{Handle, State, Waits},
     waiting::Waiting,
     window::Window,
 };
@@ -35,7 +38,7 @@ use crate::{
     backoff::Backoff,
     clock::Clock,
     record::{DestinationId, Position},
-    store::{self, Stopped},
+    store::{self, Mode, Spent, Stopped},
 };
 
 /// Progress is recorded this often at most, unless much of it gathers.
@@ -67,6 +70,8 @@ pub(super) struct Parts<J, P> {
     pub(super) pages: P,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) status: Handle,
+    pub(super) mode: watch::Receiver<Mode>,
+    pub(super) pacing: pace::Config,
 }
 
 type Read<P> = (P, Result<Loaded, store::Error>);
@@ -82,6 +87,7 @@ pub(super) struct Engine<J, P> {
     journal: Arc<J>,
     clock: Arc<dyn Clock>,
     status: Handle,
+    mode: watch::Receiver<Mode>,
     end_max: Duration,
 
     window: Window,
@@ -95,6 +101,10 @@ pub(super) struct Engine<J, P> {
     given_up: Vec<Item>,
     being_given_up: Vec<Item>,
     pending: Pending,
+    pace: Pace,
+    adapting: Adapting,
+    /// Why nothing may go, where it may not.
+    closed: Option<Closed>,
 
     /// Away while it reads.
     pages: Option<P>,
@@ -136,11 +146,11 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             name: parts.name,
             id: parts.id,
             limits: parts.destination.limits(),
-            destination: parts.destination,
             retrying: parts.retrying,
             journal: parts.journal,
             clock: parts.clock,
             status: parts.status,
+            mode: parts.mode,
             end_max: END_MAX,
             window: Window::new(parts.cursor),
             waiting: Waiting::default(),
@@ -149,6 +159,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             given_up: Vec::new(),
             being_given_up: Vec::new(),
             pending: Pending::new(parts.id, parts.cursor),
+            adapting: Adapting::new(parts.destination.limits(), parts.pacing.latency_max),
+            pace: Pace::new(parts.pacing, Spent::default(), now),
+            closed: None,
+            destination: parts.destination,
             pages: Some(parts.pages),
             reading: None,
             read_not_before: now,
@@ -177,9 +191,23 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.end_max = end_max;
     }
 
+    /// Begins where the journal says that the destination stands, with what it has spent
+    /// of its budget.
+    pub(super) fn begin_at(&mut self, cursor: Position, spent: Spent) {
+        self.pace.begin_with(spent);
+        self.window = Window::new(cursor);
+        self.pending = Pending::new(self.id, cursor);
+    }
+
+    /// Whether an operator wants it to wait.
+    fn is_paused(&self) -> bool {
+        *self.mode.borrow() == Mode::Paused
+    }
+
     /// Delivers until `shutdown`, then lets what is in flight land.
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut committed = self.journal.committed();
+        let mut mode = self.mode.clone();
         loop {
             let now = Instant::now();
             let end = *committed.borrow_and_update();
@@ -196,6 +224,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 done = wait(&mut self.recording) => self.recorded(done)?,
                 done = wait(&mut self.reading) => self.read(done)?,
                 changed = committed.changed(), if idle => changed.map_err(|_| Stopped)?,
+                Ok(()) = mode.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -204,15 +233,31 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     fn show(&self, end: Position) {
         let busy = !self.flights.is_empty() || self.window.fresh_len() > 0;
+        let paused = self.is_paused() && self.flights.is_empty();
+        let waits = self.waits();
         let state = match self.trouble {
+            _ if paused => State::Paused,
             Some(trouble) => trouble,
+            None if waits.is_some() => State::Waiting,
             None if busy => State::Delivering,
             None if !self.waiting.is_empty() => State::Retrying,
             None => State::Idle,
         };
         let has_work =
             !self.window.is_empty() || !self.waiting.is_empty() || end > self.window.scanned();
-        self.status.set(state, self.out_records, has_work);
+        let waits_on_purpose = paused || waits.is_some();
+        self.status
+            .set(state, self.out_records, has_work && !waits_on_purpose);
+        self.status.waits(waits);
+    }
+
+    /// What it waits for, where that is as configured and not over in a moment.
+    fn waits(&self) -> Option<Waits> {
+        match self.closed {
+            Some(Closed::Budget(until)) => Some(Waits::Budget(until)),
+            Some(Closed::Window(until)) => Some(Waits::Window(until)),
+            Some(Closed::Rate(_)) | None => None,
+        }
     }
 
     /// When to look again if nothing happens. Whatever is due already has been
@@ -226,8 +271,13 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         } else {
             None
         };
+        let rate = match self.closed {
+            Some(Closed::Rate(until)) => Some(until),
+            _ => None,
+        };
         [
             self.pause_until,
+            rate,
             linger,
             read,
             record,
@@ -254,6 +304,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             self.recorded(recording.await)?;
         }
         let cursor = self.window.cursor();
+        if let Some(spent) = self.pace.take_spent() {
+            self.pending.spent(spent);
+        }
         if !self.pending.is_empty(cursor) {
             self.record(cursor).await?;
         }

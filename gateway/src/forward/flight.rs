@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use rand::RngExt as _;
+use tokio::time::Instant;
 
 use super::{
     batch::{Batch, Item},
@@ -18,6 +19,8 @@ pub(super) struct Flight {
     pub(super) batch: Batch,
     /// Nothing else was in flight when it was handed over.
     pub(super) alone: bool,
+    /// When that was.
+    pub(super) began: Instant,
 }
 
 impl Flight {

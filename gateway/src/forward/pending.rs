@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::window::Fate;
 use crate::{
     record::{DestinationId, Position},
-    store::{Progress, Retry},
+    store::{Progress, Retry, Spent},
 };
 
 /// Records settled and not committed as such, at most: what a crash sends again.
@@ -91,9 +91,14 @@ impl Pending {
         self.size.records >= RECORDS_MAX / 4 || self.size.bytes >= BYTES_MAX / 4
     }
 
+    /// So much was spent of the budget, whatever became of it.
+    pub(super) const fn spent(&mut self, spent: Spent) {
+        self.progress.spent = Some(spent);
+    }
+
     /// Whether there is anything to tell the journal.
     pub(super) fn is_empty(&self, cursor: Position) -> bool {
-        self.size.records == 0 && cursor == self.sent_cursor
+        self.size.records == 0 && self.progress.spent.is_none() && cursor == self.sent_cursor
     }
 
     /// Whether a message is with the journal.
@@ -129,5 +134,6 @@ const fn nothing(destination: DestinationId, cursor: Position) -> Progress {
         retry: Vec::new(),
         retried: Vec::new(),
         dead: Vec::new(),
+        spent: None,
     }
 }

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use crate::event::Timestamp;
+use crate::{event::Timestamp, store::Mode};
 
 /// What a destination is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,6 +24,10 @@ pub enum State {
     Throttled,
     /// Needs a person; looks now and then whether it was put right.
     Stopped,
+    /// Waits because an operator said so.
+    Paused,
+    /// Waits for its budget or its hours.
+    Waiting,
 }
 
 impl State {
@@ -35,8 +39,19 @@ impl State {
             Self::Retrying => "retrying",
             Self::Throttled => "throttled",
             Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::Waiting => "waiting",
         }
     }
+}
+
+/// What a destination waits for that is as configured, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// What it may send in this period is used up.
+    Budget(Timestamp),
+    /// It may send at other hours.
+    Window(Timestamp),
 }
 
 /// Where a destination stands.
@@ -46,6 +61,8 @@ pub struct Status {
     pub state: State,
     /// What went wrong last, until something is delivered again.
     pub error: Option<String>,
+    /// What it waits for that is as configured.
+    pub waits: Option<Waits>,
     /// Records delivered per second, over the last ten seconds.
     pub delivered_per_sec: f64,
     /// When the last record was delivered.
@@ -65,9 +82,21 @@ impl Status {
     }
 }
 
-/// Tells where a destination stands; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Handle(Arc<Mutex<Shared>>);
+/// Tells where a destination stands, and tells it how it is run; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Mutex<Shared>>,
+    mode: watch::Sender<Mode>,
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self {
+            shared: Arc::default(),
+            mode: watch::Sender::new(Mode::Running),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -90,9 +119,19 @@ impl Handle {
         }
     }
 
+    /// Says how the destination is run, from now on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode
+            .send_if_modified(|known| std::mem::replace(known, mode) != mode);
+    }
+
+    pub(super) fn mode(&self) -> watch::Receiver<Mode> {
+        self.mode.subscribe()
+    }
+
     /// Nothing that holds the lock panics, so a poisoned one is as good.
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set(&self, state: State, in_flight: usize, has_work: bool) {
@@ -104,6 +143,10 @@ impl Handle {
         } else if shared.waiting_since.is_none() {
             shared.waiting_since = Some(Instant::now());
         }
+    }
+
+    pub(super) fn waits(&self, waits: Option<Waits>) {
+        self.lock().status.waits = waits;
     }
 
     pub(super) fn failed(&self, error: &str) {

@@ -16,13 +16,14 @@ use super::{
     destination::Destination,
     engine::{Engine, Parts, Retrying},
     journal::{Journal, Pages},
+    pace,
     status::Handle,
 };
 use crate::{
     clock::Clock,
     event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value},
     record::{DestinationId, Position, Record, Routes},
-    store::{self, Page, Progress, Receipt, Retry, Stopped},
+    store::{self, Page, Progress, Receipt, Retry, Spent, Stopped},
 };
 
 /// When every test begins.
@@ -47,6 +48,7 @@ pub(super) struct Disk {
     pub(super) delivered: u64,
     pub(super) retry: BTreeMap<Position, Retry>,
     pub(super) dead: BTreeMap<Position, (u32, String)>,
+    pub(super) spent: Spent,
     pub(super) retry_most: usize,
     /// The last record that was read.
     pub(super) read_to: Position,
@@ -81,6 +83,7 @@ impl Model {
         let dead = std::mem::take(&mut disk.dead);
         for position in dead.keys() {
             let retry = Retry {
+                first: None,
                 record: disk.records[position].clone(),
                 attempts: 0,
                 not_before: Timestamp::from_millis(START_MS),
@@ -106,6 +109,7 @@ impl Journal for Model {
             assert!(progress.cursor >= disk.cursor);
             let reported = std::mem::replace(&mut disk.cursor, progress.cursor);
             disk.delivered += progress.delivered;
+            disk.spent = progress.spent.unwrap_or(disk.spent);
             // In the store's order: what is retried and dead leaves the list first.
             for position in progress.retried {
                 assert!(disk.retry.remove(&position).is_some(), "it waited");
@@ -254,8 +258,18 @@ pub(super) fn engine(
     destination: Arc<dyn Destination>,
     attempts_max: u32,
 ) -> (Engine<Model, Model>, Handle) {
+    engine_at(model, destination, attempts_max, pace::Config::default())
+}
+
+/// The same at a pace.
+pub(super) fn engine_at(
+    model: &Model,
+    destination: Arc<dyn Destination>,
+    attempts_max: u32,
+    pacing: pace::Config,
+) -> (Engine<Model, Model>, Handle) {
     let status = Handle::default();
-    let engine = Engine::new(Parts {
+    let mut engine = Engine::new(Parts {
         name: "test".into(),
         id: ID,
         cursor: model.disk.lock().unwrap().cursor,
@@ -269,6 +283,13 @@ pub(super) fn engine(
         pages: model.clone(),
         clock: Arc::new(TestClock(Instant::now())),
         status: status.clone(),
+        mode: status.mode(),
+        pacing,
     });
+    let (cursor, spent) = {
+        let disk = model.disk.lock().unwrap();
+        (disk.cursor, disk.spent)
+    };
+    engine.begin_at(cursor, spent);
     (engine, status)
 }

@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::batch::Item;
-use crate::record::Position;
+use crate::{event::Timestamp, record::Position};
 
 /// Records that wait, at most.
 pub(super) const RECORDS_MAX: usize = 10_000;
@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) item: Item,
     /// Attempts so far; none while it is only held back.
     pub(super) attempts: u32,
+    /// When it failed first, as far as that is known.
+    pub(super) first: Option<Timestamp>,
     pub(super) not_before: Instant,
 }
 
@@ -113,6 +115,7 @@ impl Waiting {
         self.add(Entry {
             item,
             attempts: 1,
+            first: None,
             not_before: Instant::now(),
         });
         let queue = self.queues.get_mut(&key).expect("it was just added");
@@ -175,8 +178,9 @@ impl Waiting {
         entry
     }
 
-    /// The record that was out waits on. `failed` tells until when, if it was an attempt.
-    pub(super) fn put_back(&mut self, item: &Item, failed: Option<Instant>) {
+    /// The record that was out waits on. `failed` tells until when, if it was an attempt,
+    /// and when it failed first.
+    pub(super) fn put_back(&mut self, item: &Item, failed: Option<(Instant, Timestamp)>) {
         let key = item.partition_key();
         let queue = self
             .queues
@@ -184,8 +188,9 @@ impl Waiting {
             .expect("a record that is out has a queue");
         let at = queue.index_of(item);
         let entry = &mut queue.entries[at];
-        if let Some(not_before) = failed {
+        if let Some((not_before, first)) = failed {
             entry.attempts += 1;
+            entry.first = Some(first);
             entry.not_before = not_before;
         }
         queue.out -= 1;
@@ -214,6 +219,12 @@ impl Waiting {
     pub(super) fn attempts(&self, item: &Item) -> u32 {
         let queue = &self.queues[item.partition_key()];
         queue.entries[queue.index_of(item)].attempts
+    }
+
+    /// When a record that is out failed first, as far as that is known.
+    pub(super) fn first(&self, item: &Item) -> Option<Timestamp> {
+        let queue = &self.queues[item.partition_key()];
+        queue.entries[queue.index_of(item)].first
     }
 
     /// A record of `key` came back: the key is due again when the last one did.

@@ -161,12 +161,12 @@ impl Window {
         position: Position,
         fate: Fate,
         pending: &mut Pending,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Box<Fate>> {
         let found = self
             .slots
             .binary_search_by_key(&position, |slot| slot.position);
         let Ok(index) = found else {
-            return Err(fate);
+            return Err(Box::new(fate));
         };
         self.held.add(&fate);
         let before = std::mem::replace(&mut self.slots[index].settled, Settled::Yes(fate));

@@ -390,6 +390,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         dedup_count: 1_000,
         dedup_memory_bytes: 1 << 20,
         destinations: Vec::new(),
+        from_kept: Vec::new(),
     };
     let (store, _) = store::Store::open(settings, clock.clone()).unwrap();
     let running = store.run().unwrap();
@@ -403,7 +404,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         (Some("another"), all),
     ] {
         let origin: Option<Arc<str>> = origin.map(Arc::from);
-        assert_eq!(ingest.routes_of(origin.as_ref()), routes, "{origin:?}");
+        assert_eq!(ingest.routing().of(origin.as_ref()), routes, "{origin:?}");
         let topics = Topics::new(Config {
             mappings: vec![],
             ..Config::default()

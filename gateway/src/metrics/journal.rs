@@ -26,6 +26,16 @@ pub(super) const JOURNAL: &[Plain] = &[
         "Turned away because the journal was full",
         |a| a.status.ledger.refused_full,
     ),
+    counter(
+        "gateway_store_audits",
+        "How often the ledger was compared with what the journal has",
+        |a| a.status.audit.runs,
+    ),
+    gauge(
+        "gateway_store_audit_findings",
+        "What did not balance when it was compared last; anything but 0 is an error of ours",
+        |a| a.status.audit.findings.len() as u64,
+    ),
     gauge(
         "gateway_store_buffered_events",
         "Events in the journal that a destination waits for",

@@ -26,7 +26,12 @@ use super::{
     retention::{Next, Retention},
     schema, unset,
 };
-use crate::{boots::Boots, clock::Clock, record::Position, store};
+use crate::{
+    boots::Boots,
+    clock::Clock,
+    record::{DestinationId, Position},
+    store,
+};
 
 /// Records of one transaction, and their bytes.
 const PAGE_RECORDS: usize = 2_000;
@@ -91,6 +96,8 @@ pub(super) struct Kept {
 pub(super) struct Work {
     pub(super) connection: Connection,
     reader: store::Reader,
+    /// The destinations whose numbers were noted.
+    named: Vec<(DestinationId, Arc<str>)>,
     position: Position,
     retention: Retention,
     /// What of quarantine and dead letters was taken over, once all of it was.
@@ -367,11 +374,12 @@ impl Feed {
         if position > *self.store.committed().borrow() {
             return Err(Error::Stale("it is of another journal"));
         }
-        let known = self.store.listing()?.destinations()?;
-        names::note(&mut connection, &known, self.began, &self.names)?;
+        let named = self.named();
+        names::note(&mut connection, &named, self.began, &self.names)?;
         Ok(Work {
             connection,
             reader: self.store.reader()?,
+            named,
             position,
             retention: Retention::default(),
             kept: None,
@@ -426,8 +434,22 @@ impl Feed {
         Ok(())
     }
 
+    /// The destinations that the journal knows, and their numbers.
+    fn named(&self) -> Vec<(DestinationId, Arc<str>)> {
+        let status = self.store.status();
+        let all = status.destinations.iter();
+        all.map(|d| (d.id, d.name.clone())).collect()
+    }
+
     /// What is done in between.
     pub(super) fn look(&self, work: &mut Work) -> Result<(), Error> {
+        // Destinations come and go while the gateway runs, and numbers are given again.
+        let named = self.named();
+        if named != work.named {
+            let now = *self.store.committed().borrow();
+            names::note(&mut work.connection, &named, now, &[])?;
+            work.named = named;
+        }
         // Before retention, which takes it for very old.
         self.repair(work)?;
         if work.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {

@@ -1,8 +1,8 @@
 //! What the numbers in route masks meant when events got them. The journal gives the
-//! number of a destination that was forgotten to another one, from the next start on:
+//! number of a destination that was forgotten to another one later:
 //! an event from before is not for that one.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -35,11 +35,11 @@ pub(super) fn rescue(dir: &Path) -> Vec<Name> {
     read().unwrap_or_default()
 }
 
-/// Notes what numbers mean now, and have meant since this process began, which was at
-/// `began`; an empty file takes over what an earlier one knew.
+/// Notes what numbers mean now, and have meant since `began`, which is when this process
+/// began, or when that they changed was seen; an empty file takes over what an earlier one knew.
 pub(super) fn note(
     connection: &mut Connection,
-    known: &[(DestinationId, String)],
+    known: &[(DestinationId, Arc<str>)],
     began: Position,
     rescued: &[Name],
 ) -> Result<(), Error> {
@@ -67,7 +67,7 @@ pub(super) fn note(
             )
             .optional()?;
         match latest {
-            Some(latest) if latest.as_ref() == Some(name) => {}
+            Some(latest) if latest.as_deref() == Some(&**name) => {}
             // What is between was routed while nobody looked.
             Some(_) => {
                 if position < began {

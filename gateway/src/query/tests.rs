@@ -63,6 +63,7 @@ fn open_with(dir: &Path, max_bytes: u64, clock: &Arc<At>, destinations: &[&str])
         dedup_count: 100_000,
         dedup_memory_bytes: 16 << 20,
         destinations: destinations.iter().map(|name| (*name).into()).collect(),
+        from_kept: Vec::new(),
     };
     let (store, _) = Store::open(config, clock.clone()).unwrap();
     store.run().unwrap()
@@ -142,6 +143,7 @@ impl Place {
             retry: Vec::new(),
             retried: Vec::new(),
             dead,
+            spent: None,
         };
         let receipt = self.handle().progress(progress).await.unwrap();
         receipt.await.unwrap();

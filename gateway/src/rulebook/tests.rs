@@ -129,10 +129,21 @@ fn the_configuration_has_the_last_word_and_what_is_wrong_changes_nothing() {
     let mut named = rules[0].clone();
     named.name = "b".into();
     rules.push(named);
-    book.set_of_file(rules).unwrap();
+    let exchange = |destination: &str, rules| {
+        let names = vec![destination.into()];
+        book.exchange(names, rules, |set| bench.ingest.set_rules(set))
+            .unwrap();
+    };
+    exchange("lake", rules);
     assert!(bench.takes("x") && !bench.takes("y"));
     let shown = book.list();
     assert!(shown.iter().all(|one| one.problem.is_none()) && shown.len() == 2);
-    book.set_of_file(Vec::new()).unwrap();
+    exchange("lake", Vec::new());
     assert!(!bench.takes("x") && bench.takes("y"));
+    // Its destination is gone, and comes back: it is kept meanwhile, and said.
+    exchange("sea", Vec::new());
+    let problem = |book: &Rulebook| book.list()[0].problem.clone();
+    assert!(problem(&book).is_some_and(|said| said.contains("should be one of sea")));
+    exchange("lake", Vec::new());
+    assert!(bench.takes("y") && problem(&book).is_none());
 }

@@ -33,7 +33,7 @@ const LOCAL_MIN: usize = (PAGE - 12) * 32 / 255 - 23;
 /// commit's keys.
 const ROW_MAX: usize = 24 * 1024 * 1024;
 /// No table of ours has more columns.
-const COLUMNS_MAX: usize = 10;
+const COLUMNS_MAX: usize = 11;
 
 /// A row, as it lies there.
 #[derive(Debug)]

@@ -6,15 +6,19 @@ use super::{
     account::Name,
     dead_letter,
     job::Change,
+    numbering::{self, Configured},
     quarantine,
     stage::{self, Stage},
 };
+use crate::record::DestinationId;
 
-/// Applies a change; says how many things it changed.
+/// Applies a change; says how many things it changed. `names` are those of the last
+/// commit, `noted` those that the promises file has.
 pub(super) fn apply(
     connection: &Connection,
     change: &Change,
     names: &[Name],
+    noted: &[(DestinationId, String)],
     stage: &mut Stage,
 ) -> rusqlite::Result<u64> {
     match change {
@@ -28,13 +32,62 @@ pub(super) fn apply(
         Change::Redrive(ids) => dead_letter::redrive(connection, ids, stage),
         Change::DiscardDead(ids) => dead_letter::discard(connection, ids, stage),
         Change::Forget(name) => {
-            match names
+            let mut names = stage.names.take().unwrap_or_else(|| names.to_vec());
+            let found = names
                 .iter()
-                .find(|known| known.name == *name && !known.configured)
-            {
-                Some(known) => forget(connection, known, stage),
-                None => Ok(0),
+                .position(|known| known.name == *name && !known.configured);
+            let forgot = found.map(|at| names.remove(at));
+            stage.names = Some(names);
+            forgot.map_or(Ok(0), |known| forget(connection, &known, stage))
+        }
+        Change::Configure {
+            names: configured,
+            from_kept,
+        } => {
+            let known = stage.names.take().unwrap_or_else(|| names.to_vec());
+            let configured = Configured {
+                names: configured,
+                from_kept,
+            };
+            let mut state = stage.state.clone();
+            let Ok(names) = numbering::number(&known, configured, noted, &mut state) else {
+                stage.names = Some(known);
+                return Ok(0);
+            };
+            stage.state = state;
+            stage.dirty = true;
+            // What those before wanted says nothing of those that are new.
+            stage.wanted = Some(None);
+            // What is in memory has the routes from before.
+            if stage.state.destinations.iter().any(|d| d.fill.is_some()) {
+                stage.dropped_to = Some(stage.state.position);
             }
+            numbering::insert(connection, &names)?;
+            stage.names = Some(names);
+            Ok(1)
+        }
+        Change::SetMode(id, mode) => {
+            let Some(d) = stage.state.destination_mut(*id) else {
+                return Ok(0);
+            };
+            d.mode = *mode;
+            stage.dirty = true;
+            Ok(1)
+        }
+        Change::Fill(wanted) => {
+            stage.wanted = Some(Some(wanted.clone()));
+            // What was stored meanwhile may have been routed without it.
+            let end = stage.state.position;
+            for fill in stage
+                .state
+                .destinations
+                .iter_mut()
+                .filter_map(|d| d.fill.as_mut())
+            {
+                fill.to = end;
+                stage.dirty = true;
+            }
+            Ok(1)
         }
     }
 }
@@ -50,7 +103,6 @@ fn forget(connection: &Connection, known: &Name, stage: &mut Stage) -> rusqlite:
     stage::cached(connection, "DELETE FROM destinations WHERE id = ?1")?.execute([id.0])?;
     stage.state.dead_letters = stage.state.dead_letters.saturating_sub(dead as u64);
     stage.state.destinations.retain(|d| d.id != id);
-    stage.forgot.push(id);
     stage.dirty = true;
     Ok(1)
 }

@@ -35,4 +35,7 @@ pub struct Config {
     pub dedup_memory_bytes: usize,
     /// Names of the destinations in use; others that the journal knows keep their backlog.
     pub destinations: Vec<Arc<str>>,
+    /// Those of them that, where they are new, begin with what is kept: see
+    /// [`Handle::fill`](super::Handle::fill).
+    pub from_kept: Vec<Arc<str>>,
 }

@@ -10,7 +10,10 @@ use super::{
     stage::{self, Stage},
     state::Standing,
 };
-use crate::record::{DestinationId, Position};
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position},
+};
 
 /// Keeps a copy of a record that will not be tried again.
 pub(super) fn insert(
@@ -25,8 +28,8 @@ pub(super) fn insert(
     stage::cached(
         connection,
         "INSERT INTO dead_letters
-         (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
-         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9)",
+         (id, destination, position, damaged, attempts, at, reason, routes, received, frame, first)
+         VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute((
         column(stage.state.dead_letter_last),
@@ -38,6 +41,7 @@ pub(super) fn insert(
         column(dead.record.routes.0),
         dead.record.received.as_nanos(),
         &stage.frame[..],
+        dead.first.map(Timestamp::as_nanos),
     ))?;
     Ok(())
 }
@@ -76,6 +80,7 @@ pub(super) fn redrive(
         d.retrying += 1;
         let (not_before, reason) = (stage.now, "redriven".to_owned());
         let retry = Retry {
+            first: None,
             record,
             attempts: 0,
             not_before,
@@ -131,7 +136,7 @@ pub(super) fn set_damaged_aside(
         let routes = crate::record::Routes(routes.map_or(u64::MAX, integer));
         let mut kept_for = None;
         for d in &mut stage.state.destinations {
-            if d.cursor < position && routes.contains(d.id) && d.backlog() > d.retrying {
+            if d.waits_for(position, routes) && d.backlog() > d.retrying {
                 d.damaged += 1;
                 d.overtaken.damaged += 1;
                 d.overtaken.to = d.overtaken.to.max(position);

@@ -10,7 +10,8 @@ use super::{
     hold::Hold,
     job::{Change, Job, Outcome, Work},
     listing::Listing,
-    progress::Progress,
+    mode::{Mode, Wanted},
+    progress::{Progress, Spent},
     reader::Noticed,
     status::Status,
     tail::{Newest, Tail},
@@ -204,6 +205,58 @@ impl Handle {
     /// When the store has stopped.
     pub async fn discard_dead(&self, ids: Vec<u64>) -> Result<u64, Stopped> {
         self.change(Change::DiscardDead(ids)).await
+    }
+
+    /// Lets the journal know which destinations the configuration names now: what is new
+    /// gets a number, and what is no longer named keeps what it has. Of those that are
+    /// new, `from_kept` begin with what is kept, as [`fill`](Self::fill) says; the others
+    /// at the end. False when there would be too many; then nothing has changed.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn configure(
+        &self,
+        names: Vec<Arc<str>>,
+        from_kept: Vec<Arc<str>>,
+    ) -> Result<bool, Stopped> {
+        let change = Change::Configure { names, from_kept };
+        Ok(self.change(change).await? > 0)
+    }
+
+    /// Gives new destinations what they want of what is kept and was stored so far, a
+    /// chunk with each commit; what is stored from here on is to be routed to them as to
+    /// others. Until somebody says this they wait, and what is kept stays.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn fill(&self, wanted: Wanted) -> Result<(), Stopped> {
+        self.change(Change::Fill(wanted)).await.map(drop)
+    }
+
+    /// Says how a destination is run, from now on and across restarts. False when there
+    /// is none of that name.
+    ///
+    /// # Errors
+    /// When the store has stopped.
+    pub async fn set_mode(&self, name: &str, mode: Mode) -> Result<bool, Stopped> {
+        let Some(id) = self.destination_id(name) else {
+            return Ok(false);
+        };
+        Ok(self.change(Change::SetMode(id, mode)).await? > 0)
+    }
+
+    /// Waits until a destination has been given what was kept before it was known; gives
+    /// back where its cursor is then, and what it has spent of its budget. `None` where
+    /// nobody knows it, or the store ended.
+    pub async fn filled(&self, id: DestinationId) -> Option<(Position, Spent)> {
+        let mut status = self.status.clone();
+        let filled = |status: &Arc<Status>| {
+            let mut all = status.destinations.iter();
+            all.all(|d| d.id != id || !d.filling)
+        };
+        let status = status.wait_for(filled).await.ok()?;
+        let known = status.destinations.iter().find(|d| d.id == id)?;
+        Some((known.cursor, known.spent))
     }
 
     /// Forgets a destination that the configuration does not name, with its

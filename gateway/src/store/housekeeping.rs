@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    checkpoint, quarantine, retention,
+    checkpoint, fill, quarantine, retention,
     stage::Stage,
     writer::{BATCH_BYTES, TICK, Writer},
 };
@@ -81,6 +81,11 @@ impl Writer {
             if !self.duties.more {
                 self.duties.looked = Some(Instant::now());
             }
+        }
+        if stage.wanted.is_none()
+            && let Some(wanted) = &self.wanted
+        {
+            self.duties.more |= fill::fill(&self.connection, wanted, stage)?;
         }
         if self.room.is_half_full() {
             let bytes = self.room.beyond_half().min(retention::CHUNK_BYTES);

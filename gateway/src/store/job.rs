@@ -7,9 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     entry::{Appended, Entry},
+    mode::{Mode, Wanted},
     progress::Progress,
     turn::Turn,
 };
+use crate::record::DestinationId;
 
 /// A piece of work with the way back.
 #[derive(Debug)]
@@ -44,6 +46,15 @@ pub(super) enum Change {
     Redrive(Vec<u64>),
     DiscardDead(Vec<u64>),
     Forget(Arc<str>),
+    /// The configuration names these destinations now, and of those that are new these
+    /// begin with what is kept.
+    Configure {
+        names: Vec<Arc<str>>,
+        from_kept: Vec<Arc<str>>,
+    },
+    SetMode(DestinationId, Mode),
+    /// New destinations are to be given what they want of what is kept.
+    Fill(Wanted),
 }
 
 /// What became of a job, durable by the time it is said.

@@ -54,6 +54,8 @@ pub struct DeadLetter {
     pub damaged: bool,
     /// Attempts made.
     pub attempts: u32,
+    /// When it failed first, where that is known.
+    pub first: Option<Timestamp>,
     /// When it was given up.
     pub at: Timestamp,
     /// What the destination said.
@@ -127,7 +129,7 @@ impl Listing {
     ) -> Result<Vec<DeadLetter>, Error> {
         let mut statement = self.connection.prepare_cached(
             "SELECT d.id, d.destination, coalesce(n.name, ''), d.damaged, d.attempts, d.at,
-                    d.reason, d.position, d.routes, d.received, d.frame
+                    d.reason, d.position, d.routes, d.received, d.frame, d.first
              FROM dead_letters d LEFT JOIN destinations n ON n.id = d.destination
              WHERE d.id > ?1 AND (?2 IS NULL OR d.destination = ?2) ORDER BY d.id LIMIT ?3",
         )?;
@@ -136,6 +138,17 @@ impl Listing {
             dead_letter,
         )?;
         page(rows, |letter| letter.record.body.len())
+    }
+
+    /// How many dead letters of a destination are kept.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn count_dead(&self, destination: DestinationId) -> Result<u64, Error> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT count(*) FROM dead_letters WHERE destination = ?1")?;
+        Ok(statement.query_row([destination.0], |row| row.get(0).map(integer))?)
     }
 
     /// One dead letter.
@@ -233,6 +246,7 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         record,
         damaged,
         attempts: column::small(row, 4)?,
+        first: column::number(row, 11)?.map(Timestamp::from_nanos),
         at: column::instant(row, 5)?,
         reason: column::text(row, 6)?,
     })

@@ -14,14 +14,15 @@ use super::{
     account::Name,
     config::Config,
     frame::integer,
+    numbering::{self, Configured},
     promises::Promises,
     recover, rescue,
     room::Room,
     salvage::Salvaged,
     schema, stage,
-    state::{Standing, State},
+    state::State,
 };
-use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position};
+use crate::record::{DESTINATIONS_MAX, DestinationId, Position};
 
 /// `quick_check` may take this long; it looks through some 500 MB in that time.
 /// Damage elsewhere is met later, and the file replaced then.
@@ -157,7 +158,16 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
             keep_promise(promised, found, &mut state)
         }
     };
-    let names = number(&connection, config, &mut state)?;
+    let known = known_names(&connection)?;
+    let names = numbering::number(
+        &known,
+        Configured {
+            names: &config.destinations,
+            from_kept: &config.from_kept,
+        },
+        &promises.names(),
+        &mut state,
+    )?;
     for name in &names {
         if let Some(d) = state.destinations.iter().find(|d| d.id == name.id) {
             report
@@ -168,13 +178,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     if found.as_ref() != Some(&state) {
         state.commit += 1;
         let transaction = connection.unchecked_transaction()?;
-        for name in &names {
-            stage::cached(
-                &transaction,
-                "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
-            )?
-            .execute((name.id.0, &*name.name))?;
-        }
+        numbering::insert(&transaction, &names)?;
         stage::write_state(&transaction, &state, &mut Vec::new())?;
         transaction.commit()?;
     }
@@ -348,48 +352,15 @@ fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
     broken
 }
 
-/// Gives every destination its number. One that is new starts at the end.
-fn number(connection: &Connection, config: &Config, state: &mut State) -> Result<Vec<Name>, Error> {
+/// The names that the database has.
+fn known_names(connection: &Connection) -> Result<Vec<Name>, Error> {
     let mut statement = connection.prepare("SELECT id, name FROM destinations ORDER BY id")?;
     let known = statement.query_map([], |row| {
-        Ok((
-            DestinationId(row.get(0)?),
-            Arc::<str>::from(row.get::<_, String>(1)?),
-        ))
+        Ok(Name {
+            id: DestinationId(row.get(0)?),
+            name: Arc::<str>::from(row.get::<_, String>(1)?),
+            configured: false,
+        })
     })?;
-    let mut names = Vec::new();
-    for known in known {
-        let (id, name) = known?;
-        let configured = config.destinations.contains(&name);
-        names.push(Name {
-            id,
-            name,
-            configured,
-        });
-    }
-    for name in &config.destinations {
-        if names.iter().any(|known| known.name == *name) {
-            continue;
-        }
-        let taken = |id: &u8| names.iter().any(|known| known.id.0 == *id);
-        let free = (0_u8..).take(DESTINATIONS_MAX).find(|id| !taken(id));
-        let id = DestinationId(free.ok_or(Error::TooManyDestinations)?);
-        names.push(Name {
-            id,
-            name: name.clone(),
-            configured: true,
-        });
-    }
-    names.sort_by_key(|name| name.id);
-    let end = state.position;
-    state
-        .destinations
-        .retain(|d| d.id == NOWHERE || names.iter().any(|name| name.id == d.id));
-    for id in names.iter().map(|name| name.id).chain([NOWHERE]) {
-        if !state.destinations.iter().any(|d| d.id == id) {
-            state.destinations.push(Standing::new(id, end));
-        }
-    }
-    state.destinations.sort_by_key(|d| d.id);
-    Ok(names)
+    Ok(known.collect::<Result<_, _>>()?)
 }

@@ -20,6 +20,27 @@ pub struct Progress {
     pub retried: Vec<Position>,
     /// Records that will not be tried again.
     pub dead: Vec<Dead>,
+    /// What was spent of its budget, where that changed.
+    pub spent: Option<Spent>,
+}
+
+/// What a destination has spent of a budget of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// In the period that began then.
+    pub since: Timestamp,
+    /// Bytes of records that were handed over.
+    pub bytes: u64,
+}
+
+impl Default for Spent {
+    /// Nothing, of no period.
+    fn default() -> Self {
+        Self {
+            since: Timestamp::from_nanos(0),
+            bytes: 0,
+        }
+    }
 }
 
 /// A record that waits for another attempt.
@@ -29,6 +50,8 @@ pub struct Retry {
     pub record: Record,
     /// Attempts so far.
     pub attempts: u32,
+    /// When it failed first, where that is known.
+    pub first: Option<Timestamp>,
     /// Not before this instant.
     pub not_before: Timestamp,
     /// What the destination said.
@@ -42,6 +65,8 @@ pub struct Dead {
     pub record: Record,
     /// Attempts made.
     pub attempts: u32,
+    /// When it failed first, where that is known.
+    pub first: Option<Timestamp>,
     /// What the destination said.
     pub reason: String,
 }

@@ -97,8 +97,15 @@ impl Promises {
             .collect();
         let lines = lines.join("\n");
         let text = format!("{}\n{lines}\n\n", crc32fast::hash(lines.as_bytes()));
-        if text.len() <= NAMES_BYTES_MAX {
+        let same = |noted: &[(DestinationId, String)]| {
+            let mut both = noted.iter().zip(names);
+            noted.len() == names.len() && both.all(|(a, b)| a.0 == b.id && *a.1 == *b.name)
+        };
+        if text.len() <= NAMES_BYTES_MAX && !same(&self.names()) {
             self.file.write_all_at(text.as_bytes(), NAMES_AT)?;
+            // A number is given again by what is noted here, so it must not come back
+            // with its earlier name.
+            self.file.sync_data()?;
         }
         Ok(())
     }

@@ -25,7 +25,10 @@ use super::{
     progress::Retry,
     tail::Tail,
 };
-use crate::record::{DestinationId, Position, Record, Routes};
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position, Record, Routes},
+};
 
 /// A read transaction ends after this long, with what it has.
 const READ_TIME_MAX: Duration = Duration::from_millis(50);
@@ -215,7 +218,7 @@ impl Reader {
         bytes: usize,
     ) -> Result<Vec<Retry>, Error> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT attempts, not_before, reason, position, routes, received, frame, rowid
+            "SELECT attempts, not_before, reason, position, routes, received, frame, rowid, first
              FROM retry WHERE destination = ?1 ORDER BY position LIMIT ?2",
         )?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -234,6 +237,7 @@ impl Reader {
             retries.push(Retry {
                 record,
                 attempts: column::small(row, 0)?,
+                first: column::number(row, 8)?.map(Timestamp::from_nanos),
                 not_before: column::instant(row, 1)?,
                 reason: column::text(row, 2)?,
             });

@@ -245,7 +245,7 @@ fn drop_to(
         let routes = number(row, 1)?.map_or(u64::MAX, super::frame::integer);
         let routes = Routes(routes);
         for d in &mut stage.state.destinations {
-            if d.cursor < position && routes.contains(d.id) && d.backlog() > d.retrying {
+            if d.waits_for(position, routes) && d.backlog() > d.retrying {
                 count(d, position, cause);
             }
         }

@@ -260,6 +260,7 @@ mod tests {
             dedup_count: 1,
             dedup_memory_bytes: 1,
             destinations: Vec::new(),
+            from_kept: Vec::new(),
         };
         let mut room = Room::new(&config, &config.dir.join("db"));
         for _ in 0..20 {

@@ -41,11 +41,11 @@ pub(super) const INSERT_KEYS: &str =
     "INSERT OR IGNORE INTO commits (sequence, at, first, count, checksum, keys)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 const INSERT_RETRY: &str = "INSERT OR IGNORE INTO retry
-     (destination, position, attempts, not_before, reason, routes, received, frame)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+     (destination, position, attempts, not_before, reason, routes, received, frame, first)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 const INSERT_DEAD_LETTER: &str = "INSERT OR IGNORE INTO dead_letters
-     (id, destination, position, damaged, attempts, at, reason, routes, received, frame)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+     (id, destination, position, damaged, attempts, at, reason, routes, received, frame, first)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 pub(super) const INSERT_QUARANTINE: &str = "INSERT OR IGNORE INTO quarantine
      (id, received, client_id, topic, class, reason, payload, properties, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -186,6 +186,12 @@ fn open_as_evidence(aside: &Path) -> rusqlite::Result<Connection> {
     Ok(old)
 }
 
+/// The column that says when a record failed first; earlier formats have none.
+fn first_of(old: &Connection, table: &str) -> &'static str {
+    let has_it = old.prepare(&format!("SELECT first FROM {table}")).is_ok();
+    if has_it { "first" } else { "NULL" }
+}
+
 /// What is neither settled nor here is lost.
 fn settle_counters(state: &mut State, remaining: &[(DestinationId, u64)], salvaged: &mut Salvaged) {
     for d in &mut state.destinations {
@@ -243,12 +249,16 @@ impl Copy<'_> {
         )?;
         self.table(
             old,
-            "SELECT rowid, destination, position, attempts, not_before, reason, routes, received,
-                    frame, position, routes, received, frame FROM retry WHERE rowid >= ?1",
+            &format!(
+                "SELECT rowid, destination, position, attempts, not_before, reason, routes,
+                        received, frame, {}, position, routes, received, frame
+                 FROM retry WHERE rowid >= ?1",
+                first_of(old, "retry")
+            ),
             INSERT_RETRY,
             |copy, row| {
                 let id = DestinationId(row.get(1)?);
-                let record = frame::from_row(row, 9)?;
+                let record = frame::from_row(row, 10)?;
                 Ok(record
                     .filter(|record| copy.may_wait(id, record))
                     .map(|_| id))
@@ -257,8 +267,11 @@ impl Copy<'_> {
         )?;
         self.table(
             old,
-            "SELECT id, id, destination, position, damaged, attempts, at, reason, routes, received,
-                    frame FROM dead_letters WHERE id >= ?1",
+            &format!(
+                "SELECT id, id, destination, position, damaged, attempts, at, reason, routes,
+                        received, frame, {} FROM dead_letters WHERE id >= ?1",
+                first_of(old, "dead_letters")
+            ),
             INSERT_DEAD_LETTER,
             |_, row| Ok(Some(integer(row.get(1)?))),
             Self::count_dead_letter,
@@ -373,7 +386,7 @@ impl Copy<'_> {
         self.salvaged.events += 1;
         self.state.position = self.state.position.max(record.position);
         for d in &self.state.destinations {
-            if record.position > d.cursor && record.routes.contains(d.id) {
+            if d.waits_for(record.position, record.routes) {
                 let counted = self.remaining.iter_mut().find(|(id, _)| *id == d.id);
                 if let Some((_, count)) = counted {
                     *count += 1;

@@ -16,7 +16,10 @@ use super::{
     stage::{self, Stage},
     state::{Overtaken, Standing},
 };
-use crate::record::{DestinationId, Position};
+use crate::{
+    event::Timestamp,
+    record::{DestinationId, Position},
+};
 
 /// Applies `progress`; false when the journal does not know the destination.
 pub(super) fn apply(
@@ -81,6 +84,7 @@ pub(super) fn apply(
             d.overtaken = Overtaken::default();
         }
     }
+    d.spent = progress.spent.unwrap_or(d.spent);
     d.cursor = d.cursor.max(cursor);
     d.reported = d.reported.max(cursor);
     debug_assert!(
@@ -162,8 +166,8 @@ pub(super) fn put_retry(
     stage::cached(
         connection,
         "INSERT OR REPLACE INTO retry
-         (destination, position, attempts, not_before, reason, routes, received, frame)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         (destination, position, attempts, not_before, reason, routes, received, frame, first)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute((
         id.0,
@@ -174,6 +178,7 @@ pub(super) fn put_retry(
         column(retry.record.routes.0),
         retry.record.received.as_nanos(),
         &scratch[..],
+        retry.first.map(Timestamp::as_nanos),
     ))?;
     Ok(())
 }

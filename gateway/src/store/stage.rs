@@ -5,11 +5,11 @@
 
 use rusqlite::{CachedStatement, Connection};
 
-use super::{frame::column, state::State};
+use super::{account::Name, frame::column, mode::Wanted, state::State};
 use crate::{
     dedup::window::Window,
     event::{Key, Timestamp},
-    record::{DestinationId, Position, Record},
+    record::{Position, Record},
 };
 
 /// Dead letters and the like carry this much of a reason, at most.
@@ -27,8 +27,11 @@ pub(super) struct Stage {
     pub(super) records: Vec<Record>,
     /// Everything up to here was removed undelivered; the tail must forget it.
     pub(super) dropped_to: Option<Position>,
-    /// Destinations that are no longer known.
-    pub(super) forgot: Vec<DestinationId>,
+    /// The destinations that are known from now on, where that changes.
+    pub(super) names: Option<Vec<Name>>,
+    /// What new destinations want, where that changes; nobody says it any more where it is
+    /// `Some(None)`.
+    pub(super) wanted: Option<Option<Wanted>>,
     /// There is something to commit.
     pub(super) dirty: bool,
     /// Scratch for frames.
@@ -48,7 +51,8 @@ impl Stage {
             first: None,
             records: Vec::new(),
             dropped_to: None,
-            forgot: Vec::new(),
+            names: None,
+            wanted: None,
             dirty: false,
             frame: Vec::new(),
         }

@@ -16,21 +16,25 @@
 
 use super::{
     frame::{column, integer},
+    mode::{Fill, Mode},
+    progress::Spent,
     step::Step,
 };
 use crate::{
     event::Timestamp,
-    record::{DestinationId, NOWHERE, Position},
+    record::{DestinationId, NOWHERE, Position, Routes},
 };
 
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 const HEAD_BYTES: usize = 8;
 const GLOBAL: usize = 18;
 /// Counters of version 2: the clock and its last step were not there yet.
 const GLOBAL_2: usize = 14;
 /// Counters of version 1: those of quarantine that came last were not there yet.
 const GLOBAL_1: usize = 12;
-const PER_DESTINATION: usize = 9;
+const PER_DESTINATION: usize = 15;
+/// Numbers of a destination before version 4: how it is run was not there yet.
+const PER_DESTINATION_3: usize = 9;
 
 /// Where the journal stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +81,12 @@ pub(super) struct Standing {
     pub(super) dead: u64,
     /// Waiting for another attempt.
     pub(super) retrying: u64,
+    /// How it is run.
+    pub(super) mode: Mode,
+    /// What it is yet to be given of what was kept before it was known.
+    pub(super) fill: Option<Fill>,
+    /// What it has spent of its budget.
+    pub(super) spent: Spent,
     /// Where the destination itself said that it stands. Behind `cursor` where
     /// retention has overtaken it. Not persisted: a restart begins at the cursor.
     pub(super) reported: Position,
@@ -116,6 +126,12 @@ impl Standing {
             damaged: 0,
             dead: 0,
             retrying: 0,
+            mode: Mode::Running,
+            fill: None,
+            spent: Spent {
+                since: Timestamp::from_nanos(0),
+                bytes: 0,
+            },
             reported: end,
             overtaken: Overtaken {
                 to: Position(0),
@@ -124,6 +140,16 @@ impl Standing {
                 damaged: 0,
             },
         }
+    }
+
+    /// Whether it waits for what lies at `position` and has these routes, as far as the
+    /// routes tell.
+    pub(super) fn waits_for(&self, position: Position, routes: Routes) -> bool {
+        // What was not looked through for it has, at most, the bit of an earlier one.
+        let is_told = self
+            .fill
+            .is_none_or(|fill| position <= fill.next || position > fill.known_from);
+        self.cursor < position && is_told && routes.contains(self.id)
     }
 
     /// Routed and settled one way or another.
@@ -162,12 +188,12 @@ impl State {
     }
 
     /// Everything up to here is settled by everybody. A destination that waits
-    /// for no record holds nothing, wherever its cursor is: that of one which the
+    /// for no record, and is to be given none, holds nothing, wherever its cursor is: that of one which the
     /// configuration no longer names never moves again. What is held for nobody stays
     /// behind when the rest is trimmed.
     pub(super) fn settled_to(&self) -> Position {
         self.named()
-            .filter(|d| d.backlog() > d.retrying)
+            .filter(|d| d.backlog() > d.retrying || d.fill.is_some())
             .map(|d| d.cursor)
             .min()
             .unwrap_or(self.position)
@@ -218,6 +244,12 @@ impl State {
                 d.damaged,
                 d.dead,
                 d.retrying,
+                d.mode.number(),
+                d.fill.map_or(0, |fill| fill.next.0),
+                d.fill.map_or(0, |fill| fill.to.0),
+                d.fill.map_or(0, |fill| fill.known_from.0),
+                integer(d.spent.since.as_nanos()),
+                d.spent.bytes,
             ];
             counters.into_iter().for_each(&mut put);
         }
@@ -235,10 +267,14 @@ impl State {
         let global = match version {
             1 => GLOBAL_1,
             2 => GLOBAL_2,
-            VERSION => GLOBAL,
+            3 | VERSION => GLOBAL,
             _ => return None,
         };
-        let length = HEAD_BYTES - 4 + 8 * (global + count * PER_DESTINATION);
+        let per_destination = match version {
+            VERSION => PER_DESTINATION,
+            _ => PER_DESTINATION_3,
+        };
+        let length = HEAD_BYTES - 4 + 8 * (global + count * per_destination);
         let rest = rest.get(..length)?;
         if crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
             return None;
@@ -284,6 +320,19 @@ impl State {
             standing.damaged = next()?;
             standing.dead = next()?;
             standing.retrying = next()?;
+            if per_destination > PER_DESTINATION_3 {
+                standing.mode = Mode::of_number(next()?);
+                let fill = Fill {
+                    next: Position(next()?),
+                    to: Position(next()?),
+                    known_from: Position(next()?),
+                };
+                standing.fill = (fill.to > Position(0)).then_some(fill);
+                standing.spent = Spent {
+                    since: Timestamp::from_nanos(column(next()?)),
+                    bytes: next()?,
+                };
+            }
             state.destinations.push(standing);
         }
         Some(state)
@@ -311,6 +360,19 @@ mod tests {
         state
             .destinations
             .push(Standing::new(DestinationId(5), Position(2)));
+        state.destinations.push(Standing {
+            mode: Mode::Draining,
+            spent: Spent {
+                since: Timestamp::from_nanos(-1),
+                bytes: 7,
+            },
+            fill: Some(Fill {
+                next: Position(3),
+                to: Position(9),
+                known_from: Position(8),
+            }),
+            ..Standing::new(DestinationId(6), Position(2))
+        });
         let mut bytes = Vec::new();
         state.encode(&mut bytes);
         assert_eq!(State::decode(&bytes), Some(state));

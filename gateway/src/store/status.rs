@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use super::{mode::Mode, progress::Spent};
 use crate::{
     event::Timestamp,
     record::{DestinationId, Position},
@@ -18,6 +19,13 @@ pub struct DestinationStatus {
     pub configured: bool,
     /// Everything up to here is settled.
     pub cursor: Position,
+    /// How it is run.
+    pub mode: Mode,
+    /// Whether it is still being given what was kept before it was known: until that is
+    /// done, nothing is to be sent.
+    pub filling: bool,
+    /// What it has spent of its budget.
+    pub spent: Spent,
     /// Events routed to it, ever.
     pub routed: u64,
     /// Of those: delivered.

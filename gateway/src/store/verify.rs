@@ -183,7 +183,7 @@ fn events(
                 report.damaged("event", position.0);
             }
             for (d, waiting) in state.destinations.iter().zip(&mut waiting) {
-                *waiting += u64::from(position > d.cursor && routes.contains(d.id));
+                *waiting += u64::from(d.waits_for(position, routes));
             }
             Ok(())
         },
@@ -404,6 +404,9 @@ fn destination(
         dead: d.dead,
         backlog: d.backlog(),
         retrying: d.retrying,
+        mode: d.mode,
+        filling: d.fill.is_some(),
+        spent: d.spent,
         oldest,
     })
 }

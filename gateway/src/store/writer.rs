@@ -32,6 +32,7 @@ use super::{
     hold::Hold,
     housekeeping::Duties,
     job::{Job, Outcome, Work},
+    mode::Wanted,
     promises::Promises,
     quarantine,
     reader::Noticed,
@@ -80,6 +81,8 @@ pub(super) struct Writer {
     pub(super) committed: watch::Sender<Position>,
     pub(super) status: watch::Sender<Arc<Status>>,
     pub(super) life: watch::Sender<Life>,
+    /// What new destinations want of what is kept.
+    pub(super) wanted: Option<Wanted>,
     pub(super) duties: Duties,
 }
 
@@ -331,6 +334,7 @@ impl Writer {
                     connection,
                     change,
                     &self.account.names,
+                    &self.promises.names(),
                     stage,
                 )?),
                 Work::Close => Outcome::Changed(0),
@@ -357,13 +361,20 @@ impl Writer {
 
     /// A commit is durable: lets everybody know, then tidies up.
     fn publish(&mut self, mut stage: Stage, outcomes: Vec<Outcome>, batch: &mut Vec<Job>) {
+        if let Some(wanted) = stage.wanted.take() {
+            self.duties.more |= wanted.is_some();
+            self.wanted = wanted;
+        }
         if stage.dirty {
             self.account.commits += 1;
             self.steps.noted();
-            self.account
-                .names
-                .retain(|name| !stage.forgot.contains(&name.id));
             self.state = stage.state;
+            if let Some(names) = stage.names.take() {
+                self.account.names = names;
+                if let Err(error) = self.promises.write_names(&self.account.names) {
+                    tracing::warn!(%error, "could not note the names of the destinations");
+                }
+            }
             let written = self.promises.write(&self.state);
             if let Err(error) = &written
                 && !self.duties.promises_failing

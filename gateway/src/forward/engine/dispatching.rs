@@ -6,7 +6,6 @@ use tokio::time::Instant;
 use super::{DEAD_MAX, Engine, LOOK_EVERY};
 use crate::forward::{
     batch::{Batch, Item},
-    destination::Limits,
     flight::{Flight, Landing, Origin},
     journal::{Journal, Pages},
     pending,
@@ -22,6 +21,13 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 break;
             };
             flight.alone = self.flights.is_empty();
+            flight.began = now;
+            let bytes = flight
+                .batch
+                .items
+                .iter()
+                .map(|item| item.record().body.len());
+            self.pace.took(flight.batch.items.len(), bytes.sum());
             let destination = self.destination.clone();
             let mut landing: Landing = Box::pin(async move {
                 let outcomes = destination.send(flight.batch.clone()).await;
@@ -37,6 +43,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     pub(super) fn may_dispatch(&mut self, now: Instant) -> bool {
+        if self.is_paused() {
+            return false;
+        }
         if self.pause_until.is_some_and(|until| until > now) {
             return false;
         }
@@ -47,8 +56,22 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.landing &= !self.flights.is_empty();
         !self.landing
             && !self.looking
-            && self.flights.len() < self.limits.in_flight.max(1)
+            && self.flights.len() < self.adapting.in_flight()
             && !self.pending.is_full()
+            && self.is_open(now)
+    }
+
+    /// Whether rate, budget and hours let something go now.
+    fn is_open(&mut self, now: Instant) -> bool {
+        self.closed = self.pace.check(now, self.clock.now()).err();
+        self.closed.is_none()
+    }
+
+    /// Records and bytes of the next batch, at most.
+    fn batch_max(&self) -> (usize, usize) {
+        let (records, bytes) = self.pace.batch_max();
+        let records = records.min(self.adapting.records());
+        (records, bytes.min(self.limits.batch_bytes))
     }
 
     /// Otherwise the destination stops, until a person has looked at them.
@@ -92,11 +115,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 return flight;
             }
         }
-        let Limits {
-            batch_records,
-            batch_bytes,
-            ..
-        } = self.limits;
+        let (batch_records, batch_bytes) = self.batch_max();
         let due = self.waiting.take_due(now, batch_records, batch_bytes);
         let (items, origin) = if due.is_empty() {
             (self.next_fresh(now), Origin::Journal)
@@ -114,6 +133,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 items: items.into(),
             },
             alone: false,
+            began: now,
         })
     }
 
@@ -161,12 +181,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     /// Records for the next batch, if enough gathered or they waited long enough.
     pub(super) fn next_fresh(&mut self, now: Instant) -> Vec<Item> {
-        let Limits {
-            batch_records,
-            batch_bytes,
-            linger,
-            ..
-        } = self.limits;
+        let linger = self.limits.linger;
+        let (batch_records, batch_bytes) = self.batch_max();
         let full =
             self.window.fresh_len() >= batch_records || self.window.fresh_bytes() >= batch_bytes;
         let waited = self.fresh_since.is_some_and(|since| since + linger <= now);

@@ -164,6 +164,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             Ok(item) if !self.has_room(item.record().body.len()) => self.waiting_complete = false,
             Ok(item) => self.waiting.add(Entry {
                 attempts: retry.attempts,
+                first: retry.first,
                 // A wall clock that was set back must not keep it for ever.
                 not_before: Instant::now()
                     + since(self.clock.now(), retry.not_before).min(self.retrying.max),
@@ -174,6 +175,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     pub(super) fn start_recording(&mut self, now: Instant) {
+        if let Some(spent) = self.pace.take_spent() {
+            self.pending.spent(spent);
+        }
         let cursor = self.window.cursor();
         if self.recording.is_some() || self.pending.is_empty(cursor) {
             return;

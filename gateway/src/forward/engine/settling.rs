@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use rand::RngExt as _;
 use tokio::time::Instant;
 
 use super::Engine;
 use crate::{
     event::{CborError, Timestamp},
     forward::{
+        adapt::Went,
         batch::{Batch, Item},
         destination::{self, Outcome, Outcomes},
         flight::{Flight, Origin, retry_delay},
@@ -22,11 +24,18 @@ use crate::{
 
 /// How often a destination that needs a person is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(60);
+/// A pause that was asked for is so much longer, at most: a fleet that was told the same
+/// at the same moment does not come back at the same moment.
+const JITTER_MAX: f64 = 0.25;
+const JITTER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How much of a reason is kept.
 const REASON_MAX: usize = 500;
 
 impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn landed(&mut self, flight: Flight, outcomes: Outcomes) {
+        if let Some(went) = went(flight.began.elapsed(), &outcomes) {
+            self.adapting.landed(flight.sequence, self.sequence, went);
+        }
         match outcomes {
             Ok(outcomes) => self.settle(flight, outcomes),
             Err(destination::Error::Unavailable {
@@ -136,7 +145,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     /// the cursor has not passed it; then its fate is only another.
     pub(super) fn settled(&mut self, position: Position, fate: Fate) {
         if let Err(fate) = self.window.settle(position, fate, &mut self.pending) {
-            self.pending.add_retried(position, fate);
+            self.pending.add_retried(position, *fate);
         }
     }
 
@@ -153,11 +162,13 @@ impl<J: Journal, P: Pages> Engine<J, P> {
 
     /// A record failed by itself; true if that was its last attempt.
     pub(super) fn failed(&mut self, origin: Origin, item: &Item, reason: String) -> bool {
-        let before = match origin {
-            Origin::Journal => 0,
-            Origin::Waiting => self.waiting.attempts(item),
+        let (before, first) = match origin {
+            Origin::Journal => (0, None),
+            Origin::Waiting => (self.waiting.attempts(item), self.waiting.first(item)),
         };
         let attempts = before + 1;
+        let now = self.clock.now();
+        let first = first.unwrap_or(now);
         if attempts >= self.retrying.attempts_max {
             self.give_up(origin, item, format!("gave up: {reason}"));
             return true;
@@ -171,15 +182,17 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.waiting.add(Entry {
                     item: item.clone(),
                     attempts,
+                    first: Some(first),
                     not_before,
                 });
             }
-            Origin::Waiting => self.waiting.put_back(item, Some(not_before)),
+            Origin::Waiting => self.waiting.put_back(item, Some((not_before, first))),
         }
         let retry = Retry {
             record: item.clone().into(),
             attempts,
-            not_before: later(self.clock.now(), delay),
+            first: Some(first),
+            not_before: later(now, delay),
             reason: short(reason),
         };
         self.settled(item.position(), Fate::Waits(retry));
@@ -199,6 +212,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let retry = Retry {
             record: item.clone().into(),
             attempts: 0,
+            first: None,
             not_before: later(self.clock.now(), retry_after),
             reason: "no room for records of this partition key at the moment".to_owned(),
         };
@@ -206,6 +220,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.waiting.add(Entry {
             item,
             attempts: 0,
+            first: None,
             not_before,
         });
     }
@@ -216,6 +231,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let retry = Retry {
             record: item.clone().into(),
             attempts: 0,
+            first: None,
             not_before: self.clock.now(),
             reason: "held back behind an earlier record of the same partition key".to_owned(),
         };
@@ -223,6 +239,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.waiting.add(Entry {
             item,
             attempts: 0,
+            first: None,
             not_before: Instant::now(),
         });
     }
@@ -232,13 +249,17 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         // and must not come behind those that would have gone meanwhile.
         let item = &item.detached();
         self.given_up.push(item.clone());
-        let attempts = match origin {
+        let now = self.clock.now();
+        let (attempts, first) = match origin {
             Origin::Journal => {
                 self.leave(item);
                 self.waiting.add_out(item.clone());
-                1
+                (1, now)
             }
-            Origin::Waiting => self.waiting.attempts(item) + 1,
+            Origin::Waiting => {
+                let first = self.waiting.first(item).unwrap_or(now);
+                (self.waiting.attempts(item) + 1, first)
+            }
         };
         tracing::debug!(
             destination = %self.name,
@@ -250,6 +271,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let dead = Dead {
             record: item.clone().into(),
             attempts,
+            first: Some(first),
             reason: short(reason),
         };
         self.settled(item.position(), Fate::Dead(dead));
@@ -265,6 +287,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         );
         let dead = Dead {
             attempts: 0,
+            first: None,
             reason: short(error.to_string()),
             record,
         };
@@ -278,7 +301,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     pub(super) fn pause(&mut self, state: State, reason: &str, at_least: Option<Duration>) {
-        let delay = self.backoff.next_delay().max(at_least.unwrap_or_default());
+        let asked = at_least.map_or(Duration::ZERO, with_jitter);
+        let delay = self.backoff.next_delay().max(asked);
         let until = Instant::now() + delay;
         self.pause_until = Some(self.pause_until.map_or(until, |other| other.max(until)));
         self.landing = true;
@@ -309,6 +333,24 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             self.status.recovered();
         }
     }
+}
+
+/// What a batch says of how much the destination takes at once; one about which a person
+/// must be asked says nothing.
+fn went(took: Duration, outcomes: &Outcomes) -> Option<Went> {
+    match outcomes {
+        Ok(outcomes) if outcomes.iter().any(Outcome::is_open) => Some(Went::Badly),
+        Ok(_) => Some(Went::Well(took)),
+        Err(destination::Error::Unavailable { .. }) => Some(Went::Badly),
+        Err(_) => None,
+    }
+}
+
+/// Until when to wait that was asked to wait so long: never less, and not everybody who
+/// was told the same at the same moment.
+fn with_jitter(asked: Duration) -> Duration {
+    let most = asked.mul_f64(JITTER_MAX).min(JITTER_TIME_MAX);
+    asked + most.mul_f64(rand::rng().random_range(0.0..=1.0))
 }
 
 fn later(at: Timestamp, delay: Duration) -> Timestamp {

@@ -357,6 +357,7 @@ fn redrive(model: &Model, fake: &Fake) -> BTreeSet<u64> {
 }
 
 mod bounds;
+mod pacing;
 
 #[test]
 fn what_was_not_tried_behind_a_failed_record_has_had_no_attempt() {
@@ -498,4 +499,42 @@ fn a_destination_that_hangs_does_not_make_the_end_longer_than_it_may_be() {
         ended.expect("it ends in time").unwrap().unwrap();
     });
     assert_eq!(model.backlog(), 1);
+}
+
+#[test]
+fn a_paused_destination_is_sent_nothing_settles_what_was_out_and_goes_on_at_once() {
+    let (model, fake) = (Model::new(), Fake::new(Vec::new(), 2));
+    paused().block_on(async {
+        let (engine, status) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let seen = || fake.place.lock().unwrap().seen.len();
+        let a_while = || tokio::time::sleep(Duration::from_secs(60));
+        for position in 1..=1_000 {
+            model.append(record(position, u8::try_from(position % 3).unwrap()));
+        }
+        while seen() < 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        status.set_mode(Mode::Paused);
+        a_while().await;
+        let before = seen();
+        assert!(before < 1_000, "it was paused in between");
+        assert_eq!(model.backlog(), 1_000 - before, "what was out is settled");
+        assert_eq!(status.status().state, State::Paused);
+        assert!(status.status().is_progressing(Duration::ZERO), "on purpose");
+        a_while().await;
+        assert_eq!(seen(), before);
+        status.set_mode(Mode::Running);
+        // Long before it would look by itself.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(seen() > before);
+        a_while().await;
+        assert_eq!(model.backlog(), 0);
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+    let place = fake.place.lock().unwrap();
+    assert!(place.taken.values().all(|taken| taken.is_sorted()));
+    assert_eq!(place.copies, 0);
 }

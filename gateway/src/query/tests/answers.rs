@@ -151,6 +151,7 @@ async fn where_an_event_is_is_said_for_each_destination() {
         .record(Position(2))
         .unwrap();
     let dead = Dead {
+        first: None,
         record: record.unwrap(),
         attempts: 3,
         reason: "it is too hot".to_owned(),

@@ -19,6 +19,10 @@ use crate::{
     },
 };
 
+/// Columns of these tables since the last was added.
+const RETRY_COLUMNS: usize = 9;
+const DEAD_LETTER_COLUMNS: usize = 11;
+
 /// Lists other than that of events.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Missing {
@@ -57,6 +61,14 @@ impl Copy<'_> {
     fn cell(&mut self, mut cell: Cell, missing: Missing) -> rusqlite::Result<()> {
         if self.out_of_room {
             return Ok(());
+        }
+        // Rows from before the last column was added end before it.
+        let ends_early = match cell.columns.first() {
+            Some(Integer(_)) => cell.columns.len() == RETRY_COLUMNS - 1,
+            _ => cell.columns.len() == DEAD_LETTER_COLUMNS - 1,
+        };
+        if ends_early {
+            cell.columns.push(Null);
         }
         let number = integer(cell.row);
         let numbered = Value::Integer(cell.row);
@@ -160,6 +172,7 @@ fn retry(cell: &Cell) -> Option<(DestinationId, Record)> {
             Integer(routes),
             Integer(received),
             Blob(bytes),
+            _,
         ] => {
             let id = DestinationId(u8::try_from(*id).ok()?);
             Some((id, record(*position, *routes, *received, bytes)?))
@@ -182,6 +195,7 @@ fn is_dead_letter(cell: &Cell) -> bool {
             Integer(routes),
             Integer(received),
             Blob(bytes),
+            _,
         ] => *damaged == 1 || record(*position, *routes, *received, bytes).is_some(),
         _ => false,
     }

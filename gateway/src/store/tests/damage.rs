@@ -209,17 +209,16 @@ async fn a_later_version_is_told_from_a_damaged_number() {
         drop(disk);
         image
     };
-    let later = version(3, "ALTER TABLE events ADD COLUMN more").open();
+    let later = version(4, "ALTER TABLE events ADD COLUMN more").open();
     assert!(
-        matches!(later, Err(Error::LaterVersion { found: 3, .. })),
+        matches!(later, Err(Error::LaterVersion { found: 4, .. })),
         "{later:?}"
     );
     for (number, tables) in [
         (0, ""),
         (1, ""),
-        (3, ""),
-        // The first version's.
-        (3, "DROP TABLE events_may_have_marks"),
+        (4, ""),
+        (4, &to_first_format()),
         (1 << 30, ""),
         (1 << 20, "DROP TABLE retry"),
     ] {
@@ -248,12 +247,14 @@ async fn with_all_lists(killed: bool) -> Place {
     let records = read_all(&handle, 0, 0);
     let mut progress = delivered(0, 3, 1);
     progress.retry.push(Retry {
+        first: None,
         record: records[1].clone(),
         attempts: 1,
         not_before: Timestamp::from_millis(1_000_000),
         reason: "not now".into(),
     });
     progress.dead.push(Dead {
+        first: None,
         record: records[2].clone(),
         attempts: 1,
         reason: "never".into(),

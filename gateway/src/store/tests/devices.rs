@@ -52,6 +52,7 @@ async fn what_waits_is_counted_by_device_and_destination() {
     let records = read_all(&handle, 0, 0);
     let mut progress = delivered(0, 2, 1);
     progress.retry.push(Retry {
+        first: None,
         record: records[0].clone(),
         attempts: 1,
         not_before: Timestamp::from_millis(0),

@@ -155,6 +155,7 @@ async fn while_progress_finds_no_room_appends_are_answered_and_the_end_comes() {
     let mut record = read_all(&handle, 0, 0).remove(0);
     record.body = Bytes::from(vec![7; 200_000]);
     let retry = Retry {
+        first: None,
         record,
         attempts: 1,
         not_before: Timestamp::from_millis(0),

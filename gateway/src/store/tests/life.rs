@@ -140,6 +140,7 @@ async fn a_failed_record_waits_then_dies_and_can_be_redriven() {
     append(&handle, (1..=3).map(|n| event(n, to(&[0]))).collect()).await;
     let records = read_all(&handle, 0, 0);
     let retry = |attempts| Retry {
+        first: None,
         record: records[1].clone(),
         attempts,
         not_before: Timestamp::from_millis(5),
@@ -185,6 +186,7 @@ async fn a_failed_record_waits_then_dies_and_can_be_redriven() {
     );
 
     let dead = Dead {
+        first: None,
         record: records[1].clone(),
         attempts: 3,
         reason: "never".into(),
@@ -400,7 +402,7 @@ async fn a_journal_of_the_first_format_is_brought_to_this_one_with_all_it_has() 
     running.shutdown().await.expect("an orderly end");
     let connection = rusqlite::Connection::open(place.database()).expect("the file");
     connection
-        .execute_batch("DROP TABLE events_may_have_marks; PRAGMA user_version = 1")
+        .execute_batch(&format!("{}; PRAGMA user_version = 1", to_first_format()))
         .expect("written");
     drop(connection);
     let before = verify(place.dir.path()).expect("readable before it is brought up");

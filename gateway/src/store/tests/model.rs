@@ -341,6 +341,7 @@ impl World {
             4 => {
                 let not_before = self.now();
                 progress.retry.push(Retry {
+                    first: None,
                     record,
                     attempts,
                     not_before,
@@ -350,6 +351,7 @@ impl World {
             }
             5 => {
                 progress.dead.push(Dead {
+                    first: None,
                     record,
                     attempts,
                     reason,

@@ -96,6 +96,7 @@ fn a_clock_that_is_set_after_a_boot_in_1970_keeps_backlog_and_keys() {
     let record = read_all(&bench.store.as_ref().expect("open").handle(), 0, 0).remove(0);
     let mut progress = delivered(0, 1, 0);
     progress.retry.push(Retry {
+        first: None,
         record,
         attempts: 1,
         not_before: bench.place.clock.now(),

@@ -16,6 +16,7 @@ async fn deliver(handle: &Handle, id: u8, numbers: std::ops::Range<u64>) {
         retry: Vec::new(),
         retried: Vec::new(),
         dead: Vec::new(),
+        spent: None,
     };
     let receipt = handle.progress(progress).await.expect("the store runs");
     receipt.await.expect("progress is committed");

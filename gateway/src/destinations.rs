@@ -1,0 +1,407 @@
+//! The destinations that run: begins, replaces and ends them while the gateway runs.
+//!
+//! Promises: no destination ever has two forwarders; one whose configuration changed
+//! goes on where it stood; what waits for one that is no longer configured stays in the
+//! journal until somebody says otherwise; the others notice nothing. A change of
+//! destinations and rules is in force as a whole, for every batch that begins after it.
+//!
+//! One task does all of it, one change after the other.
+
+mod handle;
+mod roster;
+mod routing;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use handle::Ask;
+pub(crate) use handle::Wish;
+pub use handle::{Handle, Refusal};
+pub use roster::Roster;
+pub(crate) use routing::routing;
+
+use crate::{
+    boots::Boots,
+    clock::Clock,
+    forward::{self, Forwarder, Start},
+    gateway_id::GatewayId,
+    ingest::{Ingest, Routing},
+    record::{DestinationId, Record},
+    rulebook::{self, Rulebook},
+    store::{self, Mode, Wanted},
+    tasks,
+};
+
+/// Changes that may wait for the one at hand.
+const ASKED_MAX: usize = 4;
+
+/// What destinations are made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) store: store::Handle,
+    pub(crate) ingest: Arc<Ingest>,
+    pub(crate) boots: Arc<Boots>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) gateway: GatewayId,
+    /// Brokers from which messages come; they are those of the start.
+    #[cfg(feature = "mqtt")]
+    pub(crate) remotes: Vec<crate::remote::Config>,
+    pub(crate) rulebook: Arc<Rulebook>,
+    /// How long one may take to end.
+    pub(crate) end_max: Duration,
+}
+
+/// The destinations that run.
+#[derive(Debug)]
+pub(crate) struct Destinations {
+    parts: Parts,
+    asked: mpsc::Receiver<Ask>,
+    handle: Handle,
+    roster: Roster,
+    /// Not begun yet.
+    ready: Vec<(Arc<str>, Forwarder)>,
+    starts: Starts,
+    running: HashMap<Arc<str>, CancellationToken>,
+    /// Why it cannot go on: a change came to half of its way, or somebody ended meanwhile.
+    broken: Option<anyhow::Error>,
+    set: JoinSet<(Arc<str>, tasks::Result)>,
+}
+
+/// What new destinations get first, by number.
+type Starts = HashMap<DestinationId, Start>;
+
+impl Destinations {
+    /// Prepares those of the configuration, each to continue where the journal says that
+    /// it stands.
+    pub(crate) fn new(parts: Parts, configs: Vec<forward::Config>) -> anyhow::Result<Self> {
+        let configs = of_gateway(configs, &parts.gateway);
+        let (ask, asked) = mpsc::channel(ASKED_MAX);
+        let handle = Handle::new(ask, parts.store.clone(), parts.clock.clone());
+        let mut destinations = Self {
+            parts,
+            asked,
+            handle,
+            roster: Roster::default(),
+            ready: Vec::new(),
+            starts: Starts::new(),
+            running: HashMap::new(),
+            broken: None,
+            set: JoinSet::new(),
+        };
+        for config in &configs {
+            destinations.prepare(config)?;
+        }
+        destinations.starts = destinations.starts_of(&configs);
+        destinations.look_at_modes();
+        Ok(destinations)
+    }
+
+    /// Asks for changes.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Those that run, for whoever looks.
+    pub(crate) fn roster(&self) -> Roster {
+        self.roster.clone()
+    }
+
+    /// Delivers until `shutdown`. Ends early when one of them can no longer go on.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> tasks::Result {
+        self.begin_all();
+        self.parts.store.fill(self.wanted()).await?;
+        let early = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                Some(ended) = self.set.join_next() => break unexpected(ended),
+                Some(ask) = self.asked.recv() => self.answer(ask).await,
+            }
+            if let Some(broken) = self.broken.take() {
+                break Err(broken);
+            }
+        };
+        self.running.values().for_each(CancellationToken::cancel);
+        let mut result = early;
+        while let Some(ended) = self.set.join_next().await {
+            let ended = ended
+                .map_err(anyhow::Error::from)
+                .and_then(|(_, ended)| ended);
+            result = result.and(ended);
+        }
+        result
+    }
+
+    async fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Apply(wish, done) => {
+                let outcome = self.apply(*wish).await;
+                drop(done.send(outcome));
+            }
+            Ask::SetMode(name, mode, done) => {
+                let outcome = self.set_mode(&name, mode).await;
+                drop(done.send(outcome));
+            }
+            Ask::Remove {
+                name,
+                discard,
+                done,
+            } => {
+                let outcome = self.remove(&name, discard).await;
+                drop(done.send(outcome));
+            }
+        }
+    }
+
+    async fn apply(&mut self, wish: Wish) -> anyhow::Result<()> {
+        let wish = Wish {
+            destinations: of_gateway(wish.destinations, &self.parts.gateway),
+            ..wish
+        };
+        let exchanged = self.exchange(&wish).await;
+        exchanged.map_err(|error| {
+            // Some have ended. Going on without them would be silent, and a restart puts
+            // all of it in force.
+            let said = anyhow::anyhow!("destinations are changed in part: {error:#}");
+            self.broken = Some(error.context("destinations are changed in part"));
+            said
+        })
+    }
+
+    /// Puts in force what was found to be right.
+    async fn exchange(&mut self, wish: &Wish) -> anyhow::Result<()> {
+        let destinations = &wish.destinations;
+        let stays = |name: &Arc<str>| destinations.iter().any(|one| one.name == *name);
+        // The old ones end first: what was routed by new rules is for the new ones.
+        let running = self.running.keys();
+        let leaving: Vec<_> = running
+            .filter(|name| !stays(name) || wish.changed.contains(*name))
+            .cloned()
+            .collect();
+        self.end(&leaving).await?;
+        let (names, from_kept) = (wish.names.clone(), wish.from_kept.clone());
+        let done = self.parts.store.configure(names, from_kept).await?;
+        anyhow::ensure!(done, "the journal has no number left for a new destination");
+        for name in leaving.iter().filter(|name| !stays(name)) {
+            tracing::info!(
+                destination = &**name,
+                "destination ended; what waits for it stays until it is configured again or removed"
+            );
+        }
+        let routing = routing(
+            &self.parts.store,
+            destinations,
+            &[],
+            #[cfg(feature = "mqtt")]
+            &self.parts.remotes,
+        )?;
+        let (book, ingest) = (self.parts.rulebook.clone(), self.parts.ingest.clone());
+        let names = destinations.iter().map(|one| one.name.clone()).collect();
+        let rules = wish.rules.clone();
+        let former = tokio::task::spawn_blocking(move || {
+            let mut former = Weak::new();
+            book.exchange(names, rules, |rules| {
+                let rules = Arc::new(rules);
+                former = ingest.exchange_routing(Routing { rules, ..routing });
+            })?;
+            Ok::<_, rulebook::Error>(former)
+        });
+        Ingest::settled(former.await??).await;
+        self.starts = self.starts_of(destinations);
+        self.parts.store.fill(self.wanted()).await?;
+        for config in destinations {
+            if !self.running.contains_key(&config.name) {
+                self.prepare(config)?;
+                tracing::info!(destination = &*config.name, "destination begins");
+            }
+        }
+        self.look_at_modes();
+        self.begin_all();
+        Ok(())
+    }
+
+    /// Ends these, and waits until they have.
+    async fn end(&mut self, names: &[Arc<str>]) -> anyhow::Result<()> {
+        let mut left: BTreeSet<_> = names.iter().collect();
+        for name in names {
+            if let Some(stop) = self.running.remove(name) {
+                stop.cancel();
+            }
+        }
+        while !left.is_empty()
+            && let Some(ended) = self.set.join_next().await
+        {
+            let (name, ended) = ended?;
+            ended?;
+            anyhow::ensure!(left.remove(&name), "destination {name} ended by itself");
+        }
+        self.roster.remove(names);
+        Ok(())
+    }
+
+    async fn set_mode(&mut self, name: &Arc<str>, mode: Mode) -> Result<(), Refusal> {
+        self.find(name)?;
+        if !self.running.contains_key(name) {
+            return Err(Refusal::Unconfigured(name.clone()));
+        }
+        let set = self.parts.store.set_mode(name, mode).await;
+        if !set.map_err(|store::Stopped| Refusal::Ending)? {
+            return Err(Refusal::Unknown(name.clone()));
+        }
+        self.look_at_modes();
+        tracing::info!(
+            destination = &**name,
+            mode = mode.as_str(),
+            "destination is run otherwise"
+        );
+        Ok(())
+    }
+
+    async fn remove(&mut self, name: &Arc<str>, discard: bool) -> Result<(), Refusal> {
+        let known = self.find(name)?;
+        if known.configured {
+            return Err(Refusal::Configured(name.clone()));
+        }
+        let ending = |store::Stopped| Refusal::Ending;
+        let id = known.id;
+        let listing = self.parts.store.listing();
+        let dead = tokio::task::spawn_blocking(move || {
+            let counted = listing.and_then(|listing| listing.count_dead(id));
+            // One that cannot be looked at may have some.
+            counted.unwrap_or(1)
+        });
+        let dead = dead.await.unwrap_or(1);
+        if !discard && (known.backlog > 0 || dead > 0) {
+            return Err(Refusal::Waiting {
+                name: name.clone(),
+                waiting: known.backlog,
+                dead,
+            });
+        }
+        let forgot = self.parts.store.forget_destination(name.clone()).await;
+        if !forgot.map_err(ending)? {
+            return Err(Refusal::Unknown(name.clone()));
+        }
+        tracing::warn!(
+            destination = &**name,
+            events = known.backlog,
+            dead_letters = dead,
+            "destination removed, with what waited for it"
+        );
+        Ok(())
+    }
+
+    fn find(&self, name: &Arc<str>) -> Result<store::DestinationStatus, Refusal> {
+        let status = self.parts.store.status();
+        let found = status.destinations.iter().find(|d| d.name == *name);
+        found.cloned().ok_or_else(|| Refusal::Unknown(name.clone()))
+    }
+
+    /// Lets everybody know how destinations are run.
+    fn look_at_modes(&self) {
+        let status = self.parts.store.status();
+        for d in &status.destinations {
+            self.roster.set_mode(&d.name, d.mode);
+        }
+        let draining = routing::draining(&self.parts.store);
+        self.parts.ingest.set_draining(draining);
+    }
+
+    /// Continues a destination where the journal says it stands.
+    fn prepare(&mut self, config: &forward::Config) -> anyhow::Result<()> {
+        let Parts {
+            store,
+            boots,
+            clock,
+            end_max,
+            ..
+        } = &self.parts;
+        let status = store.status();
+        let known = status.destinations.iter().find(|d| d.name == config.name);
+        let known =
+            known.ok_or_else(|| anyhow::anyhow!("the journal does not know {}", config.name))?;
+        let forwarder = Forwarder::new(
+            config,
+            known.id,
+            known.cursor,
+            store.clone(),
+            store.reader()?,
+            boots.clone(),
+            clock.clone(),
+        )
+        .map_err(|error| anyhow::anyhow!("destination {}: {error}", config.name))?
+        .end_within(*end_max);
+        self.roster.add(config.name.clone(), forwarder.handle());
+        self.ready.push((config.name.clone(), forwarder));
+        Ok(())
+    }
+
+    fn begin_all(&mut self) {
+        for (name, forwarder) in std::mem::take(&mut self.ready) {
+            let stop = CancellationToken::new();
+            self.running.insert(name.clone(), stop.clone());
+            self.set.spawn(async move {
+                // A task of its own, so that a panic ends up here with its name. It goes
+                // when this one is aborted.
+                let task = AbortOnDropHandle::new(tokio::spawn(forwarder.run(stop)));
+                let ended = match task.await {
+                    Ok(ended) => ended.map_err(Into::into),
+                    Err(panic) => Err(panic.into()),
+                };
+                (name, ended)
+            });
+        }
+    }
+
+    fn starts_of(&self, configs: &[forward::Config]) -> Starts {
+        let number = |config: &forward::Config| {
+            let id = self.parts.store.destination_id(&config.name)?;
+            Some((id, config.start))
+        };
+        configs.iter().filter_map(number).collect()
+    }
+
+    /// What new destinations want of what is kept: what the rules would send them now.
+    fn wanted(&self) -> Wanted {
+        let (ingest, boots) = (self.parts.ingest.clone(), self.parts.boots.clone());
+        let starts = self.starts.clone();
+        Wanted::new(move |id, record: &Record| {
+            let record = boots.repaired(record.clone());
+            let is_in_time = match starts.get(&id) {
+                Some(Start::Since(since)) => record.received >= *since,
+                _ => true,
+            };
+            // One that cannot be read becomes a dead letter, as it does elsewhere.
+            is_in_time
+                && record
+                    .event()
+                    .map_or(true, |event| ingest.would_send(&event, id))
+        })
+    }
+}
+
+/// The same, knowing who this gateway is.
+fn of_gateway(configs: Vec<forward::Config>, gateway: &GatewayId) -> Vec<forward::Config> {
+    #[cfg(feature = "mqtt")]
+    let configs = configs
+        .into_iter()
+        .map(|one| one.of_gateway(gateway))
+        .collect();
+    #[cfg(not(feature = "mqtt"))]
+    let _ = gateway;
+    configs
+}
+
+/// One ended that was not told to.
+fn unexpected(ended: Result<(Arc<str>, tasks::Result), tokio::task::JoinError>) -> tasks::Result {
+    let (name, ended) = ended?;
+    match ended {
+        Ok(()) => Err(anyhow::anyhow!("destination {name} ended by itself")),
+        Err(error) => Err(error.context(format!("destination {name}"))),
+    }
+}

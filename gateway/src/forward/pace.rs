@@ -1,0 +1,163 @@
+//! How fast a destination may be fed, and when: a rate, a budget of bytes for a day or a
+//! month, and hours in which its link is open.
+//!
+//! Bytes are those of the events as the journal has them, whether or not they arrive; what
+//! a protocol adds, or compression saves, is not counted. A batch goes while there is
+//! anything left, and what it took beyond that is waited for afterwards: so the largest
+//! record goes at any rate, and over time no more than the rate does.
+
+mod bucket;
+mod budget;
+mod cron;
+mod window;
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+use self::bucket::Bucket;
+pub use self::{
+    budget::{Budget, Period},
+    cron::Cron,
+    window::Window,
+};
+use crate::{event::Timestamp, store::Spent};
+
+/// How fast a destination is fed, and when. By default as fast as it takes it, always.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Records in a second, at most.
+    pub records_per_sec: Option<u64>,
+    /// Bytes of records in a second, at most.
+    pub bytes_per_sec: Option<u64>,
+    /// Bytes of records in a day or a month.
+    pub budget: Option<Budget>,
+    /// When anything is sent; always where there are none.
+    pub windows: Vec<Window>,
+    /// Whose days, months and hours these are.
+    pub time_zone: TimeZone,
+    /// A batch that takes longer than this makes the next ones smaller.
+    pub latency_max: Duration,
+}
+
+impl Config {
+    /// `latency_max` where not configured.
+    pub const LATENCY_MAX: Duration = Duration::from_secs(5);
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            records_per_sec: None,
+            bytes_per_sec: None,
+            budget: None,
+            windows: Vec::new(),
+            time_zone: TimeZone::UTC,
+            latency_max: Self::LATENCY_MAX,
+        }
+    }
+}
+
+/// Why nothing may go at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// So much went that the rate wants a pause, which is short.
+    Rate(Instant),
+    /// What there is for this period is used up, until the next begins.
+    Budget(Timestamp),
+    /// It is not the hour, until then.
+    Window(Timestamp),
+}
+
+/// How fast one destination is fed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    config: Config,
+    records: Option<Bucket>,
+    bytes: Option<Bucket>,
+    spent: Spent,
+    spent_changed: bool,
+    hours: window::Hours,
+}
+
+impl Pace {
+    /// A destination that has spent so much of its budget.
+    pub(super) fn new(config: Config, spent: Spent, now: Instant) -> Self {
+        Self {
+            records: config.records_per_sec.map(|rate| Bucket::new(rate, now)),
+            bytes: config.bytes_per_sec.map(|rate| Bucket::new(rate, now)),
+            hours: window::Hours::default(),
+            spent,
+            spent_changed: false,
+            config,
+        }
+    }
+
+    /// Whether something may go now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check(&mut self, now: Instant, wall: Timestamp) -> Result<(), Closed> {
+        let Config {
+            budget,
+            windows,
+            time_zone,
+            ..
+        } = &self.config;
+        if let Err(until) = self.hours.check(windows, wall, time_zone) {
+            return Err(Closed::Window(until));
+        }
+        if let Some(budget) = budget {
+            budget.begin_period(&mut self.spent, wall, time_zone);
+            if self.spent.bytes >= budget.bytes {
+                return Err(Closed::Budget(budget.ends(self.spent.since, time_zone)));
+            }
+        }
+        let buckets = [&mut self.records, &mut self.bytes];
+        let wait = buckets.into_iter().flatten();
+        match wait.filter_map(|bucket| bucket.wait(now)).max() {
+            Some(until) => Err(Closed::Rate(until)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a batch should have at most, so that it takes no more than about a second's
+    /// worth, or what is left: records and bytes.
+    pub(super) fn batch_max(&self) -> (usize, usize) {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+        let records = self.config.records_per_sec.map_or(usize::MAX, size);
+        let bytes = self.config.bytes_per_sec.map_or(usize::MAX, size);
+        let left = self.config.budget.as_ref().map_or(usize::MAX, |budget| {
+            size(budget.bytes.saturating_sub(self.spent.bytes))
+        });
+        (records, bytes.min(left))
+    }
+
+    /// A batch goes.
+    pub(super) fn took(&mut self, records: usize, bytes: usize) {
+        if let Some(bucket) = &mut self.records {
+            bucket.take(records as u64);
+        }
+        if let Some(bucket) = &mut self.bytes {
+            bucket.take(bytes as u64);
+        }
+        if self.config.budget.is_some() {
+            self.spent.bytes = self.spent.bytes.saturating_add(bytes as u64);
+            self.spent_changed = true;
+        }
+    }
+
+    /// What was spent, where that changed since this was asked last.
+    pub(super) fn take_spent(&mut self) -> Option<Spent> {
+        std::mem::take(&mut self.spent_changed).then_some(self.spent)
+    }
+
+    /// What the journal says that was spent already.
+    pub(super) const fn begin_with(&mut self, spent: Spent) {
+        self.spent = spent;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! So many bytes in a day or a month, by the calendar.
+
+use jiff::{ToSpan as _, ZonedDateTime, tz::TimeZone};
+
+use crate::{event::Timestamp, store::Spent};
+
+/// How long a budget lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Period {
+    /// From midnight to midnight.
+    Day,
+    /// From the first to the first.
+    Month,
+}
+
+/// So many bytes in a day or a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of records.
+    pub bytes: u64,
+    /// In which time.
+    pub period: Period,
+}
+
+impl Budget {
+    /// Where another period has begun, nothing is spent yet. One that a clock says is
+    /// earlier has not: a clock that was set back gives nothing twice.
+    pub(super) fn begin_period(&self, spent: &mut Spent, wall: Timestamp, zone: &TimeZone) {
+        let since = self.begins(wall, zone);
+        if since > spent.since && !wall.is_unset() {
+            *spent = Spent { since, bytes: 0 };
+        }
+    }
+
+    /// When the period began that an instant is in.
+    fn begins(&self, at: Timestamp, zone: &TimeZone) -> Timestamp {
+        let at = zoned(at, zone);
+        let day = match self.period {
+            Period::Day => at.start_of_day(),
+            Period::Month => at.first_of_month().and_then(|first| first.start_of_day()),
+        };
+        day.map_or_else(|_| Timestamp::from_nanos(0), |day| instant(&day))
+    }
+
+    /// When the period ends that began then.
+    pub(super) fn ends(&self, since: Timestamp, zone: &TimeZone) -> Timestamp {
+        let span = match self.period {
+            Period::Day => 1.day(),
+            Period::Month => 1.month(),
+        };
+        let end = zoned(since, zone).checked_add(span);
+        end.map_or_else(|_| Timestamp::from_nanos(i64::MAX), |end| instant(&end))
+    }
+}
+
+pub(super) fn zoned(at: Timestamp, zone: &TimeZone) -> ZonedDateTime {
+    let at = jiff::Timestamp::from_nanosecond(i128::from(at.as_nanos()));
+    // 64 bits of nanoseconds are within what it takes.
+    at.unwrap_or_default().to_zoned_datetime(zone.clone())
+}
+
+pub(super) fn instant(at: &ZonedDateTime) -> Timestamp {
+    let nanos = i64::try_from(at.timestamp().as_nanosecond());
+    Timestamp::from_nanos(nanos.unwrap_or(i64::MAX))
+}

@@ -1,0 +1,68 @@
+//! Hours in which a link is open: from each instant that a cron pattern names, for so long.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, tz::TimeZone};
+
+use super::{
+    budget::{instant, zoned},
+    cron::Cron,
+};
+use crate::event::Timestamp;
+
+/// From each instant of a pattern, for so long.
+#[derive(Debug, Clone)]
+pub struct Window {
+    /// When it opens.
+    pub opens: Cron,
+    /// For how long.
+    pub length: Duration,
+}
+
+/// Whether any window is open, and until when that holds.
+#[derive(Debug, Default)]
+pub(super) struct Hours {
+    /// Looked at then, and true until then.
+    known: Option<(Timestamp, Timestamp, bool)>,
+}
+
+impl Hours {
+    /// Whether a window is open now.
+    ///
+    /// # Errors
+    /// When the next one opens.
+    pub(super) fn check(
+        &mut self,
+        windows: &[Window],
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Result<(), Timestamp> {
+        if windows.is_empty() {
+            return Ok(());
+        }
+        let known = self
+            .known
+            .filter(|(from, until, _)| *from <= now && now < *until);
+        let (_, until, open) = known.unwrap_or_else(|| look(windows, now, zone));
+        self.known = Some((known.map_or(now, |(from, ..)| from), until, open));
+        if open { Ok(()) } else { Err(until) }
+    }
+}
+
+fn look(windows: &[Window], now: Timestamp, zone: &TimeZone) -> (Timestamp, Timestamp, bool) {
+    let at = zoned(now, zone);
+    let closes = windows.iter().filter_map(|window| {
+        let opened = window.opens.last(&at)?;
+        let length = SignedDuration::try_from(window.length).ok()?;
+        let closes = instant(&opened.checked_add(length).ok()?);
+        (closes > now).then_some(closes)
+    });
+    if let Some(closes) = closes.max() {
+        return (now, closes, true);
+    }
+    let opens = windows.iter().filter_map(|window| window.opens.next(&at));
+    let opens = opens.map(|opens| instant(&opens)).min();
+    // A pattern that names no instant any more never opens; it is looked at once a day.
+    let tomorrow = Timestamp::from_nanos(now.as_nanos().saturating_add(86_400_000_000_000));
+    (now, opens.unwrap_or(tomorrow), false)
+}

@@ -1,0 +1,104 @@
+//! Which number each destination has.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::{
+    Error,
+    account::Name,
+    mode::Fill,
+    stage,
+    state::{Standing, State},
+};
+use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position};
+
+/// What the configuration says of destinations.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Configured<'a> {
+    pub(super) names: &'a [Arc<str>],
+    /// Those of them that begin with what is kept, where they are new.
+    pub(super) from_kept: &'a [Arc<str>],
+}
+
+/// Gives every destination its number. One that is new starts at the end, or with what
+/// is kept. `noted` are the names that the promises file has: a number that stands for
+/// another name there is not given again before the file says so too, because the next
+/// start would take that for damage.
+pub(super) fn number(
+    known: &[Name],
+    configured: Configured<'_>,
+    noted: &[(DestinationId, String)],
+    state: &mut State,
+) -> Result<Vec<Name>, Error> {
+    let mut names: Vec<Name> = known.to_vec();
+    for name in &mut names {
+        name.configured = configured.names.contains(&name.name);
+    }
+    let mut from_kept = Vec::new();
+    for name in configured.names {
+        if names.iter().any(|known| known.name == *name) {
+            continue;
+        }
+        let taken = |id: &u8| names.iter().any(|known| known.id.0 == *id);
+        let another = |id: &u8| noted.iter().any(|(n, of)| n.0 == *id && **of != **name);
+        let mut free = (0_u8..).take(DESTINATIONS_MAX).filter(|id| !taken(id));
+        let id = free
+            .find(|id| !another(id))
+            .ok_or(Error::TooManyDestinations)?;
+        names.push(Name {
+            id: DestinationId(id),
+            name: name.clone(),
+            configured: true,
+        });
+        if configured.from_kept.contains(name) {
+            from_kept.push(DestinationId(id));
+        }
+    }
+    names.sort_by_key(|name| name.id);
+    let end = state.position;
+    state
+        .destinations
+        .retain(|d| d.id == NOWHERE || names.iter().any(|name| name.id == d.id));
+    for id in names.iter().map(|name| name.id).chain([NOWHERE]) {
+        if !state.destinations.iter().any(|d| d.id == id) {
+            let standing = match from_kept.contains(&id) && end > Position(0) {
+                true => from_the_beginning(id, end),
+                false => Standing::new(id, end),
+            };
+            state.destinations.push(standing);
+        }
+    }
+    for d in &mut state.destinations {
+        // Nobody says any more what it would want.
+        if names.iter().any(|name| name.id == d.id && !name.configured) {
+            d.fill = None;
+        }
+    }
+    state.destinations.sort_by_key(|d| d.id);
+    Ok(names)
+}
+
+/// A destination that gets what is kept, too.
+fn from_the_beginning(id: DestinationId, end: Position) -> Standing {
+    Standing {
+        fill: Some(Fill {
+            next: Position(0),
+            to: end,
+            known_from: end,
+        }),
+        ..Standing::new(id, Position(0))
+    }
+}
+
+/// Keeps the names in the database.
+pub(super) fn insert(connection: &Connection, names: &[Name]) -> rusqlite::Result<()> {
+    for name in names {
+        stage::cached(
+            connection,
+            "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
+        )?
+        .execute((name.id.0, &*name.name))?;
+    }
+    Ok(())
+}
