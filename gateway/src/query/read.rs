@@ -6,6 +6,7 @@
 //! `next` is what to give as `after` for the next page. `missing` has the ranges of
 //! positions that the read side never saw, the latest ten.
 
+mod beginnings;
 mod history;
 mod last;
 mod search;

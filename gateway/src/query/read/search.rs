@@ -4,14 +4,16 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, PAGE_BYTES, Reader, cursor, instant, limit, place};
+use super::{Context, PAGE_BYTES, Reader, beginnings, cursor, instant, limit, place};
 use crate::{
     event,
-    query::{Error, text},
+    query::{Error, text::Question},
 };
 
 /// Where to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum, utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum In {
     /// Everywhere.
@@ -50,7 +52,7 @@ impl Reader {
     /// # Errors
     /// When the database cannot be read, or the question is none.
     pub fn search(&mut self, asked: &Search) -> Result<Value, Error> {
-        let question = text::question(&asked.q)?;
+        let question = Question::parse(&asked.q)?;
         self.answer(|context| page(context, asked, &question))
     }
 }
@@ -58,7 +60,7 @@ impl Reader {
 fn page(
     context: &Context<'_>,
     asked: &Search,
-    question: &str,
+    question: &Question,
 ) -> Result<(Vec<Value>, Option<String>), Error> {
     // The last number that was shown of each.
     let mut shown: [i64; 3] = match &asked.after {
@@ -104,7 +106,7 @@ fn page(
 fn found(
     context: &Context<'_>,
     among: In,
-    question: &str,
+    question: &Question,
     before: i64,
     rows: i64,
 ) -> Result<(Vec<Hit>, bool), Error> {
@@ -114,6 +116,7 @@ fn found(
         In::Quarantine => "quarantine_text",
         In::DeadLetters => "dead_letter_text",
     };
+    let question = question.fts5(|words| beginnings::spelled(connection, table, words))?;
     let mut ids = connection.prepare_cached(&format!(
         "SELECT rowid FROM {table} WHERE {table} MATCH ?1 AND rowid < ?2
          ORDER BY rowid DESC LIMIT ?3"
