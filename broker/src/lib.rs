@@ -58,6 +58,7 @@ pub use listener::{Broker, Listening};
 pub use local::{Client, Local};
 pub use metrics::Metrics;
 pub use publish::{Properties, Protocol, Publish, Publisher, QoS};
+pub use quiet::Quiet;
 pub use roster::ClientInfo;
 
 /// Whether a topic matches a topic filter.

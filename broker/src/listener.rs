@@ -159,6 +159,18 @@ impl Broker {
         self
     }
 
+    /// Watches the certificates of another server with those of the listeners: they are
+    /// read again with them, and warned of before they end.
+    #[must_use]
+    pub fn also_watch(mut self, acceptor: &tls::Acceptor) -> Self {
+        let counters = &self.counters;
+        let watch = self
+            .watch
+            .get_or_insert_with(|| tls::Watch::new(Vec::new(), Arc::clone(counters)));
+        watch.add(Arc::clone(&acceptor.0));
+        self
+    }
+
     /// A view of the counters.
     pub fn handle(&self) -> Handle {
         Handle {

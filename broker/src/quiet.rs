@@ -11,7 +11,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// Lets a bounded number of lines pass per second.
 #[derive(Debug)]
-pub(crate) struct Quiet {
+pub struct Quiet {
     window: Mutex<Option<Window>>,
     lines: u32,
 }
@@ -31,7 +31,7 @@ struct Window {
 
 impl Quiet {
     /// Lets so many lines pass per second.
-    pub(crate) const fn of(lines: u32) -> Self {
+    pub const fn of(lines: u32) -> Self {
         Self {
             window: Mutex::new(None),
             lines,
@@ -39,7 +39,7 @@ impl Quiet {
     }
 
     /// Whether a line may be written now; if so, how many were held back before.
-    pub(crate) fn pass(&self) -> Option<u64> {
+    pub fn pass(&self) -> Option<u64> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let window = window.get_or_insert(Window {

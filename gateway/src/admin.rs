@@ -9,6 +9,7 @@ use std::path::Path;
 use base64::Engine as _;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::{
     boots::Boots,
@@ -24,7 +25,7 @@ pub use alarm::{alarm_change, alarm_line};
 pub const PAGE_MAX: usize = 1_000;
 
 /// What became of a quarantined message that was decoded once more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Retried {
     /// It is an event now, or several; some may have been there before.

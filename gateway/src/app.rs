@@ -89,6 +89,10 @@ impl App {
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
         let http = config.http.bind().await?;
+        let broker = match http.acceptor() {
+            Some(acceptor) => broker.also_watch(acceptor),
+            None => broker,
+        };
         query::hold(&config.read, &config.data_dir, &store.handle());
         let store = store.run()?;
         let parts = destinations::Parts {

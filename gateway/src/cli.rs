@@ -17,6 +17,7 @@ mod replay;
 mod rules;
 pub(crate) mod run;
 pub(crate) mod status;
+mod tail;
 mod user;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -72,6 +73,8 @@ enum Command {
     /// Patterns of rules, without a gateway
     #[command(subcommand)]
     Rules(rules::Command),
+    /// Watch events as they are committed
+    Tail(tail::Args),
     /// Last values of measurements
     Last(read::Last),
     /// Numbers of a measurement over time
@@ -83,6 +86,8 @@ enum Command {
     /// The read side, which answers these
     #[command(subcommand)]
     Read(read::Command),
+    /// Print the document of the HTTP API (OpenAPI 3.1)
+    Openapi,
     /// The journal itself
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -119,11 +124,16 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),
         Command::Rules(command) => rules::run(command),
+        Command::Tail(args) => tail::run(&args),
         Command::Last(args) => read::last(&args),
         Command::History(args) => read::history(&args),
         Command::Search(args) => read::search(&args),
         Command::Where(args) => read::whereabouts(&args),
         Command::Read(command) => read::run(&command),
+        Command::Openapi => {
+            output::line(crate::http::document().trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Buffer(command) => buffer::run(command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(&args),

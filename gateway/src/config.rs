@@ -14,6 +14,7 @@ pub mod auth;
 mod aws;
 mod destination;
 mod fixed;
+mod http_api;
 mod intake;
 mod json;
 #[cfg(feature = "kafka")]
@@ -306,7 +307,7 @@ impl Config {
         broker.keep.dir = Some(data_dir.clone());
         let http_table = root.table("http");
         let http_listen = http_table.span("listen");
-        let http = stages::http(http_table);
+        let http = http_api::read(http_table, dir);
         let (raw, late_after, clock_wait) = intake::read(&root.table("ingest"));
         let shared = mapping::Shared {
             raw,

@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod normalise;
 pub mod observer;
+mod pace;
 pub mod query;
 mod rebirth;
 pub mod record;
@@ -45,6 +46,7 @@ pub mod running;
 pub mod signal;
 pub mod status;
 pub mod store;
+mod tail;
 pub mod tasks;
 pub mod telemetry;
 #[cfg(any(

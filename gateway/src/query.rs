@@ -21,7 +21,7 @@
 //! the read side came to it is missing, and named.
 //!
 //! # Inside
-//! `schema` has the tables, `feed` the thread, `pace` its rests, `log` what is on the disk
+//! `schema` has the tables, `feed` the thread, `log` what is on the disk
 //! for good, `apply` what a page of records changes, `series` last values and history,
 //! `corrections` what those take back, `text` what is searched, `kept` quarantine and dead
 //! letters, `names` what numbers of destinations meant, `retention` what leaves, `unset` what
@@ -34,7 +34,6 @@ mod handle;
 mod kept;
 mod log;
 mod names;
-mod pace;
 mod patience;
 pub mod read;
 mod retention;

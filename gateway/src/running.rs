@@ -7,14 +7,14 @@
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use penstock_broker::Listening;
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,32 @@ impl Running {
         self.ask(method, path, &authorization)
     }
 
+    /// Asks for an answer without an end, and gives back what comes after its head. More
+    /// than [`TIMEOUT`] passes in it without a word only when the gateway is gone.
+    pub fn stream(&self, path: &str) -> Result<impl BufRead + use<>> {
+        let authorization = format!("Authorization: Bearer {}\r\n", self.key.word());
+        let mut stream = BufReader::new(self.send("GET", path, &authorization)?);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let more = stream.read_until(b'\n', &mut head)?;
+            ensure!(more > 0, "the answer was cut off");
+        }
+        if !head.starts_with(b"HTTP/1.0 200") {
+            stream.take(ANSWER_BYTES_MAX).read_to_end(&mut head)?;
+            parse(&head).context(format!("GET {path}"))?;
+            bail!("GET {path}: the answer is no stream");
+        }
+        Ok(stream)
+    }
+
     fn ask(&self, method: &str, path: &str, authorization: &str) -> Result<serde_json::Value> {
+        let stream = self.send(method, path, authorization)?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        parse(&answer).with_context(|| format!("{method} {path}"))
+    }
+
+    fn send(&self, method: &str, path: &str, authorization: &str) -> Result<TcpStream> {
         let http = self.note.http;
         let mut stream = TcpStream::connect_timeout(&http, TIMEOUT)
             .with_context(|| format!("the gateway does not answer on {http}"))?;
@@ -126,9 +151,7 @@ impl Running {
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              {authorization}Content-Length: 0\r\n\r\n"
         )?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-        parse(&answer).with_context(|| format!("{method} {path}"))
+        Ok(stream)
     }
 }
 

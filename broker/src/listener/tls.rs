@@ -9,20 +9,25 @@
 //! certificate is worth is looked at each time.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio_rustls::rustls::{
-    self, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, ring},
-    pki_types::{
-        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject,
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self, RootCertStore, ServerConfig,
+        crypto::{CryptoProvider, ring},
+        pki_types::{
+            CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject,
+        },
+        server::{NoServerSessionStorage, WebPkiClientVerifier},
     },
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::TlsStream,
 };
 use x509_parser::parse_x509_certificate;
 
@@ -46,6 +51,30 @@ pub struct Error {
     pub path: PathBuf,
     /// What is wrong, and what would be right.
     pub what: String,
+}
+
+/// TLS for a server of this process that is none of the broker's listeners. Its files
+/// are watched with those of the listeners, see [`Broker::also_watch`](super::Broker::also_watch).
+#[derive(Debug, Clone)]
+pub struct Acceptor(pub(super) Arc<Certificates>);
+
+impl Acceptor {
+    /// Reads the files; `name` is what the log calls them.
+    ///
+    /// # Errors
+    /// For the first that cannot be used.
+    pub fn load(name: &str, files: &Tls) -> Result<Self, Error> {
+        Ok(Self(Arc::new(Certificates::load(name, files)?)))
+    }
+
+    /// The handshake, with the certificate of the moment.
+    ///
+    /// # Errors
+    /// When the client went away, or does not speak TLS as we do.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let server = Arc::clone(&self.0.current().server);
+        TlsAcceptor::from(server).accept(stream).await
+    }
 }
 
 /// What is in force now.
@@ -146,21 +175,18 @@ struct Watched {
 
 impl Watch {
     pub(super) fn new(all: Vec<Arc<Certificates>>, counters: Arc<Counters>) -> Self {
-        let watched = |certificates: Arc<Certificates>| {
-            let stamps = certificates.stamps();
-            Watched {
-                certificates,
-                read: stamps.clone(),
-                seen: stamps,
-                warned: None,
-            }
-        };
         let watch = Self {
-            all: all.into_iter().map(watched).collect(),
+            all: all.into_iter().map(Watched::new).collect(),
             counters,
         };
         watch.count();
         watch
+    }
+
+    /// Watches these too.
+    pub(super) fn add(&mut self, certificates: Arc<Certificates>) {
+        self.all.push(Watched::new(certificates));
+        self.count();
     }
 
     /// Reads what has changed; at once, or when it has kept still since the last look.
@@ -188,6 +214,16 @@ impl Watch {
 }
 
 impl Watched {
+    fn new(certificates: Arc<Certificates>) -> Self {
+        let stamps = certificates.stamps();
+        Self {
+            certificates,
+            read: stamps.clone(),
+            seen: stamps,
+            warned: None,
+        }
+    }
+
     fn warn(&mut self) {
         let ends = self.certificates.current().ends;
         let now = UnixTime::now().as_secs();

@@ -23,6 +23,7 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
             .check_files()
             .with_context(|| format!("broker.listener {}: tls", listener.name))?;
     }
+    config.http.check_files().context("http.tls")?;
     for warning in warnings(&config) {
         output::line(format_args!("warning: {warning}"));
     }

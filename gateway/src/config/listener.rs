@@ -159,7 +159,7 @@ fn origin(text: &str) -> Result<String, &'static str> {
 }
 
 /// `None` where something is wrong, so that there is no saying what was meant.
-fn tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Option<Tls>> {
+pub(super) fn tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Option<Tls>> {
     let tls = table.table("tls");
     if !tls.is_present() {
         return table.span("tls").is_none().then_some(None);

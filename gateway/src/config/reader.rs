@@ -413,6 +413,12 @@ impl<'r, 'e, 't> Table<'r, 'e, 't> {
             .is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)))
     }
 
+    /// Whether a key is there and is a list.
+    pub(super) fn is_array(&self, key: &str) -> bool {
+        self.find(key)
+            .is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
     /// A list of texts; `None` where there is none.
     pub(super) fn texts(&self, key: &'static str) -> Option<Vec<Text>> {
         let value = self.ask(key)?;

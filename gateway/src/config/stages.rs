@@ -1,13 +1,11 @@
-//! The tables of single stages: `[broker]`, `[http]`, `[store]`, `[dedup]`, `[log]`.
+//! The tables of single stages: `[broker]`, `[store]`, `[dedup]`, `[log]`.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{keep, limits, listener, reader::Table};
 use crate::{
     event::message::Payload,
-    events,
-    forward::Secret,
-    http, query,
+    events, query,
     store::OnFull,
     telemetry::{self, Format},
 };
@@ -94,33 +92,6 @@ fn response_information(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-pub(super) fn http(table: Table<'_, '_, '_>) -> http::Config {
-    let default = http::Config::default();
-    let config = http::Config {
-        listen: table.address("listen", default.listen),
-        allow_anonymous: table.boolean("allow_anonymous", default.allow_anonymous),
-        token: table.parsed("token", token).map(Secret::from),
-    };
-    if let (Some(_), true) = (&config.token, config.allow_anonymous) {
-        let what =
-            "a token keeps out who does not know it; leave one of token and allow_anonymous away";
-        table.mistake(table.span("token").as_ref(), "token", what);
-    }
-    loopback(&table, &config);
-    table.finish();
-    config
-}
-
-/// A token that nobody guesses and every header can carry.
-fn token(text: &str) -> Result<String, &'static str> {
-    if text.len() < 16 || text.len() > 512 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(
-            "a token has 16 to 512 visible ASCII characters, such as from \"openssl rand -hex 32\"",
-        );
-    }
-    Ok(text.to_owned())
-}
-
 pub(super) fn events(table: Table<'_, '_, '_>) -> events::Config {
     let default = events::Config::default();
     let config = events::Config {
@@ -167,21 +138,6 @@ fn keeps(table: &Table<'_, '_, '_>, config: &query::Config) {
             );
             table.mistake(table.span(key).as_ref(), key, what);
         }
-    }
-}
-
-/// Beyond this machine it takes a token, or a word.
-fn loopback(table: &Table<'_, '_, '_>, config: &http::Config) {
-    let listen = config.listen;
-    // With a mistake in the token it would be said twice.
-    let has_token = config.token.is_some() || table.span("token").is_some();
-    if !listen.ip().is_loopback() && !config.allow_anonymous && !has_token {
-        let local = SocketAddr::from(([127, 0, 0, 1], listen.port()));
-        let what = format!(
-            "{listen} is beyond this machine, and nobody is asked who they are; set token, \
-             listen on \"{local}\", or set allow_anonymous = true to let anyone in"
-        );
-        table.mistake(table.span("listen").as_ref(), "listen", what);
     }
 }
 

@@ -7,8 +7,9 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
-use super::{Context, error::Problem};
+use super::{Context, access::Caller, error::Problem};
 use crate::{
     actions::{
         Said,
@@ -25,23 +26,31 @@ const CHANGES: usize = 100;
 const SAID_BYTES_MAX: usize = 1_024;
 
 /// A page of alarms.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
+    /// The `next` of the page before.
     #[serde(default)]
     after: u64,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
+    /// `active` (the default), `raised`, `acknowledged`, `cleared` or `all`.
     state: Option<String>,
+    /// Only of this rule.
     rule: Option<String>,
+    /// Only of this device.
     device: Option<String>,
 }
 
 /// Who says something about an alarm, and what.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Words {
+    /// Who says so; by default whose token it is.
     by: Option<String>,
+    /// What there is to say about it.
     note: Option<String>,
 }
 
@@ -49,6 +58,17 @@ const fn default_limit() -> usize {
     100
 }
 
+/// Alarms that rules have raised.
+#[utoipa::path(
+    get,
+    path = "/api/v1/alarms",
+    tag = "alarms",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses(
+        (status = 200, description = "Alarms, by number", body = Value),
+    )
+)]
 pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
     let state = page.state.as_deref().unwrap_or("active");
     let mut wanted = Wanted {
@@ -75,6 +95,18 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     Ok(Json(json!({ "items": items, "next": next })))
 }
 
+/// An alarm with its history.
+#[utoipa::path(
+    get,
+    path = "/api/v1/alarms/{id}",
+    tag = "alarms",
+    security(("token" = ["viewer"])),
+    params(("id" = u64, Path, description = "The number of the alarm")),
+    responses(
+        (status = 200, description = "The alarm", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+    )
+)]
 pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     let found = context.actions.alarm(id, CHANGES).await?;
     let (alarm, changes) = found.ok_or_else(|| Problem::not_found("alarm", id))?;
@@ -83,23 +115,57 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     Ok(Json(whole))
 }
 
+/// Says that somebody looks after an alarm.
+#[utoipa::path(
+    post,
+    path = "/api/v1/alarms/{id}/acknowledge",
+    tag = "alarms",
+    security(("token" = ["operator"])),
+    params(("id" = u64, Path, description = "The number of the alarm"), Words),
+    responses(
+        (status = 200, description = "The alarm", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+        (status = 409, description = "It is cleared already", body = Problem),
+    )
+)]
 pub(super) async fn acknowledge(
     State(context): State<Context>,
+    caller: Caller,
     Path(id): Path<u64>,
     Query(words): Query<Words>,
 ) -> Answer {
-    say(&context, id, alarm::State::Acknowledged, words).await
+    say(&context, id, alarm::State::Acknowledged, &caller, words).await
 }
 
+/// Says that an alarm is over.
+#[utoipa::path(
+    post,
+    path = "/api/v1/alarms/{id}/clear",
+    tag = "alarms",
+    security(("token" = ["operator"])),
+    params(("id" = u64, Path, description = "The number of the alarm"), Words),
+    responses(
+        (status = 200, description = "The alarm", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+        (status = 409, description = "It is cleared already", body = Problem),
+    )
+)]
 pub(super) async fn clear(
     State(context): State<Context>,
+    caller: Caller,
     Path(id): Path<u64>,
     Query(words): Query<Words>,
 ) -> Answer {
-    say(&context, id, alarm::State::Cleared, words).await
+    say(&context, id, alarm::State::Cleared, &caller, words).await
 }
 
-async fn say(context: &Context, id: u64, state: alarm::State, words: Words) -> Answer {
+async fn say(
+    context: &Context,
+    id: u64,
+    state: alarm::State,
+    caller: &Caller,
+    words: Words,
+) -> Answer {
     let is_long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > SAID_BYTES_MAX);
     if is_long(&words.by) || is_long(&words.note) {
         let what = format!("by and note have at most {SAID_BYTES_MAX} bytes");
@@ -108,7 +174,7 @@ async fn say(context: &Context, id: u64, state: alarm::State, words: Words) -> A
     let said = Said {
         id,
         state,
-        actor: words.by.unwrap_or_else(|| "operator".to_owned()),
+        actor: words.by.unwrap_or_else(|| caller.name().to_owned()),
         note: words.note,
     };
     match context.actions.say(said).await? {

@@ -15,8 +15,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use penstock_broker::{ClientInfo, LiveSubscription, SessionInfo, is_topic_filter, topic_matches};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
-use super::{Context, error::Problem};
+use super::{
+    Context,
+    access::{Caller, Role},
+    error::Problem,
+};
 use crate::{
     admin::{self, PAGE_MAX},
     event::Timestamp,
@@ -29,12 +34,15 @@ const fn default_limit() -> usize {
 }
 
 /// A page of clients.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Clients {
+    /// The `next` of the page before.
     #[serde(default)]
     after: String,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
     /// Only those that are connected.
     #[serde(default)]
@@ -42,36 +50,57 @@ pub(super) struct Clients {
 }
 
 /// How to end a client.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kick {
+    /// Ends its session too, with what waits for it. Takes an admin.
     #[serde(default)]
     session: bool,
 }
 
 /// A page of retained messages.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RetainedPage {
+    /// Only topics that this topic filter matches.
     filter: Option<String>,
+    /// The `next` of the page before.
     #[serde(default)]
     after: String,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
 }
 
 /// A page of subscriptions.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Subscriptions {
+    /// Only of this client.
     client: Option<String>,
+    /// Only with exactly this topic filter.
     filter: Option<String>,
+    /// The `next` of the page before.
     #[serde(default)]
     after: String,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
 }
 
+/// Clients that are connected, or have a session that waits for them.
+#[utoipa::path(
+    get,
+    path = "/api/v1/broker/clients",
+    tag = "broker",
+    security(("token" = ["viewer"])),
+    params(Clients),
+    responses(
+        (status = 200, description = "Clients, by client identifier", body = Value),
+    )
+)]
 pub(super) async fn clients(State(context): State<Context>, Query(page): Query<Clients>) -> Answer {
     let limit = page.limit.min(PAGE_MAX);
     let (broker, after) = (context.broker.clone(), page.after.clone());
@@ -97,6 +126,18 @@ pub(super) async fn clients(State(context): State<Context>, Query(page): Query<C
     Ok(Json(json!({ "items": items, "next": next })))
 }
 
+/// One client.
+#[utoipa::path(
+    get,
+    path = "/api/v1/broker/clients/{id}",
+    tag = "broker",
+    security(("token" = ["viewer"])),
+    params(("id" = String, Path, description = "The client identifier")),
+    responses(
+        (status = 200, description = "The client", body = Value),
+        (status = 404, description = "It is not connected and has no session", body = Problem),
+    )
+)]
 pub(super) async fn client(State(context): State<Context>, Path(id): Path<String>) -> Answer {
     let sessions = context.broker.sessions().await;
     let session = sessions.iter().find(|one| one.client_id == id);
@@ -111,12 +152,26 @@ pub(super) async fn client(State(context): State<Context>, Path(id): Path<String
     Ok(Json(line))
 }
 
+/// Ends a client's connection, with its will.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/broker/clients/{id}",
+    tag = "broker",
+    security(("token" = ["operator"])),
+    params(("id" = String, Path, description = "The client identifier"), Kick),
+    responses(
+        (status = 200, description = "It was ended", body = Value),
+        (status = 404, description = "It is not connected, or has no session", body = Problem),
+    )
+)]
 pub(super) async fn kick(
     State(context): State<Context>,
+    caller: Caller,
     Path(id): Path<String>,
     Query(how): Query<Kick>,
 ) -> Answer {
     let done = if how.session {
+        caller.needs(Role::Admin)?;
         let removed = context.broker.remove_session(Arc::from(&*id)).await;
         removed.ok_or_else(unwritten)?
     } else {
@@ -129,6 +184,17 @@ pub(super) async fn kick(
     Ok(Json(json!({ "kicked": 1 })))
 }
 
+/// Retained messages.
+#[utoipa::path(
+    get,
+    path = "/api/v1/broker/retained",
+    tag = "broker",
+    security(("token" = ["viewer"])),
+    params(RetainedPage),
+    responses(
+        (status = 200, description = "Retained messages, by topic", body = Value),
+    )
+)]
 pub(super) async fn retained(
     State(context): State<Context>,
     Query(page): Query<RetainedPage>,
@@ -162,6 +228,18 @@ pub(super) async fn retained(
     ))
 }
 
+/// Clears a retained message.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/broker/retained/{*topic}",
+    tag = "broker",
+    security(("token" = ["admin"])),
+    params(("topic" = String, Path, description = "The topic; its slashes may stay")),
+    responses(
+        (status = 200, description = "It was cleared", body = Value),
+        (status = 404, description = "There is none on the topic", body = Problem),
+    )
+)]
 pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<String>) -> Answer {
     let cleared = context.broker.clear_retained(Arc::from(&*topic)).await;
     if cleared.ok_or_else(unwritten)? {
@@ -174,6 +252,17 @@ pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<Stri
     }
 }
 
+/// Subscriptions of connected clients, and of sessions that wait.
+#[utoipa::path(
+    get,
+    path = "/api/v1/broker/subscriptions",
+    tag = "broker",
+    security(("token" = ["viewer"])),
+    params(Subscriptions),
+    responses(
+        (status = 200, description = "Subscriptions, by client and filter", body = Value),
+    )
+)]
 pub(super) async fn subscriptions(
     State(context): State<Context>,
     Query(page): Query<Subscriptions>,

@@ -5,15 +5,18 @@ use axum::{
     extract::{Query, State},
 };
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 use crate::{admin, ingest::Report};
 
 /// How many devices to show.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Top {
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 20)]
     limit: usize,
 }
 
@@ -21,6 +24,17 @@ const fn default_limit() -> usize {
     20
 }
 
+/// How often devices sent the same thing again.
+#[utoipa::path(
+    get,
+    path = "/api/v1/dedup",
+    tag = "devices",
+    security(("token" = ["viewer"])),
+    params(Top),
+    responses(
+        (status = 200, description = "Since the gateway started, those with the most duplicates first", body = Value),
+    )
+)]
 pub(super) async fn report(
     State(context): State<Context>,
     Query(top): Query<Top>,

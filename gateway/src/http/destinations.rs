@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 use crate::{destinations::Refusal, store::Mode};
@@ -14,17 +15,40 @@ use crate::{destinations::Refusal, store::Mode};
 type Answer = Result<Json<Value>, Problem>;
 
 /// What may be given up.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Removal {
     /// What waits, and the dead letters.
     #[serde(default)]
     discard: bool,
 }
 
+/// The destinations, and how they are run.
+#[utoipa::path(
+    get,
+    path = "/api/v1/destinations",
+    tag = "destinations",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "Each as in the status", body = Value),
+    )
+)]
 pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
     Json(json!({ "items": context.observer.status().destinations }))
 }
 
+/// One destination.
+#[utoipa::path(
+    get,
+    path = "/api/v1/destinations/{name}",
+    tag = "destinations",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, description = "The name of the destination")),
+    responses(
+        (status = 200, description = "The destination", body = Value),
+        (status = 404, description = "There is no such destination", body = Problem),
+    )
+)]
 pub(super) async fn show(State(context): State<Context>, Path(name): Path<String>) -> Answer {
     let status = context.observer.status();
     let mut all = status.destinations.iter();
@@ -33,14 +57,53 @@ pub(super) async fn show(State(context): State<Context>, Path(name): Path<String
     Ok(Json(json!(found)))
 }
 
+/// Sends nothing to a destination until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/api/v1/destinations/{name}/pause",
+    tag = "destinations",
+    security(("token" = ["operator"])),
+    params(("name" = String, Path, description = "The name of the destination")),
+    responses(
+        (status = 200, description = "How it is run", body = Value),
+        (status = 404, description = "There is no such destination", body = Problem),
+        (status = 409, description = "The configuration does not name it", body = Problem),
+    )
+)]
 pub(super) async fn pause(context: State<Context>, name: Path<String>) -> Answer {
     set(context, name, Mode::Paused).await
 }
 
+/// Lets a destination run as usual.
+#[utoipa::path(
+    post,
+    path = "/api/v1/destinations/{name}/resume",
+    tag = "destinations",
+    security(("token" = ["operator"])),
+    params(("name" = String, Path, description = "The name of the destination")),
+    responses(
+        (status = 200, description = "How it is run", body = Value),
+        (status = 404, description = "There is no such destination", body = Problem),
+        (status = 409, description = "The configuration does not name it", body = Problem),
+    )
+)]
 pub(super) async fn resume(context: State<Context>, name: Path<String>) -> Answer {
     set(context, name, Mode::Running).await
 }
 
+/// Sends a destination what it has coming, and routes nothing more to it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/destinations/{name}/drain",
+    tag = "destinations",
+    security(("token" = ["operator"])),
+    params(("name" = String, Path, description = "The name of the destination")),
+    responses(
+        (status = 200, description = "How it is run", body = Value),
+        (status = 404, description = "There is no such destination", body = Problem),
+        (status = 409, description = "The configuration does not name it", body = Problem),
+    )
+)]
 pub(super) async fn drain(context: State<Context>, name: Path<String>) -> Answer {
     set(context, name, Mode::Draining).await
 }
@@ -50,6 +113,19 @@ async fn set(State(context): State<Context>, Path(name): Path<String>, mode: Mod
     Ok(Json(json!({ "name": name, "mode": mode.as_str() })))
 }
 
+/// Forgets a destination that the configuration no longer names.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/destinations/{name}",
+    tag = "destinations",
+    security(("token" = ["admin"])),
+    params(("name" = String, Path, description = "The name of the destination"), Removal),
+    responses(
+        (status = 200, description = "It is forgotten", body = Value),
+        (status = 404, description = "There is no such destination", body = Problem),
+        (status = 409, description = "It is still named, or something waits for it", body = Problem),
+    )
+)]
 pub(super) async fn remove(
     State(context): State<Context>,
     Path(name): Path<String>,

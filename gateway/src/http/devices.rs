@@ -6,15 +6,18 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem, quarantine::read};
 use crate::admin;
 
 /// How many to show.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Top {
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 20)]
     limit: usize,
 }
 
@@ -22,6 +25,19 @@ const fn default_limit() -> usize {
     20
 }
 
+/// What waits, by device.
+///
+/// Counted from the journal for each request; 10,000 devices are told apart.
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices",
+    tag = "devices",
+    security(("token" = ["viewer"])),
+    params(Top),
+    responses(
+        (status = 200, description = "Those with the most events first", body = Value),
+    )
+)]
 pub(super) async fn list(
     State(context): State<Context>,
     Query(top): Query<Top>,
@@ -34,7 +50,17 @@ pub(super) async fn list(
     Ok(Json(admin::devices(&devices, &names)))
 }
 
-/// Clocks that are off the most first.
+/// What the clocks of devices look like from here.
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/clocks",
+    tag = "devices",
+    security(("token" = ["viewer"])),
+    params(Top),
+    responses(
+        (status = 200, description = "Clocks that are off the most first", body = Value),
+    )
+)]
 pub(super) async fn clocks(State(context): State<Context>, Query(top): Query<Top>) -> Json<Value> {
     let (clocks, known) = context.ingest.clocks(top.limit.min(admin::PAGE_MAX));
     Json(json!({ "devices": clocks, "known": known }))

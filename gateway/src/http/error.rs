@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use penstock_broker::listener::tls;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
+use super::access::Role;
 use crate::store;
 
 /// Why the HTTP server cannot start.
@@ -22,35 +25,93 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// Nobody is asked who they are, so only this machine may ask.
-    #[error(
-        "HTTP on {0} would answer anybody who reaches it: listen on 127.0.0.1, \
-         set [http] token, or say allow_anonymous = true"
-    )]
-    BeyondLoopback(SocketAddr),
+    /// It may not listen beyond this machine like that.
+    #[error("HTTP on {0}, which is beyond this machine: {1}")]
+    BeyondLoopback(SocketAddr, Objection),
+    /// A certificate cannot be used.
+    #[error("http.tls: {0}")]
+    Tls(#[from] tls::Error),
 }
 
-/// An answer that says what went wrong.
-#[derive(Debug)]
-pub(super) struct Problem {
+/// Why the HTTP server may not listen beyond this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Objection {
+    /// Nobody is asked who they are.
+    #[error(
+        "nobody is asked who they are; set token or [[http.token]], or set \
+         allow_anonymous = true to let anyone in"
+    )]
+    NobodyIsAsked,
+    /// Tokens would go over the network as they are.
+    #[error(
+        "tokens would go over the network in the clear; set [http.tls], or set \
+         allow_plaintext = true where something in front encrypts"
+    )]
+    InTheClear,
+}
+
+/// What went wrong, as RFC 9457 says it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// What the status means.
+    title: &'static str,
+    /// The status of the answer.
+    #[serde(serialize_with = "number")]
+    #[schema(value_type = u16)]
     status: StatusCode,
+    /// What was wrong this time.
     detail: String,
+    /// The methods that there are.
+    #[serde(skip)]
+    allow: Option<String>,
+}
+
+fn number<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
+            title: status.canonical_reason().unwrap_or_default(),
             status,
             detail: detail.into(),
+            allow: None,
         }
     }
 
-    /// Who asks did not say the token.
+    /// Who asks did not say a token that is known.
     pub(super) fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "say the token of [http]: as a bearer token, or as a password",
+            "say a token of [http]: as a bearer token, or as a password",
         )
+    }
+
+    /// Who asks may not do as much.
+    pub(super) fn forbidden(has: Role, needed: Role) -> Self {
+        let (has, needed) = (has.word(), needed.word());
+        Self::new(
+            StatusCode::FORBIDDEN,
+            format!("this takes the role {needed}, and the token has {has}"),
+        )
+    }
+
+    /// There is no such path.
+    pub(super) fn nothing_there(path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no {path}; /api/v1/openapi.json says what there is"),
+        )
+    }
+
+    /// The path has other methods.
+    pub(super) fn method(method: &Method, allow: String) -> Self {
+        let detail = format!("there is no {method} here, but {allow}");
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        }
     }
 
     pub(super) fn not_found(what: &str, id: u64) -> Self {
@@ -59,27 +120,31 @@ impl Problem {
             format!("there is no {what} with number {id}"),
         )
     }
+
+    /// Whether it is about who asks.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        )
+    }
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = json!({
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        let mut response = (
-            self.status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            Json(body),
-        )
-            .into_response();
+    fn into_response(mut self) -> Response {
+        let allow = self.allow.take();
+        let allow = allow.and_then(|methods| HeaderValue::try_from(methods).ok());
+        let mut response = (self.status, Json(&self)).into_response();
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if let Some(allow) = allow {
+            headers.insert(header::ALLOW, allow);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             // Browsers know how to ask for a password.
             let challenge = HeaderValue::from_static("Basic realm=\"penstock\", Bearer");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, challenge);
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

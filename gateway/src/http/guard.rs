@@ -1,101 +1,147 @@
-//! Keeps out who does not know the token, and web pages of other origins. A page may make a browser send requests
-//! to loopback, and may point a name of its own at 127.0.0.1 (DNS rebinding).
+//! Lets in who may ask, for what the document of the API has, and keeps out the rest.
+//!
+//! In one place, before every handler: whether the operation exists, who asks, whether
+//! their role is enough, and whether a web page of another origin could have caused it. A
+//! page may make a browser send requests to loopback, and may point a name of its own at
+//! 127.0.0.1 (DNS rebinding). What changes something is written to the audit log.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    body::to_bytes,
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use super::error::Problem;
-use crate::forward::Secret;
+use super::{
+    access::{Access, Caller},
+    audit::{Asked, Audit, Change},
+    document::{For, Operations},
+    error::Problem,
+    etag,
+    server::Peer,
+};
 
-/// How strict to be.
-#[derive(Debug, Clone)]
+/// What an extractor says is wrong is short.
+const SAID_BYTES_MAX: usize = 4096;
+
+/// See the module.
+#[derive(Debug)]
 pub(super) struct Guard {
     /// The operator opened the port to others, who know the box by other names.
     pub(super) any_host: bool,
-    /// What has to be known.
-    pub(super) token: Option<Token>,
-    /// What commands of this machine say instead of it.
-    pub(super) key: Token,
+    /// There is TLS, so nobody has to say a token in the clear.
+    pub(super) encrypts: bool,
+    pub(super) access: Access,
+    pub(super) operations: Operations,
+    pub(super) audit: Audit,
 }
 
-/// A token, hashed: comparing hashes takes the same time wherever they differ.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Token(blake3::Hash);
-
-impl Token {
-    pub(super) fn new(token: &Secret) -> Self {
-        Self(blake3::hash(token.expose().as_bytes()))
-    }
-
-    /// Whether an Authorization header has it: as a bearer token, or as the password
-    /// of any user, which is how browsers ask for one.
-    fn is_in(&self, header: &str) -> bool {
-        use base64::Engine as _;
-
-        let Some((scheme, rest)) = header.split_once(' ') else {
-            return false;
-        };
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return blake3::hash(rest.trim().as_bytes()) == self.0;
+/// Answers in the place of the handler where the request is not let in.
+pub(super) async fn check(
+    State(guard): State<Arc<Guard>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let asked = Asked {
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        address: peer.map(|peer| peer.address),
+    };
+    let header = request.headers().get(header::AUTHORIZATION);
+    let caller = guard.access.who(header.and_then(|it| it.to_str().ok()));
+    if let Err(problem) = guard.admit(&request, caller.as_ref()) {
+        if problem.is_refusal() {
+            guard.audit.refused(&asked, caller.as_ref());
         }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(rest.trim());
-        scheme.eq_ignore_ascii_case("basic")
-            && decoded.is_ok_and(|decoded| {
-                let mut parts = decoded.splitn(2, |byte| *byte == b':');
-                parts.next();
-                parts
-                    .next()
-                    .is_some_and(|password| blake3::hash(password) == self.0)
-            })
+        return problem.into_response();
     }
-}
-
-/// Refuses a request that a foreign page could have caused.
-pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    match guard.objection(&request) {
-        Some(problem) => problem.into_response(),
-        None => next.run(request).await,
+    if let Some(caller) = &caller {
+        request.extensions_mut().insert(caller.clone());
+    }
+    let has = request.headers().get(header::IF_NONE_MATCH).cloned();
+    // Written also where the asker goes away before it is answered.
+    let change = match reads(&asked.method) {
+        true => None,
+        false => caller.map(|caller| Change::begin(asked.clone(), caller)),
+    };
+    let response = uniform(next.run(request).await).await;
+    if let Some(mut change) = change {
+        change.done(response.status());
+    }
+    match asked.method {
+        Method::GET => etag::tagged(has, response).await,
+        _ => response,
     }
 }
 
 impl Guard {
-    fn objection(&self, request: &Request) -> Option<Problem> {
+    fn admit(&self, request: &Request, caller: Option<&Caller>) -> Result<(), Problem> {
         let header = |name: HeaderName| request.headers().get(name)?.to_str().ok();
         if !self.any_host && !header(header::HOST).is_some_and(is_loopback) {
-            return Some(Problem::new(
+            return Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "ask for localhost or a loopback address",
             ));
         }
-        let public = matches!(
-            request.uri().path(),
-            "/healthz" | "/readyz" | "/api/v1/instance"
-        );
-        if let Some(token) = &self.token
-            && !public
-            && !header(header::AUTHORIZATION)
-                .is_some_and(|said| token.is_in(said) || self.key.is_in(said))
-        {
-            return Some(Problem::unauthorized());
+        let path = request.extensions().get::<MatchedPath>();
+        let path = path.map(MatchedPath::as_str);
+        let whom_for = path.and_then(|path| self.operations.find(path, request.method()));
+        let method = |path| Problem::method(request.method(), self.operations.methods(path));
+        match (path, whom_for) {
+            (_, Some(For::Everybody)) => return Ok(()),
+            (Some(path), None) if self.operations.is_open(path) => return Err(method(path)),
+            _ => {}
         }
-        // A page cannot send this content type to another origin without the
-        // server's consent (CORS), which is never given.
+        // A command's key has been made for this start, and the gateway has proved that it
+        // knows it.
+        let peer = request.extensions().get::<Peer>();
+        let is_plain = self.encrypts && !peer.is_some_and(|peer| peer.is_encrypted);
+        if is_plain && !caller.is_some_and(Caller::is_command) {
+            return Err(Problem::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "ask with https://",
+            ));
+        }
+        let caller = caller.ok_or_else(Problem::unauthorized)?;
+        match (path, whom_for) {
+            (None, _) => return Err(Problem::nothing_there(request.uri().path())),
+            (Some(path), None) => return Err(method(path)),
+            (Some(_), Some(For::Everybody)) => {}
+            (Some(_), Some(For::Role(role))) => caller.needs(role)?,
+        }
+        // A page cannot send this content type, or an authorization of its own, to another
+        // origin without the server's consent (CORS), which is never given.
         let json =
             header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        (!reads && !json).then(|| {
-            Problem::new(
+        match reads(request.method()) || json || caller.is_bearer() {
+            true => Ok(()),
+            false => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "requests that change something need content-type: application/json",
-            )
-        })
+                "requests that change something need content-type: application/json, or a bearer token",
+            )),
+        }
     }
+}
+
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// Makes a problem of what extractors say in plain text.
+async fn uniform(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_plain = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !(status.is_client_error() || status.is_server_error()) || !is_plain {
+        return response;
+    }
+    let said = to_bytes(response.into_body(), SAID_BYTES_MAX).await;
+    let said = said.unwrap_or_default();
+    Problem::new(status, String::from_utf8_lossy(&said)).into_response()
 }
 
 /// Whether a Host header names this machine's loopback.

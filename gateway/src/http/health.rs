@@ -5,14 +5,37 @@ use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use super::Context;
 use crate::status::Readiness;
 
+/// Whether the process answers.
+///
 /// 200 as long as the process answers: restarting it would not help against
-/// anything that [`readyz`] complains about.
+/// anything that `readyz` complains about.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "gateway",
+    security(()),
+    responses(
+        (status = 200, description = "It does", body = String),
+    )
+)]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// Whether events get on their way.
+///
 /// 200 when every destination with a backlog makes progress and devices are not
 /// pushed back, else 503 with the reasons. A connection by itself is no progress.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "gateway",
+    security(()),
+    responses(
+        (status = 200, description = "They do", body = Value),
+        (status = 503, description = "They do not, with the reasons", body = Value),
+    )
+)]
 pub(super) async fn readyz(State(context): State<Context>) -> impl IntoResponse {
     let readiness: Readiness = context.observer.readiness();
     let code = if readiness.ready {

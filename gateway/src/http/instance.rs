@@ -7,16 +7,29 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 
 /// What the asker made up.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub(super) struct Challenge {
+    /// 1 to 64 bytes.
+    #[param(min_length = 1, max_length = 64)]
     challenge: String,
 }
 
-/// Proves that this is the gateway that wrote `gateway.key`.
+/// Which gateway this is, with a proof that it wrote `gateway.key`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/instance",
+    tag = "gateway",
+    security(()),
+    params(Challenge),
+    responses(
+        (status = 200, description = "Its name for this start, and the proof", body = Value),
+    )
+)]
 pub(super) async fn instance(
     State(context): State<Context>,
     Query(Challenge { challenge }): Query<Challenge>,

@@ -19,14 +19,44 @@ const fn asset(media_type: &'static str, text: &'static str) -> Asset {
     )
 }
 
+/// The status page.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "page",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "HTML", body = String, content_type = "text/html"),
+    )
+)]
 pub(super) async fn html() -> Asset {
     asset("text/html; charset=utf-8", include_str!("page.html"))
 }
 
+/// Its script.
+#[utoipa::path(
+    get,
+    path = "/page.js",
+    tag = "page",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "JavaScript", body = String, content_type = "text/javascript"),
+    )
+)]
 pub(super) async fn script() -> Asset {
     asset("text/javascript; charset=utf-8", include_str!("page.js"))
 }
 
+/// Its looks.
+#[utoipa::path(
+    get,
+    path = "/page.css",
+    tag = "page",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "CSS", body = String, content_type = "text/css"),
+    )
+)]
 pub(super) async fn style() -> Asset {
     asset("text/css; charset=utf-8", include_str!("page.css"))
 }

@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 use crate::{
@@ -16,22 +17,34 @@ use crate::{
 
 type Answer = Result<Json<Value>, Problem>;
 
-/// A page of a list.
-#[derive(Debug, Deserialize)]
+/// A page of the list.
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
+    /// The `next` of the page before.
     #[serde(default)]
-    pub(super) after: u64,
+    after: u64,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
-    pub(super) limit: usize,
-    /// Dead letters only: of this destination.
-    pub(super) destination: Option<String>,
+    #[param(default = 100)]
+    limit: usize,
 }
 
-const fn default_limit() -> usize {
+pub(super) const fn default_limit() -> usize {
     100
 }
 
+/// Messages that could not be decoded.
+#[utoipa::path(
+    get,
+    path = "/api/v1/quarantine",
+    tag = "quarantine",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses(
+        (status = 200, description = "Messages, oldest first", body = Value),
+    )
+)]
 pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
     let items = read(&context.store, move |listing| {
         listing.quarantine(page.after, page.limit.min(admin::PAGE_MAX))
@@ -41,9 +54,22 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
         .iter()
         .map(|item| admin::quarantined_line(item, &context.boots))
         .collect();
-    Ok(Json(json!({ "items": lines })))
+    let last = items.last().map(|item| item.id);
+    Ok(Json(json!({ "items": lines, "next": last })))
 }
 
+/// A message with its payload.
+#[utoipa::path(
+    get,
+    path = "/api/v1/quarantine/{id}",
+    tag = "quarantine",
+    security(("token" = ["viewer"])),
+    params(("id" = u64, Path, description = "The number of the message")),
+    responses(
+        (status = 200, description = "The message", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+    )
+)]
 pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     Ok(Json(admin::quarantined_whole(
         &find(&context, id).await?,
@@ -51,6 +77,19 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     )))
 }
 
+/// Decodes a message once more, with the mappings of today.
+#[utoipa::path(
+    post,
+    path = "/api/v1/quarantine/{id}/retry",
+    tag = "quarantine",
+    security(("token" = ["operator"])),
+    params(("id" = u64, Path, description = "The number of the message")),
+    responses(
+        (status = 200, description = "What came of it", body = Retried),
+        (status = 404, description = "There is none with this number", body = Problem),
+        (status = 507, description = "The journal is full; the message stays", body = Problem),
+    )
+)]
 pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     let item = find(&context, id).await?;
     match admin::retry(&context.store, &context.ingest, item).await? {
@@ -63,6 +102,18 @@ pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -
     }
 }
 
+/// Discards a message.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/quarantine/{id}",
+    tag = "quarantine",
+    security(("token" = ["admin"])),
+    params(("id" = u64, Path, description = "The number of the message")),
+    responses(
+        (status = 200, description = "It is gone", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+    )
+)]
 pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     match context.store.discard_quarantined(vec![id]).await? {
         0 => Err(Problem::not_found("quarantined message", id)),

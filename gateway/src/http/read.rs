@@ -8,6 +8,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 use crate::{
@@ -26,65 +27,121 @@ const fn default_limit() -> usize {
 }
 
 /// A question for last values.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LastOf {
+    /// Only of this device.
     device: Option<String>,
+    /// Only of this measurement.
     name: Option<String>,
+    /// The `next` of the page before.
     after: Option<String>,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
+    /// Waits, up to ten seconds, until the answer reflects this position.
     #[serde(default)]
     min_position: u64,
 }
 
 /// A question for history.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HistoryOf {
+    /// The device.
     device: String,
+    /// The measurement.
     name: String,
+    /// From here on: an instant such as `2026-03-01T12:00:00Z`, or so long ago, as in `6h`.
     from: Option<String>,
+    /// Up to here.
     to: Option<String>,
+    /// By steps, as in `5m`; without it every number.
     step: Option<String>,
+    /// The `next` of the page before.
     after: Option<String>,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
+    /// Waits, up to ten seconds, until the answer reflects this position.
     #[serde(default)]
     min_position: u64,
 }
 
 /// A question for words.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SearchFor {
+    /// Words that must all be there; see the documentation of queries.
     q: String,
+    /// Where to look.
     #[serde(default, rename = "in")]
+    #[param(inline)]
     among: In,
+    /// The `next` of the page before.
     after: Option<String>,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
+    /// Waits, up to ten seconds, until the answer reflects this position.
     #[serde(default)]
     min_position: u64,
 }
 
 /// A question for one event.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Where {
+    /// Waits, up to ten seconds, until the answer reflects this position.
     #[serde(default)]
     min_position: u64,
 }
 
+/// The read side.
+#[utoipa::path(
+    get,
+    path = "/api/v1/read",
+    tag = "read",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "How far it is, and how large", body = Value),
+    )
+)]
 pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     Json(context.read.status())
 }
 
+/// Builds the read side anew, from what the journal has.
+#[utoipa::path(
+    post,
+    path = "/api/v1/read/rebuild",
+    tag = "read",
+    security(("token" = ["operator"])),
+    responses(
+        (status = 200, description = "It begins", body = Value),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
 pub(super) async fn rebuild(State(context): State<Context>) -> Answer {
     context.read.rebuild().await?;
     Ok(Json(json!({ "rebuilding": true })).into_response())
 }
 
+/// The last value of each series.
+#[utoipa::path(
+    get,
+    path = "/api/v1/last",
+    tag = "read",
+    security(("token" = ["viewer"])),
+    params(LastOf),
+    responses(
+        (status = 200, description = "By device and name", body = Value),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
 pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf>) -> Answer {
     let asked = Last {
         device: of.device,
@@ -95,6 +152,18 @@ pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf
     ask(&context, of.min_position, move |reader| reader.last(&asked)).await
 }
 
+/// The numbers of a series: every one, or by steps.
+#[utoipa::path(
+    get,
+    path = "/api/v1/history",
+    tag = "read",
+    security(("token" = ["viewer"])),
+    params(HistoryOf),
+    responses(
+        (status = 200, description = "Oldest first", body = Value),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
 pub(super) async fn history(State(context): State<Context>, Query(of): Query<HistoryOf>) -> Answer {
     let asked = history_of(&of, context.observer.now())?;
     ask(&context, of.min_position, move |reader| {
@@ -119,6 +188,18 @@ fn history_of(of: &HistoryOf, now: Timestamp) -> Result<History, Error> {
     })
 }
 
+/// Events, quarantine and dead letters with these words.
+#[utoipa::path(
+    get,
+    path = "/api/v1/search",
+    tag = "read",
+    security(("token" = ["viewer"])),
+    params(SearchFor),
+    responses(
+        (status = 200, description = "Newest first", body = Value),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
 pub(super) async fn search(State(context): State<Context>, Query(of): Query<SearchFor>) -> Answer {
     let asked = Search {
         q: of.q,
@@ -132,13 +213,26 @@ pub(super) async fn search(State(context): State<Context>, Query(of): Query<Sear
     .await
 }
 
+/// Where an event is: in the journal, delivered, waiting, given up.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events/{event}/where",
+    tag = "read",
+    security(("token" = ["viewer"])),
+    params(("event" = String, Path, description = "Its `eventkey`, or its position"), Where),
+    responses(
+        (status = 200, description = "The event, and its corrections", body = Value),
+        (status = 404, description = "None is known", body = Problem),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
 pub(super) async fn whereabouts(
     State(context): State<Context>,
     Path(event): Path<String>,
     Query(of): Query<Where>,
 ) -> Answer {
     let which = Which::parse(&event)?;
-    let least = Position(of.min_position);
+    let least = given(&context, of.min_position)?;
     let found = context.read.ask_from(least, move |reader| {
         let found = reader.whereabouts(which)?;
         Ok(match found["items"].as_array().is_none_or(Vec::is_empty) {
@@ -160,12 +254,25 @@ async fn ask(
     min_position: u64,
     question: impl Fn(&mut Reader) -> Result<Value, Error> + Send + Sync + 'static,
 ) -> Answer {
-    let least = Position(min_position);
+    let least = given(context, min_position)?;
     // Written on the thread that answers: what is left for this one is little.
     let answer = context
         .read
         .ask_from(least, move |reader| Ok(question(reader)?.to_string()));
     Ok(response(answer.await?))
+}
+
+/// A position that answers may be waited for to reflect: one that is not given yet may
+/// never be.
+fn given(context: &Context, min_position: u64) -> Result<Position, Problem> {
+    let committed = *context.store.committed().borrow();
+    match Position(min_position) {
+        least if least <= committed => Ok(least),
+        least => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("min_position: {least} is not given yet; the last one is {committed}"),
+        )),
+    }
 }
 
 fn response(answer: String) -> Response {

@@ -8,6 +8,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem, quarantine::read};
 use crate::{
@@ -24,24 +25,37 @@ const AHEAD_NANOS_MAX: i64 = 60_000_000_000;
 static REPLAYING: Semaphore = Semaphore::const_new(1);
 
 /// What to make again; see [`replay::Replay`].
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
+    /// The `next` of the page before.
     #[serde(default)]
     after: u64,
+    /// Up to this position; by default what is committed now.
     until: Option<u64>,
+    /// At most so many messages, and never more than 200.
     #[serde(default = "default_limit")]
+    #[param(default = 200)]
     limit: usize,
+    /// When the replay began: the same for all of its pages.
     at: Option<String>,
+    /// Only messages that were received from here on.
     from: Option<String>,
+    /// Only messages that were received before this.
     to: Option<String>,
+    /// Only of this device.
     device: Option<String>,
+    /// Only messages whose topic this template takes.
     topic: Option<String>,
+    /// Only to this destination.
     destination: Option<String>,
+    /// Also events that the messages did not make before.
     #[serde(default)]
     new: bool,
+    /// Only events that have become others.
     #[serde(default)]
     only_changed: bool,
+    /// Shows what would be made, and stores nothing.
     #[serde(default)]
     dry_run: bool,
 }
@@ -50,6 +64,18 @@ const fn default_limit() -> usize {
     replay::MESSAGES_MAX
 }
 
+/// Makes the events of kept messages again, a page at a time.
+#[utoipa::path(
+    post,
+    path = "/api/v1/replay",
+    tag = "events",
+    security(("token" = ["operator"])),
+    params(Asked),
+    responses(
+        (status = 200, description = "What came of the page", body = Value),
+        (status = 409, description = "Another page is being made", body = Problem),
+    )
+)]
 pub(super) async fn page(
     State(context): State<Context>,
     Query(asked): Query<Asked>,

@@ -9,18 +9,40 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::{Context, error::Problem};
+use super::{Context, access::Caller, error::Problem};
 use crate::{
     admin,
     rulebook::{self, Rulebook, Shown, Version},
 };
 
+/// Every rule.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rules",
+    tag = "rules",
+    security(("token" = ["viewer"])),
+    responses(
+        (status = 200, description = "Rules, by name", body = Value),
+    )
+)]
 pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, Problem> {
     let shown = with(&context, |book| Ok(book.list())).await?;
     let items: Vec<Value> = shown.iter().map(line).collect();
     Ok(Json(json!({ "items": items })))
 }
 
+/// A rule, with its text where it was put over the API.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rules/{name}",
+    tag = "rules",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, description = "The name of the rule")),
+    responses(
+        (status = 200, description = "The rule", body = Value),
+        (status = 404, description = "There is no such rule", body = Problem),
+    )
+)]
 pub(super) async fn show(
     State(context): State<Context>,
     Path(name): Path<String>,
@@ -35,8 +57,24 @@ pub(super) async fn show(
     Ok((tag(found.version.as_ref())?, Json(whole)).into_response())
 }
 
+/// Puts a rule in force.
+#[utoipa::path(
+    put,
+    path = "/api/v1/rules/{name}",
+    tag = "rules",
+    security(("token" = ["operator"])),
+    params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
+    request_body(content = Value, description = "The rule", content_type = "application/json"),
+    responses(
+        (status = 200, description = "The version that is in force now", body = Value),
+        (status = 400, description = "Every mistake in it", body = Problem),
+        (status = 409, description = "It is in the configuration", body = Problem),
+        (status = 412, description = "If-Match says another version", body = Problem),
+    )
+)]
 pub(super) async fn put(
     State(context): State<Context>,
+    caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
     text: String,
@@ -44,27 +82,54 @@ pub(super) async fn put(
     let over = over(&headers)?;
     let now = context.ingest.now();
     let version = with(&context, move |book| {
-        book.put(&name, &text, over, "operator", now)
+        book.put(&name, &text, over, caller.name(), now)
     })
     .await?;
     let answer = json!({ "version": version.number, "at": admin::known(version.at) });
     Ok((tag(Some(&version))?, Json(answer)).into_response())
 }
 
+/// Takes a rule out of force.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/rules/{name}",
+    tag = "rules",
+    security(("token" = ["operator"])),
+    params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
+    responses(
+        (status = 200, description = "It is out of force; its versions stay", body = Value),
+        (status = 404, description = "There is no such rule", body = Problem),
+        (status = 409, description = "It is in the configuration", body = Problem),
+        (status = 412, description = "If-Match says another version", body = Problem),
+    )
+)]
 pub(super) async fn delete(
     State(context): State<Context>,
+    caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let over = over(&headers)?;
     let now = context.ingest.now();
     with(&context, move |book| {
-        book.delete(&name, over, "operator", now)
+        book.delete(&name, over, caller.name(), now)
     })
     .await?;
     Ok(Json(json!({ "deleted": 1 })))
 }
 
+/// The versions of a rule.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rules/{name}/versions",
+    tag = "rules",
+    security(("token" = ["viewer"])),
+    params(("name" = String, Path, description = "The name of the rule")),
+    responses(
+        (status = 200, description = "Versions, the latest first", body = Value),
+        (status = 404, description = "There is no such rule", body = Problem),
+    )
+)]
 pub(super) async fn versions(
     State(context): State<Context>,
     Path(name): Path<String>,

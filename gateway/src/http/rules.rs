@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::{Context, error::Problem};
 use crate::{
@@ -18,13 +19,17 @@ use crate::{
 type Answer = Result<Json<Value>, Problem>;
 
 /// A page of failures.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
+    /// The `next` of the page before.
     #[serde(default)]
     after: u64,
+    /// At most so many, and never more than 1,000.
     #[serde(default = "default_limit")]
+    #[param(default = 100)]
     limit: usize,
+    /// Only of this rule.
     rule: Option<String>,
 }
 
@@ -32,6 +37,17 @@ const fn default_limit() -> usize {
     100
 }
 
+/// What rules could not do for an event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rule-failures",
+    tag = "rules",
+    security(("token" = ["viewer"])),
+    params(Page),
+    responses(
+        (status = 200, description = "Failures, by number", body = Value),
+    )
+)]
 pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
     let limit = page.limit.min(admin::PAGE_MAX);
     let items = context.actions.failed(page.rule, page.after, limit).await?;
@@ -41,6 +57,18 @@ pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Pa
     Ok(Json(json!({ "items": items, "next": next })))
 }
 
+/// A failure with its event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/rule-failures/{id}",
+    tag = "rules",
+    security(("token" = ["viewer"])),
+    params(("id" = u64, Path, description = "The number of the failure")),
+    responses(
+        (status = 200, description = "The failure", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+    )
+)]
 pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     let found = context.actions.failure(id).await?;
     let found = found.ok_or_else(|| Problem::not_found("failure of a rule", id))?;
@@ -53,6 +81,19 @@ pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>)
     Ok(Json(whole))
 }
 
+/// Tries again what a rule could not do.
+#[utoipa::path(
+    post,
+    path = "/api/v1/rule-failures/{id}/retry",
+    tag = "rules",
+    security(("token" = ["operator"])),
+    params(("id" = u64, Path, description = "The number of the failure")),
+    responses(
+        (status = 200, description = "It is done", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+        (status = 409, description = "It failed again", body = Problem),
+    )
+)]
 pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     match context.actions.retry(id).await? {
         None => Err(Problem::not_found("failure of a rule", id)),
@@ -61,6 +102,18 @@ pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -
     }
 }
 
+/// Discards a failure.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/rule-failures/{id}",
+    tag = "rules",
+    security(("token" = ["admin"])),
+    params(("id" = u64, Path, description = "The number of the failure")),
+    responses(
+        (status = 200, description = "It is gone", body = Value),
+        (status = 404, description = "There is none with this number", body = Problem),
+    )
+)]
 pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     match context.actions.discard(id).await? {
         false => Err(Problem::not_found("failure of a rule", id)),

@@ -21,7 +21,6 @@ use super::{
     kept,
     log::{self, Cramped, Log},
     names::{self, Name},
-    pace::{self, Pace},
     patience::ANSWER_TIME_MAX,
     retention::{Next, Retention},
     schema, unset,
@@ -29,6 +28,7 @@ use super::{
 use crate::{
     boots::Boots,
     clock::Clock,
+    pace::{self, Pace},
     record::{DestinationId, Position},
     store,
 };

@@ -15,13 +15,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    Error, Reader,
-    log::Cramped,
+use super::{Error, Reader, log::Cramped, patience::Patience};
+use crate::{
     pace::{self, Pace},
-    patience::Patience,
+    record::Position,
+    store,
 };
-use crate::{record::Position, store};
 
 /// Questions that are answered at a time; others wait.
 pub(super) const QUESTIONS_MAX: usize = 4;

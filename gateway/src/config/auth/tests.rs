@@ -233,6 +233,26 @@ fn mistakes_say_what_would_be_right() {
             "[http]\ntoken = \"${SECRET}\"\nallow_anonymous = true",
             "leave one of token and allow_anonymous away",
         ),
+        (
+            "[http]\ntoken = [{ name = \"a\", role = \"root\", secret = \"${SECRET}\" }]",
+            "http.token[1].role: \"root\": should be one of viewer, operator, admin",
+        ),
+        (
+            "[http]\ntoken = [{ name = \"a\", role = \"viewer\", secret = \"${SECRET}\" }, { name = \"a\", role = \"admin\", secret = \"another-secret-of-16\" }]",
+            "http.token[2].name: \"a\": another token has this name",
+        ),
+        (
+            "[http]\ntoken = [{ name = \"a\", role = \"viewer\", secret = \"${SECRET}\" }, { name = \"b\", role = \"admin\", secret = \"${SECRET}\" }]",
+            "http.token[2].secret: \"${SECRET}\": another token has the same secret",
+        ),
+        (
+            "[http]\ntoken = [{ name = \"anyone\", role = \"viewer\", secret = \"${SECRET}\" }]",
+            "this name is taken; the audit log needs it",
+        ),
+        (
+            "[http]\ntoken = [{ name = \"a\", secret = \"${SECRET}\" }]",
+            "http.token[1].role: is missing; for example role = \"viewer\"",
+        ),
     ] {
         let text = match text.contains("[[acl]]") || expect.contains("[[acl]]") {
             true => text.to_owned(),

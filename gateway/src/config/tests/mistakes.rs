@@ -36,7 +36,7 @@ format = "jsom"
     configuration:7: broker.receive_max: 70000 is not between 1 and 65535
     configuration:8: broker.packet_bytes_max: 64MiB is not between 1KiB and 8MiB
     configuration:9: broker.allow_anonymous: should be true or false, not a string
-    configuration:11: http.listen: 0.0.0.0:80 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:80", or set allow_anonymous = true to let anyone in
+    configuration:11: http.listen: 0.0.0.0:80 is beyond this machine, and nobody is asked who they are; set token or [[http.token]], or set allow_anonymous = true to let anyone in, or listen on "127.0.0.1:80"
     configuration:13: store.size_max: "a lot": a size is a number and a unit: 512KiB, 256MiB, 1GiB, or 1GB for a thousand million bytes
     configuration:14: store.age_max: "24": a duration is a number and a unit: 500ms, 30s, 5m, 24h or 7d (such as "24s" or "24h")
     configuration:15: store.on_full: "explode": should be one of push-back, drop-oldest
@@ -293,10 +293,28 @@ fn beyond_loopback_takes_a_word() {
     assert_snapshot!(
         mistakes("[broker]\nlisten = \"0.0.0.0:1883\"\n[http]\nlisten = \"[::]:8080\""), @r#"
     configuration:2: broker.listen: 0.0.0.0:1883 is beyond this machine, and clients are not asked who they are; configure [auth], listen on "127.0.0.1:1883", or set allow_anonymous = true to let anyone in
-    configuration:4: http.listen: [::]:8080 is beyond this machine, and nobody is asked who they are; set token, listen on "127.0.0.1:8080", or set allow_anonymous = true to let anyone in
+    configuration:4: http.listen: [::]:8080 is beyond this machine, and nobody is asked who they are; set token or [[http.token]], or set allow_anonymous = true to let anyone in, or listen on "127.0.0.1:8080"
     "#
     );
     read("[broker]\nlisten = \"0.0.0.0:1883\"\nallow_anonymous = true").unwrap();
+    let token = "[http]\nlisten = \"0.0.0.0:8080\"\ntoken = \"0123456789-of-somebody\"\n";
+    assert_snapshot!(
+        mistakes(token), @r#"configuration:2: http.listen: 0.0.0.0:8080 is beyond this machine, and tokens would go over the network in the clear; set [http.tls], or set allow_plaintext = true where something in front encrypts, or listen on "127.0.0.1:8080""#
+    );
+    for word in [
+        "allow_plaintext = true",
+        "tls = { certificate = \"a.pem\", key = \"a.key\" }",
+    ] {
+        read(&format!("{token}{word}")).unwrap();
+    }
+    // Whoever has no certificate of the plant's does not get as far as asking.
+    let tls = "[http]\nlisten = \"0.0.0.0:8080\"\ntls = { certificate = \"a.pem\", key = \"a.key\", client_ca = \"ca.pem\" }";
+    read(tls).unwrap();
+    let optional = tls.replace(
+        "\"ca.pem\"",
+        "\"ca.pem\", client_certificate = \"optional\"",
+    );
+    assert!(mistakes(&optional).contains("nobody is asked"));
     assert_snapshot!(
         mistakes("[broker]\nlisten = \"127.0.0.1:1883\"\n[http]\nlisten = \"127.0.0.1:1883\""), @r#"configuration:4: http.listen: 127.0.0.1:1883 is the broker's address too"#
     );

@@ -1,128 +1,21 @@
 //! The API as programs and browsers meet it: a whole gateway on ports of its own.
 
-use std::{net::SocketAddr, time::Duration};
+mod access;
+mod gateway;
+mod stream;
+#[cfg(feature = "http")]
+mod tls;
 
-use penstock::{app::App, config::Config};
+use std::time::Duration;
+
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    task::JoinHandle,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
-
-struct Gateway {
-    http: SocketAddr,
-    mqtt: SocketAddr,
-    shutdown: CancellationToken,
-    ended: JoinHandle<anyhow::Result<()>>,
-    _dir: TempDir,
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).expect("JSON")
-    }
-}
-
-impl Gateway {
-    async fn start() -> Self {
-        Self::start_with(|_| {}).await
-    }
-
-    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut config = Config::defaults(dir.path());
-        config.broker.listeners = vec![penstock_broker::listener::Config::tcp(
-            ([127, 0, 0, 1], 0).into(),
-        )];
-        config.http.listen.set_port(0);
-        change(&mut config);
-        let app = App::build(config).await.expect("a gateway");
-        let running = app.running();
-        let shutdown = CancellationToken::new();
-        Self {
-            http: running.note.http,
-            mqtt: running.note.mqtt.expect("TCP"),
-            ended: tokio::spawn(app.run(shutdown.clone())),
-            shutdown,
-            _dir: dir,
-        }
-    }
-
-    async fn ask(&self, request: &str) -> Answer {
-        let mut stream = TcpStream::connect(self.http).await.expect("connect");
-        stream.write_all(request.as_bytes()).await.expect("write");
-        let mut text = String::new();
-        let read = timeout(LONG, stream.read_to_string(&mut text)).await;
-        read.expect("an answer in time").expect("an answer");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).expect("a status");
-        Answer {
-            status: status.parse().expect("a number"),
-            head: head.to_lowercase(),
-            body: body.to_owned(),
-        }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.ask(&format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"))
-            .await
-    }
-
-    async fn change(&self, method: &str, path: &str) -> Answer {
-        self.ask(&format!(
-            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
-        ))
-        .await
-    }
-
-    /// Sends JSON, with another head line or none.
-    async fn send(&self, method: &str, path: &str, head: &str, json: &str) -> Answer {
-        let length = json.len();
-        self.ask(&format!(
-            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}Content-Length: {length}\r\n\r\n{json}"
-        ))
-        .await
-    }
-
-    /// Publishes at QoS 1 with MQTT 3.1.1 and waits for the acknowledgement.
-    async fn publish(&self, topic: &str, payload: &[u8]) {
-        let mut stream = TcpStream::connect(self.mqtt).await.expect("connect");
-        let mut bytes = vec![
-            0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 2, b'm', b'e',
-        ];
-        let remaining = 2 + topic.len() + 2 + payload.len();
-        bytes.extend_from_slice(&[0x32, u8::try_from(remaining).expect("short"), 0]);
-        bytes.push(u8::try_from(topic.len()).expect("short"));
-        bytes.extend_from_slice(topic.as_bytes());
-        bytes.extend_from_slice(&[0, 1]);
-        bytes.extend_from_slice(payload);
-        stream.write_all(&bytes).await.expect("write");
-        let mut answer = [0; 8];
-        let read = timeout(LONG, stream.read_exact(&mut answer)).await;
-        read.expect("an acknowledgement in time")
-            .expect("an acknowledgement");
-        assert_eq!(answer, [0x20, 2, 0, 0, 0x40, 2, 0, 1]);
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        let ended = timeout(LONG, self.ended).await.expect("an end in time");
-        ended.expect("no panic").expect("an orderly end");
-    }
-}
+use gateway::{Gateway, LONG};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_and_its_parts_are_served_with_a_policy_that_loads_nothing_from_elsewhere() {
@@ -202,6 +95,38 @@ async fn health_readiness_metrics_and_status_agree_with_what_was_published() {
             metrics.body
         );
     }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_still_the_same_is_not_sent_again() {
+    let gateway = Gateway::start().await;
+    let again = |path: &str, tag: &str| {
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nIf-None-Match: {tag}\r\n\r\n")
+    };
+    for path in ["/api/v1/openapi.json", "/page.js", "/api/v1/quarantine"] {
+        let first = gateway.get(path).await;
+        let tag = first
+            .head
+            .lines()
+            .find_map(|line| line.strip_prefix("etag: "));
+        let tag = tag.expect("a tag");
+        let second = gateway.ask(&again(path, tag)).await;
+        assert_eq!((second.status, &*second.body), (304, ""), "{path}");
+        assert!(second.head.contains(&format!("etag: {tag}")), "{path}");
+        let other = gateway.ask(&again(path, "\"another\"")).await;
+        assert_eq!((other.status, other.body), (200, first.body), "{path}");
+    }
+    let before = gateway.get("/api/v1/quarantine").await;
+    let tag = before
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("etag: "));
+    gateway.publish("devices/d/telemetry", br#"{"t":"#).await;
+    let after = gateway
+        .ask(&again("/api/v1/quarantine", tag.expect("a tag")))
+        .await;
+    assert_eq!(after.status, 200);
     gateway.stop().await;
 }
 

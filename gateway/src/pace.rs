@@ -1,4 +1,4 @@
-//! Low priority for threads of the read side, and rests for the one that writes.
+//! Low priority for threads that nobody waits for, and rests for those that hold locks.
 //!
 //! A low priority alone is not enough where locks are shared: a thread that is not let
 //! on while it has one keeps others waiting. So it rests while processors are wanted by
@@ -12,28 +12,28 @@ const NICE: i32 = 19;
 const REST_MAX: Duration = Duration::from_millis(250);
 
 /// Gives way to everything else that wants a processor; of the calling thread alone.
-pub(super) fn give_way() {
+pub(crate) fn give_way() {
     // Where that may not be, it is as any other.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the read side has the priority of everything else");
+        tracing::debug!(%error, "a thread has the priority of everything else");
     }
 }
 
 /// How long one thread had to wait for processors.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// In all, so far.
     waited: Duration,
 }
 
 impl Pace {
     /// Of the calling thread, from now on.
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { waited: waited() }
     }
 
     /// How long to rest now: as long as it had to wait since it was asked last.
-    pub(super) fn rest(&mut self) -> Duration {
+    pub(crate) fn rest(&mut self) -> Duration {
         let now = waited();
         let since = now.saturating_sub(self.waited);
         self.waited = now;
