@@ -57,6 +57,12 @@ pub fn moto() -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// The directory with Schemathesis and what it needs, where it is: a `PYTHONPATH`.
+pub fn schemathesis() -> Option<PathBuf> {
+    let dir = repository().join(".tools/schemathesis-4.32.5");
+    dir.is_dir().then_some(dir)
+}
+
 /// The directory with the jars of Apache Kafka, where it is and Java too.
 pub fn kafka() -> Option<PathBuf> {
     let dir = repository().join(".tools/kafka-4.1.2");

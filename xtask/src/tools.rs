@@ -118,6 +118,8 @@ pub(crate) struct Tools {
     pub(crate) node_producers: bool,
     /// Whether moto is in `.tools/`.
     pub(crate) moto: bool,
+    /// Whether Schemathesis is in `.tools/`.
+    pub(crate) schemathesis: bool,
     /// Whether Apache Kafka is in `.tools/`, and Java on the path.
     pub(crate) kafka: bool,
     /// Whether there is PostgreSQL.
@@ -160,6 +162,10 @@ impl Tools {
             .inspect(|()| println!("moto: there"))
             .inspect_err(|error| eprintln!("moto: not available: {error:#}"))
             .is_ok();
+        let schemathesis = schemathesis(&repository.join(".tools"))
+            .inspect(|()| println!("schemathesis: there"))
+            .inspect_err(|error| eprintln!("schemathesis: not available: {error:#}"))
+            .is_ok();
         let kafka = streams::kafka(repository)
             .inspect(|()| println!("kafka and java: there"))
             .inspect_err(|error| eprintln!("kafka and java: not available: {error:#}"))
@@ -180,6 +186,7 @@ impl Tools {
             producers,
             node_producers,
             moto,
+            schemathesis,
             kafka,
             postgres,
             opensearch,
@@ -210,6 +217,9 @@ impl Tools {
         if !self.moto {
             missing.push("moto");
         }
+        if !self.schemathesis {
+            missing.push("schemathesis");
+        }
         if !self.kafka {
             missing.push("kafka and java");
         }
@@ -221,6 +231,16 @@ impl Tools {
         }
         missing
     }
+}
+
+/// Schemathesis, which asks an API everything that its document allows, and more, as
+/// Python modules.
+fn schemathesis(tools: &Path) -> anyhow::Result<()> {
+    streams::modules(
+        tools,
+        "schemathesis-4.32.5",
+        include_str!("../pins/schemathesis.txt"),
+    )
 }
 
 /// In this order: the one named by the user, the pinned one, the one on the path, Debian's.

@@ -23,7 +23,12 @@ const KAFKA: Jars = Jars {
 
 /// moto, a stand-in for Amazon's services, as Python modules.
 pub(super) fn moto(tools: &Path) -> anyhow::Result<()> {
-    let target = tools.join(MOTO_DIR);
+    modules(tools, MOTO_DIR, MOTO)
+}
+
+/// Packages of PyPI in a directory below `.tools/`, which is a `PYTHONPATH` then.
+pub(super) fn modules(tools: &Path, dir: &str, pins: &str) -> anyhow::Result<()> {
+    let target = tools.join(dir);
     if target.is_dir() {
         return Ok(());
     }
@@ -31,10 +36,10 @@ pub(super) fn moto(tools: &Path) -> anyhow::Result<()> {
         debian(&["python3-pip"]).context("python3 with pip is needed")?;
     }
     // Whole or not at all.
-    let part = tools.join(format!("{MOTO_DIR}.part"));
+    let part = tools.join(format!("{dir}.part"));
     begin(&part)?;
-    let pins = part.join("pins.txt");
-    fs::write(&pins, MOTO)?;
+    let file = part.join("pins.txt");
+    fs::write(&file, pins)?;
     run(Command::new("python3")
         .args(["-m", "pip", "--disable-pip-version-check", "install"])
         .args([
@@ -46,7 +51,7 @@ pub(super) fn moto(tools: &Path) -> anyhow::Result<()> {
         .arg("--target")
         .arg(&part)
         .arg("--requirement")
-        .arg(&pins))?;
+        .arg(&file))?;
     fs::rename(&part, &target)?;
     Ok(())
 }
