@@ -212,7 +212,11 @@ fn kafka_knows_us_by_password_or_certificate_and_nothing_goes_in_the_clear() {
         ("wrong", ports.password, login("scram-sha-512", "wrong")),
         ("nobody", ports.password, trust.clone()),
         ("bare", ports.certificate, trust.clone()),
-        ("distrust", ports.certificate, "tls = true".to_owned()),
+        (
+            "distrust",
+            ports.password,
+            login("scram-sha-512", PASSWORD).replace(&trust, "tls = true"),
+        ),
     ];
     let mut setup = Setup::new(&sandbox);
     for (name, port, keys) in known.iter().chain(&unknown) {
@@ -234,10 +238,13 @@ fn kafka_knows_us_by_password_or_certificate_and_nothing_goes_in_the_clear() {
         }
     };
     delivered(20);
-    for (name, ..) in &unknown {
+    let nothing_else = || {
         let status = gateway.status();
-        assert_eq!(status.destination(name).delivered, 0, "{name}");
-    }
+        for (name, ..) in &unknown {
+            assert_eq!(status.destination(name).delivered, 0, "{name}");
+        }
+    };
+    nothing_else();
     gateway.wait_for(
         Duration::from_secs(60),
         "a wrong password to be said",
@@ -248,6 +255,7 @@ fn kafka_knows_us_by_password_or_certificate_and_nothing_goes_in_the_clear() {
     kafka.start_again();
     publish(&setup, (20..40).map(|n| format!("{{\"n\":{n}}}")));
     delivered(40);
+    nothing_else();
     gateway.finish();
     for (name, ..) in &known {
         let dump = kafka.dump(&sandbox, name, 40);

@@ -62,6 +62,9 @@ pub(super) struct Http {
     secrets: Vec<String>,
     clock: Arc<dyn Clock>,
     refusals: Mutex<Refusals>,
+    /// Of a cluster that documents go to.
+    #[cfg(feature = "opensearch")]
+    health: Mutex<bulk::Health>,
     /// What was posted last and not answered: it goes again as it was.
     in_doubt: Mutex<Option<Batch>>,
 }
@@ -86,6 +89,8 @@ impl Http {
             config,
             clock,
             refusals: Mutex::default(),
+            #[cfg(feature = "opensearch")]
+            health: Mutex::default(),
             in_doubt: Mutex::default(),
         };
         Ok(http)
@@ -249,10 +254,16 @@ impl Http {
             meaning: &meaning,
         };
         #[cfg(feature = "opensearch")]
+        let bulk = |body: &[u8], records| {
+            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            bulk::outcomes(body, records, &mut health)
+        };
+        #[cfg(feature = "opensearch")]
         if let Form::Bulk(_) = form {
-            // It names each document, and quotes what was wrong in it.
-            reading.bytes_max = (8 * self.config.batch_bytes).max(reading.bytes_max);
-            reading.outcomes = Some(bulk::outcomes);
+            // It names each document, and quotes what was wrong in it, twice and escaped.
+            let sent = part.items.iter().map(|item| item.record().body.len());
+            reading.bytes_max += 16 * sent.sum::<usize>();
+            reading.outcomes = Some(&bulk);
         }
         (unauthorized, reply::read(response, reading).await)
     }

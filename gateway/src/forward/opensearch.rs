@@ -29,6 +29,9 @@ const PRIORITY: u32 = 100;
 /// Longer texts are kept and not searched.
 const KEYWORD_CHARS_MAX: u32 = 1_024;
 
+/// Names of measurements that an index may have, about.
+const FIELDS_MAX: u32 = 5_000;
+
 /// How documents are created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -96,9 +99,10 @@ impl Config {
         Ok(url)
     }
 
-    /// What an index template is called.
+    /// What an index template is called: another index is another template.
     fn template_name(&self) -> String {
-        format!("penstock-{}", self.index.stem())
+        let kind = if self.data_stream { "-stream" } else { "" };
+        format!("penstock-{}{kind}", self.index.name())
     }
 
     /// The template: numbers of any kind are doubles, texts are words to look for as they
@@ -116,10 +120,12 @@ impl Config {
             "mapping": {"type": "keyword", "ignore_above": KEYWORD_CHARS_MAX},
         });
         let date = json!({"type": "date"});
+        // Kept, and not looked for: fields are few.
+        let kept = json!({"type": "object", "enabled": false});
         let mut template = json!({
             "index_patterns": [self.index.pattern()],
             "priority": PRIORITY,
-            "template": {"mappings": {
+            "template": {"settings": {"index.mapping.total_fields.limit": FIELDS_MAX}, "mappings": {
                 "date_detection": false,
                 "dynamic_templates": [
                     {"integers": number("long")},
@@ -128,6 +134,7 @@ impl Config {
                 ],
                 "properties": {
                     "@timestamp": date, "time": date, "recordedtime": date, "correctedtime": date,
+                    "units": kept, "qualities": kept, "times": kept,
                 },
             }},
         });

@@ -37,6 +37,9 @@ pub use config::{Config, Layout, Server, Table};
 /// How long the end waits for the server to hear of it.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// Rows of large events find room where batches are small.
+const ROWS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// The PostgreSQL destination.
 #[derive(Debug)]
 pub(super) struct Postgres {
@@ -57,9 +60,15 @@ impl Postgres {
         })
     }
 
+    /// What the rows of a statement take at most, about: measurements repeat what their
+    /// event says once.
+    fn rows_bytes_max(&self) -> usize {
+        ROWS_BYTES_MAX.saturating_add(self.config.batch_bytes.saturating_mul(8))
+    }
+
     /// Inserts it over the connection of before, or a new one.
     async fn insert(&self, part: &Batch) -> Result<Reply, Error> {
-        let columns = match rows::of(&part.items, self.config.layout) {
+        let columns = match rows::of(&part.items, self.config.layout, self.rows_bytes_max()) {
             Ok(columns) => columns,
             Err(error) => return Ok(Reply::Refused(error.to_string())),
         };

@@ -9,7 +9,7 @@
 
 mod index;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use serde::Deserialize;
 
@@ -151,6 +151,9 @@ struct Created {
     error: serde_json::Value,
 }
 
+/// How long documents wait for an index that takes none.
+const ELSEWHERE_WAITS: Duration = Duration::from_secs(60);
+
 /// What an answer says of one document.
 enum Said {
     Outcome(Outcome),
@@ -161,12 +164,32 @@ enum Said {
     },
 }
 
+/// Whether the cluster takes documents at all: an answer in which none was taken does not
+/// tell, for all of it may have been for one index that is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Health {
+    /// It took one in the last answer that had any say in it.
+    #[default]
+    Well,
+    /// Nothing was taken since, in one answer or after it was said.
+    Doubted,
+    /// And this was said.
+    Said,
+}
+
 /// What an answer says of all of them.
-pub(super) fn outcomes(body: &[u8], records: usize) -> Outcomes {
+///
+/// Documents that an index or the cluster is to blame for wait, and others go on. Where
+/// nothing at all is taken that is said every other time, so that what goes to other
+/// indices has its turn in between.
+pub(super) fn outcomes(body: &[u8], records: usize, health: &mut Health) -> Outcomes {
     let unreadable = |what: &dyn std::fmt::Display| {
         Error::unavailable(format!("an answer that is none of _bulk: {what}"))
     };
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let answer: Answer = serde_json::from_slice(body).map_err(|error| {
+        // Its words may quote all of it.
+        unreadable(&format!("line {}, column {}", error.line(), error.column()))
+    })?;
     if answer.items.len() != records {
         let what = format!("{} of {records} documents", answer.items.len());
         return Err(unreadable(&what));
@@ -176,35 +199,50 @@ pub(super) fn outcomes(body: &[u8], records: usize) -> Outcomes {
         .into_iter()
         .map(|one| said(one.create))
         .collect();
-    // Where all of it is nobody's fault the cluster as a whole is not well.
-    if let Some(Said::Elsewhere { status, reason }) = said.first()
-        && said.iter().all(|one| matches!(one, Said::Elsewhere { .. }))
-    {
-        return Err(match status {
-            401 | 403 | 404 if !reason.contains("cluster_block_exception") => {
-                Error::Misconfigured(reason.clone())
+    let is_elsewhere = |one: &Said| matches!(one, Said::Elsewhere { .. });
+    match said.first() {
+        Some(Said::Elsewhere { status, reason }) if said.iter().all(is_elsewhere) => {
+            if *health == Health::Doubted {
+                *health = Health::Said;
+                return Err(match status {
+                    401 | 403 | 404 if !reason.contains(BLOCK) => {
+                        Error::Misconfigured(reason.clone())
+                    }
+                    _ => Error::unavailable(reason.clone()),
+                });
             }
-            _ => Error::unavailable(reason.clone()),
-        });
+            *health = Health::Doubted;
+        }
+        _ => *health = Health::Well,
     }
     let outcome = |said| match said {
         Said::Outcome(outcome) => outcome,
-        Said::Elsewhere { reason, .. } => Outcome::Transient(reason),
+        Said::Elsewhere { reason, .. } => {
+            tracing::debug!(reason, "a document waits for its index");
+            Outcome::Paced {
+                retry_after: ELSEWHERE_WAITS,
+            }
+        }
     };
     Ok(said.into_iter().map(outcome).collect())
 }
 
+/// An index that takes nothing for now; of status 403, or 429 where its disk is full.
+const BLOCK: &str = "cluster_block_exception";
+
 fn said(created: Created) -> Said {
     /// Of status 400, and still no document's fault.
     const ELSEWHERE: [&str; 2] = ["validation_exception", "index_closed_exception"];
+    const TOO_MANY_FIELDS: &str = "Limit of total fields";
 
     let kind = created.error["type"].as_str().unwrap_or_default();
+    let text = created.error["reason"].as_str().unwrap_or_default();
+    let is_elsewhere =
+        kind == BLOCK || ELSEWHERE.contains(&kind) || text.starts_with(TOO_MANY_FIELDS);
     match created.status {
         200..=299 | 409 => Said::Outcome(Outcome::Acknowledged),
-        429 => Said::Outcome(Outcome::Throttled { retry_after: None }),
-        400..=499
-            if !matches!(created.status, 401 | 403 | 404 | 408) && !ELSEWHERE.contains(&kind) =>
-        {
+        429 if !is_elsewhere => Said::Outcome(Outcome::Throttled { retry_after: None }),
+        400 | 402 | 405..=407 | 410..=428 | 430..=499 if !is_elsewhere => {
             Said::Outcome(Outcome::Permanent(reason(&created)))
         }
         status => Said::Elsewhere {

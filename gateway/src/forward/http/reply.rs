@@ -43,7 +43,7 @@ pub(super) struct Reading<'a> {
     /// More of it is not read.
     pub(super) bytes_max: usize,
     /// Finds in a body what became of each record, where any form but [`parse`]'s is used.
-    pub(super) outcomes: Option<fn(&[u8], usize) -> Outcomes>,
+    pub(super) outcomes: Option<&'a (dyn Fn(&[u8], usize) -> Outcomes + Sync)>,
     /// What a status means; hears whether the answer says how long to wait.
     pub(super) meaning: &'a (dyn Fn(u16, bool) -> Meaning + Sync),
 }
@@ -60,6 +60,11 @@ pub(super) async fn read(mut response: Response, by: Reading<'_>) -> Result<Repl
     match (by.meaning)(status.as_u16(), retry_after.is_some()) {
         Meaning::Acknowledged => {
             if let Some(outcomes) = by.outcomes {
+                if !whole {
+                    // The parts have shorter answers, and what was taken is known again.
+                    let reason = format!("an answer of more than {} bytes", by.bytes_max);
+                    return Ok(Reply::Refused(reason));
+                }
                 return outcomes(&body, records).map(Reply::Outcomes);
             }
             // Only what says nothing of records speaks for all of them.

@@ -44,7 +44,7 @@ fn a_data_stream_has_one_name() {
     let template: serde_json::Value = serde_json::from_str(&stream.template()).unwrap();
     assert_eq!(template["index_patterns"], json!(["telemetry-plant"]));
     assert_eq!(template["data_stream"], json!({}));
-    assert_eq!(stream.template_name(), "penstock-telemetry-plant");
+    assert_eq!(stream.template_name(), "penstock-telemetry-plant-stream");
 }
 
 /// What a cluster does when it is asked for its template.
@@ -82,7 +82,10 @@ impl Cluster {
             r#"{"errors":false,"items":[{"create":{"status":201}}]}"#
         };
         let app = Router::new()
-            .route("/_index_template/penstock-telemetry", get(found).put(made))
+            .route(
+                "/_index_template/penstock-telemetry-yyyy.mm.dd",
+                get(found).put(made),
+            )
             .route("/_bulk", post(taken))
             .with_state(cluster.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });

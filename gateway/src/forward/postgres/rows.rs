@@ -23,13 +23,27 @@ const NUL: &str = "\u{2400}";
 /// Integers up to this, and no others, are exact in a double.
 const EXACT_MAX: u64 = 1 << f64::MANTISSA_DIGITS;
 
+/// What a row takes beside its texts, about.
+const ROW_BYTES: usize = 128;
+
 /// The columns of some rows, each an array with the type that it has on the wire.
 pub(super) type Columns = Vec<(Box<dyn ToSql + Sync + Send>, Type)>;
 
-pub(super) fn of(items: &[Item], layout: Layout) -> Result<Columns, CborError> {
+/// Why there are no rows.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Event(#[from] CborError),
+    /// Rows of measurements repeat what their event says once.
+    #[error("rows of {bytes} bytes, above the {bytes_max} that are made at once")]
+    TooLarge { bytes: usize, bytes_max: usize },
+}
+
+/// The rows of some events, of `bytes_max` bytes in all, about.
+pub(super) fn of(items: &[Item], layout: Layout, bytes_max: usize) -> Result<Columns, Error> {
     match layout {
         Layout::Event => Ok(of_events(items)),
-        Layout::Measurement => of_measurements(items),
+        Layout::Measurement => of_measurements(items, bytes_max),
     }
 }
 
@@ -57,12 +71,28 @@ fn of_events(items: &[Item]) -> Columns {
     columns
 }
 
-fn of_measurements(items: &[Item]) -> Result<Columns, CborError> {
+fn of_measurements(items: &[Item], bytes_max: usize) -> Result<Columns, Error> {
     let mut rows = Rows::with_capacity(items.len());
     let mut values = Values::default();
     let mut numbers: Vec<i32> = Vec::with_capacity(items.len());
+    let mut bytes = 0_usize;
     for item in items {
         let event = item.record().event()?;
+        let tags = tags(&event);
+        // Before any of it is made: a message may have thousands of values, and tags of
+        // almost its size.
+        let repeated = ROW_BYTES
+            + event.device.len()
+            + event.site.as_ref().map_or(0, |site| site.len())
+            + event.kind.len()
+            + tags.as_ref().map_or(0, String::len);
+        let rows_bytes = repeated.saturating_mul(event.measurements.len().max(1));
+        bytes = bytes
+            .saturating_add(rows_bytes)
+            .saturating_add(item.record().body.len());
+        if bytes > bytes_max {
+            return Err(Error::TooLarge { bytes, bytes_max });
+        }
         let mut measurements = event.measurements.iter().map(Some).collect::<Vec<_>>();
         if measurements.is_empty() {
             // It was there, and says so in a row without a name.
@@ -71,7 +101,7 @@ fn of_measurements(items: &[Item]) -> Result<Columns, CborError> {
         for (n, measurement) in (0..).zip(measurements) {
             numbers.push(n);
             rows.push(&event, measurement.and_then(|one| one.time));
-            values.push(&event, measurement);
+            values.push(tags.as_deref(), measurement);
         }
     }
     let mut columns = rows.into_columns();
@@ -146,7 +176,7 @@ struct Values {
 }
 
 impl Values {
-    fn push(&mut self, event: &Event, measurement: Option<&Measurement>) {
+    fn push(&mut self, tags: Option<&str>, measurement: Option<&Measurement>) {
         let text = |text: &str| plain(text).into_owned();
         let (number, other) = match measurement {
             Some(one) => split(&one.value),
@@ -159,7 +189,7 @@ impl Values {
         self.units.push(unit.map(text));
         self.qualities
             .push(measurement.and_then(|one| one.quality.word()));
-        self.tags.push(tags(event));
+        self.tags.push(tags.map(ToOwned::to_owned));
     }
 
     fn into_columns(self) -> Columns {
@@ -282,6 +312,22 @@ mod tests {
             let plain: String = serde_json::from_str(&plain_json(json)).unwrap();
             prop_assert_eq!(plain, text.replace('\0', NUL));
         }
+    }
+
+    #[test]
+    fn an_event_that_would_be_many_large_rows_is_refused_before_they_are_made() {
+        let record = crate::forward::testing::record(1, 1);
+        let mut event = record.event().unwrap();
+        event.measurements = vec![event.measurements[0].clone(); 9_000];
+        event.tags = vec![("note".into(), "x".repeat(700_000).into())];
+        let mut body = Vec::new();
+        event.to_cbor(&mut body);
+        let body = body.into();
+        let item = Item::check(crate::record::Record { body, ..record }).unwrap();
+        let items = [item];
+        let rows = of(&items, Layout::Measurement, 32 << 20);
+        assert!(matches!(rows, Err(Error::TooLarge { .. })));
+        assert_eq!(of(&items, Layout::Event, 32 << 20).unwrap().len(), 9);
     }
 
     #[test]

@@ -4,13 +4,20 @@
 use std::{fmt, pin::Pin};
 
 use futures_util::future::poll_immediate;
+use tokio::time::timeout;
 use tokio_postgres::{
     Client, Error, NoTls,
     config::{SslMode, TargetSessionAttrs},
     types::{ToSql, Type},
 };
 
-use super::{config::Config, rows::Columns, schema::Schema, tls::Connector, verdict::Verdict};
+use super::{
+    config::{Config, Server},
+    rows::Columns,
+    schema::Schema,
+    tls::Connector,
+    verdict::Verdict,
+};
 
 /// Moves bytes between the socket and the client.
 type Driver = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -63,18 +70,42 @@ impl Session {
         Ok(session)
     }
 
+    /// Tries one server after the other, each for `connect_timeout`: one that accepts and
+    /// says nothing must not hide the others.
     async fn connect(config: &Config) -> Result<Self, Verdict> {
+        let mut reasons = Vec::new();
+        let mut needs_person = false;
+        for server in &config.servers {
+            let connecting = Box::pin(Self::connect_to(config, server));
+            let verdict = match timeout(config.connect_timeout, connecting).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(verdict)) => verdict,
+                Err(_) => Verdict::Unavailable("no answer in time".to_owned()),
+            };
+            needs_person |= matches!(verdict, Verdict::Misconfigured(_));
+            let reason = verdict.into_reason();
+            reasons.push(match config.servers.len() {
+                1 => reason,
+                _ => format!("{}:{}: {reason}", server.host, server.port),
+            });
+        }
+        let reason = reasons.join("; ");
+        Err(match needs_person {
+            true => Verdict::Misconfigured(reason),
+            false => Verdict::Unavailable(reason),
+        })
+    }
+
+    async fn connect_to(config: &Config, server: &Server) -> Result<Self, Verdict> {
         let mut parameters = tokio_postgres::Config::new();
         parameters
+            .host(&server.host)
+            .port(server.port)
             .dbname(&config.database)
             .user(&config.user)
             .application_name("penstock")
-            .connect_timeout(config.connect_timeout)
             .keepalives_idle(KEEP_ALIVE)
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
-        for server in &config.servers {
-            parameters.host(&server.host).port(server.port);
-        }
         if let Some(password) = &config.password {
             parameters.password(password.expose());
         }
@@ -108,7 +139,7 @@ impl Session {
             .collect();
         let (client, driver) = (&self.client, &mut self.driver);
         let inserted = drive(driver, client.execute_typed(insert, &columns)).await;
-        inserted.map(drop).map_err(|error| Verdict::of(&error))
+        inserted.map(drop).map_err(|end| end.verdict(Verdict::of))
     }
 
     /// Asks something before rows are sent.
@@ -118,7 +149,7 @@ impl Session {
     ) -> Result<T, Verdict> {
         let (client, driver) = (&self.client, &mut self.driver);
         let answer = drive(driver, ask(client)).await;
-        answer.map_err(|error| Verdict::of_beginning(&error))
+        answer.map_err(|end| end.verdict(Verdict::of_beginning))
     }
 
     /// Tells the server that this is the end.
@@ -131,20 +162,38 @@ impl Session {
     }
 }
 
+/// Why there is no answer.
+enum End {
+    Failed(Error),
+    /// The server closed the connection without a word.
+    Closed,
+}
+
+impl End {
+    fn verdict(self, of: fn(&Error) -> Verdict) -> Verdict {
+        match self {
+            Self::Failed(error) => of(&error),
+            Self::Closed => Verdict::Unavailable("the server closed the connection".to_owned()),
+        }
+    }
+}
+
 /// Works on the connection until there is an answer.
 async fn drive<T>(
     driver: &mut Driver,
     answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+) -> Result<T, End> {
     let mut answer = Box::pin(answer);
     tokio::select! {
-        answered = &mut answer => answered,
+        answered = &mut answer => answered.map_err(End::Failed),
         ended = driver => {
-            // The answer may have come before the end. If not, the end says more.
-            let answered = answer.await;
-            match (answered, ended) {
-                (Err(_), Err(error)) => Err(error),
-                (answered, _) => answered,
+            // The answer may have come before the end. If not, none will: the client keeps
+            // what it would come by.
+            match (poll_immediate(&mut answer).await, ended) {
+                (Some(Ok(answered)), _) => Ok(answered),
+                (_, Err(error)) => Err(End::Failed(error)),
+                (Some(Err(error)), Ok(())) => Err(End::Failed(error)),
+                (None, Ok(())) => Err(End::Closed),
             }
         }
     }

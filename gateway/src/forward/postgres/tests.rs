@@ -244,6 +244,35 @@ async fn a_table_that_refuses_the_rows_of_every_device_is_at_fault() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_is_not_waited_for() {
+    let (_server, config) = Server::start([Answer::CutBeforeCommit]).await;
+    let postgres = postgres(Config {
+        timeout: Duration::from_secs(600),
+        ..config
+    });
+    let Err(Error::Unavailable { reason, .. }) = postgres.send(batch([1])).await else {
+        panic!("it was not committed");
+    };
+    assert!(reason.contains("connection"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_does_not_hide_the_next_one() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let (_server, config) = Server::start([]).await;
+    let host = "127.0.0.1".to_owned();
+    let servers = vec![super::Server { host, port }, config.servers[0].clone()];
+    let postgres = postgres(Config {
+        servers,
+        timeout: Duration::from_secs(600),
+        ..config
+    });
+    let outcomes = postgres.send(batch([1])).await;
+    assert_eq!(outcomes, Ok(vec![Outcome::Acknowledged]));
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_waited_for() {
     let server = super::Server {
         host: "127.0.0.1".to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! | SQLSTATE | meaning |
 //! |---|---|
-//! | 21, 22, 23, 27, 44, 54, P0: data, constraints, limits, what a trigger raises | a row is to blame |
+//! | 21, 22, 23, 27, 38, 39, 44, 54, P0: data, constraints, limits, what a trigger raises | a row is to blame |
 //! | 0A, 0L, 0P, 28, 3D, 3F, 42: no such table or column, no right, no login | needs a person |
 //! | anything else: 08, 25006 (not the primary), 40, 53, 55, 57, 58, XX | away, or not yet |
 //!
@@ -11,6 +11,9 @@
 use std::error::Error as _;
 
 use tokio_postgres::{Error, error::DbError};
+
+/// How much of a reason is kept.
+const REASON_CHARS_MAX: usize = 500;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +41,26 @@ impl Verdict {
             reason = format!("{error}: {inner}");
             cause = inner.source();
         }
+        let is_of_rows = ["error encoding message", "error serializing parameter"]
+            .iter()
+            .any(|word| reason.starts_with(word));
+        if is_of_rows {
+            return Self::Refused(cut(reason));
+        }
         let is_ours = ["invalid configuration", "authentication error"]
             .iter()
             .any(|word| reason.starts_with(word));
         match is_ours || is_certificate || reason.contains("server does not support TLS") {
             true => Self::Misconfigured(reason),
             false => Self::Unavailable(reason),
+        }
+    }
+
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Refused(reason) | Self::Misconfigured(reason) | Self::Unavailable(reason) => {
+                reason
+            }
         }
     }
 
@@ -58,13 +75,22 @@ impl Verdict {
 
 fn of_answer(answer: &DbError) -> Verdict {
     let code = answer.code().code();
-    let reason = format!("{} ({code})", answer.message());
+    let reason = format!("{} ({code})", cut(answer.message().to_owned()));
     let class = code.get(..2).unwrap_or_default();
     match class {
-        "21" | "22" | "23" | "27" | "44" | "54" | "P0" => Verdict::Refused(reason),
+        "21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0" => Verdict::Refused(reason),
         "0A" | "0L" | "0P" | "28" | "3D" | "3F" | "42" => Verdict::Misconfigured(reason),
         _ => Verdict::Unavailable(reason),
     }
+}
+
+/// What a trigger says may be of any length.
+fn cut(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
 }
 
 /// Whether the two sides do not take each other's certificates, which stays so.

@@ -8,6 +8,10 @@ use crate::event::Timestamp;
 const BYTES_MAX: usize = 255;
 const WRONG: &str = "an index has lower-case letters and digits, \"-\", \"_\" and \".\", and begins with a letter or digit, such as \"telemetry-{yyyy.MM.dd}\"";
 
+/// Before the first place are at least so many letters, and what separates them from it.
+const BEFORE_MIN: usize = 2;
+const TOO_SHORT: &str = "before the date is a word of two letters and more, and \"-\", \"_\" or \".\": the index template is for all that begins with it";
+
 /// A name with places for year, month, day and hour (UTC).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index(Vec<Part>);
@@ -61,7 +65,8 @@ impl Index {
         parts.push(Part::Text(rest.to_owned()));
         let index = Self(parts);
         match is_name(&index.of(Timestamp::from_millis(0))) {
-            true => Ok(index),
+            true if index.is_told_apart() => Ok(index),
+            true => Err(TOO_SHORT),
             false => Err(WRONG),
         }
     }
@@ -105,12 +110,26 @@ impl Index {
         format!("{before}*{after}")
     }
 
-    /// What is before the first place, without what separates it.
-    pub fn stem(&self) -> String {
+    /// As it was written, in letters that a name may have.
+    pub fn name(&self) -> String {
+        let word = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            Part::Year => "yyyy".to_owned(),
+            Part::Month => "mm".to_owned(),
+            Part::Day => "dd".to_owned(),
+            Part::Hour => "hh".to_owned(),
+        };
+        self.0.iter().map(word).collect()
+    }
+
+    /// Whether a pattern for all its names matches little else.
+    fn is_told_apart(&self) -> bool {
         let is_place = |part: &Part| !matches!(part, Part::Text(_));
-        let first = self.0.iter().position(is_place);
-        let texts = self.texts(&self.0[..first.unwrap_or(self.0.len())]);
-        texts.trim_end_matches(['-', '_', '.']).to_owned()
+        let Some(first) = self.0.iter().position(is_place) else {
+            return true;
+        };
+        let before = self.texts(&self.0[..first]);
+        before.len() > BEFORE_MIN && before.ends_with(['-', '_', '.'])
     }
 
     fn texts(&self, parts: &[Part]) -> String {
@@ -136,13 +155,13 @@ mod tests {
 
     #[test]
     fn the_index_is_of_the_events_day_and_hour() {
-        let check = |text: &str, expect: &str, pattern: &str, stem: &str| {
+        let check = |text: &str, expect: &str, pattern: &str, written: &str| {
             let index = Index::parse(text).unwrap();
             // 2026-03-01T11:59:50.123Z
             let name = index.of(Timestamp::from_millis(1_772_366_390_123));
             assert_eq!(
-                (&*name, &*index.pattern(), &*index.stem()),
-                (expect, pattern, stem)
+                (&*name, &*index.pattern(), &*index.name()),
+                (expect, pattern, written)
             );
         };
         check("telemetry", "telemetry", "telemetry", "telemetry");
@@ -150,9 +169,14 @@ mod tests {
             "telemetry-{yyyy.MM.dd}",
             "telemetry-2026.03.01",
             "telemetry-*",
-            "telemetry",
+            "telemetry-yyyy.mm.dd",
         );
-        check("a-{yyyy}-b-{MM_HH}.c", "a-2026-b-03_11.c", "a-*.c", "a");
+        check(
+            "aa-{yyyy}-b-{MM_HH}.c",
+            "aa-2026-b-03_11.c",
+            "aa-*.c",
+            "aa-yyyy-b-mm_hh.c",
+        );
     }
 
     #[test]
@@ -171,6 +195,10 @@ mod tests {
             "a,b",
             "{}",
             "a-{YYYY}",
+            "{yyyy.MM.dd}",
+            "t{yyyy}",
+            "t-{yyyy}",
+            "telemetry{yyyy}",
             "ü",
         ] {
             assert!(Index::parse(wrong).is_err(), "{wrong}");
@@ -179,8 +207,8 @@ mod tests {
 
     #[test]
     fn times_before_1970_have_their_day_too() {
-        let index = Index::parse("a-{yyyyMMdd}").unwrap();
-        assert_eq!(index.of(Timestamp::from_nanos(-1)), "a-19691231");
-        assert_eq!(index.of(Timestamp::from_nanos(i64::MIN)), "a-16770921");
+        let index = Index::parse("aa-{yyyyMMdd}").unwrap();
+        assert_eq!(index.of(Timestamp::from_nanos(-1)), "aa-19691231");
+        assert_eq!(index.of(Timestamp::from_nanos(i64::MIN)), "aa-16770921");
     }
 }

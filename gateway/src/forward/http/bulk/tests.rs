@@ -91,9 +91,15 @@ const FORBIDDEN: &str =
     r#"{"create":{"status":403,"error":{"type":"security_exception","reason":"no permissions"}}}"#;
 const BLOCKED: &str = r#"{"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"index [a] blocked by: [FORBIDDEN/8/index write (api)];"}}}"#;
 
+const FLOODED: &str = r#"{"create":{"status":429,"error":{"type":"cluster_block_exception","reason":"index [a] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded flood-stage watermark, index has read-only-allow-delete block];"}}}"#;
+const FIELDS: &str = r#"{"create":{"status":400,"error":{"type":"illegal_argument_exception","reason":"Limit of total fields [1000] has been exceeded"}}}"#;
+const WAITS: Outcome = Outcome::Paced {
+    retry_after: ELSEWHERE_WAITS,
+};
+
 fn of(items: &[&str]) -> Result<Vec<Outcome>, Error> {
     let body = format!(r#"{{"errors":true,"items":[{}]}}"#, items.join(","));
-    outcomes(body.as_bytes(), items.len())
+    outcomes(body.as_bytes(), items.len(), &mut Health::Doubted)
 }
 
 #[test]
@@ -103,23 +109,45 @@ fn each_document_has_its_own_outcome() {
         Outcome::Acknowledged,
         Outcome::Permanent("400 mapper_parsing_exception: failed to parse field [x] of type [long] in document with id 'k2': For input string: \"abc\"".to_owned()),
         Outcome::Throttled { retry_after: None },
-        Outcome::Transient("400 index_closed_exception: closed".to_owned()),
-        Outcome::Transient(
-            "503 unavailable_shards_exception: [a][0] primary shard is not active".to_owned(),
-        ),
-        Outcome::Transient("403 security_exception: no permissions".to_owned()),
+        WAITS,
+        WAITS,
+        WAITS,
+        WAITS,
+        WAITS,
     ];
-    let items = [TAKEN, THERE, MAPPING, BUSY, CLOSED, NO_SHARD, FORBIDDEN];
+    let items = [
+        TAKEN, THERE, MAPPING, BUSY, CLOSED, NO_SHARD, FORBIDDEN, FLOODED, FIELDS,
+    ];
     assert_eq!(of(&items), Ok(expect));
 }
 
 #[test]
 fn what_is_nobodys_fault_gives_nobody_up() {
-    for away in [CLOSED, NO_SHARD, BLOCKED] {
+    for away in [CLOSED, NO_SHARD, BLOCKED, FLOODED, FIELDS] {
         let said = of(&[away, away]);
         assert!(matches!(said, Err(Error::Unavailable { .. })), "{said:?}");
     }
     assert!(matches!(of(&[FORBIDDEN]), Err(Error::Misconfigured(_))));
+}
+
+#[test]
+fn an_index_that_takes_nothing_holds_nobody_else_up() {
+    let mut health = Health::default();
+    let mut of = |items: &[&str]| {
+        let body = format!(r#"{{"items":[{}]}}"#, items.join(","));
+        outcomes(body.as_bytes(), items.len(), &mut health)
+    };
+    // As long as others are taken, its documents wait, however often they are refused.
+    for _ in 0..3 {
+        assert_eq!(of(&[BLOCKED, BLOCKED]), Ok(vec![WAITS; 2]));
+        assert_eq!(of(&[TAKEN]), Ok(vec![Outcome::Acknowledged]));
+    }
+    // Where nothing is, that is said, and others have their turn in between.
+    assert_eq!(of(&[FORBIDDEN]), Ok(vec![WAITS]));
+    for _ in 0..3 {
+        assert!(matches!(of(&[FORBIDDEN]), Err(Error::Misconfigured(_))));
+        assert_eq!(of(&[FORBIDDEN]), Ok(vec![WAITS]));
+    }
 }
 
 #[test]
@@ -131,7 +159,7 @@ fn an_answer_that_does_not_speak_of_each_says_nothing() {
         (r#"{"items":[{"create":{"status":2"#, 1),
         ("", 1),
     ] {
-        let said = outcomes(body.as_bytes(), records);
+        let said = outcomes(body.as_bytes(), records, &mut Health::default());
         assert!(matches!(said, Err(Error::Unavailable { .. })), "{body}");
     }
 }
