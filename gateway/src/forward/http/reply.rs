@@ -35,6 +35,9 @@ const SHOWN: usize = 200;
 /// No destination makes us wait longer than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
 
+/// Finds in a body what became of each of so many records.
+pub(super) type Names<'a> = dyn Fn(&[u8], usize) -> Outcomes + Sync + 'a;
+
 /// What an answer is read by.
 pub(super) struct Reading<'a> {
     /// How many records were sent.
@@ -42,8 +45,8 @@ pub(super) struct Reading<'a> {
     pub(super) now: Timestamp,
     /// More of it is not read.
     pub(super) bytes_max: usize,
-    /// Finds in a body what became of each record, where any form but [`parse`]'s is used.
-    pub(super) outcomes: Option<&'a (dyn Fn(&[u8], usize) -> Outcomes + Sync)>,
+    /// For bodies of another form than [`parse`] reads.
+    pub(super) outcomes: Option<&'a Names<'a>>,
     /// What a status means; hears whether the answer says how long to wait.
     pub(super) meaning: &'a (dyn Fn(u16, bool) -> Meaning + Sync),
 }

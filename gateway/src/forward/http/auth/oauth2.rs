@@ -157,7 +157,11 @@ impl Oauth2 {
 }
 
 fn of_service(error: Error) -> Error {
-    Error::unavailable(format!("the token service: {error}"))
+    let reason = format!("the token service: {error}");
+    match error {
+        Error::Misconfigured(_) => Error::Misconfigured(reason),
+        _ => Error::unavailable(reason),
+    }
 }
 
 async fn body(response: &mut Response) -> Result<Vec<u8>, Error> {
