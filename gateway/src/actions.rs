@@ -21,7 +21,9 @@
 //!   chain of them.
 //! - What a rule cannot do for an event is kept with that event, listed, and can be tried
 //!   again; other rules are not held up by it.
-//! - Neither ingest nor a destination ever waits for it.
+//! - Neither ingest nor a destination ever waits for it, but for room in the journal: what
+//!   it cannot do fills that, as with any destination. What rules made waits for room with
+//!   a bound, and they go on acting meanwhile, because that makes room.
 //!
 //! A correction is not acted on: the event that it corrects was.
 //!
@@ -76,9 +78,9 @@ pub enum Error {
     /// The journal has no number for this.
     #[error("the journal does not know the destination {}", crate::rules::ACTIONS)]
     Unknown,
-    /// There is no room for what rules made.
-    #[error("the journal is full: what rules made waits")]
-    Full,
+    /// It could not be done in time.
+    #[error("rules did not come to it in ten seconds{0}")]
+    Busy(String),
     /// The gateway ends; what was begun is done after the next start.
     #[error("the gateway ends")]
     Ending,

@@ -7,6 +7,7 @@ mod broker;
 mod journal;
 mod peers;
 mod read;
+mod rules;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use self::{
     journal::JOURNAL,
     peers::{PER_DESTINATION, PER_REMOTE},
     read::READ,
+    rules::RULES,
 };
 use crate::{
     observer::{Account, Observer},
@@ -125,7 +127,12 @@ const GENERAL: &[Plain] = &[
 
 /// Every metric without labels.
 fn plain() -> impl Iterator<Item = &'static Plain> {
-    GENERAL.iter().chain(JOURNAL).chain(READ).chain(BROKER)
+    GENERAL
+        .iter()
+        .chain(JOURNAL)
+        .chain(READ)
+        .chain(RULES)
+        .chain(BROKER)
 }
 
 /// Name, help and label of a counter by kind.

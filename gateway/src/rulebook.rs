@@ -24,7 +24,7 @@ use crate::{
     config::{Config, rule::FIELDS_MAX},
     event::Timestamp,
     ingest::Ingest,
-    rules::{Rule, RuleSet},
+    rules::{Pattern, Rule, RuleSet},
     store,
 };
 
@@ -395,20 +395,23 @@ fn named(name: &str, text: &str) -> Result<String, String> {
     Ok(rule.to_string())
 }
 
+/// Fields of all patterns of a rule.
+fn fields(rule: &Rule) -> usize {
+    let clears = rule.actions.clears().map_or(0, Pattern::fields);
+    rule.pattern.fields() + clears
+}
+
 fn has_room(inner: &Inner, name: &str, text: &str, rule: &Rule) -> Result<(), Error> {
     let others = || inner.put.iter().filter(|(known, _)| &***known != name);
     let text_of = |put: &Put| put.version.text.as_ref().map_or(0, String::len);
     let bytes: usize = others().map(|(_, put)| text_of(put)).sum();
     let readable = others().filter_map(|(_, put)| put.rule.as_ref().ok());
-    let fields: usize = readable
-        .chain(&inner.of_file)
-        .map(|rule| rule.pattern.fields())
-        .sum();
+    let known: usize = readable.chain(&inner.of_file).map(fields).sum();
     let what = if others().count() >= RULES_MAX {
         format!("there can be {RULES_MAX} rules that were put")
     } else if bytes + text.len() > BYTES_MAX {
         format!("rules that were put have at most {BYTES_MAX} bytes together")
-    } else if fields + rule.pattern.fields() > FIELDS_MAX {
+    } else if known + fields(rule) > FIELDS_MAX {
         format!("all rules together have more than {FIELDS_MAX} fields")
     } else {
         return Ok(());

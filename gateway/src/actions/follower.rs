@@ -43,6 +43,10 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How often it is written down for how long devices were listened to: a crash takes
 /// back no more.
 const LISTENED_EVERY: Duration = Duration::from_secs(2);
+/// A turn of the loop that took longer than this stood still, and did not listen.
+const TURN_MAX: Duration = Duration::from_millis(500);
+/// Events that rules made and that wait for room in the journal, before rules wait too.
+const OUTBOX_MAX: i64 = 10_000;
 /// Orders that wait.
 const ORDERS_MAX: usize = 16;
 
@@ -85,15 +89,17 @@ struct Open {
     id: DestinationId,
     /// Everything up to here was read and acted on.
     cursor: Position,
-    /// Milliseconds listened to devices before, and since when.
-    listened: i64,
-    listening: Instant,
+    /// For how long devices were listened to, ever.
+    listened: Duration,
     /// When they were written down.
     listened_at: Instant,
     /// What of that the journal knows.
     noted: Position,
     noted_at: Instant,
     scratch: Scratch,
+    /// What rules made waits for room in the journal, which was last asked then.
+    waits: bool,
+    tried_at: Instant,
     /// The rules whose windows are kept.
     rules: Option<Arc<ActingSet>>,
 }
@@ -181,8 +187,9 @@ impl Follower {
         let ours = known.find(|known| &*known.name == ACTIONS);
         let ours = ours.ok_or(Error::Unknown)?;
         Ok(Open {
-            listened: schema::listened(&connection)?,
-            listening: Instant::now(),
+            listened: Duration::from_millis(schema::listened(&connection)?.cast_unsigned()),
+            waits: false,
+            tried_at: Instant::now(),
             listened_at: Instant::now(),
             connection,
             reader: self.store.reader()?,
@@ -206,13 +213,28 @@ impl Follower {
         let mut committed = self.store.committed();
         self.hand_over(&mut open, runtime)?;
         self.say(&open)?;
+        let (mut turned, mut is_current) = (Instant::now(), false);
         loop {
             let end = *committed.borrow_and_update();
-            while open.cursor < end && !stop.is_cancelled() {
+            // Only who was up to date listened since, and no longer than turns take: what
+            // stood still heard nothing.
+            let took = turned.elapsed().min(TURN_MAX);
+            turned = Instant::now();
+            if is_current {
+                open.listened += took;
+            }
+            if open.waits && open.tried_at.elapsed() >= TICK {
+                self.hand_over(&mut open, runtime)?;
+                self.say(&open)?;
+            }
+            // Reading on frees the room that what was made waits for, up to a bound.
+            while open.cursor < end && !stop.is_cancelled() && !self.is_held_up(&open)? {
                 self.page(&mut open, runtime, show)?;
             }
             self.tried_again(&mut open, runtime, show)?;
-            if open.cursor >= end {
+            is_current = open.cursor >= end;
+            // After a long turn there is more to read first.
+            if is_current && turned.elapsed() < TURN_MAX && !self.is_held_up(&open)? {
                 self.tick(&mut open, runtime, show)?;
             }
             if open.noted < open.cursor && open.noted_at.elapsed() >= TICK {
@@ -252,16 +274,26 @@ impl Follower {
         if records > 0 {
             let delivered = records - dead.len() as u64;
             self.note(open, runtime, delivered, Vec::new(), dead)?;
-            self.hand_over(open, runtime)?;
+            if !open.waits {
+                self.hand_over(open, runtime)?;
+            }
             self.say(open)?;
         }
         Ok(())
     }
 
-    /// Gives the journal what rules made. What they act on next may be of it.
+    /// Whether so much waits for room in the journal that no more is made.
+    fn is_held_up(&self, open: &Open) -> Result<bool, Error> {
+        Ok(open.waits && outbox::count(&open.connection)? >= OUTBOX_MAX)
+    }
+
+    /// Gives the journal what rules made; what finds no room there waits. What they act on
+    /// next may be of it.
     fn hand_over(&self, open: &mut Open, runtime: &Runtime) -> Result<(), Error> {
         loop {
             let (last, waiting) = outbox::first(&open.connection)?;
+            open.waits = !waiting.is_empty();
+            open.tried_at = Instant::now();
             if waiting.is_empty() {
                 return Ok(());
             }
@@ -271,7 +303,7 @@ impl Follower {
             let entries: Vec<Entry> = entries.map(Entry::Event).collect();
             let appended = runtime.block_on(async { self.store.append(entries).await?.await })?;
             if appended.contains(&Appended::Full) {
-                return Err(Error::Full);
+                return Ok(());
             }
             outbox::forget(&open.connection, last)?;
         }
@@ -365,9 +397,8 @@ impl Follower {
     }
 
     fn with<'w>(&'w self, open: &Open, show: &'w Subscribers) -> Work<'w, Subscribers> {
-        let since = i64::try_from(open.listening.elapsed().as_millis());
         Work {
-            listened: open.listened.saturating_add(since.unwrap_or(i64::MAX)),
+            listened: i64::try_from(open.listened.as_millis()).unwrap_or(i64::MAX),
             gateway: &self.gateway,
             show,
             now: Now::of(&*self.clock),
@@ -439,7 +470,9 @@ impl Follower {
             messages: messages.cast_unsigned(),
             failures: failures.cast_unsigned(),
             failures_evicted: failures_evicted.cast_unsigned(),
-            error: None,
+            error: open
+                .waits
+                .then(|| "the journal is full: what rules made waits".into()),
         });
         Ok(())
     }

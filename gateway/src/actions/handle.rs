@@ -1,11 +1,12 @@
 //! What others see of the rules' actions, and ask for.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
+    time::timeout,
 };
 
 use super::{
@@ -14,6 +15,9 @@ use super::{
     failed, schema,
 };
 use crate::{rules::ACTIONS, store};
+
+/// How long an order may wait.
+const ORDER_MAX: Duration = Duration::from_secs(10);
 
 /// The account of the rules' actions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,6 +28,18 @@ pub struct Status {
     pub position: u64,
     /// Events that rules took and have not acted on yet.
     pub backlog: u64,
+    /// Events that rules took, ever: done + backlog + expired + evicted + damaged + dead.
+    pub routed: u64,
+    /// Of those: acted on.
+    pub done: u64,
+    /// Of those: expired by age before.
+    pub expired: u64,
+    /// Of those: evicted for room before.
+    pub evicted: u64,
+    /// Of those: lost with a damaged file before.
+    pub damaged: u64,
+    /// Of those: dead letters, because they do not read back.
+    pub dead: u64,
     /// Alarms that hold.
     pub alarms: u64,
     /// Messages to local subscribers, since `rules.db` was begun.
@@ -79,6 +95,12 @@ impl Handle {
             acting: self.ingest.rules().acts().rules().len(),
             position: told.position,
             backlog: ours.map_or(0, |ours| ours.backlog),
+            routed: ours.map_or(0, |ours| ours.routed),
+            done: ours.map_or(0, |ours| ours.delivered),
+            expired: ours.map_or(0, |ours| ours.expired),
+            evicted: ours.map_or(0, |ours| ours.evicted),
+            damaged: ours.map_or(0, |ours| ours.damaged),
+            dead: ours.map_or(0, |ours| ours.dead),
             alarms: told.alarms,
             messages: told.messages,
             failures: told.failures,
@@ -167,9 +189,18 @@ impl Handle {
 
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.orders.send(order(reply)).await;
-        sent.map_err(|_| Error::Ending)?;
-        answer.await.map_err(|_| Error::Ending)
+        let asked = async {
+            let sent = self.orders.send(order(reply)).await;
+            sent.map_err(|_| Error::Ending)?;
+            answer.await.map_err(|_| Error::Ending)
+        };
+        // It may be far behind, or wait for a disk.
+        timeout(ORDER_MAX, asked).await.unwrap_or_else(|_| {
+            let error = self.told.borrow().error.clone();
+            Err(Error::Busy(
+                error.map_or_else(String::new, |e| format!(": {e}")),
+            ))
+        })
     }
 
     async fn read<T: Send + 'static>(

@@ -61,6 +61,11 @@ impl Now {
     }
 }
 
+/// Whether an event is of a rule, and nothing that a device said.
+pub(super) fn is_made(event: &Event) -> bool {
+    event.tags.iter().any(|(name, _)| **name == *RULES_TAG)
+}
+
 /// Of whom an event is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Of<'o> {
@@ -84,7 +89,7 @@ pub(super) fn may_follow(rule: &Rule, event: &Event) -> bool {
 }
 
 /// An event that a rule makes now. Without a key of its own it gets one that nothing
-/// else has; that is safe, because it is kept before it goes anywhere.
+/// else has: for what a person did, which is kept before it goes anywhere.
 pub(super) fn event(
     kind: &str,
     rule: &str,

@@ -46,6 +46,14 @@ pub(super) fn first(connection: &Connection) -> Result<(i64, Vec<Waiting>), Erro
     Ok((last, events))
 }
 
+/// How many there are.
+pub(super) fn count(connection: &Connection) -> Result<i64, Error> {
+    let count = connection
+        .prepare_cached("SELECT count(*) FROM outbox")?
+        .query_row([], |row| row.get(0))?;
+    Ok(count)
+}
+
 /// The journal has them up to this number.
 pub(super) fn forget(connection: &Connection, last: i64) -> Result<(), Error> {
     connection

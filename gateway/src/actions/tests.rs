@@ -25,6 +25,8 @@ pub(super) struct Seen {
     pub(super) publishes: RefCell<Vec<Publish>>,
     /// The gateway ends before anything is shown.
     pub(super) ending: Cell<bool>,
+    /// It ends right after something was shown.
+    pub(super) cut: Cell<bool>,
 }
 
 impl Show for Seen {
@@ -37,7 +39,10 @@ impl Show for Seen {
             return Err(Error::Ending);
         }
         self.publishes.borrow_mut().extend_from_slice(publishes);
-        Ok(())
+        match self.cut.get() {
+            true => Err(Error::Ending),
+            false => Ok(()),
+        }
     }
 }
 

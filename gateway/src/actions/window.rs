@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{Event, Timestamp, Value},
+    event::{Event, Key, Timestamp, Value},
     rules::action::{Bounds, Measure, Window},
 };
 
@@ -57,6 +57,9 @@ pub(super) struct State {
     listened: i64,
     #[serde(rename = "p")]
     parts: Vec<Part>,
+    /// How often it turned.
+    #[serde(rename = "t", default)]
+    turns: u64,
     /// When it was looked at.
     #[serde(skip)]
     looked: i64,
@@ -96,7 +99,7 @@ impl State {
 
     /// Takes an event; `listened` milliseconds were listened until now.
     pub(super) fn take(&mut self, window: &Window, event: &Event, listened: i64) -> Option<Turn> {
-        let at = self.now(event.received);
+        let at = self.now(window, event.received);
         if self.first == 0 {
             self.first = at;
         }
@@ -121,7 +124,11 @@ impl State {
 
     /// Looks at it at a time without an event.
     pub(super) fn look(&mut self, window: &Window, now: Timestamp, listened: i64) -> Option<Turn> {
-        let at = self.now(now);
+        let at = self.now(window, now);
+        if self.first == 0 {
+            // Of another window under this name: nothing is known from before.
+            (self.first, self.last, self.listened) = (at, at, listened);
+        }
         self.turn(window, at, listened)
     }
 
@@ -142,6 +149,19 @@ impl State {
                 Some(sum / float(count))
             }
         }
+    }
+
+    /// What tells its last turn from all others: no time by which it was looked at.
+    pub(super) fn turn_key(&self, device: &str) -> Key {
+        let mut hasher = blake3::Hasher::new();
+        for number in [self.first, self.last, self.listened] {
+            hasher.update(&number.to_be_bytes());
+        }
+        hasher.update(&self.turns.to_be_bytes());
+        hasher.update(device.as_bytes());
+        let mut key = Key([0; 16]);
+        key.0.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        key
     }
 
     /// Whether there is anything to remember.
@@ -181,10 +201,16 @@ impl State {
         }
     }
 
-    /// Time for this window: never back, and anew where the clock was set or lost.
-    fn now(&mut self, at: Timestamp) -> i64 {
+    /// Time for this window: back by no more than a part, which counts as standing still,
+    /// and anew where the clock was set, lost or put back.
+    fn now(&mut self, window: &Window, at: Timestamp) -> i64 {
         let unset = |nanos| Timestamp::from_nanos(nanos).is_unset();
-        if self.first != 0 && unset(self.last) != at.is_unset() {
+        let part = match window {
+            Window::Absent(_) => i64::MAX,
+            Window::Over { over, .. } => width(*over),
+        };
+        let is_back = self.last.saturating_sub(at.as_nanos()) > part;
+        if self.first != 0 && (is_back || unset(self.last) != at.is_unset()) {
             self.parts.clear();
             self.first = at.as_nanos();
             self.last = at.as_nanos();
@@ -231,6 +257,7 @@ impl State {
             }
         };
         let before = std::mem::replace(&mut self.holds, holds);
+        self.turns += u64::from(before != holds);
         match (before, holds) {
             (false, true) => Some(Turn::Began),
             (true, false) => Some(Turn::Ended),

@@ -230,7 +230,8 @@ impl<'p, S: Show> Page<'p, S> {
         let makes = made::may_follow(rule, event);
         match (role, &rule.actions.window) {
             (Role::Takes, None) => self.fire(rule, event, makes),
-            (Role::Takes, Some(window)) if makes => {
+            // A window is of what devices say: one that ends by time would forget the chain.
+            (Role::Takes, Some(window)) if !made::is_made(event) => {
                 let (device, transaction) = (&*event.device, self.transaction);
                 let known = windows::load(transaction, &rule.name, device)?;
                 let is_new = known.is_none();
@@ -324,8 +325,9 @@ impl<'p, S: Show> Page<'p, S> {
             site: state.site.as_ref(),
             cause,
         };
-        let key = cause_key.map(|key| topic::key(kind, &rule.name, key));
-        made::event(kind, &rule.name, of, key, &self.work.now, values)
+        // The same each time this turn is made, also where a crash comes before it is kept.
+        let key = topic::key(kind, &rule.name, state.turn_key(device));
+        made::event(kind, &rule.name, of, Some(key), &self.work.now, values)
     }
 
     /// Does what a rule asks for when its window turns; says why it cannot.

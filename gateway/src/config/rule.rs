@@ -80,6 +80,9 @@ pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: Option<&[Arc<str
             break;
         }
         let actions = action::read(table, dir, &mut read.files);
+        if let Some(clears) = actions.clears() {
+            size.fields += clears.fields();
+        }
         let destinations = destinations(table, &known, action::is_any(table));
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {

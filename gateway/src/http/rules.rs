@@ -135,7 +135,7 @@ fn line(failed: &Failed) -> Value {
 impl From<actions::Error> for Problem {
     fn from(error: actions::Error) -> Self {
         match error {
-            actions::Error::Ending | actions::Error::Stopped(_) => {
+            actions::Error::Ending | actions::Error::Stopped(_) | actions::Error::Busy(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
             error => {

@@ -55,7 +55,10 @@ pub(super) fn open_read_only(dir: &Path) -> rusqlite::Result<Option<Connection>>
         opened => opened?,
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(Some(connection))
+    // A start that was cut short has made the file, and nothing in it.
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'versions'";
+    let tables: i64 = connection.query_row(tables, [], |row| row.get(0))?;
+    Ok((tables > 0).then_some(connection))
 }
 
 /// The latest version of each rule.

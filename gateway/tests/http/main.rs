@@ -15,6 +15,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use penstock::http::{Role, Token};
+
 use gateway::{Gateway, LONG};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -420,14 +422,34 @@ async fn a_session_that_waits_for_its_client_is_listed_with_its_subscriptions_an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_are_put_changed_and_taken_away_with_versions() {
-    let gateway = Gateway::start().await;
+    const TOKEN: &str = "0123456789abcdef0123";
+    const PATH: &str = "/api/v1/rules/hot";
+
+    let open = Gateway::start().await;
+    let answer = open.send("PUT", PATH, "", "{}").await;
+    assert_eq!(answer.status, 403, "nobody is asked who they are");
+    assert_eq!(open.change("DELETE", PATH).await.status, 403);
+    open.stop().await;
+
+    let gateway = Gateway::start_with(|config| {
+        config.http.tokens = vec![Token {
+            name: "ann".to_owned(),
+            role: Role::Operator,
+            secret: TOKEN.to_owned().into(),
+        }];
+    })
+    .await;
+    let get = async |path: &str| gateway.with_token("GET", path, TOKEN).await;
+    let delete = async || gateway.with_token("DELETE", PATH, TOKEN).await;
     let rule = |above: u32| {
         format!(
             r#"{{"pattern": {{"values": {{"v": [{{"numeric": [">", {above}]}}]}}}}, "alarm": {{}}}}"#
         )
     };
-    let put =
-        async |head: &str, text: &str| gateway.send("PUT", "/api/v1/rules/hot", head, text).await;
+    let put = async |head: &str, text: &str| {
+        let head = format!("Authorization: Bearer {TOKEN}\r\n{head}");
+        gateway.send("PUT", PATH, &head, text).await
+    };
     let answer = put("If-None-Match: *\r\n", &rule(80)).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.head.contains("etag: \"1\""), "{}", answer.head);
@@ -445,7 +467,7 @@ async fn rules_are_put_changed_and_taken_away_with_versions() {
     gateway.publish("devices/b7/t", br#"{"v":90}"#).await;
     let alarm = timeout(LONG, async {
         loop {
-            let mut alarms = gateway.get("/api/v1/alarms").await.json();
+            let mut alarms = get("/api/v1/alarms").await.json();
             if let Some(alarm) = alarms["items"].get_mut(0) {
                 return alarm.take();
             }
@@ -461,22 +483,13 @@ async fn rules_are_put_changed_and_taken_away_with_versions() {
         put("If-Match: \"1\"\r\n", &rule(95)).await.json()["version"],
         2
     );
-    let shown = gateway.get("/api/v1/rules/hot").await.json();
+    let shown = get(PATH).await.json();
     assert_eq!(shown["rule"]["pattern"]["values"]["v"][0]["numeric"][1], 95);
-    assert_eq!(
-        gateway.get("/api/v1/rules").await.json()["items"][0]["name"],
-        "hot"
-    );
-    assert_eq!(
-        gateway.change("DELETE", "/api/v1/rules/hot").await.status,
-        200
-    );
-    assert_eq!(
-        gateway.change("DELETE", "/api/v1/rules/hot").await.status,
-        404
-    );
-    assert_eq!(gateway.get("/api/v1/rules/hot").await.status, 404);
-    let versions = gateway.get("/api/v1/rules/hot/versions").await.json();
+    assert_eq!(get("/api/v1/rules").await.json()["items"][0]["name"], "hot");
+    assert_eq!(delete().await.status, 200);
+    assert_eq!(delete().await.status, 404);
+    assert_eq!(get(PATH).await.status, 404);
+    let versions = get("/api/v1/rules/hot/versions").await.json();
     let numbers: Vec<_> = versions["items"]
         .as_array()
         .expect("a list")

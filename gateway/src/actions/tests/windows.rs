@@ -169,6 +169,102 @@ fn another_window_under_the_same_name_begins_anew_and_that_of_no_rule_is_forgott
     assert_eq!(count(&connection), (0, 0));
 }
 
+#[test]
+fn what_rules_made_is_nothing_that_a_device_said() {
+    let mut bench = Bench::new();
+    let alarm = crate::rules::action::Alarm {
+        severity: crate::rules::action::Severity::Info,
+        text: None,
+        clear: None,
+    };
+    let named = |name: &str| {
+        let mut rule = windowed(over(20, Measure::Count, ">= 1"));
+        rule.name = name.into();
+        rule.actions.alarm = Some(Arc::new(alarm.clone()));
+        rule
+    };
+    let rules = ActingSet::new(&[named("a"), named("b")]);
+    bench.act(&rules, &[reading_at(1, "x", 1.0, 0.0)]).unwrap();
+    // What they make comes out of the journal again, for ten windows.
+    let (mut position, mut given) = (1, 0);
+    for secs in 0..200_u32 {
+        bench.now = at(f64::from(secs));
+        bench.tick(&rules);
+        let connection = schema::open(bench.dir.path()).unwrap();
+        let made = outbox::first(&connection).unwrap().1;
+        for one in made[given..].iter().map(|one| one.event.clone()) {
+            position += 1;
+            bench.act(&rules, &[record(position, one)]).unwrap();
+        }
+        given = made.len();
+    }
+    // Each begins and raises, ends and clears, once.
+    assert_eq!(given, 8);
+}
+
+#[test]
+fn a_turn_by_time_that_comes_again_after_a_crash_has_the_same_key() {
+    let mut bench = Bench::new();
+    let mut rule = windowed(Window::Absent(Duration::from_secs(10)));
+    rule.actions.topic = crate::rules::action::Topic::parse("x", false).ok();
+    let rules = ActingSet::new(&[rule]);
+    let act = |bench: &Bench, n| bench.act(&rules, &[reading_at(n, "a", 1.0, 0.0)]).unwrap();
+    act(&bench, 1);
+    bench.listened = 10_000;
+    bench.seen.cut.set(true);
+    let mut connection = schema::open(bench.dir.path()).unwrap();
+    assert!(bench.work().tick(&mut connection, &rules).is_err());
+    bench.seen.cut.set(false);
+    bench.now = at(77.0);
+    bench.listened = 10_300;
+    bench.tick(&rules);
+    // And another one later is another.
+    act(&bench, 2);
+    bench.listened = 30_000;
+    bench.tick(&rules);
+    let publishes = bench.seen.publishes.borrow();
+    let key = |publish: &Publish| {
+        let known = publish.properties.clone().unwrap();
+        let mut user = known.user.iter();
+        let found = user.find(|(name, _)| **name == *"idempotency-key");
+        found.unwrap().1.clone()
+    };
+    let keys: Vec<_> = publishes.iter().map(key).collect();
+    assert_eq!(keys.len(), 4);
+    assert_eq!(keys[0], keys[1]);
+    assert!(keys[1] != keys[2] && keys[1] != keys[3] && keys[2] != keys[3]);
+}
+
+#[test]
+fn a_changed_window_that_is_looked_at_knows_nothing_from_before() {
+    let mut bench = Bench::new();
+    let rules = |secs| ActingSet::new(&[windowed(Window::Absent(Duration::from_secs(secs)))]);
+    bench.listened = 36_000_000;
+    bench
+        .act(&rules(10), &[reading_at(1, "a", 1.0, 0.0)])
+        .unwrap();
+    bench.listened += 10_000;
+    bench.tick(&rules(3_600));
+    assert!(bench.turns().is_empty());
+    bench.listened += 3_600_000;
+    bench.tick(&rules(3_600));
+    assert_eq!(bench.turns(), [turn("a", "began", None)]);
+}
+
+#[test]
+fn a_clock_that_is_put_back_begins_a_window_anew() {
+    let bench = Bench::new();
+    let rules = ActingSet::new(&[windowed(over(20, Measure::Count, ">= 2"))]);
+    let act = |n, secs| bench.act(&rules, &[reading_at(n, "a", 1.0, secs)]).unwrap();
+    act(1, 1e6);
+    act(2, 0.0);
+    act(3, 30.0);
+    assert!(bench.turns().is_empty());
+    // A little is no more than two events that came out of order.
+    act(4, 29.5);
+    assert_eq!(bench.turns(), [turn("a", "began", Some(2.0))]);
+}
+
 /// What a window comes to, counted anew of all that came until now.
 fn naive(what: &Measure, came: &[(f64, f64)], now: f64, secs: u64) -> Option<f64> {
     let width = secs as f64 / 20.0;

@@ -1,0 +1,67 @@
+//! What rules do beside sending.
+
+use super::{Plain, gauge};
+
+pub(super) const RULES: &[Plain] = &[
+    gauge(
+        "gateway_rules_acting",
+        "Rules that do something beside sending",
+        |a| a.status.rules.acting as u64,
+    ),
+    gauge(
+        "gateway_rules_backlog_events",
+        "Events that rules took and have not acted on yet",
+        |a| a.status.rules.backlog,
+    ),
+    gauge("gateway_rules_alarms", "Alarms that hold", |a| {
+        a.status.rules.alarms
+    }),
+    gauge(
+        "gateway_rules_routed",
+        "Events that rules which do something took, since the journal was begun",
+        |a| a.status.rules.routed,
+    ),
+    gauge("gateway_rules_done", "Of those: acted on", |a| {
+        a.status.rules.done
+    }),
+    gauge(
+        "gateway_rules_expired",
+        "Of those: expired by age before",
+        |a| a.status.rules.expired,
+    ),
+    gauge(
+        "gateway_rules_evicted",
+        "Of those: evicted for room before",
+        |a| a.status.rules.evicted,
+    ),
+    gauge(
+        "gateway_rules_damaged",
+        "Of those: lost with a damaged file before",
+        |a| a.status.rules.damaged,
+    ),
+    gauge(
+        "gateway_rules_dead",
+        "Of those: dead letters, because they do not read back",
+        |a| a.status.rules.dead,
+    ),
+    gauge(
+        "gateway_rules_messages",
+        "Messages to local subscribers, since `rules.db` was begun",
+        |a| a.status.rules.messages,
+    ),
+    gauge(
+        "gateway_rules_failures",
+        "What rules could not do for an event, since `rules.db` was begun",
+        |a| a.status.rules.failures,
+    ),
+    gauge(
+        "gateway_rules_failures_evicted",
+        "Of those: no longer kept, for want of room",
+        |a| a.status.rules.failures_evicted,
+    ),
+    gauge(
+        "gateway_rules_waiting",
+        "1 while nothing is done, or what rules made waits for room in the journal",
+        |a| u64::from(a.status.rules.error.is_some()),
+    ),
+];
