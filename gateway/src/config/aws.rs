@@ -18,7 +18,10 @@ use std::time::Duration;
 use super::reader::{Table, Text};
 #[cfg(feature = "aws-requests")]
 use crate::forward::aws::Order;
-use crate::forward::aws::{Account, Keys};
+use crate::forward::{
+    Kind,
+    aws::{Account, DEDUPLICATES_FOR, Keys},
+};
 
 #[cfg(feature = "eventbridge")]
 pub(super) use eventbridge::read as read_eventbridge;
@@ -102,12 +105,40 @@ fn address(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// What works, and is probably not what is wanted.
+pub(super) fn warnings(kind: &Kind, retry_max: Duration) -> Vec<String> {
+    let (account, is_fifo) = match kind {
+        #[cfg(feature = "eventbridge")]
+        Kind::EventBridge(config) => (&config.account, false),
+        #[cfg(feature = "kinesis")]
+        Kind::Kinesis(config) => (&config.account, false),
+        #[cfg(feature = "s3")]
+        Kind::S3(config) => (&config.account, false),
+        #[cfg(feature = "sns")]
+        Kind::Sns(config) => (&config.account, config.is_fifo()),
+        #[cfg(feature = "sqs")]
+        Kind::Sqs(config) => (&config.account, config.is_fifo()),
+        _ => return Vec::new(),
+    };
+    let mut warnings = Vec::new();
+    let has_token = account
+        .keys
+        .as_ref()
+        .is_some_and(|keys| keys.token.is_some());
+    let overheard = |endpoint: &String| super::auth::is_overheard(endpoint, "http://");
+    if has_token && account.endpoint.as_ref().is_some_and(overheard) {
+        let what = "session_token goes to another machine in the clear; use https://";
+        warnings.push(what.to_owned());
+    }
+    if is_fifo {
+        warnings.extend(identity_warning(account, retry_max));
+    }
+    warnings
+}
+
 /// Said where a message that was not answered may go again only after its identity was
 /// forgotten, while the service is there.
-#[cfg(any(feature = "sns", feature = "sqs"))]
-pub(super) fn identity_warning(account: &Account, retry_max: Duration) -> Option<String> {
-    use crate::forward::aws::message::DEDUPLICATES_FOR;
-
+fn identity_warning(account: &Account, retry_max: Duration) -> Option<String> {
     // Of two attempts the first may have been taken at its beginning.
     let apart = 2 * account.timeout + retry_max;
     (apart > DEDUPLICATES_FOR).then(|| {

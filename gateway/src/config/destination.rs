@@ -309,8 +309,7 @@ fn read_postgres(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
         feature = "http",
         feature = "nats",
         feature = "postgres",
-        feature = "sns",
-        feature = "sqs"
+        feature = "aws"
     )),
     allow(unused_mut, unused_variables, reason = "others are warned of nothing")
 )]
@@ -338,21 +337,15 @@ pub(super) fn warnings(destination: &forward::Config) -> Vec<String> {
                 warn(&what);
             }
         }
-        #[cfg(feature = "sqs")]
-        Kind::Sqs(config) if config.is_fifo() => {
-            let what = super::aws::identity_warning(&config.account, destination.retry_max);
-            what.iter().for_each(|what| warn(what));
-        }
-        #[cfg(feature = "sns")]
-        Kind::Sns(config) if config.is_fifo() => {
-            let what = super::aws::identity_warning(&config.account, destination.retry_max);
-            what.iter().for_each(|what| warn(what));
-        }
         #[cfg(feature = "postgres")]
         Kind::Postgres(config) if config.password.is_some() && config.is_overheard() => {
             warn("who we are goes to another machine in the clear; set tls = true");
         }
         _ => {}
+    }
+    #[cfg(feature = "aws")]
+    for what in super::aws::warnings(&destination.kind, destination.retry_max) {
+        warn(&what);
     }
     warnings
 }

@@ -51,6 +51,9 @@ pub(super) use requests::{Answer, Limits, Requests, Service};
 #[cfg(feature = "aws-requests")]
 pub(super) use unit::{TooLarge, Unit, json};
 
+/// For how long a FIFO queue or topic knows the identity of a message.
+pub const DEDUPLICATES_FOR: Duration = Duration::from_secs(300);
+
 /// What is kept of the order of a partition key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

@@ -26,8 +26,16 @@ pub(in crate::config) fn read(table: &Table<'_, '_, '_>) -> Option<Kind> {
 
 fn bus(text: &str) -> Result<String, &'static str> {
     const NAME_MAX: usize = 256;
-    let is_arn =
-        text.starts_with("arn:") && text.contains(":events:") && text.contains("event-bus/");
+    let parts: Vec<&str> = text.split(':').collect();
+    let is_arn = match parts[..] {
+        ["arn", partition, "events", region, account, bus] => {
+            let known = [partition, region, account];
+            let name = bus.strip_prefix("event-bus/");
+            known.iter().all(|part| is_name(part, "-", NAME_MAX))
+                && name.is_some_and(|name| is_name(name, "_-./", NAME_MAX))
+        }
+        _ => false,
+    };
     match is_arn || is_name(text, "_-./", NAME_MAX) {
         true => Ok(text.to_owned()),
         false => Err(

@@ -74,6 +74,23 @@ fn an_identity_that_is_forgotten_before_a_message_goes_again_is_warned_of() {
 }
 
 #[test]
+fn a_session_token_that_goes_to_another_machine_in_the_clear_is_warned_of() {
+    let warned = |endpoint: &str, token: &str| {
+        let keys = "access_key_id = \"A\"\nsecret_access_key = \"s\"";
+        let text = format!(
+            "[[destination]]\nname = \"s\"\ntype = \"sqs\"\nqueue = \"plant\"\n\
+             endpoint = \"{endpoint}\"\n{keys}\n{token}"
+        );
+        warnings(&read(&text).unwrap().destinations[0]).len()
+    };
+    let token = "session_token = \"t\"";
+    assert_eq!(warned("http://sqs.example:9324", token), 1);
+    assert_eq!(warned("http://sqs.example:9324", ""), 0);
+    assert_eq!(warned("http://127.0.0.1:9324", token), 0);
+    assert_eq!(warned("https://sqs.example:9324", token), 0);
+}
+
+#[test]
 fn mistakes_say_what_would_be_right() {
     let text = r#"
 [[destination]]
@@ -100,6 +117,11 @@ order = "strict"
 [[destination]]
 name = "e"
 type = "sqs"
+order = "strict"
+[[destination]]
+name = "f"
+type = "eventbridge"
+bus = "arn:aws:events:eu-central-1:1:event-bus/a bus"
 "#;
     let mistakes = read(text).expect_err("it has mistakes").to_string();
     assert_snapshot!(mistakes, @r#"
@@ -112,5 +134,6 @@ type = "sqs"
     configuration:21: destination[4].source: "aws.ours": a source has 1 to 256 characters and does not begin with "aws."
     configuration:22: destination[4].order: is not a key; known here are access_key_id, attempts_max, batch_records, budget, budget_period, bus, connect_timeout, endpoint, event_bytes_max, in_flight, latency_max, linger, name, profile, rate_bytes, rate_records, region, request_bytes, retry_first, retry_max, secret_access_key, session_token, source, start, time_zone, timeout, type, window
     configuration:23: destination[5].queue: is missing; for example queue = "https://sqs.eu-central-1.amazonaws.com/123456789012/telemetry"
+    configuration:30: destination[6].bus: "arn:aws:events:eu-central-1:1:event-bus/a bus": a bus is its name, 1 to 256 letters, digits, "-", "_", "." and "/", or its ARN, such as "arn:aws:events:eu-central-1:123456789012:event-bus/telemetry"
     "#);
 }

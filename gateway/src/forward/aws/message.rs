@@ -7,7 +7,6 @@
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -17,9 +16,6 @@ use crate::{
     event::{Attributes, json::time},
     forward::batch::Item,
 };
-
-/// For how long a FIFO queue or topic knows the identity of a message.
-pub const DEDUPLICATES_FOR: Duration = Duration::from_secs(300);
 
 /// Characters of a message group, at most.
 const GROUP_CHARS_MAX: usize = 128;

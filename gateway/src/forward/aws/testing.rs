@@ -355,10 +355,18 @@ impl Service {
                      <RequestId>r</RequestId></ErrorResponse>"
                 ),
             ),
-            _ => reply(
+            Self::EventBridge => reply(
                 status,
                 json!({"__type": code, "message": message}).to_string(),
             ),
+            // The code that everybody knows is in a header.
+            Self::Sqs => {
+                let body = json!({"__type": "com.amazonaws.sqs#Scripted", "message": message});
+                let mut reply = reply(status, body.to_string());
+                let known = format!("{code};Sender").parse().unwrap();
+                reply.headers_mut().insert("x-amzn-query-error", known);
+                reply
+            }
         }
     }
 }
