@@ -1,6 +1,12 @@
 //! Looks now and then whether the ledger is what the journal has, and shouts if it is not.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
@@ -69,15 +75,24 @@ impl Auditor {
         while stop.run_until_cancelled(sleep(pause)).await.is_some() {
             pause = EVERY;
             let (store, kept) = (self.store.clone(), audit.take());
-            let looked = spawn_blocking(move || {
+            let ending = Arc::new(AtomicBool::new(false));
+            let told = ending.clone();
+            let mut looked = spawn_blocking(move || {
                 let mut audit = match kept {
                     Some(audit) => audit,
                     None => Audit::open(&store)?,
                 };
-                let found = audit.look()?;
+                let found = audit.look(&told)?;
                 Ok::<_, store::Error>((audit, found))
             });
-            match looked.await? {
+            let looked = tokio::select! {
+                looked = &mut looked => looked,
+                () = stop.cancelled() => {
+                    ending.store(true, Relaxed);
+                    looked.await
+                }
+            };
+            match looked? {
                 Ok((kept, found)) => {
                     audit = Some(kept);
                     self.say(found, self.clock.now());

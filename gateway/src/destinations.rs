@@ -245,9 +245,12 @@ impl Destinations {
     }
 
     async fn set_mode(&mut self, name: &Arc<str>, mode: Mode) -> Result<(), Refusal> {
-        self.find(name)?;
+        let known = self.find(name)?;
         if !self.running.contains_key(name) {
             return Err(Refusal::Unconfigured(name.clone()));
+        }
+        if mode == Mode::Paused && known.mode == Mode::Draining {
+            return Err(Refusal::Draining(name.clone()));
         }
         let set = self.parts.store.set_mode(name, mode).await;
         if !set.map_err(|store::Stopped| Refusal::Ending)? {
@@ -276,7 +279,7 @@ impl Destinations {
             counted.unwrap_or(1)
         });
         let dead = dead.await.unwrap_or(1);
-        if !discard && (known.backlog > 0 || dead > 0) {
+        if !discard && (known.backlog > 0 || dead > 0 || known.filling) {
             return Err(Refusal::Waiting {
                 name: name.clone(),
                 waiting: known.backlog,

@@ -230,7 +230,8 @@ impl Sampler {
             {
                 Some((_, before, at)) => {
                     // With nothing to do, nothing can be late.
-                    if *before != settled || destination.backlog == 0 {
+                    let waits = destination.mode == store::Mode::Paused || destination.filling;
+                    if *before != settled || destination.backlog == 0 || waits {
                         (*before, *at) = (settled, now);
                     }
                 }

@@ -146,8 +146,10 @@ impl Pace {
     }
 
     fn wait(&mut self) {
-        std::thread::sleep(self.next.saturating_duration_since(Instant::now()));
-        self.next += self.every;
+        let now = Instant::now();
+        std::thread::sleep(self.next.saturating_duration_since(now));
+        // What took long is not caught up with.
+        self.next = self.next.max(now) + self.every;
     }
 }
 

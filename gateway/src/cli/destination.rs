@@ -117,7 +117,7 @@ fn of_journal(config: &Config) -> Result<Vec<Value>> {
 fn set(one: &One, verb: &str, mode: Mode) -> Result<ExitCode> {
     let config = one.file.load()?;
     if let Some(running) = Running::find(&config.data_dir)? {
-        let path = format!("/api/v1/destinations/{}/{verb}", segment(&one.name));
+        let path = format!("/api/v1/destinations/{}/{verb}", segment(&one.name)?);
         running.request("POST", &path)?;
     } else {
         let name = one.name.clone();
@@ -138,7 +138,7 @@ fn remove(args: &Remove) -> Result<ExitCode> {
     if let Some(running) = Running::find(&config.data_dir)? {
         let path = format!(
             "/api/v1/destinations/{}?discard={}",
-            segment(name),
+            segment(name)?,
             args.discard
         );
         running.request("DELETE", &path)?;
@@ -171,10 +171,11 @@ async fn forget(store: &store::Handle, name: Arc<str>, discard: bool) -> Result<
     Ok(())
 }
 
-/// A name in a path; one with other characters is nobody's.
-fn segment(name: &str) -> String {
-    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    name.chars()
-        .map(|c| if word(c) { c } else { '_' })
-        .collect()
+/// A name in a path.
+fn segment(name: &str) -> Result<&str> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    if name.is_empty() || !name.chars().all(word) {
+        bail!("{name:?} is no name that a destination has");
+    }
+    Ok(name)
 }

@@ -49,6 +49,9 @@ pub enum Refusal {
     /// Only what the configuration names runs.
     #[error("the configuration does not name {0:?}: it does not run, and what it has waits")]
     Unconfigured(Arc<str>),
+    /// It would take events again.
+    #[error("{0:?} is draining: paused it would be given events again; resume it first")]
+    Draining(Arc<str>),
     /// It would be back at the next start.
     #[error("the configuration names {0:?}: take its [[destination]] out of the file first")]
     Configured(Arc<str>),

@@ -72,9 +72,15 @@ impl Adapting {
             // It was under way when the last one that went badly was found out.
             _ if sequence <= self.known_to => {}
             _ => {
+                // A long way is long for small batches, too: for that alone they do not
+                // become ever smaller.
+                let least = match went {
+                    Went::Well(_) => (self.most.batch_records / STEPS).max(1),
+                    Went::Badly => 1,
+                };
                 self.known_to = latest;
                 self.well = 0;
-                self.records = (self.records / 2).max(1);
+                self.records = (self.records / 2).max(least).min(self.records);
                 self.in_flight = (self.in_flight / 2).max(1);
             }
         }
@@ -112,6 +118,10 @@ mod tests {
         }
         assert_eq!(of(&adapting), (500, 8));
         for sequence in 100..200 {
+            adapting.landed(sequence, sequence, Went::Well(Duration::from_secs(6)));
+        }
+        assert_eq!(of(&adapting), (31, 1));
+        for sequence in 200..300 {
             adapting.landed(sequence, sequence, Went::Badly);
         }
         assert_eq!(of(&adapting), (1, 1));

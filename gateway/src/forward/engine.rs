@@ -237,8 +237,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let waits = self.waits();
         let state = match self.trouble {
             _ if paused => State::Paused,
+            Some(State::Retrying | State::Throttled) | None if waits.is_some() => State::Waiting,
             Some(trouble) => trouble,
-            None if waits.is_some() => State::Waiting,
             None if busy => State::Delivering,
             None if !self.waiting.is_empty() => State::Retrying,
             None => State::Idle,

@@ -19,6 +19,8 @@ pub(super) struct Flight {
     pub(super) batch: Batch,
     /// Nothing else was in flight when it was handed over.
     pub(super) alone: bool,
+    /// It was paid for.
+    pub(super) paid: bool,
     /// When that was.
     pub(super) began: Instant,
 }

@@ -1,7 +1,7 @@
 //! How fast a destination may be fed, and when: a rate, a budget of bytes for a day or a
 //! month, and hours in which its link is open.
 //!
-//! Bytes are those of the events as the journal has them, whether or not they arrive; what
+//! Bytes are those of the events as the journal has them; what
 //! a protocol adds, or compression saves, is not counted. A batch goes while there is
 //! anything left, and what it took beyond that is waited for afterwards: so the largest
 //! record goes at any rate, and over time no more than the rate does.
@@ -134,15 +134,16 @@ impl Pace {
         (records, bytes.min(left))
     }
 
-    /// A batch goes.
-    pub(super) fn took(&mut self, records: usize, bytes: usize) {
+    /// A batch goes; one that goes again, because nothing was said of it, was paid for
+    /// already: otherwise a destination that is away would use a budget up.
+    pub(super) fn took(&mut self, records: usize, bytes: usize, pays: bool) {
         if let Some(bucket) = &mut self.records {
             bucket.take(records as u64);
         }
         if let Some(bucket) = &mut self.bytes {
             bucket.take(bytes as u64);
         }
-        if self.config.budget.is_some() {
+        if self.config.budget.is_some() && pays {
             self.spent.bytes = self.spent.bytes.saturating_add(bytes as u64);
             self.spent_changed = true;
         }

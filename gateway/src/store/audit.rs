@@ -6,7 +6,15 @@
 //! the write-ahead log grow. Pieces of the middle of a backlog do not change and are
 //! remembered; the ends are counted together with the state that they are compared to.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
@@ -15,20 +23,29 @@ use super::{
     column::number,
     frame::{column, integer},
     handle::Handle,
-    open, reader,
+    open,
+    reader::{self, Noticed},
     state::{Standing, State},
 };
 use crate::record::{DestinationId, Routes};
 
 /// Positions in a piece.
 const PIECE: u64 = 1 << 14;
+/// Between two pieces.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Counts again; see the module. Blocking.
 #[derive(Debug)]
 pub struct Audit {
     connection: Connection,
-    /// Records of each destination in whole pieces, by number of the piece.
+    database: Arc<PathBuf>,
+    noticed: Arc<Noticed>,
+    /// Which file the connection is of.
+    file: u64,
+    /// Records of each destination in whole pieces that have any, by number of the piece.
     pieces: BTreeMap<u64, Counts>,
+    /// Pieces before this one were counted.
+    counted_to: u64,
 }
 
 /// Records of each destination, by its number.
@@ -41,27 +58,40 @@ impl Audit {
     /// When the database cannot be opened.
     pub fn open(handle: &Handle) -> Result<Self, Error> {
         Ok(Self {
+            file: handle.noticed.replaced(),
             connection: reader::open_read_only(&handle.database)?,
+            database: handle.database.clone(),
+            noticed: handle.noticed.clone(),
             pieces: BTreeMap::new(),
+            counted_to: 0,
         })
     }
 
     /// What does not balance, a sentence each. Looks twice before it says anything: what
-    /// was remembered may have left since.
+    /// was remembered may have left since. Ends early, with nothing found, once `stop` is set.
     ///
     /// # Errors
     /// When the journal cannot be read.
-    pub fn look(&mut self) -> Result<Vec<String>, Error> {
-        let found = self.compare()?;
+    pub fn look(&mut self, stop: &AtomicBool) -> Result<Vec<String>, Error> {
+        let replaced = self.noticed.replaced();
+        if replaced != self.file {
+            self.connection = reader::open_read_only(&self.database)?;
+            self.file = replaced;
+            self.pieces.clear();
+        }
+        let found = self.compare(stop)?;
         if found.is_empty() {
             return Ok(found);
         }
         self.pieces.clear();
-        self.compare()
+        self.compare(stop)
     }
 
-    fn compare(&mut self) -> Result<Vec<String>, Error> {
-        self.count_pieces()?;
+    fn compare(&mut self, stop: &AtomicBool) -> Result<Vec<String>, Error> {
+        self.count_pieces(stop)?;
+        if stop.load(Relaxed) {
+            return Ok(Vec::new());
+        }
         let transaction = self.connection.unchecked_transaction()?;
         let Some(state) = open::read_state(&transaction)? else {
             return Ok(vec![
@@ -91,21 +121,42 @@ impl Audit {
         Ok(found)
     }
 
-    /// Counts whole pieces after the first cursor, each by itself, and forgets those before.
-    fn count_pieces(&mut self) -> Result<(), Error> {
+    /// Counts whole pieces after the first cursor that have any records, each by itself,
+    /// and forgets those before.
+    fn count_pieces(&mut self, stop: &AtomicBool) -> Result<(), Error> {
         let Some(state) = open::read_state(&self.connection)? else {
             return Ok(());
         };
-        let all = state.named().map(|d| from(d, &state).div_ceil(PIECE));
-        let first = all.min().unwrap_or(state.position.0 / PIECE);
-        self.pieces = self.pieces.split_off(&first);
-        for piece in first..state.position.0 / PIECE {
-            if !self.pieces.contains_key(&piece) {
+        let all = state.named().filter(|d| d.fill.is_none());
+        let first = all.map(|d| from(d, &state).div_ceil(PIECE)).min();
+        let end = state.position.0 / PIECE;
+        let mut at = first.unwrap_or(end);
+        self.pieces = self.pieces.split_off(&at);
+        self.counted_to = end;
+        while at < end
+            && !stop.load(Relaxed)
+            && let Some(next) = self.next(at * PIECE)?
+        {
+            // Positions of long ago are not looked through for nothing.
+            let piece = (next - 1) / PIECE;
+            if piece < end && !self.pieces.contains_key(&piece) {
                 let counts = self.count(piece * PIECE, (piece + 1) * PIECE)?;
                 self.pieces.insert(piece, counts);
+                // Others want the disk, too.
+                std::thread::sleep(PAUSE);
             }
+            at = piece + 1;
         }
         Ok(())
+    }
+
+    /// The first position after one, that there is.
+    fn next(&self, after: u64) -> Result<Option<u64>, Error> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT min(position) FROM events WHERE position > ?1")?;
+        let next: Option<i64> = statement.query_row([column(after)], |row| row.get(0))?;
+        Ok(next.map(integer))
     }
 
     /// Records that lie after a destination's cursor and are its own.
@@ -117,13 +168,14 @@ impl Audit {
             return Ok(of(&self.count(from, to)?));
         }
         let mut sum = of(&self.count(from, first * PIECE)?);
-        for piece in first..last {
-            sum += match self.pieces.get(&piece) {
-                Some(counts) => of(counts),
-                None => of(&self.count(piece * PIECE, (piece + 1) * PIECE)?),
-            };
-        }
-        Ok(sum + of(&self.count(last * PIECE, to)?))
+        // What was stored since the pieces were counted is counted with the end.
+        let counted = last.min(self.counted_to).max(first);
+        sum += self
+            .pieces
+            .range(first..counted)
+            .map(|(_, counts)| of(counts))
+            .sum::<u64>();
+        Ok(sum + of(&self.count(counted * PIECE, to)?))
     }
 
     /// Records after `from` and up to `to`.

@@ -58,10 +58,6 @@ pub(super) fn apply(
             stage.dirty = true;
             // What those before wanted says nothing of those that are new.
             stage.wanted = Some(None);
-            // What is in memory has the routes from before.
-            if stage.state.destinations.iter().any(|d| d.fill.is_some()) {
-                stage.dropped_to = Some(stage.state.position);
-            }
             numbering::insert(connection, &names)?;
             stage.names = Some(names);
             Ok(1)
@@ -86,6 +82,8 @@ pub(super) fn apply(
             {
                 fill.to = end;
                 stage.dirty = true;
+                // What is in memory has the routes from before.
+                stage.dropped_to = Some(end);
             }
             Ok(1)
         }

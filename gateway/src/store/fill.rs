@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::{
+    account::Name,
     frame::{self, column, integer},
     mode::{Fill, Wanted},
     stage::{self, Stage},
@@ -28,13 +29,14 @@ const TIME_MAX: Duration = Duration::from_millis(20);
 pub(super) fn fill(
     connection: &Connection,
     wanted: &Wanted,
+    names: &[Name],
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
-    let filling = stage.state.destinations.iter();
-    let Some((at, fill)) = filling
-        .enumerate()
-        .find_map(|(at, d)| d.fill.map(|fill| (at, fill)))
-    else {
+    // Of one that is not configured nobody says what it wants: it waits until it is again.
+    let is_configured = |id| names.iter().any(|name| name.id == id && name.configured);
+    let filling = stage.state.destinations.iter().enumerate();
+    let mut filling = filling.filter(|(_, d)| is_configured(d.id));
+    let Some((at, fill)) = filling.find_map(|(at, d)| d.fill.map(|fill| (at, fill))) else {
         return Ok(false);
     };
     let id = stage.state.destinations[at].id;
@@ -80,7 +82,8 @@ pub(super) fn fill(
         );
     }
     stage.dirty = true;
-    Ok(stage.state.destinations.iter().any(|d| d.fill.is_some()))
+    let mut all = stage.state.destinations.iter();
+    Ok(all.any(|d| d.fill.is_some() && is_configured(d.id)))
 }
 
 /// Records of a chunk, and the last position looked at where more follow. One that is

@@ -82,10 +82,13 @@ impl Writer {
                 self.duties.looked = Some(Instant::now());
             }
         }
+        // On a full disk what little there is belongs to progress.
         if stage.wanted.is_none()
+            && !self.room.disk_full()
             && let Some(wanted) = &self.wanted
         {
-            self.duties.more |= fill::fill(&self.connection, wanted, stage)?;
+            let names = stage.names.as_ref().unwrap_or(&self.account.names).clone();
+            self.duties.more |= fill::fill(&self.connection, wanted, &names, stage)?;
         }
         if self.room.is_half_full() {
             let bytes = self.room.beyond_half().min(retention::CHUNK_BYTES);

@@ -69,12 +69,6 @@ pub(super) fn number(
             state.destinations.push(standing);
         }
     }
-    for d in &mut state.destinations {
-        // Nobody says any more what it would want.
-        if names.iter().any(|name| name.id == d.id && !name.configured) {
-            d.fill = None;
-        }
-    }
     state.destinations.sort_by_key(|d| d.id);
     Ok(names)
 }

@@ -332,6 +332,8 @@ fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
         let Some(d) = state.destinations.iter_mut().find(|d| d.id == old.id) else {
             continue;
         };
+        // What is newer says how it is run, and what it has spent.
+        (d.mode, d.spent) = (old.mode, old.spent);
         let lost = old.routed.saturating_sub(d.routed);
         d.routed += lost;
         d.damaged += lost;

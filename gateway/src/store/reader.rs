@@ -97,7 +97,7 @@ impl Noticed {
         self.replaced.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn replaced(&self) -> u64 {
+    pub(super) fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Acquire)
     }
 

@@ -29,7 +29,10 @@ pub(super) fn destinations(
     state: &mut State,
 ) -> Result<(), Error> {
     let end = state.position;
-    for Standing { id, .. } in &promised.destinations {
+    for Standing {
+        id, mode, spent, ..
+    } in &promised.destinations
+    {
         let named = names.iter().find(|(named, _)| named == id);
         if let Some((_, name)) = named {
             connection.execute(
@@ -40,7 +43,11 @@ pub(super) fn destinations(
             continue;
         }
         if state.destinations.iter().all(|known| known.id != *id) {
-            state.destinations.push(Standing::new(*id, end));
+            state.destinations.push(Standing {
+                mode: *mode,
+                spent: *spent,
+                ..Standing::new(*id, end)
+            });
         }
     }
     Ok(())

@@ -130,7 +130,9 @@ pub(super) fn evict_held(
     bytes: u64,
     stage: &mut Stage,
 ) -> rusqlite::Result<bool> {
-    Ok(stage.state.held() > 0 && evict_to(connection, stage.state.trimmed, bytes, stage)?)
+    // A new destination may have been given what was held, or be about to.
+    let to = stage.state.trimmed.min(stage.state.settled_to());
+    Ok(stage.state.held() > 0 && evict_to(connection, to, bytes, stage)?)
 }
 
 fn evict_to(

@@ -27,7 +27,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 .items
                 .iter()
                 .map(|item| item.record().body.len());
-            self.pace.took(flight.batch.items.len(), bytes.sum());
+            self.pace
+                .took(flight.batch.items.len(), bytes.sum(), !flight.paid);
+            flight.paid = true;
             let destination = self.destination.clone();
             let mut landing: Landing = Box::pin(async move {
                 let outcomes = destination.send(flight.batch.clone()).await;
@@ -133,6 +135,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 items: items.into(),
             },
             alone: false,
+            paid: false,
             began: now,
         })
     }

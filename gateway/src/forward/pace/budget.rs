@@ -27,8 +27,14 @@ impl Budget {
     /// earlier has not: a clock that was set back gives nothing twice.
     pub(super) fn begin_period(&self, spent: &mut Spent, wall: Timestamp, zone: &TimeZone) {
         let since = self.begins(wall, zone);
-        if since > spent.since && !wall.is_unset() {
+        if wall.is_unset() {
+            return;
+        }
+        if since > spent.since {
             *spent = Spent { since, bytes: 0 };
+        } else if self.ends(since, zone) < spent.since {
+            // A clock that was far ahead was put right: the next period is the next one.
+            spent.since = since;
         }
     }
 

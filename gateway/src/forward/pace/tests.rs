@@ -29,7 +29,7 @@ proptest! {
             }
             let allowed = u128::from(rate) * (now - start + Duration::from_secs(1)).as_nanos();
             prop_assert!(u128::from(sent - last) * 1_000_000_000 <= allowed + 1_000_000_000);
-            pace.took(1, size);
+            pace.took(1, size, true);
             last = size as u64;
             sent += last;
         }
@@ -51,10 +51,10 @@ fn a_budget_is_for_a_day_or_a_month_of_its_time_zone_and_nothing_is_given_twice(
     let mut day = pace(with(Period::Day), now);
     let mut check = |wall: &str| day.check(now, at(wall));
     assert_eq!(check("2026-03-28T12:00:00Z"), Ok(()));
-    day.took(1, 600);
+    day.took(1, 600, true);
     assert_eq!(day.batch_max().1, 400);
     assert_eq!(day.check(now, at("2026-03-28T12:00:01Z")), Ok(()));
-    day.took(1, 600);
+    day.took(1, 600, true);
     // Berlin's midnight, and the day after has 23 hours.
     let closed = |until| Err(Closed::Budget(at(until)));
     assert_eq!(
@@ -64,7 +64,7 @@ fn a_budget_is_for_a_day_or_a_month_of_its_time_zone_and_nothing_is_given_twice(
     assert_eq!(day.take_spent().map(|spent| spent.bytes), Some(1_200));
     assert_eq!(day.take_spent(), None);
     assert_eq!(day.check(now, at("2026-03-28T23:00:00Z")), Ok(()));
-    day.took(1, 1_000);
+    day.took(1, 1_000, true);
     assert_eq!(
         day.check(now, at("2026-03-29T21:59:00Z")),
         closed("2026-03-29T22:00:00Z")
@@ -72,6 +72,15 @@ fn a_budget_is_for_a_day_or_a_month_of_its_time_zone_and_nothing_is_given_twice(
     // A clock that is set back, or is not set at all, does not begin another day.
     assert!(day.check(now, at("2026-03-28T12:00:00Z")).is_err());
     assert!(day.check(now, at("1970-01-01T00:10:00Z")).is_err());
+
+    // A clock that was years ahead for a moment shuts nothing for years.
+    assert_eq!(day.check(now, at("2036-01-01T12:00:00Z")), Ok(()));
+    day.took(1, 1_000, true);
+    assert_eq!(
+        day.check(now, at("2026-03-30T12:00:00Z")),
+        closed("2026-03-30T22:00:00Z")
+    );
+    assert_eq!(day.check(now, at("2026-03-30T22:00:00Z")), Ok(()));
 
     // What was spent before a restart counts.
     let spent = Spent {

@@ -1,12 +1,16 @@
 //! The ledger is counted again while the journal is in use.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+
+static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 fn look(handle: &Handle) -> Vec<String> {
     let mut audit = Audit::open(handle).expect("a connection");
-    let found = audit.look().expect("it can be read");
+    let found = audit.look(&GOES_ON).expect("it can be read");
     // What was remembered says the same.
-    assert_eq!(audit.look().expect("it can be read"), found);
+    assert_eq!(audit.look(&GOES_ON).expect("it can be read"), found);
     found
 }
 
@@ -16,7 +20,7 @@ async fn what_waits_is_counted_again_across_pieces_while_cursors_move_and_rows_l
     let running = place.run();
     let handle = running.handle();
     let mut audit = Audit::open(&handle).expect("a connection");
-    let mut looks = || audit.look().expect("it can be read");
+    let mut looks = || audit.look(&GOES_ON).expect("it can be read");
     for group in 0..90_u64 {
         let numbers = group * 400..(group + 1) * 400;
         let entries = numbers.map(|n| {
@@ -62,5 +66,37 @@ async fn a_row_that_is_missing_and_one_that_nobody_counted_are_found() {
         .expect("moved");
     let found = look(&handle);
     assert!(found[0].ends_with("and 98 are there"), "{found:?}");
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn what_was_never_there_is_not_counted_piece_by_piece() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 1..=10 {
+        append(&handle, vec![event(n, to(&[0]))]).await;
+    }
+    running.shutdown().await.expect("an orderly end");
+    // As after years: one event of the first days is still held, and others are far away.
+    let behind = rusqlite::Connection::open(place.database()).expect("the database");
+    let far = 1_i64 << 40;
+    behind
+        .execute(
+            "UPDATE events SET position = position + ?1 WHERE position > 5",
+            [far],
+        )
+        .expect("moved");
+    let mut state = super::super::open::read_state(&behind)
+        .expect("readable")
+        .expect("there");
+    state.position = Position(state.position.0 + far.unsigned_abs());
+    super::super::stage::write_state(&behind, &state, &mut Vec::new()).expect("written");
+    drop(behind);
+    let running = place.run();
+    let handle = running.handle();
+    let found = tokio::task::spawn_blocking(move || look(&handle));
+    let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+    assert_eq!(found.expect("in time").expect("it looks"), [""; 0]);
     running.shutdown().await.expect("an orderly end");
 }

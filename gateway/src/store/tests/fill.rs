@@ -162,3 +162,88 @@ async fn there_are_no_more_destinations_than_numbers() {
     assert_eq!(handle.status().destinations.len(), most);
     running.shutdown().await.expect("an orderly end");
 }
+
+#[tokio::test]
+async fn what_was_stored_before_it_was_routed_to_a_new_destination_is_read_with_its_new_routes() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    let stored = |from: u64| (from..from + 300).map(|n| event(n, to(&[0])));
+    append(&handle, stored(0).collect()).await;
+    configure(&handle, &["a", "b"], &["b"]).await;
+    // By batches that began before the change.
+    append(&handle, stored(300).collect()).await;
+    handle
+        .fill(Wanted::new(|_, _| true))
+        .await
+        .expect("the store runs");
+    filled(&handle, 1).await;
+    assert_eq!(handle.status().destinations[1].routed, 600);
+    assert_eq!(read_all(&handle, 1, 0).len(), 600);
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn one_that_is_taken_out_while_it_is_filled_goes_on_when_it_is_back() {
+    let place = Place::new(&["a", "old"]);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 1..=30 {
+        append(&handle, vec![event(n, to(&[0, 1]))]).await;
+    }
+    configure(&handle, &["a"], &[]).await;
+    assert!(handle.forget_destination("old".into()).await.expect("open"));
+    configure(&handle, &["a", "new"], &["new"]).await;
+    configure(&handle, &["a"], &[]).await;
+    let seventh = || Wanted::new(|_, record| record.position == Position(7));
+    handle.fill(seventh()).await.expect("the store runs");
+    assert!(
+        handle.status().destinations[1].filling,
+        "nobody wants anything for it"
+    );
+    configure(&handle, &["a", "new"], &["new"]).await;
+    handle.fill(seventh()).await.expect("the store runs");
+    filled(&handle, 1).await;
+    assert_eq!(positions(&read_all(&handle, 1, 0)), [7]);
+    assert_eq!(handle.status().destinations[1].routed, 1);
+    assert_balanced(&handle.status());
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn what_was_held_and_is_waited_for_now_is_not_evicted_at_half_of_the_room() {
+    let mut place = Place::new(&["a"]);
+    place.config.max_bytes = 8 * 1024 * 1024;
+    let running = place.run();
+    let handle = running.handle();
+    let large = |n: u64, routes: Routes| match event(n, routes) {
+        Entry::Event(event) => Entry::Event(NewEvent {
+            body: vec![b'x'; 2_000].into(),
+            ..event
+        }),
+        other => other,
+    };
+    let held = (0..100).map(|n| large(n, Routes::NOWHERE));
+    append(&handle, held.collect()).await;
+    let others = (100..200).map(|n| event(n, to(&[0])));
+    append(&handle, others.collect()).await;
+    settle(&handle, delivered(0, 200, 100)).await;
+    until(&handle, |status| status.buffered == 100).await;
+    configure(&handle, &["a", "b"], &["b"]).await;
+    handle
+        .fill(Wanted::new(|_, _| true))
+        .await
+        .expect("the store runs");
+    filled(&handle, 1).await;
+    for first in (1_000..3_600).step_by(100) {
+        let more = (first..first + 100).map(|n| large(n, to(&[0])));
+        let kept = append(&handle, more.collect()).await;
+        assert!(!kept.contains(&Appended::Full));
+    }
+    let status = handle.status();
+    assert!(status.file_bytes > place.config.max_bytes / 2, "{status:?}");
+    let b = &status.destinations[1];
+    assert_eq!((b.routed, b.backlog, b.evicted), (100, 100, 0));
+    assert_balanced(&status);
+    running.shutdown().await.expect("an orderly end");
+}
