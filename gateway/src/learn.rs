@@ -22,7 +22,7 @@ use crate::{
         Births, Message, Scratch,
         decode::{self, Compression, Format, Lenient, Node},
         normalise,
-        schema::{Mismatch, Schema, Schemas},
+        schema::{self as schemas_of, Mismatch, Schema, Schemas},
     },
 };
 use fields::Fields;
@@ -132,6 +132,10 @@ pub fn propose(observed: &[Observed], received: Timestamp) -> Option<Proposal> {
             "# {left} other kinds of topics were seen: look at fewer at a time."
         );
     }
+    if !schemas_of::BUILT {
+        // A configuration that this very program refuses would be no proposal.
+        config.push_str("# No schemas: this build has none (feature \"schema\").\n");
+    }
     let tried = tried(&config, &schemas, observed, received);
     Some(Proposal {
         config,
@@ -199,7 +203,9 @@ fn mapping(
     let _fine = writeln!(config, "type = {}", quoted(&kind));
     fields.write(config);
     config.push('\n');
-    if let Some(schema) = fields.schema(&kind) {
+    if schemas_of::BUILT
+        && let Some(schema) = fields.schema(&kind)
+    {
         let file = format!("{name}.schema.json");
         let _fine = writeln!(
             config,

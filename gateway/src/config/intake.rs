@@ -68,6 +68,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "mqtt")]
     fn who_sends_messages_as_they_came_needs_them_kept() {
         let destination = "[[destination]]\nname = \"up\"\ntype = \"mqtt\"\nserver = \"mqtt://h\"\npayload = \"original\"\n";
         let said = mistakes(destination);

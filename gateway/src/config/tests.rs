@@ -343,6 +343,7 @@ fn the_documentation_lists_exactly_the_keys_that_are_known() {
 }
 
 #[test]
+#[cfg(feature = "http")]
 fn environment_variables_are_filled_in_and_never_shown() {
     let url = |config: &Config| match &config.destinations[0].kind {
         forward::Kind::File(file) => file.path.clone(),

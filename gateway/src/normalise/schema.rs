@@ -35,6 +35,9 @@ impl Mismatch {
     ];
 }
 
+/// Whether this build can hold payloads to schemas.
+pub const BUILT: bool = cfg!(feature = "schema");
+
 /// The tag of an event that is not as its schema says.
 pub const TAG: &str = "schemaerror";
 

@@ -200,6 +200,7 @@ values = "all"
 }
 
 #[test]
+#[cfg(all(feature = "http", feature = "nats"))]
 fn mistakes_in_destinations_say_what_would_be_right() {
     assert_snapshot!(mistakes(
         r#"
