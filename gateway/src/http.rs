@@ -25,6 +25,7 @@ mod instance;
 mod page;
 mod quarantine;
 mod read;
+mod reading;
 mod replay;
 mod routes;
 mod rulebook;
@@ -36,7 +37,7 @@ mod stream;
 use std::{net::SocketAddr, sync::Arc};
 
 use penstock_broker::listener::{
-    config::{ClientCertificate, Tls},
+    config::Tls,
     tls::{self, Acceptor},
 };
 use tokio::net::TcpListener;
@@ -137,11 +138,9 @@ impl Config {
     /// are, and nothing that they say goes there in the clear, unless the operator says
     /// otherwise in words.
     pub fn objection(&self) -> Option<Objection> {
-        let requires = |tls: &Tls| tls.client_certificate == ClientCertificate::Required;
-        let is_asked = !self.tokens.is_empty() || self.tls.as_ref().is_some_and(requires);
         if self.listen.ip().is_loopback() || self.allow_anonymous {
             None
-        } else if !is_asked {
+        } else if self.tokens.is_empty() {
             Some(Objection::NobodyIsAsked)
         } else if self.tls.is_none() && !self.allow_plaintext {
             Some(Objection::InTheClear)

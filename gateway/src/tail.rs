@@ -14,7 +14,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -86,6 +86,8 @@ pub(crate) struct Tail {
     committed: watch::Receiver<Position>,
     /// Who reads: it ends when nobody can ask any more.
     pages: mpsc::Sender<oneshot::Sender<Found>>,
+    /// What was asked for, and is not there yet.
+    found: Option<oneshot::Receiver<Found>>,
     /// Looked at up to here.
     at: Position,
 }
@@ -94,7 +96,8 @@ pub(crate) struct Tail {
 type Found = Result<(Vec<Shown>, Position), store::Error>;
 
 impl Tail {
-    /// Begins behind `after`, or with what comes from now on.
+    /// Begins behind `after`, or with what comes from now on. Keeps `place` for as long as
+    /// its thread is there, which may be longer than anybody listens.
     ///
     /// # Errors
     /// When the journal cannot be opened, or the system has no thread left.
@@ -103,6 +106,7 @@ impl Tail {
         boots: Arc<Boots>,
         filter: Filter,
         after: Option<Position>,
+        place: impl Send + 'static,
     ) -> Result<Self, store::Error> {
         let committed = store.committed();
         let now = *committed.borrow();
@@ -119,6 +123,7 @@ impl Tail {
         std::thread::Builder::new()
             .name("tail".into())
             .spawn(move || {
+                let _place = place;
                 pace::give_way();
                 let mut pace = Pace::begin();
                 while let Some(reply) = asked.blocking_recv() {
@@ -132,22 +137,40 @@ impl Tail {
         Ok(Self {
             committed,
             pages,
+            found: None,
             at,
         })
     }
 
-    /// What comes next; `None` when the gateway ends.
+    /// Looked at up to here.
+    pub(crate) const fn at(&self) -> Position {
+        self.at
+    }
+
+    /// What comes next, or after a while how far it has looked; `None` when the gateway ends.
     pub(crate) async fn next(&mut self) -> Option<Vec<Shown>> {
+        self.next_within(SAY_EVERY).await
+    }
+
+    async fn next_within(&mut self, time: Duration) -> Option<Vec<Shown>> {
+        let until = Instant::now() + time;
         loop {
             let at = self.at;
             let more = self.committed.wait_for(|position| *position > at);
-            match timeout(SAY_EVERY, more).await {
+            match timeout_at(until, more).await {
                 Err(_) => return Some(vec![Shown::Looked(at)]),
                 Ok(more) => drop(more.ok()?),
             }
-            let (reply, found) = oneshot::channel();
-            self.pages.send(reply).await.ok()?;
-            match found.await.ok()? {
+            if self.found.is_none() {
+                let (reply, found) = oneshot::channel();
+                self.pages.send(reply).await.ok()?;
+                self.found = Some(found);
+            }
+            let Ok(found) = timeout_at(until, self.found.as_mut()?).await else {
+                return Some(vec![Shown::Looked(at)]);
+            };
+            self.found = None;
+            match found.ok()? {
                 Ok((shown, at)) => {
                     self.at = at;
                     if !shown.is_empty() {
@@ -158,6 +181,10 @@ impl Tail {
                     tracing::info!(%error, "the journal could not be read for a live tail");
                     sleep(AGAIN_AFTER).await;
                 }
+            }
+            // Also where there is always more, and nothing of it is wanted.
+            if Instant::now() >= until {
+                return Some(vec![Shown::Looked(self.at)]);
             }
         }
     }

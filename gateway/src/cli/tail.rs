@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     after: Option<u64>,
     /// End after so many
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Whole events as JSON, one a line; what was missed is said on standard error
     #[arg(long)]
@@ -40,9 +40,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut block = Block::default();
     for line in stream.lines() {
-        if left == 0 {
-            return Ok(ExitCode::SUCCESS);
-        }
         match block.line(&line.context("the gateway has ended")?)? {
             None => {}
             Some(Said::Missed(count)) => missed(&count, args.json),
@@ -52,13 +49,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                     true => output::line(&event),
                     false => output::line(shown(&event)),
                 }
+                if left == 0 {
+                    return Ok(ExitCode::SUCCESS);
+                }
             }
         }
     }
-    match left {
-        0 => Ok(ExitCode::SUCCESS),
-        _ => anyhow::bail!("the gateway has ended"),
-    }
+    anyhow::bail!("the gateway has ended")
 }
 
 fn path(args: &Args) -> String {

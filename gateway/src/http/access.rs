@@ -95,6 +95,16 @@ impl Caller {
         &*self.name == Self::COMMAND
     }
 
+    /// Who says something, where they may say it for somebody: whose token it is stands
+    /// beside it, but where nobody is asked, and of a command of this machine.
+    pub(super) fn speaking_for(&self, other: Option<String>) -> String {
+        match other {
+            None => self.name().to_owned(),
+            Some(other) if self.is_command() || self.name() == Self::ANYONE => other,
+            Some(other) => format!("{other} ({})", self.name),
+        }
+    }
+
     /// Refuses whoever may not do as much, where that hangs on more than the operation.
     ///
     /// # Errors

@@ -174,7 +174,7 @@ async fn say(
     let said = Said {
         id,
         state,
-        actor: words.by.unwrap_or_else(|| caller.name().to_owned()),
+        actor: caller.speaking_for(words.by),
         note: words.note,
     };
     match context.actions.say(said).await? {

@@ -11,7 +11,7 @@ use penstock_broker::Quiet;
 
 use super::access::Caller;
 
-/// Lines a second of who was turned away.
+/// Lines a second of those who were turned away, strangers and known ones.
 const REFUSED_LINES: u32 = 20;
 /// Characters of a path that a line shows.
 const SHOWN_MAX: usize = 256;
@@ -19,14 +19,15 @@ const SHOWN_MAX: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Audit {
-    refused: Quiet,
+    strangers: Quiet,
+    known: Quiet,
 }
 
 /// What was asked for, and from where.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) method: Method,
-    /// As it came, without the question.
+    /// As it came, with the question: what is given up stands there.
     pub(super) path: String,
     pub(super) address: Option<SocketAddr>,
 }
@@ -34,13 +35,19 @@ pub(super) struct Asked {
 impl Audit {
     pub(super) const fn new() -> Self {
         Self {
-            refused: Quiet::of(REFUSED_LINES),
+            strangers: Quiet::of(REFUSED_LINES),
+            known: Quiet::of(REFUSED_LINES),
         }
     }
 
     /// Somebody was turned away: nobody known, or of a lesser role.
     pub(super) fn refused(&self, asked: &Asked, caller: Option<&Caller>) {
-        if let Some(held_back) = self.refused.pass() {
+        // A flood of strangers hides nobody who is known.
+        let quiet = match caller {
+            Some(_) => &self.known,
+            None => &self.strangers,
+        };
+        if let Some(held_back) = quiet.pass() {
             tracing::info!(
                 target: "penstock::audit",
                 action = "http",
@@ -91,7 +98,7 @@ impl Drop for Change {
         tracing::info!(
             target: "penstock::audit",
             action = "http",
-            allowed = true,
+            allowed = *status != Some(StatusCode::FORBIDDEN),
             token = caller.name(),
             role = caller.role().word(),
             method = %asked.method,

@@ -125,7 +125,10 @@ impl Problem {
     pub(super) fn is_refusal(&self) -> bool {
         matches!(
             self.status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::UNSUPPORTED_MEDIA_TYPE
+                | StatusCode::MISDIRECTED_REQUEST
         )
     }
 }

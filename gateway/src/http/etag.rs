@@ -1,6 +1,6 @@
 //! Tags of answers, so that who asks again need not be sent the same again.
 //!
-//! The tag is a hash of the answer, where what made it gave none: what differs has another. It
+//! The tag is a hash of the answer: whatever makes it, what differs has another one. It
 //! saves the way, not the work. Every whole answer has one; streams have none.
 
 use axum::{
@@ -17,7 +17,10 @@ const BYTES_MAX: usize = 8 << 20;
 pub(super) async fn tagged(asked: Option<HeaderValue>, response: Response) -> Response {
     let size = response.body().size_hint().exact();
     let is_whole = size.is_some_and(|size| size <= BYTES_MAX as u64);
-    if response.status() != StatusCode::OK || !is_whole {
+    // A tag that is there already is a version, to be changed over; more than what has the
+    // version may be in the answer.
+    let has_version = response.headers().contains_key(header::ETAG);
+    if response.status() != StatusCode::OK || !is_whole || has_version {
         return response;
     }
     let (mut head, body) = response.into_parts();
@@ -25,12 +28,7 @@ pub(super) async fn tagged(asked: Option<HeaderValue>, response: Response) -> Re
         // A whole body is in memory.
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    // Some have one already: a version, which can be asked for when something is changed.
-    let own = head.headers.get(header::ETAG);
-    let tag = own.and_then(|tag| tag.to_str().ok()).map_or_else(
-        || format!("\"{}\"", &blake3::hash(&bytes).to_hex()[..32]),
-        str::to_owned,
-    );
+    let tag = format!("\"{}\"", &blake3::hash(&bytes).to_hex()[..32]);
     tag_head(&mut head.headers, &tag);
     if asked.is_some_and(|asked| names(&asked, &tag)) {
         head.status = StatusCode::NOT_MODIFIED;

@@ -48,7 +48,7 @@ pub(super) async fn check(
     let peer = request.extensions().get::<Peer>();
     let asked = Asked {
         method: request.method().clone(),
-        path: request.uri().path().to_owned(),
+        path: request.uri().to_string(),
         address: peer.map(|peer| peer.address),
     };
     let header = request.headers().get(header::AUTHORIZATION);
@@ -81,6 +81,11 @@ pub(super) async fn check(
 impl Guard {
     fn admit(&self, request: &Request, caller: Option<&Caller>) -> Result<(), Problem> {
         let header = |name: HeaderName| request.headers().get(name)?.to_str().ok();
+        // Said by browsers alone, of a request that a page elsewhere has caused.
+        if header(HeaderName::from_static("sec-fetch-site")) == Some("cross-site") {
+            let what = "a page of another origin may not ask";
+            return Err(Problem::new(StatusCode::FORBIDDEN, what));
+        }
         if !self.any_host && !header(header::HOST).is_some_and(is_loopback) {
             return Err(Problem::new(
                 StatusCode::MISDIRECTED_REQUEST,

@@ -119,7 +119,7 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     post,
     path = "/api/v1/read/rebuild",
     tag = "read",
-    security(("token" = ["operator"])),
+    security(("token" = ["admin"])),
     responses(
         (status = 200, description = "It begins", body = Value),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),

@@ -125,6 +125,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_then_or_reaches_devices_is_an_admins() {
+        let document = document();
+        let admins: BTreeSet<String> = operations(&document)
+            .into_iter()
+            .filter(|(_, one)| one["security"][0]["token"][0] == "admin")
+            .map(|(which, _)| which)
+            .collect();
+        let expected = [
+            "delete /api/v1/broker/retained/{topic}",
+            "delete /api/v1/dead-letters/{id}",
+            "delete /api/v1/destinations/{name}",
+            "delete /api/v1/quarantine/{id}",
+            "delete /api/v1/rule-failures/{id}",
+            "delete /api/v1/rules/{name}",
+            "post /api/v1/read/rebuild",
+            "put /api/v1/rules/{name}",
+        ];
+        assert_eq!(admins, expected.map(str::to_owned).into());
+    }
+
+    #[test]
     fn nothing_but_health_and_identity_is_for_everybody() {
         let document = document();
         let public: Vec<String> = operations(&document)

@@ -62,7 +62,7 @@ pub(super) async fn show(
     put,
     path = "/api/v1/rules/{name}",
     tag = "rules",
-    security(("token" = ["operator"])),
+    security(("token" = ["admin"])),
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     request_body(content = Value, description = "The rule", content_type = "application/json"),
     responses(
@@ -95,7 +95,7 @@ pub(super) async fn put(
     delete,
     path = "/api/v1/rules/{name}",
     tag = "rules",
-    security(("token" = ["operator"])),
+    security(("token" = ["admin"])),
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     responses(
         (status = 200, description = "It is out of force; its versions stay", body = Value),

@@ -23,6 +23,7 @@ use super::{
     access::{Access, Token},
     audit::Audit,
     guard::{self, Guard},
+    reading::Reading,
     routes::routes,
     stream::Ending,
 };
@@ -191,7 +192,10 @@ async fn converse(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(TokioIo::new(stream), Connection { router, peer });
+        .serve_connection(
+            TokioIo::new(Reading::new(stream)),
+            Connection { router, peer },
+        );
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -11,7 +11,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
@@ -24,6 +24,9 @@ use crate::{
 
 /// Streams at a time: each has a thread, and one of the connections.
 const STREAMS_MAX: usize = 16;
+/// Bytes of a filter, and fields in all its alternatives.
+const FILTER_BYTES_MAX: usize = 8 * 1024;
+const FILTER_FIELDS_MAX: usize = 1_000;
 /// How long a browser waits before it comes again, in milliseconds.
 const AGAIN_AFTER_MS: u32 = 2_000;
 
@@ -81,22 +84,32 @@ pub(super) async fn events(
         None => which.after,
         Some(id) => Some(last_id(id.as_bytes())?),
     };
-    let filter = filter(&which)?;
     let place = STREAMS.try_acquire().map_err(|_| {
         let what = format!("{STREAMS_MAX} streams are open, and there may be no more");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
     })?;
-    let tail = Tail::begin(
-        &context.store,
-        context.boots.clone(),
-        filter,
-        after.map(Position),
-    )?;
-    let begin = Bytes::from(format!("retry: {AGAIN_AFTER_MS}\n\n"));
-    // Its place is free again once nobody listens.
-    let pages = stream::unfold((tail, place), |(mut tail, place)| async move {
+    // A pattern takes its time, and so does opening the journal.
+    let begun = spawn_blocking(move || -> Result<Tail, Problem> {
+        let (store, boots) = (&context.store, context.boots.clone());
+        let filter = filter(&which)?;
+        Ok(Tail::begin(
+            store,
+            boots,
+            filter,
+            after.map(Position),
+            place,
+        )?)
+    });
+    let tail = begun.await.map_err(|error| {
+        tracing::error!(%error, "a live tail could not begin");
+        let what = "the stream could not begin";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+    })??;
+    // Who is cut off before the first event goes on here, too.
+    let begin = Bytes::from(format!("retry: {AGAIN_AFTER_MS}\nid: {}\n\n", tail.at()));
+    let pages = stream::unfold(tail, |mut tail| async move {
         let page = tail.next().await?;
-        Some((page, (tail, place)))
+        Some((page, tail))
     });
     let blocks = stream::iter([begin])
         .chain(pages.map(|page| blocks(&page)))
@@ -138,7 +151,18 @@ fn filter(which: &Which) -> Result<Filter, Problem> {
     ];
     let patterns = written.chain(shortcuts.into_iter().flatten());
     let patterns = patterns.map(|(name, text)| {
-        Pattern::parse(&text).map_err(|error| wrong(format!("{name}: {error}")))
+        if text.len() > FILTER_BYTES_MAX {
+            return Err(wrong(format!(
+                "{name} has at most {FILTER_BYTES_MAX} bytes"
+            )));
+        }
+        let pattern = Pattern::parse(&text).map_err(|error| wrong(format!("{name}: {error}")))?;
+        match pattern.fields() > FILTER_FIELDS_MAX {
+            true => Err(wrong(format!(
+                "{name} asks for more than {FILTER_FIELDS_MAX} fields in all its alternatives"
+            ))),
+            false => Ok(pattern),
+        }
     });
     Ok(Filter::new(patterns.collect::<Result<Vec<_>, _>>()?))
 }

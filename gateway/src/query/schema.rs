@@ -76,7 +76,7 @@ pub(super) fn open_read_only(dir: &Path) -> Result<Connection, Error> {
         opened => opened?,
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute_batch("PRAGMA cache_size = -2048; PRAGMA temp_store = MEMORY;")?;
+    connection.execute_batch("PRAGMA cache_size = -2048")?;
     check(&connection)?;
     Ok(connection)
 }

@@ -7,6 +7,8 @@ use crate::event::{Event, Value};
 const TEXT_BYTES_MAX: usize = 4 * 1024;
 /// Terms of one question.
 const TERMS_MAX: usize = 16;
+/// Bytes of one question: each of its words is a reader of the index.
+const QUESTION_BYTES_MAX: usize = 1024;
 /// The fields that a question may name.
 const FIELDS: [&str; 4] = ["device", "topic", "type", "text"];
 
@@ -98,6 +100,9 @@ impl Question {
     /// What is wrong in it.
     pub(super) fn parse(asked: &str) -> Result<Self, Error> {
         let wrong = |what: String| Err(Error::Asked(what));
+        if asked.len() > QUESTION_BYTES_MAX {
+            return wrong(format!("a question has at most {QUESTION_BYTES_MAX} bytes"));
+        }
         let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         let mut rest = asked.trim_start();
         while !rest.is_empty() {
@@ -235,7 +240,8 @@ mod tests {
         ] {
             assert_eq!(question(asked).unwrap(), expect, "{asked}");
         }
-        for asked in ["", "  ", "-x", "*", "\"x", "device:", "a -"] {
+        let long = "x ".repeat(513);
+        for asked in [&long, "", "  ", "-x", "*", "\"x", "device:", "a -"] {
             assert!(matches!(question(asked), Err(Error::Asked(_))), "{asked}");
         }
     }

@@ -10,12 +10,13 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::query::Error;
 
-/// Words that a beginning stands for, at most: each is a reader of the index, with some
-/// kilobytes.
-const WORDS_MAX: usize = 256;
+/// Words of all phrases that the beginnings of a question stand for, at most: each is a
+/// reader of the index, with some kilobytes.
+pub(super) const WORDS_MAX: usize = 256;
 
 /// What `words`, of which the last is a beginning, stand for in an index: words that stand
-/// one after the other. `None` where there are too many.
+/// one after the other. `None` where there are more than `room`, of which it takes what it
+/// gives.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -23,12 +24,13 @@ pub(super) fn spelled(
     connection: &Connection,
     table: &str,
     words: &str,
+    room: &mut usize,
 ) -> Result<Option<Vec<String>>, Error> {
     let mut before = tokens(words)?;
     let Some(beginning) = before.pop() else {
         return Ok(None);
     };
-    // In the memory of this connection: the file is opened to be read only.
+    // Of this connection alone: the file is opened to be read only.
     connection.execute_batch(&format!(
         "CREATE VIRTUAL TABLE IF NOT EXISTS temp.words_of_{table}
          USING fts5vocab(main, {table}, instance)"
@@ -37,13 +39,16 @@ pub(super) fn spelled(
         "SELECT term FROM temp.words_of_{table} WHERE term >= ?1 ORDER BY term LIMIT 1"
     ))?;
     let mut phrases = Vec::new();
+    // A phrase has a reader for each of its words.
+    let each = before.len() + 1;
     let mut from = beginning.clone();
     loop {
         let word: Option<String> = next.query_row([&from], |row| row.get(0)).optional()?;
         let Some(word) = word.filter(|word| word.starts_with(&beginning)) else {
+            *room -= phrases.len() * each;
             return Ok(Some(phrases));
         };
-        if phrases.len() == WORDS_MAX {
+        if (phrases.len() + 1) * each > *room {
             return Ok(None);
         }
         // Less than any longer word, as words have letters and digits only.
@@ -86,6 +91,10 @@ mod tests {
         connection
     }
 
+    fn all(index: &Connection, words: &str) -> Option<Vec<String>> {
+        spelled(index, "event_text", words, &mut { WORDS_MAX }).unwrap()
+    }
+
     fn found(connection: &Connection, question: &str) -> Vec<i64> {
         let ask = "SELECT rowid FROM event_text WHERE event_text MATCH ?1 ORDER BY rowid DESC";
         let mut ask = connection.prepare(ask).unwrap();
@@ -97,7 +106,7 @@ mod tests {
     fn a_beginning_stands_for_the_words_that_there_are() {
         let index = index(&["press-7 hot", "Prêt à porter", "express", "pre", "press 8"]);
         let check = |words: &str, expect: &[&str]| {
-            let spelled = spelled(&index, "event_text", words).unwrap().unwrap();
+            let spelled = all(&index, words).unwrap();
             assert_eq!(spelled, expect, "{words}");
         };
         check("PRE", &["pre", "press", "pret"]);
@@ -113,7 +122,7 @@ mod tests {
         let gone = "DELETE FROM event_text WHERE rowid = 2";
         index.execute_batch(gone).unwrap();
         let question = Question::parse("pre*").unwrap();
-        let question = question.fts5(|words| spelled(&index, "event_text", words));
+        let question = question.fts5(|words| Ok(all(&index, words)));
         assert_eq!(found(&index, &question.unwrap()), [3, 1]);
     }
 
@@ -123,11 +132,18 @@ mod tests {
             .map(|n| format!("sn{n:04} one{}", n % 256))
             .collect();
         let index = index(&texts);
-        assert_eq!(spelled(&index, "event_text", "sn").unwrap(), None);
-        let most = spelled(&index, "event_text", "one").unwrap().unwrap();
-        assert_eq!(most.len(), WORDS_MAX);
+        assert_eq!(all(&index, "sn"), None);
+        assert_eq!(all(&index, "one").unwrap().len(), WORDS_MAX);
+        // Each word of a phrase counts, and all phrases of a question.
+        assert_eq!(all(&index, "sn0001 one"), None);
+        let mut room = WORDS_MAX;
+        let mut some = |words| spelled(&index, "event_text", words, &mut room).unwrap();
+        assert_eq!(some("x one2").unwrap().len(), 67);
+        assert_eq!(some("x one1"), None);
+        assert_eq!(some("one1").unwrap().len(), 111);
+        assert_eq!(some("one9"), None);
         let question = Question::parse("one*").unwrap();
-        let question = question.fts5(|words| spelled(&index, "event_text", words));
+        let question = question.fts5(|words| Ok(all(&index, words)));
         assert_eq!(found(&index, &question.unwrap()).len(), 300);
     }
 
@@ -140,7 +156,7 @@ mod tests {
             let index = index(&texts);
             if let Ok(question) = Question::parse(&asked) {
                 let plain = question.fts5(|_| Ok(None)).unwrap();
-                let out = question.fts5(|words| spelled(&index, "event_text", words)).unwrap();
+                let out = question.fts5(|words| Ok(all(&index, words))).unwrap();
                 prop_assert_eq!(found(&index, &plain), found(&index, &out), "{} {}", plain, out);
             }
         }

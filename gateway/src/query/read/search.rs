@@ -116,7 +116,9 @@ fn found(
         In::Quarantine => "quarantine_text",
         In::DeadLetters => "dead_letter_text",
     };
-    let question = question.fts5(|words| beginnings::spelled(connection, table, words))?;
+    let mut room = beginnings::WORDS_MAX;
+    let question =
+        question.fts5(|words| beginnings::spelled(connection, table, words, &mut room))?;
     let mut ids = connection.prepare_cached(&format!(
         "SELECT rowid FROM {table} WHERE {table} MATCH ?1 AND rowid < ?2
          ORDER BY rowid DESC LIMIT ?3"
