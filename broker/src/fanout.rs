@@ -210,6 +210,12 @@ impl Fanout {
             || self.shared().is_wanted(topic)
     }
 
+    /// Whether a session for which `is` says so subscribes to `topic` now, by itself.
+    pub(crate) fn is_wanted_by(&self, topic: &str, is: impl Fn(u64) -> bool) -> bool {
+        let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);
+        filters.len() > 0 && filters.visit(topic, &mut |session, _| is(session))
+    }
+
     /// Whether somebody subscribes to `topic` or to anything below it now.
     pub(crate) fn is_wanted_below(&self, topic: &str) -> bool {
         let filters = self.filters.read().unwrap_or_else(PoisonError::into_inner);

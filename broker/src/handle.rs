@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::{
-    ClientInfo, Local, RetainedInfo, SessionInfo, SubscriptionInfo,
+    ClientInfo, Errands, Local, RetainedInfo, SessionInfo, SubscriptionInfo,
     auth::{self, Auth},
     budget::Budgets,
     fanout::Fanout,
@@ -57,6 +57,14 @@ impl Handle {
     /// The way to the broker's subscribers from within the process.
     pub fn local(&self) -> Local {
         Local::new(Arc::clone(&self.fanout))
+    }
+
+    /// The way to single clients from within the process, each message once.
+    pub fn errands(&self) -> Errands {
+        Errands {
+            fanout: Arc::clone(&self.fanout),
+            registry: Arc::clone(&self.registry),
+        }
     }
 
     /// The clients that are connected, by client identifier: at most `limit` of those

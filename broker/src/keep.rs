@@ -37,6 +37,7 @@
 mod account;
 mod bring;
 mod damage;
+mod errand;
 mod exchange;
 mod expiry;
 mod feed;
@@ -62,6 +63,7 @@ mod writer;
 
 use std::{path::PathBuf, time::Duration};
 
+pub(crate) use errand::{Errand, Ran};
 pub(crate) use exchange::EXCHANGES_MAX;
 pub(crate) use feed::{Feed, Item};
 pub(crate) use handle::Keeper;

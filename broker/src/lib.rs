@@ -26,6 +26,7 @@ mod budget;
 mod clock;
 mod config;
 mod embedded;
+mod errand;
 mod fanout;
 mod filters;
 #[cfg(any(test, feature = "fuzz"))]
@@ -48,6 +49,7 @@ mod topic;
 
 pub use admission::{Admission, Admitted, Receipt, Verdict};
 pub use config::{Config, Error};
+pub use errand::{Addressee, Errands, Look, Queued, Reach};
 pub use handle::{Handle, LiveSubscription};
 pub use keep::{
     Config as KeepConfig, Error as KeepError, QueueFull, RetainedFull, RetainedInfo, SessionInfo,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The session number of what the gateway says itself; sessions count from 1.
-const NOBODY: u64 = 0;
+pub(crate) const NOBODY: u64 = 0;
 /// Pauses between asking about a publish that found no room.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);

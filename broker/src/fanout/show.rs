@@ -16,8 +16,10 @@ use tokio::time::{Duration, sleep};
 use super::Fanout;
 use crate::{
     Publish, QoS,
+    errand::Addressee,
     fanout::{How, Message},
-    keep::{Kept, Op, Refused, SessionId, Told, WillId},
+    keep::{Errand, Kept, Op, Ran, Refused, SessionId, Token, Told, WillId},
+    local::NOBODY,
 };
 
 /// Between asking whether there is room on disk.
@@ -102,6 +104,29 @@ impl Fanout {
                 Err(refused)
             }
         }
+    }
+
+    /// Queues a message of the gateway for a client, once, and shows it to live
+    /// subscribers.
+    ///
+    /// # Errors
+    /// When nothing could be kept: nobody has seen it.
+    pub(crate) async fn errand(
+        &self,
+        publish: &Publish,
+        token: Token,
+        to: &Addressee,
+    ) -> Result<Ran, Refused> {
+        let errand = Errand {
+            message: self.message(NOBODY, publish),
+            token,
+            to: to.clone(),
+        };
+        let ran = self.keeper.errand(errand).await?;
+        if let Ran::Queued(message) = &ran {
+            self.carry_wanted(std::iter::once(message.clone()));
+        }
+        Ok(ran)
     }
 
     async fn tell(&self, ops: &[Op], room: Room) -> Result<Vec<Kept>, Refused> {

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    Config, Decided, Enter, Entered, Error, Kept, KeptWill, Leave, Op, Refused, RetainedInfo,
-    SessionId, SessionInfo, Shared, SubscriptionInfo, Token, Told, Turn, Wish,
+    Config, Decided, Enter, Entered, Errand, Error, Kept, KeptWill, Leave, Op, Ran, Refused,
+    RetainedInfo, SessionId, SessionInfo, Shared, SubscriptionInfo, Token, Told, Turn, Wish,
     job::{Answer, Job, Work},
     will::WillId,
     writer::Writer,
@@ -145,6 +145,27 @@ impl Keeper {
             Answer::Owed(message) => Ok(Told::Owed(message)),
             _ => Err(Refused::Stopped),
         }
+    }
+
+    /// Queues a message of the gateway, unless it was queued before.
+    pub(crate) async fn errand(&self, errand: Errand) -> Result<Ran, Refused> {
+        match self.ask(Work::Errand(errand)).await? {
+            Answer::Errand(ran) => Ok(ran),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// The tokens of errands that are not over.
+    pub(crate) async fn errands(&self) -> Result<Vec<Token>, Refused> {
+        match self.find_out(|| Work::Errands).await? {
+            Answer::Errands(tokens) => Ok(tokens),
+            _ => Err(Refused::Stopped),
+        }
+    }
+
+    /// Forgets errands whose sender has noted that they were queued.
+    pub(crate) async fn errands_are_over(&self, tokens: Vec<Token>) -> Result<(), Refused> {
+        self.ask(Work::ErrandsAreOver(tokens)).await.map(drop)
     }
 
     /// Notes inbound QoS 2 exchanges, before anything is done with their messages.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Feed, Wish, bring::Bringing, will::WillId};
+use super::{Errand, Feed, Ran, Wish, bring::Bringing, will::WillId};
 use crate::{
     QoS,
     fanout::{Homeless, Message, Outbox, Owner},
@@ -255,6 +255,11 @@ pub(super) enum Work {
     Tell(Vec<Op>),
     /// The same of a will; what of it is to be retained is owed where the disk is full.
     Will(Op, Option<WillId>),
+    /// A message of the gateway, once.
+    Errand(Errand),
+    /// The tokens of errands that are not over.
+    Errands,
+    ErrandsAreOver(Vec<Token>),
     /// Whether there is room.
     Room(Vec<Wish>),
     Begin(SessionId, Vec<(u16, Token)>),
@@ -284,6 +289,7 @@ impl Work {
             | Self::Publish(_)
             | Self::Tell(_)
             | Self::Will(..)
+            | Self::Errand(_)
             | Self::Room(_)
             | Self::Begin(..)
             | Self::TakeBack(_) => true,
@@ -298,6 +304,7 @@ impl Work {
             self,
             Self::DueWill(_)
                 | Self::IsWillDue(_)
+                | Self::Errands
                 | Self::Sessions
                 | Self::Subscriptions
                 | Self::Wills
@@ -313,6 +320,7 @@ impl Work {
     pub(super) fn has_grown(&self, answer: &Result<Answer, Refused>) -> bool {
         let is_done = match answer {
             Ok(Answer::Kept(kept)) => kept.iter().any(|one| matches!(one, Kept::Done(_))),
+            Ok(Answer::Errand(ran)) => matches!(ran, Ran::Queued(_)),
             Ok(_) => true,
             Err(_) => false,
         };
@@ -338,6 +346,8 @@ pub(super) enum Answer {
     Was(bool),
     Entered(Box<Entered>),
     Kept(Vec<Kept>),
+    Errand(Ran),
+    Errands(Vec<Token>),
     /// There was no room, and the message is retained in memory only.
     Owed(Message),
     /// Messages from this number on are matched with the subscriptions as they are now.

@@ -76,7 +76,7 @@ impl Writer {
 
     /// The persistent sessions that get a message at QoS 1 or 2, but for members of
     /// shared subscriptions.
-    fn targets(&self, message: &Message, from: Option<SessionId>) -> Vec<Target> {
+    pub(super) fn targets(&self, message: &Message, from: Option<SessionId>) -> Vec<Target> {
         if message.qos() == QoS::AtMostOnce {
             return Vec::new();
         }

@@ -16,13 +16,14 @@ use super::Error;
 /// The file, in the data directory.
 const FILE: &str = "broker.db";
 /// In order; the database's `user_version` says how many were applied.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
     include_str!("migrations/4.sql"),
     include_str!("migrations/5.sql"),
     include_str!("migrations/6.sql"),
+    include_str!("migrations/7.sql"),
 ];
 const PAGE_BYTES: u64 = 4096;
 /// `quick_check` may take this long; it looks through some 500 MB in that time.

@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use super::{Config, QueueFull, SessionId, group::Groups, job::Sub};
 use crate::{
+    QoS,
     budget::Budget,
     clock::{Clock, is_plausible},
+    errand::Addressee,
     fanout::{self, Message, Retained},
     filters::Filters,
     metrics::Counters,
@@ -47,6 +49,7 @@ type Known = (SessionId, Option<Arc<str>>);
 #[derive(Debug, Default)]
 struct Clients {
     by_id: HashMap<Arc<str>, Known>,
+    by_session: HashMap<SessionId, Arc<str>>,
     /// How many sessions each user has; those of clients that did not say who they are
     /// count as one user's.
     by_user: HashMap<Option<Arc<str>>, usize>,
@@ -58,12 +61,14 @@ impl Clients {
         *self.by_user.entry(user.cloned()).or_default() += 1;
         let known = (session, user.cloned());
         self.by_id.insert(Arc::clone(client), known);
+        self.by_session.insert(session, Arc::clone(client));
     }
 
     fn remove(&mut self, client: &str) {
-        let Some((_, user)) = self.by_id.remove(client) else {
+        let Some((session, user)) = self.by_id.remove(client) else {
             return;
         };
+        self.by_session.remove(&session);
         if let Entry::Occupied(mut count) = self.by_user.entry(user) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -185,6 +190,22 @@ impl Shared {
         let filters = self.filters();
         filters.len() > 0 && filters.visit(topic, &mut |_, _| true)
             || self.groups().is_wanted(topic)
+    }
+
+    /// Whether a persistent session of an addressee subscribes to `topic` at QoS 1 or 2,
+    /// by itself.
+    pub(crate) fn is_kept_for(&self, topic: &str, to: &Addressee) -> bool {
+        let filters = self.filters();
+        if filters.len() == 0 {
+            return false;
+        }
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        filters.visit(topic, &mut |key, sub| {
+            let client = clients.by_session.get(&SessionId::of_key(key));
+            let known = client.and_then(|client| Some((client, clients.by_id.get(client)?)));
+            sub.qos > QoS::AtMostOnce
+                && known.is_some_and(|(client, (_, user))| to.is(client, user.as_deref()))
+        })
     }
 
     /// Whether one subscribes to `topic` or to anything below it.

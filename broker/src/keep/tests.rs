@@ -2,6 +2,7 @@
 
 mod bounds;
 mod desk;
+mod errands;
 mod fair;
 mod file;
 mod full;
