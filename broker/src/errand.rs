@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::futures::Notified;
 
 use crate::{
-    Local, Publish, QoS,
+    Publish, QoS,
     fanout::{Fanout, Room},
     keep::{Ran, Refused},
     local::NOBODY,
@@ -132,11 +132,10 @@ impl Errands {
         }
     }
 
-    /// Shows a message to everybody who subscribes to it, and keeps what is to be kept;
-    /// waits while the disk is full.
-    pub async fn show_patiently(&self, publish: &Publish) {
-        let local = Local::new(Arc::clone(&self.fanout));
-        local.show_patiently(std::slice::from_ref(publish)).await;
+    /// Shows a message to everybody who subscribes to it and keeps it as its topic's; or
+    /// neither, where there is no room. Whether that was done, and is on disk.
+    pub async fn retain(&self, publish: &Publish) -> bool {
+        self.fanout.retain_own(publish).await
     }
 
     /// The tokens of messages that were queued and are not over; `None` when the broker's

@@ -4,11 +4,15 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+#[cfg(feature = "mqtt")]
+use penstock_broker::Admission;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "mqtt")]
 use crate::remote::{self as bridged, Remote};
+#[cfg(feature = "nats")]
+use crate::upstream::Upstream;
 use crate::{
     actions::{self, Follower},
     audit::Auditor,
@@ -17,6 +21,7 @@ use crate::{
     config::{self, Config},
     destinations::{self, Destinations, routing},
     events::Events,
+    fleet::{self, Fleet, Replies},
     gateway_id::GatewayId,
     http,
     ingest::Ingest,
@@ -50,6 +55,11 @@ pub struct App {
     actions: Follower,
     rulebook: Arc<Rulebook>,
     rebirth: Rebirth,
+    fleet: Fleet,
+    delivery: fleet::Delivery,
+    admission: Arc<Replies>,
+    #[cfg(feature = "nats")]
+    upstreams: Vec<Upstream>,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
     observer: Arc<Observer>,
@@ -88,6 +98,13 @@ impl App {
         let rulebook = Arc::new(rulebook.context("cannot open rulebook.db")?);
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
+        let (fleet, delivery) = {
+            let (config, store, clock) = (config.fleet.clone(), handle.clone(), clock.clone());
+            let (ingest, errands) = (ingest.clone(), broker.handle().errands());
+            let open = move || Fleet::open(config, store, ingest, clock, errands);
+            tokio::task::spawn_blocking(open).await??
+        };
+        let admission = Arc::new(Replies::new(fleet.clone(), ingest.clone()));
         let http = config.http.bind().await?;
         let broker = match http.acceptor() {
             Some(acceptor) => broker.also_watch(acceptor),
@@ -115,7 +132,25 @@ impl App {
         let reload = Reload::new(broker.handle(), config.file, auth, running, beginning);
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
-        let remotes = bridged::remotes(config.remotes, &gateway, &config.data_dir, &local, &ingest);
+        let remotes = {
+            let dir = &config.data_dir;
+            let journal: Arc<dyn Admission> = admission.clone();
+            bridged::remotes(config.remotes, &gateway, dir, &local, &ingest, &journal)
+        };
+        #[cfg(feature = "nats")]
+        let upstreams: Vec<Upstream> = config
+            .upstreams
+            .into_iter()
+            .map(|from| {
+                Upstream::new(
+                    from,
+                    &gateway,
+                    fleet.topics().clone(),
+                    &local,
+                    admission.clone(),
+                )
+            })
+            .collect();
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let actions = Follower::new(
             &config.data_dir,
@@ -161,6 +196,11 @@ impl App {
             actions,
             rulebook,
             rebirth,
+            fleet,
+            delivery,
+            admission,
+            #[cfg(feature = "nats")]
+            upstreams,
             #[cfg(feature = "mqtt")]
             remotes,
             observer,
@@ -215,6 +255,7 @@ impl App {
             actions: self.actions.handle(),
             rulebook: self.rulebook,
             destinations: self.destinations.handle(),
+            fleet: self.fleet.clone(),
             boots: self.boots.clone(),
             key: self.key,
         };
@@ -272,6 +313,26 @@ impl App {
             self.rebirth.run(stop).await;
             Ok(())
         });
+        let (watch, stop) = (self.fleet.watch(), shutdown.clone());
+        looking_in.spawn("presence", OnEnd::Log, async move {
+            watch.run(stop).await;
+            Ok(())
+        });
+        let stop = shutdown.clone();
+        // A command that was accepted would wait for a restart, in silence.
+        looking_in.spawn("commands", OnEnd::StopGateway, async move {
+            self.delivery.run(stop).await;
+            Ok(())
+        });
+        #[cfg(feature = "nats")]
+        for upstream in self.upstreams {
+            let stop = shutdown.clone();
+            // What is not acknowledged comes again.
+            bridges.spawn("upstream", OnEnd::StopGateway, async move {
+                upstream.run(stop).await;
+                Ok(())
+            });
+        }
         #[cfg(feature = "mqtt")]
         for (name, remote) in self.remotes {
             let stop = shutdown.clone();
@@ -282,7 +343,7 @@ impl App {
         }
         ingress.spawn("broker", OnEnd::StopGateway, {
             let stop = stop_broker.clone();
-            async move { Ok(self.broker.run(self.ingest, stop).await?) }
+            async move { Ok(self.broker.run(self.admission, stop).await?) }
         });
 
         shutdown.cancelled().await;

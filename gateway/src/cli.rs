@@ -4,9 +4,11 @@ mod alarm;
 mod broker;
 mod buffer;
 mod check;
+mod command;
 mod dead_letter;
 mod dedup;
 mod destination;
+mod device;
 mod learn;
 mod map;
 mod offline;
@@ -70,6 +72,12 @@ enum Command {
     /// The running gateway's MQTT clients, retained messages and subscriptions
     #[command(subcommand)]
     Broker(broker::Command),
+    /// The devices that the running gateway knows
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Commands to devices
+    #[command(subcommand)]
+    Command(command::Command),
     /// Patterns of rules, without a gateway
     #[command(subcommand)]
     Rules(rules::Command),
@@ -123,6 +131,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Learn(args) => learn::run(&args),
         Command::Map(command) => map::run(command),
         Command::Broker(command) => broker::run(command),
+        Command::Device(command) => device::run(command),
+        Command::Command(command) => command::run(command),
         Command::Rules(command) => rules::run(command),
         Command::Tail(args) => tail::run(&args),
         Command::Last(args) => read::last(&args),

@@ -14,6 +14,7 @@ pub mod auth;
 mod aws;
 mod destination;
 mod fixed;
+mod fleet;
 mod http_api;
 mod intake;
 mod json;
@@ -42,6 +43,8 @@ mod to_opensearch;
 mod to_postgres;
 mod unit;
 mod units;
+#[cfg(feature = "nats")]
+mod upstream;
 mod words;
 
 use std::{
@@ -106,11 +109,16 @@ pub struct Config {
     pub read_from: Seen,
     /// The stream of events for local subscribers.
     pub events: events::Config,
+    /// The registry of devices, and commands to them.
+    pub fleet: crate::fleet::Config,
     /// The read side.
     pub read: query::Config,
     /// Brokers from which messages come.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<crate::remote::Config>,
+    /// Streams from which commands come.
+    #[cfg(feature = "nats")]
+    pub upstreams: Vec<crate::upstream::Config>,
     /// The log.
     pub log: telemetry::Config,
 }
@@ -346,6 +354,13 @@ impl Config {
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));
+        let fleet = fleet::read(
+            root.table("devices"),
+            root.table("commands"),
+            root.table("shadow"),
+        );
+        #[cfg(feature = "nats")]
+        let upstreams = upstream::read(root, dir, fleet.orders.is_some());
         let read = stages::read(root.table("read"));
         let log = stages::log(root.table("log"));
         let of_broker = |one: &penstock_broker::listener::Config| {
@@ -387,9 +402,12 @@ impl Config {
             fixed: Fixed::default(),
             read_from: files,
             events,
+            fleet,
             read,
             #[cfg(feature = "mqtt")]
             remotes,
+            #[cfg(feature = "nats")]
+            upstreams,
             log,
         }
     }

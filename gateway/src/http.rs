@@ -12,6 +12,7 @@ mod access;
 mod alarms;
 mod audit;
 mod broker;
+mod commands;
 mod dead_letters;
 mod dedup;
 mod destinations;
@@ -26,11 +27,13 @@ mod page;
 mod quarantine;
 mod read;
 mod reading;
+mod registry;
 mod replay;
 mod routes;
 mod rulebook;
 mod rules;
 mod server;
+mod shadows;
 mod status;
 mod stream;
 
@@ -43,8 +46,8 @@ use penstock_broker::listener::{
 use tokio::net::TcpListener;
 
 use crate::{
-    actions, boots::Boots, ingest::Ingest, instance_key::InstanceKey, observer::Observer, query,
-    rulebook::Rulebook, store,
+    actions, boots::Boots, fleet::Fleet, ingest::Ingest, instance_key::InstanceKey,
+    observer::Observer, query, rulebook::Rulebook, store,
 };
 
 pub use access::{Role, Token};
@@ -96,6 +99,8 @@ pub struct Context {
     pub broker: penstock_broker::Handle,
     /// The read side.
     pub read: query::Handle,
+    /// Devices and commands.
+    pub fleet: Fleet,
     /// What rules do beside sending.
     pub actions: actions::Handle,
     /// The rules in force.

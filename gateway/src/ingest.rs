@@ -16,7 +16,6 @@
 //! many times its size, so a batch is turned into entries piece by piece, each
 //! piece kept before the next is begun, and only so many pieces at a time.
 
-#[cfg(feature = "mqtt")]
 mod aside;
 mod duplicates;
 mod lessons;

@@ -22,6 +22,7 @@ pub mod demo;
 pub mod destinations;
 pub mod event;
 pub mod events;
+pub mod fleet;
 pub mod forward;
 pub mod gateway_id;
 pub mod http;
@@ -58,3 +59,5 @@ pub mod telemetry;
     feature = "s3"
 ))]
 pub mod tls;
+#[cfg(feature = "nats")]
+pub mod upstream;

@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use penstock_broker::{Client as LocalClient, Local, QoS};
+use penstock_broker::{Admission, Client as LocalClient, Local, QoS};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -170,6 +170,14 @@ impl Remote {
         }
     }
 
+    /// Journals what it brings by way of another admission than the gateway's ingest alone.
+    #[must_use]
+    pub fn through(mut self, admission: Arc<dyn Admission>) -> Self {
+        let name = Some(self.name.clone());
+        self.journal = self.local.client(admission, self.client_id.clone(), name);
+        self
+    }
+
     /// Remembers there what the broker was asked for, so that what is no longer
     /// configured is taken out there too.
     #[must_use]
@@ -222,13 +230,16 @@ pub(crate) fn remotes(
     dir: &Path,
     local: &Local,
     ingest: &Arc<Ingest>,
+    admission: &Arc<dyn Admission>,
 ) -> Vec<(Arc<str>, Remote)> {
     let prepared = configs.into_iter().map(|config| {
         let config = Config {
             gateway: Some(gateway.clone()),
             ..config
         };
-        let remote = Remote::new(config, local.clone(), ingest.clone()).remembering_in(dir);
+        let remote = Remote::new(config, local.clone(), ingest.clone())
+            .through(admission.clone())
+            .remembering_in(dir);
         (remote.name.clone(), remote)
     });
     prepared.collect()

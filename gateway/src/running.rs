@@ -99,7 +99,7 @@ impl Running {
         let challenge = blake3::Hash::from_bytes(rand::random()).to_hex();
         let proof = self.key.proof(&challenge, &self.note.instance);
         let path = format!("/api/v1/instance?challenge={challenge}");
-        let said = self.ask("GET", &path, "");
+        let said = self.ask("GET", &path, "", "");
         let said = said.ok().and_then(|said| {
             let proof = said["proof"].as_str()?;
             blake3::Hash::from_hex(proof).ok()
@@ -110,15 +110,13 @@ impl Running {
 
     /// Sends a request and gives back the JSON of the answer.
     pub fn request(&self, method: &str, path: &str) -> Result<serde_json::Value> {
-        let authorization = format!("Authorization: Bearer {}\r\n", self.key.word());
-        self.ask(method, path, &authorization)
+        self.ask(method, path, &self.authorization(), "")
     }
 
     /// Asks for an answer without an end, and gives back what comes after its head. More
     /// than [`TIMEOUT`] passes in it without a word only when the gateway is gone.
     pub fn stream(&self, path: &str) -> Result<impl BufRead + use<>> {
-        let authorization = format!("Authorization: Bearer {}\r\n", self.key.word());
-        let mut stream = BufReader::new(self.send("GET", path, &authorization)?);
+        let mut stream = BufReader::new(self.open("GET", path, &self.authorization(), "")?);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let more = stream.read_until(b'\n', &mut head)?;
@@ -132,14 +130,32 @@ impl Running {
         Ok(stream)
     }
 
-    fn ask(&self, method: &str, path: &str, authorization: &str) -> Result<serde_json::Value> {
-        let stream = self.send(method, path, authorization)?;
+    /// Sends a request with JSON in it; with `key` the same one again changes nothing more.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &serde_json::Value,
+    ) -> Result<serde_json::Value> {
+        let key = key.map(|key| format!("Idempotency-Key: {key}\r\n"));
+        let head = self.authorization() + &key.unwrap_or_default();
+        self.ask(method, path, &head, &body.to_string())
+    }
+
+    fn authorization(&self) -> String {
+        format!("Authorization: Bearer {}\r\n", self.key.word())
+    }
+
+    /// Asks, with further lines of the head.
+    fn ask(&self, method: &str, path: &str, head: &str, body: &str) -> Result<serde_json::Value> {
+        let stream = self.open(method, path, head, body)?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         parse(&answer).with_context(|| format!("{method} {path}"))
     }
 
-    fn send(&self, method: &str, path: &str, authorization: &str) -> Result<TcpStream> {
+    fn open(&self, method: &str, path: &str, head: &str, body: &str) -> Result<TcpStream> {
         let http = self.note.http;
         let mut stream = TcpStream::connect_timeout(&http, TIMEOUT)
             .with_context(|| format!("the gateway does not answer on {http}"))?;
@@ -149,7 +165,8 @@ impl Running {
         write!(
             stream,
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             {authorization}Content-Length: 0\r\n\r\n"
+             {head}Content-Length: {}\r\n\r\n{body}",
+            body.len()
         )?;
         Ok(stream)
     }

@@ -38,6 +38,7 @@ mod column;
 mod config;
 mod dead_letter;
 mod devices;
+mod edit;
 mod entry;
 mod fill;
 mod frame;
@@ -88,6 +89,7 @@ use crate::{
 pub use audit::Audit;
 pub use config::{Config, OnFull};
 pub use devices::{Devices, Waiting};
+pub use edit::{Edit, Edited, NotEdited};
 pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
 pub use handle::{Failure, Handle};
 pub use hold::Hold;

@@ -129,6 +129,23 @@ impl Fanout {
         Ok(ran)
     }
 
+    /// Retains a message of the gateway, and shows it; or neither. Whether that was done.
+    pub(crate) async fn retain_own(&self, publish: &Publish) -> bool {
+        let op = Op {
+            message: Some(self.message(NOBODY, publish)),
+            from: None,
+            exchange: None,
+            by: None,
+        };
+        match self.keeper.retain(op).await {
+            Ok(message) => {
+                self.carry_wanted(message.into_iter());
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     async fn tell(&self, ops: &[Op], room: Room) -> Result<Vec<Kept>, Refused> {
         let (Room::Owe(will), [op]) = (room, ops) else {
             return self.keeper.tell(ops.to_vec()).await;

@@ -52,8 +52,10 @@ impl Writer {
             return Ok(Answer::Errand(Ran::Nobody));
         }
         let bytes = message.len() as u64;
-        if to.iter().all(|id| self.lacks_room_for_errand(*id, bytes))
-            || !self.make_room(&mut targets, bytes, true)?
+        // It drops nothing that is owed already, and is tried again; others who would see
+        // it and have no room go without.
+        if !to.iter().any(|id| self.has_room(*id, bytes))
+            || !self.make_room(&mut targets, bytes, false)?
             || !targets.iter().any(|target| to.contains(&target.session))
         {
             return Ok(Answer::Errand(Ran::Full));

@@ -14,7 +14,11 @@ use super::{
     will::WillId,
     writer::Writer,
 };
-use crate::{budget::Budget, fanout::Homeless, metrics::Counters};
+use crate::{
+    budget::Budget,
+    fanout::{Homeless, Message},
+    metrics::Counters,
+};
 
 /// Jobs that may wait for the writer. Each session has a few at most.
 const JOBS_MAX: usize = 4096;
@@ -147,11 +151,35 @@ impl Keeper {
         }
     }
 
-    /// Queues a message of the gateway, unless it was queued before.
+    /// Queues a message of the gateway, unless it was queued before. A commit that failed
+    /// is no room: whether it was queued, its token tells the next time.
     pub(crate) async fn errand(&self, errand: Errand) -> Result<Ran, Refused> {
-        match self.ask(Work::Errand(errand)).await? {
-            Answer::Errand(ran) => Ok(ran),
-            _ => Err(Refused::Stopped),
+        match self.ask(Work::Errand(errand)).await {
+            Ok(Answer::Errand(ran)) => Ok(ran),
+            Ok(_) => Err(Refused::Stopped),
+            Err(refused) => Err(self.unless_over(refused)),
+        }
+    }
+
+    /// Keeps what is to be retained, if there is room for it; otherwise what was retained
+    /// before stays.
+    pub(crate) async fn retain(&self, op: Op) -> Result<Option<Message>, Refused> {
+        match self.ask(Work::Publish(vec![op])).await {
+            Ok(Answer::Kept(kept)) => match kept.into_iter().next() {
+                Some(Kept::Done(message)) => Ok(message),
+                _ => Err(Refused::Full),
+            },
+            Ok(_) => Err(Refused::Stopped),
+            Err(refused) => Err(self.unless_over(refused)),
+        }
+    }
+
+    /// What is said of work that a failed commit took along: it can be tried again, as
+    /// long as the writer is there.
+    fn unless_over(&self, refused: Refused) -> Refused {
+        match refused {
+            Refused::Stopped if !self.jobs.is_closed() => Refused::Full,
+            refused => refused,
         }
     }
 

@@ -85,15 +85,6 @@ impl Writer {
         !self.is_full(id, bytes) && self.may_have(id, bytes, bytes + PLACE_BYTES)
     }
 
-    /// Whether a queue cannot have an errand, whatever is dropped for it: asked again and
-    /// again, it must not be counted as dropped each time.
-    pub(super) fn lacks_room_for_errand(&self, id: SessionId, bytes: u64) -> bool {
-        match self.shared.config.queue_full {
-            QueueFull::DropOldest => false,
-            QueueFull::DropNewest | QueueFull::Refuse => !self.has_room(id, bytes),
-        }
-    }
-
     /// Whether a queue is at its own bounds.
     pub(super) fn is_full(&self, id: SessionId, bytes: u64) -> bool {
         let config = &self.shared.config;

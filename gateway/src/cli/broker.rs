@@ -153,7 +153,7 @@ fn kick(args: &Kick) -> Result<ExitCode> {
 }
 
 /// Asks for each and says what became of it.
-fn each(names: &[String], done: &str, ask: impl Fn(&str) -> Result<Value>) -> ExitCode {
+pub(super) fn each(names: &[String], done: &str, ask: impl Fn(&str) -> Result<Value>) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in names {
         match ask(name) {
@@ -168,7 +168,7 @@ fn each(names: &[String], done: &str, ask: impl Fn(&str) -> Result<Value>) -> Ex
 }
 
 impl ConfigFile {
-    fn running(&self) -> Result<Running> {
+    pub(super) fn running(&self) -> Result<Running> {
         let config = self.load()?;
         let running = Running::find(&config.data_dir)?;
         running.with_context(|| format!("no gateway runs on {}", config.data_dir.display()))
@@ -215,7 +215,7 @@ impl List {
 }
 
 /// Rows in columns as wide as their widest cell; the last one is not filled up.
-fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -241,7 +241,7 @@ fn path(list: &str, name: &str) -> String {
     path
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| "-".to_owned(), output::tame)
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use toml::{Table, Value};
 
 /// The tables and keys that no rule depends on. What is not known here counts.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 18] = [
     "rule",
     "destination",
     "acl",
@@ -19,6 +19,10 @@ const OTHERS: [&str; 14] = [
     "log",
     "read",
     "events",
+    "devices",
+    "commands",
+    "shadow",
+    "upstream",
     "store",
     "dedup",
     "remote",

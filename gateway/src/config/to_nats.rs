@@ -62,7 +62,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
     Some(Kind::Nats(config))
 }
 
-fn read_login(table: &Table<'_, '_, '_>, dir: &Path) -> Login {
+pub(super) fn read_login(table: &Table<'_, '_, '_>, dir: &Path) -> Login {
     let text = |key| table.text(key).map(|text| text.value);
     let (user, password) = (text("user"), text("password"));
     let (token, nkey) = (text("token"), text("nkey"));

@@ -116,6 +116,24 @@ impl Config {
     }
 }
 
+/// How to connect as somebody else than a destination: with TLS, where its files are
+/// given. Reads files.
+///
+/// # Errors
+/// When one of them cannot be used.
+pub(crate) fn options(
+    login: &Login,
+    tls: Option<&Files>,
+) -> Result<async_nats::ConnectOptions, String> {
+    let mut options = async_nats::ConnectOptions::new()
+        .name("penstock")
+        .connection_timeout(session::CONNECT_TIMEOUT);
+    if let Some(tls) = tls {
+        options = options.require_tls(true).tls_client_config(tls.client()?);
+    }
+    login.add_to(options)
+}
+
 impl Config {
     /// Whether connections are encrypted, all of them: who we are must not go in clear to
     /// one server because another is away.

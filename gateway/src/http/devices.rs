@@ -30,7 +30,7 @@ const fn default_limit() -> usize {
 /// Counted from the journal for each request; 10,000 devices are told apart.
 #[utoipa::path(
     get,
-    path = "/api/v1/devices",
+    path = "/api/v1/devices/waiting",
     tag = "devices",
     security(("token" = ["viewer"])),
     params(Top),

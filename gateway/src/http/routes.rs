@@ -5,9 +5,10 @@ use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Context, alarms, broker, dead_letters, dedup, destinations, devices,
+    Context, alarms, broker, commands, dead_letters, dedup, destinations, devices,
     document::{self, Base, Document},
-    health, instance, page, quarantine, read, replay, rulebook, rules, status, stream,
+    health, instance, page, quarantine, read, registry, replay, rulebook, rules, shadows, status,
+    stream,
 };
 
 /// The router, and the document that says the same. What is added here needs
@@ -23,6 +24,16 @@ pub(super) fn routes() -> (Router<Context>, Document) {
         .routes(routes!(document::openapi))
         .routes(routes!(status::metrics))
         .routes(routes!(status::status))
+        .routes(routes!(registry::list, registry::create))
+        .routes(routes!(
+            registry::show,
+            registry::replace,
+            registry::change,
+            registry::remove
+        ))
+        .routes(routes!(commands::list, commands::place))
+        .routes(routes!(commands::show, commands::cancel))
+        .routes(routes!(shadows::show, shadows::change))
         .routes(routes!(devices::list))
         .routes(routes!(devices::clocks))
         .routes(routes!(dedup::report))
@@ -136,6 +147,7 @@ mod tests {
             "delete /api/v1/broker/retained/{topic}",
             "delete /api/v1/dead-letters/{id}",
             "delete /api/v1/destinations/{name}",
+            "delete /api/v1/devices/{id}",
             "delete /api/v1/quarantine/{id}",
             "delete /api/v1/rule-failures/{id}",
             "delete /api/v1/rules/{name}",

@@ -1,4 +1,5 @@
-//! Messages that another broker sent, and that cannot be messages of this one.
+//! Messages that cannot be what they should be, whatever mappings would make of them:
+//! those of another broker that have no topic here, and commands that are none.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +17,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Ingest {
-    /// Keeps a message in quarantine as it came, on the topic that it had at `origin`.
+    /// Keeps a message in quarantine as it came, on the topic that it had at `origin`, or
+    /// here.
     /// Resolves once it is on disk; while the journal is full, that is when there is room.
     ///
     /// # Errors
@@ -24,7 +26,7 @@ impl Ingest {
     pub async fn set_aside(
         &self,
         client_id: &Arc<str>,
-        origin: &Arc<str>,
+        origin: Option<&Arc<str>>,
         publish: &Publish,
         why: &'static str,
     ) -> Result<(), Stopped> {
@@ -35,7 +37,7 @@ impl Ingest {
             topic: publish.topic.clone(),
             client_id: client_id.clone(),
             identity: None,
-            origin: Some(origin.clone()),
+            origin: origin.cloned(),
             payload: publish.payload.clone(),
             content_type: properties.and_then(|known| known.content_type.clone()),
             user: properties

@@ -41,7 +41,9 @@ impl Remote {
     /// Keeps a message that cannot be one here, so that it is not lost.
     async fn set_aside(&self, publish: &Publish, why: &'static str) -> Result<(), Broken> {
         let (ingest, name) = (&self.ingest, &self.name);
-        let kept = ingest.set_aside(&self.client_id, name, publish, why).await;
+        let kept = ingest
+            .set_aside(&self.client_id, Some(name), publish, why)
+            .await;
         kept.map_err(|stopped| Broken::lost(stopped.to_string()))?;
         self.handle.counts().kept();
         Ok(())

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use rusqlite::{Connection, Statement};
 
 use super::{
+    edit::AnyEdit,
     entry::{Appended, Entry, NewEvent, NewOriginal},
     frame::{self, column},
     job::Outcome,
     quarantine,
+    scan::is_about_the_row,
     stage::{self, Stage},
 };
 use crate::{
@@ -98,6 +100,32 @@ impl<'c> Inserter<'c> {
             });
         }
         Ok(Outcome::Appended(appended))
+    }
+
+    /// Makes a change of other tables, and keeps the events that tell of it.
+    pub(super) fn edit(
+        &mut self,
+        edit: &dyn AnyEdit,
+        stage: &mut Stage,
+        window: &mut Window,
+    ) -> rusqlite::Result<Outcome> {
+        stage::cached(self.connection, "SAVEPOINT edit")?.execute([])?;
+        let edited = match edit.apply(self.connection, stage.now) {
+            // One row that is not as it should be takes nobody else along.
+            Err(error) if is_about_the_row(&error) => {
+                tracing::error!(%error, "a change could not be made");
+                self.connection
+                    .execute_batch("ROLLBACK TO edit; RELEASE edit")?;
+                return Ok(Outcome::Failed);
+            }
+            edited => edited?,
+        };
+        stage::cached(self.connection, "RELEASE edit")?.execute([])?;
+        stage.dirty |= edited.changed || !edited.events.is_empty();
+        for event in &edited.events {
+            self.event(event, stage, window)?;
+        }
+        Ok(Outcome::Edited(edited.answer))
     }
 
     fn event(

@@ -6,6 +6,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
     Error, Reader,
+    edit::{Edit, NotEdited},
     entry::{Appended, Entry, Receipt, Stopped},
     hold::Hold,
     job::{Change, Job, Outcome, Work},
@@ -186,7 +187,7 @@ impl Handle {
         match self.submit(work).await?.await {
             Ok(Outcome::Appended(appended)) => Ok(Some(appended)),
             Ok(Outcome::Changed(_)) => Ok(None),
-            Err(_) => Err(Stopped),
+            Ok(_) | Err(_) => Err(Stopped),
         }
     }
 
@@ -284,10 +285,26 @@ impl Handle {
         }
     }
 
+    /// Changes tables beside the journal's own. Resolves when that is on disk.
+    ///
+    /// # Errors
+    /// When there is no room, or the store has stopped.
+    pub async fn edit<E: Edit>(&self, edit: E) -> Result<E::Answer, NotEdited> {
+        match self.submit(Work::Edit(Box::new(edit))).await?.await {
+            Ok(Outcome::Edited(answer)) => match answer.downcast() {
+                Ok(answer) => Ok(*answer),
+                Err(_) => Err(NotEdited::Stopped),
+            },
+            Ok(Outcome::Full) => Err(NotEdited::Full),
+            Ok(Outcome::Failed) => Err(NotEdited::Failed),
+            Ok(_) | Err(_) => Err(NotEdited::Stopped),
+        }
+    }
+
     async fn change(&self, change: Change) -> Result<u64, Stopped> {
         match self.submit(Work::Change(change)).await?.await {
             Ok(Outcome::Changed(count)) => Ok(count),
-            Ok(Outcome::Appended(_)) | Err(_) => Err(Stopped),
+            Ok(_) | Err(_) => Err(Stopped),
         }
     }
 
@@ -317,7 +334,7 @@ fn appended(outcome: oneshot::Receiver<Outcome>) -> Receipt {
         match outcome.await {
             Ok(Outcome::Appended(appended)) => Ok(appended),
             Ok(Outcome::Changed(_)) => Ok(Vec::new()),
-            Err(_) => Err(Stopped),
+            Ok(_) | Err(_) => Err(Stopped),
         }
     })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
+    edit::{AnyAnswer, AnyEdit},
     entry::{Appended, Entry},
     mode::{Mode, Wanted},
     progress::Progress,
@@ -35,6 +36,8 @@ pub(super) enum Work {
     },
     Progress(Progress),
     Change(Change),
+    /// A change of other tables.
+    Edit(Box<dyn AnyEdit>),
     /// Finish what is queued, then close.
     Close,
 }
@@ -62,6 +65,11 @@ pub(super) enum Change {
 pub(super) enum Outcome {
     Appended(Vec<Appended>),
     Changed(u64),
+    Edited(AnyAnswer),
+    /// There was no room for an edit.
+    Full,
+    /// The edit failed, and nothing else did.
+    Failed,
 }
 
 impl Work {
@@ -88,6 +96,7 @@ impl Work {
                     .map(|d| d.record.body.len() + d.reason.len());
                 retry.chain(dead).map(|bytes| bytes + 64).sum()
             }
+            Self::Edit(edit) => edit.cost_bytes(),
             Self::Change(_) | Self::Close => 0,
         }
     }

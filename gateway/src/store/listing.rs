@@ -89,6 +89,11 @@ impl Listing {
         }
     }
 
+    /// The tables beside the journal's own ([`Edit`](super::Edit)), for reading.
+    pub const fn tables(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Messages in quarantine after number `after`: at most `count`, and no more
     /// once they have two megabytes. The last page is the empty one.
     ///

@@ -46,6 +46,20 @@ const INSERT_RETRY: &str = "INSERT OR IGNORE INTO retry
 const INSERT_DEAD_LETTER: &str = "INSERT OR IGNORE INTO dead_letters
      (id, destination, position, damaged, attempts, at, reason, routes, received, frame, first)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+/// Tables beside the journal's own, and their columns; the last two are a checksum and
+/// what it is of.
+const OTHERS: [(&str, &str); 4] = [
+    (
+        "devices",
+        "number, id, user, client, online, checksum, body",
+    ),
+    (
+        "commands",
+        "number, id, device, key, phase, due, checksum, body",
+    ),
+    ("shadows", "number, device, told, checksum, body"),
+    ("requests", "number, device, key, at, checksum, body"),
+];
 pub(super) const INSERT_QUARANTINE: &str = "INSERT OR IGNORE INTO quarantine
      (id, received, client_id, topic, class, reason, payload, properties, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -63,6 +77,8 @@ pub struct Salvaged {
     pub dead_letters: u64,
     /// Messages in quarantine.
     pub quarantined: u64,
+    /// Devices, commands, and what else is known of devices.
+    pub others: u64,
     /// Undelivered records that are lost: the most that any destination misses.
     pub lost: u64,
 }
@@ -290,7 +306,34 @@ impl Copy<'_> {
             },
             |copy, (id, bytes)| copy.count_quarantined(id, bytes),
         )?;
+        self.others(old)?;
         self.events(old)
+    }
+
+    /// What is known of devices.
+    fn others(&mut self, old: &Connection) -> Result<(), Error> {
+        for (table, columns) in OTHERS {
+            let select = format!("SELECT number, {columns} FROM {table} WHERE number >= ?1");
+            if old.prepare(&select).is_err() {
+                // An earlier version had no such table.
+                continue;
+            }
+            let count = columns.split(", ").count();
+            let places = (1..=count).map(|n| format!("?{n}"));
+            let places = places.collect::<Vec<_>>().join(", ");
+            self.table(
+                old,
+                &select,
+                &format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})"),
+                |_, row| {
+                    let checksum = crc32fast::hash(column::bytes(row, count)?);
+                    let whole = column::number(row, count - 1)? == Some(checksum.into());
+                    Ok(whole.then_some(()))
+                },
+                |copy, ()| copy.salvaged.others += 1,
+            )?;
+        }
+        Ok(())
     }
 
     /// Events that are not here yet.

@@ -3,6 +3,7 @@
 mod audit;
 mod damage;
 mod devices;
+mod edits;
 mod failure;
 mod fill;
 mod full;
@@ -236,7 +237,8 @@ fn to_first_format() -> String {
             .iter()
             .any(|table| one.contains(table))
     };
-    let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters";
+    let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters;
+        DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests";
     [dropped]
         .into_iter()
         .chain(first.filter(ours))

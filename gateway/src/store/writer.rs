@@ -337,6 +337,17 @@ impl Writer {
                     &self.promises.names(),
                     stage,
                 )?),
+                Work::Edit(edit) => {
+                    let bytes = edit.cost_bytes() as u64;
+                    let fits = bytes == 0
+                        || accept && !refused && make_room(connection, room, bytes, stage)?;
+                    if fits {
+                        room.add(bytes);
+                        inserter.edit(&**edit, stage, window)?
+                    } else {
+                        Outcome::Full
+                    }
+                }
                 Work::Close => Outcome::Changed(0),
             };
             outcomes.push(outcome);
@@ -425,6 +436,8 @@ impl Writer {
                 }
                 let full = vec![Appended::Full; entries.len()];
                 drop(job.reply.send(Outcome::Appended(full)));
+            } else if matches!(&job.work, Work::Edit(edit) if edit.cost_bytes() > 0) {
+                drop(job.reply.send(Outcome::Full));
             } else {
                 batch.push(job);
             }

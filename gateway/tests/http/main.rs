@@ -1,6 +1,7 @@
 //! The API as programs and browsers meet it: a whole gateway on ports of its own.
 
 mod access;
+mod devices;
 mod gateway;
 mod stream;
 #[cfg(feature = "http")]
@@ -192,7 +193,7 @@ async fn what_waits_for_a_destination_that_is_away_is_told_by_device() {
         let topic = format!("devices/{device}/telemetry");
         gateway.publish(&topic, payload.as_bytes()).await;
     }
-    let waits = gateway.get("/api/v1/devices?limit=1").await.json();
+    let waits = gateway.get("/api/v1/devices/waiting?limit=1").await.json();
     let pump = &waits["devices"][0];
     assert_eq!(
         (&pump["device"], &pump["waiting"]),

@@ -97,9 +97,10 @@ async fn an_errand_waits_for_its_addressee_whoever_else_listens() {
 #[tokio::test]
 async fn an_errand_that_finds_no_room_may_be_tried_again() {
     let dir = tempfile::tempdir().unwrap();
+    // Also where an old message would make room for another publisher's.
     let small = Config {
         queue_messages_max: 1,
-        queue_full: crate::QueueFull::DropNewest,
+        queue_full: crate::QueueFull::DropOldest,
         ..config(dir.path())
     };
     let running = open(small);

@@ -50,7 +50,7 @@ impl Driven {
 fn is_kept((_, outcome): &mut Asked) -> bool {
     match outcome.try_recv().expect("answered") {
         Outcome::Appended(appended) => matches!(appended[..], [Appended::Stored(_)]),
-        Outcome::Changed(_) => panic!("an append is answered as one"),
+        _ => panic!("an append is answered as one"),
     }
 }
 

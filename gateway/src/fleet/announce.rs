@@ -1,0 +1,86 @@
+//! The events that tell of changes. They are in the journal in the same commit, and go
+//! where the rules send them, as those of devices do.
+
+use std::fmt::Debug;
+
+use serde_json::Value;
+
+use crate::{
+    dedup::key::Parts,
+    event::{self, Event, IdSource, Marks, Measurement, Quality, TimeSource, Timestamp},
+    ingest::Ingest,
+    store::NewEvent,
+};
+
+/// Where such an event is said to have come in.
+const TOPIC: &str = "$penstock/fleet";
+/// The tag with who asked for the change.
+const ACTOR_TAG: &str = "actor";
+/// The tag with the Idempotency-Key of the request.
+const KEY_TAG: &str = "requestkey";
+
+/// Decides where an event of the gateway's own goes.
+pub trait Announce: Debug + Send + Sync + 'static {
+    /// The event as it is to be kept.
+    fn entry(&self, event: &Event) -> NewEvent;
+}
+
+impl Announce for Ingest {
+    fn entry(&self, event: &Event) -> NewEvent {
+        self.made(event, None)
+    }
+}
+
+/// What there is to tell.
+pub(super) struct News<'a> {
+    /// The `type`.
+    pub(super) kind: &'static str,
+    pub(super) device: &'a str,
+    pub(super) site: Option<&'a str>,
+    /// What tells it from all other news of the device.
+    pub(super) id: String,
+    pub(super) at: Timestamp,
+    pub(super) actor: &'a str,
+    pub(super) key: Option<&'a str>,
+    /// What changed, as one value of this name.
+    pub(super) what: &'static str,
+    pub(super) value: Value,
+}
+
+impl News<'_> {
+    pub(super) fn entry(self, announce: &dyn Announce) -> NewEvent {
+        let mut parts = Parts::default();
+        parts
+            .start(IdSource::Explicit, self.site, self.device)
+            .bytes(b"penstock.fleet")
+            .bytes(self.id.as_bytes());
+        let mut tags = vec![(ACTOR_TAG.into(), self.actor.into())];
+        tags.extend(self.key.map(|key| (KEY_TAG.into(), key.into())));
+        let value = serde_json::from_value(self.value).unwrap_or(event::Value::Null);
+        announce.entry(&Event {
+            key: parts.key(),
+            id: Some(self.id.into()),
+            id_source: IdSource::Explicit,
+            kind: self.kind.into(),
+            device: self.device.into(),
+            site: self.site.map(Into::into),
+            time: self.at,
+            time_source: TimeSource::Received,
+            received: self.at,
+            sequence: None,
+            partition_key: None,
+            topic: TOPIC.into(),
+            traceparent: None,
+            measurements: vec![Measurement {
+                name: self.what.into(),
+                value,
+                unit: None,
+                quality: Quality::Good,
+                time: None,
+            }],
+            tags,
+            marks: Marks::NONE,
+            corrected: None,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! Devices come and go.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::cost_bytes;
+use crate::{
+    event::Timestamp,
+    fleet::{
+        announce::{Announce, News},
+        rows,
+    },
+    store::{Edit, Edited},
+};
+
+/// Devices are online, or no longer.
+#[derive(Debug)]
+pub(in crate::fleet) struct Presence {
+    pub(in crate::fleet) ids: Vec<String>,
+    pub(in crate::fleet) online: bool,
+    pub(in crate::fleet) announce: Arc<dyn Announce>,
+}
+
+impl Edit for Presence {
+    type Answer = ();
+
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<()>> {
+        let mut events = Vec::new();
+        for id in &self.ids {
+            if !rows::set_online(tables, id, self.online)? {
+                continue;
+            }
+            let Some(device) = rows::device(tables, id)? else {
+                continue;
+            };
+            let (kind, word) = match self.online {
+                true => ("penstock.device.online", "online"),
+                false => ("penstock.device.offline", "offline"),
+            };
+            let mut value = device.show();
+            value["online"] = self.online.into();
+            let news = News {
+                kind,
+                device: &device.id,
+                site: device.fields.site.as_deref(),
+                // It is one or the other, and not twice at one moment.
+                id: format!("{word}:{}", now.as_nanos()),
+                at: now,
+                actor: super::progress::GATEWAY,
+                key: None,
+                what: "record",
+                value,
+            };
+            events.push(news.entry(&*self.announce));
+        }
+        Ok(Edited {
+            answer: (),
+            changed: !events.is_empty(),
+            events,
+        })
+    }
+
+    fn cost_bytes(&self) -> usize {
+        self.ids.len() * cost_bytes(512)
+    }
+}

@@ -1,0 +1,107 @@
+//! Changes of tables beside the journal's own, decided in the transaction that writes
+//! them, together with the events that tell of them: either all of it is on disk, or
+//! nothing is. The store knows neither what the tables say nor what is decided.
+
+use std::{any::Any, fmt::Debug};
+
+use rusqlite::Connection;
+
+use super::{NewEvent, Stopped};
+use crate::event::Timestamp;
+
+/// A change that is decided by what the tables say when its turn comes.
+pub trait Edit: Debug + Send + Sync + 'static {
+    /// What whoever asked for it hears.
+    type Answer: Send + 'static;
+
+    /// Decides, and writes. Called on the writer's thread, within its transaction; once
+    /// more from the beginning when that could not be committed, so it depends on nothing
+    /// but itself, the tables and `now`. Must be short, and must not end the transaction.
+    ///
+    /// # Errors
+    /// When SQLite says no; nothing of the transaction happens then.
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<Self::Answer>>;
+
+    /// About what it adds to the database, at most, with its events. An edit of zero bytes
+    /// makes room or takes none: it finds room while the journal is full.
+    fn cost_bytes(&self) -> usize;
+}
+
+/// What was decided.
+#[derive(Debug)]
+pub struct Edited<A> {
+    /// What whoever asked hears, once it is on disk.
+    pub answer: A,
+    /// What tells of it.
+    pub events: Vec<NewEvent>,
+    /// Whether a table was changed.
+    pub changed: bool,
+}
+
+impl<A> Edited<A> {
+    /// Nothing was changed.
+    pub const fn nothing(answer: A) -> Self {
+        Self {
+            answer,
+            events: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// A table was changed, and these events tell of it.
+    pub const fn change(answer: A, events: Vec<NewEvent>) -> Self {
+        Self {
+            answer,
+            events,
+            changed: true,
+        }
+    }
+}
+
+/// Why an edit was not made. Nothing of it was, or, after [`NotEdited::Stopped`], nobody
+/// knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotEdited {
+    /// There is no room.
+    #[error("the journal is full")]
+    Full,
+    /// A table is not as it should be.
+    #[error("a table of the journal is damaged")]
+    Failed,
+    /// The store has stopped.
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+impl From<Stopped> for NotEdited {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// An edit whose answer may be of any type.
+pub(super) trait AnyEdit: Debug + Send + Sync {
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<AnyAnswer>>;
+    fn cost_bytes(&self) -> usize;
+}
+
+pub(super) type AnyAnswer = Box<dyn Any + Send>;
+
+impl<E: Edit> AnyEdit for E {
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<AnyAnswer>> {
+        let Edited {
+            answer,
+            events,
+            changed,
+        } = Edit::apply(self, tables, now)?;
+        Ok(Edited {
+            answer: Box::new(answer),
+            events,
+            changed,
+        })
+    }
+
+    fn cost_bytes(&self) -> usize {
+        Edit::cost_bytes(self)
+    }
+}
