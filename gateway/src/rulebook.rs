@@ -118,7 +118,18 @@ fn read_all(
     let versions = kept::latest(connection)?.into_iter();
     let put = versions.filter_map(|(name, version)| {
         let text = version.text.as_deref()?;
-        let rule = read(text, destinations).map_err(|said| Arc::from(said.join("; ")));
+        let said = |said: Vec<String>| Arc::from(said.join("; "));
+        let rule = match read(text, destinations).map_err(said) {
+            Ok(rule) => Ok(rule),
+            // Without it, what it narrows would get everything.
+            Err(said) => match narrowed(text, destinations) {
+                Some(rule) => {
+                    tracing::warn!(rule = %name, "the rule goes without what is gone: {said}");
+                    Ok(rule)
+                }
+                None => Err(said),
+            },
+        };
         Some((name, Put { rule, version }))
     });
     Ok(put.collect())
@@ -133,6 +144,17 @@ fn read(text: &str, destinations: &[Arc<str>]) -> Result<Rule, Vec<String>> {
         mistakes.into_iter().map(word).collect()
     };
     Config::rule_of_json(text, destinations).map_err(said)
+}
+
+/// The rule without the destinations that are gone, if that is what is wrong with it.
+fn narrowed(text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
+    let mut rule: serde_json::Value = serde_json::from_str(text).ok()?;
+    let named = rule.get_mut("destinations")?.as_array_mut()?;
+    named.retain(|name| destinations.iter().any(|known| *name == **known));
+    if named.is_empty() {
+        rule.as_object_mut()?.remove("destinations");
+    }
+    read(&rule.to_string(), destinations).ok()
 }
 
 /// Those that were put, and whose names the configuration does not have.
@@ -260,10 +282,12 @@ impl Rulebook {
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut inner = self.inner();
-        self.may_change(&inner, name, over)?;
+        // One that the configuration hides can be taken away too.
         if !inner.put.contains_key(name) {
+            self.may_change(&inner, name, over)?;
             return Err(Error::Missing);
         }
+        is_latest(&inner, name, over)?;
         let version = Version {
             number: kept::next(&inner.connection, name)?,
             at: now,
@@ -273,7 +297,13 @@ impl Rulebook {
         self.change(&mut inner, name, None, &version)
     }
 
-    /// Every rule, by name. Blocking.
+    /// The latest version of a rule that was put, with its text. Blocking.
+    pub fn text(&self, name: &str) -> Option<Version> {
+        let inner = self.inner();
+        inner.put.get(name).map(|put| put.version.clone())
+    }
+
+    /// Every rule, by name, without their texts. Blocking.
     pub fn list(&self) -> Vec<Shown> {
         let inner = self.inner();
         let mut shown: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
@@ -281,7 +311,10 @@ impl Rulebook {
             let rule = put.rule.as_ref().ok();
             let one = Shown {
                 name: name.clone(),
-                version: Some(put.version.clone()),
+                version: Some(Version {
+                    text: None,
+                    ..put.version.clone()
+                }),
                 destinations: rule.map_or_else(Vec::new, |rule| rule.destinations.clone()),
                 problem: problem(&inner.of_file, name, put),
             };
@@ -311,11 +344,7 @@ impl Rulebook {
         if inner.of_file.iter().any(|rule| *rule.name == *name) {
             return Err(Error::OfFile);
         }
-        let latest = inner.put.get(name).map_or(0, |put| put.version.number);
-        match over {
-            Some(over) if over != latest => Err(Error::Changed(latest)),
-            _ => Ok(()),
-        }
+        is_latest(inner, name, over)
     }
 
     /// Keeps a version, and puts in force what it makes of all rules.
@@ -368,6 +397,15 @@ impl Rulebook {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this is the version that somebody means to change.
+fn is_latest(inner: &Inner, name: &str, over: Option<u64>) -> Result<(), Error> {
+    let latest = inner.put.get(name).map_or(0, |put| put.version.number);
+    match over {
+        Some(over) if over != latest => Err(Error::Changed(latest)),
+        _ => Ok(()),
     }
 }
 

@@ -123,7 +123,7 @@ pub(super) fn find(connection: &Connection, id: u64) -> Result<Option<Failed>, E
     Ok(found)
 }
 
-/// Those after `after`, of one rule or of all: at most `count`.
+/// Those after `after`, of one rule or of all, without their events: at most `count`.
 pub(super) fn list(
     connection: &Connection,
     rule: Option<&str>,
@@ -132,7 +132,7 @@ pub(super) fn list(
 ) -> Result<Vec<Failed>, Error> {
     let rows = connection
         .prepare_cached(
-            "SELECT id, rule, position, device, at, reason, body FROM failed
+            "SELECT id, rule, position, device, at, reason, x'' FROM failed
              WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id LIMIT ?3",
         )?
         .query_map(

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::window::Turn;
 use crate::{
     clock::{Booted, Clock},
-    event::{Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value},
+    event::{
+        Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value,
+        message::RULES_TAG,
+    },
     ingest::mark_unset,
     rules::Rule,
 };
 
-/// The tag with the names of the rules that an event came of, the last one last.
-pub(super) const RULES_TAG: &str = "penstock-rules";
 /// An event that came of so many rules is acted on by no further one that would make
 /// another.
 const DEPTH_MAX: usize = 4;

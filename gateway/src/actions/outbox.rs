@@ -29,21 +29,41 @@ pub(super) fn add(connection: &Connection, event: &Event, rule: Option<&str>) ->
     Ok(())
 }
 
-/// The first of them, and the number of the last of these.
+/// The first of them, and the number of the last of these. One that was damaged here is
+/// counted as a failure, and the others do not wait for it.
 pub(super) fn first(connection: &Connection) -> Result<(i64, Vec<Waiting>), Error> {
     let mut statement =
         connection.prepare_cached("SELECT id, body, rule FROM outbox ORDER BY id LIMIT ?1")?;
     let mut rows = statement.query([TOGETHER])?;
-    let (mut last, mut events) = (0, Vec::new());
+    let (mut last, mut events, mut damaged) = (0, Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
-        last = row.get(0)?;
+        let id: i64 = row.get(0)?;
         let body = Bytes::from(row.get::<_, Vec<u8>>(1)?);
-        events.push(Waiting {
-            event: Event::from_cbor(&body)?,
-            rule: row.get(2)?,
-        });
+        match Event::from_cbor(&body) {
+            Ok(event) => {
+                last = id;
+                events.push(Waiting {
+                    event,
+                    rule: row.get(2)?,
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "an event that a rule made does not read back");
+                damaged.push(id);
+            }
+        }
     }
-    Ok((last, events))
+    drop(rows);
+    if damaged.is_empty() {
+        return Ok((last, events));
+    }
+    let transaction = connection.unchecked_transaction()?;
+    for id in damaged {
+        transaction.execute("DELETE FROM outbox WHERE id = ?1", [id])?;
+        transaction.execute("UPDATE state SET failures = failures + 1", [])?;
+    }
+    transaction.commit()?;
+    first(connection)
 }
 
 /// How many there are.

@@ -129,7 +129,10 @@ impl<S: Show> Work<'_, S> {
             let what = format!("there is no rule {:?} that has anything to do", failed.rule);
             return Ok(Some(Err(what)));
         };
-        let event = Event::from_cbor(&failed.body)?;
+        let event = match Event::from_cbor(&failed.body) {
+            Ok(event) => event,
+            Err(error) => return Ok(Some(Err(error.to_string()))),
+        };
         let mut page = Page::begin(&transaction, self);
         let done = match made::turn(rule, &event) {
             Some(turn) => page.do_turned(rule, turn, &event)?,
@@ -211,11 +214,11 @@ impl<'p, S: Show> Page<'p, S> {
         let fail = |page: &Self, rule: &str, reason: &str| {
             failed::add(page.transaction, rule, of, page.work.now.at, reason)
         };
-        let acting = match rules.of(event, scratch) {
-            Ok(acting) => acting,
-            // Other rules had as much to compare when it came.
-            Err(error) => return fail(self, "", &error.to_string()),
-        };
+        let (acting, asked) = rules.of(event, scratch);
+        // When it came there was less to compare: one rule that acts was enough then.
+        if let Err(error) = asked {
+            fail(self, "", &error.to_string())?;
+        }
         for acting in acting {
             if let Err(reason) = self.act(acting, event)? {
                 fail(self, &acting.rule.name, &reason)?;

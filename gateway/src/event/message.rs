@@ -19,6 +19,9 @@ pub const KEY_PROPERTY: &str = "idempotency-key";
 /// so that it does not go in circles; also the tag that remembers them in an event.
 pub const VIA_PROPERTY: &str = "penstock-via";
 
+/// The tag with the names of the rules that an event came of, the last one last.
+pub const RULES_TAG: &str = "penstock-rules";
+
 /// The same of a message that was shown to subscribers and is not kept. An answer to
 /// it may carry this on and is kept all the same; a copy of it that comes back from
 /// another broker is known by it.

@@ -47,14 +47,19 @@ pub(super) async fn show(
     State(context): State<Context>,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
-    let shown = with(&context, |book| Ok(book.list())).await?;
-    let found = shown.iter().find(|one| *one.name == *name);
-    let found = found.ok_or(rulebook::Error::Missing)?;
-    let mut whole = line(found);
-    if let Some(version) = &found.version {
+    let (shown, version) = with(&context, move |book| {
+        let mut shown = book.list().into_iter();
+        let found = shown.find(|one| *one.name == *name);
+        let found = found.ok_or(rulebook::Error::Missing)?;
+        let version = found.version.as_ref().and_then(|_| book.text(&name));
+        Ok((found, version))
+    })
+    .await?;
+    let mut whole = line(&shown);
+    if let Some(version) = &version {
         whole["rule"] = rule(version);
     }
-    Ok((tag(found.version.as_ref())?, Json(whole)).into_response())
+    Ok((tag(version.as_ref())?, Json(whole)).into_response())
 }
 
 /// Puts a rule in force.

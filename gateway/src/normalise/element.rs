@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     dedup::key,
-    event::{Event, Key, Marks, TimeSource, message::VIA_PROPERTY},
+    event::{
+        Event, Key, Marks, TimeSource,
+        message::{RULES_TAG, VIA_PROPERTY},
+    },
 };
 
 /// What is around the elements of a batch. Everything that each element repeats is
@@ -236,9 +239,9 @@ impl Normaliser<'_> {
             tags.extend(unused.map(|(_, tag)| tag.clone()));
         }
         for (name, _) in &mut tags {
-            // Only the gateway says which way a message came.
-            if **name == *VIA_PROPERTY {
-                *name = format!("said.{VIA_PROPERTY}").into();
+            // Only the gateway says which way a message came, and what rules made.
+            if [VIA_PROPERTY, RULES_TAG].contains(&&**name) {
+                *name = format!("said.{name}").into();
             }
         }
         number_repeated(&mut tags);

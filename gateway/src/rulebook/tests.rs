@@ -147,3 +147,17 @@ fn the_configuration_has_the_last_word_and_what_is_wrong_changes_nothing() {
     exchange("lake", Vec::new());
     assert!(bench.takes("y") && problem(&book).is_none());
 }
+
+#[test]
+fn what_names_a_destination_that_is_gone_still_narrows_the_others() {
+    let mut bench =
+        Bench::new("[[destination]]\nname = \"old\"\ntype = \"file\"\npath = \"old\"\n");
+    let text = r#"{"pattern": {"device": ["x"]}, "destinations": ["old", "lake"]}"#;
+    bench.open().put("a", text, None, "ann", NOW).unwrap();
+    bench
+        .config
+        .destinations
+        .retain(|known| &*known.name != "old");
+    bench.open();
+    assert!(bench.takes("x") && !bench.takes("y"));
+}

@@ -73,11 +73,13 @@ impl ActingSet {
         &self.rules
     }
 
-    /// Those that have something to do for an event, in the order in which they act.
-    ///
-    /// # Errors
-    /// See [`TooMuch`].
-    pub fn of(&self, event: &Event, scratch: &mut Scratch) -> Result<Vec<Acting<'_>>, TooMuch> {
+    /// Those that have something to do for an event, in the order in which they act; and
+    /// whether that is all of them, or there was [`TooMuch`] to compare.
+    pub fn of(
+        &self,
+        event: &Event,
+        scratch: &mut Scratch,
+    ) -> (Vec<Acting<'_>>, Result<(), TooMuch>) {
         scratch.begin_message();
         let (kept, marks) = scratch.parts();
         let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
@@ -86,7 +88,6 @@ impl ActingSet {
         let add = |rule| found.push(rule);
         let done = self.matcher.each(&fields, marks, |_| true, add);
         *kept = fields.renewed(self.matcher.paths());
-        done?;
         found.sort_unstable();
         // What a rule takes does not end it too.
         found.dedup_by_key(|n: &mut u32| *n / 2);
@@ -97,6 +98,6 @@ impl ActingSet {
                 _ => Role::Clears,
             },
         });
-        Ok(acting.collect())
+        (acting.collect(), done)
     }
 }

@@ -9,14 +9,13 @@ mod tls;
 
 use std::time::Duration;
 
+use penstock::http::{Role, Token};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout},
 };
-
-use penstock::http::{Role, Token};
 
 use gateway::{Gateway, LONG};
 
