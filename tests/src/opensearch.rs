@@ -67,14 +67,21 @@ impl OpenSearchServer {
         serde_json::from_str(&reply.body).expect("an answer is JSON")
     }
 
+    /// Has something done.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[track_caller]
+    pub fn post(&self, path: &str) {
+        let request = format!("POST {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
+        let reply = http::exchange(self.port, request.as_bytes()).expect("the node answers");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+    }
+
     /// All documents of some indices, in the order in which each index got them.
     pub fn documents(&self, indices: &str) -> Vec<Value> {
         // What is not refreshed is not found.
-        http::exchange(
-            self.port,
-            format!("POST /{indices}/_refresh HTTP/1.0\r\nContent-Length: 0\r\n\r\n").as_bytes(),
-        )
-        .expect("the node answers");
+        self.post(&format!("/{indices}/_refresh"));
         let mut page = self.get(&format!(
             "/{indices}/_search?scroll=1m&size={PAGE}&sort=_index,_seq_no"
         ));

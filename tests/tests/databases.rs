@@ -39,10 +39,14 @@ fn a_moment_of_delivery(gateway: &Gateway, destination: &str, rng: &mut StdRng) 
 
 /// One device's messages, each acknowledged.
 fn publish(setup: &Setup, payloads: impl IntoIterator<Item = String>) {
-    let mut client = Client::connect(setup.mqtt, Version::V4, "press-7");
+    publish_as(setup, "press-7", payloads);
+}
+
+fn publish_as(setup: &Setup, device: &str, payloads: impl IntoIterator<Item = String>) {
+    let mut client = Client::connect(setup.mqtt, Version::V4, device);
+    let topic = format!("devices/{device}/telemetry");
     for (id, payload) in (1..).zip(payloads) {
-        let topic = "devices/press-7/telemetry";
-        let sent = client.publish(topic, payload.as_bytes(), 1, id);
+        let sent = client.publish(&topic, payload.as_bytes(), 1, id);
         sent.expect("the connection stays");
         let ack = client.ack(Duration::from_secs(10));
         ack.expect("the connection stays")
@@ -335,4 +339,34 @@ fn opensearch_refuses_what_does_not_fit_a_field_and_takes_the_rest_into_a_data_s
         hits.iter().all(|hit| hit["_index"] == ".ds-plant-000001"),
         "{hits:?}"
     );
+}
+
+#[test]
+fn opensearch_index_that_is_closed_holds_up_its_own_documents_only() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let Some(opensearch) = OpenSearchServer::start(&sandbox) else {
+        return;
+    };
+    let setup = Setup::new(&sandbox).to_opensearch("search", opensearch.port, "");
+    let gateway = Gateway::start(&setup).expecting(&["search"]);
+    let delivered = |count| {
+        gateway.wait_for(TIMEOUT, "documents to arrive", |now| {
+            now.destination("search").delivered == count
+        });
+    };
+    // 2025-01-15T12:00:00Z, and a minute later.
+    publish(&setup, [r#"{"ts":1736942400000,"n":1}"#.to_owned()]);
+    delivered(1);
+    opensearch.post("/telemetry-2025.01.15/_close");
+    publish(&setup, [r#"{"ts":1736942460000,"n":2}"#.to_owned()]);
+    for n in 0..5 {
+        publish_as(&setup, "press-8", [format!("{{\"n\":{n}}}")]);
+        delivered(2 + n);
+    }
+    opensearch.post("/telemetry-2025.01.15/_open");
+    delivered(7);
+    assert_eq!(gateway.status().destination("search").dead, 0);
+    gateway.finish();
+    assert_eq!(opensearch.documents("telemetry-2025.01.15").len(), 2);
 }

@@ -247,7 +247,7 @@ async fn a_table_that_refuses_the_rows_of_every_device_is_at_fault() {
 async fn a_connection_that_ends_is_not_waited_for() {
     let (_server, config) = Server::start([Answer::CutBeforeCommit]).await;
     let postgres = postgres(Config {
-        timeout: Duration::from_secs(600),
+        timeout: Duration::from_secs(5),
         ..config
     });
     let Err(Error::Unavailable { reason, .. }) = postgres.send(batch([1])).await else {
@@ -265,7 +265,7 @@ async fn a_server_that_says_nothing_does_not_hide_the_next_one() {
     let servers = vec![super::Server { host, port }, config.servers[0].clone()];
     let postgres = postgres(Config {
         servers,
-        timeout: Duration::from_secs(600),
+        timeout: Duration::from_secs(5),
         ..config
     });
     let outcomes = postgres.send(batch([1])).await;
