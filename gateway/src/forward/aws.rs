@@ -155,6 +155,13 @@ impl Account {
     }
 }
 
+/// The beginning of what a service says: some repeat a request of ours in it.
+pub(super) fn in_short(message: &str) -> String {
+    const CHARS: usize = 300;
+    let line = message.lines().next().unwrap_or_default();
+    line.chars().take(CHARS).collect()
+}
+
 /// What each layer says, without saying anything twice.
 pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said = error.to_string();

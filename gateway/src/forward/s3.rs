@@ -6,9 +6,9 @@
 //!
 //! **Exactly once**: which events go into which object is written down and synced before the
 //! object is put ([`plan`]). What a crash or a lost answer brings again is put together as it
-//! was, and overwrites itself. Where parts of an object do not come again, because the
-//! journal has dropped them since, or the batch is smaller now, the bucket is asked whether
-//! the object is there: then they are all in it. No event of a batch is acknowledged before
+//! was, and is put again where the bucket says that it is not there. Where parts of an object
+//! do not come again, because the journal has dropped them since, or the batch is smaller
+//! now, and it is not there, what is left goes into another object. No event of a batch is acknowledged before
 //! all objects of it are there, so the journal's cursor never stands within one.
 //!
 //! No event fails by itself here, but one whose object would have a name that is too long.
@@ -30,7 +30,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use self::{
-    bucket::Bucket,
+    bucket::{Bucket, Found},
     plan::{Object, Plans},
 };
 use super::{
@@ -130,23 +130,23 @@ impl S3 {
     async fn deliver(&self, batch: Batch) -> Outcomes {
         self.bucket.ready().await?;
         let found = self.planned(&batch).await?;
-        let mut there = vec![false; batch.items.len()];
-        let mut fresh = found.unplanned;
-        let mut objects = Vec::new();
+        self.look_for(&found.objects).await?;
+        let (mut planned, mut fresh) = (Vec::new(), found.unplanned);
         for object in found.objects {
-            match object.is_whole {
-                true => objects.push(object),
-                // What is left of it cannot stand for it, unless it is there already.
-                false if self.bucket.has(&object.name).await? => {
-                    object.items.iter().for_each(|at| there[*at] = true);
-                }
-                false => fresh.extend(&object.items),
+            match self.done().contains(&object.name) {
+                true => {}
+                false if object.is_whole => planned.push(object),
+                // What is left of it cannot stand for it.
+                false => fresh.extend(object.items),
             }
         }
         fresh.sort_unstable();
         let (made, unfit) = self.plan(&batch, fresh).await?;
-        objects.extend(made);
-        stream::iter(objects)
+        // Those of before come first, in their order: they may have the same prefix.
+        for object in planned {
+            self.put(&batch, object).await?;
+        }
+        stream::iter(made)
             .map(|object| self.put(&batch, object))
             .buffer_unordered(self.config.in_flight.max(1))
             .try_for_each(|()| std::future::ready(Ok(())))
@@ -158,6 +158,35 @@ impl S3 {
             outcomes[at] = Outcome::Permanent(reason);
         }
         Ok(outcomes)
+    }
+
+    /// Asks which of these objects are there; then they are not put again.
+    async fn look_for(&self, objects: &[Object]) -> Result<(), Error> {
+        let names: Vec<String> = {
+            let done = self.done();
+            let open = objects.iter().filter(|object| !done.contains(&object.name));
+            open.map(|object| object.name.clone()).collect()
+        };
+        let mut denied = false;
+        let mut answers = stream::iter(names)
+            .map(|name| async move { (self.bucket.has(&name).await, name) })
+            .buffer_unordered(self.config.in_flight.max(1));
+        while let Some((answer, name)) = answers.next().await {
+            match answer? {
+                Found::There => {
+                    self.done().insert(name);
+                }
+                Found::NotThere => {}
+                Found::Denied => denied = true,
+            }
+        }
+        if denied {
+            tracing::warn!(
+                bucket = self.config.bucket,
+                "whether objects of before the start are there cannot be asked without the rights to s3:GetObject and s3:ListBucket; they are put again, and of those that do not come whole the events go into others"
+            );
+        }
+        Ok(())
     }
 
     /// Which events of the batch were planned before, and for which objects.

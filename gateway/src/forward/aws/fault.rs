@@ -10,7 +10,7 @@
 use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::causes;
+use super::{causes, in_short};
 use crate::forward::destination::Error;
 
 /// Why a request was not done as a whole.
@@ -127,10 +127,7 @@ pub(in crate::forward) fn of_entry(code: &str, message: &str, to_blame: bool) ->
 /// What the service says, in short: some answer a signature that does not fit with the whole
 /// request that was signed, and a session token is in it.
 fn reason(code: &str, message: &str) -> String {
-    const CHARS: usize = 300;
-    let line = message.lines().next().unwrap_or_default();
-    let brief: String = line.chars().take(CHARS).collect();
-    format!("{code}: {brief}")
+    format!("{code}: {}", in_short(message))
 }
 
 fn of_answer(status: u16, code: &str, message: &str) -> Fault {

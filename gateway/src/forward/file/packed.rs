@@ -18,11 +18,23 @@ use crate::forward::format::{CHUNK, Encoder, Format, decoder};
 /// What a file is called while it is compressed.
 const PART: &str = "part";
 
-/// Compresses a closed file; afterwards only that one is there.
+/// Compresses a closed file; afterwards only that one is there, or, where that failed, only
+/// the plain one: what was written in vain takes no room.
 pub(super) fn pack(plain: &Path, format: Format) -> io::Result<()> {
     let packed = plain.with_extension(format.suffix());
     let part = part_of(&packed);
-    let mut encoder = Encoder::new(format, File::create(&part)?);
+    let written = write(plain, &part, format).and_then(|()| fs::rename(&part, &packed));
+    if written.is_err() {
+        forget(&part)?;
+    }
+    written?;
+    sync(plain)?;
+    fs::remove_file(plain)?;
+    sync(plain)
+}
+
+fn write(plain: &Path, part: &Path, format: Format) -> io::Result<()> {
+    let mut encoder = Encoder::new(format, File::create(part)?);
     let mut reader = BufReader::with_capacity(CHUNK, File::open(plain)?);
     let mut chunk = Vec::with_capacity(CHUNK);
     loop {
@@ -33,40 +45,63 @@ pub(super) fn pack(plain: &Path, format: Format) -> io::Result<()> {
         }
         encoder.add(&chunk)?;
     }
-    encoder.finish()?.sync_all()?;
-    fs::rename(&part, &packed)?;
-    sync(plain)?;
-    fs::remove_file(plain)?;
-    sync(plain)
+    encoder.finish()?.sync_all()
 }
 
 /// What a crash left of packing: a part goes, and so does a plain file whose compressed
-/// copy is whole.
-pub(super) fn tidy(dir: &Path) -> io::Result<()> {
+/// copy has all that is in it. A copy that has not is somebody else's, and both stay.
+pub(super) fn tidy(dir: &Path, format: Format) -> io::Result<()> {
+    if format == Format::Plain {
+        return Ok(());
+    }
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let Some(name) = name else {
+        let Some((_, of_file)) = super::name::of(&path) else {
             continue;
         };
-        let whole = name
-            .strip_suffix(PART)
-            .and_then(|name| name.strip_suffix('.'));
-        if whole.is_some_and(|name| super::name::of(Path::new(name)).is_some()) {
+        let packed = path.with_extension(format.suffix());
+        if of_file != Format::Plain {
+            continue;
+        }
+        forget(&part_of(&packed))?;
+        if !packed.try_exists()? {
+            continue;
+        }
+        if is_same(&path, &packed, format) {
             fs::remove_file(&path)?;
-        } else if let Some((_, Format::Gzip | Format::Zstd)) = Format::of_name(name)
-            && super::name::of(&path).is_some()
-        {
-            let plain = path
-                .with_extension("")
-                .with_extension(Format::Plain.suffix());
-            match fs::remove_file(&plain) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        } else {
+            tracing::warn!(
+                file = %packed.display(),
+                "does not have what the plain file beside it has; both stay"
+            );
         }
     }
     Ok(())
+}
+
+/// Whether both hold the same; one that cannot be read does not.
+fn is_same(plain: &Path, packed: &Path, format: Format) -> bool {
+    let compare = || {
+        let mut plain = BufReader::with_capacity(CHUNK, File::open(plain)?);
+        let mut packed = decoder(format, File::open(packed)?);
+        loop {
+            let (left, right) = (plain.fill_buf()?, packed.fill_buf()?);
+            let length = left.len().min(right.len());
+            if left[..length] != right[..length] || length == 0 {
+                return io::Result::Ok(left.len() == right.len());
+            }
+            plain.consume(length);
+            packed.consume(length);
+        }
+    };
+    compare().unwrap_or(false)
+}
+
+fn forget(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The last lines of a compressed file, up to the first that cannot be read.

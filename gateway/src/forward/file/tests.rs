@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     event::Key,
     forward::{
-        format::decoder,
+        format::{Encoder, decoder},
         testing::{Model, batch, engine, record},
     },
 };
@@ -229,6 +229,46 @@ fn a_crash_at_any_step_of_compressing_leaves_each_record_once() {
     write(&config, &batch(1..=22)).unwrap();
     assert!(!closed.try_exists().unwrap());
     assert_eq!(positions(&config), (1..=22).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_plain_file_is_not_deleted_for_somebody_elses_copy_of_it() {
+    for format in [Format::Plain, Format::Gzip] {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = Config {
+            rotate_size: 4_000,
+            ..config(&dir)
+        };
+        write(&plain, &batch(1..=30)).unwrap();
+        let config = Config { format, ..plain };
+        // Somebody is compressing the oldest file at this moment.
+        let oldest = files(&config).remove(0);
+        let lines = fs::read(&oldest).unwrap();
+        let mut begun = Encoder::new(Format::Gzip, Vec::new());
+        begun.add(&lines[..lines.len() / 2]).unwrap();
+        let begun = begun.finish().unwrap();
+        fs::write(
+            oldest.with_extension("ndjson.gz"),
+            &begun[..begun.len() - 9],
+        )
+        .unwrap();
+        write(&config, &batch([31])).unwrap();
+        assert_eq!(fs::read(&oldest).unwrap(), lines);
+    }
+}
+
+#[test]
+fn what_could_not_be_compressed_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir
+        .path()
+        .join("events-20260102T030405Z-00000000000000000042.ndjson");
+    fs::write(&plain, b"lines\n").unwrap();
+    // The name that it would get is taken by a directory.
+    fs::create_dir(plain.with_extension("ndjson.gz")).unwrap();
+    assert!(packed::pack(&plain, Format::Gzip).is_err());
+    assert!(plain.try_exists().unwrap());
+    assert!(!plain.with_extension("ndjson.gz.part").try_exists().unwrap());
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub(super) struct Writer {
     /// Lines that a crash left, by position.
     left: Vec<tail::Line>,
     buffer: Vec<u8>,
+    /// Closed files that are to be compressed.
+    closed: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -97,8 +99,9 @@ impl Writer {
             newest: None,
             left: Vec::new(),
             buffer: Vec::new(),
+            closed: Vec::new(),
         };
-        packed::tidy(dir).doing("tidy", dir)?;
+        packed::tidy(dir, config.format).doing("tidy", dir)?;
         let mut files = list(dir)?;
         if let Some(Listed { path, name, .. }) = files.pop_if(|newest| newest.is_plain()) {
             writer.current = Some(recover(path, name.clone(), doubt, &mut writer.left)?);
@@ -113,7 +116,7 @@ impl Writer {
             writer.left.extend(lines);
             if newest_closed && before.is_plain() {
                 // A crash may have come between closing and compressing it.
-                writer.pack(&before.path);
+                writer.closed.push(before.path.clone());
             }
             newest_closed = false;
         }
@@ -145,7 +148,7 @@ impl Writer {
                     self.append(&buffer[..line], first, now)?;
                 }
                 if let Some(closed) = self.current.take() {
-                    self.pack(&closed.path);
+                    self.closed.push(closed.path);
                 }
                 buffer.drain(..line);
                 first = None;
@@ -157,6 +160,10 @@ impl Writer {
         }
         if buffer.capacity() <= BUFFER_KEPT {
             self.buffer = buffer;
+        }
+        // Last, because compressing takes room before it gives any back.
+        for closed in std::mem::take(&mut self.closed) {
+            self.pack(&closed);
         }
         Ok(())
     }

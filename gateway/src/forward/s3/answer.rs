@@ -3,10 +3,11 @@
 //! | answer | meaning |
 //! |---|---|
 //! | 503 SlowDown, 429 | slow down |
+//! | 501, 505: what it does not know | needs a person |
 //! | 5xx; 400 of a request that broke on its way; 409 of another one at work | away |
 //! | any other 4xx; 3xx: the bucket is elsewhere | needs a person |
 
-use crate::forward::destination::Error;
+use crate::forward::{aws::in_short, destination::Error};
 
 /// How long to wait when the service asks to slow down and does not say for how long.
 const SLOW_DOWN: std::time::Duration = std::time::Duration::from_secs(1);
@@ -21,12 +22,13 @@ pub(super) fn refused(status: u16, body: &str) -> Error {
         "XAmzContentSHA256Mismatch",
     ];
     const SLOWER: [&str; 3] = ["RequestLimitExceeded", "SlowDown", "TooManyRequests"];
-    let code = element(body, "Code").unwrap_or("no code");
-    let message = element(body, "Message").unwrap_or("no message");
+    let code = code(body).unwrap_or("no code");
+    let message = in_short(element(body, "Message").unwrap_or("no message"));
     let reason = format!("{status} {code}: {message}");
     match status {
         429 => slower(reason),
         _ if SLOWER.contains(&code) => slower(reason),
+        501 | 505 => Error::Misconfigured(reason),
         500.. | 408 => Error::unavailable(reason),
         _ if BROKE.contains(&code) => Error::unavailable(reason),
         300..=399 => Error::Misconfigured(format!(
@@ -35,6 +37,11 @@ pub(super) fn refused(status: u16, body: &str) -> Error {
         )),
         _ => Error::Misconfigured(reason),
     }
+}
+
+/// What it says is wrong, in a word.
+pub(super) fn code(body: &str) -> Option<&str> {
+    element(body, "Code")
 }
 
 const fn slower(reason: String) -> Error {
@@ -69,6 +76,7 @@ mod tests {
             (403, "RequestTimeTooSkewed"),
             (301, "PermanentRedirect"),
             (400, "InvalidArgument"),
+            (501, "NotImplemented"),
         ] {
             let error = of(status, code);
             assert!(matches!(error, Error::Misconfigured(_)), "{error:?}");

@@ -1,12 +1,15 @@
 //! The bucket: signed requests, one object each.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use aws_config::SdkConfig;
-use aws_credential_types::{Credentials, provider::ProvideCredentials as _};
+use aws_credential_types::{
+    Credentials,
+    provider::{ProvideCredentials as _, error::CredentialsError},
+};
 use aws_sigv4::{
     http_request::{
         PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
@@ -21,7 +24,7 @@ use reqwest::{
     header::{HeaderName, HeaderValue},
     redirect::Policy,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::{Config, answer, body::media_type};
 use crate::{
@@ -34,6 +37,8 @@ use crate::{
 const CREDENTIALS_FOR: Duration = Duration::from_secs(300);
 /// Those that do, so long before.
 const CREDENTIALS_BEFORE: Duration = Duration::from_secs(60);
+/// What the slowest link takes in a second.
+const BYTES_A_SECOND: usize = 8 * 1024;
 /// Bytes of an answer that are looked at, at most.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -44,7 +49,17 @@ pub(super) struct Bucket {
     clock: Arc<dyn Clock>,
     /// Made at the first batch: finding credentials takes time, and may fail.
     way: OnceCell<Way>,
+    /// Those in use, and until when.
     credentials: Mutex<Option<(Credentials, SystemTime)>>,
+}
+
+/// What the bucket says of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    There,
+    NotThere,
+    /// We may not ask.
+    Denied,
 }
 
 /// How to get there.
@@ -103,32 +118,54 @@ impl Bucket {
             true => Ok(()),
             false => {
                 let status = answer.status().as_u16();
-                Err(self.refused(status, &text(answer).await))
+                Err(self.refused(status, &text(answer).await).await)
             }
         }
     }
 
-    /// Whether an object is there.
-    pub(super) async fn has(&self, name: &str) -> Result<bool, Error> {
-        let answer = self.ask(Method::HEAD, name, &[], Vec::new()).await?;
-        match answer.status().as_u16() {
-            200..=299 => Ok(true),
-            404 => Ok(false),
-            403 => {
-                tracing::warn!(
-                    object = name,
-                    "whether an object of before the start is there cannot be asked without the rights to s3:GetObject and s3:ListBucket; what is left of its events goes into another one"
-                );
-                Ok(false)
-            }
-            status => Err(self.refused(status, "")),
+    /// Whether an object is there. An answer to `HEAD` has no code, and 403 and 404 have many
+    /// reasons: only `GET` tells which.
+    pub(super) async fn has(&self, name: &str) -> Result<Found, Error> {
+        const OF_ANY_REQUEST: [&str; 3] = [
+            "x-amz-expected-bucket-owner",
+            "x-amz-request-payer",
+            "x-amz-server-side-encryption-customer-",
+        ];
+        let more = self.config.headers.iter();
+        let mut headers: Vec<(String, String)> = more
+            .filter(|(name, _)| OF_ANY_REQUEST.iter().any(|of| name.starts_with(of)))
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect();
+        let answer = self.ask(Method::HEAD, name, &headers, Vec::new()).await?;
+        if answer.status().is_success() {
+            return Ok(Found::There);
+        }
+        headers.push(("range".to_owned(), "bytes=0-0".to_owned()));
+        let answer = self.ask(Method::GET, name, &headers, Vec::new()).await?;
+        let status = answer.status().as_u16();
+        if matches!(status, 200..=299 | 416) {
+            return Ok(Found::There);
+        }
+        let body = text(answer).await;
+        match (status, answer::code(&body)) {
+            (404, Some("NoSuchKey")) => Ok(Found::NotThere),
+            (403, Some("AccessDenied")) => Ok(Found::Denied),
+            _ => Err(self.refused(status, &body).await),
         }
     }
 
-    fn refused(&self, status: u16, body: &str) -> Error {
-        // They may have been taken back, or changed.
-        *self.slot() = None;
-        answer::refused(status, body)
+    async fn refused(&self, status: u16, body: &str) -> Error {
+        if matches!(status, 400 | 401 | 403) {
+            // They may have been taken back, or changed.
+            *self.credentials.lock().await = None;
+        }
+        let may_change = self.config.account.keys.is_none();
+        match answer::code(body) {
+            Some("ExpiredToken" | "TokenRefreshRequired") if may_change => {
+                Error::unavailable("credentials ran out; asks for new ones".to_owned())
+            }
+            _ => answer::refused(status, body),
+        }
     }
 
     async fn ask(
@@ -160,7 +197,10 @@ impl Bucket {
             SignableRequest::new(method.as_str(), &*url, plain, SignableBody::Bytes(&body));
         let signed = signable.and_then(|signable| sign(signable, &parameters));
         let (signed, _) = signed.map_err(|error| unfit(&error))?.into_parts();
-        let mut request = way.http.request(method, &url);
+        // A slow link takes its time for a large body.
+        let body_takes = Duration::from_secs((body.len() / BYTES_A_SECOND) as u64);
+        let timeout = self.config.account.timeout + body_takes;
+        let mut request = way.http.request(method, &url).timeout(timeout);
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -171,16 +211,11 @@ impl Bucket {
         sent.map_err(|error| Error::unavailable(said(&error)))
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<(Credentials, SystemTime)>> {
-        // Nothing that holds the lock panics, so a poisoned one is as good.
-        self.credentials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
+    /// One question at a time: those that wait for it get its answer.
     async fn credentials(&self, way: &Way) -> Result<Credentials, Error> {
+        let mut slot = self.credentials.lock().await;
         let now = system_time(self.clock.now());
-        if let Some((known, until)) = &*self.slot()
+        if let Some((known, until)) = &*slot
             && now < *until
         {
             return Ok(known.clone());
@@ -190,14 +225,22 @@ impl Bucket {
                 "no credentials: none is configured, and none was found".to_owned(),
             )
         })?;
-        let found = Box::pin(provider.provide_credentials()).await;
+        let asked = Box::pin(provider.provide_credentials());
+        let found = tokio::time::timeout(self.config.account.timeout, asked).await;
+        let found = found.map_err(|_| Error::unavailable("no credentials in time".to_owned()))?;
         let found = found.map_err(|error| {
             let causes = crate::forward::aws::causes(&error);
-            Error::Misconfigured(format!("no credentials: {causes}"))
+            let reason = format!("no credentials: {causes}");
+            match error {
+                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+                    Error::unavailable(reason)
+                }
+                _ => Error::Misconfigured(reason),
+            }
         })?;
         let until = found.expiry().map(|end| end - CREDENTIALS_BEFORE);
         let until = until.unwrap_or(now + CREDENTIALS_FOR);
-        *self.slot() = Some((found.clone(), until));
+        *slot = Some((found.clone(), until));
         Ok(found)
     }
 }
@@ -242,12 +285,19 @@ fn encoded(name: &str) -> String {
 
 /// What a put may carry besides what it has of its own.
 pub(super) fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
-    const OWN: [&str; 5] = [
+    const OWN: [&str; 12] = [
         "authorization",
         "content-length",
         "content-md5",
         "content-type",
+        "expect",
         "host",
+        "if-match",
+        "if-none-match",
+        "transfer-encoding",
+        "x-amz-content-sha256",
+        "x-amz-date",
+        "x-amz-security-token",
     ];
     if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
         return Err("is no header");

@@ -28,7 +28,7 @@ use crate::{
 /// Events that can come again without the journal knowing them, at most.
 const EVENTS: usize = pending::RECORDS_MAX + 2 * Config::BATCH_RECORDS_MAX;
 /// Bytes of an entry, at most: a batch of events, each in an object of its own.
-const ENTRY_BYTES_MAX: usize = Config::BATCH_RECORDS_MAX * (1_024 + EVENT_BYTES + 16);
+const ENTRY_BYTES_MAX: usize = Config::BATCH_RECORDS_MAX * (1_024 + EVENT_BYTES + 64);
 /// Bytes of an event in an entry.
 const EVENT_BYTES: usize = 8 + 16;
 const PREFIX: &str = "plans-";
@@ -68,9 +68,21 @@ pub(super) struct Plans {
     dir: PathBuf,
     open: Option<Open>,
     /// What was planned and may come again, by event: the object's place in `objects`.
-    planned: HashMap<Event, usize>,
-    /// Names, and how many events each has.
-    objects: Vec<(String, usize)>,
+    planned: HashMap<Event, u64>,
+    /// Objects that have such events.
+    objects: HashMap<u64, Planned>,
+    /// What the next object is known by here.
+    next: u64,
+}
+
+/// An object with events that may come again.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    /// Events that it was planned with.
+    events: usize,
+    /// Those that may come again.
+    left: usize,
 }
 
 /// The newest file.
@@ -89,7 +101,8 @@ impl Plans {
             dir,
             open: None,
             planned: HashMap::new(),
-            objects: Vec::new(),
+            objects: HashMap::new(),
+            next: 0,
         }
     }
 
@@ -106,7 +119,7 @@ impl Plans {
             };
             let place = *places.entry(*object).or_insert_with(|| {
                 found.objects.push(Object {
-                    name: self.objects[*object].0.clone(),
+                    name: self.objects[object].name.clone(),
                     items: Vec::new(),
                     is_whole: false,
                 });
@@ -116,7 +129,7 @@ impl Plans {
         }
         for (object, place) in places {
             let of = &mut found.objects[place];
-            of.is_whole = of.items.len() == self.objects[object].1;
+            of.is_whole = of.items.len() == self.objects[&object].events;
         }
         Ok(found)
     }
@@ -150,25 +163,39 @@ impl Plans {
     /// All of the batch is there: none of it comes again before the next start.
     pub(super) fn settled(&mut self, batch: &Batch) {
         for item in &*batch.items {
-            self.planned.remove(&(item.position(), item.record().key));
+            let event = (item.position(), item.record().key);
+            if let Some(object) = self.planned.remove(&event) {
+                self.leave(object);
+            }
         }
-        // What is left of the time before the start and is passed does not come any more.
-        let first = batch.items.first().map(super::super::batch::Item::position);
-        let passed = |(position, _): &Event| first.is_some_and(|first| *position < first);
-        if self.planned.keys().all(passed) {
-            self.planned = HashMap::new();
-            self.objects = Vec::new();
+    }
+
+    /// An event of the object does not come any more.
+    fn leave(&mut self, object: u64) {
+        if let Some(of) = self.objects.get_mut(&object) {
+            of.left -= 1;
+            if of.left == 0 {
+                self.objects.remove(&object);
+            }
         }
     }
 
     fn take_in(&mut self, written: Vec<Written>) {
         for object in written {
-            let place = self.objects.len();
+            let place = self.next;
+            self.next += 1;
             let events = events(&object.events);
-            self.objects.push((object.name, events.len()));
+            let planned = Planned {
+                name: object.name,
+                events: events.len(),
+                left: events.len(),
+            };
+            self.objects.insert(place, planned);
             for event in events {
                 // An event that is planned anew leaves its object short of it.
-                self.planned.insert(event, place);
+                if let Some(before) = self.planned.insert(event, place) {
+                    self.leave(before);
+                }
             }
         }
     }

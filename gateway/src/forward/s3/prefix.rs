@@ -1,9 +1,10 @@
 //! What objects are called: a prefix by time and names, then what makes the name one of
 //! these events only.
 //!
-//! `telemetry/2026/01/02/03/20260102T030405Z-00000000000000000042-0f1e2d3c4b5a6978.ndjson.gz`:
-//! the prefix, when the first event was received, its position in the journal, and the
-//! first half of the hash of all keys. Names sort in the order of writing below a prefix.
+//! `telemetry/2026/01/02/03/00000000000000000042-20260102T030405Z-0f1e2d3c4b5a6978.ndjson.gz`:
+//! the prefix, the position of the first event in the journal, when it was received, and the
+//! first half of the hash of all keys. Names sort in the order of writing below a prefix,
+//! whatever the clock does.
 
 use jiff::tz::TimeZone;
 
@@ -15,6 +16,8 @@ use crate::{
 
 /// Bytes of a name, at most: what the service takes.
 const NAME_BYTES_MAX: usize = 1_024;
+/// Bytes between two slashes of it, at most: what servers take that keep files.
+const PART_BYTES_MAX: usize = 255;
 
 /// Which time of an event the prefix has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +82,9 @@ impl Prefix {
             return Err(
                 "a prefix does not begin with \"/\", and has no \"//\" or control characters",
             );
+        }
+        if text.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err("a part of a prefix is not \".\" or \"..\"");
         }
         let mut parts = Vec::new();
         let mut rest = text;
@@ -160,9 +166,13 @@ pub(super) fn objects(config: &Config, batch: &Batch, items: &[usize]) -> (Vec<O
     let (mut objects, mut unfit) = (Vec::new(), Unfit::new());
     for (prefix, items) in by_prefix {
         let name = name(&prefix, batch, &items, config.format.suffix());
-        match name.len() > NAME_BYTES_MAX {
+        let longest = name.split('/').map(str::len).max().unwrap_or_default();
+        match name.len() > NAME_BYTES_MAX || longest > PART_BYTES_MAX {
             true => unfit.extend(items.into_iter().map(|at| {
-                let reason = format!("the name of its object would have {} bytes", name.len());
+                let bytes = name.len();
+                let reason = format!(
+                    "the name of its object would have {bytes} bytes, {longest} of them in one part"
+                );
                 (at, reason)
             })),
             false => objects.push(Object {
@@ -186,7 +196,7 @@ fn name(prefix: &str, batch: &Batch, items: &[usize], suffix: &str) -> String {
     let hash = of_object.fingerprint();
     let hash = u128::from_be_bytes(hash) >> 64;
     format!(
-        "{prefix}{at}-{:020}-{hash:016x}.{suffix}",
+        "{prefix}{:020}-{at}-{hash:016x}.{suffix}",
         first.position().0
     )
 }
@@ -218,7 +228,7 @@ mod tests {
             assert_eq!(fill("{device}/", device), format!("{expect}/"));
         }
         assert_eq!(fill("{site}-{type}/", "d"), "_-iot.telemetry.v1/");
-        for wrong in ["/a", "a//b", "{x}", "{device", "a\n"] {
+        for wrong in ["/a", "a//b", "a/../b", "{x}", "{device", "a\n"] {
             assert!(Prefix::parse(wrong).is_err(), "{wrong:?}");
         }
     }

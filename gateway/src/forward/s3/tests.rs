@@ -55,7 +55,7 @@ async fn an_object_has_the_lines_of_its_events_in_every_format_and_says_when_and
         let [name] = &place.names()[..] else {
             panic!("one object");
         };
-        let begins = "telemetry/2023/11/14/22/20231114T221320Z-00000000000000000001-";
+        let begins = "telemetry/2023/11/14/22/00000000000000000001-20231114T221320Z-";
         assert!(name.starts_with(begins), "{name}");
         assert!(name.ends_with(&format!(".{suffix}")), "{name}");
         assert_eq!(place.positions(), [1, 2, 3]);
@@ -104,7 +104,8 @@ async fn an_answer_that_is_lost_makes_no_second_object() {
         "{outcomes:?}"
     );
     s3.send(batch(1..=3)).await.unwrap();
-    assert_eq!(place.puts().len(), 2);
+    // It is there, so it is not announced a second time.
+    assert_eq!(place.puts().len(), 1);
     assert_eq!(place.names().len(), 1);
 }
 
@@ -129,7 +130,55 @@ async fn a_larger_batch_after_a_crash_makes_the_object_of_before_again_and_anoth
     assert_eq!(s3.send(batch(1..=6)).await.unwrap(), vec![ACKNOWLEDGED; 6]);
     assert_eq!(place.names().len(), 2);
     assert_eq!(place.positions(), [1, 2, 3, 4, 5, 6]);
-    assert!(place.heads().is_empty());
+    assert_eq!((place.heads().len(), place.puts().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn objects_of_before_are_there_before_those_of_after_are_put() {
+    let (place, dir) = (Place::default(), TempDir::new().unwrap());
+    let failed = Mood::Answers(500, "InternalError");
+    put_without_answer(&place, &dir, 1..=3, failed).await;
+    let server = place.serve([Mood::Answers(503, "SlowDown")]).await;
+    let s3 = s3(config(&server.url, &dir));
+    let outcomes = s3.send(batch(1..=6)).await;
+    assert!(outcomes.is_err(), "{outcomes:?}");
+    assert!(place.names().is_empty(), "{:?}", place.names());
+    assert_eq!(s3.send(batch(1..=6)).await.unwrap(), vec![ACKNOWLEDGED; 6]);
+    assert_eq!(place.positions(), [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn an_answer_about_a_clock_says_nothing_of_an_object() {
+    let (place, dir) = (Place::default(), TempDir::new().unwrap());
+    put_without_answer(&place, &dir, 1..=4, Mood::DropsTheConnection).await;
+    let server = place.serve([]).await;
+    let s3 = s3(config(&server.url, &dir));
+    place.says_of_asking(Some("RequestTimeTooSkewed"));
+    let outcomes = s3.send(batch(1..=2)).await;
+    assert!(
+        matches!(outcomes, Err(Error::Misconfigured(_))),
+        "{outcomes:?}"
+    );
+    place.says_of_asking(None);
+    assert_eq!(s3.send(batch(1..=2)).await.unwrap(), vec![ACKNOWLEDGED; 2]);
+    assert_eq!(place.puts().len(), 1);
+    assert_eq!(place.positions(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn what_was_planned_is_known_however_late_it_comes() {
+    let (place, dir) = (Place::default(), TempDir::new().unwrap());
+    put_without_answer(&place, &dir, 1..=4, Mood::DropsTheConnection).await;
+    let server = place.serve([]).await;
+    let s3 = s3(config(&server.url, &dir));
+    for positions in [vec![1, 2, 4], vec![5, 6], vec![3, 7]] {
+        let count = positions.len();
+        assert_eq!(
+            s3.send(batch(positions)).await.unwrap(),
+            vec![ACKNOWLEDGED; count]
+        );
+    }
+    assert_eq!(place.positions(), [1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[tokio::test]
@@ -141,7 +190,7 @@ async fn a_smaller_batch_after_a_crash_asks_whether_the_object_is_there() {
     assert_eq!(s3.send(batch(1..=2)).await.unwrap(), vec![ACKNOWLEDGED; 2]);
     assert_eq!(s3.send(batch(3..=5)).await.unwrap(), vec![ACKNOWLEDGED; 3]);
     assert_eq!(place.positions(), [1, 2, 3, 4, 5]);
-    assert_eq!(place.heads().len(), 2);
+    assert_eq!(place.puts().len(), 1 + 1);
 }
 
 #[tokio::test]
@@ -151,7 +200,7 @@ async fn an_object_that_was_planned_and_never_put_is_made_of_what_comes_again() 
         let failed = Mood::Answers(500, "InternalError");
         put_without_answer(&place, &dir, 1..=4, failed).await;
         if !may_ask {
-            place.may_not_be_asked();
+            place.says_of_asking(Some("AccessDenied"));
         }
         let server = place.serve([]).await;
         let s3 = s3(config(&server.url, &dir));

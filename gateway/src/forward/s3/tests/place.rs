@@ -38,7 +38,7 @@ struct State {
     puts: Vec<String>,
     heads: Vec<String>,
     headers: Vec<HeaderMap>,
-    may_not_ask: bool,
+    says_of_asking: Option<&'static str>,
 }
 
 /// What is kept over any number of lives of the server.
@@ -76,8 +76,9 @@ impl Place {
         self.0.lock().unwrap()
     }
 
-    pub(super) fn may_not_be_asked(&self) {
-        self.lock().may_not_ask = true;
+    /// Questions whether an object is there are answered so.
+    pub(super) fn says_of_asking(&self, code: Option<&'static str>) {
+        self.lock().says_of_asking = code;
     }
 
     /// Names of objects, in order.
@@ -142,11 +143,19 @@ impl Place {
             let mut state = self.lock();
             state.heads.push(name.clone());
             let status = match state.objects.contains_key(&name) {
+                _ if state.says_of_asking.is_some() => 403,
                 true => 200,
-                false if state.may_not_ask => 403,
                 false => 404,
             };
             return reply(status, "");
+        }
+        if method == Method::GET {
+            let state = self.lock();
+            return match (state.says_of_asking, state.objects.contains_key(&name)) {
+                (Some(code), _) => reply(403, code),
+                (None, true) => reply(206, ""),
+                (None, false) => reply(404, "NoSuchKey"),
+            };
         }
         assert_eq!(method, Method::PUT);
         let digest = BASE64_STANDARD.encode(Md5::digest(body));
