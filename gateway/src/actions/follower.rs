@@ -172,8 +172,10 @@ impl Follower {
             }
             let reason: Arc<str> = error.to_string().into();
             self.told.send_modify(|told| told.error = Some(reason));
-            let rested = stop.run_until_cancelled(tokio::time::sleep(RETRY));
-            if runtime.block_on(rested).is_none() {
+            // Within the runtime: a sleep asks for its clock when it is made.
+            let rested = runtime
+                .block_on(async { stop.run_until_cancelled(tokio::time::sleep(RETRY)).await });
+            if rested.is_none() {
                 return Ok(());
             }
         }

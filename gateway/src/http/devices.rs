@@ -38,7 +38,7 @@ const fn default_limit() -> usize {
         (status = 200, description = "Those with the most events first", body = Value),
     )
 )]
-pub(super) async fn list(
+pub(super) async fn waiting(
     State(context): State<Context>,
     Query(top): Query<Top>,
 ) -> Result<Json<Value>, Problem> {

@@ -34,7 +34,7 @@ pub(super) fn routes() -> (Router<Context>, Document) {
         .routes(routes!(commands::list, commands::place))
         .routes(routes!(commands::show, commands::cancel))
         .routes(routes!(shadows::show, shadows::change))
-        .routes(routes!(devices::list))
+        .routes(routes!(devices::waiting))
         .routes(routes!(devices::clocks))
         .routes(routes!(dedup::report))
         .routes(routes!(quarantine::list))
