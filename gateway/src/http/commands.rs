@@ -47,7 +47,7 @@ const fn default_limit() -> usize {
 #[utoipa::path(
     get,
     path = "/api/v1/devices/{id}/commands",
-    tag = "devices",
+    tag = "commands",
     security(("token" = ["viewer"])),
     params(("id" = String, Path, description = "The device"), Page),
     responses(
@@ -79,7 +79,7 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/api/v1/devices/{id}/commands/{command}",
-    tag = "devices",
+    tag = "commands",
     security(("token" = ["viewer"])),
     params(
         ("id" = String, Path, description = "The device"),
@@ -107,7 +107,7 @@ pub(super) async fn show(
 #[utoipa::path(
     post,
     path = "/api/v1/devices/{id}/commands",
-    tag = "devices",
+    tag = "commands",
     security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),
@@ -140,7 +140,7 @@ pub(super) async fn place(
 #[utoipa::path(
     delete,
     path = "/api/v1/devices/{id}/commands/{command}",
-    tag = "devices",
+    tag = "commands",
     security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),

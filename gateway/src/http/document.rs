@@ -31,6 +31,8 @@ use super::{access::Role, error::Problem};
     tags(
         (name = "gateway", description = "The gateway as a whole"),
         (name = "devices", description = "Devices, and what they send"),
+        (name = "commands", description = "What devices are told to do"),
+        (name = "shadows", description = "What devices should be, and say that they are"),
         (name = "events", description = "Events as they come, and made again"),
         (name = "quarantine", description = "Messages that could not be decoded"),
         (name = "dead-letters", description = "Events that a destination will not take"),

@@ -22,7 +22,7 @@ use crate::fleet::{self, NotChanged, Refusal, Shadow};
 #[utoipa::path(
     get,
     path = "/api/v1/devices/{id}/shadow",
-    tag = "devices",
+    tag = "shadows",
     security(("token" = ["viewer"])),
     params(("id" = String, Path, description = "The device")),
     responses(
@@ -53,7 +53,7 @@ pub(super) async fn show(
 #[utoipa::path(
     patch,
     path = "/api/v1/devices/{id}/shadow",
-    tag = "devices",
+    tag = "shadows",
     security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),

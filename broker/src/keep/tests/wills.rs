@@ -157,6 +157,7 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
              DROP TABLE leftovers;
              DROP INDEX wills_of_session;
              DROP TABLE shown_wills;
+             DROP TABLE errands;
              ALTER TABLE wills DROP COLUMN token;
              PRAGMA user_version = 1;",
         )
