@@ -97,7 +97,9 @@ fn whatever_is_asked_is_answered_as_the_document_says() {
             .arg(format!("--checks={CHECKS}"))
             .arg(format!("--max-examples={EXAMPLES}"))
             .arg(format!("--seed={SEED}"))
-            .args(["--phases=examples,coverage,fuzzing", "--workers=2"])
+            // One worker: two that read Python source at once trip over each other in some
+            // versions of Python 3.11 (python/cpython#106905).
+            .args(["--phases=examples,coverage,fuzzing", "--workers=1"])
             // The first has no end; while the second is at work, others hear 503.
             .arg("--exclude-path=/api/v1/events/stream")
             .arg("--exclude-path=/api/v1/read/rebuild")
