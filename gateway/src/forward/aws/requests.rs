@@ -84,7 +84,7 @@ pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
 pub(in crate::forward) struct Requests<S> {
     pub(super) service: Arc<S>,
     refusals: Mutex<Refusals>,
-    /// It has taken an event since all of a request failed.
+    /// It has taken an event since one failed that stood alone in its request.
     takes: AtomicBool,
 }
 
@@ -211,8 +211,8 @@ impl<S: Service> Requests<S> {
         self.takes.store(true, Ordering::Relaxed);
     }
 
-    /// All of a request failed, and not by their own fault. Whether the service takes others:
-    /// then these wait, and others go on; else the service is away.
+    /// An event that stood alone failed, and not by its own fault. Whether the service takes
+    /// others: then it waits, and they go on; else the service is away.
     pub(super) fn takes_others(&self) -> bool {
         self.takes.swap(false, Ordering::Relaxed)
     }

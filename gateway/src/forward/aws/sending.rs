@@ -150,11 +150,12 @@ impl<'a, S: Service> Sending<'a, S> {
             return;
         }
         let failed = |answer: &Answer| matches!(answer, Answer::Not(Fault::Unavailable(_)));
+        let waits_alone = || request.len() == 1 && self.requests.takes_others();
         if answers.iter().all(failed)
-            && !self.requests.takes_others()
+            && !waits_alone()
             && let Some(Answer::Not(Fault::Unavailable(reason))) = answers.first()
         {
-            // And it has taken none since that was so: then no record is to blame.
+            // Then no record is to blame.
             self.stop(Trouble::Failed(Error::unavailable(reason.clone())));
             return;
         }
