@@ -13,6 +13,9 @@ use super::{arrival::Arrival, ledger::Ledger};
 
 /// A server that says nothing for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How often a consumer is asked for: a cluster that is choosing a leader does not answer,
+/// not even once it has one.
+const TRIES_MAX: u32 = 4;
 
 /// Reads the stream up to the message that was its last when the reading began.
 ///
@@ -37,14 +40,20 @@ pub(super) async fn read(url: &str, stream: &str, ledger: &mut Ledger) -> anyhow
     if state.messages == 0 {
         return Ok(());
     }
-    let consumer = source
-        .create_consumer(pull::OrderedConfig {
-            deliver_policy: DeliverPolicy::All,
-            replay_policy: ReplayPolicy::Instant,
-            ..Default::default()
-        })
-        .await
-        .context("cannot read the stream")?;
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::All,
+        replay_policy: ReplayPolicy::Instant,
+        ..Default::default()
+    };
+    let mut tries = TRIES_MAX;
+    let consumer = loop {
+        tries -= 1;
+        match source.create_consumer(config.clone()).await {
+            Ok(consumer) => break consumer,
+            Err(_) if tries > 0 => {}
+            Err(error) => return Err(error).context("cannot read the stream"),
+        }
+    };
     let mut messages = consumer
         .messages()
         .await
