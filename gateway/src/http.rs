@@ -1,8 +1,8 @@
 //! The API and the status page: who may ask for what, and the answers.
 //!
-//! `http/routes.rs` has every operation; each handler declares its path, its method and
-//! the least role that may ask, and the document of the API (OpenAPI) is made of the same
-//! declarations. `http/guard.rs` is before all of them.
+//! `http/routes.rs` has every operation with the least role that may ask; each handler
+//! declares its path and its method, and the document of the API (OpenAPI) is made of the
+//! same declarations. `http/guard.rs` is before all of them.
 //!
 //! Beyond loopback it asks for a token and speaks TLS, unless the operator says in words
 //! that it need not; health, readiness and which gateway it is are for everybody. It
@@ -23,6 +23,7 @@ mod etag;
 mod guard;
 mod health;
 mod instance;
+mod operations;
 mod page;
 mod quarantine;
 mod read;
@@ -55,8 +56,8 @@ pub use error::{Error, Objection};
 pub use server::Server;
 
 /// The document of the API as it is served: OpenAPI 3.1, in JSON.
-pub fn document() -> Arc<str> {
-    routes::routes().1.text
+pub fn document() -> String {
+    routes::described()
 }
 
 /// Where to listen, and for whom.

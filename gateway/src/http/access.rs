@@ -1,8 +1,7 @@
 //! Who asks, and what they may do.
 //!
-//! What each operation takes is declared where its handler is
-//! (`security(("token" = ["viewer"]))`), and read from the document of the API by the
-//! [guard](super::guard).
+//! `routes.rs` has the least role for each operation, and the [guard](super::guard) asks
+//! for it.
 
 use std::sync::Arc;
 

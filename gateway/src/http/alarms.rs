@@ -63,7 +63,6 @@ const fn default_limit() -> usize {
     get,
     path = "/api/v1/alarms",
     tag = "alarms",
-    security(("token" = ["viewer"])),
     params(Page),
     responses(
         (status = 200, description = "Alarms, by number", body = Value),
@@ -100,7 +99,6 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     get,
     path = "/api/v1/alarms/{id}",
     tag = "alarms",
-    security(("token" = ["viewer"])),
     params(("id" = u64, Path, description = "The number of the alarm")),
     responses(
         (status = 200, description = "The alarm", body = Value),
@@ -120,7 +118,6 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     post,
     path = "/api/v1/alarms/{id}/acknowledge",
     tag = "alarms",
-    security(("token" = ["operator"])),
     params(("id" = u64, Path, description = "The number of the alarm"), Words),
     responses(
         (status = 200, description = "The alarm", body = Value),
@@ -142,7 +139,6 @@ pub(super) async fn acknowledge(
     post,
     path = "/api/v1/alarms/{id}/clear",
     tag = "alarms",
-    security(("token" = ["operator"])),
     params(("id" = u64, Path, description = "The number of the alarm"), Words),
     responses(
         (status = 200, description = "The alarm", body = Value),

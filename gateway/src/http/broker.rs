@@ -95,7 +95,6 @@ pub(super) struct Subscriptions {
     get,
     path = "/api/v1/broker/clients",
     tag = "broker",
-    security(("token" = ["viewer"])),
     params(Clients),
     responses(
         (status = 200, description = "Clients, by client identifier", body = Value),
@@ -131,7 +130,6 @@ pub(super) async fn clients(State(context): State<Context>, Query(page): Query<C
     get,
     path = "/api/v1/broker/clients/{id}",
     tag = "broker",
-    security(("token" = ["viewer"])),
     params(("id" = String, Path, description = "The client identifier")),
     responses(
         (status = 200, description = "The client", body = Value),
@@ -157,7 +155,6 @@ pub(super) async fn client(State(context): State<Context>, Path(id): Path<String
     delete,
     path = "/api/v1/broker/clients/{id}",
     tag = "broker",
-    security(("token" = ["operator"])),
     params(("id" = String, Path, description = "The client identifier"), Kick),
     responses(
         (status = 200, description = "It was ended", body = Value),
@@ -189,7 +186,6 @@ pub(super) async fn kick(
     get,
     path = "/api/v1/broker/retained",
     tag = "broker",
-    security(("token" = ["viewer"])),
     params(RetainedPage),
     responses(
         (status = 200, description = "Retained messages, by topic", body = Value),
@@ -233,7 +229,6 @@ pub(super) async fn retained(
     delete,
     path = "/api/v1/broker/retained/{*topic}",
     tag = "broker",
-    security(("token" = ["admin"])),
     params(("topic" = String, Path, description = "The topic; its slashes may stay")),
     responses(
         (status = 200, description = "It was cleared", body = Value),
@@ -257,7 +252,6 @@ pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<Stri
     get,
     path = "/api/v1/broker/subscriptions",
     tag = "broker",
-    security(("token" = ["viewer"])),
     params(Subscriptions),
     responses(
         (status = 200, description = "Subscriptions, by client and filter", body = Value),

@@ -48,7 +48,6 @@ const fn default_limit() -> usize {
     get,
     path = "/api/v1/devices/{id}/commands",
     tag = "commands",
-    security(("token" = ["viewer"])),
     params(("id" = String, Path, description = "The device"), Page),
     responses(
         (status = 200, description = "A page of commands", body = Value),
@@ -80,7 +79,6 @@ pub(super) async fn list(
     get,
     path = "/api/v1/devices/{id}/commands/{command}",
     tag = "commands",
-    security(("token" = ["viewer"])),
     params(
         ("id" = String, Path, description = "The device"),
         ("command" = String, Path, description = "The command's id"),
@@ -108,7 +106,6 @@ pub(super) async fn show(
     post,
     path = "/api/v1/devices/{id}/commands",
     tag = "commands",
-    security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request the same one"),
@@ -141,7 +138,6 @@ pub(super) async fn place(
     delete,
     path = "/api/v1/devices/{id}/commands/{command}",
     tag = "commands",
-    security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),
         ("command" = String, Path, description = "The command's id"),

@@ -38,7 +38,6 @@ pub(super) struct OfDestination {
     get,
     path = "/api/v1/dead-letters",
     tag = "dead-letters",
-    security(("token" = ["viewer"])),
     params(OfDestination),
     responses(
         (status = 200, description = "Dead letters, oldest first", body = Value),
@@ -73,7 +72,6 @@ pub(super) async fn list(
     get,
     path = "/api/v1/dead-letters/{id}",
     tag = "dead-letters",
-    security(("token" = ["viewer"])),
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
         (status = 200, description = "The dead letter", body = Value),
@@ -92,7 +90,6 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     post,
     path = "/api/v1/dead-letters/{id}/redrive",
     tag = "dead-letters",
-    security(("token" = ["operator"])),
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
         (status = 200, description = "It is tried again", body = Value),
@@ -119,7 +116,6 @@ pub(super) async fn redrive(State(context): State<Context>, Path(id): Path<u64>)
     delete,
     path = "/api/v1/dead-letters/{id}",
     tag = "dead-letters",
-    security(("token" = ["admin"])),
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
         (status = 200, description = "It is gone; it stays counted as dead", body = Value),

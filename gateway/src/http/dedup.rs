@@ -29,7 +29,6 @@ const fn default_limit() -> usize {
     get,
     path = "/api/v1/dedup",
     tag = "devices",
-    security(("token" = ["viewer"])),
     params(Top),
     responses(
         (status = 200, description = "Since the gateway started, those with the most duplicates first", body = Value),

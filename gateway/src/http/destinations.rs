@@ -28,7 +28,6 @@ pub(super) struct Removal {
     get,
     path = "/api/v1/destinations",
     tag = "destinations",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "Each as in the status", body = Value),
     )
@@ -42,7 +41,6 @@ pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
     get,
     path = "/api/v1/destinations/{name}",
     tag = "destinations",
-    security(("token" = ["viewer"])),
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
         (status = 200, description = "The destination", body = Value),
@@ -62,7 +60,6 @@ pub(super) async fn show(State(context): State<Context>, Path(name): Path<String
     post,
     path = "/api/v1/destinations/{name}/pause",
     tag = "destinations",
-    security(("token" = ["operator"])),
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
         (status = 200, description = "How it is run", body = Value),
@@ -79,7 +76,6 @@ pub(super) async fn pause(context: State<Context>, name: Path<String>) -> Answer
     post,
     path = "/api/v1/destinations/{name}/resume",
     tag = "destinations",
-    security(("token" = ["operator"])),
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
         (status = 200, description = "How it is run", body = Value),
@@ -96,7 +92,6 @@ pub(super) async fn resume(context: State<Context>, name: Path<String>) -> Answe
     post,
     path = "/api/v1/destinations/{name}/drain",
     tag = "destinations",
-    security(("token" = ["operator"])),
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
         (status = 200, description = "How it is run", body = Value),
@@ -118,7 +113,6 @@ async fn set(State(context): State<Context>, Path(name): Path<String>, mode: Mod
     delete,
     path = "/api/v1/destinations/{name}",
     tag = "destinations",
-    security(("token" = ["admin"])),
     params(("name" = String, Path, description = "The name of the destination"), Removal),
     responses(
         (status = 200, description = "It is forgotten", body = Value),

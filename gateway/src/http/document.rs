@@ -1,22 +1,25 @@
 //! The document of the API (OpenAPI 3.1), made from the handlers.
 //!
-//! What all operations have in common is added here: a name, and how errors look. The
-//! document is also what the [guard](super::guard) reads: an operation that it does not
-//! have is not there, and one that does not say whom it is for is for admins.
+//! What all operations have in common is added here: whom they are for, a name, and how
+//! errors look.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::sync::OnceLock;
 
-use axum::{Extension, http::Method, http::header::CONTENT_TYPE, response::IntoResponse};
+use axum::{http::header::CONTENT_TYPE, response::IntoResponse, routing::MethodFilter};
 use serde_json::{Value, json};
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    openapi::{
+        HttpMethod,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 
-use super::{access::Role, error::Problem};
+use super::{
+    error::Problem,
+    operations::{For, Operations},
+    routes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -44,7 +47,7 @@ use super::{access::Role, error::Problem};
         (name = "page", description = "The status page"),
     )
 )]
-pub(super) struct Base;
+struct Base;
 
 struct TokenScheme;
 
@@ -60,90 +63,51 @@ impl Modify for TokenScheme {
     }
 }
 
-/// The document, and what it says of access.
-#[derive(Debug)]
-pub(super) struct Document {
-    /// As it is served.
-    pub(super) text: Arc<str>,
-    pub(super) operations: Operations,
+/// The method of a handler, as the router knows it.
+pub(super) fn filter(methods: &[HttpMethod]) -> MethodFilter {
+    let filter = |method: &HttpMethod| match method {
+        HttpMethod::Get => MethodFilter::GET,
+        HttpMethod::Put => MethodFilter::PUT,
+        HttpMethod::Post => MethodFilter::POST,
+        HttpMethod::Delete => MethodFilter::DELETE,
+        HttpMethod::Options => MethodFilter::OPTIONS,
+        HttpMethod::Head => MethodFilter::HEAD,
+        HttpMethod::Patch => MethodFilter::PATCH,
+        HttpMethod::Trace => MethodFilter::TRACE,
+    };
+    let filters = methods.iter().map(filter);
+    filters
+        .reduce(MethodFilter::or)
+        .unwrap_or(MethodFilter::GET)
 }
 
-/// Whom an operation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
-    Everybody,
-    Role(Role),
-}
-
-/// Whom the operations are for, by the path as the router has it and the method.
-#[derive(Debug, Default)]
-pub(super) struct Operations(HashMap<String, BTreeMap<String, For>>);
-
-impl Operations {
-    /// Whom one is for; `None` where there is none. HEAD is GET.
-    pub(super) fn find(&self, path: &str, method: &Method) -> Option<For> {
-        let method = match method {
-            &Method::HEAD => Method::GET.as_str(),
-            method => method.as_str(),
-        };
-        self.0.get(path)?.get(method).copied()
-    }
-
-    /// Whether everybody may ask for something there.
-    pub(super) fn is_open(&self, path: &str) -> bool {
-        let found = self.0.get(path);
-        found.is_some_and(|methods| methods.values().any(|one| *one == For::Everybody))
-    }
-
-    /// The methods that a path has, for the header `Allow`.
-    pub(super) fn methods(&self, path: &str) -> String {
-        let methods = self.0.get(path).into_iter().flat_map(BTreeMap::keys);
-        let mut methods: Vec<&str> = methods.map(String::as_str).collect();
-        if methods.contains(&"GET") {
-            methods.push("HEAD");
+/// The document, with what all operations have in common.
+pub(super) fn complete(described: utoipa::openapi::OpenApi, operations: &Operations) -> String {
+    let mut openapi = Base::openapi();
+    openapi.merge(described);
+    let mut document = serde_json::to_value(openapi).unwrap_or_default();
+    let mut paths = serde_json::Map::new();
+    let found = document["paths"].as_object_mut().map(std::mem::take);
+    for (path, mut item) in found.into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            let whom_for = operations.find(&path, &method.to_uppercase());
+            operation["security"] = json!([match whom_for {
+                Some(For::Everybody) => json!({}),
+                Some(For::Role(role)) => json!({ "token": [role.word()] }),
+                None => continue,
+            }]);
+            complete_one(operation);
         }
-        methods.join(", ")
+        // The router's way to say that the rest of a path may have slashes.
+        paths.insert(path.replace("{*", "{"), item);
     }
-}
-
-impl Document {
-    pub(super) fn new(openapi: &utoipa::openapi::OpenApi) -> Self {
-        let mut document = serde_json::to_value(openapi).unwrap_or_default();
-        let mut operations = Operations::default();
-        let mut paths = serde_json::Map::new();
-        let found = document["paths"].as_object_mut().map(std::mem::take);
-        for (path, mut item) in found.into_iter().flatten() {
-            for (method, operation) in item.as_object_mut().into_iter().flatten() {
-                let methods = operations.0.entry(path.clone()).or_default();
-                methods.insert(method.to_uppercase(), whom_for(operation));
-                complete(operation);
-            }
-            // The router's way to say that the rest of a path may have slashes.
-            paths.insert(path.replace("{*", "{"), item);
-        }
-        document["paths"] = paths.into();
-        // As the registry of formats has them.
-        let text = format!("{document:#}\n").replace("\"format\": \"u-int", "\"format\": \"uint");
-        Self {
-            text: text.into(),
-            operations,
-        }
-    }
-}
-
-/// What the operation's `security` says.
-fn whom_for(operation: &Value) -> For {
-    let one = &operation["security"][0];
-    if one.as_object().is_some_and(serde_json::Map::is_empty) {
-        return For::Everybody;
-    }
-    let word = one["token"][0].as_str();
-    let found = Role::WORDS.iter().find(|(name, _)| Some(*name) == word);
-    For::Role(found.map_or(Role::Admin, |(_, role)| *role))
+    document["paths"] = paths.into();
+    // As the registry of formats has them.
+    format!("{document:#}\n").replace("\"format\": \"u-int", "\"format\": \"uint")
 }
 
 /// Adds what all operations have in common.
-fn complete(operation: &mut Value) {
+fn complete_one(operation: &mut Value) {
     if let (Some(tag), Some(name)) = (
         operation["tags"][0].as_str(),
         operation["operationId"].as_str(),
@@ -178,9 +142,10 @@ fn complete(operation: &mut Value) {
     get,
     path = "/api/v1/openapi.json",
     tag = "gateway",
-    security(("token" = ["viewer"])),
     responses((status = 200, description = "OpenAPI 3.1", body = Value))
 )]
-pub(super) async fn openapi(Extension(text): Extension<Arc<str>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], text.to_string())
+pub(super) async fn openapi() -> impl IntoResponse {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    let text = TEXT.get_or_init(routes::described).as_str();
+    ([(CONTENT_TYPE, "application/json")], text)
 }

@@ -1,4 +1,4 @@
-//! Lets in who may ask, for what the document of the API has, and keeps out the rest.
+//! Lets in who may ask, for what the API has, and keeps out the rest.
 //!
 //! In one place, before every handler: whether the operation exists, who asks, whether
 //! their role is enough, and whether a web page of another origin could have caused it. A
@@ -18,9 +18,9 @@ use axum::{
 use super::{
     access::{Access, Caller},
     audit::{Asked, Audit, Change},
-    document::{For, Operations},
     error::Problem,
     etag,
+    operations::{For, Operations},
     server::Peer,
 };
 
@@ -94,7 +94,7 @@ impl Guard {
         }
         let path = request.extensions().get::<MatchedPath>();
         let path = path.map(MatchedPath::as_str);
-        let whom_for = path.and_then(|path| self.operations.find(path, request.method()));
+        let whom_for = path.and_then(|path| self.operations.find(path, request.method().as_str()));
         let method = |path| Problem::method(request.method(), self.operations.methods(path));
         match (path, whom_for) {
             (_, Some(For::Everybody)) => return Ok(()),

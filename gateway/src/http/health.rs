@@ -13,7 +13,6 @@ use crate::status::Readiness;
     get,
     path = "/healthz",
     tag = "gateway",
-    security(()),
     responses(
         (status = 200, description = "It does", body = String),
     )
@@ -30,7 +29,6 @@ pub(super) async fn healthz() -> &'static str {
     get,
     path = "/readyz",
     tag = "gateway",
-    security(()),
     responses(
         (status = 200, description = "They do", body = Value),
         (status = 503, description = "They do not, with the reasons", body = Value),

@@ -24,7 +24,6 @@ pub(super) struct Challenge {
     get,
     path = "/api/v1/instance",
     tag = "gateway",
-    security(()),
     params(Challenge),
     responses(
         (status = 200, description = "Its name for this start, and the proof", body = Value),

@@ -24,7 +24,6 @@ const fn asset(media_type: &'static str, text: &'static str) -> Asset {
     get,
     path = "/",
     tag = "page",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "HTML", body = String, content_type = "text/html"),
     )
@@ -38,7 +37,6 @@ pub(super) async fn html() -> Asset {
     get,
     path = "/page.js",
     tag = "page",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "JavaScript", body = String, content_type = "text/javascript"),
     )
@@ -52,7 +50,6 @@ pub(super) async fn script() -> Asset {
     get,
     path = "/page.css",
     tag = "page",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "CSS", body = String, content_type = "text/css"),
     )

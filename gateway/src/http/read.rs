@@ -105,7 +105,6 @@ pub(super) struct Where {
     get,
     path = "/api/v1/read",
     tag = "read",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "How far it is, and how large", body = Value),
     )
@@ -119,7 +118,6 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     post,
     path = "/api/v1/read/rebuild",
     tag = "read",
-    security(("token" = ["admin"])),
     responses(
         (status = 200, description = "It begins", body = Value),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
@@ -135,7 +133,6 @@ pub(super) async fn rebuild(State(context): State<Context>) -> Answer {
     get,
     path = "/api/v1/last",
     tag = "read",
-    security(("token" = ["viewer"])),
     params(LastOf),
     responses(
         (status = 200, description = "By device and name", body = Value),
@@ -157,7 +154,6 @@ pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf
     get,
     path = "/api/v1/history",
     tag = "read",
-    security(("token" = ["viewer"])),
     params(HistoryOf),
     responses(
         (status = 200, description = "Oldest first", body = Value),
@@ -193,7 +189,6 @@ fn history_of(of: &HistoryOf, now: Timestamp) -> Result<History, Error> {
     get,
     path = "/api/v1/search",
     tag = "read",
-    security(("token" = ["viewer"])),
     params(SearchFor),
     responses(
         (status = 200, description = "Newest first", body = Value),
@@ -218,7 +213,6 @@ pub(super) async fn search(State(context): State<Context>, Query(of): Query<Sear
     get,
     path = "/api/v1/events/{event}/where",
     tag = "read",
-    security(("token" = ["viewer"])),
     params(("event" = String, Path, description = "Its `eventkey`, or its position"), Where),
     responses(
         (status = 200, description = "The event, and its corrections", body = Value),

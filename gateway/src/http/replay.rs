@@ -69,7 +69,6 @@ const fn default_limit() -> usize {
     post,
     path = "/api/v1/replay",
     tag = "events",
-    security(("token" = ["operator"])),
     params(Asked),
     responses(
         (status = 200, description = "What came of the page", body = Value),

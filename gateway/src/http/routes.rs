@@ -1,78 +1,120 @@
-//! Every operation of the API, with its path, method and role as its handler declares them.
+//! Every operation of the API, and whom it is for.
 
-use axum::Router;
-use utoipa::OpenApi as _;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use axum::{Router, routing::on};
+use utoipa::{OpenApi as _, Path as _};
 
 use super::{
-    Context, alarms, broker, commands, dead_letters, dedup, destinations, devices,
-    document::{self, Base, Document},
-    health, instance, page, quarantine, read, registry, replay, rulebook, rules, shadows, status,
-    stream,
+    Context,
+    access::Role,
+    alarms, broker, commands, dead_letters, dedup, destinations, devices, document, health,
+    instance,
+    operations::{For, Operations},
+    page, quarantine, read, registry, replay, rulebook, rules, shadows, status, stream,
 };
 
-/// The router, and the document that says the same. What is added here needs
-/// `#[utoipa::path]` at its handler, with `security` for the least role that may ask.
-pub(super) fn routes() -> (Router<Context>, Document) {
-    let router = OpenApiRouter::with_openapi(Base::openapi())
-        .routes(routes!(page::html))
-        .routes(routes!(page::script))
-        .routes(routes!(page::style))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
-        .routes(routes!(instance::instance))
-        .routes(routes!(document::openapi))
-        .routes(routes!(status::metrics))
-        .routes(routes!(status::status))
-        .routes(routes!(registry::list, registry::create))
-        .routes(routes!(
-            registry::show,
-            registry::replace,
-            registry::change,
-            registry::remove
-        ))
-        .routes(routes!(commands::list, commands::place))
-        .routes(routes!(commands::show, commands::cancel))
-        .routes(routes!(shadows::show, shadows::change))
-        .routes(routes!(devices::waiting))
-        .routes(routes!(devices::clocks))
-        .routes(routes!(dedup::report))
-        .routes(routes!(quarantine::list))
-        .routes(routes!(quarantine::show, quarantine::discard))
-        .routes(routes!(quarantine::retry))
-        .routes(routes!(replay::page))
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::show, dead_letters::discard))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(alarms::list))
-        .routes(routes!(alarms::show))
-        .routes(routes!(alarms::acknowledge))
-        .routes(routes!(alarms::clear))
-        .routes(routes!(rulebook::list))
-        .routes(routes!(rulebook::show, rulebook::put, rulebook::delete))
-        .routes(routes!(rulebook::versions))
-        .routes(routes!(rules::failed))
-        .routes(routes!(rules::failure, rules::discard))
-        .routes(routes!(rules::retry))
-        .routes(routes!(destinations::list))
-        .routes(routes!(destinations::show, destinations::remove))
-        .routes(routes!(destinations::pause))
-        .routes(routes!(destinations::resume))
-        .routes(routes!(destinations::drain))
-        .routes(routes!(read::status))
-        .routes(routes!(read::rebuild))
-        .routes(routes!(read::last))
-        .routes(routes!(read::history))
-        .routes(routes!(read::search))
-        .routes(routes!(read::whereabouts))
-        .routes(routes!(stream::events))
-        .routes(routes!(broker::clients))
-        .routes(routes!(broker::client, broker::kick))
-        .routes(routes!(broker::retained))
-        .routes(routes!(broker::clear))
-        .routes(routes!(broker::subscriptions));
-    let (router, openapi) = router.split_for_parts();
-    (router, Document::new(&openapi))
+/// Makes the router and the document of the same lines: the least role that may ask, and the
+/// handler, whose `#[utoipa::path]` has the path and the method.
+macro_rules! operations {
+    ($($whom:ident $module:ident :: $handler:ident;)*) => {
+        /// The router, and whom its operations are for.
+        pub(super) fn routes() -> (Router<Context>, Operations) {
+            let mut operations = Operations::default();
+            let router = Router::new();
+            $(
+                let path = pastey::paste!($module::[<__path_ $handler>]::path());
+                let methods = pastey::paste!($module::[<__path_ $handler>]::methods());
+                operations.add(&path, &methods, whom!($whom));
+                let router = router.route(&path, on(document::filter(&methods), $module::$handler));
+            )*
+            (router, operations)
+        }
+
+        #[derive(utoipa::OpenApi)]
+        #[openapi(paths($($module::$handler),*))]
+        struct Described;
+    };
+}
+
+macro_rules! whom {
+    (Everybody) => {
+        For::Everybody
+    };
+    ($role:ident) => {
+        For::Role(Role::$role)
+    };
+}
+
+operations! {
+    Viewer page::html;
+    Viewer page::script;
+    Viewer page::style;
+    Everybody health::healthz;
+    Everybody health::readyz;
+    Everybody instance::instance;
+    Viewer document::openapi;
+    Viewer status::metrics;
+    Viewer status::status;
+    Viewer registry::list;
+    Operator registry::create;
+    Viewer registry::show;
+    Operator registry::replace;
+    Operator registry::change;
+    Admin registry::remove;
+    Viewer commands::list;
+    Operator commands::place;
+    Viewer commands::show;
+    Operator commands::cancel;
+    Viewer shadows::show;
+    Operator shadows::change;
+    Viewer devices::waiting;
+    Viewer devices::clocks;
+    Viewer dedup::report;
+    Viewer quarantine::list;
+    Viewer quarantine::show;
+    Admin quarantine::discard;
+    Operator quarantine::retry;
+    Operator replay::page;
+    Viewer dead_letters::list;
+    Viewer dead_letters::show;
+    Admin dead_letters::discard;
+    Operator dead_letters::redrive;
+    Viewer alarms::list;
+    Viewer alarms::show;
+    Operator alarms::acknowledge;
+    Operator alarms::clear;
+    Viewer rulebook::list;
+    Viewer rulebook::show;
+    Admin rulebook::put;
+    Admin rulebook::delete;
+    Viewer rulebook::versions;
+    Viewer rules::failed;
+    Viewer rules::failure;
+    Admin rules::discard;
+    Operator rules::retry;
+    Viewer destinations::list;
+    Viewer destinations::show;
+    Admin destinations::remove;
+    Operator destinations::pause;
+    Operator destinations::resume;
+    Operator destinations::drain;
+    Viewer read::status;
+    Admin read::rebuild;
+    Viewer read::last;
+    Viewer read::history;
+    Viewer read::search;
+    Viewer read::whereabouts;
+    Viewer stream::events;
+    Viewer broker::clients;
+    Viewer broker::client;
+    Operator broker::kick;
+    Viewer broker::retained;
+    Admin broker::clear;
+    Viewer broker::subscriptions;
+}
+
+/// The document of the API, in JSON. It takes megabytes to make: only who asks for it pays.
+pub(super) fn described() -> String {
+    document::complete(Described::openapi(), &routes().1)
 }
 
 #[cfg(test)]
@@ -84,7 +126,7 @@ mod tests {
     use super::*;
 
     fn document() -> Value {
-        serde_json::from_str(&routes().1.text).unwrap()
+        serde_json::from_str(&described()).unwrap()
     }
 
     fn operations(document: &Value) -> Vec<(String, &Value)> {
@@ -103,7 +145,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
         let written = fs::read_to_string(path).unwrap();
         assert!(
-            written == *routes().1.text,
+            written == described(),
             "docs/openapi.json is not what the handlers say; \
              write it anew with: cargo run -- openapi > docs/openapi.json"
         );

@@ -20,7 +20,6 @@ use crate::{
     get,
     path = "/api/v1/rules",
     tag = "rules",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "Rules, by name", body = Value),
     )
@@ -36,7 +35,6 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, 
     get,
     path = "/api/v1/rules/{name}",
     tag = "rules",
-    security(("token" = ["viewer"])),
     params(("name" = String, Path, description = "The name of the rule")),
     responses(
         (status = 200, description = "The rule", body = Value),
@@ -67,7 +65,6 @@ pub(super) async fn show(
     put,
     path = "/api/v1/rules/{name}",
     tag = "rules",
-    security(("token" = ["admin"])),
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     request_body(content = Value, description = "The rule", content_type = "application/json"),
     responses(
@@ -100,7 +97,6 @@ pub(super) async fn put(
     delete,
     path = "/api/v1/rules/{name}",
     tag = "rules",
-    security(("token" = ["admin"])),
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     responses(
         (status = 200, description = "It is out of force; its versions stay", body = Value),
@@ -130,7 +126,6 @@ pub(super) async fn delete(
     get,
     path = "/api/v1/rules/{name}/versions",
     tag = "rules",
-    security(("token" = ["viewer"])),
     params(("name" = String, Path, description = "The name of the rule")),
     responses(
         (status = 200, description = "Versions, the latest first", body = Value),

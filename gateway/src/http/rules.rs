@@ -42,7 +42,6 @@ const fn default_limit() -> usize {
     get,
     path = "/api/v1/rule-failures",
     tag = "rules",
-    security(("token" = ["viewer"])),
     params(Page),
     responses(
         (status = 200, description = "Failures, by number", body = Value),
@@ -62,7 +61,6 @@ pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Pa
     get,
     path = "/api/v1/rule-failures/{id}",
     tag = "rules",
-    security(("token" = ["viewer"])),
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
         (status = 200, description = "The failure", body = Value),
@@ -86,7 +84,6 @@ pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>)
     post,
     path = "/api/v1/rule-failures/{id}/retry",
     tag = "rules",
-    security(("token" = ["operator"])),
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
         (status = 200, description = "It is done", body = Value),
@@ -107,7 +104,6 @@ pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -
     delete,
     path = "/api/v1/rule-failures/{id}",
     tag = "rules",
-    security(("token" = ["admin"])),
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
         (status = 200, description = "It is gone", body = Value),

@@ -102,18 +102,17 @@ impl Server {
 
     /// All operations, behind the guard.
     fn router(&self, context: Context, ending: &CancellationToken) -> Router {
-        let (router, document) = routes();
+        let (router, operations) = routes();
         let guard = Guard {
             any_host: self.any_host,
             encrypts: self.acceptor.is_some(),
             access: Access::new(&self.tokens, &context.key.word()),
-            operations: document.operations,
+            operations,
             audit: Audit::new(),
         };
         // The guard answers for it: this is what it has to let through to be asked.
         router
             .fallback(|| async {})
-            .layer(Extension(document.text))
             .layer(Extension(Ending(ending.clone())))
             .layer(middleware::from_fn_with_state(
                 Arc::new(guard),

@@ -23,7 +23,6 @@ use crate::fleet::{self, NotChanged, Refusal, Shadow};
     get,
     path = "/api/v1/devices/{id}/shadow",
     tag = "shadows",
-    security(("token" = ["viewer"])),
     params(("id" = String, Path, description = "The device")),
     responses(
         (status = 200, description = "What is desired and what is reported; the version of what is desired is the ETag", body = Value),
@@ -54,7 +53,6 @@ pub(super) async fn show(
     patch,
     path = "/api/v1/devices/{id}/shadow",
     tag = "shadows",
-    security(("token" = ["operator"])),
     params(
         ("id" = String, Path, description = "The device"),
         ("If-Match" = Option<String>, Header, description = "Only if what is desired has this version"),

@@ -10,7 +10,6 @@ use crate::{metrics, status::Status};
     get,
     path = "/api/v1/status",
     tag = "gateway",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "The account", body = Value),
     )
@@ -24,7 +23,6 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     get,
     path = "/metrics",
     tag = "gateway",
-    security(("token" = ["viewer"])),
     responses(
         (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
     )

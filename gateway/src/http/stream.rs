@@ -61,7 +61,6 @@ pub(super) struct Which {
     get,
     path = "/api/v1/events/stream",
     tag = "events",
-    security(("token" = ["viewer"])),
     params(
         Which,
         ("last-event-id" = Option<u64>, Header, description = "Where an earlier stream ended")
