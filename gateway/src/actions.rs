@@ -28,7 +28,7 @@
 //! A correction is not acted on: the event that it corrects was.
 //!
 //! # Inside
-//! `schema` has the tables, `follower` the thread, `work` what a page of records does,
+//! `schema` has the tables, `salvage` what is read of damaged ones, `follower` the thread, `work` what a page of records does,
 //! `topic` the messages, `alarm` the alarms, `window` what
 //! many events come to and `windows` how that is kept, `made` the events that rules make, `outbox`
 //! their way into the journal, `failed` what could not be done, `handle` what others see and
@@ -40,6 +40,7 @@ mod follower;
 mod handle;
 mod made;
 mod outbox;
+mod salvage;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -89,13 +90,9 @@ pub enum Error {
 impl Error {
     /// Whether the file is not what was written.
     fn means_damage(&self) -> bool {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-        let Self::Sqlite(error) = self else {
-            return false;
-        };
-        matches!(
-            error.sqlite_error_code(),
-            Some(DatabaseCorrupt | NotADatabase)
-        ) || matches!(error, rusqlite::Error::SqlInputError { .. })
+        match self {
+            Self::Sqlite(error) => crate::aside::means_damage(error),
+            _ => false,
+        }
     }
 }

@@ -93,6 +93,8 @@ impl App {
         let handle = store.handle();
         let dir = config.data_dir.clone();
         let gateway = tokio::task::spawn_blocking(move || gateway_id(&dir)).await??;
+        rulebook::rescue(&config.data_dir, &config, clock.now())
+            .context("cannot put a sound rulebook.db in the place of a damaged one")?;
         let ingest = Arc::new(ingest(&config, &gateway, &handle, &clock)?);
         let rulebook = Rulebook::open(&config.data_dir, &config, ingest.clone(), handle.clone());
         let rulebook = Arc::new(rulebook.context("cannot open rulebook.db")?);

@@ -8,6 +8,7 @@
 pub mod actions;
 pub mod admin;
 pub mod app;
+mod aside;
 pub mod audit;
 #[cfg(feature = "http")]
 mod auth_service;

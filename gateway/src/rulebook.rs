@@ -4,21 +4,25 @@
 //! and stays so over restarts; its versions are kept. All rules change at once, while
 //! events are taken in: they are built beside those in force, and exchanged. A rule that
 //! cannot be in force (its destination is gone, the configuration has one of its name)
-//! is kept, and said.
+//! is kept, and said; what it names stays narrowed. A damaged file opens nothing either:
+//! there is a copy of the rules, and without that what they may have kept back is held.
 
+mod copy;
 mod kept;
+mod rescue;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::Connection;
 
 pub use kept::{FILE, Version};
+pub use rescue::rescue;
 
 use crate::{
     config::{Config, rule::FIELDS_MAX},
@@ -52,6 +56,9 @@ pub enum Error {
     /// The file cannot be used.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
+    /// Its copy cannot be used.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
 /// A rule as it is shown.
@@ -63,7 +70,9 @@ pub struct Shown {
     pub version: Option<Version>,
     /// Where it sends what it takes.
     pub destinations: Vec<Arc<str>>,
-    /// Why it is not in force, if it is not.
+    /// Whether it is, as far as it can be.
+    pub in_force: bool,
+    /// Why it is not in force, or not all of it.
     pub problem: Option<Arc<str>>,
 }
 
@@ -71,8 +80,12 @@ pub struct Shown {
 #[derive(Debug, Clone)]
 struct Put {
     version: Version,
-    /// As it was read, or why it cannot be in force.
-    rule: Result<Rule, Arc<str>>,
+    /// As it was read, or what of it narrows destinations still.
+    rule: Option<Rule>,
+    /// The rule takes what it should.
+    in_force: bool,
+    /// What is wrong with it.
+    problem: Option<Arc<str>>,
 }
 
 /// See the module.
@@ -85,6 +98,7 @@ pub struct Rulebook {
 
 #[derive(Debug)]
 struct Inner {
+    dir: PathBuf,
     connection: Connection,
     /// Those that rules may name.
     destinations: Vec<Arc<str>>,
@@ -118,19 +132,27 @@ fn read_all(
     let versions = kept::latest(connection)?.into_iter();
     let put = versions.filter_map(|(name, version)| {
         let text = version.text.as_deref()?;
-        let said = |said: Vec<String>| Arc::from(said.join("; "));
-        let rule = match read(text, destinations).map_err(said) {
-            Ok(rule) => Ok(rule),
+        let (rule, in_force, problem) = match read(text, destinations) {
+            Ok(rule) => (Some(rule), true, None),
             // Without it, what it narrows would get everything.
-            Err(said) => match narrowed(text, destinations) {
-                Some(rule) => {
-                    tracing::warn!(rule = %name, "the rule goes without what is gone: {said}");
-                    Ok(rule)
+            Err(said) => {
+                let said = said.join("; ");
+                match narrowed(text, destinations) {
+                    Some(rule) => {
+                        let said = format!("it goes without what is gone: {said}");
+                        (Some(rule), true, Some(said))
+                    }
+                    None => (silenced(&name, text, destinations), false, Some(said)),
                 }
-                None => Err(said),
-            },
+            }
         };
-        Some((name, Put { rule, version }))
+        let put = Put {
+            rule,
+            in_force,
+            problem: problem.map(Arc::from),
+            version,
+        };
+        Some((name, put))
     });
     Ok(put.collect())
 }
@@ -157,13 +179,24 @@ fn narrowed(text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
     read(&rule.to_string(), destinations).ok()
 }
 
+/// A rule that takes nothing, and names what one that cannot be read names.
+fn silenced(name: &str, text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
+    let rule: serde_json::Value = serde_json::from_str(text).ok()?;
+    let named = rule.get("destinations")?.as_array()?;
+    let known = destinations.iter();
+    let known = known.filter(|known| named.iter().any(|name| *name == ***known));
+    let known: Vec<Arc<str>> = known.cloned().collect();
+    let nothing = Pattern::parse(rescue::NOTHING).ok()?;
+    (!known.is_empty()).then(|| Rule::to(name, nothing, known))
+}
+
 /// Those that were put, and whose names the configuration does not have.
 fn in_force<'r>(
     of_file: &[Rule],
     put: &'r BTreeMap<Arc<str>, Put>,
 ) -> impl Iterator<Item = &'r Rule> {
     let taken: HashSet<Arc<str>> = of_file.iter().map(|rule| rule.name.clone()).collect();
-    let readable = put.values().filter_map(|put| put.rule.as_ref().ok());
+    let readable = put.values().filter_map(|put| put.rule.as_ref());
     readable.filter(move |rule| !taken.contains(&rule.name))
 }
 
@@ -183,6 +216,7 @@ impl Rulebook {
         let put = read_all(&connection, &destinations)?;
         let book = Self {
             inner: Mutex::new(Inner {
+                dir: dir.to_owned(),
                 connection,
                 destinations,
                 of_file: config.rules.clone(),
@@ -192,12 +226,9 @@ impl Rulebook {
             store,
         };
         let inner = book.inner();
-        for (name, put) in &inner.put {
-            if let Some(problem) = problem(&inner.of_file, name, put) {
-                tracing::warn!(rule = %name, "the rule is not in force: {problem}");
-            }
-        }
+        say_problems(&inner.of_file, &inner.put);
         book.enforce(&inner)?;
+        keep_copy(&inner);
         drop(inner);
         Ok(book)
     }
@@ -217,11 +248,7 @@ impl Rulebook {
         let mut inner = self.inner();
         let put = read_all(&inner.connection, &destinations)?;
         let set = self.set_of(&of_file, &put)?;
-        for (name, put) in &put {
-            if let Some(problem) = problem(&of_file, name, put) {
-                tracing::warn!(rule = %name, "the rule is not in force: {problem}");
-            }
-        }
+        say_problems(&of_file, &put);
         (inner.destinations, inner.of_file, inner.put) = (destinations, of_file, put);
         // While nobody can put another one, which would be lost.
         enforce(set);
@@ -264,7 +291,9 @@ impl Rulebook {
         };
         let put = Put {
             version: version.clone(),
-            rule: Ok(rule),
+            rule: Some(rule),
+            in_force: true,
+            problem: None,
         };
         self.change(&mut inner, name, Some(put), &version)?;
         Ok(version)
@@ -308,7 +337,8 @@ impl Rulebook {
         let inner = self.inner();
         let mut shown: BTreeMap<Arc<str>, Shown> = BTreeMap::new();
         for (name, put) in &inner.put {
-            let rule = put.rule.as_ref().ok();
+            let rule = put.rule.as_ref();
+            let problem = problem(&inner.of_file, name, put);
             let one = Shown {
                 name: name.clone(),
                 version: Some(Version {
@@ -316,7 +346,8 @@ impl Rulebook {
                     ..put.version.clone()
                 }),
                 destinations: rule.map_or_else(Vec::new, |rule| rule.destinations.clone()),
-                problem: problem(&inner.of_file, name, put),
+                in_force: put.in_force,
+                problem,
             };
             shown.insert(name.clone(), one);
         }
@@ -325,6 +356,7 @@ impl Rulebook {
                 name: rule.name.clone(),
                 version: None,
                 destinations: rule.destinations.clone(),
+                in_force: true,
                 problem: None,
             };
             shown.insert(rule.name.clone(), one);
@@ -367,6 +399,7 @@ impl Rulebook {
         match done {
             Ok(set) => {
                 self.ingest.set_rules(set);
+                keep_copy(inner);
                 Ok(())
             }
             Err(error) => {
@@ -409,12 +442,28 @@ fn is_latest(inner: &Inner, name: &str, over: Option<u64>) -> Result<(), Error> 
     }
 }
 
-/// Why a rule that was put is not in force, if it is not.
+/// Keeps the rules once more. Without that they are on disk all the same.
+fn keep_copy(inner: &Inner) {
+    let rules = inner.put.iter().map(|(name, put)| (name, &put.version));
+    if let Err(error) = copy::keep(&inner.dir, rules) {
+        tracing::warn!(%error, "cannot write {}", copy::FILE);
+    }
+}
+
+fn say_problems(of_file: &[Rule], put: &BTreeMap<Arc<str>, Put>) {
+    for (name, put) in put {
+        if let Some(problem) = problem(of_file, name, put) {
+            tracing::warn!(rule = %name, "the rule is not in force, or not all of it: {problem}");
+        }
+    }
+}
+
+/// Why a rule that was put is not in force, or not all of it.
 fn problem(of_file: &[Rule], name: &str, put: &Put) -> Option<Arc<str>> {
     if of_file.iter().any(|rule| *rule.name == *name) {
         return Some("the configuration has a rule of this name".into());
     }
-    put.rule.as_ref().err().cloned()
+    put.problem.clone()
 }
 
 /// The text with the name in it, written always the same way.
@@ -443,7 +492,7 @@ fn has_room(inner: &Inner, name: &str, text: &str, rule: &Rule) -> Result<(), Er
     let others = || inner.put.iter().filter(|(known, _)| &***known != name);
     let text_of = |put: &Put| put.version.text.as_ref().map_or(0, String::len);
     let bytes: usize = others().map(|(_, put)| text_of(put)).sum();
-    let readable = others().filter_map(|(_, put)| put.rule.as_ref().ok());
+    let readable = others().filter_map(|(_, put)| put.rule.as_ref());
     let known: usize = readable.chain(&inner.of_file).map(fields).sum();
     let what = if others().count() >= RULES_MAX {
         format!("there can be {RULES_MAX} rules that were put")

@@ -31,7 +31,7 @@
 mod account;
 mod append;
 mod audit;
-mod carve;
+pub(crate) mod carve;
 mod change;
 mod checkpoint;
 mod column;
@@ -100,6 +100,8 @@ pub use open::{Promise, Report};
 pub use progress::{Dead, Progress, Retry, Spent};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
+pub(crate) use salvage::open_as_evidence;
+pub(crate) use scan::scan;
 pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;

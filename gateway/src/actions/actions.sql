@@ -12,7 +12,11 @@ CREATE TABLE state (
     failed INTEGER NOT NULL,
     failed_bytes INTEGER NOT NULL,
     -- Rows of `windows`.
-    windows INTEGER NOT NULL
+    windows INTEGER NOT NULL,
+    -- The last of the outbox that the journal has.
+    handed INTEGER NOT NULL DEFAULT 0,
+    -- Events and failures that were lost with damaged files.
+    lost INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- What a rule could not do for an event.

@@ -23,11 +23,13 @@ use super::{
     work::{self, Subscribers, Work, agree},
 };
 use crate::{
+    aside,
     boots::Boots,
     clock::Clock,
     gateway_id::GatewayId,
     ingest::Ingest,
     record::{DestinationId, Position, Record},
+    rulebook,
     rules::{ACTIONS, ActingSet, Scratch},
     store::{self, Appended, Dead, Entry, Progress, Reader},
 };
@@ -107,7 +109,10 @@ struct Open {
 impl Follower {
     /// Prepares; does nothing yet. `dir` is the data directory.
     pub fn new(dir: &Path, parts: Parts) -> Self {
-        let (told, seen) = watch::channel(Told::default());
+        let (told, seen) = watch::channel(Told {
+            set_aside: set_aside(dir),
+            ..Told::default()
+        });
         let (order, orders) = mpsc::channel(ORDERS_MAX);
         let handle = Handle {
             dir: dir.into(),
@@ -212,6 +217,8 @@ impl Follower {
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let mut open = self.open()?;
+        let aside = set_aside(&self.dir);
+        self.told.send_modify(|told| told.set_aside = aside);
         let mut committed = self.store.committed();
         self.hand_over(&mut open, runtime)?;
         self.say(&open)?;
@@ -457,25 +464,46 @@ impl Follower {
     }
 
     fn say(&self, open: &Open) -> Result<(), Error> {
-        let [messages, failures, failures_evicted, alarms]: [i64; 4] = open
+        let [messages, failures, failures_evicted, lost, alarms]: [i64; 5] = open
             .connection
             .prepare_cached(
-                "SELECT messages, failures, failures_evicted,
+                "SELECT messages, failures, failures_evicted, lost,
                      (SELECT count(*) FROM alarms WHERE state < 2) FROM state",
             )?
             .query_row([], |row| {
-                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+                let mut counts = [0; 5];
+                for (at, count) in counts.iter_mut().enumerate() {
+                    *count = row.get(at)?;
+                }
+                Ok(counts)
             })?;
-        self.told.send_replace(Told {
-            position: open.cursor.0,
-            alarms: alarms.cast_unsigned(),
-            messages: messages.cast_unsigned(),
-            failures: failures.cast_unsigned(),
-            failures_evicted: failures_evicted.cast_unsigned(),
-            error: open
-                .waits
-                .then(|| "the journal is full: what rules made waits".into()),
+        self.told.send_modify(|told| {
+            *told = Told {
+                position: open.cursor.0,
+                alarms: alarms.cast_unsigned(),
+                messages: messages.cast_unsigned(),
+                failures: failures.cast_unsigned(),
+                failures_evicted: failures_evicted.cast_unsigned(),
+                lost: lost.cast_unsigned(),
+                set_aside: told.set_aside.clone(),
+                error: open
+                    .waits
+                    .then(|| "the journal is full: what rules made waits".into()),
+            };
         });
         Ok(())
     }
+}
+
+/// Damaged files with rules that were set aside.
+fn set_aside(dir: &Path) -> Arc<[String]> {
+    let files = [rulebook::FILE, schema::FILE];
+    let listed = files.map(|file| aside::list(dir, file));
+    let names = listed.into_iter().flat_map(|listed| {
+        listed.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for damaged files that were set aside");
+            Vec::new()
+        })
+    });
+    names.collect()
 }

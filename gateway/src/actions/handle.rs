@@ -48,6 +48,10 @@ pub struct Status {
     pub failures: u64,
     /// Of those: left for want of room.
     pub failures_evicted: u64,
+    /// Events that rules made, and failures, that were lost with a damaged `rules.db`.
+    pub lost: u64,
+    /// Damaged files with rules, or with what they do, that were set aside.
+    pub set_aside: Arc<[String]>,
     /// Why nothing is done for now.
     pub error: Option<Arc<str>>,
 }
@@ -60,6 +64,8 @@ pub(super) struct Told {
     pub(super) messages: u64,
     pub(super) failures: u64,
     pub(super) failures_evicted: u64,
+    pub(super) lost: u64,
+    pub(super) set_aside: Arc<[String]>,
     pub(super) error: Option<Arc<str>>,
 }
 
@@ -105,6 +111,8 @@ impl Handle {
             messages: told.messages,
             failures: told.failures,
             failures_evicted: told.failures_evicted,
+            lost: told.lost,
+            set_aside: told.set_aside,
             error: told.error,
         }
     }

@@ -60,7 +60,10 @@ pub(super) fn first(connection: &Connection) -> Result<(i64, Vec<Waiting>), Erro
     let transaction = connection.unchecked_transaction()?;
     for id in damaged {
         transaction.execute("DELETE FROM outbox WHERE id = ?1", [id])?;
-        transaction.execute("UPDATE state SET failures = failures + 1", [])?;
+        transaction.execute(
+            "UPDATE state SET failures = failures + 1, lost = lost + 1",
+            [],
+        )?;
     }
     transaction.commit()?;
     first(connection)
@@ -76,8 +79,13 @@ pub(super) fn count(connection: &Connection) -> Result<i64, Error> {
 
 /// The journal has them up to this number.
 pub(super) fn forget(connection: &Connection, last: i64) -> Result<(), Error> {
-    connection
+    let transaction = connection.unchecked_transaction()?;
+    transaction
         .prepare_cached("DELETE FROM outbox WHERE id <= ?1")?
         .execute([last])?;
+    transaction
+        .prepare_cached("UPDATE state SET handed = max(handed, ?1)")?
+        .execute([last])?;
+    transaction.commit()?;
     Ok(())
 }

@@ -1,40 +1,53 @@
 //! `rules.db`: tables, opening, setting aside.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::Error;
-use crate::record::Position;
+use super::{Error, salvage};
+use crate::{aside, record::Position};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rules.db";
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const TABLES: &str = include_str!("actions.sql");
+/// What the first version did not have.
+const FROM_1: &str = "
+    ALTER TABLE state ADD COLUMN handed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE state ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+    UPDATE state SET handed = coalesce(
+        (SELECT min(id) - 1 FROM outbox),
+        (SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0);";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// Opens it; makes an empty one where there is none. A damaged one is set aside.
+/// Opens it; makes an empty one where there is none. A damaged one is set aside, and what
+/// can be read of it is in the new one.
 pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
-    match open_sound(dir) {
+    aside::finish(dir, FILE)?;
+    match open_sound(&path(dir)) {
         Err(error) if error.means_damage() => {
-            let aside = set_aside(dir)?;
-            tracing::error!(%error, path = %aside.display(), "a damaged rules.db was set aside");
-            open_sound(dir)
+            let salvaged = salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?)?;
+            let aside = aside::exchange(dir, FILE)?.unwrap_or_default();
+            tracing::error!(
+                %error, path = %aside.display(), ?salvaged,
+                "a damaged rules.db was set aside; what could be read of it goes on"
+            );
+            open_sound(&path(dir))
         }
         opened => opened,
     }
 }
 
-fn open_sound(dir: &Path) -> Result<Connection, Error> {
-    let connection = Connection::open(path(dir))?;
+/// Opens one, and makes its tables where there are none.
+pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
+    let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // What the journal lets go of must be on the disk here.
     connection.execute_batch(
@@ -51,7 +64,7 @@ fn open_sound(dir: &Path) -> Result<Connection, Error> {
         connection.execute_batch(&format!(
             "BEGIN;
              {TABLES}
-             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
+             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
              PRAGMA user_version = {VERSION};
              COMMIT;"
         ))?;
@@ -65,6 +78,15 @@ fn open_sound(dir: &Path) -> Result<Connection, Error> {
         let damage = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         return Err(rusqlite::Error::SqliteFailure(damage, Some(sound)).into());
     }
+    if version == 1 {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(FROM_1)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+    }
+    // Read once: damage there would be found again with each page of records.
+    listened(&connection)?;
+    position(&connection)?;
     Ok(connection)
 }
 
@@ -77,31 +99,11 @@ pub(super) fn open_read_only(dir: &Path) -> Result<Option<Connection>, Error> {
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    Ok((version == VERSION).then_some(connection))
-}
-
-/// Renames it out of the way.
-fn set_aside(dir: &Path) -> io::Result<PathBuf> {
-    let mut n = 1_u32;
-    let aside = loop {
-        let aside = dir.join(format!("{FILE}.damaged-{n}"));
-        if !aside.try_exists()? {
-            break aside;
-        }
-        n += 1;
-    };
-    for suffix in ["-wal", "-shm", ""] {
-        let with = |path: &Path| {
-            let mut path = path.as_os_str().to_owned();
-            path.push(suffix);
-            PathBuf::from(path)
-        };
-        match fs::rename(with(&path(dir)), with(&aside)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    match version {
+        0 => Ok(None),
+        1..=VERSION => Ok(Some(connection)),
+        _ => Err(Error::Later),
     }
-    Ok(aside)
 }
 
 /// Up to where everything was acted on.
@@ -145,9 +147,37 @@ mod tests {
             .pragma_update(None, "user_version", VERSION + 1)
             .unwrap();
         assert!(matches!(open(dir.path()), Err(Error::Later)));
-        fs::write(path(dir.path()), [7; 8192]).unwrap();
+        std::fs::write(path(dir.path()), [7; 8192]).unwrap();
         assert_eq!(position(&open(dir.path()).unwrap()).unwrap(), Position(0));
         let aside = dir.path().join("rules.db.damaged-1");
-        assert_eq!(fs::read(aside).unwrap(), [7; 8192]);
+        assert_eq!(std::fs::read(aside).unwrap(), [7; 8192]);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_is_brought_to_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(path(dir.path())).unwrap();
+        let first = TABLES.replace(
+            "windows INTEGER NOT NULL,
+    -- The last of the outbox that the journal has.
+    handed INTEGER NOT NULL DEFAULT 0,
+    -- Events and failures that were lost with damaged files.
+    lost INTEGER NOT NULL DEFAULT 0",
+            "windows INTEGER NOT NULL",
+        );
+        old.execute_batch(&first).unwrap();
+        old.execute_batch(
+            "INSERT INTO state VALUES (1, 7, 0, 0, 0, 0, 0, 0, 0);
+             INSERT INTO outbox VALUES (5, x'00', NULL), (6, x'00', NULL);
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+        drop(old);
+        assert!(open_read_only(dir.path()).unwrap().is_some());
+        let new = open(dir.path()).unwrap();
+        let handed: i64 = new
+            .query_row("SELECT handed FROM state", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!((position(&new).unwrap(), handed), (Position(7), 4));
     }
 }

@@ -1,6 +1,7 @@
 //! What pages of records do, without a gateway around it.
 
 mod alarms;
+mod salvage;
 mod topics;
 mod windows;
 

@@ -105,6 +105,24 @@ pub(crate) fn print(status: &Value) {
             ""
         }
     ));
+    let rules = &status["rules"];
+    for (of, aside) in [
+        ("journal", &store["set_aside"]),
+        ("rules", &rules["set_aside"]),
+    ] {
+        for path in aside.as_array().into_iter().flatten() {
+            output::line(format_args!("{of}: damaged, and set aside: {}", text(path)));
+        }
+    }
+    if rules["lost"].as_u64().is_some_and(|lost| lost > 0) {
+        let lost = &rules["lost"];
+        output::line(format_args!(
+            "rules: {lost} of what they made or could not do were lost"
+        ));
+    }
+    if let Some(error) = rules["error"].as_str() {
+        output::line(format_args!("rules: {error}"));
+    }
     let nowhere = &status["nowhere"];
     if nowhere["total"].as_u64().is_some_and(|total| total > 0) {
         output::line(format_args!(

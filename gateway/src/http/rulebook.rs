@@ -187,7 +187,7 @@ fn line(shown: &Shown) -> Value {
         "at": shown.version.as_ref().map(|version| admin::known(version.at)),
         "by": shown.version.as_ref().map(|version| version.actor.as_str()),
         "destinations": shown.destinations,
-        "in_force": shown.problem.is_none(),
+        "in_force": shown.in_force,
         "problem": shown.problem,
     })
 }
@@ -227,13 +227,13 @@ fn tag(version: Option<&Version>) -> Result<HeaderMap, Problem> {
 
 impl From<rulebook::Error> for Problem {
     fn from(error: rulebook::Error) -> Self {
-        use rulebook::Error::{Changed, Missing, OfFile, Sqlite, Wrong};
+        use rulebook::Error::{Changed, Io, Missing, OfFile, Sqlite, Wrong};
         let status = match &error {
             Wrong(_) => StatusCode::BAD_REQUEST,
             OfFile => StatusCode::CONFLICT,
             Changed(_) => StatusCode::PRECONDITION_FAILED,
             Missing => StatusCode::NOT_FOUND,
-            Sqlite(error) => {
+            Sqlite(_) | Io(_) => {
                 tracing::error!(%error, "rulebook.db could not answer a request");
                 let what = "rulebook.db could not answer";
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, what);

@@ -60,6 +60,16 @@ pub(super) const RULES: &[Plain] = &[
         |a| a.status.rules.failures_evicted,
     ),
     gauge(
+        "gateway_rules_lost",
+        "Events that rules made, and failures, that were lost with a damaged `rules.db`",
+        |a| a.status.rules.lost,
+    ),
+    gauge(
+        "gateway_rules_set_aside_files",
+        "Damaged `rulebook.db` and `rules.db` files that were set aside and are still there",
+        |a| a.status.rules.set_aside.len() as u64,
+    ),
+    gauge(
         "gateway_rules_waiting",
         "1 while nothing is done, or what rules made waits for room in the journal",
         |a| u64::from(a.status.rules.error.is_some()),

@@ -4,13 +4,20 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 
-use crate::event::Timestamp;
+use crate::{aside::means_damage, event::Timestamp};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rulebook.db";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Versions that are kept of one rule; the oldest leave first.
 const VERSIONS_MAX: u64 = 100;
+/// Bytes of all versions, about. Those of rules that were taken away leave first, then the
+/// oldest that are not in force; those in force have a bound of their own.
+const BYTES_MAX: i64 = 64 << 20;
+/// What a version takes beside its texts, about.
+const VERSION_BYTES: i64 = 64;
+/// Versions that leave at a time.
+const LEAVING: i64 = 64;
 const TABLES: &str = "
     -- Each version of each rule; text is null where the rule was taken away.
     CREATE TABLE IF NOT EXISTS versions (
@@ -36,7 +43,12 @@ pub struct Version {
 }
 
 pub(super) fn open(dir: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(dir.join(FILE))?;
+    open_at(&dir.join(FILE))
+}
+
+/// Opens one under another name.
+pub(super) fn open_at(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
@@ -89,11 +101,38 @@ pub(super) fn next(connection: &Connection, rule: &str) -> rusqlite::Result<u64>
         .map(i64::cast_unsigned)
 }
 
+/// What is not as it was written, if anything is; nothing where there is no file.
+pub(super) fn damage(dir: &Path) -> rusqlite::Result<Option<String>> {
+    let checked = || -> rusqlite::Result<Option<String>> {
+        let Some(connection) = open_read_only(dir)? else {
+            return Ok(None);
+        };
+        // The index too: it has the names once more.
+        let sound: String =
+            connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        latest(&connection)?;
+        Ok((sound != "ok").then_some(sound))
+    };
+    match checked() {
+        Err(error) if means_damage(&error) => Ok(Some(error.to_string())),
+        checked => checked,
+    }
+}
+
 /// Keeps one.
 pub(super) fn add(
     connection: &mut Connection,
     rule: &str,
     version: &Version,
+) -> rusqlite::Result<()> {
+    add_within(connection, rule, version, BYTES_MAX)
+}
+
+fn add_within(
+    connection: &mut Connection,
+    rule: &str,
+    version: &Version,
+    bytes_max: i64,
 ) -> rusqlite::Result<()> {
     let number = version.number.cast_signed();
     let transaction = connection.transaction()?;
@@ -109,7 +148,34 @@ pub(super) fn add(
     transaction
         .prepare_cached("DELETE FROM versions WHERE rule = ?1 AND version <= ?2")?
         .execute((rule, number - VERSIONS_MAX.cast_signed()))?;
+    while bytes(&transaction)? > bytes_max && shorten(&transaction)? > 0 {}
     transaction.commit()
+}
+
+/// What all versions take.
+fn bytes(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce(sum(?1 + octet_length(rule) + octet_length(actor)
+                 + coalesce(octet_length(text), 0)), 0) FROM versions",
+        )?
+        .query_row([VERSION_BYTES], |row| row.get(0))
+}
+
+/// Takes some versions away that are not in force; says how many. In the order in which
+/// they came, so that what says that a rule was taken away leaves after the rule.
+fn shorten(connection: &Connection) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "WITH latest AS (
+                 SELECT rule, max(version) AS version, text IS NULL AS gone
+                 FROM versions GROUP BY rule)
+             DELETE FROM versions WHERE rowid IN (
+                 SELECT v.rowid FROM versions v JOIN latest l USING (rule)
+                 WHERE l.gone OR v.version < l.version
+                 ORDER BY l.gone DESC, v.rowid LIMIT ?1)",
+        )?
+        .execute([LEAVING])
 }
 
 fn of_row(row: &Row<'_>) -> rusqlite::Result<Version> {
@@ -119,4 +185,40 @@ fn of_row(row: &Row<'_>) -> rusqlite::Result<Version> {
         actor: row.get(2)?,
         text: row.get(3)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_have_a_bound_in_bytes_and_those_of_rules_that_are_gone_leave_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = open(dir.path()).unwrap();
+        let mut add = |rule: &str, number, text: Option<String>| {
+            let version = Version {
+                number,
+                at: Timestamp::from_nanos(0),
+                actor: "ann".to_owned(),
+                text,
+            };
+            add_within(&mut connection, rule, &version, 100_000).unwrap();
+        };
+        let text = |n: u64| Some(format!("{n:1000}"));
+        add("kept", 1, text(0));
+        // Names that come and go, each with three versions, and one that changes.
+        for n in 0..200 {
+            add(&format!("gone-{n}"), 1, text(n));
+            add(&format!("gone-{n}"), 2, text(n));
+            add(&format!("gone-{n}"), 3, None);
+            add("changed", n + 1, text(n));
+        }
+        assert!(bytes(&connection).unwrap() <= 100_000);
+        let latest = latest(&connection).unwrap();
+        let in_force = latest.iter().filter(|(_, version)| version.text.is_some());
+        let in_force: Vec<_> = in_force.map(|(name, v)| (&**name, v.number)).collect();
+        // What was taken away does not come back.
+        assert_eq!(in_force, [("changed", 200), ("kept", 1)]);
+        assert!(versions(&connection, "changed").unwrap().len() > 50);
+    }
 }

@@ -161,3 +161,113 @@ fn what_names_a_destination_that_is_gone_still_narrows_the_others() {
     bench.open();
     assert!(bench.takes("x") && !bench.takes("y"));
 }
+
+/// Overwrites a piece of a file of the bench.
+fn damage(bench: &Bench, file: &str, at: usize, with: &[u8]) {
+    let path = bench.dir.path().join(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[at..at + with.len()].copy_from_slice(with);
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn find(bench: &Bench, file: &str, what: &[u8]) -> usize {
+    let bytes = std::fs::read(bench.dir.path().join(file)).unwrap();
+    let mut windows = bytes.windows(what.len());
+    windows.position(|window| window == what).unwrap()
+}
+
+fn rescued(bench: &Bench) -> Rulebook {
+    rescue(bench.dir.path(), &bench.config, NOW).unwrap();
+    bench.ingest.set_rules(RuleSet::default());
+    bench.open()
+}
+
+#[test]
+fn a_damaged_file_opens_nothing_and_its_rules_go_on() {
+    type Damages = fn(&Bench);
+    let damages: [(&str, Damages); 4] = [
+        ("no database", |bench| damage(bench, FILE, 0, &[7; 4096])),
+        ("another text", |bench| {
+            let at = find(bench, FILE, br#"["x"]"#);
+            damage(bench, FILE, at, br#"["y"]"#);
+        }),
+        ("a name that is not in the index", |bench| {
+            let at = find(bench, FILE, b"penned");
+            damage(bench, FILE, at, b"Penned");
+        }),
+        ("gone", |bench| {
+            std::fs::remove_file(bench.dir.path().join(FILE)).unwrap();
+        }),
+    ];
+    for (what, damages) in damages {
+        let bench = Bench::new("");
+        let book = bench.open();
+        book.put("penned", &text("q"), None, "ann", NOW).unwrap();
+        book.put("penned", &text("x"), None, "ann", NOW).unwrap();
+        drop(book);
+        damages(&bench);
+        let book = rescued(&bench);
+        assert!(bench.takes("x") && !bench.takes("y"), "{what}");
+        let known = book.text("penned").unwrap();
+        assert_eq!((known.number, &*known.actor), (2, "ann"), "{what}");
+        let asides = crate::aside::list(bench.dir.path(), FILE).unwrap().len();
+        assert_eq!(asides, usize::from(what != "gone"), "{what}");
+        let next = book.put("penned", &text("y"), Some(2), "ann", NOW).unwrap();
+        assert_eq!(next.number, 3, "{what}");
+        drop(book);
+        // Once is enough.
+        drop(rescued(&bench));
+        let again = crate::aside::list(bench.dir.path(), FILE).unwrap().len();
+        assert_eq!(again, asides, "{what}");
+        assert!(!bench.takes("x") && bench.takes("y"), "{what}");
+    }
+}
+
+#[test]
+fn without_file_and_copy_everything_that_rules_may_have_kept_back_is_held() {
+    let of_file =
+        "[[rule]]\nname = \"f\"\npattern = '{\"device\": [\"f\"]}'\ndestinations = [\"lake\"]\n";
+    let bench = Bench::new(&format!(
+        "[[destination]]\nname = \"open\"\ntype = \"file\"\npath = \"open\"\n{of_file}"
+    ));
+    bench.open().put("a", &text("x"), None, "ann", NOW).unwrap();
+    damage(&bench, FILE, 0, &[7; 4096]);
+    damage(&bench, copy::FILE, 20, b"~");
+    for _ in 0..2 {
+        let book = rescued(&bench);
+        let routes = |device: &str| bench.ingest.made(&event_of(device, &[]), None).routes;
+        assert_eq!(routes("x"), crate::record::Routes::NOWHERE);
+        assert!(bench.takes("f"), "what the configuration says still goes");
+        let shown = book.list();
+        assert!(
+            shown.iter().any(|one| &*one.name == rescue::LOST),
+            "{shown:?}"
+        );
+    }
+    let book = bench.open();
+    book.delete(rescue::LOST, None, "ann", NOW).unwrap();
+    let open = bench.handle.destination_id("open").unwrap();
+    let made = bench.ingest.made(&event_of("x", &[]), None);
+    assert!(made.routes.contains(open) && !bench.takes("x"));
+}
+
+#[test]
+fn a_rule_that_cannot_be_read_goes_on_narrowing_what_it_names() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    let version = Version {
+        number: 1,
+        at: NOW,
+        actor: "a later version".to_owned(),
+        text: Some(
+            r#"{"name": "a", "pattern": {"device": ["x"]}, "destinations": ["lake"], "later": 1}"#
+                .to_owned(),
+        ),
+    };
+    kept::add(&mut book.inner().connection, "a", &version).unwrap();
+    drop(book);
+    let book = bench.open();
+    assert!(!bench.takes("x") && !bench.takes("y"));
+    let shown = book.list().remove(0);
+    assert!(!shown.in_force && shown.problem.unwrap().contains("later"));
+}

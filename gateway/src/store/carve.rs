@@ -37,14 +37,14 @@ const COLUMNS_MAX: usize = 11;
 
 /// A row, as it lies there.
 #[derive(Debug)]
-pub(super) struct Cell {
-    pub(super) row: i64,
-    pub(super) columns: Vec<Value>,
+pub(crate) struct Cell {
+    pub(crate) row: i64,
+    pub(crate) columns: Vec<Value>,
 }
 
 /// Shows every row that can be made out in `database` and its log. What `each` says
 /// is an error ends it; what cannot be read is passed.
-pub(super) fn read<E>(
+pub(crate) fn read<E>(
     database: &Path,
     mut each: impl FnMut(Cell) -> Result<(), E>,
 ) -> Result<(), E> {

@@ -193,7 +193,7 @@ pub(super) fn salvage(
 
 /// Opens a damaged file so that closing it changes nothing: SQLite would copy the
 /// log into the database and remove it, and with it what a person could look at.
-fn open_as_evidence(aside: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn open_as_evidence(aside: &Path) -> rusqlite::Result<Connection> {
     let old = Connection::open(aside)?;
     old.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     old.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = 1")?;

@@ -15,7 +15,7 @@ const BARREN_MAX: u32 = 16;
 /// # Errors
 /// Only those of `each` that are not about the row it was given: whatever reading
 /// runs into is damage.
-pub(super) fn scan(
+pub(crate) fn scan(
     old: &Connection,
     select: &str,
     mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>,

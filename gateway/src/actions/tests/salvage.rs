@@ -1,0 +1,120 @@
+//! Damaged files of what rules do.
+
+use std::path::Path;
+
+use super::{
+    super::{outbox, salvage, schema},
+    *,
+};
+
+const EVENTS: u64 = 2_000;
+/// The journal has these already.
+const HANDED: i64 = 100;
+
+/// A file with many events on their way, a failure, an alarm and a window; closed.
+fn filled(dir: &Path) {
+    let connection = schema::open(dir).unwrap();
+    for n in 1..=EVENTS {
+        let event = Event {
+            key: Key(u128::from(n).to_be_bytes()),
+            ..event_of(&format!("device-{n:04}"), &[("t", 1.0)])
+        };
+        outbox::add(&connection, &event, (n % 2 == 0).then_some("r")).unwrap();
+    }
+    outbox::forget(&connection, HANDED).unwrap();
+    connection
+        .execute_batch(
+            "UPDATE state SET position = 7, failures = 3, failed = 1, windows = 1;
+             INSERT INTO failed VALUES (9, 'r', 5, 'd', 1, 'why', x'00');
+             INSERT INTO alarms VALUES (4, 'r', 'd', NULL, 0, 'major', 't', 1, 1, 1, 1, 1);
+             INSERT INTO windows VALUES ('r', 'd', x'00', NULL, NULL);",
+        )
+        .unwrap();
+    connection.close().unwrap();
+}
+
+fn damage(dir: &Path, page: impl Fn(&[u8]) -> bool) {
+    let path = dir.join(schema::FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let found = bytes.chunks_mut(4096).find(|bytes| page(bytes)).unwrap();
+    found.fill(0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// The devices of the events that are on their way, and how many are known to be lost.
+fn after(dir: &Path) -> (Vec<String>, u64) {
+    let connection = schema::open(dir).unwrap();
+    let lost: i64 = connection
+        .query_row("SELECT lost FROM state", [], |row| row.get(0))
+        .unwrap();
+    let mut devices = Vec::new();
+    loop {
+        let (last, waiting) = outbox::first(&connection).unwrap();
+        if waiting.is_empty() {
+            return (devices, lost.cast_unsigned());
+        }
+        devices.extend(waiting.iter().map(|one| one.event.device.to_string()));
+        outbox::forget(&connection, last).unwrap();
+    }
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_file_goes_on_and_what_cannot_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let holds = |page: &[u8], text: &[u8]| page.windows(text.len()).any(|part| part == text);
+    damage(dir.path(), |page| holds(page, b"device-1000"));
+    let (devices, lost) = after(dir.path());
+    assert!((1..200).contains(&lost), "{lost}");
+    assert_eq!(devices.len() as u64 + lost, EVENTS - HANDED.cast_unsigned());
+    assert!(devices.is_sorted() && devices.iter().all(|device| **device > *"device-0100"));
+    let connection = schema::open(dir.path()).unwrap();
+    let kept: [i64; 5] = connection
+        .query_row(
+            "SELECT position, failed, (SELECT count(*) FROM alarms), windows,
+                 (SELECT seq FROM sqlite_sequence WHERE name = 'outbox') FROM state",
+            [],
+            |row| {
+                Ok([
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                ])
+            },
+        )
+        .unwrap();
+    assert_eq!(kept, [7, 1, 1, 1, EVENTS.cast_signed()]);
+    assert_eq!(
+        crate::aside::list(dir.path(), schema::FILE).unwrap().len(),
+        1
+    );
+}
+
+#[test]
+fn events_on_their_way_are_found_without_the_first_page() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    damage(dir.path(), |_| true);
+    let (devices, _) = after(dir.path());
+    let expect = (101..=EVENTS).map(|n| format!("device-{n:04}"));
+    let missing: Vec<_> = expect.filter(|device| !devices.contains(device)).collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_it_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let fresh = crate::aside::fresh(dir.path(), schema::FILE).unwrap();
+    salvage::salvage(&dir.path().join(schema::FILE), &fresh).unwrap();
+    // Killed after the old one was renamed.
+    let aside = dir.path().join("rules.db.damaged-1");
+    std::fs::rename(dir.path().join(schema::FILE), aside).unwrap();
+    let (devices, lost) = after(dir.path());
+    assert_eq!(
+        (devices.len() as u64, lost),
+        (EVENTS - HANDED.cast_unsigned(), 0)
+    );
+}

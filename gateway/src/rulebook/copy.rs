@@ -1,0 +1,92 @@
+//! `rulebook.json`: the rules that were put, once more, as they are in `rulebook.db`. What
+//! they narrow must not be open because one file is damaged.
+//!
+//! The first line is the CRC-32 of the rest, which is JSON. The file is replaced as a whole
+//! after each change; a crash in between leaves it one change behind until the next start.
+
+use std::{fs, io, io::Write as _, path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::Version;
+use crate::event::Timestamp;
+
+/// The file's name in the data directory.
+pub(super) const FILE: &str = "rulebook.json";
+
+/// A rule that was put, with its name.
+pub(super) type Named = (Arc<str>, Version);
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    name: String,
+    version: u64,
+    /// Nanoseconds since 1970.
+    at: i64,
+    actor: String,
+    rule: String,
+}
+
+/// Writes it, unless it is the same already.
+///
+/// # Errors
+/// When the file system says no; then the file is as it was.
+pub(super) fn keep<'r>(
+    dir: &Path,
+    rules: impl Iterator<Item = (&'r Arc<str>, &'r Version)>,
+) -> io::Result<()> {
+    let lines: Vec<Line> = rules
+        .filter_map(|(name, version)| {
+            Some(Line {
+                name: name.to_string(),
+                version: version.number,
+                at: version.at.as_nanos(),
+                actor: version.actor.clone(),
+                rule: version.text.clone()?,
+            })
+        })
+        .collect();
+    let json = serde_json::to_string(&lines)?;
+    let text = format!("{}\n{json}\n", crc32fast::hash(json.as_bytes()));
+    let path = dir.join(FILE);
+    if fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
+        return Ok(());
+    }
+    let beside = dir.join(format!("{FILE}.new"));
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, &path)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+/// What it has; `None` where there is none, or it is damaged.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub(super) fn read(dir: &Path) -> io::Result<Option<Vec<Named>>> {
+    let text = match fs::read(dir.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    Ok(parse(&text))
+}
+
+fn parse(text: &[u8]) -> Option<Vec<Named>> {
+    let (checksum, json) = std::str::from_utf8(text).ok()?.split_once('\n')?;
+    let json = json.strip_suffix('\n')?;
+    if checksum != crc32fast::hash(json.as_bytes()).to_string() {
+        return None;
+    }
+    let lines: Vec<Line> = serde_json::from_str(json).ok()?;
+    let named = lines.into_iter().map(|line| {
+        let version = Version {
+            number: line.version,
+            at: Timestamp::from_nanos(line.at),
+            actor: line.actor,
+            text: Some(line.rule),
+        };
+        (line.name.into(), version)
+    });
+    Some(named.collect())
+}
