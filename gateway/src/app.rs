@@ -131,7 +131,14 @@ impl App {
             data_dir: config.data_dir.clone(),
             fixed: config.fixed,
         };
-        let reload = Reload::new(broker.handle(), config.file, auth, running, beginning);
+        let reload = Reload::new(
+            broker.handle(),
+            config.file,
+            auth,
+            http.tokens(),
+            running,
+            beginning,
+        );
         let local = broker.handle().local();
         #[cfg(feature = "mqtt")]
         let remotes = {

@@ -51,7 +51,7 @@ use crate::{
     observer::Observer, query, rulebook::Rulebook, store,
 };
 
-pub use access::{Role, Token};
+pub use access::{AsksOtherwise, Role, Token, Tokens};
 pub use error::{Error, Objection};
 pub use server::Server;
 
@@ -136,7 +136,7 @@ impl Config {
             local,
             any_host: !self.listen.ip().is_loopback(),
             acceptor,
-            tokens: self.tokens.clone(),
+            tokens: Tokens::new(&self.tokens),
         })
     }
 

@@ -1,8 +1,8 @@
 //! Takes changed passwords, keys, destinations and rules over while the gateway runs.
 //!
 //! At SIGHUP, and when the configuration, a file that clients are known by or one that
-//! a rule's pattern is in has changed, all are read again. Only `[auth]`, `[[acl]]`,
-//! `[[destination]]` and `[[rule]]` are taken over; the rest of the configuration needs a
+//! a rule's pattern is in has changed, all are read again. Only `[auth]`, `[[acl]]`, the
+//! tokens of `[http]`, `[[destination]]` and `[[rule]]` are taken over; the rest of the configuration needs a
 //! restart. With a mistake anywhere everything stays as it was, and the log says what is
 //! wrong.
 //!
@@ -29,6 +29,7 @@ use self::watch::Watch;
 use crate::{
     config::{Config, Fixed, Seen, Stamp},
     destinations::{self, Wish},
+    http::{Token, Tokens},
 };
 
 /// Between two looks at the files.
@@ -41,6 +42,7 @@ pub(crate) struct Reload {
     /// The configuration file, if there is one.
     file: Option<PathBuf>,
     auth: auth::Config,
+    tokens: Tokens,
     in_force: InForce,
     watch: Watch,
     hangup: Signal,
@@ -84,6 +86,7 @@ impl Reload {
         broker: Handle,
         file: Option<PathBuf>,
         auth: auth::Config,
+        tokens: Tokens,
         in_force: InForce,
         beginning: Beginning,
     ) -> Self {
@@ -91,6 +94,7 @@ impl Reload {
             broker,
             file,
             auth,
+            tokens,
             in_force,
             watch: Watch::new(beginning.seen),
             hangup: beginning.hangup,
@@ -138,7 +142,7 @@ impl Reload {
             Ok(()) => self.watch.read(seen),
             Err(error) => {
                 tracing::error!(
-                    "passwords, keys, destinations and rules stay as they were: {error:#}"
+                    "passwords, keys, tokens, destinations and rules stay as they were: {error:#}"
                 );
                 // To put it right may be to change what was read in vain, or what is in force.
                 self.watch.read(now.into_iter().chain(seen).collect());
@@ -152,19 +156,20 @@ impl Reload {
         let Some(config) = config else {
             return self.authenticate(self.auth.clone()).await;
         };
-        let auth = config.broker.auth.clone();
+        let (auth, tokens) = (config.broker.auth.clone(), config.http.tokens);
         let mut differences = self.in_force.fixed.differences(&config.fixed);
         if config.data_dir != self.in_force.data_dir {
             differences.push("data_dir".to_owned());
         }
         if !differences.is_empty() {
             self.authenticate(auth).await?;
+            self.take(&tokens);
             tracing::warn!(
                 "destinations and rules stay as they were until a restart, because what they \
                  are written for has changed: {}",
                 differences.join(", ")
             );
-            tracing::info!("passwords and keys were read again and are in force");
+            tracing::info!("passwords, keys and tokens were read again and are in force");
             return Ok(());
         }
         let changed = self.in_force.fixed.changed_destinations(&config.fixed);
@@ -177,10 +182,20 @@ impl Reload {
         };
         self.in_force.destinations.check(&wish)?;
         self.authenticate(auth).await?;
+        self.take(&tokens);
         self.in_force.destinations.apply(wish).await?;
         self.in_force.fixed = config.fixed;
-        tracing::info!("passwords, keys, destinations and rules were read again and are in force");
+        tracing::info!(
+            "passwords, keys, tokens, destinations and rules were read again and are in force"
+        );
         Ok(())
+    }
+
+    /// Lets in over HTTP who has one of these.
+    fn take(&self, tokens: &[Token]) {
+        if let Err(error) = self.tokens.exchange(tokens) {
+            tracing::warn!("tokens stay as they were: {error}");
+        }
     }
 
     /// Reads the files that clients are known by, and lets in who is known now.

@@ -18,6 +18,11 @@ pub fn unexpected(path: &Path, expected: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// How often the log says something.
+pub fn occurrences(path: &Path, words: &str) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.matches(words).count())
+}
+
 fn alarming(line: &str) -> bool {
     serde_json::from_str::<Value>(line).is_ok_and(|entry| {
         matches!(

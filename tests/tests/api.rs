@@ -3,15 +3,19 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use penstock_tests::{
     Gateway, Sandbox, Setup, http,
+    log::occurrences,
     mqtt::{Client, Version},
     programs, skip, wait,
 };
+use rustix::process::Signal;
 use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -115,5 +119,59 @@ fn whatever_is_asked_is_answered_as_the_document_says() {
     }
     // It is all there still, and nothing had to be said about it.
     assert_eq!(get(&setup, "/api/v1/status")["ready"], true);
+    gateway.finish();
+}
+
+/// The status of a question with a token.
+fn status_for(setup: &Setup, word: &str) -> u16 {
+    let request = format!(
+        "GET /api/v1/status HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {word}\r\n\r\n"
+    );
+    let reply = http::exchange(setup.http, request.as_bytes()).expect("an answer");
+    reply.status
+}
+
+#[test]
+fn a_token_that_is_taken_away_is_none_without_a_restart_and_its_stream_ends() {
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox).to_file("lake").with(&tokens());
+    let mut gateway = Gateway::start(&setup).expecting(&["tokens stay as they were"]);
+    let (_, viewer) = TOKENS[0];
+    assert_eq!(status_for(&setup, viewer), 200);
+    let mut stream = TcpStream::connect(("127.0.0.1", setup.http)).expect("it answers");
+    stream.set_read_timeout(Some(LONG)).expect("it can wait");
+    let request = format!(
+        "GET /api/v1/events/stream HTTP/1.0\r\nHost: localhost\r\n\
+         Authorization: Bearer {viewer}\r\n\r\n"
+    );
+    stream
+        .write_all(request.as_bytes())
+        .expect("it can be asked");
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).expect("it begins");
+    assert_eq!(&begun, b"HTTP/1.0 200");
+    let file = setup.log().with_file_name("penstock.toml");
+    let text = fs::read_to_string(&file).expect("the configuration");
+    let mut change = |text: &str, said: &str| {
+        let before = occurrences(setup.log(), said);
+        fs::write(&file, text).expect("it can be written");
+        gateway.process().signal(Signal::HUP);
+        wait::until(LONG, said, || {
+            (occurrences(setup.log(), said) > before).then_some(())
+        });
+    };
+    let other = "0123456789-of-another";
+    change(
+        &text.replace(viewer, other),
+        "were read again and are in force",
+    );
+    // Its end, and no more than its beginning before it.
+    stream.read_to_end(&mut Vec::new()).expect("it ends");
+    assert_eq!(status_for(&setup, viewer), 401);
+    assert_eq!(status_for(&setup, other), 200);
+    // Without any token everybody might come in: that takes a restart.
+    change(&text.replace(&tokens(), ""), "tokens stay as they were");
+    assert_eq!(status_for(&setup, "nothing"), 401);
+    assert_eq!(status_for(&setup, other), 200);
     gateway.finish();
 }

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use penstock_tests::{Gateway, Sandbox, Setup, http, process::Process, programs, skip, wait};
+use penstock_tests::{
+    Gateway, Sandbox, Setup, http, log::occurrences, process::Process, programs, skip, wait,
+};
 use rustix::process::Signal;
 
 const VERSIONS: [&str; 2] = ["mqttv311", "mqttv5"];
@@ -260,10 +262,6 @@ fn users_and_rules_change_while_the_gateway_runs() {
     assert!(output.status.success(), "{}", said(&output));
     drop(other);
     gateway.finish();
-}
-
-fn occurrences(log: &Path, words: &str) -> usize {
-    fs::read_to_string(log).map_or(0, |text| text.matches(words).count())
 }
 
 /// A token for HS256 by a program that is not ours.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use tokio::sync::watch;
 
 use super::error::Problem;
 use crate::forward::Secret;
@@ -57,6 +58,8 @@ pub(crate) struct Caller {
     name: Arc<str>,
     role: Role,
     is_bearer: bool,
+    /// The hash of the token that they said, if it was one of the operator's.
+    word: Option<blake3::Hash>,
 }
 
 impl Caller {
@@ -70,6 +73,7 @@ impl Caller {
             name: name.into(),
             role,
             is_bearer: false,
+            word: None,
         }
     }
 
@@ -126,35 +130,95 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// The operator's tokens, which can be exchanged while the gateway runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tokens(watch::Sender<Known>);
+
+/// Callers by the hash of what they say: comparing hashes takes the same time wherever they
+/// differ.
+type Known = Arc<[(blake3::Hash, Caller)]>;
+
+/// Why tokens are not exchanged.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("whether [http] asks for tokens at all changes at a restart")]
+pub struct AsksOtherwise;
+
+impl Tokens {
+    pub(super) fn new(tokens: &[Token]) -> Self {
+        Self(watch::Sender::new(known(tokens)))
+    }
+
+    /// From now on these are known and no others. Streams of those who are not end.
+    ///
+    /// # Errors
+    /// When nobody was asked and now should be, or the other way round: what listens beyond
+    /// loopback was allowed for what it was at the start.
+    pub fn exchange(&self, tokens: &[Token]) -> Result<(), AsksOtherwise> {
+        let now = known(tokens);
+        if now.is_empty() != self.0.borrow().is_empty() {
+            return Err(AsksOtherwise);
+        }
+        self.0.send_if_modified(|known| {
+            let differs = *known != now;
+            *known = now;
+            differs
+        });
+        Ok(())
+    }
+
+    /// Ends when this caller is no longer let in.
+    pub(super) async fn expiry(&self, caller: &Caller) {
+        let Some(word) = caller.word else {
+            // A command of this machine, or anybody where nobody is asked.
+            return std::future::pending().await;
+        };
+        let is_known = |known: &Known| {
+            let mut all = known.iter();
+            all.any(|(hash, now)| *hash == word && now.role == caller.role)
+        };
+        let mut now = self.0.subscribe();
+        // It never fails: who could send another value is here.
+        if now.wait_for(|known| !is_known(known)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+fn known(tokens: &[Token]) -> Known {
+    let known = tokens.iter().map(|token| {
+        let hash = blake3::hash(token.secret.expose().as_bytes());
+        let caller = Caller {
+            word: Some(hash),
+            ..Caller::new(&token.name, token.role)
+        };
+        (hash, caller)
+    });
+    known.collect()
+}
+
 /// Whom the gateway knows.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
-    /// By the hash of what they say: comparing hashes takes the same time wherever they
-    /// differ.
-    known: Vec<(blake3::Hash, Caller)>,
-    /// Whether to ask at all.
-    is_asked: bool,
+    tokens: Tokens,
+    /// Commands of this machine.
+    command: (blake3::Hash, Caller),
 }
 
 impl Access {
     /// Those with tokens, and commands of this machine, which say `key`. Without tokens
     /// everybody may do everything.
-    pub(super) fn new(tokens: &[Token], key: &str) -> Self {
-        let hash = |word: &str| blake3::hash(word.as_bytes());
-        let known = tokens.iter().map(|token| {
-            let caller = Caller::new(&token.name, token.role);
-            (hash(token.secret.expose()), caller)
-        });
-        let command = (hash(key), Caller::new(Caller::COMMAND, Role::Admin));
+    pub(super) fn new(tokens: Tokens, key: &str) -> Self {
+        let command = Caller::new(Caller::COMMAND, Role::Admin);
         Self {
-            known: known.chain([command]).collect(),
-            is_asked: !tokens.is_empty(),
+            tokens,
+            command: (blake3::hash(key.as_bytes()), command),
         }
     }
 
     /// Whose word an Authorization header has: as a bearer token, or as the password of
     /// any user, which is how browsers ask for one.
     pub(super) fn who(&self, authorization: Option<&str>) -> Option<Caller> {
+        let known = self.tokens.0.borrow().clone();
         let said = authorization.and_then(|header| {
             let (scheme, rest) = header.split_once(' ')?;
             let is_bearer = scheme.eq_ignore_ascii_case("bearer");
@@ -162,22 +226,22 @@ impl Access {
                 true => rest.trim().as_bytes().to_vec(),
                 false => password(scheme, rest.trim())?,
             };
-            let caller = self.find(blake3::hash(&word))?;
+            let caller = self.find(&known, blake3::hash(&word))?;
             Some(Caller {
                 is_bearer,
                 ..caller.clone()
             })
         });
-        match self.is_asked {
-            true => said,
-            false => Some(said.unwrap_or_else(|| Caller::new(Caller::ANYONE, Role::Admin))),
+        match known.is_empty() {
+            false => said,
+            true => Some(said.unwrap_or_else(|| Caller::new(Caller::ANYONE, Role::Admin))),
         }
     }
 
     /// Looks at all of them, also after it found one.
-    fn find(&self, hash: blake3::Hash) -> Option<&Caller> {
+    fn find<'k>(&'k self, known: &'k Known, hash: blake3::Hash) -> Option<&'k Caller> {
         let mut found = None;
-        for (known, caller) in &self.known {
+        for (known, caller) in known.iter().chain([&self.command]) {
             if *known == hash {
                 found = Some(caller);
             }
@@ -214,7 +278,7 @@ mod tests {
             token("grafana", Role::Viewer),
             token("shift", Role::Operator),
         ];
-        let access = Access::new(&tokens, "the key");
+        let access = Access::new(Tokens::new(&tokens), "the key");
         let check = |header: &str, expect: Option<(&str, Role)>| {
             let caller = access.who(Some(header));
             let found = caller.as_ref().map(|caller| (caller.name(), caller.role()));
@@ -241,7 +305,7 @@ mod tests {
 
     #[test]
     fn without_tokens_nobody_is_asked() {
-        let access = Access::new(&[], "the key");
+        let access = Access::new(Tokens::new(&[]), "the key");
         for header in [None, Some("Bearer x"), Some("Basic x")] {
             let caller = access.who(header).unwrap();
             assert_eq!(
@@ -251,6 +315,42 @@ mod tests {
         }
         let caller = access.who(Some("Bearer the key")).unwrap();
         assert_eq!(caller.name(), Caller::COMMAND);
+    }
+
+    #[tokio::test]
+    async fn tokens_are_exchanged_and_who_lost_theirs_hears_of_it() {
+        let [one, two] = ["one", "two"].map(|name| token(name, Role::Operator));
+        let tokens = Tokens::new(&[one.clone(), two.clone()]);
+        let access = Access::new(tokens.clone(), "the key");
+        let who = |word: &str| access.who(Some(&format!("Bearer {word}")));
+        let callers = ["the word of one", "the word of two", "the key"];
+        let [first, second, command] = callers.map(|word| who(word).unwrap());
+        let has_ended = |caller: &Caller| {
+            let (tokens, caller) = (tokens.clone(), caller.clone());
+            async move {
+                tokio::select! {
+                    biased;
+                    () = tokens.expiry(&caller) => true,
+                    () = std::future::ready(()) => false,
+                }
+            }
+        };
+        // Its role is another, which is another right.
+        let less = Token {
+            role: Role::Viewer,
+            ..two.clone()
+        };
+        tokens.exchange(&[one.clone(), less]).unwrap();
+        assert!(!has_ended(&first).await && has_ended(&second).await);
+        tokens.exchange(&[two.clone()]).unwrap();
+        assert!(has_ended(&first).await && !has_ended(&second).await);
+        assert!(!has_ended(&command).await);
+        assert_eq!(who("the word of one"), None);
+        assert_eq!(who("the word of two").as_ref(), Some(&second));
+        // Nobody is let in because the last token was taken away.
+        assert_eq!(tokens.exchange(&[]), Err(AsksOtherwise));
+        assert_eq!(access.who(None), None);
+        assert_eq!(Tokens::new(&[]).exchange(&[one]), Err(AsksOtherwise));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context,
-    access::{Access, Token},
+    access::{Access, Tokens},
     audit::Audit,
     guard::{self, Guard},
     reading::Reading,
@@ -47,7 +47,7 @@ pub struct Server {
     /// Whether others than this machine may ask, who know it by other names.
     pub(super) any_host: bool,
     pub(super) acceptor: Option<Acceptor>,
-    pub(super) tokens: Vec<Token>,
+    pub(super) tokens: Tokens,
 }
 
 impl Server {
@@ -59,6 +59,11 @@ impl Server {
     /// TLS, where it speaks that: whoever keeps watch over certificates should have it.
     pub const fn acceptor(&self) -> Option<&Acceptor> {
         self.acceptor.as_ref()
+    }
+
+    /// Who may ask: can be exchanged while it runs.
+    pub fn tokens(&self) -> Tokens {
+        self.tokens.clone()
     }
 
     /// Serves until `shutdown`, then gives the requests at hand a moment to end.
@@ -106,7 +111,7 @@ impl Server {
         let guard = Guard {
             any_host: self.any_host,
             encrypts: self.acceptor.is_some(),
-            access: Access::new(&self.tokens, &context.key.word()),
+            access: Access::new(self.tokens.clone(), &context.key.word()),
             operations,
             audit: Audit::new(),
         };
@@ -114,6 +119,7 @@ impl Server {
         router
             .fallback(|| async {})
             .layer(Extension(Ending(ending.clone())))
+            .layer(Extension(self.tokens.clone()))
             .layer(middleware::from_fn_with_state(
                 Arc::new(guard),
                 guard::check,

@@ -15,7 +15,11 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
-use super::{Context, error::Problem};
+use super::{
+    Context,
+    access::{Caller, Tokens},
+    error::Problem,
+};
 use crate::{
     record::Position,
     rules::Pattern,
@@ -56,7 +60,8 @@ pub(super) struct Which {
 /// The `id` of each is its position, its data the event as destinations receive it. Who
 /// comes again with `Last-Event-ID` goes on there, as far as the journal still has it.
 /// `event: missed` with `{"count","through"}` says how many were not shown, because
-/// they had left the journal before: a stream never holds anything up.
+/// they had left the journal before: a stream never holds anything up. It ends when the
+/// gateway does, and when the token that it was asked for with is no longer one.
 #[utoipa::path(
     get,
     path = "/api/v1/events/stream",
@@ -76,6 +81,8 @@ pub(super) struct Which {
 pub(super) async fn events(
     State(context): State<Context>,
     Extension(Ending(ending)): Extension<Ending>,
+    Extension(tokens): Extension<Tokens>,
+    caller: Caller,
     Query(which): Query<Which>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -112,7 +119,12 @@ pub(super) async fn events(
     });
     let blocks = stream::iter([begin])
         .chain(pages.map(|page| blocks(&page)))
-        .take_until(ending.cancelled_owned())
+        .take_until(async move {
+            tokio::select! {
+                () = ending.cancelled() => (),
+                () = tokens.expiry(&caller) => (),
+            }
+        })
         .map(Ok::<_, Infallible>);
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
