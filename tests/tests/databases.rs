@@ -170,7 +170,6 @@ fn measurements(dir: &Path) -> BTreeMap<String, usize> {
 
 #[test]
 fn postgres_refuses_an_event_alone_and_takes_those_around_it() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(postgres) = PostgresServer::start(&sandbox) else {
         return;
@@ -209,7 +208,6 @@ fn postgres_refuses_an_event_alone_and_takes_those_around_it() {
 
 #[test]
 fn postgres_needs_a_person_for_what_stays_wrong_and_no_restart_after_it() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (Some(postgres), Some(certificates)) =
         (PostgresServer::start(&sandbox), Certificates::new(&sandbox))
@@ -305,7 +303,6 @@ fn opensearch_has_each_event_once_when_all_of_it_breaks_under_load() {
 
 #[test]
 fn opensearch_refuses_what_does_not_fit_a_field_and_takes_the_rest_into_a_data_stream() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(opensearch) = OpenSearchServer::start(&sandbox) else {
         return;
@@ -343,7 +340,6 @@ fn opensearch_refuses_what_does_not_fit_a_field_and_takes_the_rest_into_a_data_s
 
 #[test]
 fn opensearch_index_that_is_closed_holds_up_its_own_documents_only() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(opensearch) = OpenSearchServer::start(&sandbox) else {
         return;

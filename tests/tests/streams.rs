@@ -174,7 +174,6 @@ fn kafka_has_each_event_once_when_brokers_of_three_are_killed_under_load() {
 
 #[test]
 fn kafka_knows_us_by_password_or_certificate_and_nothing_goes_in_the_clear() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(certificates) = Certificates::new(&sandbox) else {
         return;
@@ -288,7 +287,6 @@ fn number(line: &str) -> u64 {
 
 #[test]
 fn kafka_refuses_an_event_alone_and_takes_those_around_it_in_order() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
         return;
@@ -314,7 +312,6 @@ fn kafka_refuses_an_event_alone_and_takes_those_around_it_in_order() {
 
 #[test]
 fn a_stream_and_a_topic_that_are_not_there_need_a_person() {
-    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (Some(kafka), Some(moto)) = (
         KafkaServer::start(&sandbox, |port| port),
