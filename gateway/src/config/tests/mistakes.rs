@@ -123,7 +123,14 @@ rebirth = false
         "configuration:5: mapping[1].compression: \"bzip2\": should be one of auto, none, gzip, zstd, lz4",
         "configuration:6: mapping[1].tz: \"Mars/Olympus\": not a time zone; for example \"+01:00\"",
         "configuration:7: mapping[1].bad_element: \"ignore\": should be one of skip, reject",
-        "configuration:8: mapping[1].require: \"v\": line 1, column 1: there is no \"v\" here; known are p, payload, topic; a pointer begins with \"/\"",
+        match cfg!(feature = "cel") {
+            true => {
+                "configuration:8: mapping[1].require: \"v\": line 1, column 1: there is no \"v\" here; known are p, payload, topic; a pointer begins with \"/\""
+            }
+            false => {
+                "configuration:8: mapping[1].require: \"v\": expressions are not in this program; build it with the feature cel; a pointer begins with \"/\""
+            }
+        },
         "configuration:9: mapping[1].csv.separator: \";;\": a separator is one character, such as \";\", and no quotation mark",
         "configuration:9: mapping[1].csv.columns: there is another column named \"a\"",
         "configuration:9: mapping[1].csv: is of no use without format = \"csv\"",
