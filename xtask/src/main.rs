@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod features;
 mod tally;
 mod test;
 mod tools;
@@ -27,12 +28,15 @@ enum Chore {
     Test(test::Args),
     /// Measure the whole line against Mosquitto on the same machine
     Bench(bench::Bench),
+    /// Check that the gateway builds without features, and with each by itself
+    Features,
 }
 
 fn main() -> ExitCode {
     let outcome = match Chore::parse() {
         Chore::Test(args) => test::run(&args),
         Chore::Bench(bench) => bench.run().map(|()| true),
+        Chore::Features => features::run(),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
