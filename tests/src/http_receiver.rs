@@ -28,9 +28,12 @@ impl HttpReceiver {
     /// When the sandbox cannot be written.
     pub fn start(sandbox: &Sandbox) -> Self {
         let port = ports::free();
-        let dir = sandbox.path("received");
+        let dir = sandbox.path(&format!("received-{port}"));
         std::fs::create_dir_all(&dir).expect("the sandbox can be written");
-        let (out, log) = (dir.join("events.ndjson"), sandbox.path("receiver.log"));
+        let (out, log) = (
+            dir.join("events.ndjson"),
+            sandbox.path(&format!("receiver-{port}.log")),
+        );
         let process = spawn(port, &out, &log);
         Self {
             port,

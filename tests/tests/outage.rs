@@ -103,3 +103,73 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
     // Without replies nobody knows what the receiver has, and this one dedupes nothing.
     Audit::files(&sandbox, &fleet, receiver.dir(), &["--allow-duplicates"]).assert_clean();
 }
+
+/// Of three destinations one is away from the first event to the last.
+#[test]
+fn one_of_three_destinations_is_away_for_the_whole_run_and_holds_up_nobody() {
+    /// Events between two looks at memory: a backlog that was in it would show.
+    const PART: u64 = 15_000;
+    const PARTS: u64 = 4;
+
+    let sandbox = Sandbox::new();
+    let (seed, _) = seed::seeded();
+    let (near, far) = (HttpReceiver::start(&sandbox), HttpReceiver::start(&sandbox));
+    let to_far = ChaosProxy::to(far.port);
+    to_far.set(Mode::Reset);
+    let url = |port: u16| format!("http://127.0.0.1:{port}/");
+    let setup = Setup::new(&sandbox)
+        .to_file("events")
+        .to_http("near", &url(near.port))
+        .to_http("far", &url(to_far.port));
+    let mut gateway = Gateway::start(&setup).expecting(&["far"]);
+    let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
+        .load(40, 2_000)
+        .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
+        .start();
+    let mut resident = Vec::new();
+    for part in 1..=PARTS {
+        let now = gateway.wait_for(
+            Duration::from_secs(120),
+            "the next events at the two that are there",
+            |now| {
+                let has = |name: &str| now.destination(name).delivered >= part * PART;
+                has("events") && has("near")
+            },
+        );
+        assert_eq!(now.destination("far").delivered, 0);
+        assert!(now.destination("far").backlog >= part * PART);
+        resident.push(gateway.process().resident_bytes());
+    }
+    println!("resident after each {PART} events: {resident:?}");
+    assert!(
+        resident[3] < resident[0] + MEMORY_SLACK,
+        "memory grew with the backlog: {resident:?}"
+    );
+    fleet.stop(Duration::from_secs(60));
+    let there = gateway.wait_for(
+        Duration::from_secs(60),
+        "all of it at the two that are there",
+        |now| now.destination("events").backlog == 0 && now.destination("near").backlog == 0,
+    );
+    there.assert_balanced();
+    assert_eq!(
+        there.destination("far").backlog,
+        there.destination("far").routed
+    );
+    // Nothing of what it did not get is lost, whatever becomes of the gateway.
+    gateway.kill();
+    gateway.start_again();
+    let again = gateway.status();
+    assert_eq!(
+        again.destination("far").backlog,
+        there.destination("far").backlog
+    );
+    to_far.set(Mode::Pass);
+    gateway.wait_until_drained(Duration::from_secs(180));
+    gateway.finish();
+    Audit::files(&sandbox, &fleet, &setup.data().join("events"), &[]).assert_clean();
+    // A request that was under way when the gateway was killed may have been done.
+    let may_repeat = &["--allow-duplicates"];
+    Audit::files(&sandbox, &fleet, near.dir(), may_repeat).assert_clean();
+    Audit::files(&sandbox, &fleet, far.dir(), may_repeat).assert_clean();
+}

@@ -2,6 +2,7 @@
 //! same run. Machines are noisy and drift, so both take turns and the ratio of
 //! the medians is what counts.
 
+mod backlog;
 mod crowd;
 mod load;
 mod server;
@@ -30,12 +31,16 @@ pub(crate) struct Bench {
     /// Measure this program instead of building one
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Only these parts: baseline, throughput, nats, latency, drain, memory, connections, fanout, store.
+    /// Only these parts: baseline, throughput, nats, latency, drain, memory, connections, fanout,
+    /// store, and backlog, which takes long and is not among all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Idle connections that are made.
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
+    /// Events of the backlog, at least.
+    #[arg(long, default_value_t = 10_000_000)]
+    events: u64,
     /// Subscribers of one publisher, and publishers for one subscriber.
     #[arg(long, default_value_t = 1_000)]
     crowd: usize,
@@ -93,6 +98,9 @@ impl Bench {
             }
             if part("memory") {
                 memory(&penstock).await?;
+            }
+            if self.only.iter().any(|only| only == "backlog") {
+                backlog::backlog(&penstock, self.events).await?;
             }
             Ok::<_, anyhow::Error>(())
         })?;

@@ -85,6 +85,19 @@ pub(super) async fn idle(address: SocketAddr, connections: usize) -> Result<Vec<
     Ok(streams)
 }
 
+/// One device publishes once, and waits until it is kept.
+pub(super) async fn one(address: SocketAddr) -> Result<()> {
+    let mut stream = connect(address, "bench-one").await?;
+    let mut packet = Vec::new();
+    let boot = format!("{:08x}", rand::random::<u32>());
+    Frame::new("bench-one", &boot, 200)?.write(&mut packet);
+    stream.write_all(&packet).await?;
+    let mut ack = [0; 4];
+    stream.read_exact(&mut ack).await.context("PUBACK")?;
+    ensure!(ack[..2] == [0x40, 2], "expected PUBACK, got {ack:?}");
+    Ok(())
+}
+
 fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }

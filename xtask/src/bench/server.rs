@@ -97,6 +97,15 @@ impl Server {
 
     /// The same; `broker` has more keys of its table.
     pub(super) fn penstock_with(binary: &Path, broker: &str, more: &str) -> Result<Self> {
+        Self::penstock_of(binary, broker, "size_max = \"20GiB\"\n", more)
+    }
+
+    /// The same; `store` has the keys of that table.
+    pub(super) fn penstock_keeping(binary: &Path, store: &str, more: &str) -> Result<Self> {
+        Self::penstock_of(binary, "", store, more)
+    }
+
+    fn penstock_of(binary: &Path, broker: &str, store: &str, more: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let (mqtt, http) = (free_port()?, free_port()?);
         let config = dir.path().join("penstock.toml");
@@ -104,13 +113,43 @@ impl Server {
             &config,
             format!(
                 "data_dir = \"{}\"\n[broker]\nlisten = \"{mqtt}\"\n{broker}[http]\nlisten = \"{http}\"\n\
-                 [store]\nsize_max = \"20GiB\"\n[log]\nlevel = \"warn\"\n{more}",
+                 [store]\n{store}[log]\nlevel = \"warn\"\n{more}",
                 dir.path().join("data").display()
             ),
         )?;
         let mut command = Command::new(binary);
         command.arg("run").arg("--config").arg(config);
         Self::start(command, dir, mqtt, Some(http))
+    }
+
+    /// The gateway's data directory.
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Kills the gateway without warning and starts it again on what it left; says how long
+    /// after the start it kept an event.
+    pub(super) async fn killed_and_started(&mut self, binary: &Path) -> Result<Duration> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let log = fs::File::create(self.dir.path().join("log"))?;
+        let began = Instant::now();
+        self.child = Command::new(binary)
+            .arg("run")
+            .arg("--config")
+            .arg(self.dir.path().join("penstock.toml"))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let deadline = began + Duration::from_secs(60);
+        while super::load::one(self.mqtt).await.is_err() {
+            if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                bail!("it did not come up again: {}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(began.elapsed())
     }
 
     /// A NATS server with JetStream; `mqtt` is its client port.
@@ -137,19 +176,31 @@ impl Server {
 
     /// Its account, from `/api/v1/status`.
     pub(super) fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(
+            &self.ask("GET /api/v1/status HTTP/1.1")?,
+        )?)
+    }
+
+    /// Has it do something that takes no arguments.
+    pub(super) fn post(&self, path: &str) -> Result<()> {
+        self.ask(&format!("POST {path} HTTP/1.1")).map(drop)
+    }
+
+    fn ask(&self, request: &str) -> Result<String> {
         let http = self.http.context("this server has no HTTP")?;
         let mut stream = TcpStream::connect(http)?;
         write!(
             stream,
-            "GET /api/v1/status HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n"
+            "{request}\r\nHost: {http}\r\nContent-Type: application/json\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
         if !head.starts_with("HTTP/1.1 200") {
-            bail!("status: {head}");
+            bail!("{request}: {head}\n{body}");
         }
-        Ok(serde_json::from_str(body)?)
+        Ok(body.to_owned())
     }
 
     /// What it logged.
