@@ -13,9 +13,9 @@ use std::{
 use axum::{Router, body::Bytes, routing::post};
 use penstock::{
     boots::Boots,
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value, View},
-    forward::{self, Forwarder, Kind, file, http, nats},
+    forward::{self, Forwarder, Kind, Made, file, http, nats},
     record::{DestinationId, Routes},
     store::{Config, Entry, NewEvent, OnFull, Store},
 };
@@ -113,7 +113,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         destinations: vec!["bench".into()],
         from_kept: Vec::new(),
     };
-    let clock = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (store, _) = Store::open(config, clock.clone())?;
     let store = store.run()?;
     let handle = store.handle();
@@ -137,17 +137,16 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         attempts_max: forward::Config::ATTEMPTS_MAX,
     };
     let known = handle.status().destinations[0].clone();
-    let reader = handle.reader()?;
     let repair = Boots::new(clock.clone(), dir.path());
+    let made = Made::new(&destination, &handle, &clock)?;
     let forwarder = Forwarder::new(
-        &destination,
+        made,
         known.id,
         known.cursor,
         handle.clone(),
-        reader,
         Arc::new(repair),
         clock,
-    )?;
+    );
     let stop = CancellationToken::new();
     let began = Instant::now();
     let cpu = cpu_time();

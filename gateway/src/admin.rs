@@ -67,11 +67,17 @@ pub async fn retry(store: &Handle, ingest: &Ingest, item: Quarantined) -> Result
         Ok(raw) => ingest.retry(&raw).map_err(|reject| reject.to_string()),
         Err(damaged) => Err(damaged.to_string()),
     };
-    let crate::ingest::Retried { entries, counts } = match entries {
+    let crate::ingest::Retried {
+        entries,
+        counts,
+        going,
+    } = match entries {
         Ok(retried) => retried,
         Err(reason) => return Ok(Retried::StillBad { reason }),
     };
-    let Some(appended) = store.retry_quarantined(item.id, entries).await? else {
+    let appended = store.retry_quarantined(item.id, entries).await?;
+    drop(going);
+    let Some(appended) = appended else {
         return Ok(Retried::Missing);
     };
     if appended.contains(&Appended::Full) {

@@ -29,6 +29,7 @@ use crate::{
     observer::{Observer, Parts},
     query::{self, Feed},
     rebirth::Rebirth,
+    record::is_own,
     reload::{self, Reload},
     rulebook::{self, Rulebook},
     rules::Rule,
@@ -448,7 +449,7 @@ pub(crate) fn announce(report: &store::Report) {
     if let Some(path) = &report.set_aside {
         tracing::error!(path = %path.display(), salvaged = ?report.salvaged, "a damaged journal was set aside");
     }
-    for (_, name, cursor) in &report.destinations {
+    for (_, name, cursor) in report.destinations.iter().filter(|d| !is_own(&d.1)) {
         tracing::info!(destination = %name, cursor = cursor.0, "continues");
     }
 }

@@ -414,7 +414,7 @@ impl Config {
 }
 
 /// The names that the journal keeps cursors for.
-fn journaled(destinations: &[forward::Config]) -> Vec<Arc<str>> {
+pub(crate) fn journaled(destinations: &[forward::Config]) -> Vec<Arc<str>> {
     let names = destinations.iter().map(|d| d.name.clone());
     names.chain([Arc::from(ACTIONS)]).collect()
 }

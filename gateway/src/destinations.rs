@@ -3,7 +3,8 @@
 //! Promises: no destination ever has two forwarders; one whose configuration changed
 //! goes on where it stood; what waits for one that is no longer configured stays in the
 //! journal until somebody says otherwise; the others notice nothing. A change of
-//! destinations and rules is in force as a whole, for every batch that begins after it.
+//! destinations and rules is in force as a whole, for every batch that begins after it, or
+//! not at all: what may fail is made first, and what fails all the same is put back.
 //!
 //! One task does all of it, one change after the other.
 
@@ -13,7 +14,7 @@ mod routing;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,17 +30,20 @@ pub(crate) use routing::routing;
 use crate::{
     boots::Boots,
     clock::Clock,
-    forward::{self, Forwarder, Start},
+    forward::{self, Forwarder, Made, Start},
     gateway_id::GatewayId,
     ingest::{Ingest, Routing},
     record::{DestinationId, Record},
-    rulebook::{self, Rulebook},
+    rulebook::Rulebook,
     store::{self, Mode, Wanted},
     tasks,
 };
 
 /// Changes that may wait for the one at hand.
 const ASKED_MAX: usize = 4;
+
+/// How often to look whether what waits for room was taken.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What destinations are made with.
 #[derive(Debug, Clone)]
@@ -64,11 +68,16 @@ pub(crate) struct Destinations {
     asked: mpsc::Receiver<Ask>,
     handle: Handle,
     roster: Roster,
+    /// Those that are in force, whether they run or not.
+    configs: Vec<forward::Config>,
     /// Not begun yet.
     ready: Vec<(Arc<str>, Forwarder)>,
     starts: Starts,
+    /// What new destinations want is said when all that was routed without them is with the
+    /// journal.
+    fills: bool,
     running: HashMap<Arc<str>, CancellationToken>,
-    /// Why it cannot go on: a change came to half of its way, or somebody ended meanwhile.
+    /// Why it cannot go on: the journal has stopped, or somebody ended by itself.
     broken: Option<anyhow::Error>,
     set: JoinSet<(Arc<str>, tasks::Result)>,
 }
@@ -88,16 +97,20 @@ impl Destinations {
             asked,
             handle,
             roster: Roster::default(),
+            configs: Vec::new(),
             ready: Vec::new(),
             starts: Starts::new(),
+            fills: false,
             running: HashMap::new(),
             broken: None,
             set: JoinSet::new(),
         };
         for config in &configs {
-            destinations.prepare(config)?;
+            let made = destinations.make(config)?;
+            destinations.prepare(made)?;
         }
         destinations.starts = destinations.starts_of(&configs);
+        destinations.configs = configs;
         destinations.look_at_modes();
         Ok(destinations)
     }
@@ -121,6 +134,12 @@ impl Destinations {
                 () = shutdown.cancelled() => break Ok(()),
                 Some(ended) = self.set.join_next() => break unexpected(ended),
                 Some(ask) = self.asked.recv() => self.answer(ask).await,
+                () = tokio::time::sleep(LOOK_EVERY), if self.fills => {
+                    if self.parts.ingest.is_settled() {
+                        self.fills = false;
+                        self.parts.store.fill(self.wanted()).await?;
+                    }
+                }
             }
             if let Some(broken) = self.broken.take() {
                 break Err(broken);
@@ -163,36 +182,50 @@ impl Destinations {
             destinations: of_gateway(wish.destinations, &self.parts.gateway),
             ..wish
         };
-        let exchanged = self.exchange(&wish).await;
-        exchanged.map_err(|error| {
-            // Some have ended. Going on without them would be silent, and a restart puts
-            // all of it in force.
-            let said = anyhow::anyhow!("destinations are changed in part: {error:#}");
-            self.broken = Some(error.context("destinations are changed in part"));
-            said
-        })
-    }
-
-    /// Puts in force what was found to be right.
-    async fn exchange(&mut self, wish: &Wish) -> anyhow::Result<()> {
-        let destinations = &wish.destinations;
-        let stays = |name: &Arc<str>| destinations.iter().any(|one| one.name == *name);
-        // The old ones end first: what was routed by new rules is for the new ones.
+        // Nothing is touched before all of them are made.
+        let mut made = Vec::new();
+        for config in &wish.destinations {
+            if wish.changed.contains(&config.name) || !self.running.contains_key(&config.name) {
+                made.push(self.make(config)?);
+            }
+        }
+        let stays = |name: &Arc<str>| wish.destinations.iter().any(|one| one.name == *name);
         let running = self.running.keys();
         let leaving: Vec<_> = running
             .filter(|name| !stays(name) || wish.changed.contains(*name))
             .cloned()
             .collect();
-        self.end(&leaving).await?;
+        // The old ones end first: what was routed by new rules is for the new ones.
+        if let Err(error) = self.end(&leaving).await {
+            let said = anyhow::anyhow!("{error:#}");
+            self.broken = Some(error);
+            return Err(said);
+        }
+        let known = self.parts.store.status();
+        match self.exchange(&wish).await {
+            Ok(()) => {
+                for name in leaving.iter().filter(|name| !stays(name)) {
+                    tracing::info!(
+                        destination = &**name,
+                        "destination ended; what waits for it stays until it is configured again or removed"
+                    );
+                }
+                self.configs = wish.destinations;
+                self.go_on(made).await
+            }
+            Err(error) => {
+                self.put_back(&leaving, &known).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the journal know who there is, and exchanges where events go.
+    async fn exchange(&mut self, wish: &Wish) -> anyhow::Result<()> {
+        let destinations = &wish.destinations;
         let (names, from_kept) = (wish.names.clone(), wish.from_kept.clone());
         let done = self.parts.store.configure(names, from_kept).await?;
         anyhow::ensure!(done, "the journal has no number left for a new destination");
-        for name in leaving.iter().filter(|name| !stays(name)) {
-            tracing::info!(
-                destination = &**name,
-                "destination ended; what waits for it stays until it is configured again or removed"
-            );
-        }
         let routing = routing(
             &self.parts.store,
             destinations,
@@ -203,26 +236,69 @@ impl Destinations {
         let (book, ingest) = (self.parts.rulebook.clone(), self.parts.ingest.clone());
         let names = destinations.iter().map(|one| one.name.clone()).collect();
         let rules = wish.rules.clone();
-        let former = tokio::task::spawn_blocking(move || {
-            let mut former = Weak::new();
+        let exchanged = tokio::task::spawn_blocking(move || {
             book.exchange(names, rules, |rules| {
                 let rules = Arc::new(rules);
-                former = ingest.exchange_routing(Routing { rules, ..routing });
-            })?;
-            Ok::<_, rulebook::Error>(former)
+                ingest.exchange_routing(Routing { rules, ..routing });
+            })
         });
-        Ingest::settled(former.await??).await;
-        self.starts = self.starts_of(destinations);
-        self.parts.store.fill(self.wanted()).await?;
-        for config in destinations {
-            if !self.running.contains_key(&config.name) {
-                self.prepare(config)?;
-                tracing::info!(destination = &*config.name, "destination begins");
-            }
+        Ok(exchanged.await??)
+    }
+
+    /// Begins these, beside those that run.
+    async fn go_on(&mut self, made: Vec<Made>) -> anyhow::Result<()> {
+        self.starts = self.starts_of(&self.configs);
+        let begun = self.begin(made).await;
+        begun.map_err(|error| {
+            // Only the end of the journal brings this about.
+            let said = anyhow::anyhow!("{error:#}");
+            self.broken = Some(error);
+            said
+        })
+    }
+
+    async fn begin(&mut self, made: Vec<Made>) -> anyhow::Result<()> {
+        self.fills = !self.parts.ingest.settled().await;
+        match self.fills {
+            true => tracing::warn!(
+                "events that came before the destinations were changed still wait for room in \
+                 the journal; new destinations get what is kept after that"
+            ),
+            false => self.parts.store.fill(self.wanted()).await?,
+        }
+        for made in made {
+            let name = made.name().clone();
+            self.prepare(made)?;
+            tracing::info!(destination = &*name, "destination begins");
         }
         self.look_at_modes();
         self.begin_all();
         Ok(())
+    }
+
+    /// A change was not put in force: those that ended for it begin anew, and what the
+    /// journal was told is as it was. One that cannot be made any more, because what it was
+    /// made of is gone, does not run until the next change, and is said.
+    async fn put_back(&mut self, ended: &[Arc<str>], known: &store::Status) -> anyhow::Result<()> {
+        let configs = self.configs.clone();
+        let names = crate::config::journaled(&configs);
+        let mut made = Vec::new();
+        for config in configs.iter().filter(|one| ended.contains(&one.name)) {
+            match self.make(config) {
+                Ok(one) => made.push(one),
+                Err(error) => tracing::error!(
+                    destination = &*config.name,
+                    "destination does not run until destinations are put in force again, and \
+                     its events wait: {error:#}"
+                ),
+            }
+        }
+        let put_back = self.know_only(known, names).await;
+        if let Err(store::Stopped) = put_back {
+            self.broken = Some(store::Stopped.into());
+            return Err(store::Stopped.into());
+        }
+        self.go_on(made).await
     }
 
     /// Ends these, and waits until they have.
@@ -315,8 +391,31 @@ impl Destinations {
         self.parts.ingest.set_draining(draining);
     }
 
+    /// Has the journal know these names, and nobody who was not known before: such a one has
+    /// nothing, and would keep what it was to be given.
+    async fn know_only(
+        &mut self,
+        known: &store::Status,
+        names: Vec<Arc<str>>,
+    ) -> Result<(), store::Stopped> {
+        let store = &self.parts.store;
+        store.configure(names, Vec::new()).await?;
+        for new in &store.status().destinations {
+            if !known.destinations.iter().any(|d| d.name == new.name) {
+                store.forget_destination(new.name.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a destination, and touches nothing.
+    fn make(&self, config: &forward::Config) -> anyhow::Result<Made> {
+        let made = Made::new(config, &self.parts.store, &self.parts.clock);
+        made.map_err(|error| anyhow::anyhow!("destination {}: {error}", config.name))
+    }
+
     /// Continues a destination where the journal says it stands.
-    fn prepare(&mut self, config: &forward::Config) -> anyhow::Result<()> {
+    fn prepare(&mut self, made: Made) -> anyhow::Result<()> {
         let Parts {
             store,
             boots,
@@ -324,23 +423,21 @@ impl Destinations {
             end_max,
             ..
         } = &self.parts;
+        let name = made.name().clone();
         let status = store.status();
-        let known = status.destinations.iter().find(|d| d.name == config.name);
-        let known =
-            known.ok_or_else(|| anyhow::anyhow!("the journal does not know {}", config.name))?;
+        let known = status.destinations.iter().find(|d| d.name == name);
+        let known = known.ok_or_else(|| anyhow::anyhow!("the journal does not know {name}"))?;
         let forwarder = Forwarder::new(
-            config,
+            made,
             known.id,
             known.cursor,
             store.clone(),
-            store.reader()?,
             boots.clone(),
             clock.clone(),
         )
-        .map_err(|error| anyhow::anyhow!("destination {}: {error}", config.name))?
         .end_within(*end_max);
-        self.roster.add(config.name.clone(), forwarder.handle());
-        self.ready.push((config.name.clone(), forwarder));
+        self.roster.add(name.clone(), forwarder.handle());
+        self.ready.push((name, forwarder));
         Ok(())
     }
 
@@ -408,3 +505,6 @@ fn unexpected(ended: Result<(Arc<str>, tasks::Result), tokio::task::JoinError>) 
         Err(error) => Err(error.context(format!("destination {name}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,6 +269,45 @@ pub enum Error {
     Config(String),
 }
 
+/// A destination with all that it needs and that may be missing: what is left is to say
+/// where it stands.
+pub struct Made {
+    config: Config,
+    destination: Arc<dyn Destination>,
+    pages: store::Reader,
+}
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Made").field(&self.config.name).finish()
+    }
+}
+
+impl Made {
+    /// Makes it. Connects to nothing yet: a destination that is away does not keep the
+    /// gateway from starting.
+    ///
+    /// # Errors
+    /// When the configuration cannot work, or the journal cannot be read.
+    pub fn new(
+        config: &Config,
+        journal: &store::Handle,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let pages = journal.reader();
+        Ok(Self {
+            destination: config.destination(clock)?,
+            pages: pages.map_err(|error| Error::Reader(error.to_string()))?,
+            config: config.clone(),
+        })
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
+}
+
 /// Delivers the records of one destination.
 pub struct Forwarder {
     engine: Engine<store::Handle, Repairing<store::Reader>>,
@@ -284,26 +323,26 @@ impl std::fmt::Debug for Forwarder {
 }
 
 impl Forwarder {
-    /// Prepares delivery after `cursor`. Connects to nothing yet: a destination
-    /// that is away does not keep the gateway from starting.
-    ///
-    /// # Errors
-    /// When the configuration cannot work.
+    /// Prepares delivery after `cursor`.
     pub fn new(
-        config: &Config,
+        made: Made,
         id: DestinationId,
         cursor: Position,
         journal: store::Handle,
-        pages: store::Reader,
         boots: Arc<Boots>,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let handle = Handle::default();
+        let Made {
+            config,
+            destination,
+            pages,
+        } = made;
         let engine = Engine::new(engine::Parts {
-            name: config.name.clone(),
+            name: config.name,
             id,
             cursor,
-            destination: config.destination(&clock)?,
+            destination,
             retrying: engine::Retrying {
                 first: config.retry_first,
                 max: config.retry_max,
@@ -314,14 +353,14 @@ impl Forwarder {
             clock,
             status: handle.clone(),
             mode: handle.mode(),
-            pacing: config.pacing.clone(),
+            pacing: config.pacing,
         });
-        Ok(Self {
+        Self {
             engine,
             id,
             journal,
             handle,
-        })
+        }
     }
 
     /// Tells where the destination stands.

@@ -30,7 +30,7 @@ mod verdicts;
 use std::{
     collections::HashMap,
     future::ready,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -103,6 +103,24 @@ pub struct Retried {
     pub entries: Vec<Entry>,
     /// What is to be counted once that is done.
     pub counts: Metrics,
+    /// To be held until the entries are with the journal.
+    pub going: Going,
+}
+
+/// Events of a kept message, made again.
+#[derive(Debug)]
+pub struct Renormalised {
+    /// To be appended.
+    pub events: Vec<NewEvent>,
+    /// To be held until they are with the journal.
+    pub going: Going,
+}
+
+/// Where entries go by. While it is held, a change of where events go knows that some are
+/// on their way that know nothing of it.
+#[derive(Debug, Clone)]
+pub struct Going {
+    _by: Arc<Routing>,
 }
 
 /// Takes what devices publish.
@@ -113,6 +131,9 @@ pub struct Ingest {
     gateway: Option<GatewayId>,
     /// Where events go now. Each batch goes by what it began with.
     routing: RwLock<Arc<Routing>>,
+    /// What they went by that began before, as long as some are not with the journal yet:
+    /// one for each change that a batch is older than.
+    former: Mutex<Vec<Weak<Routing>>>,
     store: store::Handle,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -145,6 +166,7 @@ impl Ingest {
                 routes,
                 ..Routing::default()
             })),
+            former: Mutex::default(),
             store,
             clock,
             metrics: Arc::default(),
@@ -199,22 +221,30 @@ impl Ingest {
         self.routing().rules.clone()
     }
 
-    /// Changes where events go, for every batch that begins from now on; gives what those
-    /// go by that began before.
-    pub fn exchange_routing(&self, to: Routing) -> Weak<Routing> {
-        let former = Arc::downgrade(&self.routing());
+    /// Changes where events go, for every batch that begins from now on.
+    pub fn exchange_routing(&self, to: Routing) {
         self.change_routing(|routing| *routing = to);
-        former
     }
 
-    /// Waits until batches that go by `former` are with the journal.
-    pub async fn settled(former: Weak<Routing>) {
-        // Each batch holds what it goes by. One that finds no room in the journal may
-        // wait for long; nobody else waits for that.
+    /// Waits until all that went by anything else than what is in force is with the
+    /// journal, for some time: one that finds no room in the journal may wait for long. Says
+    /// whether that is so.
+    pub async fn settled(&self) -> bool {
         let deadline = tokio::time::Instant::now() + FORMER_MAX;
-        while former.strong_count() > 0 && tokio::time::Instant::now() < deadline {
+        while !self.is_settled() {
+            if tokio::time::Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        true
+    }
+
+    /// Whether all that goes by anything else than what is in force is with the journal.
+    pub fn is_settled(&self) -> bool {
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        former.retain(|routing| routing.strong_count() > 0);
+        former.is_empty()
     }
 
     /// Changes where events go before there are any.
@@ -233,7 +263,12 @@ impl Ingest {
         let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = Routing::clone(&routing);
         change(&mut changed);
-        *routing = Arc::new(changed);
+        let former = std::mem::replace(&mut *routing, Arc::new(changed));
+        drop(routing);
+        let former = Arc::downgrade(&former);
+        let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|routing| routing.strong_count() > 0);
+        all.push(former);
     }
 
     fn routing(&self) -> Arc<Routing> {
@@ -299,15 +334,18 @@ impl Ingest {
         Ok(Retried {
             entries,
             counts: metrics,
+            going: Going { _by: routing },
         })
     }
 
     /// An event that the gateway made itself, on its way into the journal. It goes where
     /// the rules say; with more to compare than is allowed for a message, everywhere.
-    /// The destinations of the rule that made it get it too.
+    /// The destinations of the rule that made it get it too. Destinations that get messages
+    /// as they came get none: nothing came.
     pub fn made(&self, event: &Event, rule: Option<&str>) -> NewEvent {
         let routing = self.routing();
-        let (rules, open) = (&routing.rules, routing.of(None));
+        let (rules, originals) = (&routing.rules, routing.originals);
+        let open = routing.of(None).without(originals);
         let mut matching = rules.scratch();
         matching.begin_message();
         let routes = match rules.is_empty() {
@@ -318,7 +356,7 @@ impl Ingest {
         };
         rules.give_back(matching);
         let also = rule.map_or(Routes::NONE, |rule| rules.windowed(rule));
-        let routes = routes.union(also);
+        let routes = routes.union(also.without(originals));
         let nowhere = routes == Routes::NONE && open != Routes::NONE;
         let mut body = Vec::with_capacity(512);
         event.to_cbor(&mut body);
@@ -345,7 +383,7 @@ impl Ingest {
     ///
     /// # Errors
     /// When the message cannot be used today.
-    pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Vec<NewEvent>, Reject> {
+    pub fn renormalise(&self, raw: &Raw, at: Timestamp) -> Result<Renormalised, Reject> {
         let (routing, metrics) = (self.routing(), Metrics::default());
         let routes = routing.of(raw.origin.as_ref()).without(routing.originals);
         let births = self.births.only_read();
@@ -359,7 +397,10 @@ impl Ingest {
             // The rest of a batch is in quarantine since it came.
             Entry::Quarantine(_) => None,
         });
-        Ok(events.collect())
+        Ok(Renormalised {
+            events: events.collect(),
+            going: Going { _by: routing },
+        })
     }
 }
 

@@ -23,6 +23,12 @@ pub struct DestinationId(pub u8);
 /// The most destinations that one journal can know at a time.
 pub const DESTINATIONS_MAX: usize = 63;
 
+/// Whether this is the name of a destination of the gateway's own, which no configuration
+/// names.
+pub fn is_own(name: &str) -> bool {
+    name.starts_with('$')
+}
+
 /// The number that no destination has: events that the rules send nowhere carry its
 /// bit, so that the journal holds them and counts them as it does for a destination.
 pub const NOWHERE: DestinationId = DestinationId(63);

@@ -43,6 +43,8 @@ pub(crate) struct Reload {
     file: Option<PathBuf>,
     auth: auth::Config,
     tokens: Tokens,
+    /// The last reading has put passwords and keys in force.
+    authenticated: bool,
     in_force: InForce,
     watch: Watch,
     hangup: Signal,
@@ -95,6 +97,7 @@ impl Reload {
             file,
             auth,
             tokens,
+            authenticated: false,
             in_force,
             watch: Watch::new(beginning.seen),
             hangup: beginning.hangup,
@@ -121,6 +124,7 @@ impl Reload {
     }
 
     async fn read_again(&mut self, now: Seen) {
+        self.authenticated = false;
         let (file, before) = (self.file.clone(), self.auth.clone());
         let read = spawn_blocking(move || match &file {
             Some(file) => again(file),
@@ -141,9 +145,11 @@ impl Reload {
         match result {
             Ok(()) => self.watch.read(seen),
             Err(error) => {
-                tracing::error!(
-                    "passwords, keys, tokens, destinations and rules stay as they were: {error:#}"
-                );
+                let what = match self.authenticated {
+                    true => "passwords, keys and tokens are in force, destinations and rules",
+                    false => "passwords, keys, tokens, destinations and rules",
+                };
+                tracing::error!("{what} stay as they were: {error:#}");
                 // To put it right may be to change what was read in vain, or what is in force.
                 self.watch.read(now.into_iter().chain(seen).collect());
             }
@@ -203,6 +209,7 @@ impl Reload {
         let (broker, read) = (self.broker.clone(), auth.clone());
         spawn_blocking(move || broker.reload_auth(read)).await??;
         self.auth = auth;
+        self.authenticated = true;
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     boots,
     clock::Booted,
     event::{Timestamp, View},
-    ingest::{Ingest, Raw},
+    ingest::{Going, Ingest, Raw, Renormalised},
     normalise::topic::Template,
     record::{DestinationId, Position, Routes},
     store::{Appended, Entry, Handle, Kept, KeptPage, NewEvent, Stopped},
@@ -115,6 +115,8 @@ pub struct Done {
 #[derive(Debug, Default)]
 struct Group {
     entries: Vec<Entry>,
+    /// What they go by.
+    going: Vec<Going>,
     /// Bytes of everything that was made for it.
     bytes: usize,
     /// What is to be said once it is kept.
@@ -209,6 +211,7 @@ impl Replay {
     fn message(&self, ingest: &Ingest, message: Kept, group: &mut Group) {
         let Group {
             entries,
+            going,
             bytes,
             done,
         } = group;
@@ -221,7 +224,10 @@ impl Replay {
         );
         raw.booted = booted;
         let made = match ingest.renormalise(&raw, self.at) {
-            Ok(made) => made,
+            Ok(Renormalised { events, going: by }) => {
+                going.push(by);
+                events
+            }
             Err(reject) => {
                 done.refused += 1;
                 done.items.push(json!({
@@ -318,7 +324,9 @@ async fn append(store: &Handle, group: &mut Group) -> Result<bool, Stopped> {
     if entries.is_empty() {
         return Ok(true);
     }
-    for appended in store.append_spare(entries).await?.await? {
+    let receipt = store.append_spare(entries).await?;
+    group.going.clear();
+    for appended in receipt.await? {
         match appended {
             Appended::Stored(_) => group.done.stored += 1,
             Appended::Duplicate => group.done.duplicate += 1,

@@ -121,6 +121,11 @@ pub(super) fn warnings(kind: &Kind, retry_max: Duration) -> Vec<String> {
         _ => return Vec::new(),
     };
     let mut warnings = Vec::new();
+    #[cfg(feature = "eventbridge")]
+    if matches!(kind, Kind::EventBridge(config) if !config.check_bus) {
+        let what = "with check_bus = false events for a bus that is not there are lost, and count as delivered";
+        warnings.push(what.to_owned());
+    }
     let has_token = account
         .keys
         .as_ref()

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     clock::Clock,
     forward,
-    record::DESTINATIONS_MAX,
+    record::{DESTINATIONS_MAX, is_own},
     rules::Rule,
     store::{self, Mode},
 };
@@ -110,7 +110,12 @@ impl Handle {
         }
         let status = self.store.status();
         let known = |name: &&Arc<str>| status.destinations.iter().any(|d| d.name == **name);
-        let new = wish.names.iter().filter(|name| !known(name)).count();
+        // One of our own does without a number where there is none.
+        let new = wish
+            .names
+            .iter()
+            .filter(|name| !known(name) && !is_own(name));
+        let new = new.count();
         if status.destinations.len() + new > DESTINATIONS_MAX {
             return Err(store::Error::TooManyDestinations.into());
         }

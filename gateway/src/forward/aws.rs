@@ -8,6 +8,8 @@
 #[cfg(any(feature = "eventbridge", feature = "sns", feature = "sqs"))]
 mod batching;
 #[cfg(feature = "aws-requests")]
+mod doubt;
+#[cfg(feature = "aws-requests")]
 mod fault;
 #[cfg(any(feature = "sns", feature = "sqs"))]
 pub mod message;

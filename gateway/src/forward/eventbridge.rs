@@ -5,8 +5,9 @@
 //! copy; the idempotency key is in the detail (`eventkey`).
 //!
 //! A request has ten entries at most, each with an answer of its own. The service answers
-//! entries for a bus that is not there as if it had taken them, so the bus is asked for
-//! first, and again and again.
+//! entries for a bus that is not there as if it had taken them. So the bus is asked for
+//! before a batch and after it, and nothing of the batch counts as taken before the second
+//! answer says that it is still the one that it was.
 
 use std::{
     pin::Pin,
@@ -36,6 +37,9 @@ pub struct Config {
     pub bus: String,
     /// What rules know these events by.
     pub source: String,
+    /// Whether the bus is asked for. Where it is not, events for one that is not there are
+    /// lost, and count as delivered.
+    pub check_bus: bool,
     /// Whose it is, and where.
     pub account: Account,
     /// How entries are put together.
@@ -46,8 +50,12 @@ pub struct Config {
 const BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an entry's time, as the service counts.
 const TIME_BYTES: usize = 14;
-/// How often the bus is asked for, at most.
+/// How long what the bus said of itself counts for the next batch. One that is replaced
+/// meanwhile shows in the answer after that batch.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
+/// Questions that the service has no time for are asked again after so long, so often.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASKED_MAX: u32 = 10;
 /// Characters of a detail type, at most.
 const DETAIL_TYPE_CHARS_MAX: usize = 128;
 
@@ -57,6 +65,7 @@ impl Config {
         Self {
             bus: bus.into(),
             source: "penstock".to_owned(),
+            check_bus: true,
             account: Account::default(),
             batching: Batching::of_bytes(BYTES_MAX),
         }
@@ -76,16 +85,15 @@ pub(super) struct EventBridge(Requests<Bus>);
 struct Bus {
     config: Config,
     client: OnceCell<Client>,
-    asked: Mutex<Asked>,
+    asked: Mutex<Option<Asked>>,
 }
 
-/// Whether the bus is there.
-#[derive(Debug, Default)]
+/// The bus when it was last asked for.
+#[derive(Debug, Clone, Copy)]
 struct Asked {
-    /// When we were last told that it is, or that we may not ask.
-    at: Option<Instant>,
-    /// That we may not ask was said.
-    denied: bool,
+    at: Instant,
+    /// When it was made: one of the same name that was made later is another bus.
+    made: Option<DateTime>,
 }
 
 impl EventBridge {
@@ -100,37 +108,47 @@ impl EventBridge {
 }
 
 impl Bus {
-    /// Makes sure that the bus is there, as far as we may ask.
+    /// Makes sure that the bus is there, before a batch.
     async fn look(&self, client: &Client) -> Result<(), Error> {
-        let now = Instant::now();
-        let recent = |at: Instant| now.duration_since(at) < ASKED_EVERY;
-        if self.asked().at.is_some_and(recent) {
-            return Ok(());
+        let recent = |asked: Asked| asked.at.elapsed() < ASKED_EVERY;
+        if self.config.check_bus && !self.asked().is_some_and(recent) {
+            let asked = self.ask(client).await?;
+            *self.asked() = Some(asked);
         }
-        let asked = client.describe_event_bus().name(&self.config.bus);
-        let denied = match Box::pin(asked.send()).await {
-            Ok(_) => false,
-            Err(error) => match aws::fault(&error) {
-                Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => true,
-                fault => return Err(fault.into()),
-            },
-        };
-        let mut asked = self.asked();
-        if denied && !asked.denied {
-            tracing::warn!(
-                bus = self.config.bus,
-                "events for a bus that is not there would be lost, and whether it is cannot be asked without the right to events:DescribeEventBus"
-            );
-        }
-        *asked = Asked {
-            at: Some(now),
-            denied,
-        };
         Ok(())
     }
 
+    /// Asks for the bus.
+    async fn ask(&self, client: &Client) -> Result<Asked, Error> {
+        let mut left = ASKED_MAX;
+        loop {
+            let at = Instant::now();
+            let asked = client.describe_event_bus().name(&self.config.bus);
+            let fault = match Box::pin(asked.send()).await {
+                Ok(bus) => {
+                    let made = bus.creation_time().copied();
+                    return Ok(Asked { at, made });
+                }
+                Err(error) => aws::fault(&error),
+            };
+            left -= 1;
+            match fault {
+                // Sent again, what was put before would be there twice.
+                Fault::Throttled if left > 0 => tokio::time::sleep(ASK_AGAIN).await,
+                Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => {
+                    return Err(Error::Misconfigured(format!(
+                        "events for a bus that is not there would be lost, and whether it is \
+                         cannot be asked without the right to events:DescribeEventBus (or set \
+                         check_bus = false): {reason}"
+                    )));
+                }
+                fault => return Err(fault.into()),
+            }
+        }
+    }
+
     /// Nothing that holds the lock panics, so a poisoned one is as good.
-    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+    fn asked(&self) -> std::sync::MutexGuard<'_, Option<Asked>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -194,6 +212,21 @@ impl Service for Bus {
         let client = made.await?;
         self.look(client).await?;
         Ok(client)
+    }
+
+    async fn confirm(&self, client: &Client) -> Result<(), Error> {
+        if !self.config.check_bus {
+            return Ok(());
+        }
+        let before = self.asked().take();
+        let after = self.ask(client).await?;
+        *self.asked() = Some(after);
+        match before.is_some_and(|before| before.made == after.made) {
+            true => Ok(()),
+            false => Err(Error::unavailable(
+                "the bus was replaced while events were sent to it".to_owned(),
+            )),
+        }
     }
 
     async fn put(

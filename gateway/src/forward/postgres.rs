@@ -68,9 +68,14 @@ impl Postgres {
 
     /// Inserts it over the connection of before, or a new one.
     async fn insert(&self, part: &Batch) -> Result<Reply, Error> {
-        let columns = match rows::of(&part.items, self.config.layout, self.rows_bytes_max()) {
-            Ok(columns) => columns,
-            Err(error) => return Ok(Reply::Refused(error.to_string())),
+        let (items, layout) = (part.items.clone(), self.config.layout);
+        let bytes_max = self.rows_bytes_max();
+        // Rows are made of much JSON.
+        let made = tokio::task::spawn_blocking(move || rows::of(&items, layout, bytes_max));
+        let columns = match made.await {
+            Ok(Ok(columns)) => columns,
+            Ok(Err(error)) => return Ok(Reply::Refused(error.to_string())),
+            Err(error) => return Err(Error::unavailable(format!("make rows: {error}"))),
         };
         let mut slot = self.session.lock().await;
         // Whatever ends this early leaves no connection behind that is in the middle of
@@ -100,8 +105,13 @@ impl Postgres {
                 *slot = session;
                 Ok(Reply::Refused(reason))
             }
+            // Undone as well. Half of it may be quick enough; a single record is not to blame.
+            Verdict::Slow(reason) if part.items.len() > 1 => {
+                *slot = session;
+                Ok(Reply::Refused(reason))
+            }
             Verdict::Misconfigured(reason) => Err(Error::Misconfigured(reason)),
-            Verdict::Unavailable(reason) => Err(Error::unavailable(reason)),
+            Verdict::Slow(reason) | Verdict::Unavailable(reason) => Err(Error::unavailable(reason)),
         }
     }
 }

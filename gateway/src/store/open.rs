@@ -158,9 +158,9 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
             keep_promise(promised, found, &mut state)
         }
     };
-    let known = known_names(&connection)?;
+    retire(&connection, &config.destinations, &promises, &mut state)?;
     let names = numbering::number(
-        &known,
+        &numbering::known(&connection)?,
         Configured {
             names: &config.destinations,
             from_kept: &config.from_kept,
@@ -194,6 +194,31 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
         set_aside,
         report,
     })
+}
+
+/// Makes numbers free that new destinations need, first in the database and then in the
+/// promises file: one that is given again under another name would look like damage.
+fn retire(
+    connection: &Connection,
+    configured: &[Arc<str>],
+    promises: &Promises,
+    state: &mut State,
+) -> Result<(), Error> {
+    let transaction = connection.unchecked_transaction()?;
+    if numbering::retire(&transaction, configured, state)? {
+        state.commit += 1;
+        stage::write_state(&transaction, state, &mut Vec::new())?;
+        transaction.commit()?;
+    } else {
+        drop(transaction);
+    }
+    let known = numbering::known(connection)?;
+    let is_gone = |noted: &(DestinationId, String)| known.iter().all(|k| k.id != noted.0);
+    if promises.names().iter().any(is_gone) {
+        // Retired just now, or before a crash.
+        promises.write_names(&known)?;
+    }
+    Ok(())
 }
 
 /// Opens the database and looks whether its structure is whole.
@@ -352,17 +377,4 @@ fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
     }
     state.commit = promised.commit;
     broken
-}
-
-/// The names that the database has.
-fn known_names(connection: &Connection) -> Result<Vec<Name>, Error> {
-    let mut statement = connection.prepare("SELECT id, name FROM destinations ORDER BY id")?;
-    let known = statement.query_map([], |row| {
-        Ok(Name {
-            id: DestinationId(row.get(0)?),
-            name: Arc::<str>::from(row.get::<_, String>(1)?),
-            configured: false,
-        })
-    })?;
-    Ok(known.collect::<Result<_, _>>()?)
 }

@@ -17,6 +17,7 @@ pub(in crate::config) fn read(table: &Table<'_, '_, '_>) -> Option<Kind> {
     let default = eventbridge::Config::new(bus);
     let config = eventbridge::Config {
         source: table.parsed("source", source).unwrap_or(default.source),
+        check_bus: table.boolean("check_bus", default.check_bus),
         account: read_account(table),
         batching: batching::read(table, "event_bytes_max", &default.batching),
         bus: default.bus,

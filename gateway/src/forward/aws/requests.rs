@@ -7,10 +7,7 @@
 use std::{
     collections::HashSet,
     fmt::Debug,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Fault, Order,
+    doubt::Doubt,
     sending::Sending,
     unit::{TooLarge, Unit},
 };
@@ -70,6 +68,14 @@ pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
     /// Made at the first batch: finding credentials takes time, and may fail.
     fn client(&self) -> impl Future<Output = Result<&Self::Client, Error>> + Send;
 
+    /// Says whether what was taken of a batch is kept, where an answer alone does not.
+    ///
+    /// # Errors
+    /// When it is not, or nobody knows: then all of the batch goes again.
+    fn confirm(&self, _client: &Self::Client) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// One request. Gives an answer for each of the entries, in order.
     fn put(
         &self,
@@ -84,8 +90,8 @@ pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
 pub(in crate::forward) struct Requests<S> {
     pub(super) service: Arc<S>,
     refusals: Mutex<Refusals>,
-    /// It has taken an event since one failed that stood alone in its request.
-    takes: AtomicBool,
+    /// What fails without being to blame.
+    doubt: Mutex<Doubt>,
 }
 
 impl<S: Service> Requests<S> {
@@ -93,7 +99,7 @@ impl<S: Service> Requests<S> {
         Self {
             service: Arc::new(service),
             refusals: Mutex::default(),
-            takes: AtomicBool::new(false),
+            doubt: Mutex::default(),
         }
     }
 
@@ -195,9 +201,13 @@ impl<S: Service> Requests<S> {
     async fn put_all(&self, batch: &Batch, proven: bool) -> Outcomes {
         let client = self.service.client().await?;
         let (units, too_large) = self.units(batch).await?;
-        Sending::new(self, batch, units, too_large, proven)
+        let outcomes = Sending::new(self, batch, units, too_large, proven)
             .run(client)
-            .await
+            .await?;
+        if outcomes.contains(&Outcome::Acknowledged) {
+            self.service.confirm(client).await?;
+        }
+        Ok(outcomes)
     }
 
     async fn units(&self, batch: &Batch) -> Result<(Vec<Unit>, TooLarge), Error> {
@@ -206,20 +216,14 @@ impl<S: Service> Requests<S> {
         units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))
     }
 
-    /// It took an event.
-    pub(super) fn takes(&self) {
-        self.takes.store(true, Ordering::Relaxed);
-    }
-
-    /// An event that stood alone failed, and not by its own fault. Whether the service takes
-    /// others: then it waits, and they go on; else the service is away.
-    pub(super) fn takes_others(&self) -> bool {
-        self.takes.swap(false, Ordering::Relaxed)
-    }
-
     /// Nothing that holds the lock panics, so a poisoned one is as good.
     pub(super) fn refusals(&self) -> MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As above.
+    pub(super) fn doubt(&self) -> MutexGuard<'_, Doubt> {
+        self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

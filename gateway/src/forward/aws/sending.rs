@@ -4,7 +4,9 @@
 //! Records of one partition key are a lane. A request takes the first record of as many
 //! lanes as fit, and a lane goes on when its record was taken. A record that was not
 //! taken ends its lane for this batch: the records behind it were not tried. A request
-//! that is refused as a whole is halved until the record that is to blame stands alone.
+//! that is refused as a whole is halved until the record that is to blame stands alone; what
+//! becomes of one of which nothing is taken, without anything being to blame, says
+//! [`super::doubt`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     Fault, Order,
+    doubt::BLAMED_MAX,
     requests::{Answer, Limits, Requests, Service},
     unit::{TooLarge, Unit},
 };
@@ -24,6 +27,7 @@ use crate::forward::{
     destination::{Error, Outcome, Outcomes},
     refusals::Refusals,
 };
+use crate::record::Position;
 
 /// See the module.
 pub(super) struct Sending<'a, S> {
@@ -48,6 +52,16 @@ pub(super) struct Sending<'a, S> {
     refusals_before: Refusals,
     /// The service is not at fault, because it took one.
     taken: bool,
+    /// Records of requests of which all failed, and not by their own fault.
+    failed: Vec<usize>,
+    /// Why the first of them did.
+    failure: Option<String>,
+    /// Records that failed so, alone and again: they have had an attempt.
+    blamed: Vec<usize>,
+    /// Something of this batch was taken.
+    took: bool,
+    /// The service seems to be away: nothing more goes out.
+    gives_up: bool,
     /// Nothing more goes out.
     trouble: Option<Trouble>,
 }
@@ -86,6 +100,11 @@ impl<'a, S: Service> Sending<'a, S> {
             stalled: Vec::new(),
             refusals_before: requests.refusals().clone(),
             taken,
+            failed: Vec::new(),
+            failure: None,
+            blamed: Vec::new(),
+            took: false,
+            gives_up: false,
             trouble: None,
         }
     }
@@ -114,7 +133,7 @@ impl<'a, S: Service> Sending<'a, S> {
 
     /// What to put next: a whole request, or what there is if nothing else is `idle`.
     fn next_request(&mut self, idle: bool) -> Option<Vec<usize>> {
-        if self.trouble.is_some() {
+        if self.trouble.is_some() || self.gives_up {
             return None;
         }
         if let Some(part) = self.again.pop_front() {
@@ -150,13 +169,10 @@ impl<'a, S: Service> Sending<'a, S> {
             return;
         }
         let failed = |answer: &Answer| matches!(answer, Answer::Not(Fault::Unavailable(_)));
-        let waits_alone = || request.len() == 1 && self.requests.takes_others();
         if answers.iter().all(failed)
-            && !waits_alone()
             && let Some(Answer::Not(Fault::Unavailable(reason))) = answers.first()
         {
-            // Then no record is to blame.
-            self.stop(Trouble::Failed(Error::unavailable(reason.clone())));
+            self.failed_whole(request, reason);
             return;
         }
         for (unit, answer) in request.iter().zip(answers) {
@@ -171,14 +187,51 @@ impl<'a, S: Service> Sending<'a, S> {
         }
     }
 
+    /// All of a request failed, and not by its own fault.
+    fn failed_whole(&mut self, request: &[usize], reason: &str) {
+        let events = self.events(request);
+        let failed_before = self.requests.doubt().is_about(&events);
+        let is_all = request.len() == self.units.len() && self.requests.doubt().takes_others();
+        let is_enough = !self.took && self.blamed.len() >= BLAMED_MAX;
+        match request {
+            [one] if !is_enough && (failed_before || is_all) => {
+                self.blamed.push(*one);
+                self.settle(*one, &Outcome::Transient(reason.to_owned()));
+            }
+            [_, _, ..] if !is_enough && failed_before => self.halve(request),
+            _ => {
+                let is_second = !self.failed.is_empty();
+                self.failed.extend(request);
+                self.failure.get_or_insert_with(|| reason.to_owned());
+                // Others were tried, and fared no better.
+                self.gives_up |= is_second && !self.took && self.blamed.is_empty();
+            }
+        }
+    }
+
+    /// Positions of the events of these records.
+    fn events(&self, units: &[usize]) -> Vec<Position> {
+        let items = units.iter().flat_map(|unit| &self.units[*unit].items);
+        items.map(|at| self.batch.items[*at].position()).collect()
+    }
+
+    /// Each half goes by itself.
+    fn halve(&mut self, request: &[usize]) {
+        let (first, second) = request.split_at(request.len().div_ceil(2));
+        self.again.extend([first.to_vec(), second.to_vec()]);
+    }
+
     fn taken(&mut self, unit: usize) {
         self.taken = true;
+        self.took = true;
         self.refused.clear();
-        self.requests.takes();
         for refused in std::mem::take(&mut self.stalled) {
             self.go_on(refused);
         }
         *self.requests.refusals() = Refusals::default();
+        self.requests
+            .doubt()
+            .forget(self.events(&[unit]).into_iter());
         self.settle(unit, &Outcome::Acknowledged);
         self.go_on(unit);
     }
@@ -207,10 +260,7 @@ impl<'a, S: Service> Sending<'a, S> {
                 self.stop(Trouble::Failed(Error::Misconfigured(reason)));
             }
             Fault::Refused(reason) if request.len() == 1 => self.refuse(request[0], &reason),
-            Fault::Refused(_) => {
-                let (first, second) = request.split_at(request.len().div_ceil(2));
-                self.again.extend([first.to_vec(), second.to_vec()]);
-            }
+            Fault::Refused(_) => self.halve(&request),
         }
     }
 
@@ -268,7 +318,29 @@ impl<'a, S: Service> Sending<'a, S> {
         self.trouble.get_or_insert(trouble);
     }
 
-    fn conclude(self) -> Outcomes {
+    /// What failed whole is put off, or the service is away.
+    fn look_at_failures(&mut self) {
+        let failed = [&self.failed[..], &self.blamed[..]].concat();
+        let mut doubt = self.requests.doubt();
+        if failed.is_empty() {
+            if self.took {
+                doubt.taken();
+            }
+            return;
+        }
+        let put_off = doubt.failed(self.events(&failed), self.took);
+        drop(doubt);
+        if let Some(retry_after) = put_off {
+            for unit in std::mem::take(&mut self.failed) {
+                self.settle(unit, &Outcome::Paced { retry_after });
+            }
+        } else if let Some(reason) = self.failure.take() {
+            self.stop(Trouble::Failed(Error::unavailable(reason)));
+        }
+    }
+
+    fn conclude(mut self) -> Outcomes {
+        self.look_at_failures();
         let open = match self.trouble {
             None => Outcome::Behind,
             Some(Trouble::Throttled) => Outcome::Throttled { retry_after: None },

@@ -86,8 +86,10 @@ struct State {
     identities: HashSet<String>,
     requests: Vec<Vec<u64>>,
     never: BTreeSet<u64>,
+    failing: BTreeSet<u64>,
     asked: Vec<String>,
     about: Option<(u16, &'static str)>,
+    made: Option<u32>,
     at_once: usize,
     most_at_once: usize,
 }
@@ -135,6 +137,17 @@ impl Place {
     /// Questions about the queue or the bus are answered so.
     pub(in crate::forward) fn says_of_itself(&self, status: u16, code: &'static str) {
         self.state.lock().unwrap().about = Some((status, code));
+    }
+
+    /// The bus is there, and was made then.
+    pub(in crate::forward) fn is_there(&self, made: u32) {
+        let mut state = self.state.lock().unwrap();
+        (state.about, state.made) = (None, Some(made));
+    }
+
+    /// All of a request of these alone fails, by nobody's fault.
+    pub(in crate::forward) fn always_fails(&self, positions: impl IntoIterator<Item = u64>) {
+        self.state.lock().unwrap().failing = positions.into_iter().collect();
     }
 
     pub(in crate::forward) fn never_takes(&self, positions: impl IntoIterator<Item = u64>) {
@@ -186,7 +199,10 @@ async fn answer(
         state.asked.push(String::from_utf8(body.to_vec()).unwrap());
         return match state.about {
             Some((status, code)) => service.refusal(status, code, "so it was scripted"),
-            None => reply(200, json!({"QueueUrl": "http://q/1/telemetry"}).to_string()),
+            None => {
+                let about = json!({"QueueUrl": "http://q/1/telemetry", "CreationTime": state.made});
+                reply(200, about.to_string())
+            }
         };
     }
     {
@@ -238,6 +254,7 @@ impl State {
             let id = entry.id.clone();
             let failure: Option<Failure> = match mood {
                 _ if self.never.contains(&positions[n]) => Some(("InvalidParameterValue", true)),
+                _ if self.failing.contains(&positions[n]) => Some(("InternalError", false)),
                 Mood::Fails(which, code, sender) if which.contains(&n) => Some((*code, *sender)),
                 Mood::Throttles(keys) if keys.contains(&&*key) => Some(("RequestThrottled", true)),
                 _ => None,

@@ -33,7 +33,11 @@ async fn an_entry_says_bus_source_type_and_time_and_its_detail_is_the_event() {
     let place = place(vec![]).await;
     let outcomes = bus(config(&place)).send(of_devices(&[1])).await;
     assert_eq!(outcomes.unwrap(), [ACKNOWLEDGED]);
-    assert_eq!(place.asked(), [r#"{"Name":"plant"}"#]);
+    assert_eq!(
+        place.asked(),
+        [r#"{"Name":"plant"}"#; 2],
+        "before and after"
+    );
     let taken = place.taken();
     let entry = &taken[0].raw;
     assert_eq!(entry["EventBusName"], "plant");
@@ -43,35 +47,78 @@ async fn an_entry_says_bus_source_type_and_time_and_its_detail_is_the_event() {
     assert_eq!(taken[0].event()["eventkey"], record(1, 1).key.to_string());
 }
 
+/// What needs a person, and nothing else.
+fn wrong(outcomes: Outcomes) -> String {
+    match outcomes {
+        Err(Error::Misconfigured(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
-async fn a_bus_that_is_not_there_needs_a_person_and_one_that_we_may_not_ask_for_gets_events() {
+async fn a_bus_that_is_not_there_or_that_we_may_not_ask_for_gets_nothing_and_needs_a_person() {
     let place = place(vec![]).await;
     place.says_of_itself(400, "ResourceNotFoundException");
-    let outcomes = bus(config(&place)).send(of_devices(&[1])).await;
-    assert!(
-        matches!(outcomes, Err(Error::Misconfigured(_))),
-        "{outcomes:?}"
-    );
+    wrong(bus(config(&place)).send(of_devices(&[1])).await);
     place.says_of_itself(400, "AccessDeniedException");
-    let outcomes = bus(config(&place)).send(of_devices(&[1])).await;
+    let reason = wrong(bus(config(&place)).send(of_devices(&[1])).await);
+    assert!(reason.contains("events:DescribeEventBus"), "{reason}");
+    assert!(reason.contains("check_bus = false"), "{reason}");
+    assert!(place.taken().is_empty());
+    let mut unchecked = config(&place);
+    unchecked.check_bus = false;
+    let outcomes = bus(unchecked).send(of_devices(&[1])).await;
     assert_eq!(outcomes.unwrap(), [ACKNOWLEDGED]);
 }
 
 #[tokio::test]
-async fn a_bus_that_is_taken_away_is_noticed() {
+async fn nothing_counts_as_taken_by_a_bus_that_is_taken_away_meanwhile() {
     let place = place(vec![]).await;
     let bus = bus(config(&place));
     assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
     place.says_of_itself(400, "ResourceNotFoundException");
+    wrong(bus.send(of_devices(&[2])).await);
+    assert_eq!(place.requests().len(), 2);
+    // And nothing more is sent until it is back.
+    wrong(bus.send(of_devices(&[2])).await);
+    assert_eq!(place.requests().len(), 2);
+    place.is_there(2);
+    assert_eq!(bus.send(of_devices(&[2])).await.unwrap(), [ACKNOWLEDGED]);
+}
+
+#[tokio::test]
+async fn nothing_counts_as_taken_by_a_bus_that_was_made_anew_meanwhile() {
+    let place = place(vec![]).await;
+    place.is_there(1);
+    let bus = bus(config(&place));
     assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
-    tokio::time::pause();
-    tokio::time::advance(ASKED_EVERY).await;
-    tokio::time::resume();
-    let outcomes = bus.send(of_devices(&[1])).await;
+    place.is_there(2);
+    let outcomes = bus.send(of_devices(&[2])).await;
     assert!(
-        matches!(outcomes, Err(Error::Misconfigured(_))),
+        matches!(outcomes, Err(Error::Unavailable { .. })),
         "{outcomes:?}"
     );
+    assert_eq!(bus.send(of_devices(&[2])).await.unwrap(), [ACKNOWLEDGED]);
+}
+
+#[tokio::test]
+async fn a_question_that_the_service_has_no_time_for_is_asked_again_and_events_are_not_sent_again()
+{
+    let place = place(vec![]).await;
+    place.is_there(1);
+    let bus = bus(config(&place));
+    assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
+    place.says_of_itself(400, "ThrottlingException");
+    let asked = place.asked().len();
+    let has_time = async {
+        while place.asked().len() < asked + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        place.is_there(1);
+    };
+    let (outcomes, ()) = tokio::join!(bus.send(of_devices(&[2])), has_time);
+    assert_eq!(outcomes.unwrap(), [ACKNOWLEDGED]);
+    assert_eq!(place.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -47,7 +47,8 @@ impl Session {
             "SELECT set_config('synchronous_commit', 'on', false) \
              WHERE current_setting('synchronous_commit') = 'off'; \
              SET statement_timeout = {}; SET TimeZone = 'UTC'",
-            config.timeout.as_millis()
+            // Sooner than we give up, so that we hear of it.
+            config.timeout.mul_f64(0.9).as_millis().max(1)
         );
         session
             .run(async |client| client.batch_execute(&prepare).await)

@@ -177,6 +177,7 @@ async fn an_answer_means_what_its_class_says() {
         ("53100", "away"),
         ("53300", "away"),
         ("55P03", "away"),
+        ("57014", "away"),
         ("57P01", "away"),
         ("58030", "away"),
         ("XX000", "away"),
@@ -206,6 +207,24 @@ async fn a_record_that_is_refused_is_found_by_halving_over_one_connection() {
     }
     assert_eq!(outcomes.len(), 8);
     assert_eq!(server.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_halved_and_blames_no_record() {
+    let slow = || Answer::Refuse("57014");
+    let (server, config) = Server::start([slow(), slow()]).await;
+    let outcomes = postgres(config).send(batch(1..=8)).await;
+    assert_eq!(outcomes, Ok(vec![Outcome::Acknowledged; 8]));
+    // All, four, two, two, and four.
+    assert_eq!(server.inserts.load(Ordering::Relaxed), 5);
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1);
+    // Where one alone takes too long, the batch goes again as far as it was not taken.
+    let (_server, config) = Server::start([slow(), slow(), slow()]).await;
+    let outcomes = postgres(config).send(batch(1..=3)).await;
+    assert!(
+        matches!(outcomes, Err(Error::Unavailable { .. })),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test]

@@ -4,13 +4,17 @@
 //! |---|---|
 //! | 21, 22, 23, 27, 38, 39, 44, 54, P0: data, constraints, limits, what a trigger raises | a row is to blame |
 //! | 0A, 0L, 0P, 28, 3D, 3F, 42: no such table or column, no right, no login | needs a person |
+//! | 57014: it took longer than `statement_timeout` | too many rows, or locks: fewer go at once |
 //! | anything else: 08, 25006 (not the primary), 40, 53, 55, 57, 58, XX | away, or not yet |
 //!
 //! While connecting no row is to blame for anything.
 
 use std::error::Error as _;
 
-use tokio_postgres::{Error, error::DbError};
+use tokio_postgres::{
+    Error,
+    error::{DbError, SqlState},
+};
 
 /// How much of a reason is kept.
 const REASON_CHARS_MAX: usize = 500;
@@ -22,6 +26,8 @@ pub(super) enum Verdict {
     Refused(String),
     /// A person must change something.
     Misconfigured(String),
+    /// The server stopped the statement, which took too long.
+    Slow(String),
     /// Nothing is known.
     Unavailable(String),
 }
@@ -58,16 +64,17 @@ impl Verdict {
 
     pub(super) fn into_reason(self) -> String {
         match self {
-            Self::Refused(reason) | Self::Misconfigured(reason) | Self::Unavailable(reason) => {
-                reason
-            }
+            Self::Refused(reason)
+            | Self::Misconfigured(reason)
+            | Self::Slow(reason)
+            | Self::Unavailable(reason) => reason,
         }
     }
 
     /// Of anything before rows are sent.
     pub(super) fn of_beginning(error: &Error) -> Self {
         match Self::of(error) {
-            Self::Refused(reason) => Self::Unavailable(reason),
+            Self::Refused(reason) | Self::Slow(reason) => Self::Unavailable(reason),
             verdict => verdict,
         }
     }
@@ -76,6 +83,9 @@ impl Verdict {
 fn of_answer(answer: &DbError) -> Verdict {
     let code = answer.code().code();
     let reason = format!("{} ({code})", cut(answer.message().to_owned()));
+    if code == SqlState::QUERY_CANCELED.code() {
+        return Verdict::Slow(reason);
+    }
     let class = code.get(..2).unwrap_or_default();
     match class {
         "21" | "22" | "23" | "27" | "38" | "39" | "44" | "54" | "P0" => Verdict::Refused(reason),

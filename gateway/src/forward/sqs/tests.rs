@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::forward::{
@@ -11,7 +12,7 @@ use crate::forward::{
         testing::{Mood, Place, Service as At, are_all_in_order, deliver, mood, of_devices},
     },
     destination::Outcome,
-    testing::record,
+    testing::{Model, engine, record},
 };
 
 const FIFO: &str = "http://sqs.example/1/telemetry.fifo";
@@ -233,6 +234,74 @@ async fn a_message_that_fails_again_and_again_holds_up_nobody_else() {
         matches!(outcomes, Err(Error::Unavailable { .. })),
         "{outcomes:?}"
     );
+}
+
+/// Messages that fail whenever they are in a request, and whatever came before them.
+async fn poisoned(before: u64, count: u64) -> (Place, Model) {
+    let place = place(vec![]).await;
+    place.always_fails(before + 1..=before + count);
+    let model = Model::new();
+    for n in 1..=before + count {
+        model.append(record(n, n as u8));
+    }
+    (place, model)
+}
+
+/// Appends messages of other devices, one when the one before was taken, until all of
+/// the queue's that it can take are taken and as many dead letters are there.
+async fn drain(place: &Place, model: &Model, mut at: u64, count: u64) {
+    let dead = usize::try_from(count).unwrap();
+    let drained = async {
+        let are_dead = || model.disk.lock().unwrap().dead.len() >= dead;
+        while !are_dead() || model.backlog() > 0 {
+            if !are_dead() && (place.positions().contains(&at) || model.backlog() <= dead) {
+                at += 1;
+                model.append(record(at, (at % 100) as u8 + 100));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let drained = tokio::time::timeout(Duration::from_secs(60), drained).await;
+    let backlog = model.backlog();
+    drained.unwrap_or_else(|_| panic!("{backlog} wait, {:?}", place.requests()));
+}
+
+#[tokio::test]
+async fn messages_that_always_fail_together_hold_up_nobody_and_are_dead_letters_in_the_end() {
+    for (before, count) in [(3, 2), (0, 2), (0, 25)] {
+        // Alone from the first request on, or behind others.
+        let (place, model) = poisoned(before, count).await;
+        let (engine, _) = engine(&model, Arc::new(sqs(config(&place, FIFO))), 3);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        drain(&place, &model, before + count, count).await;
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        let dead = model.disk.lock().unwrap().dead.clone();
+        for (position, (attempts, reason)) in dead {
+            assert!((before + 1..=before + count).contains(&position.0));
+            assert_eq!(attempts, 3, "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_takes_nothing_for_long_takes_no_attempt_from_any_message() {
+    let place = place(vec![]).await;
+    let sqs = sqs(config(&place, FIFO));
+    assert_eq!(sqs.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
+    place.always_fails(1..=40);
+    let devices: Vec<u8> = (1..=40).collect();
+    for n in 1..=100 {
+        match sqs.send(of_devices(&devices)).await {
+            Err(Error::Unavailable { .. }) => assert!(n < 3, "those behind them have a turn"),
+            Ok(outcomes) => {
+                let takes_an_attempt = |one: &Outcome| matches!(one, Outcome::Transient(_));
+                assert!(!outcomes.iter().any(takes_an_attempt), "{outcomes:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn events_made_again_have_their_keys_and_say_that_they_are_corrections() {
             "topic = \"d/{device}\"\nvalues = [{ name = \"t\", unit = \"K\", offset = 273.0 }]",
         );
         let place = place(today);
-        let again = place.ingest.renormalise(&raw, at).unwrap();
+        let again = place.ingest.renormalise(&raw, at).unwrap().events;
         assert_eq!(again.len(), before.entries.len());
         for (old, new) in before.entries.iter().zip(&again) {
             let (old_entry, old) = event(old);
@@ -118,14 +118,52 @@ async fn events_made_again_have_their_keys_and_say_that_they_are_corrections() {
             );
         }
         let keys = |all: &[NewEvent]| all.iter().map(|new| new.key).collect::<Vec<_>>();
-        let once_more = place.ingest.renormalise(&raw, at).unwrap();
+        let once_more = place.ingest.renormalise(&raw, at).unwrap().events;
         assert_eq!(keys(&once_more), keys(&again), "the same replay");
         let later = Timestamp::from_millis(at.as_millis() + 1);
-        let another = place.ingest.renormalise(&raw, later).unwrap();
+        let another = place.ingest.renormalise(&raw, later).unwrap().events;
         assert_ne!(keys(&another), keys(&again), "another replay");
         assert_eq!(
             place.ingest.metrics().events().map(|(_, n)| n).sum::<u64>(),
             0
         );
     }
+}
+
+#[test]
+fn what_the_gateway_says_itself_is_not_for_those_who_get_messages_as_they_came() {
+    let place = place(config("topic = \"d/{device}\""));
+    let made = crate::forward::testing::record(1, 1).event().unwrap();
+    // The third gets messages as they came, and nothing came.
+    assert_eq!(place.ingest.made(&made, None).routes, Routes(3));
+    // Where it is the only one the event is for nobody, and is not held for it either.
+    place.ingest.exchange_routing(Routing {
+        routes: Routes(4),
+        originals: Routes(4),
+        ..Routing::default()
+    });
+    assert_eq!(place.ingest.made(&made, None).routes, Routes::NONE);
+}
+
+#[tokio::test]
+async fn a_change_knows_of_what_was_made_before_it_and_is_not_with_the_journal() {
+    let place = place(config("topic = \"d/{device}\""));
+    let before = prepare(
+        config("topic = \"d/{device}\""),
+        &[publish("d/b7", br#"{"t":1}"#)],
+    );
+    let (_, raw) = kept(&before.entries[0]);
+    let change = || place.ingest.exchange_routing(Routing::default());
+    change();
+    assert!(place.ingest.is_settled(), "nothing is on its way");
+    let made = place.ingest.renormalise(&raw, RECEIVED).unwrap();
+    let retried = place.ingest.retry(&raw).unwrap();
+    assert!(place.ingest.is_settled(), "they go by what is in force");
+    change();
+    place.ingest.set_draining(Routes(1));
+    assert!(!place.ingest.is_settled(), "also after another change");
+    drop(made.going);
+    assert!(!place.ingest.is_settled());
+    drop(retried.going);
+    assert!(place.ingest.settled().await);
 }
