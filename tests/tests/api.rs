@@ -168,7 +168,7 @@ fn a_token_that_is_taken_away_is_none_without_a_restart_and_its_stream_ends() {
         "were read again and are in force",
     );
     assert_eq!(status_for(&setup, viewer), 401);
-    let (ended, end) = mpsc::channel();
+    let (ended, end) = mpsc::sync_channel(1);
     thread::spawn(move || ended.send(stream.read_to_end(&mut Vec::new())));
     let end = end.recv_timeout(LONG).expect("the stream ends");
     end.expect("in good order");
