@@ -342,7 +342,7 @@ mod tests {
         };
         tokens.exchange(&[one.clone(), less]).unwrap();
         assert!(!has_ended(&first).await && has_ended(&second).await);
-        tokens.exchange(&[two.clone()]).unwrap();
+        tokens.exchange(std::slice::from_ref(&two)).unwrap();
         assert!(has_ended(&first).await && !has_ended(&second).await);
         assert!(!has_ended(&command).await);
         assert_eq!(who("the word of one"), None);
