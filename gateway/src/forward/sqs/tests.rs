@@ -242,7 +242,7 @@ async fn poisoned(before: u64, count: u64) -> (Place, Model) {
     place.always_fails(before + 1..=before + count);
     let model = Model::new();
     for n in 1..=before + count {
-        model.append(record(n, n as u8));
+        model.append(record(n, u8::try_from(n).unwrap()));
     }
     (place, model)
 }
@@ -256,7 +256,7 @@ async fn drain(place: &Place, model: &Model, mut at: u64, count: u64) {
         while !are_dead() || model.backlog() > 0 {
             if !are_dead() && (place.positions().contains(&at) || model.backlog() <= dead) {
                 at += 1;
-                model.append(record(at, (at % 100) as u8 + 100));
+                model.append(record(at, u8::try_from(at % 100).unwrap() + 100));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
