@@ -50,6 +50,7 @@ impl Template {
 
     /// Matches all that the template can give: each part between separators that has a
     /// place in it is `any`.
+    #[cfg(any(feature = "mqtt", feature = "nats"))]
     pub(crate) fn pattern(&self, separator: char, any: &str) -> String {
         let marked: String = self
             .0
