@@ -358,6 +358,7 @@ impl Config {
             root.table("devices"),
             root.table("commands"),
             root.table("shadow"),
+            journal.max_bytes,
         );
         #[cfg(feature = "nats")]
         let upstreams = upstream::read(root, dir, fleet.orders.is_some());

@@ -31,6 +31,7 @@ mod online;
 mod presence;
 mod replies;
 mod requests;
+mod room;
 mod rows;
 mod shadow;
 #[cfg(test)]
@@ -46,7 +47,10 @@ use std::{
 };
 
 use penstock_broker::Errands;
-use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::{
+    sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock},
+    time::Instant,
+};
 
 pub use announce::Announce;
 pub use answer::{Change, Refusal};
@@ -68,6 +72,8 @@ use crate::{
     event::Timestamp,
     store::{self, Edit, NotEdited},
 };
+use room::Room;
+
 use edits::{
     cancel::Cancel,
     device::{Create, Remove, Update},
@@ -78,6 +84,12 @@ use edits::{
 
 /// How long whoever changes a device waits for commands that are in hand.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How often the tables are counted, at most, before somebody is turned away.
+const WEIGH_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+const TOO_MANY_OPEN: &str = "there are as many commands that are not over as there may be";
+const NO_ROOM: &str =
+    "devices, commands and shadows take as much of the journal as they may ([commands] bytes_max)";
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -97,6 +109,10 @@ struct Inner {
     open: AtomicU64,
     /// Commands that are over.
     over: AtomicU64,
+    /// What all tables take.
+    room: Room,
+    /// When that was counted last because somebody asked.
+    weighed: tokio::sync::Mutex<Option<Instant>>,
     /// Devices that may have queued commands.
     waiting: Mutex<BTreeSet<Arc<str>>>,
     /// There is something to deliver, or another deadline.
@@ -161,6 +177,7 @@ impl Fleet {
     ) -> Result<(Self, Delivery), store::Error> {
         let listing = store.listing()?;
         let counts = rows::counts(listing.tables())?;
+        let bytes = rows::bytes(listing.tables())?;
         let waiting = rows::devices_with_queued(listing.tables())?;
         let in_hand = Arc::<RwLock<()>>::default();
         let first = in_hand.clone().try_write_owned().ok();
@@ -170,6 +187,8 @@ impl Fleet {
                 &config.shadow_topic,
                 config.orders.as_deref(),
             ),
+            room: Room::new(bytes, config.bytes_max),
+            weighed: tokio::sync::Mutex::default(),
             config,
             store,
             announce,
@@ -226,9 +245,8 @@ impl Fleet {
                 "there are as many devices as there may be",
             ));
         }
-        let created = self
-            .edit(Create::new(draft, asked, self.announce()))
-            .await?;
+        let create = Create::new(draft, asked, self.announce());
+        let created = self.grow(create.cost_bytes(), create).await?;
         if !created.again {
             self.0.devices.fetch_add(1, Relaxed);
         }
@@ -247,8 +265,8 @@ impl Fleet {
         asked: Asked,
     ) -> Changed<Device> {
         check(&asked)?;
-        self.edit(Update::new(id, changes, version, asked, self.announce()))
-            .await
+        let update = Update::new(id, changes, version, asked, self.announce());
+        self.grow(update.cost_bytes(), update).await
     }
 
     /// Removes a device. Its commands that are not over end.
@@ -276,12 +294,16 @@ impl Fleet {
     pub async fn order(&self, order: Order, asked: Asked) -> Changed<Command> {
         let mut place = Place::new(order, asked, self.now(), self.config(), self.announce())?;
         if self.0.open.load(Relaxed) >= self.0.config.open_max {
-            place = place.only_if_known();
+            place = place.only_if_known(TOO_MANY_OPEN);
+        } else if !self.has_room(place.cost_bytes()).await {
+            place = place.only_if_known(NO_ROOM);
         }
         let device: Arc<str> = place.device().into();
+        let cost = place.cost_bytes();
         let placed = self.edit(place).await?;
         if !placed.again {
             self.0.open.fetch_add(1, Relaxed);
+            self.0.room.added(cost);
         }
         // Whoever placed it first may not have waited for this.
         if placed.value.state == State::Queued {
@@ -331,31 +353,84 @@ impl Fleet {
             return Err(Refusal::invalid("what is desired is an object").into());
         };
         let bytes_max = self.config().shadow_bytes_max;
+        // The answer to a request has all of it once more.
+        let answer = match &asked.key {
+            Some(_) => 2 * bytes_max,
+            None => 0,
+        };
+        let bytes = answer + edits::cost_bytes(edits::shadow::length(&patch));
         let desire = Desire::new(device, patch, version, bytes_max, asked, self.announce());
-        let desired = self.edit(desire).await?;
+        let desired = self.grow(bytes, desire).await?;
         self.0.wake.notify_one();
         Ok(desired)
     }
 
     /// Takes in what a device says that it is.
     async fn report(&self, report: Report) -> Result<Taken, NotEdited> {
+        let bytes = edits::cost_bytes(edits::shadow::length(&report.patch));
         let taken = self.0.store.edit(report).await?;
+        if taken == Taken::Heard(Heard::Noted { ended: false }) {
+            self.0.room.added(bytes);
+        }
         self.0.wake.notify_one();
         Ok(taken)
     }
 
     /// Takes in what a device said of a command.
     async fn hear(&self, reply: Reply) -> Result<Heard, NotEdited> {
+        let bytes = reply.bytes;
         let replied = Replied {
             replies: vec![reply],
+            is_full: self.is_full(bytes),
             announce: self.announce(),
         };
         let heard = self.0.store.edit(replied).await?;
         let heard = heard.first().copied().unwrap_or(Heard::Unknown);
         if heard == (Heard::Noted { ended: true }) {
             self.ended(1);
+            self.0.room.added(bytes);
         }
         Ok(heard)
+    }
+
+    /// Whether the tables have no room for so many bytes more. Whoever delivers sees to
+    /// what can be forgotten.
+    fn is_full(&self, more: usize) -> bool {
+        let is_full = self.0.room.is_full(more);
+        if is_full || self.0.room.too_much() > 0 {
+            self.0.wake.notify_one();
+        }
+        is_full
+    }
+
+    /// Makes a change that may add to the tables.
+    async fn grow<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        edit: impl Edit<Answer = Result<Change<T>, Refusal>>,
+    ) -> Changed<T> {
+        if !self.has_room(bytes).await {
+            return Err(NotChanged::Full(NO_ROOM));
+        }
+        let changed = self.edit(edit).await?;
+        if !changed.again {
+            self.0.room.added(bytes);
+        }
+        Ok(changed)
+    }
+
+    /// Whether the tables have room for so many bytes more; looks once more before it says
+    /// no, at most once in a second.
+    async fn has_room(&self, more: usize) -> bool {
+        if !self.is_full(more) {
+            return true;
+        }
+        let mut weighed = self.0.weighed.lock().await;
+        if weighed.is_none_or(|at| at.elapsed() >= WEIGH_EVERY) {
+            self.weigh().await;
+            *weighed = Some(Instant::now());
+        }
+        !self.is_full(more)
     }
 
     /// Holds up delivery for as long as what is returned lives: it goes with the edit, which
@@ -370,7 +445,8 @@ impl Fleet {
     /// placed a command may have gone before that was noted in memory.
     async fn look_again(&self) {
         let read = |tables: &rusqlite::Connection| {
-            Ok((rows::counts(tables)?, rows::devices_with_queued(tables)?))
+            let counts = rows::counts(tables)?;
+            Ok((counts, rows::devices_with_queued(tables)?))
         };
         match self.read(read).await {
             Ok((counts, waiting)) => {
@@ -413,6 +489,15 @@ impl Fleet {
     fn ended(&self, count: u64) {
         subtract(&self.0.open, count);
         self.0.over.fetch_add(count, Relaxed);
+    }
+
+    /// Counts what the tables take; how much of it should be forgotten.
+    async fn weigh(&self) -> u64 {
+        match self.read(rows::bytes).await {
+            Ok(bytes) => self.0.room.counted(bytes),
+            Err(error) => tracing::warn!(%error, "could not read the tables of devices"),
+        }
+        self.0.room.too_much()
     }
 
     /// How long commands are kept that are over, in milliseconds, and how many of them

@@ -357,7 +357,8 @@ impl Ingest {
         rules.give_back(matching);
         let also = rule.map_or(Routes::NONE, |rule| rules.windowed(rule));
         let routes = routes.union(also.without(originals));
-        let nowhere = routes == Routes::NONE && open != Routes::NONE;
+        let sent = routes.without(rules.acting());
+        let nowhere = sent == Routes::NONE && open != Routes::NONE;
         let mut body = Vec::with_capacity(512);
         event.to_cbor(&mut body);
         NewEvent {
@@ -365,7 +366,10 @@ impl Ingest {
             dedup: true,
             device: event.device.clone(),
             received: event.received,
-            routes: if nowhere { Routes::NOWHERE } else { routes },
+            routes: match nowhere {
+                true => routes.union(Routes::NOWHERE),
+                false => routes,
+            },
             body: body.into(),
             original: None,
         }

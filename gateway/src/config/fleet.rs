@@ -6,14 +6,16 @@ use super::{reader::Table, stages::bytes};
 use crate::fleet::{self, Payload, topic_objection};
 
 const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Reads them.
+/// Reads them; by default their tables may take a quarter of the journal.
 pub(super) fn read(
     devices: Table<'_, '_, '_>,
     commands: Table<'_, '_, '_>,
     shadow: Table<'_, '_, '_>,
+    journal_bytes_max: u64,
 ) -> fleet::Config {
     let default = fleet::Config::default();
     let topic = |text: &str| match topic_objection(text) {
@@ -48,6 +50,7 @@ pub(super) fn read(
             default.open_per_device_max,
         ),
         open_max: commands.number("open_max", 1..=10_000_000, default.open_max),
+        bytes_max: commands.size("bytes_max", 1024 * KIB..=1024 * GIB, journal_bytes_max / 4),
         keep: commands.duration("keep", SECOND..=3_650 * DAY, default.keep),
         keep_max: commands.number("keep_max", 1..=10_000_000, default.keep_max),
     };

@@ -45,6 +45,9 @@ pub struct Config {
     pub open_per_device_max: u32,
     /// Those of all devices.
     pub open_max: u64,
+    /// What devices, commands, shadows and answers to requests may take of the journal, in
+    /// bytes, about.
+    pub bytes_max: u64,
     /// How long commands are kept that are over.
     pub keep: Duration,
     /// And how many.
@@ -66,6 +69,7 @@ impl Default for Config {
             payload_bytes_max: 64 * 1024,
             open_per_device_max: 100,
             open_max: 100_000,
+            bytes_max: 256 << 20,
             keep: 7 * DAY,
             keep_max: 100_000,
         }

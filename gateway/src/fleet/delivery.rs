@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Command, Device, Fleet, Payload, Shadow,
     edits::{
+        doubt::Settle,
+        press::Press,
         progress::{Expire, SLICE, Sent, Trim},
         shadow::Told,
     },
@@ -81,18 +83,25 @@ impl Delivery {
         let first = self.first.take();
         let work = async {
             self.recover().await;
+            self.settle().await;
             drop(first);
-            let mut looked = Instant::now();
+            let (mut looked, mut weighed) = (Instant::now(), None);
             loop {
                 let changed = self.errands.subscriptions_changed();
                 pin!(changed);
                 changed.as_mut().enable();
                 if looked.elapsed() >= LOOK_EVERY {
+                    // The journal may have been damaged since.
+                    self.settle().await;
                     self.fleet.look_again().await;
                     looked = Instant::now();
                 }
                 let mut pass = Pass::default();
                 self.expire(&mut pass).await;
+                if weighed.is_none_or(|at: Instant| at.elapsed() >= AGAIN) {
+                    self.make_room().await;
+                    weighed = Some(Instant::now());
+                }
                 self.deliver(&mut pass).await;
                 self.tell(&mut pass).await;
                 let wait = match pass.again {
@@ -136,6 +145,30 @@ impl Delivery {
         }
     }
 
+    /// Says what becomes of commands of which nobody knows whether they were sent, because
+    /// the journal was damaged. What is known to be in a device's queue is not among them.
+    async fn settle(&self) {
+        let mut settled = 0;
+        loop {
+            let settle = Settle {
+                announce: self.fleet.announce(),
+            };
+            match self.fleet.store().edit(settle).await {
+                Ok(0) => break,
+                Ok(count) => settled += count,
+                // Once there is room.
+                Err(_) => break,
+            }
+        }
+        if settled > 0 {
+            tracing::warn!(
+                commands = settled,
+                "were in doubt, because the journal was damaged"
+            );
+            self.fleet.look_again().await;
+        }
+    }
+
     /// Notes that commands were handed over; whether that is on disk.
     async fn note_sent(&self, ids: Vec<String>) -> bool {
         let sent = Sent {
@@ -173,6 +206,33 @@ impl Delivery {
             if trimmed.commands < SLICE as u64 && trimmed.requests < SLICE {
                 break;
             }
+        }
+    }
+
+    /// Makes room where the tables come near their bound.
+    async fn make_room(&self) {
+        if self.fleet.0.room.too_much() == 0 {
+            return;
+        }
+        let mut too_much = self.fleet.weigh().await;
+        let mut forgotten = (0, 0);
+        while too_much > 0
+            && let Ok(pressed) = self.fleet.store().edit(Press).await
+            && pressed.commands + pressed.requests > 0
+        {
+            self.fleet.forgotten(pressed.commands);
+            forgotten.0 += pressed.commands;
+            forgotten.1 += pressed.requests;
+            too_much = too_much.saturating_sub(pressed.bytes);
+        }
+        if forgotten != (0, 0) {
+            let (commands, requests) = forgotten;
+            tracing::info!(
+                commands,
+                requests,
+                "the oldest that were over were forgotten, to make room"
+            );
+            self.fleet.weigh().await;
         }
     }
 

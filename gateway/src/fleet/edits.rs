@@ -2,8 +2,10 @@
 
 pub(super) mod cancel;
 pub(super) mod device;
+pub(super) mod doubt;
 pub(super) mod order;
 pub(super) mod presence;
+pub(super) mod press;
 pub(super) mod progress;
 pub(super) mod shadow;
 

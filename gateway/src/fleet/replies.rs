@@ -102,6 +102,7 @@ impl Replies {
                         user,
                         patch,
                         bytes_max: config.shadow_bytes_max,
+                        is_full: self.fleet.is_full(2 * bytes),
                         announce: self.fleet.announce(),
                     })
                 }
@@ -181,6 +182,13 @@ impl Replies {
             Ok(Taken::Heard(Heard::Unknown)) => None,
             Ok(Taken::TooLarge) => {
                 let text = "what the device reports is larger than it may be";
+                Some(
+                    self.turn_away(publisher, publish, QUOTA_EXCEEDED, text)
+                        .await,
+                )
+            }
+            Ok(Taken::NoRoom) => {
+                let text = "there is no room for more of what devices report";
                 Some(
                     self.turn_away(publisher, publish, QUOTA_EXCEEDED, text)
                         .await,

@@ -5,6 +5,7 @@
 //! beside the body repeat what is looked for.
 
 mod shadows;
+mod sizes;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use shadows::shadow_of;
 pub(super) use shadows::{is_told, put_shadow, shadow_is_gone, told, untold};
+pub(super) use sizes::{bytes, press_commands, press_requests};
 
 use super::{Command, Device, State};
 
@@ -251,7 +253,7 @@ pub fn commands(
     };
     let phases = match wanted.state {
         Some(state) => state.phase()..=state.phase(),
-        None => 0..=2,
+        None => 0..=3,
     };
     let mut statement = tables.prepare_cached(
         "SELECT number, checksum, body FROM commands
@@ -302,6 +304,31 @@ pub(super) fn queued(
         found.extend(commands_of(row)?);
     }
     Ok(found)
+}
+
+/// Commands of which a damaged journal says that they are queued: they may have been sent
+/// since, and answered. At most so many, and the numbers of rows that are damaged.
+pub(super) fn in_doubt(
+    tables: &Connection,
+    limit: usize,
+) -> rusqlite::Result<(Vec<Command>, Vec<i64>)> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = tables.prepare_cached(
+        "SELECT number, checksum, body FROM commands
+         WHERE phase = 3 ORDER BY number LIMIT ?1",
+    )?;
+    let mut rows = statement.query([limit])?;
+    let (mut found, mut damaged, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while bytes < BYTES_MAX
+        && let Some(row) = rows.next()?
+    {
+        bytes += body_bytes(row)?;
+        match commands_of(row)? {
+            Some(command) => found.push(command),
+            None => damaged.extend(row.get_ref(0)?.as_i64().ok()),
+        }
+    }
+    Ok((found, damaged))
 }
 
 /// Commands of a device that are not over.

@@ -22,8 +22,10 @@ use super::{
     edits::{
         cancel::Cancel,
         device::{Create, Remove, Update},
+        doubt::Settle,
         order::Place,
         presence::Presence,
+        press::{Press, Pressed},
         progress::{Expire, Heard, Replied, Reply, Sent, Trim},
         shadow::{Desire, Report, Taken, Told},
     },
@@ -74,6 +76,8 @@ struct Desk {
     dir: TempDir,
     clock: Stopped,
     config: Config,
+    /// The tables have no room.
+    is_full: bool,
     running: Option<Running>,
 }
 
@@ -121,6 +125,7 @@ impl Desk {
                 open_per_device_max: 5,
                 ..Config::default()
             },
+            is_full: false,
             running: Some(running),
         }
     }
@@ -196,7 +201,13 @@ impl Desk {
         };
         let replies = vec![reply];
         let announce = Arc::new(Keep);
-        self.edit(Replied { replies, announce }).await[0]
+        let is_full = self.is_full;
+        self.edit(Replied {
+            replies,
+            is_full,
+            announce,
+        })
+        .await[0]
     }
 
     async fn cancel(&self, device: &str, id: &str) -> Result<Change<Command>, Refusal> {
@@ -220,6 +231,15 @@ impl Desk {
         command(listing.tables(), device, id)
             .expect("it is read")
             .expect("it is there")
+    }
+
+    /// All events in the journal as they are stored, as far as they are text.
+    fn bodies(&self) -> Vec<String> {
+        let mut reader = self.store().reader().expect("the journal is read");
+        let page = reader.all(Position(0), 1_000, 1 << 20).expect("a page");
+        let text =
+            |record: &crate::record::Record| String::from_utf8_lossy(&record.body).into_owned();
+        page.records.iter().map(text).collect()
     }
 
     /// The types of all events in the journal, and their devices, in order.

@@ -6,7 +6,6 @@ use crate::{
     event::{IdSource, Marks},
     normalise::Class,
     record::Routes,
-    rules::Routed,
 };
 
 /// Counts since the start. They say what was prepared, not what was kept: the
@@ -37,13 +36,14 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    pub(super) fn count(&mut self, routed: Routed) {
-        *if routed.matched {
+    /// Whether some rule took it, and to which destinations it goes.
+    pub(super) fn count(&mut self, matched: bool, sent: Routes) {
+        *if matched {
             &mut self.matched
         } else {
             &mut self.unmatched
         } += 1;
-        self.nowhere += u64::from(routed.routes == Routes::NONE);
+        self.nowhere += u64::from(sent == Routes::NONE);
     }
 }
 

@@ -320,11 +320,13 @@ impl<'i> Preparing<'i> {
             if !self.rules.is_empty() {
                 match self.rules.route(event, self.routes, &mut self.matching) {
                     Ok(routed) => {
+                        // What is done about it beside is done once, and does not keep it.
+                        let sent = routed.routes.without(self.rules.acting());
                         entry.routes = routed.routes;
-                        if routed.routes == Routes::NONE && self.may_be_held() {
-                            entry.routes = Routes::NOWHERE;
+                        if sent == Routes::NONE && self.may_be_held() {
+                            entry.routes = routed.routes.union(Routes::NOWHERE);
                         }
-                        taken.count(routed);
+                        taken.count(routed.matched, sent);
                     }
                     Err(error) => {
                         self.entries.truncate(before);

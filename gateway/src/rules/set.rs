@@ -131,6 +131,11 @@ impl RuleSet {
         &self.acts
     }
 
+    /// Whoever does what rules ask for beside sending, as a mask.
+    pub const fn acting(&self) -> Routes {
+        self.acting
+    }
+
     /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.count == 0

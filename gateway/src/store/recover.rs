@@ -2,8 +2,10 @@
 //! hides all that comes after it, and yet most of its pages are whole.
 //!
 //! Promises: events, keys and quarantined messages of commits that were promised, and
-//! that lie whole in the copy of the log, are in the journal again. What destinations
-//! had settled since is not: it goes out once more, under the same keys.
+//! that lie whole in the copy of the log, are in the journal again, and so is what changed
+//! of devices and commands. What destinations had settled since is not: it goes out once
+//! more, under the same keys. What commands had come to may not be all there, so those
+//! that seem to be queued are in doubt.
 
 use std::path::Path;
 
@@ -15,7 +17,8 @@ use super::{
     column,
     frame::{column, integer},
     quarantine,
-    salvage::{INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, pages},
+    salvage::{INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, others, pages},
+    scan::is_about_the_row,
     state::{Standing, State},
 };
 use crate::record::{DestinationId, NOWHERE, Routes};
@@ -61,7 +64,22 @@ pub(super) fn recover(
     state: &mut State,
 ) -> Result<(), Error> {
     let transaction = connection.unchecked_transaction()?;
+    let mut last = Vec::new();
+    for other in &others::OTHERS {
+        last.push((other, other.last(&transaction)?));
+    }
     carve::read(aside, |cell| {
+        if let Some(other) = others::of(&cell) {
+            let mut last = last.iter();
+            let last = last
+                .find(|(of, _)| *of == other)
+                .map_or(0, |(_, last)| *last);
+            let put = others::put(&transaction, other, cell, |number| number > last);
+            return match put {
+                Err(error) if is_about_the_row(&error) => Ok(()),
+                put => put.map(drop),
+            };
+        }
         let Some((insert, columns)) = wanted(cell, state, promised) else {
             return Ok(());
         };
@@ -70,6 +88,7 @@ pub(super) fn recover(
             .execute(params_from_iter(&columns));
         inserted.map(drop)
     })?;
+    others::doubt(&transaction)?;
     // Counted from what is there: a crash before the state is written changes nothing.
     let mut events = transaction.prepare("SELECT routes FROM events WHERE position > ?1")?;
     let mut rows = events.query([column(state.position.0)])?;

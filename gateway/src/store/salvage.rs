@@ -6,6 +6,7 @@
 //! destination that had not settled it. The damaged file stays for a person to
 //! look at; nothing of it is ever deleted by us.
 
+pub(super) mod others;
 pub(super) mod pages;
 
 use std::path::Path;
@@ -16,7 +17,10 @@ use rusqlite::{
     types::{Value, ValueRef},
 };
 
-use self::pages::Missing;
+use self::{
+    others::{OTHERS, Other},
+    pages::Missing,
+};
 use super::{
     Error, column,
     frame::{self, integer},
@@ -46,20 +50,6 @@ const INSERT_RETRY: &str = "INSERT OR IGNORE INTO retry
 const INSERT_DEAD_LETTER: &str = "INSERT OR IGNORE INTO dead_letters
      (id, destination, position, damaged, attempts, at, reason, routes, received, frame, first)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-/// Tables beside the journal's own, and their columns; the last two are a checksum and
-/// what it is of.
-const OTHERS: [(&str, &str); 4] = [
-    (
-        "devices",
-        "number, id, user, client, online, checksum, body",
-    ),
-    (
-        "commands",
-        "number, id, device, key, phase, due, checksum, body",
-    ),
-    ("shadows", "number, device, told, checksum, body"),
-    ("requests", "number, device, key, at, checksum, body"),
-];
 pub(super) const INSERT_QUARANTINE: &str = "INSERT OR IGNORE INTO quarantine
      (id, received, client_id, topic, class, reason, payload, properties, checksum)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -101,6 +91,11 @@ pub(super) fn salvage(
     let read = match (read, aside) {
         (None, Some(aside)) => pages::find_state(aside, &mut names),
         (read, _) => read,
+    };
+    // What the tables of devices say may be older than what was answered then.
+    let is_behind = match (&read, promised) {
+        (Some(read), Some(promised)) => read.commit < promised.commit,
+        (read, _) => read.is_none(),
     };
     let mut state = match (read, promised) {
         (Some(read), Some(promised)) if read.commit < promised.commit => promised.clone(),
@@ -155,6 +150,10 @@ pub(super) fn salvage(
         from: delivered_to,
         with_spare: false,
         expected,
+        broken: match is_behind || old.is_none() {
+            true => OTHERS.iter().collect(),
+            false => Vec::new(),
+        },
         chunk: (0, 0),
         out_of_room: false,
     };
@@ -176,6 +175,9 @@ pub(super) fn salvage(
     drop(old);
     if let Some(aside) = aside {
         copy.pages(aside)?;
+    }
+    if is_behind {
+        others::doubt(copy.fresh)?;
     }
     if !copy.with_spare && copy.from > copy.state.trimmed {
         tracing::warn!(
@@ -243,6 +245,8 @@ struct Copy<'a> {
     with_spare: bool,
     /// Which of the other lists should have something.
     expected: Missing,
+    /// Tables beside the journal's own that SQLite cannot read to their end.
+    broken: Vec<&'static Other>,
     /// Rows and bytes of the transaction under way.
     chunk: (i64, usize),
     out_of_room: bool,
@@ -312,11 +316,16 @@ impl Copy<'_> {
 
     /// What is known of devices.
     fn others(&mut self, old: &Connection) -> Result<(), Error> {
-        for (table, columns) in OTHERS {
+        for other in &OTHERS {
+            let Other { table, columns, .. } = other;
             let select = format!("SELECT number, {columns} FROM {table} WHERE number >= ?1");
             if old.prepare(&select).is_err() {
-                // An earlier version had no such table.
+                // An earlier version had no such table, or the first page is gone.
+                self.broken.push(other);
                 continue;
+            }
+            if !other.is_whole(old) && !self.broken.contains(&other) {
+                self.broken.push(other);
             }
             let count = columns.split(", ").count();
             let places = (1..=count).map(|n| format!("?{n}"));

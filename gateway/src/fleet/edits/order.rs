@@ -29,8 +29,8 @@ pub(in crate::fleet) struct Place {
     deadline_max: Duration,
     open_max: u32,
     bytes: usize,
-    /// Only answers whether it was placed before.
-    is_question: bool,
+    /// Only answers whether it was placed before, and why it is not now.
+    is_question: Option<&'static str>,
     announce: Arc<dyn Announce>,
 }
 
@@ -64,14 +64,14 @@ impl Place {
             deadline_max: config.deadline_max,
             open_max: config.open_per_device_max,
             bytes,
-            is_question: false,
+            is_question: None,
             announce,
         })
     }
 
     /// Changes nothing: only says what became of it if it was placed before.
-    pub(in crate::fleet) const fn only_if_known(mut self) -> Self {
-        self.is_question = true;
+    pub(in crate::fleet) const fn only_if_known(mut self, why: &'static str) -> Self {
+        self.is_question = Some(why);
         self
     }
 
@@ -128,10 +128,8 @@ impl Edit for Place {
         if rows::device(tables, &order.device)?.is_none() {
             return refuse(Refusal::no_device(&order.device));
         }
-        if self.is_question {
-            return refuse(Refusal::TooMany(
-                "there are as many commands that are not over as there may be".to_owned(),
-            ));
+        if let Some(why) = self.is_question {
+            return refuse(Refusal::TooMany(why.to_owned()));
         }
         let deadline_ms = match self.deadline_ms(now) {
             Ok(deadline) => deadline,
@@ -173,7 +171,7 @@ impl Edit for Place {
     }
 
     fn cost_bytes(&self) -> usize {
-        if self.is_question {
+        if self.is_question.is_some() {
             return 0;
         }
         cost_bytes(self.bytes)

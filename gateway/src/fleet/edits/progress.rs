@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ROW_BYTES, cost_bytes, enter, tell};
 use crate::{
     event::Timestamp,
-    fleet::{State, announce::Announce, requests, rows},
+    fleet::{Command, State, announce::Announce, requests, rows},
     store::{Edit, Edited},
 };
 
@@ -84,7 +84,25 @@ pub(in crate::fleet) enum Heard {
 #[derive(Debug)]
 pub(in crate::fleet) struct Replied {
     pub(in crate::fleet) replies: Vec<Reply>,
+    /// The table has no room for what they say: only the event has it.
+    pub(in crate::fleet) is_full: bool,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
+}
+
+impl Replied {
+    /// Keeps only the size of a reply that the event has, where the table has no room.
+    fn leave_out(
+        &self,
+        tables: &Connection,
+        command: &mut Command,
+        bytes: usize,
+    ) -> rusqlite::Result<()> {
+        if !self.is_full {
+            return Ok(());
+        }
+        command.reply = Some(serde_json::json!({ "left_out_bytes": bytes }));
+        rows::put_command(tables, command)
+    }
 }
 
 impl Edit for Replied {
@@ -120,12 +138,14 @@ impl Edit for Replied {
                     State::Failed
                 };
                 events.push(enter(tables, announce, now, &mut command, state, actor)?);
+                self.leave_out(tables, &mut command, reply.bytes)?;
             } else if command.state == State::Expired && command.reply.is_none() {
                 command.reply = Some(reply.value.clone());
                 command.late_ms = Some(now.as_millis());
                 rows::put_command(tables, &command)?;
                 let (site, kind) = (device.fields.site.as_deref(), "penstock.command.late");
                 events.push(tell(&command, site, kind, "late", now, actor, announce));
+                self.leave_out(tables, &mut command, reply.bytes)?;
             }
             // Anything else is the same said again.
             heard.push(Heard::Noted { ended });

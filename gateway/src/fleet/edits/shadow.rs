@@ -151,6 +151,8 @@ pub(in crate::fleet) struct Report {
     pub(in crate::fleet) user: Option<Arc<str>>,
     pub(in crate::fleet) patch: Map<String, Value>,
     pub(in crate::fleet) bytes_max: usize,
+    /// There is no room for more than is there.
+    pub(in crate::fleet) is_full: bool,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
 }
 
@@ -161,6 +163,13 @@ pub(in crate::fleet) enum Taken {
     Heard(Heard),
     /// The document would be larger than it may be.
     TooLarge,
+    /// It would be larger than it is, and there is no room for that.
+    NoRoom,
+}
+
+/// Bytes of a document.
+pub(in crate::fleet) fn length(document: &Map<String, Value>) -> usize {
+    serde_json::to_vec(document).map_or(usize::MAX, |text| text.len())
 }
 
 impl Edit for Report {
@@ -180,6 +189,9 @@ impl Edit for Report {
         };
         if reported == shadow.reported {
             return Ok(Edited::nothing(noted));
+        }
+        if self.is_full && length(&reported) > length(&shadow.reported) {
+            return Ok(Edited::nothing(Taken::NoRoom));
         }
         let before = shadow.delta();
         shadow.reported = reported;

@@ -309,3 +309,107 @@ async fn while_nobody_knows_the_time_no_command_is_taken_and_none_is_over_for_lo
     assert!(again.expect("it was placed").again, "the key is known");
     desk.end().await;
 }
+
+#[tokio::test]
+async fn what_is_over_makes_room_and_a_reply_without_room_is_in_its_event_only() {
+    let mut desk = Desk::new();
+    desk.create(json!({ "id": "pump" }), None)
+        .await
+        .expect("it is added");
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        let order = json!({ "payload": "x".repeat(1_000) });
+        let placed = desk.place("pump", order, Some(&format!("k{n}"))).await;
+        ids.push(placed.expect("it is placed").value.id);
+    }
+    let bytes = |desk: &Desk| {
+        let listing = desk.store().listing().expect("the journal is read");
+        rows::bytes(listing.tables()).expect("a number")
+    };
+    let full = bytes(&desk);
+    assert!((5_000..12_000).contains(&full), "{full}");
+    desk.reply("pump", &ids[0], "pump", true).await;
+    desk.is_full = true;
+    desk.reply("pump", &ids[1], "pump", true).await;
+    assert_eq!(
+        desk.command("pump", &ids[1]).reply,
+        Some(json!({ "left_out_bytes": 16 }))
+    );
+    let told = desk.bodies();
+    assert_eq!(told.iter().filter(|body| body.contains("said")).count(), 2);
+    // What was over a moment ago stays, so that a request that comes again finds it.
+    assert_eq!(desk.edit(Press).await, Pressed::default());
+    desk.pass(600_001);
+    let before = bytes(&desk);
+    let pressed = desk.edit(Press).await;
+    assert_eq!((pressed.commands, pressed.requests), (2, 0));
+    assert_eq!(bytes(&desk), before - pressed.bytes);
+    // What is not over stays.
+    assert_eq!(desk.edit(Press).await, Pressed::default());
+    assert_eq!(desk.command("pump", &ids[2]).state, State::Queued);
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn a_command_in_doubt_is_sent_where_it_may_come_twice_and_else_reported() {
+    let desk = Desk::new();
+    desk.create(json!({ "id": "pump" }), None)
+        .await
+        .expect("it is added");
+    let mut ids = Vec::new();
+    for qos in 0..3 {
+        let placed = desk.place("pump", json!({ "qos": qos }), None).await;
+        ids.push(placed.expect("it is placed").value.id);
+    }
+    let certain = desk.place("pump", json!({ "qos": 2 }), None).await;
+    let certain = certain.expect("it is placed").value.id;
+    desk.edit(Doubt(ids.clone())).await;
+    // One of them is known to be in the device's queue.
+    let handed = desk.place("pump", json!({ "qos": 2 }), None).await;
+    let handed = handed.expect("it is placed").value.id;
+    desk.edit(Doubt(vec![handed.clone()])).await;
+    desk.sent(&[&handed]).await;
+    let settle = || Settle {
+        announce: Arc::new(Keep),
+    };
+    assert_eq!(desk.edit(settle()).await, 3);
+    assert_eq!(desk.edit(settle()).await, 0);
+    let states: Vec<State> = ids
+        .iter()
+        .map(|id| desk.command("pump", id).state)
+        .collect();
+    assert_eq!(states, [State::Queued, State::Queued, State::Failed]);
+    assert_eq!(desk.command("pump", &certain).state, State::Queued);
+    assert_eq!(desk.command("pump", &handed).state, State::Sent);
+    let listing = desk.store().listing().expect("the journal is read");
+    let queued = rows::queued(listing.tables(), "pump", 9).expect("they are read");
+    assert_eq!(queued.len(), 3);
+    let failed = desk.command("pump", &ids[2]);
+    assert!(failed.reason.is_some_and(|why| why.contains("damaged")));
+    let told = desk.told();
+    assert_eq!(kinds(&told).last(), Some(&"penstock.command.failed"));
+    desk.end().await;
+}
+
+/// Puts commands in doubt, as a salvage does.
+#[derive(Debug)]
+struct Doubt(Vec<String>);
+
+impl Edit for Doubt {
+    type Answer = ();
+
+    fn apply(
+        &self,
+        tables: &rusqlite::Connection,
+        _now: Timestamp,
+    ) -> rusqlite::Result<store::Edited<()>> {
+        for id in &self.0 {
+            tables.execute("UPDATE commands SET phase = 3 WHERE id = ?1", [id])?;
+        }
+        Ok(store::Edited::change((), Vec::new()))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        0
+    }
+}

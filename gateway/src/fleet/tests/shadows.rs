@@ -51,6 +51,7 @@ async fn a_shadow_is_changed_by_versions_and_told_until_that_is_noted() {
         user: Some(user.into()),
         patch: members(patch),
         bytes_max: 64,
+        is_full: false,
         announce: Arc::new(Keep),
     };
     let taken = desk.edit(report("thief", json!({ "rpm": 1 }))).await;
@@ -70,6 +71,25 @@ async fn a_shadow_is_changed_by_versions_and_told_until_that_is_noted() {
     let now = untold(&desk).pop().expect("the delta was not told");
     desk.edit(Told { shadow: now }).await;
     desk.edit(report("pump", json!({ "heat": 41 }))).await;
+    assert_eq!(untold(&desk), []);
+    // Without room it may change, and become smaller, and not grow.
+    for (patch, taken) in [
+        (json!({ "more": 1 }), Taken::NoRoom),
+        (
+            json!({ "heat": 40 }),
+            Taken::Heard(Heard::Noted { ended: false }),
+        ),
+        (
+            json!({ "heat": null }),
+            Taken::Heard(Heard::Noted { ended: false }),
+        ),
+    ] {
+        let full = Report {
+            is_full: true,
+            ..report("pump", patch)
+        };
+        assert_eq!(desk.edit(full).await, taken);
+    }
     assert_eq!(untold(&desk), []);
 
     let remove = Remove::new("pump", None, asked(None), Arc::new(Keep));

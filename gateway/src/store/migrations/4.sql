@@ -14,8 +14,8 @@ CREATE INDEX devices_by_user ON devices (user);
 CREATE INDEX devices_by_client ON devices (client);
 CREATE INDEX devices_online ON devices (online);
 
--- Commands to devices. `phase` is 0 for queued, 1 for sent, 2 for over; `due` is the
--- deadline, or when it was over, in milliseconds since 1970.
+-- Commands to devices. `phase` is 0 for queued, 1 for sent, 2 for over, 3 for queued as
+-- far as a damaged file tells (salvage/others.rs); `due` is the deadline, or when it was over, in milliseconds since 1970.
 CREATE TABLE commands (
     number   INTEGER PRIMARY KEY,
     id       TEXT    NOT NULL UNIQUE,

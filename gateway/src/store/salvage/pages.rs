@@ -5,7 +5,9 @@ use std::path::Path;
 
 use rusqlite::types::Value::{self, Blob, Integer, Null, Text};
 
-use super::{Copy, INSERT_DEAD_LETTER, INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, INSERT_RETRY};
+use super::{
+    Copy, INSERT_DEAD_LETTER, INSERT_EVENT, INSERT_KEYS, INSERT_QUARANTINE, INSERT_RETRY, others,
+};
 use crate::{
     event::Timestamp,
     record::{DESTINATIONS_MAX, DestinationId, Position, Record, Routes},
@@ -36,7 +38,8 @@ impl Copy<'_> {
     ///
     /// Pages that are no longer in use hold rows that were removed. Events that
     /// were are known by their positions, and keys do no harm; of the other lists a
-    /// page is believed only if SQLite found none of that list and there should be some.
+    /// page is believed only if SQLite found none of that list and there should be some, and
+    /// of the tables of devices only where SQLite could not read all of one.
     pub(super) fn pages(&mut self, aside: &Path) -> Result<(), Error> {
         let missing = Missing {
             retries: self.salvaged.retries == 0 && self.expected.retries,
@@ -99,6 +102,15 @@ impl Copy<'_> {
             cell.columns[0] = numbered;
             if self.insert(INSERT_QUARANTINE, &cell.columns)? {
                 self.count_quarantined(number, bytes);
+            }
+        } else if let Some(other) = others::of(&cell).filter(|of| self.broken.contains(of)) {
+            let bytes = match cell.columns.last() {
+                Some(Blob(body)) => body.len(),
+                _ => 0,
+            };
+            if others::put(self.fresh, other, cell, |_| true)? {
+                self.salvaged.others += 1;
+                self.inserted(bytes)?;
             }
         }
         Ok(())

@@ -122,3 +122,170 @@ async fn what_is_known_of_devices_is_salvaged_from_a_damaged_file() {
     assert_eq!(keys(&running.handle()), ["one", "two"]);
     running.shutdown().await.expect("an orderly end");
 }
+
+/// Changes the tables as somebody above the store would.
+#[derive(Debug)]
+struct Sql(String);
+
+impl Edit for Sql {
+    type Answer = ();
+
+    fn apply(&self, tables: &Connection, _now: Timestamp) -> rusqlite::Result<Edited<()>> {
+        tables.execute_batch(&self.0)?;
+        Ok(Edited::change((), Vec::new()))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        256
+    }
+}
+
+/// Writes a command with a body that says how far it is.
+fn command(id: &str, phase: i64) -> Sql {
+    let body = format!(
+        "{{\"id\":\"{id}\",\"says\":\"{}\"}}",
+        "more ".repeat(20 * usize::try_from(phase).expect("small"))
+    );
+    let checksum = crc32fast::hash(body.as_bytes());
+    Sql(format!(
+        "INSERT INTO commands (id, device, key, phase, due, checksum, body)
+         VALUES ('{id}', 'd', 'key of {id}', {phase}, 5, {checksum}, CAST('{body}' AS BLOB))
+         ON CONFLICT (id) DO UPDATE SET phase = {phase}, checksum = {checksum},
+             body = excluded.body"
+    ))
+}
+
+/// The commands, and in which phase they are.
+fn phases(handle: &Handle) -> Vec<(String, i64)> {
+    let listing = handle.listing().expect("the journal is read");
+    let mut statement = listing
+        .tables()
+        .prepare("SELECT id, phase FROM commands ORDER BY number")
+        .expect("a table");
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.expect("rows")
+        .collect::<rusqlite::Result<_>>()
+        .expect("commands")
+}
+
+#[tokio::test]
+async fn devices_and_commands_are_found_page_by_page_and_none_is_taken_for_queued() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for (id, phases) in [("over", 0..=2), ("sent", 0..=1), ("queued", 0..=0)] {
+        for phase in phases {
+            handle.edit(command(id, phase)).await.expect("written");
+        }
+    }
+    let (device, shadow) = (
+        "{\"id\":\"d\",\"version\":1}",
+        "{\"device\":\"d\",\"version\":4}",
+    );
+    let of = |body: &str| crc32fast::hash(body.as_bytes());
+    let rows = format!(
+        "INSERT INTO devices (id, user, client, online, checksum, body)
+         VALUES ('d', NULL, 'c', 1, {}, CAST('{device}' AS BLOB));
+         INSERT INTO shadows (device, told, checksum, body)
+         VALUES ('d', 1, {}, CAST('{shadow}' AS BLOB));
+         INSERT INTO requests (device, key, at, checksum, body)
+         VALUES ('d', 'k', 7, {}, CAST('x' AS BLOB))",
+        of(device),
+        of(shadow),
+        of("x"),
+    );
+    handle.edit(Sql(rows)).await.expect("written");
+    running.shutdown().await.expect("an orderly end");
+    // Without the first page SQLite finds nothing.
+    let mut bytes = std::fs::read(place.database()).expect("the file");
+    bytes[..4096].fill(0xA5);
+    std::fs::write(place.database(), bytes).expect("written");
+    let (running, report) = place.run_reported();
+    assert_eq!(report.salvaged.map(|salvaged| salvaged.others), Some(6));
+    let handle = running.handle();
+    let expect = [("over", 2), ("sent", 1), ("queued", 3)];
+    assert_eq!(
+        phases(&handle),
+        expect.map(|(id, phase)| (id.to_owned(), phase))
+    );
+    assert_eq!(keys(&handle), ["k"]);
+    let known: (String, i64) = handle
+        .listing()
+        .expect("the journal is read")
+        .tables()
+        .query_row("SELECT client, told FROM devices, shadows", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .expect("both are there");
+    assert_eq!(known, ("c".to_owned(), 1));
+    running.shutdown().await.expect("an orderly end");
+    assert!(verify(place.dir.path()).expect("readable").is_whole());
+}
+
+#[tokio::test]
+async fn a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_again() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for id in ["over", "sent", "queued"] {
+        handle.edit(command(id, 0)).await.expect("written");
+    }
+    // All that is on disk so far; what follows is in the log.
+    running.shutdown().await.expect("an orderly end");
+    let running = place.run();
+    let handle = running.handle();
+    append(&handle, vec![event(1, to(&[0]))]).await;
+    let damaged_at = std::fs::metadata(place.database().with_extension("db-wal"))
+        .expect("the log")
+        .len();
+    append(&handle, vec![event(2, to(&[0]))]).await;
+    for (id, phase) in [("over", 1), ("sent", 1), ("over", 2), ("new", 0)] {
+        handle.edit(command(id, phase)).await.expect("written");
+    }
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    let log = image.database().with_extension("db-wal");
+    let mut bytes = std::fs::read(&log).expect("the log");
+    // The checksum of the first page after it.
+    bytes[usize::try_from(damaged_at).expect("small") + 16] ^= 0x55;
+    std::fs::write(&log, bytes).expect("written");
+    let (running, report) = image.run_reported();
+    assert!(
+        matches!(report.promise, Promise::Broken { .. }),
+        "{report:?}"
+    );
+    let expect = [("over", 2), ("sent", 1), ("queued", 3), ("new", 3)];
+    assert_eq!(
+        phases(&running.handle()),
+        expect.map(|(id, phase)| (id.to_owned(), phase))
+    );
+    running.shutdown().await.expect("an orderly end");
+    assert!(verify(image.dir.path()).expect("readable").is_whole());
+}
+
+#[tokio::test]
+async fn an_old_page_brings_no_command_back_that_sqlite_can_tell_of() {
+    let place = Place::new(&["a"]);
+    let running = place.run();
+    let handle = running.handle();
+    for n in 0..200 {
+        handle
+            .edit(command(&format!("c{n}"), 2))
+            .await
+            .expect("written");
+    }
+    let all = "DELETE FROM commands WHERE number > 3; UPDATE commands SET phase = 1";
+    handle.edit(Sql(all.to_owned())).await.expect("written");
+    running.shutdown().await.expect("an orderly end");
+    let mut bytes = std::fs::read(place.database()).expect("the file");
+    bytes[18] ^= 0x40;
+    std::fs::write(place.database(), bytes).expect("written");
+    let (running, report) = place.run_reported();
+    assert_eq!(report.salvaged.map(|salvaged| salvaged.others), Some(3));
+    assert!(
+        phases(&running.handle())
+            .iter()
+            .all(|(_, phase)| *phase == 1)
+    );
+    running.shutdown().await.expect("an orderly end");
+}

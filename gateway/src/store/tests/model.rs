@@ -43,8 +43,14 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let entry = prop_oneof![
-        9 => (0..80_u64, 0..9_u64, prop::bool::weighted(0.9)).prop_map(|(n, routes, dedup)| {
-            Some((n, if routes == 8 { Routes::NOWHERE.0 } else { routes }, dedup))
+        9 => (0..80_u64, 0..10_u64, prop::bool::weighted(0.9)).prop_map(|(n, routes, dedup)| {
+            let routes = match routes {
+                8 => Routes::NOWHERE.0,
+                // To the destination that does what rules ask for, and to no other.
+                9 => Routes::NOWHERE.0 | 1,
+                routes => routes,
+            };
+            Some((n, routes, dedup))
         }),
         1 => Just(None),
     ];
@@ -244,7 +250,7 @@ impl World {
                     fates.insert(twin.last, Fate::Waiting);
                 }
             }
-            if routes == Routes::NOWHERE.0 {
+            if Routes(routes).contains(crate::record::NOWHERE) {
                 twin.nowhere.insert(twin.last, Fate::Waiting);
             }
             expected.push(Appended::Stored(Position(twin.last)));
