@@ -10,7 +10,12 @@
 //! again, whatever happened in between. What is on the way is whoever's queue it is in:
 //! it is sent at its QoS, also after a restart, until it expires or its session ends.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::futures::Notified;
 
@@ -22,6 +27,11 @@ use crate::{
     registry::Registry,
     roster::Client,
 };
+
+/// How long what is shown may be on its way to an outbox.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+/// What an errand's properties take, about.
+const PROPERTIES_BYTES: usize = 1_024;
 
 /// Which sessions are the client's that a message is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +61,10 @@ impl Addressee {
 pub enum Reach {
     /// The queue of a persistent session of the addressee, connected or not.
     Queue,
-    /// A connection of the addressee, and nothing that outlives it.
+    /// A connection of the addressee, and nothing that outlives it. It has room.
     Live,
+    /// The same, but what waits for it already leaves no room.
+    Full,
     /// Nobody: the addressee does not subscribe.
     Nobody,
 }
@@ -75,6 +87,7 @@ pub enum Queued {
 pub struct Errands {
     pub(crate) fanout: Arc<Fanout>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) taken: Arc<Taken>,
 }
 
 /// Who is connected at one moment.
@@ -82,6 +95,28 @@ pub struct Errands {
 pub struct Look<'e> {
     errands: &'e Errands,
     clients: HashMap<u64, Arc<Client>>,
+}
+
+/// Room in outboxes that was taken lately, by session: when, and how many bytes. What is
+/// shown takes its way, and until it has come nobody else may count on that room.
+#[derive(Debug, Default)]
+pub(crate) struct Taken(Mutex<HashMap<u64, VecDeque<(Instant, usize)>>>);
+
+impl Taken {
+    /// Without what has come by now.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, VecDeque<(Instant, usize)>>> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|_, lately| {
+            while lately
+                .front()
+                .is_some_and(|(at, _)| at.elapsed() >= ON_ITS_WAY)
+            {
+                lately.pop_front();
+            }
+            !lately.is_empty()
+        });
+        taken
+    }
 }
 
 impl Errands {
@@ -163,19 +198,41 @@ impl Errands {
 }
 
 impl Look<'_> {
-    /// How a message on a topic would reach its addressee now.
-    pub fn reach(&self, topic: &str, qos: QoS, to: &Addressee) -> Reach {
+    /// How a message would reach its addressee now. Where it is [`Reach::Live`] its room is
+    /// taken for a moment.
+    pub fn reach(&self, publish: &Publish, to: &Addressee) -> Reach {
         let fanout = &self.errands.fanout;
-        if qos > QoS::AtMostOnce && fanout.keeper().shared().is_kept_for(topic, to) {
+        let topic = &*publish.topic;
+        if publish.qos > QoS::AtMostOnce && fanout.keeper().shared().is_kept_for(topic, to) {
             return Reach::Queue;
         }
         let is_to = |session: u64| {
             let client = self.clients.get(&session);
             client.is_some_and(|one| to.is(&one.facts.client_id, one.facts.user.as_deref()))
         };
-        match fanout.is_wanted_by(topic, is_to) {
-            true => Reach::Live,
-            false => Reach::Nobody,
+        if !fanout.is_wanted_by(topic, is_to) {
+            return Reach::Nobody;
         }
+        let bytes = publish.payload.len() + topic.len() + PROPERTIES_BYTES;
+        let mut taken = self.errands.taken.lock();
+        let found = Cell::new(None);
+        let has_room = |session: u64| {
+            let more = taken.get(&session).into_iter().flatten();
+            let more = more.map(|(_, bytes)| bytes).sum();
+            let client = self.clients.get(&session).filter(|_| is_to(session));
+            let has_room = client.is_some_and(|one| one.has_room(bytes, more));
+            if has_room {
+                found.set(Some(session));
+            }
+            has_room
+        };
+        if !fanout.is_wanted_by(topic, has_room) {
+            return Reach::Full;
+        }
+        if let Some(session) = found.get() {
+            let lately = taken.entry(session).or_default();
+            lately.push_back((Instant::now(), bytes));
+        }
+        Reach::Live
     }
 }

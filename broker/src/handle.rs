@@ -64,6 +64,7 @@ impl Handle {
         Errands {
             fanout: Arc::clone(&self.fanout),
             registry: Arc::clone(&self.registry),
+            taken: Arc::default(),
         }
     }
 

@@ -174,6 +174,11 @@ impl Client {
         }
     }
 
+    /// Whether a message of `bytes` would find room in its outbox behind `more`.
+    pub(crate) fn has_room(&self, bytes: usize, more: usize) -> bool {
+        self.outbox.has_room(bytes, more)
+    }
+
     /// Whether its session outlives the connection.
     pub(crate) const fn is_persistent(&self) -> bool {
         self.facts.session_expiry_secs > 0

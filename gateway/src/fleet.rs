@@ -70,7 +70,7 @@ pub(crate) use topics::objection as topic_objection;
 use crate::{
     clock::Clock,
     event::Timestamp,
-    store::{self, Edit, NotEdited},
+    store::{self, Edit, NotEdited, Turn},
 };
 use room::Room;
 
@@ -377,11 +377,12 @@ impl Fleet {
     }
 
     /// Takes in what a device said of a command.
-    async fn hear(&self, reply: Reply) -> Result<Heard, NotEdited> {
+    async fn hear(&self, reply: Reply, turn: Turn) -> Result<Heard, NotEdited> {
         let bytes = reply.bytes;
         let replied = Replied {
             replies: vec![reply],
             is_full: self.is_full(bytes),
+            turn: Some(turn),
             announce: self.announce(),
         };
         let heard = self.0.store.edit(replied).await?;

@@ -50,7 +50,7 @@ use verdicts::verdicts;
 
 use crate::{
     clock::{Believed, Clock},
-    event::{Event, Timestamp},
+    event::{Event, Marks, Timestamp},
     gateway_id::GatewayId,
     normalise::{Births, Mapping, Reject},
     record::{DestinationId, Routes},
@@ -342,7 +342,14 @@ impl Ingest {
     /// the rules say; with more to compare than is allowed for a message, everywhere.
     /// The destinations of the rule that made it get it too. Destinations that get messages
     /// as they came get none: nothing came.
+    ///
+    /// One of a time that is not known yet is marked as those of devices are.
     pub fn made(&self, event: &Event, rule: Option<&str>) -> NewEvent {
+        if event.received.is_unset() && !event.marks.contains(Marks::CLOCK_UNSET) {
+            let mut marked = event.clone();
+            mark_unset(&mut marked, self.clock.booted().as_ref());
+            return self.made(&marked, rule);
+        }
         let routing = self.routing();
         let (rules, originals) = (&routing.rules, routing.originals);
         let open = routing.of(None).without(originals);
@@ -409,13 +416,24 @@ impl Ingest {
 }
 
 impl Admission for Ingest {
+    fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
+        self.admit_in(publisher, batch, store::Turn::of(publisher))
+    }
+}
+
+impl Ingest {
+    /// The same for a part of what was handed over together, in its turn.
     #[expect(
         clippy::async_yields_async,
         reason = "the caller awaits the receipt later"
     )]
-    fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
+    pub(crate) fn admit_in<'a>(
+        &'a self,
+        publisher: &'a Arc<Publisher>,
+        batch: Vec<Publish>,
+        turn: store::Turn,
+    ) -> Admitted<'a> {
         Box::pin(async move {
-            let turn = store::Turn::of(publisher);
             let routing = self.routing();
             let routes = routing.of(publisher.origin.as_ref());
             let births = match publisher.origin {

@@ -177,6 +177,13 @@ impl Outbox {
         true
     }
 
+    /// Whether a live message of `bytes` would find room behind `more` that are on their way.
+    pub(crate) fn has_room(&self, bytes: usize, more: usize) -> bool {
+        let queues = self.lock();
+        let before = queues.live_bytes + more;
+        before == 0 || before + bytes + ENTRY_BYTES <= self.bytes_max
+    }
+
     /// Adds a retained message unless `count_max` are waiting.
     pub(crate) fn push_retained(&self, delivery: Delivery, count_max: usize) -> bool {
         let mut queues = self.lock();

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use penstock_broker::{Properties, Publish, QoS, QueueFull, Verdict};
+use penstock_broker::{Addressee, Config, Properties, Publish, QoS, QueueFull, Reach, Verdict};
 use tokio::time::timeout;
 
 use crate::support::{LONG, Running, config, connect_v4, publish_v4, publish_v5, start};
@@ -238,5 +238,60 @@ async fn who_waits_for_subscribers_hears_when_a_session_that_was_away_is_gone() 
     assert_eq!(removed, Some(true));
     timeout(LONG, changed).await.expect("a change is told");
     assert!(!local.is_wanted_below("$penstock/events"));
+    broker.stop().await;
+}
+
+/// The identifier and the end of a publish of QoS 1 with a large payload.
+fn received(packet: &[u8]) -> ([u8; 2], &str) {
+    let header = 1 + packet[1..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    let topic = usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
+    let id = &packet[header + 2 + topic..][..2];
+    let end = std::str::from_utf8(&packet[packet.len() - 4..]).unwrap();
+    ([id[0], id[1]], end)
+}
+
+#[tokio::test]
+async fn what_a_live_client_has_no_room_for_is_said_before_it_is_shown() {
+    let broker = start(Config {
+        outbound_queue_bytes_max: 128 << 10,
+        ..config()
+    })
+    .await;
+    let errands = broker.handle.errands();
+    let mut device = broker.v4("device").await;
+    device.subscribe_v4("d/c", 1).await;
+    let to = Addressee::Client("device".into());
+    let padding = "x".repeat(16 << 10);
+    let (mut shown, mut heard, mut full) = (0, 0, 0);
+    while heard < 40 {
+        let look = errands.look();
+        while shown < 40 {
+            let errand = message("d/c", &format!("{padding}{shown:04}"), false);
+            match look.reach(&errand, &to) {
+                Reach::Live => errands.show(&errand).await,
+                Reach::Full => break,
+                other => panic!("{other:?}"),
+            }
+            shown += 1;
+        }
+        full += usize::from(shown < 40);
+        if heard == shown {
+            // What was shown is still thought to be on its way.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            continue;
+        }
+        let packet = device.packet().await;
+        let (id, end) = received(&packet);
+        assert_eq!(end, format!("{heard:04}"), "none is dropped");
+        device.send(&[0x40, 2, id[0], id[1]]).await;
+        heard += 1;
+    }
+    assert!(full > 0, "it never had more than it has room for");
+    let nobody = Addressee::Client("another".into());
+    let look = errands.look();
+    assert_eq!(
+        look.reach(&message("d/c", "", false), &nobody),
+        Reach::Nobody
+    );
     broker.stop().await;
 }

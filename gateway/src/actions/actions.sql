@@ -16,7 +16,9 @@ CREATE TABLE state (
     -- The last of the outbox that the journal has.
     handed INTEGER NOT NULL DEFAULT 0,
     -- Events and failures that were lost with damaged files.
-    lost INTEGER NOT NULL DEFAULT 0
+    lost INTEGER NOT NULL DEFAULT 0,
+    -- Windows that made room for others.
+    windows_evicted INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- What a rule could not do for an event.
@@ -27,7 +29,9 @@ CREATE TABLE failed (
     device TEXT NOT NULL,
     at INTEGER NOT NULL,
     reason TEXT NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    -- What of it: 0 all, 1 the alarm, 2 the message.
+    part INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Events that rules made, on their way into the journal, as CBOR.

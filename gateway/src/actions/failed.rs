@@ -34,12 +34,35 @@ pub struct Failed {
     pub body: Bytes,
 }
 
+/// What of a rule could not be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    All,
+    /// The alarm.
+    Alarm,
+    /// The message to local subscribers.
+    Message,
+}
+
+impl Part {
+    const fn of(number: i64) -> Self {
+        match number {
+            1 => Self::Alarm,
+            2 => Self::Message,
+            _ => Self::All,
+        }
+    }
+}
+
 /// The event for which something could not be done.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Of<'o> {
     pub(super) position: Position,
     pub(super) device: &'o str,
     pub(super) body: &'o [u8],
+    /// What of the rule.
+    pub(super) part: Part,
 }
 
 /// Keeps one, within a transaction.
@@ -56,8 +79,8 @@ pub(super) fn add(
     }
     connection
         .prepare_cached(
-            "INSERT INTO failed (rule, position, device, at, reason, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO failed (rule, position, device, at, reason, body, part)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute((
             rule,
@@ -66,6 +89,7 @@ pub(super) fn add(
             at.as_nanos(),
             &reason[..end],
             of.body,
+            of.part as i64,
         ))?;
     connection
         .prepare_cached(
@@ -110,6 +134,15 @@ pub(super) fn remove(connection: &Connection, id: u64) -> Result<bool, Error> {
         .prepare_cached("UPDATE state SET failed = failed - 1, failed_bytes = failed_bytes - ?1")?
         .execute([bytes])?;
     Ok(true)
+}
+
+/// What of one of them could not be done.
+pub(super) fn part(connection: &Connection, id: u64) -> Result<Part, Error> {
+    let part = connection
+        .prepare_cached("SELECT part FROM failed WHERE id = ?1")?
+        .query_row([id.cast_signed()], |row| row.get(0))
+        .optional()?;
+    Ok(Part::of(part.unwrap_or_default()))
 }
 
 /// One of them.

@@ -464,14 +464,21 @@ impl Follower {
     }
 
     fn say(&self, open: &Open) -> Result<(), Error> {
-        let [messages, failures, failures_evicted, lost, alarms]: [i64; 5] = open
+        let [
+            messages,
+            failures,
+            failures_evicted,
+            lost,
+            windows_evicted,
+            alarms,
+        ]: [i64; 6] = open
             .connection
             .prepare_cached(
-                "SELECT messages, failures, failures_evicted, lost,
+                "SELECT messages, failures, failures_evicted, lost, windows_evicted,
                      (SELECT count(*) FROM alarms WHERE state < 2) FROM state",
             )?
             .query_row([], |row| {
-                let mut counts = [0; 5];
+                let mut counts = [0; 6];
                 for (at, count) in counts.iter_mut().enumerate() {
                     *count = row.get(at)?;
                 }
@@ -484,6 +491,7 @@ impl Follower {
                 messages: messages.cast_unsigned(),
                 failures: failures.cast_unsigned(),
                 failures_evicted: failures_evicted.cast_unsigned(),
+                windows_evicted: windows_evicted.cast_unsigned(),
                 lost: lost.cast_unsigned(),
                 set_aside: told.set_aside.clone(),
                 error: open

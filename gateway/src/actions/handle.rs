@@ -48,6 +48,8 @@ pub struct Status {
     pub failures: u64,
     /// Of those: left for want of room.
     pub failures_evicted: u64,
+    /// Windows that made room for those of other devices, since then.
+    pub windows_evicted: u64,
     /// Events that rules made, and failures, that were lost with a damaged `rules.db`.
     pub lost: u64,
     /// Damaged files with rules, or with what they do, that were set aside.
@@ -64,6 +66,7 @@ pub(super) struct Told {
     pub(super) messages: u64,
     pub(super) failures: u64,
     pub(super) failures_evicted: u64,
+    pub(super) windows_evicted: u64,
     pub(super) lost: u64,
     pub(super) set_aside: Arc<[String]>,
     pub(super) error: Option<Arc<str>>,
@@ -111,6 +114,7 @@ impl Handle {
             messages: told.messages,
             failures: told.failures,
             failures_evicted: told.failures_evicted,
+            windows_evicted: told.windows_evicted,
             lost: told.lost,
             set_aside: told.set_aside,
             error: told.error,

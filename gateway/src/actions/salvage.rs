@@ -84,7 +84,11 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
         }
         Ok(is_whole)
     })?;
-    let failed = "id, rule, position, device, at, reason, body";
+    let mut failed = "id, rule, position, device, at, reason, body, part";
+    if old.prepare("SELECT part FROM failed").is_err() {
+        // Earlier versions did not note it.
+        failed = "id, rule, position, device, at, reason, body";
+    }
     salvaged.failed = table(old, to, "failed", failed, |_| Ok(true))?;
     let alarms = "id, rule, device, site, state, severity, text, raised, events, raised_at,
                   last_at, changed_at";

@@ -12,7 +12,7 @@ use crate::{aside, record::Position};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rules.db";
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 const TABLES: &str = include_str!("actions.sql");
 /// What the first version did not have.
 const FROM_1: &str = "
@@ -21,6 +21,10 @@ const FROM_1: &str = "
     UPDATE state SET handed = coalesce(
         (SELECT min(id) - 1 FROM outbox),
         (SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0);";
+/// And the second.
+const FROM_2: &str = "
+    ALTER TABLE state ADD COLUMN windows_evicted INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE failed ADD COLUMN part INTEGER NOT NULL DEFAULT 0;";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn path(dir: &Path) -> PathBuf {
@@ -64,7 +68,7 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
         connection.execute_batch(&format!(
             "BEGIN;
              {TABLES}
-             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
              PRAGMA user_version = {VERSION};
              COMMIT;"
         ))?;
@@ -78,9 +82,12 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
         let damage = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
         return Err(rusqlite::Error::SqliteFailure(damage, Some(sound)).into());
     }
-    if version == 1 {
+    if (1..VERSION).contains(&version) {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(FROM_1)?;
+        if version == 1 {
+            transaction.execute_batch(FROM_1)?;
+        }
+        transaction.execute_batch(FROM_2)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
@@ -162,9 +169,18 @@ mod tests {
     -- The last of the outbox that the journal has.
     handed INTEGER NOT NULL DEFAULT 0,
     -- Events and failures that were lost with damaged files.
-    lost INTEGER NOT NULL DEFAULT 0",
+    lost INTEGER NOT NULL DEFAULT 0,
+    -- Windows that made room for others.
+    windows_evicted INTEGER NOT NULL DEFAULT 0",
             "windows INTEGER NOT NULL",
         );
+        let first = first.replace(
+            "body BLOB NOT NULL,
+    -- What of it: 0 all, 1 the alarm, 2 the message.
+    part INTEGER NOT NULL DEFAULT 0",
+            "body BLOB NOT NULL",
+        );
+        assert!(!first.contains("DEFAULT"), "{first}");
         old.execute_batch(&first).unwrap();
         old.execute_batch(
             "INSERT INTO state VALUES (1, 7, 0, 0, 0, 0, 0, 0, 0);

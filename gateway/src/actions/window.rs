@@ -97,6 +97,11 @@ impl State {
         }
     }
 
+    /// Milliseconds that were listened when the last event came: grows with each.
+    pub(super) const fn heard(&self) -> i64 {
+        self.listened
+    }
+
     /// Takes an event; `listened` milliseconds were listened until now.
     pub(super) fn take(&mut self, window: &Window, event: &Event, listened: i64) -> Option<Turn> {
         let at = self.now(window, event.received);

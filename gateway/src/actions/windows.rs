@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{event::Timestamp, rules::action::Window};
 
-/// Windows that are followed, of all rules and devices.
+/// Windows that are followed, of all rules and devices. When there would be more, some of
+/// those leave whose device has been silent for longest.
 const WINDOWS_MAX: i64 = 20_000;
+/// As many at a time, because all are looked at for it.
+const LEAVING: usize = 1_000;
 /// Windows that are looked at in one transaction.
 const DUE_MAX: i64 = 256;
 
@@ -27,25 +30,23 @@ pub(super) fn load(
     Ok(known.and_then(|known| ciborium::from_reader(&known[..]).ok()))
 }
 
-/// Keeps it, within a transaction; `is_new` where there was none. Says why it cannot.
+/// Keeps it, within a transaction; `is_new` where there was none.
 pub(super) fn save(
     connection: &Connection,
     (rule, device): (&str, &str),
     window: &Window,
     state: &State,
     is_new: bool,
-) -> Result<Result<(), String>, Error> {
+) -> Result<(), Error> {
     if state.is_idle(window) {
-        forget(connection, rule, device)?;
-        return Ok(Ok(()));
+        return forget(connection, rule, device);
     }
     if is_new {
         let count: i64 = connection
             .prepare_cached("SELECT windows FROM state")?
             .query_row([], |row| row.get(0))?;
         if count >= WINDOWS_MAX {
-            let what = format!("{WINDOWS_MAX} windows of rules and devices are followed already");
-            return Ok(Err(what));
+            evict(connection)?;
         }
     }
     let mut body = Vec::new();
@@ -67,7 +68,35 @@ pub(super) fn save(
             .execute((rule, device, &body, due, listened))?;
         counted(connection, 1)?;
     }
-    Ok(Ok(()))
+    Ok(())
+}
+
+/// Takes those away whose device has been silent for longest, and counts them.
+fn evict(connection: &Connection) -> Result<(), Error> {
+    let mut all: Vec<(i64, String, String)> = Vec::new();
+    let mut statement = connection.prepare_cached("SELECT window, rule, device FROM windows")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let body: Vec<u8> = row.get(0)?;
+        let state: Option<State> = ciborium::from_reader(&body[..]).ok();
+        // What does not read back is worth nothing.
+        let heard = state.map_or(i64::MIN, |state| state.heard());
+        all.push((heard, row.get(1)?, row.get(2)?));
+    }
+    drop(rows);
+    all.sort_unstable();
+    for (_, rule, device) in all.iter().take(LEAVING) {
+        tracing::warn!(
+            rule,
+            device,
+            "{WINDOWS_MAX} windows of rules and devices are followed; this one is no more"
+        );
+        forget(connection, rule, device)?;
+        connection
+            .prepare_cached("UPDATE state SET windows_evicted = windows_evicted + 1")?
+            .execute([])?;
+    }
+    Ok(())
 }
 
 fn counted(connection: &Connection, more: i64) -> Result<(), Error> {

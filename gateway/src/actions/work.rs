@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction};
 use super::{
     Error,
     alarm::{self, Alarm, By, State},
-    failed,
+    failed::{self, Part},
     made::{self, Now},
     outbox, schema, topic,
     window::{State as Window, Turn},
@@ -49,6 +49,9 @@ pub(super) struct Done {
     /// Records that do not read back, and why.
     pub(super) unread: Vec<(Record, String)>,
 }
+
+/// What of a rule could not be done, and why.
+type Outcome = Result<(), Vec<(Part, String)>>;
 
 /// Under way.
 struct Page<'p, S> {
@@ -134,15 +137,20 @@ impl<S: Show> Work<'_, S> {
             Err(error) => return Ok(Some(Err(error.to_string()))),
         };
         let mut page = Page::begin(&transaction, self);
-        let done = match made::turn(rule, &event) {
-            Some(turn) => page.do_turned(rule, turn, &event)?,
-            None => {
+        let part = failed::part(&transaction, id)?;
+        let done = match (part, made::turn(rule, &event)) {
+            // What was done the first time is not done again.
+            (Part::Alarm, _) => page.raise(rule, &event)?.map_err(|what| vec![(part, what)]),
+            (Part::Message, _) => page.tell(rule, &event)?.map_err(|what| vec![(part, what)]),
+            (Part::All, Some(turn)) => page.do_turned(rule, turn, &event)?,
+            (Part::All, None) => {
                 let role = Role::Takes;
                 page.act(Acting { rule, role }, &event)?
             }
         };
-        if let Err(reason) = done {
-            return Ok(Some(Err(reason)));
+        if let Err(reasons) = done {
+            let reasons: Vec<String> = reasons.into_iter().map(|(_, what)| what).collect();
+            return Ok(Some(Err(reasons.join("; "))));
         }
         page.end()?;
         failed::remove(&transaction, id)?;
@@ -206,29 +214,32 @@ impl<'p, S: Show> Page<'p, S> {
         record: &Record,
         event: &Event,
     ) -> Result<(), Error> {
-        let of = failed::Of {
-            position: record.position,
-            device: &event.device,
-            body: &record.body,
-        };
-        let fail = |page: &Self, rule: &str, reason: &str| {
+        let fail = |page: &Self, rule: &str, part: Part, reason: &str| {
+            let of = failed::Of {
+                position: record.position,
+                device: &event.device,
+                body: &record.body,
+                part,
+            };
             failed::add(page.transaction, rule, of, page.work.now.at, reason)
         };
         let (acting, asked) = rules.of(event, scratch);
         // When it came there was less to compare: one rule that acts was enough then.
         if let Err(error) = asked {
-            fail(self, "", &error.to_string())?;
+            fail(self, "", Part::All, &error.to_string())?;
         }
         for acting in acting {
-            if let Err(reason) = self.act(acting, event)? {
-                fail(self, &acting.rule.name, &reason)?;
+            if let Err(reasons) = self.act(acting, event)? {
+                for (part, reason) in reasons {
+                    fail(self, &acting.rule.name, part, &reason)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Does what a rule asks for; says why it cannot.
-    fn act(&mut self, acting: Acting<'_>, event: &Event) -> Result<Result<(), String>, Error> {
+    /// Does what a rule asks for; says what of it cannot be done, and why.
+    fn act(&mut self, acting: Acting<'_>, event: &Event) -> Result<Outcome, Error> {
         let Acting { rule, role } = acting;
         let makes = made::may_follow(rule, event);
         match (role, &rule.actions.window) {
@@ -241,11 +252,16 @@ impl<'p, S: Show> Page<'p, S> {
                 let mut state = Window::of(known, window);
                 let turn = state.take(window, event, self.work.listened);
                 let of = (&*rule.name, device);
-                let kept = windows::save(transaction, of, window, &state, is_new)?;
-                if let (Ok(()), Some(turn)) = (&kept, turn) {
-                    self.turned(rule, turn, &state, device, Some(event))?;
+                windows::save(transaction, of, window, &state, is_new)?;
+                match turn {
+                    Some(turn) => self.turned(rule, turn, &state, device, Some(event))?,
+                    // It may have been evicted while it held.
+                    None if is_new => {
+                        alarm::clear(transaction, rule, event, &self.work.now)?;
+                    }
+                    None => {}
                 }
-                Ok(kept)
+                Ok(Ok(()))
             }
             (Role::Clears, _) if makes => {
                 alarm::clear(self.transaction, rule, event, &self.work.now)?;
@@ -265,10 +281,7 @@ impl<'p, S: Show> Page<'p, S> {
         };
         let mut state = Window::of(known, window);
         let turn = state.look(window, self.work.now.at, self.work.listened);
-        if let Err(reason) = windows::save(self.transaction, (name, device), window, &state, false)?
-        {
-            tracing::debug!(rule = name, device, reason, "a window is not kept");
-        }
+        windows::save(self.transaction, (name, device), window, &state, false)?;
         match turn {
             Some(turn) => self.turned(rule, turn, &state, device, None),
             None => Ok(()),
@@ -288,13 +301,19 @@ impl<'p, S: Show> Page<'p, S> {
         if !rule.destinations.is_empty() {
             outbox::add(self.transaction, &event, Some(&rule.name))?;
         }
-        if let Err(reason) = self.do_turned(rule, turn, &event)? {
+        for (part, reason) in self
+            .do_turned(rule, turn, &event)?
+            .err()
+            .into_iter()
+            .flatten()
+        {
             let mut body = Vec::new();
             event.to_cbor(&mut body);
             let of = failed::Of {
                 position: Position(0),
                 device,
                 body: &body,
+                part,
             };
             failed::add(self.transaction, &rule.name, of, self.work.now.at, &reason)?;
         }
@@ -333,37 +352,41 @@ impl<'p, S: Show> Page<'p, S> {
         made::event(kind, &rule.name, of, Some(key), &self.work.now, values)
     }
 
-    /// Does what a rule asks for when its window turns; says why it cannot.
-    fn do_turned(
-        &mut self,
-        rule: &Rule,
-        turn: Turn,
-        event: &Event,
-    ) -> Result<Result<(), String>, Error> {
+    /// Does what a rule asks for when its window turns; says what of it cannot be done.
+    fn do_turned(&mut self, rule: &Rule, turn: Turn, event: &Event) -> Result<Outcome, Error> {
         if turn == Turn::Began {
             return self.fire(rule, event, true);
         }
         if rule.actions.alarm.is_some() {
             alarm::clear(self.transaction, rule, event, &self.work.now)?;
         }
-        self.tell(rule, event)
+        let told = self.tell(rule, event)?;
+        Ok(told.map_err(|reason| vec![(Part::Message, reason)]))
     }
 
     /// Raises the alarm of a rule, if it may make something of the event, and tells local
-    /// subscribers.
-    fn fire(
-        &mut self,
-        rule: &Rule,
-        event: &Event,
-        makes: bool,
-    ) -> Result<Result<(), String>, Error> {
-        if let Some(asked) = rule.actions.alarm.as_deref().filter(|_| makes) {
-            let done = alarm::raise(self.transaction, rule, asked, event, &self.work.now)?;
-            if done.is_err() {
-                return Ok(done);
-            }
+    /// subscribers; neither waits for the other.
+    fn fire(&mut self, rule: &Rule, event: &Event, makes: bool) -> Result<Outcome, Error> {
+        let mut failed = Vec::new();
+        if makes && let Err(reason) = self.raise(rule, event)? {
+            failed.push((Part::Alarm, reason));
         }
-        self.tell(rule, event)
+        if let Err(reason) = self.tell(rule, event)? {
+            failed.push((Part::Message, reason));
+        }
+        Ok(if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed)
+        })
+    }
+
+    /// Raises the alarm of a rule, if it has one.
+    fn raise(&self, rule: &Rule, event: &Event) -> Result<Result<(), String>, Error> {
+        match rule.actions.alarm.as_deref() {
+            Some(asked) => alarm::raise(self.transaction, rule, asked, event, &self.work.now),
+            None => Ok(Ok(())),
+        }
     }
 
     /// Tells local subscribers.

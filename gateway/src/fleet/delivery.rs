@@ -355,8 +355,12 @@ impl Delivery {
                 pass.again = true;
                 break;
             };
-            match look.reach(topic, publish.qos, &to) {
+            match look.reach(&publish, &to) {
                 Reach::Nobody => break,
+                Reach::Full => {
+                    pass.again = true;
+                    break;
+                }
                 Reach::Queue => match self.errands.queue(&publish, command.token(), &to).await {
                     Queued::Now | Queued::Before => tokens.push(command.token()),
                     Queued::Nobody => break,

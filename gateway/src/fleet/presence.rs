@@ -4,7 +4,8 @@
 //! A device is online from the moment at which a client that it is was seen, and offline
 //! when none was for a while: one that comes back at once was not away, and after a start
 //! of the gateway all have that while to come back. What was told last is in the table, so
-//! a restart tells nothing twice, and nothing is left out.
+//! a restart tells nothing twice. Every such while the table is compared with who is there,
+//! so nothing is left out for longer: what could not be noted is told then.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -49,14 +50,12 @@ impl Watch {
     /// Looks until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let looking = async {
-            let mut before = Some(Instant::now());
+            let mut reconciled = Instant::now();
             loop {
                 self.look().await;
-                if before.is_some_and(|start| start.elapsed() >= AWAY_MAX) {
-                    before = None;
-                    // Those who were online at the last end, and did not come back.
-                    let online = self.read(rows::online).await.unwrap_or_default();
-                    self.tell_offline(online).await;
+                if reconciled.elapsed() >= AWAY_MAX {
+                    reconciled = Instant::now();
+                    self.reconcile().await;
                 }
                 sleep(LOOK_EVERY).await;
             }
@@ -64,7 +63,7 @@ impl Watch {
         stop.run_until_cancelled(looking).await;
     }
 
-    async fn look(&mut self) {
+    pub(super) async fn look(&mut self) {
         let now: BTreeSet<Client> = self.fleet.connected().into_iter().collect();
         let came: Vec<Client> = now.difference(&self.clients).cloned().collect();
         for left in self.clients.difference(&now) {
@@ -93,6 +92,28 @@ impl Watch {
                 .await;
             self.tell_offline(devices.unwrap_or_default()).await;
         }
+    }
+
+    /// Compares what the table says with who is there. What could not be noted when it
+    /// happened is told now, and so is what changed with the registry: a device that was
+    /// added while its client was connected, or is another client from now on; and, after a
+    /// start, those who were online at the last end and did not come back.
+    pub(super) async fn reconcile(&self) {
+        let here: Vec<Client> = self.clients.iter().cloned().collect();
+        let left: Vec<Client> = self.gone.keys().cloned().collect();
+        let read = move |tables: &rusqlite::Connection| {
+            let here = rows::devices_of(tables, &here)?;
+            let left = rows::devices_of(tables, &left)?;
+            Ok((here, left, rows::online(tables)?))
+        };
+        let Some((here, left, online)) = self.read(read).await else {
+            return;
+        };
+        self.tell(here.difference(&online).cloned().collect(), true)
+            .await;
+        let is_away = |id: &&String| !here.contains(*id) && !left.contains(*id);
+        let away = online.iter().filter(is_away).cloned().collect();
+        self.tell_offline(away).await;
     }
 
     /// Tells that devices are offline, those of them that no client is any more.

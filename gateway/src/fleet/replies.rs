@@ -23,7 +23,7 @@ use super::{
 use crate::{
     event::message::KEY_PROPERTY,
     ingest::Ingest,
-    store::{self, NotEdited},
+    store::{self, NotEdited, Turn},
 };
 
 /// MQTT 5: reason codes.
@@ -64,7 +64,7 @@ impl Replies {
     }
 
     /// What a message says of a command, or of its device.
-    fn said(&self, publisher: &Publisher, publish: &Publish) -> Option<Said> {
+    fn said(&self, publisher: &Publisher, publish: &Publish, turn: &Turn) -> Option<Said> {
         if publish.retain {
             return None;
         }
@@ -103,6 +103,7 @@ impl Replies {
                         patch,
                         bytes_max: config.shadow_bytes_max,
                         is_full: self.fleet.is_full(2 * bytes),
+                        turn: Some(turn.clone()),
                         announce: self.fleet.announce(),
                     })
                 }
@@ -134,16 +135,22 @@ impl Replies {
     }
 
     /// Settles a batch with replies in it, one run after the other.
-    async fn settle(&self, publisher: &Arc<Publisher>, batch: Vec<Publish>) -> Vec<Verdict> {
+    async fn settle(
+        &self,
+        publisher: &Arc<Publisher>,
+        batch: Vec<Publish>,
+        turn: Turn,
+    ) -> Vec<Verdict> {
         let count = batch.len();
         let mut verdicts = Vec::with_capacity(count);
         let mut batch = batch.into_iter().peekable();
         while let Some(first) = batch.next() {
-            if let Some(said) = self.said(publisher, &first) {
-                match self.hear(publisher, &first, said).await {
+            if let Some(said) = self.said(publisher, &first, &turn) {
+                match self.hear(publisher, &first, said, &turn).await {
                     Some(verdict) => verdicts.push(verdict),
                     None => {
-                        let other = self.ingest.admit(publisher, vec![first]).await;
+                        let ingest = &self.ingest;
+                        let other = ingest.admit_in(publisher, vec![first], turn.clone()).await;
                         verdicts.extend(other.await);
                     }
                 }
@@ -152,7 +159,8 @@ impl Replies {
                 while let Some(other) = batch.next_if(|one| !self.is_ours(&one.topic)) {
                     run.push(other);
                 }
-                verdicts.extend(self.ingest.admit(publisher, run).await.await);
+                let admitted = self.ingest.admit_in(publisher, run, turn.clone()).await;
+                verdicts.extend(admitted.await);
             }
             // Nothing may be kept that came after what is not.
             if let Some(verdict @ (Verdict::Busy | Verdict::Lost)) = verdicts.last().cloned() {
@@ -164,7 +172,13 @@ impl Replies {
     }
 
     /// What becomes of it; `None` if it is of nothing that is known.
-    async fn hear(&self, publisher: &Publisher, publish: &Publish, said: Said) -> Option<Verdict> {
+    async fn hear(
+        &self,
+        publisher: &Publisher,
+        publish: &Publish,
+        said: Said,
+        turn: &Turn,
+    ) -> Option<Verdict> {
         let heard = match said {
             Said::Order(order, asked) => {
                 return Some(self.place(publisher, publish, *order, asked).await);
@@ -173,7 +187,10 @@ impl Replies {
                 let text = "the command is not as it should be";
                 return Some(self.turn_away(publisher, publish, INVALID, text).await);
             }
-            Said::Reply(reply) => self.fleet.hear(reply).await.map(Taken::Heard),
+            Said::Reply(reply) => {
+                let heard = self.fleet.hear(reply, turn.clone()).await;
+                heard.map(Taken::Heard)
+            }
             Said::Report(report) => self.fleet.report(report).await,
         };
         let refused = |reason, text| Some(Verdict::Refused { reason, text });
@@ -296,7 +313,8 @@ impl Admission for Replies {
             return self.ingest.admit(publisher, batch);
         }
         Box::pin(async move {
-            let verdicts = self.settle(publisher, batch).await;
+            let turn = Turn::of(publisher);
+            let verdicts = self.settle(publisher, batch, turn).await;
             let receipt: Receipt = Box::pin(std::future::ready(verdicts));
             receipt
         })

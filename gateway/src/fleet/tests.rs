@@ -2,6 +2,7 @@
 
 mod commands;
 mod devices;
+mod live;
 mod model;
 mod shadows;
 
@@ -205,6 +206,7 @@ impl Desk {
         self.edit(Replied {
             replies,
             is_full,
+            turn: None,
             announce,
         })
         .await[0]

@@ -60,6 +60,11 @@ pub(super) const RULES: &[Plain] = &[
         |a| a.status.rules.failures_evicted,
     ),
     gauge(
+        "gateway_rules_windows_evicted",
+        "Windows that made room for those of other devices, since `rules.db` was begun",
+        |a| a.status.rules.windows_evicted,
+    ),
+    gauge(
         "gateway_rules_lost",
         "Events that rules made, and failures, that were lost with a damaged `rules.db`",
         |a| a.status.rules.lost,

@@ -6,7 +6,7 @@ use std::{any::Any, fmt::Debug};
 
 use rusqlite::Connection;
 
-use super::{NewEvent, Stopped};
+use super::{NewEvent, Stopped, Turn};
 use crate::event::Timestamp;
 
 /// A change that is decided by what the tables say when its turn comes.
@@ -25,6 +25,12 @@ pub trait Edit: Debug + Send + Sync + 'static {
     /// About what it adds to the database, at most, with its events. An edit of zero bytes
     /// makes room or takes none: it finds room while the journal is full.
     fn cost_bytes(&self) -> usize;
+
+    /// The turn of the connection that it comes of, if its place among what that publishes
+    /// matters: it is turned away where something of this turn was before.
+    fn turn(&self) -> Option<&Turn> {
+        None
+    }
 }
 
 /// What was decided.
@@ -83,6 +89,7 @@ impl From<Stopped> for NotEdited {
 pub(super) trait AnyEdit: Debug + Send + Sync {
     fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<AnyAnswer>>;
     fn cost_bytes(&self) -> usize;
+    fn turn(&self) -> Option<&Turn>;
 }
 
 pub(super) type AnyAnswer = Box<dyn Any + Send>;
@@ -103,5 +110,9 @@ impl<E: Edit> AnyEdit for E {
 
     fn cost_bytes(&self) -> usize {
         Edit::cost_bytes(self)
+    }
+
+    fn turn(&self) -> Option<&Turn> {
+        Edit::turn(self)
     }
 }

@@ -339,12 +339,15 @@ impl Writer {
                 )?),
                 Work::Edit(edit) => {
                     let bytes = edit.cost_bytes() as u64;
-                    let fits = bytes == 0
-                        || accept && !refused && make_room(connection, room, bytes, stage)?;
+                    let is_late = edit.turn().is_some_and(Turn::is_over);
+                    let fits = !is_late
+                        && (bytes == 0
+                            || accept && !refused && make_room(connection, room, bytes, stage)?);
                     if fits {
                         room.add(bytes);
                         inserter.edit(&**edit, stage, window)?
                     } else {
+                        edit.turn().inspect(|turn| turn.end());
                         Outcome::Full
                     }
                 }
@@ -436,7 +439,10 @@ impl Writer {
                 }
                 let full = vec![Appended::Full; entries.len()];
                 drop(job.reply.send(Outcome::Appended(full)));
-            } else if matches!(&job.work, Work::Edit(edit) if edit.cost_bytes() > 0) {
+            } else if let Work::Edit(edit) = &job.work
+                && edit.cost_bytes() > 0
+            {
+                edit.turn().inspect(|turn| turn.end());
                 drop(job.reply.send(Outcome::Full));
             } else {
                 batch.push(job);

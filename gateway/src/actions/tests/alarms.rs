@@ -130,6 +130,37 @@ fn an_alarm_is_raised_acknowledged_cleared_and_raised_again() {
 }
 
 #[test]
+fn what_was_done_is_not_done_again_when_the_rest_is_tried_again() {
+    let bench = Bench::new();
+    let rules = |template: &str| {
+        let mut both = hot();
+        both.actions.topic = crate::rules::action::Topic::parse("hot/{device}", false).ok();
+        let template = Transform::new([("d", "$.device")], template).unwrap();
+        both.actions.transform = Some(Arc::new(template));
+        ActingSet::new(&[both])
+    };
+    let device = "x".repeat(20_000);
+    let huge = rules(&"<d>".repeat(60));
+    bench.act(&huge, &[reading(1, &device, 90.0)]).unwrap();
+    assert_eq!(bench.alarms()[0].raised, 1);
+    bench
+        .say(bench.alarms()[0].id, State::Cleared)
+        .unwrap()
+        .unwrap();
+    let made = bench.made().len();
+    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let id = super::super::failed::list(&connection, None, 0, 10).unwrap()[0].id;
+    let work = bench.work();
+    let tried = work.retry(&mut connection, &rules("short"), id).unwrap();
+    assert_eq!(tried, Some(Ok(())));
+    assert_eq!(bench.shown().len(), 1);
+    // The alarm was raised then, and cleared by a person since.
+    let alarm = &bench.alarms()[0];
+    assert_eq!((alarm.state, alarm.raised), (State::Cleared, 1));
+    assert_eq!(bench.made().len(), made);
+}
+
+#[test]
 fn what_a_rule_made_raises_nothing_of_its_own_and_chains_end() {
     let bench = Bench::new();
     let any = r#"{"type":[{"exists":true}]}"#;

@@ -25,7 +25,7 @@ fn filled(dir: &Path) {
     connection
         .execute_batch(
             "UPDATE state SET position = 7, failures = 3, failed = 1, windows = 1;
-             INSERT INTO failed VALUES (9, 'r', 5, 'd', 1, 'why', x'00');
+             INSERT INTO failed VALUES (9, 'r', 5, 'd', 1, 'why', x'00', 2);
              INSERT INTO alarms VALUES (4, 'r', 'd', NULL, 0, 'major', 't', 1, 1, 1, 1, 1);
              INSERT INTO windows VALUES ('r', 'd', x'00', NULL, NULL);",
         )

@@ -252,6 +252,70 @@ fn a_changed_window_that_is_looked_at_knows_nothing_from_before() {
 }
 
 #[test]
+fn when_there_are_too_many_windows_those_of_the_devices_that_were_silent_longest_leave() {
+    let mut bench = Bench::new();
+    let silent = Window::Absent(Duration::from_secs(60));
+    let mut watched = windowed(silent.clone());
+    watched.actions.alarm = Some(Arc::new(crate::rules::action::Alarm {
+        severity: crate::rules::action::Severity::Critical,
+        text: None,
+        clear: None,
+    }));
+    let rules = ActingSet::new(&[watched]);
+    // The first of them goes silent for good, and is absent.
+    bench
+        .act(&rules, &[reading_at(1, "old-0", 1.0, 0.0)])
+        .unwrap();
+    bench.listened = 60_000;
+    bench.tick(&rules);
+    let connection = schema::open(bench.dir.path()).unwrap();
+    let transaction = connection.unchecked_transaction().unwrap();
+    for n in 1..20_000_i64 {
+        let mut state = super::super::window::State::of(None, &silent);
+        state.take(&silent, &event_of("old", &[]), 60_000 + n);
+        let mut body = Vec::new();
+        ciborium::into_writer(&state, &mut body).unwrap();
+        let row = (format!("old-{n}"), body);
+        let sql = "INSERT INTO windows VALUES ('w', ?1, ?2, NULL, 99999999)";
+        transaction.execute(sql, row).unwrap();
+    }
+    transaction
+        .execute("UPDATE state SET windows = 20000", [])
+        .unwrap();
+    transaction.commit().unwrap();
+    bench.listened = 90_000;
+    bench
+        .act(&rules, &[reading_at(2, "new", 1.0, 90.0)])
+        .unwrap();
+    let counts = || -> [i64; 5] {
+        let sql = "SELECT windows, (SELECT count(*) FROM windows), windows_evicted, failures,
+             (SELECT count(*) FROM windows WHERE device IN ('old-0', 'old-999')) FROM state";
+        connection
+            .query_row(sql, [], |row| {
+                Ok([
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                ])
+            })
+            .unwrap()
+    };
+    assert_eq!(counts(), [19_001, 19_001, 1_000, 0, 0]);
+    // One that comes back is absent no more, though nobody followed it.
+    let alarms = || -> i64 {
+        let sql = "SELECT count(*) FROM alarms WHERE state < 2";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(alarms(), 1);
+    bench
+        .act(&rules, &[reading_at(3, "old-0", 1.0, 91.0)])
+        .unwrap();
+    assert_eq!(alarms(), 0);
+}
+
+#[test]
 fn a_clock_that_is_put_back_begins_a_window_anew() {
     let bench = Bench::new();
     let rules = ActingSet::new(&[windowed(over(20, Measure::Count, ">= 2"))]);

@@ -9,7 +9,7 @@ use super::{ROW_BYTES, cost_bytes, enter, tell};
 use crate::{
     event::Timestamp,
     fleet::{Command, State, announce::Announce, requests, rows},
-    store::{Edit, Edited},
+    store::{Edit, Edited, Turn},
 };
 
 /// Who takes the steps that nobody asks for.
@@ -86,6 +86,8 @@ pub(in crate::fleet) struct Replied {
     pub(in crate::fleet) replies: Vec<Reply>,
     /// The table has no room for what they say: only the event has it.
     pub(in crate::fleet) is_full: bool,
+    /// Their place among what the device publishes.
+    pub(in crate::fleet) turn: Option<Turn>,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
 }
 
@@ -163,6 +165,10 @@ impl Edit for Replied {
             .iter()
             .map(|reply| cost_bytes(reply.bytes))
             .sum()
+    }
+
+    fn turn(&self) -> Option<&Turn> {
+        self.turn.as_ref()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         device::merge,
         requests, rows,
     },
-    store::{Edit, Edited, NewEvent},
+    store::{Edit, Edited, NewEvent, Turn},
 };
 
 /// Changes what a device should be.
@@ -153,6 +153,8 @@ pub(in crate::fleet) struct Report {
     pub(in crate::fleet) bytes_max: usize,
     /// There is no room for more than is there.
     pub(in crate::fleet) is_full: bool,
+    /// Its place among what the device publishes.
+    pub(in crate::fleet) turn: Option<Turn>,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
 }
 
@@ -218,6 +220,10 @@ impl Edit for Report {
 
     fn cost_bytes(&self) -> usize {
         cost_bytes(3 * self.bytes_max)
+    }
+
+    fn turn(&self) -> Option<&Turn> {
+        self.turn.as_ref()
     }
 }
 

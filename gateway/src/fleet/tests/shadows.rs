@@ -52,6 +52,7 @@ async fn a_shadow_is_changed_by_versions_and_told_until_that_is_noted() {
         patch: members(patch),
         bytes_max: 64,
         is_full: false,
+        turn: None,
         announce: Arc::new(Keep),
     };
     let taken = desk.edit(report("thief", json!({ "rpm": 1 }))).await;

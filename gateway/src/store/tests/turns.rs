@@ -71,6 +71,65 @@ fn a_group_behind_a_refused_one_is_refused_in_a_later_commit_too() {
     assert!(is_kept(&mut a_asked), "asked about in another turn");
 }
 
+/// An edit that takes so much, in a turn.
+#[derive(Debug)]
+struct Small(Turn, usize);
+
+impl Edit for Small {
+    type Answer = ();
+
+    fn apply(
+        &self,
+        _tables: &rusqlite::Connection,
+        _now: Timestamp,
+    ) -> rusqlite::Result<Edited<()>> {
+        Ok(Edited::nothing(()))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        self.1
+    }
+
+    fn turn(&self) -> Option<&Turn> {
+        Some(&self.0)
+    }
+}
+
+fn edit(turn: Turn, bytes: usize) -> (Job, Receiver<Outcome>) {
+    let (reply, outcome) = oneshot::channel();
+    let work = Work::Edit(Box::new(Small(turn, bytes)));
+    let room = None;
+    (Job { work, reply, room }, outcome)
+}
+
+#[test]
+fn what_a_device_says_of_a_command_does_not_overtake_what_it_published_before() {
+    let mut driven = Driven::new();
+    let over = Arc::new(AtomicU64::new(0));
+    let turn = |number| Turn::new(number, over.clone());
+    let is_made = |outcome: &mut Receiver<Outcome>| {
+        matches!(outcome.try_recv().expect("answered"), Outcome::Edited(_))
+    };
+    // Telemetry finds no room, and the reply behind it would.
+    let (telemetry, mut asked) = Driven::ask(1, turn(0));
+    let (reply, mut said) = edit(turn(0), 1);
+    let (free, mut without_room) = edit(turn(0), 0);
+    let (other, mut other_said) = edit(Turn::new(0, Arc::default()), 1);
+    driven.commit(vec![telemetry], false);
+    driven.commit(vec![reply, free, other], true);
+    assert!(!is_kept(&mut asked) && !is_made(&mut said) && !is_made(&mut without_room));
+    assert!(is_made(&mut other_said), "other connections go on");
+    // The other way round, and once it has heard of the refusal.
+    let (reply, mut said) = edit(turn(1), 1 << 20);
+    let (telemetry, mut asked) = Driven::ask(1, turn(1));
+    driven.commit(vec![reply], false);
+    driven.commit(vec![telemetry], true);
+    assert!(!is_made(&mut said) && !is_kept(&mut asked));
+    let (reply, mut said) = edit(turn(2), 1);
+    driven.commit(vec![reply], true);
+    assert!(is_made(&mut said));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
