@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_then_or_reaches_devices_is_an_admins() {
+    fn what_is_gone_then_or_decides_what_leaves_is_an_admins() {
         let document = document();
         let admins: BTreeSet<String> = operations(&document)
             .into_iter()
