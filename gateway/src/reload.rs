@@ -146,7 +146,7 @@ impl Reload {
             Ok(()) => self.watch.read(seen),
             Err(error) => {
                 let what = match self.authenticated {
-                    true => "passwords, keys and tokens are in force, destinations and rules",
+                    true => "passwords and keys are in force, destinations and rules",
                     false => "passwords, keys, tokens, destinations and rules",
                 };
                 tracing::error!("{what} stay as they were: {error:#}");
@@ -175,7 +175,7 @@ impl Reload {
                  are written for has changed: {}",
                 differences.join(", ")
             );
-            tracing::info!("passwords, keys and tokens were read again and are in force");
+            tracing::info!("passwords and keys were read again and are in force");
             return Ok(());
         }
         let changed = self.in_force.fixed.changed_destinations(&config.fixed);
@@ -191,16 +191,16 @@ impl Reload {
         self.take(&tokens);
         self.in_force.destinations.apply(wish).await?;
         self.in_force.fixed = config.fixed;
-        tracing::info!(
-            "passwords, keys, tokens, destinations and rules were read again and are in force"
-        );
+        tracing::info!("passwords, keys, destinations and rules were read again and are in force");
         Ok(())
     }
 
     /// Lets in over HTTP who has one of these.
     fn take(&self, tokens: &[Token]) {
-        if let Err(error) = self.tokens.exchange(tokens) {
-            tracing::warn!("tokens stay as they were: {error}");
+        match self.tokens.exchange(tokens) {
+            Ok(true) => tracing::info!("tokens were read again and are in force"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("tokens stay as they were: {error}"),
         }
     }
 

@@ -165,7 +165,7 @@ fn a_token_that_is_taken_away_is_none_without_a_restart_and_its_stream_ends() {
     let other = "0123456789-of-another";
     change(
         &text.replace(viewer, other),
-        "were read again and are in force",
+        "tokens were read again and are in force",
     );
     assert_eq!(status_for(&setup, viewer), 401);
     let (ended, end) = mpsc::sync_channel(1);

@@ -148,22 +148,22 @@ impl Tokens {
         Self(watch::Sender::new(known(tokens)))
     }
 
-    /// From now on these are known and no others. Streams of those who are not end.
+    /// From now on these are known and no others. Streams of those who are not end. Whether
+    /// that changes anything.
     ///
     /// # Errors
     /// When nobody was asked and now should be, or the other way round: what listens beyond
     /// loopback was allowed for what it was at the start.
-    pub fn exchange(&self, tokens: &[Token]) -> Result<(), AsksOtherwise> {
+    pub fn exchange(&self, tokens: &[Token]) -> Result<bool, AsksOtherwise> {
         let now = known(tokens);
         if now.is_empty() != self.0.borrow().is_empty() {
             return Err(AsksOtherwise);
         }
-        self.0.send_if_modified(|known| {
+        Ok(self.0.send_if_modified(|known| {
             let differs = *known != now;
             *known = now;
             differs
-        });
-        Ok(())
+        }))
     }
 
     /// Ends when this caller is no longer let in.
@@ -340,9 +340,10 @@ mod tests {
             role: Role::Viewer,
             ..two.clone()
         };
-        tokens.exchange(&[one.clone(), less]).unwrap();
+        assert_eq!(tokens.exchange(&[one.clone(), two.clone()]), Ok(false));
+        assert_eq!(tokens.exchange(&[one.clone(), less]), Ok(true));
         assert!(!has_ended(&first).await && has_ended(&second).await);
-        tokens.exchange(std::slice::from_ref(&two)).unwrap();
+        assert_eq!(tokens.exchange(std::slice::from_ref(&two)), Ok(true));
         assert!(has_ended(&first).await && !has_ended(&second).await);
         assert!(!has_ended(&command).await);
         assert_eq!(who("the word of one"), None);

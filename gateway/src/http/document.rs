@@ -5,8 +5,13 @@
 
 use std::sync::OnceLock;
 
-use axum::{http::header::CONTENT_TYPE, response::IntoResponse, routing::MethodFilter};
+use axum::{
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::MethodFilter,
+};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -144,8 +149,12 @@ fn complete_one(operation: &mut Value) {
     tag = "gateway",
     responses((status = 200, description = "OpenAPI 3.1", body = Value))
 )]
-pub(super) async fn openapi() -> impl IntoResponse {
+pub(super) async fn openapi() -> Result<impl IntoResponse, Problem> {
     static TEXT: OnceLock<String> = OnceLock::new();
-    let text = TEXT.get_or_init(routes::described).as_str();
-    ([(CONTENT_TYPE, "application/json")], text)
+    let text = spawn_blocking(|| TEXT.get_or_init(routes::described).as_str());
+    let text = text.await.map_err(|error| {
+        tracing::error!(%error, "the document of the API could not be made");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "it could not be made")
+    })?;
+    Ok(([(CONTENT_TYPE, "application/json")], text))
 }
