@@ -28,7 +28,7 @@ use crate::{
     config::{Config, rule::FIELDS_MAX},
     event::Timestamp,
     ingest::Ingest,
-    rules::{Pattern, Rule, RuleSet},
+    rules::{ACTIONS, Pattern, Rule, RuleSet},
     store,
 };
 
@@ -37,6 +37,11 @@ const RULES_MAX: usize = 10_000;
 const BYTES_MAX: usize = 16 << 20;
 /// Bytes of one.
 const RULE_BYTES_MAX: usize = 64 << 10;
+/// Said of a rule that acts where the journal has no number left for what acts.
+const NO_NUMBER: &str = "the journal has given all of its 63 numbers to destinations, and a rule \
+    with an alarm, a topic or a window needs one as they do; without such rules, remove a \
+    destination that is not configured any more (\"penstock destination remove NAME\"), then put \
+    them back and start the gateway again";
 
 /// Why a rule cannot be put, or asked for.
 #[derive(Debug, thiserror::Error)]
@@ -424,6 +429,11 @@ impl Rulebook {
     fn set_of(&self, of_file: &[Rule], put: &BTreeMap<Arc<str>, Put>) -> Result<RuleSet, Error> {
         let put = in_force(of_file, put);
         let rules: Vec<Rule> = of_file.iter().chain(put).cloned().collect();
+        // Without one what they take would be passed by for ever, and nobody would know.
+        let acts = rules.iter().any(|rule| rule.actions.any());
+        if acts && self.store.destination_id(ACTIONS).is_none() {
+            return Err(Error::Wrong(vec![NO_NUMBER.to_owned()]));
+        }
         RuleSet::new(&rules, |name| self.store.destination_id(name))
             .map_err(|name| Error::Wrong(vec![format!("{name} is no destination")]))
     }

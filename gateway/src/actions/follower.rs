@@ -171,12 +171,14 @@ impl Follower {
                 Ok(()) | Err(Error::Ending | Error::Stopped(_)) => return Ok(()),
                 Err(error) => error,
             };
+            // Where no rule acts nothing waits.
+            let waits = !matches!(error, Error::Unknown) || !self.ingest.rules().acts().is_empty();
             let known = self.told.borrow().error.is_some();
-            if !known {
+            if waits && !known {
                 tracing::error!(%error, "rules that do more than send wait");
             }
-            let reason: Arc<str> = error.to_string().into();
-            self.told.send_modify(|told| told.error = Some(reason));
+            let reason = waits.then(|| error.to_string().into());
+            self.told.send_modify(|told| told.error = reason);
             // Within the runtime: a sleep asks for its clock when it is made.
             let rested = runtime
                 .block_on(async { stop.run_until_cancelled(tokio::time::sleep(RETRY)).await });

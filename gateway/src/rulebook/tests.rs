@@ -50,6 +50,36 @@ impl Bench {
     }
 }
 
+#[test]
+fn a_rule_that_acts_is_refused_where_there_is_no_number_for_what_it_does() {
+    let mut bench = Bench::new("");
+    let alarm = r#"{"pattern": {"device": ["x"]}, "alarm": {"text": "hot"}}"#;
+    let put = |bench: &Bench| bench.open().put("a", alarm, None, "ann", NOW);
+    put(&bench).unwrap();
+    let text = std::fs::read_to_string(bench.dir.path().join("rulebook.json"));
+    assert!(text.is_ok_and(|text| text.contains("hot")));
+    // As it is with a journal of an earlier version, which has given all numbers.
+    let mut config = bench.config.store.clone();
+    config.destinations.retain(|name| &**name != ACTIONS);
+    config.dir = bench.dir.path().join("other");
+    std::fs::create_dir(&config.dir).unwrap();
+    let (store, _) = Store::open(config, Arc::new(SystemClock)).unwrap();
+    bench.handle = store.handle();
+    let (ingest, handle) = (bench.ingest.clone(), bench.handle.clone());
+    let opened = Rulebook::open(bench.dir.path(), &bench.config, ingest, handle);
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("destination remove"), "{error}");
+    std::fs::remove_file(bench.dir.path().join("rulebook.db")).unwrap();
+    std::fs::remove_file(bench.dir.path().join("rulebook.json")).unwrap();
+    let error = put(&bench).unwrap_err().to_string();
+    assert!(error.contains("destination remove"), "{error}");
+    // One that only sends needs none.
+    bench
+        .open()
+        .put("b", &self::text("y"), None, "ann", NOW)
+        .unwrap();
+}
+
 fn text(device: &str) -> String {
     format!(r#"{{"pattern": {{"device": ["{device}"]}}, "destinations": ["lake"]}}"#)
 }
