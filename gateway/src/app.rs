@@ -94,8 +94,7 @@ impl App {
         let handle = store.handle();
         let dir = config.data_dir.clone();
         let gateway = tokio::task::spawn_blocking(move || gateway_id(&dir)).await??;
-        rulebook::rescue(&config.data_dir, &config, clock.now())
-            .context("cannot put a sound rulebook.db in the place of a damaged one")?;
+        rescue_rulebook(&config, &clock)?;
         let ingest = Arc::new(ingest(&config, &gateway, &handle, &clock)?);
         let rulebook = Rulebook::open(&config.data_dir, &config, ingest.clone(), handle.clone());
         let rulebook = Arc::new(rulebook.context("cannot open rulebook.db")?);
@@ -439,6 +438,12 @@ pub(crate) fn ingest(
     let (config, routes) = (config.ingest.clone(), routing.routes);
     let ingest = Ingest::new(config, routes, store.clone(), clock.clone());
     Ok(ingest.known_as(gateway.clone()).routing_by(routing))
+}
+
+/// Sees to it that the rules that were put can be read, before [`ingest`] reads them. Blocking.
+pub(crate) fn rescue_rulebook(config: &Config, clock: &Arc<dyn Clock>) -> Result<()> {
+    rulebook::rescue(&config.data_dir, config, clock.now())
+        .context("cannot put a sound rulebook.db in the place of a damaged one")
 }
 
 /// Says what was found when the journal was opened, where a person should know.

@@ -26,40 +26,39 @@ pub(crate) fn means_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// Where a database is built that will take the place of a damaged one; nothing is there.
+/// What a crash leaves of it is never taken for complete.
 ///
 /// # Errors
 /// When the file system says no.
 pub(crate) fn fresh(dir: &Path, file: &str) -> io::Result<PathBuf> {
     let fresh = unfinished(dir, file);
     for suffix in ["", "-wal", "-shm"] {
-        match fs::remove_file(with(&fresh, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove(&with(&fresh, suffix))?;
     }
     Ok(fresh)
 }
 
-/// Sets a database aside, if there is one, and puts the [fresh] one in its place, which is
-/// complete and closed. Says where the old one is.
+/// Sets a database aside, if there is one, or what is left of it, and puts the [fresh] one
+/// in its place, which is complete and closed. Says where the old one is.
 ///
 /// # Errors
 /// When the file system says no.
 pub(crate) fn exchange(dir: &Path, file: &str) -> io::Result<Option<PathBuf>> {
+    let (path, complete) = (dir.join(file), complete(dir, file));
     let fresh = unfinished(dir, file);
     fs::File::open(&fresh)?.sync_all()?;
-    let (path, mut aside) = (dir.join(file), None);
-    if path.try_exists()? {
-        let numbers = numbers(dir, file)?;
-        let n = numbers.last().map_or(1, |last| last + 1);
-        let to = damaged(dir, file, n);
+    fs::rename(&fresh, &complete)?;
+    let mut aside = None;
+    // A log without its database too: SQLite would read it into the fresh one.
+    if path.try_exists()? || with(&path, "-wal").try_exists()? {
+        let to = damaged(dir, file, next(dir, file)?);
         // The database first: without its log it would only look older, and be taken for
         // sound.
-        fs::rename(&path, &to)?;
+        rename(&path, &to)?;
         rename_log(&path, &to)?;
         aside = Some(to);
     }
-    fs::rename(&fresh, &path)?;
+    fs::rename(&complete, &path)?;
     fs::File::open(dir)?.sync_all()?;
     Ok(aside)
 }
@@ -69,15 +68,22 @@ pub(crate) fn exchange(dir: &Path, file: &str) -> io::Result<Option<PathBuf>> {
 /// # Errors
 /// When the file system says no.
 pub(crate) fn finish(dir: &Path, file: &str) -> io::Result<()> {
-    let (path, fresh) = (dir.join(file), unfinished(dir, file));
-    if path.try_exists()? || !fresh.try_exists()? {
+    let (path, complete) = (dir.join(file), complete(dir, file));
+    if path.try_exists()? {
+        // It is begun again where it is needed.
+        return remove(&complete);
+    }
+    if !complete.try_exists()? {
         return Ok(());
     }
-    // A log that is left belongs to what was set aside.
-    if let Some(last) = numbers(dir, file)?.last() {
-        rename_log(&path, &damaged(dir, file, *last))?;
-    }
-    fs::rename(&fresh, &path)?;
+    // A log that is left belongs to what was set aside, unless that has one.
+    let last = numbers(dir, file)?.last().map(|n| damaged(dir, file, *n));
+    let of = match last {
+        Some(last) if !with(&last, "-wal").try_exists()? => last,
+        _ => damaged(dir, file, next(dir, file)?),
+    };
+    rename_log(&path, &of)?;
+    fs::rename(&complete, &path)?;
     fs::File::open(dir)?.sync_all()
 }
 
@@ -89,6 +95,16 @@ pub(crate) fn list(dir: &Path, file: &str) -> io::Result<Vec<String>> {
     let numbers = numbers(dir, file)?;
     let names = numbers.iter().map(|n| format!("{file}.damaged-{n}"));
     Ok(names.collect())
+}
+
+/// The number of the next that is set aside.
+fn next(dir: &Path, file: &str) -> io::Result<u64> {
+    let mut n = numbers(dir, file)?.last().map_or(1, |last| last + 1);
+    // Of some there is only the log.
+    while with(&damaged(dir, file, n), "-wal").try_exists()? {
+        n += 1;
+    }
+    Ok(n)
 }
 
 fn numbers(dir: &Path, file: &str) -> io::Result<Vec<u64>> {
@@ -105,12 +121,25 @@ fn numbers(dir: &Path, file: &str) -> io::Result<Vec<u64>> {
 
 fn rename_log(from: &Path, to: &Path) -> io::Result<()> {
     for suffix in ["-wal", "-shm"] {
-        match fs::rename(with(from, suffix), with(to, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        rename(&with(from, suffix), &with(to, suffix))?;
     }
     Ok(())
+}
+
+/// If it is there.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// If it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn damaged(dir: &Path, file: &str, n: u64) -> PathBuf {
@@ -118,6 +147,10 @@ fn damaged(dir: &Path, file: &str, n: u64) -> PathBuf {
 }
 
 fn unfinished(dir: &Path, file: &str) -> PathBuf {
+    dir.join(format!("{file}.building"))
+}
+
+fn complete(dir: &Path, file: &str) -> PathBuf {
     dir.join(format!("{file}.new"))
 }
 
@@ -141,6 +174,7 @@ mod tests {
         }
         finish(dir, "a.db").unwrap();
         assert_eq!(has("a.db"), "old", "nothing was begun");
+        fs::write(fresh(dir, "a.db").unwrap(), "new").unwrap();
         assert_eq!(exchange(dir, "a.db").unwrap(), Some(at("a.db.damaged-1")));
         assert_eq!(
             (has("a.db"), has("a.db.damaged-1-wal")),
@@ -158,5 +192,29 @@ mod tests {
             list(dir, "a.db").unwrap(),
             ["a.db.damaged-1", "a.db.damaged-10"]
         );
+    }
+
+    #[test]
+    fn a_log_without_its_database_is_set_aside_and_none_overwrites_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, at) = (dir.path(), |name: &str| dir.path().join(name));
+        let has = |name: &str| fs::read_to_string(at(name)).unwrap_or_default();
+        for n in ["1", "2"] {
+            fs::write(fresh(dir, "a.db").unwrap(), n).unwrap();
+            fs::write(at("a.db-wal"), n).unwrap();
+            assert!(exchange(dir, "a.db").unwrap().is_some());
+            assert_eq!(has("a.db"), n);
+            assert!(!at("a.db-wal").try_exists().unwrap(), "{n}");
+            fs::remove_file(at("a.db")).unwrap();
+        }
+        assert_eq!(has("a.db.damaged-1-wal") + &has("a.db.damaged-2-wal"), "12");
+    }
+
+    #[test]
+    fn what_a_crash_left_half_built_does_not_take_the_place_of_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(fresh(dir.path(), "a.db").unwrap(), "half").unwrap();
+        finish(dir.path(), "a.db").unwrap();
+        assert!(!dir.path().join("a.db").try_exists().unwrap());
     }
 }

@@ -122,7 +122,7 @@ pub fn put_in(dir: &Path, config: &Config) -> Result<Vec<Rule>, Error> {
     };
     let destinations = names(config);
     let put = read_all(&connection, &destinations)?;
-    Ok(in_force(&config.rules, &put).cloned().collect())
+    Ok(in_force(&config.rules, &put).collect())
 }
 
 /// The destinations that rules may name.
@@ -184,25 +184,39 @@ fn narrowed(text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
     read(&rule.to_string(), destinations).ok()
 }
 
-/// A rule that takes nothing, and names what one that cannot be read names.
+/// A rule that takes nothing, and names what one that cannot be read names: where it is
+/// not even JSON, everything.
 fn silenced(name: &str, text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
-    let rule: serde_json::Value = serde_json::from_str(text).ok()?;
-    let named = rule.get("destinations")?.as_array()?;
-    let known = destinations.iter();
-    let known = known.filter(|known| named.iter().any(|name| *name == ***known));
-    let known: Vec<Arc<str>> = known.cloned().collect();
-    let nothing = Pattern::parse(rescue::NOTHING).ok()?;
-    (!known.is_empty()).then(|| Rule::to(name, nothing, known))
+    let known: Vec<Arc<str>> = match serde_json::from_str::<serde_json::Value>(text) {
+        Err(_) => destinations.to_vec(),
+        Ok(rule) => {
+            let named = rule.get("destinations")?.as_array()?;
+            let known = destinations.iter();
+            let known = known.filter(|known| named.iter().any(|name| *name == ***known));
+            known.cloned().collect()
+        }
+    };
+    nothing_to(name, known)
 }
 
-/// Those that were put, and whose names the configuration does not have.
+/// A rule that takes nothing, and narrows these.
+fn nothing_to(name: &str, destinations: Vec<Arc<str>>) -> Option<Rule> {
+    let nothing = Pattern::parse(rescue::NOTHING).ok()?;
+    (!destinations.is_empty()).then(|| Rule::to(name, nothing, destinations))
+}
+
+/// Those that were put. One whose name the configuration has takes nothing, and what it
+/// names stays narrowed.
 fn in_force<'r>(
     of_file: &[Rule],
     put: &'r BTreeMap<Arc<str>, Put>,
-) -> impl Iterator<Item = &'r Rule> {
+) -> impl Iterator<Item = Rule> + 'r {
     let taken: HashSet<Arc<str>> = of_file.iter().map(|rule| rule.name.clone()).collect();
     let readable = put.values().filter_map(|put| put.rule.as_ref());
-    readable.filter(move |rule| !taken.contains(&rule.name))
+    readable.filter_map(move |rule| match taken.contains(&rule.name) {
+        true => nothing_to(&rule.name, rule.destinations.clone()),
+        false => Some(rule.clone()),
+    })
 }
 
 impl Rulebook {
@@ -428,7 +442,7 @@ impl Rulebook {
 
     fn set_of(&self, of_file: &[Rule], put: &BTreeMap<Arc<str>, Put>) -> Result<RuleSet, Error> {
         let put = in_force(of_file, put);
-        let rules: Vec<Rule> = of_file.iter().chain(put).cloned().collect();
+        let rules: Vec<Rule> = of_file.iter().cloned().chain(put).collect();
         // Without one what they take would be passed by for ever, and nobody would know.
         let acts = rules.iter().any(|rule| rule.actions.any());
         if acts && self.store.destination_id(ACTIONS).is_none() {
@@ -452,11 +466,16 @@ fn is_latest(inner: &Inner, name: &str, over: Option<u64>) -> Result<(), Error> 
     }
 }
 
-/// Keeps the rules once more. Without that they are on disk all the same.
+/// Keeps the rules once more. Without that they are on disk all the same; but a copy that
+/// is behind them would be believed after damage, so rather none. The next change or start
+/// tries again.
 fn keep_copy(inner: &Inner) {
     let rules = inner.put.iter().map(|(name, put)| (name, &put.version));
     if let Err(error) = copy::keep(&inner.dir, rules) {
-        tracing::warn!(%error, "cannot write {}", copy::FILE);
+        tracing::error!(%error, "cannot write {}: there is no copy of the rules", copy::FILE);
+        if let Err(error) = copy::forget(&inner.dir) {
+            tracing::error!(%error, "cannot take {} away, which is behind", copy::FILE);
+        }
     }
 }
 
@@ -471,7 +490,8 @@ fn say_problems(of_file: &[Rule], put: &BTreeMap<Arc<str>, Put>) {
 /// Why a rule that was put is not in force, or not all of it.
 fn problem(of_file: &[Rule], name: &str, put: &Put) -> Option<Arc<str>> {
     if of_file.iter().any(|rule| *rule.name == *name) {
-        return Some("the configuration has a rule of this name".into());
+        let what = "the configuration has a rule of this name; what this one names stays narrowed until it is taken away";
+        return Some(what.into());
     }
     put.problem.clone()
 }

@@ -101,7 +101,7 @@ pub use progress::{Dead, Progress, Retry, Spent};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub(crate) use salvage::open_as_evidence;
-pub(crate) use scan::scan;
+pub(crate) use scan::{is_about_the_row, scan};
 pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;

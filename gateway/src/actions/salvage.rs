@@ -13,7 +13,7 @@ use rusqlite::{
 use super::{Error, schema};
 use crate::{
     event::Event,
-    store::{carve, open_as_evidence, scan},
+    store::{carve, is_about_the_row, open_as_evidence, scan},
 };
 
 /// Rows of one transaction.
@@ -213,7 +213,12 @@ fn windows(old: &Connection, to: &Connection) -> Result<u64, Error> {
             match rows.next() {
                 Ok(Some(row)) => {
                     let sql = "INSERT OR IGNORE INTO windows VALUES (?1, ?2, ?3, ?4, ?5)";
-                    copied += copy_row(to, sql, row, 5)?;
+                    match copy_row(to, sql, row, 5) {
+                        Err(error) if is_about_the_row(&error) => {
+                            tracing::warn!(%error, "a window of a rule begins anew");
+                        }
+                        done => copied += done?,
+                    }
                 }
                 Ok(None) => break true,
                 Err(error) => {

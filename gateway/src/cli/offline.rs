@@ -29,6 +29,7 @@ where
         app::announce(&report);
         query::hold(&config.read, &config.data_dir, &store.handle());
         let gateway = app::gateway_id(&config.data_dir)?;
+        app::rescue_rulebook(&config, &clock)?;
         let ingest = Arc::new(app::ingest(&config, &gateway, &store.handle(), &clock)?);
         let store = store.run()?;
         let handle = store.handle();
@@ -91,5 +92,26 @@ journal = true
         for (routes, expected) in routes.unwrap() {
             assert_eq!(routes, expected);
         }
+    }
+
+    #[test]
+    fn what_comes_out_of_quarantine_is_narrowed_although_the_rulebook_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[[destination]]\nname = \"lake\"\ntype = \"file\"\npath = \"lake\"\n";
+        let config = || Config::from_text(text, dir.path(), &|_| None).unwrap();
+        let data = config().data_dir;
+        with_store(config(), |store, ingest| async {
+            let book = crate::rulebook::Rulebook::open(&data, &config(), ingest, store)?;
+            let rule = r#"{"pattern": {"device": ["x"]}, "destinations": ["lake"]}"#;
+            book.put("penned", rule, None, "ann", Timestamp::from_millis(1))?;
+            Ok(())
+        })
+        .unwrap();
+        std::fs::write(data.join(crate::rulebook::FILE), []).unwrap();
+        let routes = with_store(config(), |_, ingest| async move {
+            let event = crate::rules::tests::event_of("y", &[]);
+            Ok(ingest.made(&event, None).routes)
+        });
+        assert_eq!(routes.unwrap(), Routes::NOWHERE);
     }
 }

@@ -17,6 +17,17 @@ pub(super) const FILE: &str = "rulebook.json";
 /// A rule that was put, with its name.
 pub(super) type Named = (Arc<str>, Version);
 
+/// What a data directory has of it.
+#[derive(Debug)]
+pub(super) enum Copy {
+    /// There is none.
+    None,
+    /// It cannot be read. That it is there says that there may have been rules.
+    Damaged,
+    /// The rules.
+    Whole(Vec<Named>),
+}
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     name: String,
@@ -60,16 +71,32 @@ pub(super) fn keep<'r>(
     fs::File::open(dir)?.sync_all()
 }
 
-/// What it has; `None` where there is none, or it is damaged.
+/// Takes it away: one that is behind the rules would be believed.
 ///
 /// # Errors
-/// When it is there and cannot be read.
-pub(super) fn read(dir: &Path) -> io::Result<Option<Vec<Named>>> {
-    let text = match fs::read(dir.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    Ok(parse(&text))
+/// When the file system says no.
+pub(super) fn forget(dir: &Path) -> io::Result<()> {
+    for name in [FILE.to_owned(), format!("{FILE}.new")] {
+        match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::File::open(dir)?.sync_all()
+}
+
+/// What it has.
+///
+/// # Errors
+/// When it may not be read.
+pub(super) fn read(dir: &Path) -> io::Result<Copy> {
+    match fs::read(dir.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Copy::None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        // The disk cannot read it.
+        Err(_) => Ok(Copy::Damaged),
+        Ok(text) => Ok(parse(&text).map_or(Copy::Damaged, Copy::Whole)),
+    }
 }
 
 fn parse(text: &[u8]) -> Option<Vec<Named>> {

@@ -114,9 +114,51 @@ pub(super) fn damage(dir: &Path) -> rusqlite::Result<Option<String>> {
         Ok((sound != "ok").then_some(sound))
     };
     match checked() {
-        Err(error) if means_damage(&error) => Ok(Some(error.to_string())),
+        Err(error) if means_damage(&error) || is_unreadable(&error) => Ok(Some(error.to_string())),
         checked => checked,
     }
+}
+
+/// Whether the disk cannot read what is there, as where a sector is bad.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{
+        SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ,
+    };
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(
+        code,
+        Some(
+            SQLITE_IOERR_READ
+                | SQLITE_IOERR_SHORT_READ
+                | SQLITE_IOERR_DATA
+                | SQLITE_IOERR_CORRUPTFS
+        )
+    )
+}
+
+/// Fills an empty one, at once.
+pub(super) fn fill(
+    connection: &mut Connection,
+    rules: &[(Arc<str>, Version)],
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for (name, version) in rules {
+        insert(&transaction, name, version)?;
+    }
+    transaction.commit()
+}
+
+fn insert(connection: &Connection, rule: &str, version: &Version) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO versions VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((
+            rule,
+            version.number.cast_signed(),
+            version.at.as_nanos(),
+            &version.actor,
+            version.text.as_deref(),
+        ))?;
+    Ok(())
 }
 
 /// Keeps one.
@@ -136,15 +178,7 @@ fn add_within(
 ) -> rusqlite::Result<()> {
     let number = version.number.cast_signed();
     let transaction = connection.transaction()?;
-    transaction
-        .prepare_cached("INSERT INTO versions VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute((
-            rule,
-            number,
-            version.at.as_nanos(),
-            &version.actor,
-            version.text.as_deref(),
-        ))?;
+    insert(&transaction, rule, version)?;
     transaction
         .prepare_cached("DELETE FROM versions WHERE rule = ?1 AND version <= ?2")?
         .execute((rule, number - VERSIONS_MAX.cast_signed()))?;
@@ -190,6 +224,15 @@ fn of_row(row: &Row<'_>) -> rusqlite::Result<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sector_that_cannot_be_read_is_damage_and_a_full_disk_is_not() {
+        let error = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_READ)));
+        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_DATA)));
+        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_WRITE)));
+        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_FULL)));
+    }
 
     #[test]
     fn versions_have_a_bound_in_bytes_and_those_of_rules_that_are_gone_leave_first() {

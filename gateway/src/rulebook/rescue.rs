@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Error, Version,
-    copy::{self, Named},
+    copy::{self, Copy, Named},
     kept::{self, FILE},
 };
 use crate::{aside, config::Config, event::Timestamp};
@@ -27,24 +27,17 @@ pub(super) const NOTHING: &str = r#"{"device":[{"exists":false}]}"#;
 pub fn rescue(dir: &Path, config: &Config, now: Timestamp) -> Result<(), Error> {
     aside::finish(dir, FILE)?;
     let copy = copy::read(dir)?;
-    let damage = match dir.join(FILE).try_exists()? {
-        true => damage(dir, copy.as_deref())?,
-        false if copy.as_ref().is_some_and(|copy| !copy.is_empty()) => {
-            Some("it is gone".to_owned())
-        }
-        false => None,
-    };
-    let Some(damage) = damage else {
+    let Some(damage) = damage(dir, &copy)? else {
         return Ok(());
     };
-    let rules = match &copy {
-        Some(copy) => copy.clone(),
-        None => lost(config, now),
+    let (rules, is_known) = match copy {
+        Copy::Whole(rules) => (rules, true),
+        Copy::None | Copy::Damaged => (lost(config, now), false),
     };
     write(&aside::fresh(dir, FILE)?, &rules)?;
     let aside = aside::exchange(dir, FILE)?;
     let aside = aside.map_or_else(String::new, |aside| aside.display().to_string());
-    if copy.is_some() {
+    if is_known {
         let rules = rules.len();
         tracing::error!(
             damage,
@@ -63,20 +56,36 @@ pub fn rescue(dir: &Path, config: &Config, now: Timestamp) -> Result<(), Error> 
 }
 
 /// What is wrong with the file, if anything is.
-fn damage(dir: &Path, copy: Option<&[Named]>) -> Result<Option<String>, Error> {
+fn damage(dir: &Path, copy: &Copy) -> Result<Option<String>, Error> {
     if let Some(damage) = kept::damage(dir)? {
         return Ok(Some(damage));
     }
     let Some(connection) = kept::open_read_only(dir)? else {
+        // There is no file, or nothing in it.
+        let had_rules = match copy {
+            Copy::None => false,
+            Copy::Damaged => true,
+            Copy::Whole(rules) => !rules.is_empty(),
+        };
+        return Ok(had_rules.then(|| "it is gone".to_owned()));
+    };
+    let Copy::Whole(copy) = copy else {
         return Ok(None);
     };
-    // A flipped bit in a text is no damage to SQLite. The copy has a checksum.
+    // SQLite calls neither a flipped bit in a text damage nor a log that ends early. The
+    // copy has a checksum, and is written after the file.
     let known = kept::latest(&connection)?;
-    let other = copy.unwrap_or_default().iter().find(|(name, version)| {
-        let mut known = known.iter();
-        known.any(|(n, v)| n == name && v.number == version.number && v != version)
+    let wrong = copy.iter().find_map(|(name, version)| {
+        let is = known.iter().find(|(n, _)| n == name).map(|(_, v)| v);
+        match is {
+            Some(is) if is.number > version.number || is == version => None,
+            Some(is) if is.number == version.number => {
+                Some(format!("the rule {name} is not as it was put"))
+            }
+            _ => Some(format!("it is older than its copy: the rule {name}")),
+        }
     });
-    Ok(other.map(|(name, _)| format!("the rule {name} is not as it was put")))
+    Ok(wrong)
 }
 
 /// What stands for rules that nobody knows any more.
@@ -99,9 +108,7 @@ fn lost(config: &Config, now: Timestamp) -> Vec<Named> {
 /// A file with these rules, complete.
 fn write(path: &Path, rules: &[Named]) -> Result<(), Error> {
     let mut connection = kept::open_at(path)?;
-    for (name, version) in rules {
-        kept::add(&mut connection, name, version)?;
-    }
+    kept::fill(&mut connection, rules)?;
     // Which takes its log into it.
     connection.close().map_err(|(_, error)| error)?;
     Ok(())

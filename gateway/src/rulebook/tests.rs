@@ -212,36 +212,63 @@ fn rescued(bench: &Bench) -> Rulebook {
     bench.open()
 }
 
+const LOG: &str = "rulebook.db-wal";
+
+/// The database and its log as they were before an orderly end.
+type OnDisk = (Vec<u8>, Vec<u8>);
+
 #[test]
 fn a_damaged_file_opens_nothing_and_its_rules_go_on() {
-    type Damages = fn(&Bench);
-    let damages: [(&str, Damages); 4] = [
-        ("no database", |bench| damage(bench, FILE, 0, &[7; 4096])),
-        ("another text", |bench| {
+    type Damages = fn(&Bench, &OnDisk);
+    let damages: [(&str, Damages); 8] = [
+        ("no database", |bench, _| damage(bench, FILE, 0, &[7; 4096])),
+        ("another text", |bench, _| {
             let at = find(bench, FILE, br#"["x"]"#);
             damage(bench, FILE, at, br#"["y"]"#);
         }),
-        ("a name that is not in the index", |bench| {
+        ("a name that is not in the index", |bench, _| {
             let at = find(bench, FILE, b"penned");
             damage(bench, FILE, at, b"Penned");
         }),
-        ("gone", |bench| {
+        ("gone", |bench, _| {
             std::fs::remove_file(bench.dir.path().join(FILE)).unwrap();
         }),
+        ("empty", |bench, _| {
+            std::fs::write(bench.dir.path().join(FILE), []).unwrap();
+        }),
+        ("a bit of the log", |bench, (file, log)| {
+            std::fs::write(bench.dir.path().join(FILE), file).unwrap();
+            let mut log = log.clone();
+            let last = log.len() - 7;
+            log[last] ^= 1;
+            std::fs::write(bench.dir.path().join(LOG), log).unwrap();
+        }),
+        ("no log", |bench, (file, _)| {
+            std::fs::write(bench.dir.path().join(FILE), file).unwrap();
+        }),
+        (
+            "gone, and killed while another one was made",
+            |bench, (file, _)| {
+                std::fs::remove_file(bench.dir.path().join(FILE)).unwrap();
+                // All that it has is in its log.
+                std::fs::write(crate::aside::fresh(bench.dir.path(), FILE).unwrap(), file).unwrap();
+            },
+        ),
     ];
     for (what, damages) in damages {
         let bench = Bench::new("");
         let book = bench.open();
         book.put("penned", &text("q"), None, "ann", NOW).unwrap();
         book.put("penned", &text("x"), None, "ann", NOW).unwrap();
+        let on_disk = [FILE, LOG].map(|file| std::fs::read(bench.dir.path().join(file)).unwrap());
         drop(book);
-        damages(&bench);
+        damages(&bench, &on_disk.into());
         let book = rescued(&bench);
         assert!(bench.takes("x") && !bench.takes("y"), "{what}");
         let known = book.text("penned").unwrap();
         assert_eq!((known.number, &*known.actor), (2, "ann"), "{what}");
         let asides = crate::aside::list(bench.dir.path(), FILE).unwrap().len();
-        assert_eq!(asides, usize::from(what != "gone"), "{what}");
+        assert_eq!(asides, usize::from(!what.starts_with("gone")), "{what}");
         let next = book.put("penned", &text("y"), Some(2), "ann", NOW).unwrap();
         assert_eq!(next.number, 3, "{what}");
         drop(book);
@@ -262,9 +289,17 @@ fn without_file_and_copy_everything_that_rules_may_have_kept_back_is_held() {
     ));
     bench.open().put("a", &text("x"), None, "ann", NOW).unwrap();
     damage(&bench, FILE, 0, &[7; 4096]);
-    damage(&bench, copy::FILE, 20, b"~");
+    is_held_until_somebody_says_otherwise(&bench);
+    // That there is a copy says that there were rules.
+    bench.open().put("a", &text("x"), None, "ann", NOW).unwrap();
+    std::fs::remove_file(bench.dir.path().join(FILE)).unwrap();
+    is_held_until_somebody_says_otherwise(&bench);
+}
+
+fn is_held_until_somebody_says_otherwise(bench: &Bench) {
+    damage(bench, copy::FILE, 20, b"~");
     for _ in 0..2 {
-        let book = rescued(&bench);
+        let book = rescued(bench);
         let routes = |device: &str| bench.ingest.made(&event_of(device, &[]), None).routes;
         assert_eq!(routes("x"), crate::record::Routes::NOWHERE);
         assert!(bench.takes("f"), "what the configuration says still goes");
@@ -300,4 +335,63 @@ fn a_rule_that_cannot_be_read_goes_on_narrowing_what_it_names() {
     assert!(!bench.takes("x") && !bench.takes("y"));
     let shown = book.list().remove(0);
     assert!(!shown.in_force && shown.problem.unwrap().contains("later"));
+}
+
+#[test]
+fn a_rule_that_is_not_even_json_narrows_everything() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    book.put("a", &text("x"), None, "ann", NOW).unwrap();
+    let cut = "UPDATE versions SET text = substr(text, 2)";
+    book.inner().connection.execute_batch(cut).unwrap();
+    drop(book);
+    copy::forget(bench.dir.path()).unwrap();
+    drop(rescued(&bench));
+    assert!(!bench.takes("x") && !bench.takes("y"));
+    let asides = crate::aside::list(bench.dir.path(), FILE).unwrap();
+    assert_eq!(asides, [""; 0], "the others go on");
+}
+
+#[test]
+fn a_rule_that_the_configuration_hides_goes_on_narrowing_what_it_names() {
+    let bench = Bench::new("[[destination]]\nname = \"open\"\ntype = \"file\"\npath = \"open\"\n");
+    let book = bench.open();
+    book.put("a", &text("x"), None, "ann", NOW).unwrap();
+    let of_put = named("a", &text("x")).unwrap();
+    let mut of_file = read(&of_put, &names(&bench.config)).unwrap();
+    of_file.destinations = vec!["open".into()];
+    let enforce = |set| bench.ingest.set_rules(set);
+    let exchange = |rules| book.exchange(names(&bench.config), rules, enforce);
+    exchange(vec![of_file]).unwrap();
+    assert!(!bench.takes("x") && !bench.takes("y"));
+    book.delete("a", None, "ann", NOW).unwrap();
+    assert!(bench.takes("x") && bench.takes("y"));
+}
+
+#[test]
+fn a_copy_that_cannot_be_written_is_not_left_behind_and_comes_again() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    let copy = bench.dir.path().join(copy::FILE);
+    let in_the_way = bench.dir.path().join(format!("{}.new", copy::FILE));
+    std::fs::create_dir(&in_the_way).unwrap();
+    book.put("a", &text("x"), None, "ann", NOW).unwrap();
+    assert!(!copy.try_exists().unwrap());
+    std::fs::remove_dir(in_the_way).unwrap();
+    book.put("a", &text("y"), None, "ann", NOW).unwrap();
+    assert!(copy.try_exists().unwrap());
+}
+
+#[test]
+fn a_copy_that_is_behind_brings_nothing_back() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    book.put("a", &text("x"), None, "ann", NOW).unwrap();
+    let copy = std::fs::read(bench.dir.path().join(copy::FILE)).unwrap();
+    book.delete("a", None, "ann", NOW).unwrap();
+    drop(book);
+    // Killed after the commit.
+    std::fs::write(bench.dir.path().join(copy::FILE), copy).unwrap();
+    drop(rescued(&bench));
+    assert!(bench.takes("x") && bench.takes("y"));
 }

@@ -18,7 +18,7 @@ use super::{
     promises::Promises,
     recover, rescue,
     room::Room,
-    salvage::Salvaged,
+    salvage::{Salvaged, others},
     schema, stage,
     state::State,
 };
@@ -151,6 +151,8 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
             let found = state.commit;
             if promised.commit > found {
                 recover::destinations(&connection, promised, &promises.names(), &mut state)?;
+                // Also where there was no room for a copy from which to recover.
+                others::doubt(&connection)?;
             }
             if let Some(aside) = &report.set_aside {
                 recover::recover(&connection, aside, promised, &mut state)?;

@@ -88,7 +88,6 @@ pub(super) fn recover(
             .execute(params_from_iter(&columns));
         inserted.map(drop)
     })?;
-    others::doubt(&transaction)?;
     // Counted from what is there: a crash before the state is written changes nothing.
     let mut events = transaction.prepare("SELECT routes FROM events WHERE position > ?1")?;
     let mut rows = events.query([column(state.position.0)])?;

@@ -136,7 +136,7 @@ fn next_readable(from: i64, readable: impl Fn(i64) -> Option<bool>) -> Option<i6
 
 /// Whether a value is not what the column holds: the row is damaged, and its
 /// neighbours may be whole.
-pub(super) fn is_about_the_row(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_about_the_row(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{
         FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
     };

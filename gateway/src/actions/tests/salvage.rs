@@ -110,6 +110,7 @@ fn a_crash_in_the_middle_of_it_loses_nothing() {
     let fresh = crate::aside::fresh(dir.path(), schema::FILE).unwrap();
     salvage::salvage(&dir.path().join(schema::FILE), &fresh).unwrap();
     // Killed after the old one was renamed.
+    std::fs::rename(fresh, dir.path().join("rules.db.new")).unwrap();
     let aside = dir.path().join("rules.db.damaged-1");
     std::fs::rename(dir.path().join(schema::FILE), aside).unwrap();
     let (devices, lost) = after(dir.path());
@@ -117,4 +118,39 @@ fn a_crash_in_the_middle_of_it_loses_nothing() {
         (devices.len() as u64, lost),
         (EVENTS - HANDED.cast_unsigned(), 0)
     );
+}
+
+#[test]
+fn a_window_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let connection = schema::open(dir.path()).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO windows VALUES ('broken', 'd', x'00', 0x0102030405060708, NULL),
+                 ('whole', 'd', x'00', 0x0102030405060708, NULL);
+             UPDATE state SET windows = 3;",
+        )
+        .unwrap();
+    connection.close().unwrap();
+    let path = dir.path().join(schema::FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The types of its columns: with one bit more the integer is a float.
+    let types = [6, 25, 15, 14, 6, 0, b'b'];
+    let at = bytes.windows(7).position(|part| part == types).unwrap();
+    bytes[at + 4] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let connection = schema::open(dir.path()).unwrap();
+    let kept: Vec<String> = connection
+        .prepare("SELECT rule FROM windows ORDER BY rule")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap();
+    assert_eq!(kept, ["r", "whole"]);
+    let windows: i64 = connection
+        .query_row("SELECT windows FROM state", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(windows, 2);
 }

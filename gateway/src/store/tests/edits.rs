@@ -222,8 +222,8 @@ async fn devices_and_commands_are_found_page_by_page_and_none_is_taken_for_queue
     assert!(verify(place.dir.path()).expect("readable").is_whole());
 }
 
-#[tokio::test]
-async fn a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_again() {
+/// A journal that has commits behind a damaged place of its log.
+async fn damaged_log() -> Place {
     let place = Place::new(&["a"]);
     let running = place.run();
     let handle = running.handle();
@@ -249,6 +249,26 @@ async fn a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_agai
     // The checksum of the first page after it.
     bytes[usize::try_from(damaged_at).expect("small") + 16] ^= 0x55;
     std::fs::write(&log, bytes).expect("written");
+    image
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn where_there_is_no_room_for_a_copy_of_a_damaged_log_commands_are_in_doubt_all_the_same() {
+    let image = damaged_log().await;
+    // Nothing can be written there.
+    let copy = image.database().with_extension("db.damaged-1");
+    std::os::unix::fs::symlink(image.dir.path().join("gone/gone"), copy).expect("a link");
+    let (running, report) = image.run_reported();
+    assert!(report.set_aside.is_none(), "{report:?}");
+    let expect = ["over", "sent", "queued"].map(|id| (id.to_owned(), 3));
+    assert_eq!(phases(&running.handle()), expect);
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_again() {
+    let image = damaged_log().await;
     let (running, report) = image.run_reported();
     assert!(
         matches!(report.promise, Promise::Broken { .. }),
