@@ -240,13 +240,12 @@ impl Fleet {
     /// When there is one of that name, or no room.
     pub async fn create(&self, draft: Draft, asked: Asked) -> Changed<Device> {
         check(&asked)?;
-        if self.0.devices.load(Relaxed) >= self.0.config.devices_max {
-            return Err(NotChanged::Full(
-                "there are as many devices as there may be",
-            ));
-        }
+        let are_all = self.0.devices.load(Relaxed) >= self.0.config.devices_max;
+        let full = are_all.then_some("there are as many devices as there may be");
         let create = Create::new(draft, asked, self.announce());
-        let created = self.grow(create.cost_bytes(), create).await?;
+        let bytes = create.cost_bytes();
+        let created = self.grow(bytes, full, |full| create.where_full(full));
+        let created = created.await?;
         if !created.again {
             self.0.devices.fetch_add(1, Relaxed);
         }
@@ -266,7 +265,8 @@ impl Fleet {
     ) -> Changed<Device> {
         check(&asked)?;
         let update = Update::new(id, changes, version, asked, self.announce());
-        self.grow(update.cost_bytes(), update).await
+        self.grow(update.cost_bytes(), None, |full| update.where_full(full))
+            .await
     }
 
     /// Removes a device. Its commands that are not over end.
@@ -360,7 +360,8 @@ impl Fleet {
         };
         let bytes = answer + edits::cost_bytes(edits::shadow::length(&patch));
         let desire = Desire::new(device, patch, version, bytes_max, asked, self.announce());
-        let desired = self.grow(bytes, desire).await?;
+        let desired = self.grow(bytes, None, |full| desire.where_full(full));
+        let desired = desired.await?;
         self.0.wake.notify_one();
         Ok(desired)
     }
@@ -404,17 +405,26 @@ impl Fleet {
         is_full
     }
 
-    /// Makes a change that may add to the tables.
-    async fn grow<T: Send + 'static>(
+    /// Makes a change that may add to the tables. Where they are `full`, or have no room for
+    /// it, the edit is told: what was made before is answered all the same, and what adds
+    /// nothing is made.
+    async fn grow<T: Send + 'static, E: Edit<Answer = Result<Change<T>, Refusal>>>(
         &self,
         bytes: usize,
-        edit: impl Edit<Answer = Result<Change<T>, Refusal>>,
+        full: Option<&'static str>,
+        edit: impl FnOnce(bool) -> E,
     ) -> Changed<T> {
-        if !self.has_room(bytes).await {
-            return Err(NotChanged::Full(NO_ROOM));
-        }
-        let changed = self.edit(edit).await?;
-        if !changed.again {
+        let full = match full {
+            None if !self.has_room(bytes).await => Some(NO_ROOM),
+            full => full,
+        };
+        let changed = match (self.edit(edit(full.is_some())).await, full) {
+            (Err(NotChanged::Refused(Refusal::TooMany(_))), Some(why)) => {
+                return Err(NotChanged::Full(why));
+            }
+            (changed, _) => changed?,
+        };
+        if !changed.again && full.is_none() {
             self.0.room.added(bytes);
         }
         Ok(changed)

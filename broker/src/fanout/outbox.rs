@@ -181,7 +181,9 @@ impl Outbox {
     pub(crate) fn has_room(&self, bytes: usize, more: usize) -> bool {
         let queues = self.lock();
         let before = queues.live_bytes + more;
-        before == 0 || before + bytes + ENTRY_BYTES <= self.bytes_max
+        let own = before + queues.retained_bytes + bytes + ENTRY_BYTES;
+        let is_within = before == 0 || before + bytes + ENTRY_BYTES <= self.bytes_max;
+        is_within && queues.share.budget().has_room_for(own)
     }
 
     /// Adds a retained message unless `count_max` are waiting.
@@ -309,6 +311,20 @@ mod tests {
         assert!(honest.push(delivery(LEN, &budget)));
         assert!(honest.pop().is_some() && honest.pop().is_some());
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_others_hold_leaves_no_room_beforehand_either() {
+        const LEN: usize = 10_000;
+        let budget = Arc::new(Budget::of(20 * LEN));
+        let greedy = Outbox::new(50 * LEN, 64, &budget);
+        while greedy.push(delivery(LEN, &budget)) {}
+        let one = Outbox::new(50 * LEN, 64, &budget);
+        let held = delivery(12 * LEN, &budget);
+        assert!(one.has_room(100, 0) && one.push(delivery(100, &budget)));
+        assert!(!one.has_room(LEN, 0) && !one.push(delivery(LEN, &budget)));
+        drop((greedy, held));
+        assert!(one.has_room(LEN, 0) && one.push(delivery(LEN, &budget)));
     }
 
     #[test]

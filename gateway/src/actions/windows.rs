@@ -71,31 +71,34 @@ pub(super) fn save(
     Ok(())
 }
 
-/// Takes those away whose device has been silent for longest, and counts them.
+/// Takes those away whose device has been silent for longest, and counts them. An absence
+/// that is still to be told leaves after all others: its device is silent by nature.
 fn evict(connection: &Connection) -> Result<(), Error> {
-    let mut all: Vec<(i64, String, String)> = Vec::new();
-    let mut statement = connection.prepare_cached("SELECT window, rule, device FROM windows")?;
+    let mut all: Vec<(bool, i64, String, String)> = Vec::new();
+    let mut statement = connection
+        .prepare_cached("SELECT window, rule, device, due_listened IS NOT NULL FROM windows")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let body: Vec<u8> = row.get(0)?;
         let state: Option<State> = ciborium::from_reader(&body[..]).ok();
         // What does not read back is worth nothing.
         let heard = state.map_or(i64::MIN, |state| state.heard());
-        all.push((heard, row.get(1)?, row.get(2)?));
+        all.push((row.get(3)?, heard, row.get(1)?, row.get(2)?));
     }
     drop(rows);
     all.sort_unstable();
-    for (_, rule, device) in all.iter().take(LEAVING) {
-        tracing::warn!(
-            rule,
-            device,
-            "{WINDOWS_MAX} windows of rules and devices are followed; this one is no more"
-        );
+    all.truncate(LEAVING);
+    for (_, _, rule, device) in &all {
         forget(connection, rule, device)?;
-        connection
-            .prepare_cached("UPDATE state SET windows_evicted = windows_evicted + 1")?
-            .execute([])?;
     }
+    let count = all.len();
+    tracing::warn!(
+        windows = count,
+        "{WINDOWS_MAX} windows of rules and devices are followed; some are no more"
+    );
+    connection
+        .prepare_cached("UPDATE state SET windows_evicted = windows_evicted + ?1")?
+        .execute([i64::try_from(count).unwrap_or_default()])?;
     Ok(())
 }
 

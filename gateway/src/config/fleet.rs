@@ -67,6 +67,12 @@ pub(super) fn read(
             "deadline should be at most deadline_max; make deadline shorter or deadline_max longer";
         commands.mistake(commands.span(key).as_ref(), key, what);
     }
+    if config.bytes_max >= journal_bytes_max
+        && let Some(span) = commands.span("bytes_max")
+    {
+        let what = "bytes_max should be less than size_max of [store]: telemetry needs room too; make bytes_max smaller or size_max larger";
+        commands.mistake(Some(&span), "bytes_max", what);
+    }
     devices.finish();
     commands.finish();
     shadow.finish();

@@ -41,6 +41,10 @@ impl Refusal {
         Self::Invalid(what.into())
     }
 
+    pub(super) fn no_room() -> Self {
+        Self::TooMany("there is no room for more than there is".to_owned())
+    }
+
     /// There is no device of that name.
     pub fn no_device(id: &str) -> Self {
         Self::NotFound(format!("there is no device {id:?}"))

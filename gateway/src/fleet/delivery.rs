@@ -85,7 +85,7 @@ impl Delivery {
             self.recover().await;
             self.settle().await;
             drop(first);
-            let (mut looked, mut weighed) = (Instant::now(), None);
+            let (mut looked, mut weigh) = (Instant::now(), Instant::now());
             loop {
                 let changed = self.errands.subscriptions_changed();
                 pin!(changed);
@@ -98,9 +98,9 @@ impl Delivery {
                 }
                 let mut pass = Pass::default();
                 self.expire(&mut pass).await;
-                if weighed.is_none_or(|at: Instant| at.elapsed() >= AGAIN) {
-                    self.make_room().await;
-                    weighed = Some(Instant::now());
+                if Instant::now() >= weigh {
+                    let wait = self.make_room().await;
+                    weigh = Instant::now() + wait;
                 }
                 self.deliver(&mut pass).await;
                 self.tell(&mut pass).await;
@@ -209,10 +209,11 @@ impl Delivery {
         }
     }
 
-    /// Makes room where the tables come near their bound.
-    async fn make_room(&self) {
+    /// Makes room where the tables come near their bound; after how long to look again. All
+    /// tables are read for it, and not each second where nothing can be forgotten.
+    pub(super) async fn make_room(&self) -> Duration {
         if self.fleet.0.room.too_much() == 0 {
-            return;
+            return AGAIN;
         }
         let mut too_much = self.fleet.weigh().await;
         let mut forgotten = (0, 0);
@@ -232,7 +233,11 @@ impl Delivery {
                 requests,
                 "the oldest that were over were forgotten, to make room"
             );
-            self.fleet.weigh().await;
+            too_much = self.fleet.weigh().await;
+        }
+        match forgotten == (0, 0) && too_much > 0 {
+            true => LOOK_EVERY,
+            false => AGAIN,
         }
     }
 

@@ -66,7 +66,9 @@ pub(super) fn counts(tables: &Connection) -> rusqlite::Result<Counts> {
     let number = |count: i64| u64::try_from(count).unwrap_or_default();
     Ok(Counts {
         devices: number(count("SELECT count(*) FROM devices")?),
-        open: number(count("SELECT count(*) FROM commands WHERE phase < 2")?),
+        open: number(count(
+            "SELECT count(*) FROM commands WHERE phase IN (0, 1, 3)",
+        )?),
         over: number(count("SELECT count(*) FROM commands WHERE phase = 2")?),
     })
 }
@@ -257,7 +259,8 @@ pub fn commands(
     };
     let mut statement = tables.prepare_cached(
         "SELECT number, checksum, body FROM commands
-         WHERE device = ?1 AND phase BETWEEN ?2 AND ?3 AND number < ?4
+         WHERE device = ?1 AND number < ?4
+             AND (phase BETWEEN ?2 AND ?3 OR (phase = 3 AND ?2 = 0))
          ORDER BY number DESC",
     )?;
     let mut rows = statement.query(params![wanted.device, phases.start(), phases.end(), before])?;
@@ -284,7 +287,8 @@ pub fn commands(
     Ok((found, None))
 }
 
-/// Commands of a device that wait to be sent, in the order in which they were placed.
+/// Commands of a device that wait to be sent, in the order in which they were placed. None
+/// while one of them is in doubt: that comes first.
 pub(super) fn queued(
     tables: &Connection,
     device: &str,
@@ -293,7 +297,9 @@ pub(super) fn queued(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = tables.prepare_cached(
         "SELECT number, checksum, body FROM commands
-         WHERE device = ?1 AND phase = 0 ORDER BY number LIMIT ?2",
+         WHERE device = ?1 AND phase = 0 AND NOT EXISTS
+             (SELECT 1 FROM commands WHERE device = ?1 AND phase = 3)
+         ORDER BY number LIMIT ?2",
     )?;
     let mut rows = statement.query(params![device, limit])?;
     let (mut found, mut bytes) = (Vec::new(), 0);
@@ -331,10 +337,18 @@ pub(super) fn in_doubt(
     Ok((found, damaged))
 }
 
+/// Whether it is one of those.
+pub(super) fn is_in_doubt(tables: &Connection, command: &Command) -> rusqlite::Result<bool> {
+    tables
+        .prepare_cached("SELECT 1 FROM commands WHERE id = ?1 AND phase = 3")?
+        .exists([&command.id])
+}
+
 /// Commands of a device that are not over.
 pub(super) fn open(tables: &Connection, device: &str) -> rusqlite::Result<Vec<Command>> {
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands WHERE device = ?1 AND phase < 2",
+        "SELECT number, checksum, body FROM commands
+         WHERE device = ?1 AND phase IN (0, 1, 3)",
     )?;
     let found = statement.query_map([device], commands_of)?;
     let found: Vec<Option<Command>> = found.collect::<rusqlite::Result<_>>()?;
@@ -344,7 +358,7 @@ pub(super) fn open(tables: &Connection, device: &str) -> rusqlite::Result<Vec<Co
 /// How many commands of a device are not over.
 pub(super) fn count_open(tables: &Connection, device: &str) -> rusqlite::Result<u32> {
     tables
-        .prepare_cached("SELECT count(*) FROM commands WHERE device = ?1 AND phase < 2")?
+        .prepare_cached("SELECT count(*) FROM commands WHERE device = ?1 AND phase IN (0, 1, 3)")?
         .query_row([device], |row| row.get(0))
 }
 

@@ -87,6 +87,9 @@ pub(super) fn salvage(
     let read = old
         .as_ref()
         .and_then(|old| open::read_state(old).ok().flatten());
+    // A state that is found on a page of its own says nothing of what SQLite reads of the
+    // tables.
+    let mut in_doubt = read.is_none();
     let mut names = promised_names.to_vec();
     let read = match (read, aside) {
         (None, Some(aside)) => pages::find_state(aside, &mut names),
@@ -97,6 +100,7 @@ pub(super) fn salvage(
         (Some(read), Some(promised)) => read.commit < promised.commit,
         (read, _) => read.is_none(),
     };
+    in_doubt |= is_behind;
     let mut state = match (read, promised) {
         (Some(read), Some(promised)) if read.commit < promised.commit => promised.clone(),
         (Some(read), _) => read,
@@ -176,7 +180,7 @@ pub(super) fn salvage(
     if let Some(aside) = aside {
         copy.pages(aside)?;
     }
-    if is_behind {
+    if in_doubt {
         others::doubt(copy.fresh)?;
     }
     if !copy.with_spare && copy.from > copy.state.trimmed {

@@ -411,3 +411,39 @@ proptest! {
         prop_assert_eq!(bench.turns(), expect);
     }
 }
+
+#[test]
+fn an_absence_that_is_still_to_be_told_makes_no_room_for_others() {
+    let bench = Bench::new();
+    let silent = Window::Absent(Duration::from_secs(60));
+    let rules = ActingSet::new(&[windowed(silent.clone())]);
+    let reading = |position, device| reading_at(position, device, 1.0, 0.0);
+    bench.act(&rules, &[reading(1, "watched")]).unwrap();
+    let connection = schema::open(bench.dir.path()).unwrap();
+    let transaction = connection.unchecked_transaction().unwrap();
+    // Those wait for nothing, and were heard of later.
+    for n in 1..20_000_i64 {
+        let mut state = super::super::window::State::of(None, &silent);
+        state.take(&silent, &event_of("old", &[]), 1_000 + n);
+        let mut body = Vec::new();
+        ciborium::into_writer(&state, &mut body).unwrap();
+        let sql = "INSERT INTO windows VALUES ('w', ?1, ?2, NULL, NULL)";
+        transaction
+            .execute(sql, (format!("old-{n}"), body))
+            .unwrap();
+    }
+    transaction
+        .execute("UPDATE state SET windows = 20000", [])
+        .unwrap();
+    transaction.commit().unwrap();
+    bench.act(&rules, &[reading(2, "new")]).unwrap();
+    let counts: [i64; 3] = connection
+        .query_row(
+            "SELECT windows, windows_evicted,
+                 (SELECT count(*) FROM windows WHERE device = 'watched') FROM state",
+            [],
+            |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]),
+        )
+        .unwrap();
+    assert_eq!(counts, [19_001, 1_000, 1]);
+}

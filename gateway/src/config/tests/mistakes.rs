@@ -459,3 +459,17 @@ fn values_come_from_files_that_are_never_shown() {
         .to_string();
     assert!(!said.contains("from-a-file"), "{said}");
 }
+
+#[test]
+fn what_devices_may_take_leaves_room_for_telemetry() {
+    let said = mistakes(
+        r#"
+[store]
+size_max = "8MiB"
+reserve = "64KiB"
+[commands]
+bytes_max = "8MiB"
+"#,
+    );
+    assert_snapshot!(said, @"configuration:6: commands.bytes_max: bytes_max should be less than size_max of [store]: telemetry needs room too; make bytes_max smaller or size_max larger");
+}

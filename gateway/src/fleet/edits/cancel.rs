@@ -35,6 +35,10 @@ impl Edit for Cancel {
             return Ok(Edited::nothing(Err(Refusal::NotFound(what))));
         };
         match command.state {
+            State::Queued if rows::is_in_doubt(tables, &command)? => {
+                let what = "the journal was damaged, and it is not known yet whether it was sent";
+                return Ok(Edited::nothing(Err(Refusal::NotYet(what.to_owned()))));
+            }
             State::Queued => {}
             State::Cancelled => {
                 return Ok(Edited::nothing(Ok(Change {

@@ -61,6 +61,7 @@ fn check_version(device: &Device, wanted: Option<u64>) -> Result<(), Refusal> {
 pub(in crate::fleet) struct Create {
     draft: Draft,
     asked: Asked,
+    is_full: bool,
     change_id: String,
     digest: String,
     announce: Arc<dyn Announce>,
@@ -72,9 +73,15 @@ impl Create {
             digest: requests::digest(&("create", &draft)),
             draft,
             asked,
+            is_full: false,
             change_id: change_id(),
             announce,
         }
+    }
+
+    /// Only answers what became of it if it was made before.
+    pub(in crate::fleet) fn where_full(self, is_full: bool) -> Self {
+        Self { is_full, ..self }
     }
 }
 
@@ -89,6 +96,9 @@ impl Edit for Create {
                     "there is a device {:?} already",
                     draft.id
                 ))));
+            }
+            if self.is_full {
+                return Ok(Err(Refusal::no_room()));
             }
             let device = Device {
                 id: draft.id.clone(),
@@ -116,6 +126,7 @@ pub(in crate::fleet) struct Update {
     changes: Changes,
     version: Option<u64>,
     asked: Asked,
+    is_full: bool,
     change_id: String,
     digest: String,
     announce: Arc<dyn Announce>,
@@ -135,9 +146,15 @@ impl Update {
             changes,
             version,
             asked,
+            is_full: false,
             change_id: change_id(),
             announce,
         }
+    }
+
+    /// Adds nothing to the tables.
+    pub(in crate::fleet) fn where_full(self, is_full: bool) -> Self {
+        Self { is_full, ..self }
     }
 }
 
@@ -160,6 +177,11 @@ impl Edit for Update {
             if fields == device.fields {
                 // Nothing to tell.
                 return Ok(Ok((device, Vec::new())));
+            }
+            let length = |of| serde_json::to_vec(of).map_or(usize::MAX, |text| text.len());
+            // What is answered to a key is kept too.
+            if self.is_full && (asked.key.is_some() || length(&fields) > length(&device.fields)) {
+                return Ok(Err(Refusal::no_room()));
             }
             device.fields = fields;
             device.version += 1;
@@ -244,7 +266,7 @@ impl Edit for Remove {
             let commands = open.len() as u64;
             for mut command in open {
                 let state = match command.state {
-                    State::Queued => State::Cancelled,
+                    State::Queued if !rows::is_in_doubt(tables, &command)? => State::Cancelled,
                     // It may be on its way, and nobody will know.
                     _ => State::Expired,
                 };

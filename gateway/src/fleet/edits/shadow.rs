@@ -25,6 +25,7 @@ pub(in crate::fleet) struct Desire {
     version: Option<u64>,
     bytes_max: usize,
     asked: Asked,
+    is_full: bool,
     digest: String,
     announce: Arc<dyn Announce>,
 }
@@ -45,8 +46,14 @@ impl Desire {
             version,
             bytes_max,
             asked,
+            is_full: false,
             announce,
         }
+    }
+
+    /// Adds nothing to the tables.
+    pub(in crate::fleet) fn where_full(self, is_full: bool) -> Self {
+        Self { is_full, ..self }
     }
 }
 
@@ -120,6 +127,10 @@ impl Edit for Desire {
             };
             if desired == shadow.desired {
                 return Ok(Ok((shadow, Vec::new())));
+            }
+            // What is answered to a key is kept too.
+            if self.is_full && (asked.key.is_some() || length(&desired) > length(&shadow.desired)) {
+                return Ok(Err(Refusal::no_room()));
             }
             shadow.desired = desired;
             shadow.version += 1;

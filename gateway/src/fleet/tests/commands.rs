@@ -413,3 +413,48 @@ impl Edit for Doubt {
         0
     }
 }
+
+#[tokio::test]
+async fn a_command_in_doubt_is_not_over_holds_up_later_ones_and_ends_with_its_device() {
+    let mut desk = Desk::new();
+    desk.config.open_per_device_max = 2;
+    desk.create(json!({ "id": "pump" }), None)
+        .await
+        .expect("it is added");
+    let mut ids = Vec::new();
+    for qos in [2, 1] {
+        let placed = desk.place("pump", json!({ "qos": qos }), None).await;
+        ids.push(placed.expect("it is placed").value.id);
+    }
+    desk.edit(Doubt(vec![ids[0].clone()])).await;
+    let listing = desk.store().listing().expect("the journal is read");
+    let wanted = Commands {
+        device: "pump".to_owned(),
+        state: Some(State::Queued),
+        before: 0,
+        limit: 9,
+    };
+    let (listed, _) = rows::commands(listing.tables(), &wanted).expect("they are read");
+    assert_eq!(listed.len(), 2);
+    let queued = rows::queued(listing.tables(), "pump", 9).expect("they are read");
+    assert_eq!(queued, [], "what was placed before is not settled");
+    drop(listing);
+    let more = desk.place("pump", json!({}), None).await;
+    assert!(matches!(more, Err(Refusal::TooMany(_))), "{more:?}");
+    let cancelled = desk.cancel("pump", &ids[0]).await;
+    assert!(
+        matches!(cancelled, Err(Refusal::NotYet(_))),
+        "{cancelled:?}"
+    );
+    let remove = Remove::new("pump", None, asked(None), Arc::new(Keep));
+    let removed = desk.edit(remove).await.expect("it is removed");
+    assert_eq!(removed.value.commands, 2);
+    let states = ids.iter().map(|id| desk.command("pump", id).state);
+    assert_eq!(
+        states.collect::<Vec<_>>(),
+        [State::Expired, State::Cancelled]
+    );
+    let announce = Arc::new(Keep);
+    assert_eq!(desk.edit(Settle { announce }).await, 0);
+    desk.end().await;
+}

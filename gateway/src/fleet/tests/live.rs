@@ -25,6 +25,11 @@ impl Admission for Nobody {
 
 impl Desk {
     async fn beside_a_broker(&self) -> (Fleet, Broker) {
+        let (fleet, _, broker) = self.with_delivery().await;
+        (fleet, broker)
+    }
+
+    async fn with_delivery(&self) -> (Fleet, Delivery, Broker) {
         let listener = penstock_broker::listener::Config::tcp("127.0.0.1:0".parse().expect("one"));
         let broker = penstock_broker::Config {
             listeners: vec![listener],
@@ -38,7 +43,8 @@ impl Desk {
             Arc::new(self.clock.clone()),
             broker.handle().errands(),
         );
-        (fleet.expect("the journal is read").0, broker)
+        let (fleet, delivery) = fleet.expect("the journal is read");
+        (fleet, delivery, broker)
     }
 }
 
@@ -200,5 +206,64 @@ async fn what_is_told_before_the_clock_is_set_is_marked_as_what_devices_say_then
     };
     let marked: Vec<bool> = page.records.iter().map(marked).collect();
     assert_eq!(marked, [true, false]);
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn where_there_is_no_room_what_was_made_is_answered_and_what_shrinks_is_made() {
+    let mut desk = Desk::new();
+    let (roomy, _broker) = desk.beside_a_broker().await;
+    let draft = |id: &str| Draft::read(members(json!({ "id": id, "tags": { "much": "x" } })));
+    let create = |fleet: Fleet, id: &'static str, key| async move {
+        let draft = draft(id).expect("a draft");
+        fleet.create(draft, asked(key)).await
+    };
+    create(roomy.clone(), "pump", Some("c"))
+        .await
+        .expect("it is added");
+    let much = || members(json!({ "much": "x".repeat(1_000) }));
+    let desired = roomy.desire("pump", much(), None, asked(Some("d"))).await;
+    desired.expect("there is room");
+    // As much as is there is too much.
+    desk.config.bytes_max = 1;
+    let (full, _broker) = desk.beside_a_broker().await;
+    let again = create(full.clone(), "pump", Some("c")).await;
+    assert!(again.expect("it was added").again);
+    let again = full.desire("pump", much(), None, asked(Some("d"))).await;
+    assert!(again.expect("it was said").again);
+    let other = create(full.clone(), "other", None).await;
+    assert!(matches!(other, Err(NotChanged::Full(_))), "{other:?}");
+    let update = |tag: Value| {
+        let changes = Changes::Merge(members(json!({ "tags": { "much": tag } })));
+        full.update("pump", changes, None, asked(None))
+    };
+    let more = update(json!("xx")).await;
+    assert!(matches!(more, Err(NotChanged::Full(_))), "{more:?}");
+    update(json!(null)).await.expect("it is less");
+    let patch = |value: Value| members(json!({ "much": value }));
+    let more = patch(json!("x".repeat(1_001)));
+    let more = full.desire("pump", more, None, asked(None)).await;
+    assert!(matches!(more, Err(NotChanged::Full(_))), "{more:?}");
+    let less = full.desire("pump", patch(json!(null)), None, asked(None));
+    less.await.expect("it is less");
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_forgotten_the_tables_are_not_read_each_second() {
+    let mut desk = Desk::new();
+    desk.create(json!({ "id": "pump" }), None)
+        .await
+        .expect("it is added");
+    let placed = desk.place("pump", json!({ "payload": 1 }), None).await;
+    let id = placed.expect("it is placed").value.id;
+    desk.config.bytes_max = 1;
+    let (_fleet, delivery, _broker) = desk.with_delivery().await;
+    let (soon, later) = (Duration::from_secs(1), Duration::from_secs(30));
+    assert_eq!(delivery.make_room().await, later);
+    desk.reply("pump", &id, "pump", true).await;
+    desk.pass(600_001);
+    assert_eq!(delivery.make_room().await, soon, "something was forgotten");
+    assert_eq!(delivery.make_room().await, later);
     desk.end().await;
 }

@@ -224,6 +224,21 @@ async fn devices_and_commands_are_found_page_by_page_and_none_is_taken_for_queue
 
 /// A journal that has commits behind a damaged place of its log.
 async fn damaged_log() -> Place {
+    let (image, damaged_at) = with_a_log().await;
+    damage_log(&image, damaged_at);
+    image
+}
+
+/// Damages the checksum of a page of the log.
+fn damage_log(image: &Place, at: usize) {
+    let log = image.database().with_extension("db-wal");
+    let mut bytes = std::fs::read(&log).expect("the log");
+    bytes[at + 16] ^= 0x55;
+    std::fs::write(&log, bytes).expect("written");
+}
+
+/// A journal whose commands have changed in its log, and where in that.
+async fn with_a_log() -> (Place, usize) {
     let place = Place::new(&["a"]);
     let running = place.run();
     let handle = running.handle();
@@ -244,12 +259,33 @@ async fn damaged_log() -> Place {
     }
     let image = place.crash_image();
     running.shutdown().await.expect("an orderly end");
-    let log = image.database().with_extension("db-wal");
-    let mut bytes = std::fs::read(&log).expect("the log");
-    // The checksum of the first page after it.
-    bytes[usize::try_from(damaged_at).expect("small") + 16] ^= 0x55;
-    std::fs::write(&log, bytes).expect("written");
-    image
+    (image, usize::try_from(damaged_at).expect("small"))
+}
+
+#[tokio::test]
+async fn where_the_state_is_found_in_the_log_alone_commands_are_in_doubt() {
+    let (image, _) = with_a_log().await;
+    // Behind its own first line.
+    damage_log(&image, 32);
+    let alone = tempfile::tempdir().expect("a directory");
+    let copy = alone.path().join("copy.db");
+    std::fs::copy(image.database(), &copy).expect("a copy");
+    let state: Vec<u8> = Connection::open(copy)
+        .and_then(|copy| copy.query_row("SELECT body FROM state", [], |row| row.get(0)))
+        .expect("the state");
+    let mut bytes = std::fs::read(image.database()).expect("the file");
+    let mut windows = bytes.windows(state.len());
+    let at = windows.position(|part| part == state).expect("it is there");
+    bytes[at] ^= 1;
+    std::fs::write(image.database(), bytes).expect("written");
+    let (running, report) = image.run_reported();
+    assert!(report.salvaged.is_some(), "{report:?}");
+    let phases = phases(&running.handle());
+    assert!(
+        phases.len() >= 3 && phases.iter().all(|(_, phase)| *phase != 0),
+        "{phases:?}"
+    );
+    running.shutdown().await.expect("an orderly end");
 }
 
 #[cfg(unix)]
