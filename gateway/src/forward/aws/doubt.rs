@@ -18,6 +18,8 @@ use crate::record::Position;
 /// service has some time to come back.
 const PUT_OFF: Duration = Duration::from_millis(250);
 const PUT_OFF_AWAY: Duration = Duration::from_secs(2);
+/// Twice as long each time, up to this.
+const PUT_OFF_MAX: Duration = Duration::from_secs(60);
 /// Events that have an attempt in one batch of which nothing is taken, at most.
 pub(super) const BLAMED_MAX: usize = 16;
 /// Batches that failed in a row before one is put off although nothing was taken; the next
@@ -39,6 +41,8 @@ pub(super) struct Doubt {
     in_a_row: u32,
     /// With how many of them one is put off.
     patience: u32,
+    /// For how long events are put off next where nothing is taken.
+    away: Duration,
 }
 
 impl Default for Doubt {
@@ -48,6 +52,7 @@ impl Default for Doubt {
             known: HashSet::new(),
             in_a_row: 0,
             patience: PATIENCE,
+            away: PUT_OFF_AWAY,
         }
     }
 }
@@ -58,6 +63,7 @@ impl Doubt {
         self.takes = true;
         self.in_a_row = 0;
         self.patience = PATIENCE;
+        self.away = PUT_OFF_AWAY;
     }
 
     /// These are done with.
@@ -106,6 +112,31 @@ impl Doubt {
             self.known.clear();
         }
         self.known.extend(events);
-        Some(if takes { PUT_OFF } else { PUT_OFF_AWAY })
+        if takes {
+            return Some(PUT_OFF);
+        }
+        let away = self.away;
+        self.away = away.saturating_mul(2).min(PUT_OFF_MAX);
+        Some(away)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_nothing_is_taken_events_are_put_off_for_longer_each_time() {
+        let mut doubt = Doubt::default();
+        let events = || vec![Position(1), Position(2)];
+        assert_eq!(doubt.failed(events(), true), Some(PUT_OFF));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            waits.extend(doubt.failed(events(), false).map(|wait| wait.as_secs()));
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        doubt.taken();
+        assert_eq!(doubt.failed(events(), false), Some(PUT_OFF));
+        assert_eq!(doubt.failed(events(), false), Some(PUT_OFF_AWAY));
     }
 }

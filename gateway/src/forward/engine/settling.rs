@@ -64,6 +64,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         assert_eq!(items.len(), outcomes.len(), "one outcome per record");
         let stopped_short = outcomes.iter().any(Outcome::is_open);
         let none_tried = outcomes.iter().all(|one| *one == Outcome::Behind);
+        let all_wait = outcomes.iter().all(waits);
         let (mut delivered, mut dead, mut left) = (0, 0, Vec::new());
         let mut pause: Option<(State, String, Option<Duration>)> = None;
         if none_tried && flight.alone {
@@ -122,8 +123,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 self.backoff.reset();
             }
             self.pause(state, &reason, retry_after);
-        } else if delivered > 0 || self.trouble != Some(State::Stopped) && !none_tried {
-            // That it refuses records does not show that it was put right.
+        } else if delivered > 0 || self.trouble != Some(State::Stopped) && !all_wait {
+            // That it refuses records does not show that it was put right, and that it puts
+            // them off not even that it is there.
             self.recovered();
         }
         match flight.origin {
@@ -335,11 +337,17 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 }
 
+/// Whether that says nothing of a record but that it waits.
+const fn waits(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Behind | Outcome::Paced { .. })
+}
+
 /// What a batch says of how much the destination takes at once; one about which a person
 /// must be asked says nothing.
 fn went(took: Duration, outcomes: &Outcomes) -> Option<Went> {
     match outcomes {
         Ok(outcomes) if outcomes.iter().any(Outcome::is_open) => Some(Went::Badly),
+        Ok(outcomes) if outcomes.iter().all(waits) => None,
         Ok(_) => Some(Went::Well(took)),
         Err(destination::Error::Unavailable { .. }) => Some(Went::Badly),
         Err(_) => None,
