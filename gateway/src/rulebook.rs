@@ -39,9 +39,9 @@ const BYTES_MAX: usize = 16 << 20;
 const RULE_BYTES_MAX: usize = 64 << 10;
 /// Said of a rule that acts where the journal has no number left for what acts.
 const NO_NUMBER: &str = "the journal has given all of its 63 numbers to destinations, and a rule \
-    with an alarm, a topic or a window needs one as they do; without such rules, remove a \
-    destination that is not configured any more (\"penstock destination remove NAME\"), then put \
-    them back and start the gateway again";
+    with an alarm, a topic or a window needs one as they do; stop the gateway, remove a \
+    destination that is not configured any more (\"penstock destination remove NAME\", with \
+    --discard where events still wait for it), and start it again";
 
 /// Why a rule cannot be put, or asked for.
 #[derive(Debug, thiserror::Error)]
@@ -470,8 +470,10 @@ fn is_latest(inner: &Inner, name: &str, over: Option<u64>) -> Result<(), Error> 
 /// is behind them would be believed after damage, so rather none. The next change or start
 /// tries again.
 fn keep_copy(inner: &Inner) {
-    let rules = inner.put.iter().map(|(name, put)| (name, &put.version));
-    if let Err(error) = copy::keep(&inner.dir, rules) {
+    let kept = kept::latest(&inner.connection)
+        .map_err(Error::from)
+        .and_then(|rules| Ok(copy::keep(&inner.dir, rules)?));
+    if let Err(error) = kept {
         tracing::error!(%error, "cannot write {}: there is no copy of the rules", copy::FILE);
         if let Err(error) = copy::forget(&inner.dir) {
             tracing::error!(%error, "cannot take {} away, which is behind", copy::FILE);

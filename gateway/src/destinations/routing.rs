@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     forward,
     ingest::Routing,
-    record::Routes,
+    record::{Routes, is_own},
     rules::{Rule, RuleSet},
     store::{self, Mode},
 };
@@ -20,8 +20,16 @@ pub(crate) fn routing(
     rules: &[Rule],
     #[cfg(feature = "mqtt")] remotes: &[crate::remote::Config],
 ) -> anyhow::Result<Routing> {
-    let rules = RuleSet::new(rules, |name| store.destination_id(name))
-        .map_err(|name| anyhow::anyhow!("the journal does not know the destination {name}"))?;
+    let rules =
+        RuleSet::new(rules, |name| store.destination_id(name)).map_err(|name| {
+            match is_own(&name) {
+                true => anyhow::anyhow!(
+                    "rules do more than send, and the journal has no number left for that: \
+                 remove a destination that is no longer used, or take these rules out"
+                ),
+                false => anyhow::anyhow!("the journal does not know the destination {name}"),
+            }
+        })?;
     Ok(Routing {
         routes: routes(destinations, store),
         draining: draining(store),

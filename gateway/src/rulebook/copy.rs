@@ -1,4 +1,4 @@
-//! `rulebook.json`: the rules that were put, once more, as they are in `rulebook.db`. What
+//! `rulebook.json`: the rules that were put, and which were taken away, once more. What
 //! they narrow must not be open because one file is damaged.
 //!
 //! The first line is the CRC-32 of the rest, which is JSON. The file is replaced as a whole
@@ -24,7 +24,7 @@ pub(super) enum Copy {
     None,
     /// It cannot be read. That it is there says that there may have been rules.
     Damaged,
-    /// The rules.
+    /// The latest version of each, also of those that were taken away.
     Whole(Vec<Named>),
 }
 
@@ -35,26 +35,34 @@ struct Line {
     /// Nanoseconds since 1970.
     at: i64,
     actor: String,
-    rule: String,
+    /// None where it was taken away, as a version has it.
+    rule: Option<String>,
 }
+
+/// Rules that were taken away, and are in it, at most: the latest.
+const GONE_MAX: usize = 10_000;
 
 /// Writes it, unless it is the same already.
 ///
 /// # Errors
 /// When the file system says no; then the file is as it was.
-pub(super) fn keep<'r>(
-    dir: &Path,
-    rules: impl Iterator<Item = (&'r Arc<str>, &'r Version)>,
-) -> io::Result<()> {
+pub(super) fn keep(dir: &Path, mut rules: Vec<Named>) -> io::Result<()> {
+    let is_gone = |(_, version): &Named| version.text.is_none();
+    let gone = rules.iter().filter(|rule| is_gone(rule));
+    let mut times: Vec<Timestamp> = gone.map(|(_, version)| version.at).collect();
+    if times.len() > GONE_MAX {
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let oldest = times[GONE_MAX - 1];
+        rules.retain(|rule| !is_gone(rule) || rule.1.at >= oldest);
+    }
     let lines: Vec<Line> = rules
-        .filter_map(|(name, version)| {
-            Some(Line {
-                name: name.to_string(),
-                version: version.number,
-                at: version.at.as_nanos(),
-                actor: version.actor.clone(),
-                rule: version.text.clone()?,
-            })
+        .into_iter()
+        .map(|(name, version)| Line {
+            name: name.to_string(),
+            version: version.number,
+            at: version.at.as_nanos(),
+            actor: version.actor,
+            rule: version.text,
         })
         .collect();
     let json = serde_json::to_string(&lines)?;
@@ -71,17 +79,13 @@ pub(super) fn keep<'r>(
     fs::File::open(dir)?.sync_all()
 }
 
-/// Takes it away: one that is behind the rules would be believed.
+/// Empties it: one that is behind the rules would be believed, and where there is none
+/// there were no rules. That needs no room on the disk.
 ///
 /// # Errors
 /// When the file system says no.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
-    for name in [FILE.to_owned(), format!("{FILE}.new")] {
-        match fs::remove_file(dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
+    fs::File::create(dir.join(FILE))?.sync_all()?;
     fs::File::open(dir)?.sync_all()
 }
 
@@ -111,7 +115,7 @@ fn parse(text: &[u8]) -> Option<Vec<Named>> {
             number: line.version,
             at: Timestamp::from_nanos(line.at),
             actor: line.actor,
-            text: Some(line.rule),
+            text: line.rule,
         };
         (line.name.into(), version)
     });

@@ -38,7 +38,7 @@ pub fn rescue(dir: &Path, config: &Config, now: Timestamp) -> Result<(), Error> 
     let aside = aside::exchange(dir, FILE)?;
     let aside = aside.map_or_else(String::new, |aside| aside.display().to_string());
     if is_known {
-        let rules = rules.len();
+        let rules = rules.iter().filter(|(_, rule)| rule.text.is_some()).count();
         tracing::error!(
             damage,
             path = aside,
@@ -65,7 +65,7 @@ fn damage(dir: &Path, copy: &Copy) -> Result<Option<String>, Error> {
         let had_rules = match copy {
             Copy::None => false,
             Copy::Damaged => true,
-            Copy::Whole(rules) => !rules.is_empty(),
+            Copy::Whole(rules) => rules.iter().any(|(_, rule)| rule.text.is_some()),
         };
         return Ok(had_rules.then(|| "it is gone".to_owned()));
     };
@@ -82,6 +82,8 @@ fn damage(dir: &Path, copy: &Copy) -> Result<Option<String>, Error> {
             Some(is) if is.number == version.number => {
                 Some(format!("the rule {name} is not as it was put"))
             }
+            // Versions of what was taken away leave the file one day.
+            None if version.text.is_none() => None,
             _ => Some(format!("it is older than its copy: the rule {name}")),
         }
     });

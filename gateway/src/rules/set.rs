@@ -79,10 +79,11 @@ pub struct Routed {
 
 impl RuleSet {
     /// Puts rules in force. What rules take that [do](Actions) something is also for the
-    /// destination [`ACTIONS`], if there is one.
+    /// destination [`ACTIONS`].
     ///
     /// # Errors
-    /// The name of a destination that `id` does not know.
+    /// The name of a destination that `id` does not know; that one's only where a rule does
+    /// something: what such rules take would be passed by without it.
     pub fn new(
         rules: &[Rule],
         id: impl Fn(&str) -> Option<DestinationId>,
@@ -104,6 +105,9 @@ impl RuleSet {
                 routes = Routes::NONE;
             }
             if rule.actions.any() {
+                if set.acting == Routes::NONE {
+                    return Err(ACTIONS.into());
+                }
                 routes = routes.union(set.acting);
             }
             set.matcher.add(n, &rule.pattern);
@@ -288,6 +292,9 @@ mod tests {
         let mut acting = rule(r#"{"device":["b7"]}"#, &["lake"]);
         acting.destinations.clear();
         acting.actions.topic = Topic::parse("hot/{device}", false).ok();
+        // Without anybody who does it, what it takes would be passed by.
+        let refused = RuleSet::new(std::slice::from_ref(&acting), id);
+        assert_eq!(&*refused.unwrap_err(), ACTIONS);
         let id = |name: &str| match name {
             ACTIONS => Some(DestinationId(5)),
             name => id(name),

@@ -154,7 +154,7 @@ pub(super) fn salvage(
         from: delivered_to,
         with_spare: false,
         expected,
-        broken: match is_behind || old.is_none() {
+        broken: match in_doubt || old.is_none() {
             true => OTHERS.iter().collect(),
             false => Vec::new(),
         },

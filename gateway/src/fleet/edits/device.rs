@@ -174,13 +174,16 @@ impl Edit for Update {
                 Ok(fields) => fields,
                 Err(refusal) => return Ok(Err(refusal)),
             };
+            // What is answered to a key is kept, also where nothing changes.
+            if self.is_full && asked.key.is_some() {
+                return Ok(Err(Refusal::no_room()));
+            }
             if fields == device.fields {
                 // Nothing to tell.
                 return Ok(Ok((device, Vec::new())));
             }
             let length = |of| serde_json::to_vec(of).map_or(usize::MAX, |text| text.len());
-            // What is answered to a key is kept too.
-            if self.is_full && (asked.key.is_some() || length(&fields) > length(&device.fields)) {
+            if self.is_full && length(&fields) > length(&device.fields) {
                 return Ok(Err(Refusal::no_room()));
             }
             device.fields = fields;

@@ -125,11 +125,14 @@ impl Edit for Desire {
                     self.bytes_max
                 ))));
             };
+            // What is answered to a key is kept, also where nothing changes.
+            if self.is_full && asked.key.is_some() {
+                return Ok(Err(Refusal::no_room()));
+            }
             if desired == shadow.desired {
                 return Ok(Ok((shadow, Vec::new())));
             }
-            // What is answered to a key is kept too.
-            if self.is_full && (asked.key.is_some() || length(&desired) > length(&shadow.desired)) {
+            if self.is_full && length(&desired) > length(&shadow.desired) {
                 return Ok(Err(Refusal::no_room()));
             }
             shadow.desired = desired;

@@ -12,6 +12,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::record::Position;
 
 /// How long events are put off: others go meanwhile, and where none were taken either the
@@ -41,8 +43,10 @@ pub(super) struct Doubt {
     in_a_row: u32,
     /// With how many of them one is put off.
     patience: u32,
-    /// For how long events are put off next where nothing is taken.
-    away: Duration,
+    /// For how long events are put off where nothing is taken, until when that is so, and
+    /// for how long after that: an outage is a round of many batches.
+    away: Option<(Instant, Duration)>,
+    next: Duration,
 }
 
 impl Default for Doubt {
@@ -52,7 +56,8 @@ impl Default for Doubt {
             known: HashSet::new(),
             in_a_row: 0,
             patience: PATIENCE,
-            away: PUT_OFF_AWAY,
+            away: None,
+            next: PUT_OFF_AWAY,
         }
     }
 }
@@ -63,7 +68,7 @@ impl Doubt {
         self.takes = true;
         self.in_a_row = 0;
         self.patience = PATIENCE;
-        self.away = PUT_OFF_AWAY;
+        (self.away, self.next) = (None, PUT_OFF_AWAY);
     }
 
     /// These are done with.
@@ -115,9 +120,16 @@ impl Doubt {
         if takes {
             return Some(PUT_OFF);
         }
-        let away = self.away;
-        self.away = away.saturating_mul(2).min(PUT_OFF_MAX);
-        Some(away)
+        let now = Instant::now();
+        if let Some((until, wait)) = self.away
+            && now < until
+        {
+            return Some(wait);
+        }
+        let wait = self.next;
+        self.away = Some((now + wait, wait));
+        self.next = wait.saturating_mul(2).min(PUT_OFF_MAX);
+        Some(wait)
     }
 }
 
@@ -125,16 +137,22 @@ impl Doubt {
 mod tests {
     use super::*;
 
-    #[test]
-    fn while_nothing_is_taken_events_are_put_off_for_longer_each_time() {
+    #[tokio::test(start_paused = true)]
+    async fn while_nothing_is_taken_events_are_put_off_for_longer_each_round() {
         let mut doubt = Doubt::default();
         let events = || vec![Position(1), Position(2)];
         assert_eq!(doubt.failed(events(), true), Some(PUT_OFF));
         let mut waits = Vec::new();
         for _ in 0..8 {
-            waits.extend(doubt.failed(events(), false).map(|wait| wait.as_secs()));
+            // Batches of the same round wait for as long.
+            for _ in 0..3 {
+                let wait = doubt.failed(events(), false).unwrap();
+                waits.push(wait.as_secs());
+            }
+            waits.dedup();
+            tokio::time::advance(PUT_OFF_MAX).await;
         }
-        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60]);
         doubt.taken();
         assert_eq!(doubt.failed(events(), false), Some(PUT_OFF));
         assert_eq!(doubt.failed(events(), false), Some(PUT_OFF_AWAY));
