@@ -233,6 +233,12 @@ async fn where_there_is_no_room_what_was_made_is_answered_and_what_shrinks_is_ma
     assert!(again.expect("it was said").again);
     let other = create(full.clone(), "other", None).await;
     assert!(matches!(other, Err(NotChanged::Full(_))), "{other:?}");
+    // What changes nothing has an answer that is kept, under another key each time.
+    let same = full.desire("pump", much(), None, asked(Some("e"))).await;
+    assert!(matches!(same, Err(NotChanged::Full(_))), "{same:?}");
+    let same = Changes::Merge(members(json!({ "tags": { "much": "x" } })));
+    let same = full.update("pump", same, None, asked(Some("f"))).await;
+    assert!(matches!(same, Err(NotChanged::Full(_))), "{same:?}");
     let update = |tag: Value| {
         let changes = Changes::Merge(members(json!({ "tags": { "much": tag } })));
         full.update("pump", changes, None, asked(None))
