@@ -63,7 +63,13 @@ pub(super) fn open_at(path: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn open_read_only(dir: &Path) -> rusqlite::Result<Option<Connection>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match Connection::open_with_flags(dir.join(FILE), flags) {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => return Ok(None),
+        // One that is there and may not be read is not gone: nothing takes its place.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+            return match dir.join(FILE).try_exists() {
+                Ok(false) => Ok(None),
+                _ => Err(error),
+            };
+        }
         opened => opened?,
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;

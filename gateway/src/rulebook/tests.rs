@@ -80,6 +80,21 @@ fn a_rule_that_acts_is_refused_where_there_is_no_number_for_what_it_does() {
         .unwrap();
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_there_and_cannot_be_opened_is_not_taken_for_one_that_is_gone() {
+    let bench = Bench::new("");
+    bench.open().put("a", &text("x"), None, "ann", NOW).unwrap();
+    let file = bench.dir.path().join(FILE);
+    std::fs::remove_file(&file).unwrap();
+    // As one that another user owns, which root would read all the same.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    assert!(kept::open_read_only(bench.dir.path()).is_err());
+    assert!(kept::damage(bench.dir.path()).is_err());
+    assert!(rescue(bench.dir.path(), &bench.config, NOW).is_err());
+    assert!(file.is_symlink());
+}
+
 #[test]
 fn a_rule_that_was_taken_away_stays_so_where_the_file_has_lost_that() {
     let bench = Bench::new("");
