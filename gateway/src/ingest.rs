@@ -116,6 +116,15 @@ pub struct Renormalised {
     pub going: Going,
 }
 
+/// An event that the gateway made itself.
+#[derive(Debug)]
+pub struct Made {
+    /// To be appended.
+    pub event: NewEvent,
+    /// To be held until it is with the journal.
+    pub going: Going,
+}
+
 /// Where entries go by. While it is held, a change of where events go knows that some are
 /// on their way that know nothing of it.
 #[derive(Debug, Clone)]
@@ -344,7 +353,7 @@ impl Ingest {
     /// as they came get none: nothing came.
     ///
     /// One of a time that is not known yet is marked as those of devices are.
-    pub fn made(&self, event: &Event, rule: Option<&str>) -> NewEvent {
+    pub fn made(&self, event: &Event, rule: Option<&str>) -> Made {
         if event.received.is_unset() && !event.marks.contains(Marks::CLOCK_UNSET) {
             let mut marked = event.clone();
             mark_unset(&mut marked, self.clock.booted().as_ref());
@@ -368,7 +377,7 @@ impl Ingest {
         let nowhere = sent == Routes::NONE && open != Routes::NONE;
         let mut body = Vec::with_capacity(512);
         event.to_cbor(&mut body);
-        NewEvent {
+        let event = NewEvent {
             key: event.attributes().delivery_key(),
             dedup: true,
             device: event.device.clone(),
@@ -379,6 +388,10 @@ impl Ingest {
             },
             body: body.into(),
             original: None,
+        };
+        Made {
+            event,
+            going: Going { _by: routing },
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     boots::Boots,
     clock::Clock,
     gateway_id::GatewayId,
-    ingest::Ingest,
+    ingest::{Going, Ingest},
     record::{DestinationId, Position, Record},
     rulebook,
     rules::{ACTIONS, ActingSet, Scratch},
@@ -308,11 +308,15 @@ impl Follower {
             if waiting.is_empty() {
                 return Ok(());
             }
-            let entries = waiting
-                .iter()
-                .map(|one| self.ingest.made(&one.event, one.rule.as_deref()));
-            let entries: Vec<Entry> = entries.map(Entry::Event).collect();
-            let appended = runtime.block_on(async { self.store.append(entries).await?.await })?;
+            let made = waiting.iter();
+            let made = made.map(|one| self.ingest.made(&one.event, one.rule.as_deref()));
+            // Destinations that come meanwhile wait for those that know nothing of them.
+            let (entries, going): (Vec<Entry>, Vec<Going>) = made
+                .map(|made| (Entry::Event(made.event), made.going))
+                .unzip();
+            let appended = runtime.block_on(async { self.store.append(entries).await?.await });
+            drop(going);
+            let appended = appended?;
             if appended.contains(&Appended::Full) {
                 return Ok(());
             }

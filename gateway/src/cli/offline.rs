@@ -110,7 +110,7 @@ journal = true
         std::fs::write(data.join(crate::rulebook::FILE), []).unwrap();
         let routes = with_store(config(), |_, ingest| async move {
             let event = crate::rules::tests::event_of("y", &[]);
-            Ok(ingest.made(&event, None).routes)
+            Ok(ingest.made(&event, None).event.routes)
         });
         assert_eq!(routes.unwrap(), Routes::NOWHERE);
     }

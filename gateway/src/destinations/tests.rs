@@ -87,7 +87,7 @@ impl Place {
         let mut event = record(self.events, 1).event().unwrap();
         // One of long ago would have expired.
         event.received = self.ingest.now();
-        let entry = Entry::Event(self.ingest.made(&event, None));
+        let entry = Entry::Event(self.ingest.made(&event, None).event);
         let store = self.store.handle();
         store.append(vec![entry]).await.unwrap().await.unwrap();
         let delivered = async {

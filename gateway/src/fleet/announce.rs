@@ -27,7 +27,9 @@ pub trait Announce: Debug + Send + Sync + 'static {
 
 impl Announce for Ingest {
     fn entry(&self, event: &Event) -> NewEvent {
-        self.made(event, None)
+        // Asked by the journal's writer in the transaction that keeps it: no change of where
+        // events go can come between.
+        self.made(event, None).event
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Outcome {
     Paced {
         /// When there may be room again.
         retry_after: Duration,
+        /// What the destination said.
+        reason: String,
     },
     /// This record will never be taken: dead letter.
     Permanent(String),

@@ -53,9 +53,11 @@ const TIME_BYTES: usize = 14;
 /// How long what the bus said of itself counts for the next batch. One that is replaced
 /// meanwhile shows in the answer after that batch.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
-/// Questions that the service has no time for are asked again after so long, so often.
+/// Questions that the service has no time for are asked again after so long, so often; after
+/// a batch also those that got no answer, for no longer than that in all.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 const ASKED_MAX: u32 = 10;
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 /// Characters of a detail type, at most.
 const DETAIL_TYPE_CHARS_MAX: usize = 128;
 
@@ -112,14 +114,16 @@ impl Bus {
     async fn look(&self, client: &Client) -> Result<(), Error> {
         let recent = |asked: Asked| asked.at.elapsed() < ASKED_EVERY;
         if self.config.check_bus && !self.asked().is_some_and(recent) {
-            let asked = self.ask(client).await?;
+            let asked = self.ask(client, false).await?;
             *self.asked() = Some(asked);
         }
         Ok(())
     }
 
-    /// Asks for the bus.
-    async fn ask(&self, client: &Client) -> Result<Asked, Error> {
+    /// Asks for the bus. `after` a batch it is worth some patience: sent again, what was put
+    /// would be there twice.
+    async fn ask(&self, client: &Client, after: bool) -> Result<Asked, Error> {
+        let began = Instant::now();
         let mut left = ASKED_MAX;
         loop {
             let at = Instant::now();
@@ -132,9 +136,13 @@ impl Bus {
                 Err(error) => aws::fault(&error),
             };
             left -= 1;
+            let may_wait = after && began.elapsed() < CONFIRMED_WITHIN;
             match fault {
-                // Sent again, what was put before would be there twice.
                 Fault::Throttled if left > 0 => tokio::time::sleep(ASK_AGAIN).await,
+                Fault::Unavailable(reason) if left > 0 && may_wait => {
+                    tracing::debug!(reason, "the bus is asked for again");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
                 Fault::Misconfigured(reason) if reason.starts_with("AccessDenied") => {
                     return Err(Error::Misconfigured(format!(
                         "events for a bus that is not there would be lost, and whether it is \
@@ -219,7 +227,7 @@ impl Service for Bus {
             return Ok(());
         }
         let before = self.asked().take();
-        let after = self.ask(client).await?;
+        let after = self.ask(client, true).await?;
         *self.asked() = Some(after);
         match before.is_some_and(|before| before.made == after.made) {
             true => Ok(()),

@@ -131,9 +131,10 @@ impl Stream {
                 self.paces().taken(shard, now);
                 Answer::Taken
             }
-            Some(THROUGHPUT_EXCEEDED) => {
+            Some(code @ THROUGHPUT_EXCEEDED) => {
                 let shard = shard::named_in(message).unwrap_or_default();
-                Answer::Paced(self.paces().refused(shard, now))
+                let wait = self.paces().refused(shard, now);
+                Answer::Paced(wait, format!("{code}: {message}"))
             }
             Some(code) => Answer::Not(Fault::Unavailable(format!("{code}: {message}"))),
         }

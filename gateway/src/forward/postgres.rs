@@ -22,9 +22,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
-use self::{schema::Schema, session::Session, verdict::Verdict};
+use self::{rows::Columns, schema::Schema, session::Session, verdict::Verdict};
 use super::{
     batch::Batch,
     destination::{Destination, Error, Limits, Outcomes},
@@ -84,20 +84,12 @@ impl Postgres {
             Some(session) => session.alive().await,
             None => None,
         };
-        let inserted = async {
-            let session = match &mut session {
-                Some(session) => session,
-                none => none.insert(Session::begin(&self.config, &self.schema).await?),
-            };
-            session.insert(self.schema.insert(), &columns).await
-        };
-        let verdict = match timeout(self.config.timeout, Box::pin(inserted)).await {
-            Ok(Ok(())) => {
+        let verdict = match self.insert_over(&mut session, &columns).await {
+            Ok(()) => {
                 *slot = session;
                 return Ok(Reply::taken(part.items.len()));
             }
-            Ok(Err(verdict)) => verdict,
-            Err(_) => Verdict::Unavailable("no answer in time".to_owned()),
+            Err(verdict) => verdict,
         };
         match verdict {
             Verdict::Refused(reason) => {
@@ -114,6 +106,32 @@ impl Postgres {
             Verdict::Slow(reason) | Verdict::Unavailable(reason) => Err(Error::unavailable(reason)),
         }
     }
+}
+
+impl Postgres {
+    /// Inserts rows over a connection, which is made where there is none. Each of the two has
+    /// its time: what the server says of a statement that took too long comes sooner than
+    /// that, however long connecting took.
+    async fn insert_over(
+        &self,
+        session: &mut Option<Session>,
+        columns: &Columns,
+    ) -> Result<(), Verdict> {
+        let session = match session {
+            Some(session) => session,
+            none => {
+                let begun = Box::pin(Session::begin(&self.config, &self.schema));
+                let begun = timeout(self.config.timeout, begun).await;
+                none.insert(in_time(begun)?)
+            }
+        };
+        let inserted = Box::pin(session.insert(self.schema.insert(), columns));
+        in_time(timeout(self.config.timeout, inserted).await)
+    }
+}
+
+fn in_time<T>(done: Result<Result<T, Verdict>, Elapsed>) -> Result<T, Verdict> {
+    done.unwrap_or_else(|_| Err(Verdict::Unavailable("no answer in time".to_owned())))
 }
 
 impl Post for Postgres {

@@ -46,7 +46,7 @@ impl Bench {
     fn takes(&self, device: &str) -> bool {
         let lake = self.handle.destination_id("lake").unwrap();
         let made = self.ingest.made(&event_of(device, &[]), None);
-        made.routes.contains(lake)
+        made.event.routes.contains(lake)
     }
 }
 
@@ -339,7 +339,7 @@ fn is_held_until_somebody_says_otherwise(bench: &Bench) {
     damage(bench, copy::FILE, 20, b"~");
     for _ in 0..2 {
         let book = rescued(bench);
-        let routes = |device: &str| bench.ingest.made(&event_of(device, &[]), None).routes;
+        let routes = |device: &str| bench.ingest.made(&event_of(device, &[]), None).event.routes;
         assert_eq!(routes("x"), crate::record::Routes::NOWHERE);
         assert!(bench.takes("f"), "what the configuration says still goes");
         let shown = book.list();
@@ -352,7 +352,7 @@ fn is_held_until_somebody_says_otherwise(bench: &Bench) {
     book.delete(rescue::LOST, None, "ann", NOW).unwrap();
     let open = bench.handle.destination_id("open").unwrap();
     let made = bench.ingest.made(&event_of("x", &[]), None);
-    assert!(made.routes.contains(open) && !bench.takes("x"));
+    assert!(made.event.routes.contains(open) && !bench.takes("x"));
 }
 
 #[test]

@@ -131,6 +131,7 @@ impl Groups {
     ) -> Result<Vec<Answer>, Fault> {
         let now = Instant::now();
         let mut answers = vec![None; units.len()];
+        let mut reasons = vec![String::new(); units.len()];
         let mut tell = |id: &str, answer: Answer| {
             let place = id.parse().ok().and_then(|at: usize| answers.get_mut(at));
             if let Some(place) = place {
@@ -142,6 +143,10 @@ impl Groups {
         }
         for (id, code, message, to_blame) in failed {
             tell(id, Answer::Not(of_entry(code, message, to_blame)));
+            let place = id.parse().ok();
+            if let Some(reason) = place.and_then(|at: usize| reasons.get_mut(at)) {
+                *reason = format!("{code}: {message}");
+            }
         }
         let answers: Option<Vec<Answer>> = answers.into_iter().collect();
         let mut answers = answers.ok_or_else(|| {
@@ -150,12 +155,12 @@ impl Groups {
         let throttled = |answer: &Answer| *answer == Answer::Not(Fault::Throttled);
         // One group may have no room, but where none has it is the whole that has none.
         if is_fifo && (answers.len() == 1 || !answers.iter().all(throttled)) {
-            for (unit, answer) in units.iter().zip(&mut answers) {
+            for ((unit, answer), reason) in units.iter().zip(&mut answers).zip(reasons) {
                 match answer {
                     Answer::Taken => self.lock().taken(&unit.key, now),
                     // Other groups may have room.
                     Answer::Not(Fault::Throttled) => {
-                        *answer = Answer::Paced(self.lock().refused(&unit.key, now));
+                        *answer = Answer::Paced(self.lock().refused(&unit.key, now), reason);
                     }
                     _ => {}
                 }

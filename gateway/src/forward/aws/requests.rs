@@ -43,8 +43,8 @@ pub(in crate::forward) struct Limits {
 pub(in crate::forward) enum Answer {
     /// It is kept there.
     Taken,
-    /// There is no room for its partition key for so long; others go on.
-    Paced(Duration),
+    /// There is no room for its partition key for so long, and why; others go on.
+    Paced(Duration, String),
     /// Why it was not taken, while others may have been.
     Not(Fault),
 }

@@ -178,7 +178,13 @@ impl<'a, S: Service> Sending<'a, S> {
         for (unit, answer) in request.iter().zip(answers) {
             match answer {
                 Answer::Taken => self.taken(*unit),
-                Answer::Paced(retry_after) => self.settle(*unit, &Outcome::Paced { retry_after }),
+                Answer::Paced(retry_after, reason) => {
+                    let outcome = Outcome::Paced {
+                        retry_after,
+                        reason,
+                    };
+                    self.settle(*unit, &outcome);
+                }
                 Answer::Not(Fault::Unavailable(reason)) => {
                     self.settle(*unit, &Outcome::Transient(reason));
                 }
@@ -331,8 +337,12 @@ impl<'a, S: Service> Sending<'a, S> {
         let put_off = doubt.failed(self.events(&failed), self.took);
         drop(doubt);
         if let Some(retry_after) = put_off {
+            let outcome = Outcome::Paced {
+                retry_after,
+                reason: self.failure.take().unwrap_or_default(),
+            };
             for unit in std::mem::take(&mut self.failed) {
-                self.settle(unit, &Outcome::Paced { retry_after });
+                self.settle(unit, &outcome);
             }
         } else if let Some(reason) = self.failure.take() {
             self.stop(Trouble::Failed(Error::unavailable(reason)));

@@ -92,12 +92,21 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                     dead += 1;
                     self.give_up(flight.origin, item, reason);
                 }
+                // With nothing beside it nobody can tell which of the two is to blame.
+                Outcome::Transient(reason)
+                    if items.len() == 1 && flight.origin == Origin::Journal =>
+                {
+                    self.paced(flight.origin, item, self.retrying.first, reason);
+                }
                 // While the whole destination is in trouble no record is to blame.
                 Outcome::Transient(reason) if !stopped_short => {
                     dead += u32::from(self.failed(flight.origin, item, reason));
                 }
-                Outcome::Paced { retry_after } if !stopped_short => {
-                    self.paced(flight.origin, item, retry_after);
+                Outcome::Paced {
+                    retry_after,
+                    reason,
+                } if !stopped_short => {
+                    self.paced(flight.origin, item, retry_after, reason);
                 }
                 Outcome::Paced { .. } => left.push(item.clone()),
                 Outcome::Throttled { retry_after } => {
@@ -202,7 +211,13 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     /// There was no room for a record: its key waits, and nobody is to blame.
-    pub(super) fn paced(&mut self, origin: Origin, item: &Item, retry_after: Duration) {
+    pub(super) fn paced(
+        &mut self,
+        origin: Origin,
+        item: &Item,
+        retry_after: Duration,
+        reason: String,
+    ) {
         let not_before = Instant::now() + retry_after;
         if origin == Origin::Waiting {
             // It is in the journal's list already.
@@ -216,7 +231,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             attempts: 0,
             first: None,
             not_before: later(self.clock.now(), retry_after),
-            reason: "no room for records of this partition key at the moment".to_owned(),
+            reason: short(reason),
         };
         self.settled(item.position(), Fate::Waits(retry));
         self.waiting.add(Entry {

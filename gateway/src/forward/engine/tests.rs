@@ -163,6 +163,7 @@ impl Place {
                     self.failing.entry(device.clone()).or_insert(*position);
                     Outcome::Paced {
                         retry_after: Duration::from_millis(1 + position % 40),
+                        reason: "this shard is full".to_owned(),
                     }
                 }
                 Mood::Fails(which) if which.contains(&n) || behind => {
@@ -395,6 +396,73 @@ fn what_there_is_no_room_for_waits_without_an_attempt_and_others_go_on() {
         second.iter().all(|position| position % 2 == 0),
         "{second:?}"
     );
+}
+
+#[test]
+fn what_is_put_off_waits_for_the_reason_that_the_destination_gave() {
+    let (model, fake) = (Model::new(), Fake::new(vec![Mood::Paces(vec![0])], 1));
+    model.append(record(1, 1));
+    model.append(record(2, 2));
+    paused().block_on(async {
+        let (engine, _) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let reason = async {
+            loop {
+                let disk = model.disk.lock().unwrap();
+                if let Some(waits) = disk.retry.get(&Position(1)) {
+                    return waits.reason.clone();
+                }
+                drop(disk);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert_eq!(reason.await, "this shard is full");
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_destination_that_puts_off_everything_is_not_back() {
+    let moods = vec![Mood::Paces(vec![0]), Mood::Throttled];
+    let (model, fake) = (Model::new(), Fake::new(moods, 1));
+    // It is put off for forty milliseconds.
+    model.append(record(39, 1));
+    paused().block_on(async {
+        let (engine, status) = engine(&model, Arc::new(fake.clone()), 20);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(stop.clone()));
+        let mut seen = Vec::new();
+        while model.backlog() > 0 {
+            let state = status.status().state;
+            if seen.last() != Some(&state) {
+                seen.push(state);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(seen.contains(&State::Throttled), "{seen:?}");
+        // It would be tried again as one that is well.
+        assert!(!seen.contains(&State::Retrying), "{seen:?}");
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_record_that_fails_with_nothing_beside_it_has_had_no_attempt() {
+    // As at the beginning of an outage.
+    let (model, fake) = (Model::new(), Fake::new(vec![Mood::Fails(vec![0])], 1));
+    model.append(record(1, 1));
+    paused().block_on(async { drain(&model, &fake, 1).await });
+    assert!(model.disk.lock().unwrap().dead.is_empty());
+    assert!(fake.place.lock().unwrap().seen.contains(&1));
+    // If it fails again, it is to blame.
+    let moods = vec![Mood::Fails(vec![0]), Mood::Fails(vec![0])];
+    let (model, fake) = (Model::new(), Fake::new(moods, 1));
+    model.append(record(1, 1));
+    paused().block_on(async { drain(&model, &fake, 1).await });
+    assert_eq!(model.disk.lock().unwrap().dead.len(), 1);
 }
 
 #[test]

@@ -122,6 +122,34 @@ async fn a_question_that_the_service_has_no_time_for_is_asked_again_and_events_a
 }
 
 #[tokio::test]
+async fn a_question_after_a_batch_that_fails_is_asked_again_and_events_are_not_sent_again() {
+    let place = place(vec![]).await;
+    place.is_there(1);
+    let bus = bus(config(&place));
+    assert_eq!(bus.send(of_devices(&[1])).await.unwrap(), [ACKNOWLEDGED]);
+    place.says_of_itself(500, "InternalException");
+    let asked = place.asked().len();
+    let is_well = async {
+        while place.asked().len() < asked + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        place.is_there(1);
+    };
+    let (outcomes, ()) = tokio::join!(bus.send(of_devices(&[2])), is_well);
+    assert_eq!(outcomes.unwrap(), [ACKNOWLEDGED]);
+    assert_eq!(place.requests().len(), 2, "{:?}", place.requests());
+    // Before a batch nothing is lost by waiting.
+    place.says_of_itself(500, "InternalException");
+    let fresh = super::EventBridge::new(config(&place)).unwrap();
+    let outcomes = fresh.send(of_devices(&[3])).await;
+    assert!(
+        matches!(outcomes, Err(Error::Unavailable { .. })),
+        "{outcomes:?}"
+    );
+    assert_eq!(place.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn entries_that_fail_are_tried_again_dead_letters_or_slow_everything_down() {
     let place = place(vec![
         Mood::Fails(vec![0], "NotAuthorizedForSourceException", true),

@@ -221,6 +221,7 @@ pub(super) fn outcomes(body: &[u8], records: usize, health: &mut Health) -> Outc
             tracing::debug!(reason, "a document waits for its index");
             Outcome::Paced {
                 retry_after: ELSEWHERE_WAITS,
+                reason,
             }
         }
     };

@@ -31,6 +31,8 @@ enum Answer {
     CutBeforeCommit,
     /// Takes them, and says nothing.
     Silence,
+    /// Says after a while that the statement took too long.
+    Slow(Duration),
     /// Refuses every statement that has one of these sequences, for good.
     Poison(Vec<u64>),
 }
@@ -39,13 +41,23 @@ enum Answer {
 struct Server {
     script: Mutex<VecDeque<Answer>>,
     connections: AtomicUsize,
+    /// How long each connection takes.
+    connects_in: Duration,
     inserts: AtomicUsize,
 }
 
 impl Server {
     async fn start(script: impl IntoIterator<Item = Answer>) -> (Arc<Self>, Config) {
+        Self::slow(script, Duration::ZERO).await
+    }
+
+    async fn slow(
+        script: impl IntoIterator<Item = Answer>,
+        connects_in: Duration,
+    ) -> (Arc<Self>, Config) {
         let server = Arc::new(Self {
             script: Mutex::new(script.into_iter().collect()),
+            connects_in,
             ..Self::default()
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -71,6 +83,7 @@ impl Server {
     async fn serve(&self, mut socket: TcpStream) -> io::Result<()> {
         let length = socket.read_u32().await?;
         socket.read_exact(&mut vec![0; length as usize - 4]).await?;
+        tokio::time::sleep(self.connects_in).await;
         send(&mut socket, b'R', &[0, 0, 0, 0]).await?;
         ready(&mut socket).await?;
         let mut statement = Vec::new();
@@ -124,6 +137,11 @@ impl Server {
             Answer::Refuse(code) => {
                 let body = format!("SERROR\0VERROR\0C{code}\0Mbecause\0\0");
                 send(socket, b'E', body.as_bytes()).await?;
+                return ready(socket).await;
+            }
+            Answer::Slow(after) => {
+                tokio::time::sleep(after).await;
+                send(socket, b'E', b"SERROR\0VERROR\0C57014\0Mtoo slow\0\0").await?;
                 return ready(socket).await;
             }
             Answer::Silence => return std::future::pending().await,
@@ -225,6 +243,24 @@ async fn a_statement_that_takes_too_long_is_halved_and_blames_no_record() {
         matches!(outcomes, Err(Error::Unavailable { .. })),
         "{outcomes:?}"
     );
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_halved_however_long_connecting_took() {
+    let part = Duration::from_millis(1_200);
+    let (server, config) = Server::slow([Answer::Slow(part)], part).await;
+    let config = Config {
+        create_table: false,
+        timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(2),
+        linger: Duration::ZERO,
+        ..config
+    };
+    let outcomes = Postgres::new(config).unwrap().send(batch(1..=2)).await;
+    assert_eq!(outcomes, Ok(vec![Outcome::Acknowledged; 2]));
+    // Both, and one by one, over the same connection.
+    assert_eq!(server.inserts.load(Ordering::Relaxed), 3);
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -135,14 +135,14 @@ fn what_the_gateway_says_itself_is_not_for_those_who_get_messages_as_they_came()
     let place = place(config("topic = \"d/{device}\""));
     let made = crate::forward::testing::record(1, 1).event().unwrap();
     // The third gets messages as they came, and nothing came.
-    assert_eq!(place.ingest.made(&made, None).routes, Routes(3));
+    assert_eq!(place.ingest.made(&made, None).event.routes, Routes(3));
     // Where it is the only one the event is for nobody, and is not held for it either.
     place.ingest.exchange_routing(Routing {
         routes: Routes(4),
         originals: Routes(4),
         ..Routing::default()
     });
-    assert_eq!(place.ingest.made(&made, None).routes, Routes::NONE);
+    assert_eq!(place.ingest.made(&made, None).event.routes, Routes::NONE);
 }
 
 #[tokio::test]
@@ -166,4 +166,11 @@ async fn a_change_knows_of_what_was_made_before_it_and_is_not_with_the_journal()
     assert!(!place.ingest.is_settled());
     drop(retried.going);
     assert!(place.ingest.settled().await);
+    // What the gateway makes itself is on its way as well.
+    let event = crate::forward::testing::record(1, 1).event().unwrap();
+    let made = place.ingest.made(&event, None);
+    change();
+    assert!(!place.ingest.is_settled());
+    drop(made.going);
+    assert!(place.ingest.is_settled());
 }

@@ -93,9 +93,21 @@ const BLOCKED: &str = r#"{"create":{"status":403,"error":{"type":"cluster_block_
 
 const FLOODED: &str = r#"{"create":{"status":429,"error":{"type":"cluster_block_exception","reason":"index [a] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded flood-stage watermark, index has read-only-allow-delete block];"}}}"#;
 const FIELDS: &str = r#"{"create":{"status":400,"error":{"type":"illegal_argument_exception","reason":"Limit of total fields [1000] has been exceeded"}}}"#;
-const WAITS: Outcome = Outcome::Paced {
-    retry_after: ELSEWHERE_WAITS,
-};
+/// It waits, for what the cluster said.
+fn waits(item: &str) -> Outcome {
+    let said: serde_json::Value = serde_json::from_str(item).unwrap();
+    let (of, error) = (&said["create"], &said["create"]["error"]);
+    let text = |of: &serde_json::Value| of.as_str().unwrap().to_owned();
+    Outcome::Paced {
+        retry_after: ELSEWHERE_WAITS,
+        reason: format!(
+            "{} {}: {}",
+            of["status"],
+            text(&error["type"]),
+            text(&error["reason"])
+        ),
+    }
+}
 
 fn of(items: &[&str]) -> Result<Vec<Outcome>, Error> {
     let body = format!(r#"{{"errors":true,"items":[{}]}}"#, items.join(","));
@@ -109,11 +121,11 @@ fn each_document_has_its_own_outcome() {
         Outcome::Acknowledged,
         Outcome::Permanent("400 mapper_parsing_exception: failed to parse field [x] of type [long] in document with id 'k2': For input string: \"abc\"".to_owned()),
         Outcome::Throttled { retry_after: None },
-        WAITS,
-        WAITS,
-        WAITS,
-        WAITS,
-        WAITS,
+        waits(CLOSED),
+        waits(NO_SHARD),
+        waits(FORBIDDEN),
+        waits(FLOODED),
+        waits(FIELDS),
     ];
     let items = [
         TAKEN, THERE, MAPPING, BUSY, CLOSED, NO_SHARD, FORBIDDEN, FLOODED, FIELDS,
@@ -139,14 +151,14 @@ fn an_index_that_takes_nothing_holds_nobody_else_up() {
     };
     // As long as others are taken, its documents wait, however often they are refused.
     for _ in 0..3 {
-        assert_eq!(of(&[BLOCKED, BLOCKED]), Ok(vec![WAITS; 2]));
+        assert_eq!(of(&[BLOCKED, BLOCKED]), Ok(vec![waits(BLOCKED); 2]));
         assert_eq!(of(&[TAKEN]), Ok(vec![Outcome::Acknowledged]));
     }
     // Where nothing is, that is said, and others have their turn in between.
-    assert_eq!(of(&[FORBIDDEN]), Ok(vec![WAITS]));
+    assert_eq!(of(&[FORBIDDEN]), Ok(vec![waits(FORBIDDEN)]));
     for _ in 0..3 {
         assert!(matches!(of(&[FORBIDDEN]), Err(Error::Misconfigured(_))));
-        assert_eq!(of(&[FORBIDDEN]), Ok(vec![WAITS]));
+        assert_eq!(of(&[FORBIDDEN]), Ok(vec![waits(FORBIDDEN)]));
     }
 }
 
