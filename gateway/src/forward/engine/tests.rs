@@ -408,12 +408,16 @@ fn what_is_put_off_waits_for_the_reason_that_the_destination_gave() {
         let stop = CancellationToken::new();
         let task = tokio::spawn(engine.run(stop.clone()));
         let reason = async {
-            loop {
+            let reason = || {
                 let disk = model.disk.lock().unwrap();
-                if let Some(waits) = disk.retry.get(&Position(1)) {
-                    return waits.reason.clone();
+                disk.retry
+                    .get(&Position(1))
+                    .map(|waits| waits.reason.clone())
+            };
+            loop {
+                if let Some(reason) = reason() {
+                    return reason;
                 }
-                drop(disk);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
