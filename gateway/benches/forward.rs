@@ -228,5 +228,6 @@ fn event(n: u64) -> Event {
         tags: vec![("boot".into(), "1".into())],
         marks: penstock::event::Marks::NONE,
         corrected: None,
+        replayed: None,
     }
 }

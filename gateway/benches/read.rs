@@ -227,6 +227,7 @@ fn event(n: u64, now: Timestamp) -> Entry {
         tags: vec![],
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);

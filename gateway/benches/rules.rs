@@ -3,8 +3,10 @@
 //! `cargo bench -p penstock --bench rules`
 //!
 //! `json` reads the JSON of an event of 465 bytes and matches it, as matchers elsewhere
-//! are measured. `ingest` is what a message costs between socket and store, with ten
-//! rules and with ten thousand: their ratio is what many rules cost ingest.
+//! are measured. `ingest` is what a message costs between socket and store.
+//!
+//! `cargo bench -p penstock --bench rules -- ratio` takes messages in, into a journal, with
+//! ten rules, a hundred and ten thousand in turns, and prints what many rules cost ingest.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -16,8 +18,14 @@ use penstock::{
     rules::{Matcher, Pattern, Rule, RuleSet, Scratch as Matching},
 };
 
+#[path = "rules/ratio.rs"]
+mod ratio;
+
 fn main() {
-    divan::main();
+    match std::env::args().any(|argument| argument == "ratio") {
+        true => ratio::run(),
+        false => divan::main(),
+    }
 }
 
 /// Events that are gone through in turn, each of another device.
@@ -74,7 +82,7 @@ fn json(bencher: Bencher<'_, '_>, rules: usize) {
 }
 
 /// Decode, normalise, key, route and encode: everything between the socket and the store.
-#[divan::bench(args = [0, 10, 10_000])]
+#[divan::bench(args = [0, 10, 100, 10_000])]
 fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
     let rule = |n| Rule {
         name: format!("r{n}").into(),

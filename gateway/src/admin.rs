@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::{
+    archive::Replay,
     boots::Boots,
     event::{Timestamp, View, json as event_json},
     ingest::{Ingest, Raw},
@@ -159,6 +160,29 @@ pub fn dead_letter_whole(letter: &DeadLetter, boots: &Boots) -> Value {
     whole
 }
 
+/// A replay for a list.
+pub fn replay_line(replay: &Replay) -> Value {
+    let of = &replay.choice;
+    let at = |nanos: Option<i64>| nanos.map(|nanos| instant(Timestamp::from_nanos(nanos)));
+    json!({
+        "at": replay.name(),
+        "from": at(of.from),
+        "to": at(of.to),
+        "device": of.device,
+        "rule": of.rule,
+        "destination": of.destination,
+        "identity": of.identity,
+        "after": replay.after,
+        "until": replay.until,
+        "copied": replay.copied,
+        "waiting": replay.waiting,
+        "damaged": replay.damaged,
+        "too_much": replay.too_much,
+        "gone": replay.gone > 0,
+        "done": replay.is_done(),
+    })
+}
+
 /// What waits, by device.
 pub fn devices(devices: &Devices, names: &[(DestinationId, String)]) -> Value {
     let name = |id: DestinationId| {
@@ -291,6 +315,7 @@ mod tests {
             tags: vec![],
             marks: Marks::NONE,
             corrected: Some(at),
+            replayed: None,
         };
         let mut body = Vec::new();
         event.to_cbor(&mut body);

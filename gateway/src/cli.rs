@@ -50,7 +50,7 @@ enum Command {
     /// Messages that could not be decoded
     #[command(subcommand)]
     Quarantine(quarantine::Command),
-    /// Make events again, from the messages as they came, with the present configuration
+    /// Make events again from the messages as they came, or send events again
     Replay(replay::Args),
     /// Events that a destination will not take
     #[command(subcommand)]

@@ -478,9 +478,10 @@ impl Destinations {
             };
             // One that cannot be read becomes a dead letter, as it does elsewhere.
             is_in_time
-                && record
-                    .event()
-                    .map_or(true, |event| ingest.would_send(&event, id))
+                && record.event().map_or(true, |event| {
+                    // What it is a copy of is asked about itself.
+                    event.replayed.is_none() && ingest.would_send(&event, id)
+                })
         })
     }
 }

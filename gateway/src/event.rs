@@ -170,6 +170,8 @@ pub struct Event {
     /// When it was made again from the message as it came, by mappings of that day.
     /// The key is that of the event which it corrects.
     pub corrected: Option<Timestamp>,
+    /// When the replay began that sends it again, of a copy.
+    pub replayed: Option<Timestamp>,
 }
 
 /// One value with its name.
@@ -247,6 +249,7 @@ impl Event {
             traceparent: self.traceparent.as_deref(),
             marks: self.marks,
             corrected: self.corrected,
+            replayed: self.replayed,
         }
     }
 }
@@ -270,6 +273,7 @@ pub struct Attributes<'a> {
     pub traceparent: Option<&'a str>,
     pub marks: Marks,
     pub corrected: Option<Timestamp>,
+    pub replayed: Option<Timestamp>,
 }
 
 impl<'a> Attributes<'a> {
@@ -303,6 +307,18 @@ pub(crate) fn delivery_key(key: Key, corrected: Option<Timestamp>) -> Key {
         return key;
     };
     let mut input = [b'r'; 25];
+    input[1..17].copy_from_slice(&key.0);
+    input[17..].copy_from_slice(&at.as_nanos().to_be_bytes());
+    let mut key = Key([0; 16]);
+    key.0
+        .copy_from_slice(&blake3::hash(&input).as_bytes()[..16]);
+    key
+}
+
+/// The key of an event that is sent again as a new one by the replay that began at `at`:
+/// the same each time, so that a replay that is interrupted makes it once.
+pub(crate) fn replayed_key(key: Key, at: Timestamp) -> Key {
+    let mut input = [b'a'; 25];
     input[1..17].copy_from_slice(&key.0);
     input[17..].copy_from_slice(&at.as_nanos().to_be_bytes());
     let mut key = Key([0; 16]);

@@ -193,6 +193,10 @@ impl Events {
             return None;
         }
         let view = View::parse(&record.body).ok()?;
+        if view.attributes.replayed.is_some() {
+            // It was shown when it came.
+            return None;
+        }
         let user = message::properties(&view.attributes);
         let via = message::via(&view, &self.gateway).into_iter();
         let properties = Properties {

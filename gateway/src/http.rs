@@ -30,6 +30,7 @@ mod read;
 mod reading;
 mod registry;
 mod replay;
+mod replays;
 mod routes;
 mod rulebook;
 mod rules;

@@ -8,11 +8,13 @@
 pub mod actions;
 pub mod admin;
 pub mod app;
+pub mod archive;
 mod aside;
 pub mod audit;
 #[cfg(feature = "http")]
 mod auth_service;
 pub mod backoff;
+pub mod backtest;
 pub mod boots;
 pub mod cli;
 pub mod clock;

@@ -43,6 +43,7 @@ mod series;
 mod tests;
 mod text;
 mod unset;
+mod words;
 
 use std::time::Duration;
 

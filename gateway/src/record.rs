@@ -103,4 +103,9 @@ impl Record {
     pub fn event(&self) -> Result<Event, event::CborError> {
         Event::from_cbor(&self.body)
     }
+
+    /// Whether it is an event of this device. One that cannot be read may be.
+    pub fn is_of(&self, device: &str) -> bool {
+        event::View::kind_and_device(&self.body).map_or(true, |(_, of)| of == device)
+    }
 }

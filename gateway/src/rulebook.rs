@@ -351,6 +351,15 @@ impl Rulebook {
         inner.put.get(name).map(|put| put.version.clone())
     }
 
+    /// What a rule in force takes. Blocking.
+    pub fn pattern(&self, name: &str) -> Option<Pattern> {
+        let inner = self.inner();
+        let put = in_force(&inner.of_file, &inner.put);
+        let mut all = inner.of_file.iter().cloned().chain(put);
+        all.find(|rule| *rule.name == *name)
+            .map(|rule| rule.pattern)
+    }
+
     /// Every rule, by name, without their texts. Blocking.
     pub fn list(&self) -> Vec<Shown> {
         let inner = self.inner();

@@ -36,6 +36,7 @@ mod change;
 mod checkpoint;
 mod column;
 mod config;
+mod copies;
 mod dead_letter;
 mod devices;
 mod edit;
@@ -43,6 +44,7 @@ mod entry;
 mod fill;
 mod frame;
 mod handle;
+mod history;
 mod hold;
 mod housekeeping;
 mod job;
@@ -88,10 +90,12 @@ use crate::{
 
 pub use audit::Audit;
 pub use config::{Config, OnFull};
+pub(crate) use copies::standing as copies_standing;
 pub use devices::{Devices, Waiting};
 pub use edit::{Edit, Edited, NotEdited};
 pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
 pub use handle::{Failure, Handle};
+pub use history::HistoryPage;
 pub use hold::Hold;
 pub use kept::{Kept, KeptPage};
 pub use listing::{DeadLetter, Listing, Quarantined};

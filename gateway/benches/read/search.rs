@@ -1,4 +1,7 @@
 //! How long answers take with many events: `cargo bench -p penstock --bench read -- search N`.
+//!
+//! Words, beginnings, phrases and fields, newest first; each question is asked again and
+//! again, half and 99 of a hundred answers come within what is printed.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +17,7 @@ use penstock::{
 use super::{append_many, store_config};
 
 /// Each is asked so often.
-const TIMES: usize = 15;
+const TIMES: usize = 200;
 
 pub(super) async fn run(count: u64) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -60,6 +63,9 @@ pub(super) async fn run(count: u64) {
         "device:press*",
         "word5 device:press*",
         "\"devices press\" word7",
+        // Never in one event.
+        "word5 word6",
+        "device:press-7 topic:press-8",
         "unheard",
         "unheard device:press*",
         "rare*",
@@ -100,8 +106,8 @@ fn ask(what: &str, mut question: impl FnMut() -> usize) {
         .collect();
     took.sort();
     println!(
-        "{what:>28} {found:>5} found  {:>9.2?} middle  {:>9.2?} longest",
+        "{what:>28} {found:>5} found  {:>9.2?} p50  {:>9.2?} p99",
         took[TIMES / 2],
-        took[TIMES - 1]
+        took[TIMES * 99 / 100]
     );
 }

@@ -134,6 +134,7 @@ pub(super) fn event(
         tags: vec![(RULES_TAG.into(), chain)],
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     mark_unset(&mut event, now.booted.as_ref());
     event

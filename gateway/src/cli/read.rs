@@ -203,7 +203,18 @@ pub(super) fn search(args: &Search) -> Result<ExitCode> {
         limit: args.question.limit,
     };
     args.question.ask(
-        |reader, _| reader.search(&asked),
+        |reader, _| {
+            let mut asked = asked.clone();
+            loop {
+                let answer = reader.search(&asked)?;
+                let is_empty = answer["items"].as_array().is_none_or(Vec::is_empty);
+                match answer["next"].as_str() {
+                    // It took long, and found nothing so far.
+                    Some(next) if is_empty => asked.after = Some(next.to_owned()),
+                    _ => return Ok(answer),
+                }
+            }
+        },
         |item| match item["kind"].as_str() {
             Some("event") => format!(
                 "{}  event {}  {} on {}: {}",

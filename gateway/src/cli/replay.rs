@@ -1,4 +1,7 @@
-//! `penstock replay`: events made again from the messages as they came.
+//! `penstock replay`: events made again from the messages as they came, or sent again as
+//! they are.
+
+mod events;
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -8,6 +11,7 @@ use serde_json::Value;
 use super::{ConfigFile, offline, output};
 use crate::{
     admin::{self, replay},
+    archive::Identity,
     clock::{Clock as _, SystemClock},
     event::percent_encode,
     normalise::topic::Template,
@@ -15,18 +19,32 @@ use crate::{
     running::Running,
 };
 
-/// What to make again.
+/// What to make or to send again.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct Args {
     #[command(flatten)]
     file: ConfigFile,
     /// Normalise the messages again that were kept with raw = "always"
-    #[arg(long, required = true)]
+    #[arg(long, group = "what")]
     renormalise: bool,
-    /// Messages received then or later, such as 2026-03-01T12:00:00Z
+    /// Send events again that the journal has, as they are
+    #[arg(long, group = "what", conflicts_with_all = ["topic", "new", "only_changed"])]
+    events: bool,
+    /// Events that this rule takes, or this pattern (JSON)
+    #[arg(long, value_name = "NAME|PATTERN", requires = "events")]
+    rule: Option<String>,
+    /// As what events are sent again: under the keys that they have, by which whoever has
+    /// them refuses them, or as new ones
+    #[arg(long, value_enum, default_value = "same", requires = "events")]
+    identity: Identity,
+    /// Send no more events in a second than this
+    #[arg(long, value_name = "N", requires = "events")]
+    rate: Option<u32>,
+    /// Messages or events received then or later, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     from: Option<String>,
-    /// Messages received before then
+    /// Messages or events received before then
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<String>,
     /// Events of this device, as it was called or is called
@@ -35,7 +53,7 @@ pub(super) struct Args {
     /// Messages on topics that this filter takes
     #[arg(long, value_name = "FILTER", value_parser = filter)]
     topic: Option<String>,
-    /// Send to this destination, instead of where the rules say
+    /// Send to this destination, instead of where the rules say; events need one
     #[arg(long, value_name = "NAME")]
     to_destination: Option<String>,
     /// Send also events that were not stored with their message: of a batch that came
@@ -45,11 +63,11 @@ pub(super) struct Args {
     /// Send only events that differ from what they were
     #[arg(long)]
     only_changed: bool,
-    /// Say what would change, event by event, and send nothing
+    /// Say what would change or be sent, and send nothing
     #[arg(long)]
     dry_run: bool,
     /// Go on with a replay that was interrupted, by the time that it said: what it stored
-    /// already is not stored again
+    /// already is not stored again. What events were chosen is known
     #[arg(long, value_name = "TIME", value_parser = time)]
     resume: Option<String>,
     /// One JSON object per line
@@ -90,7 +108,10 @@ const COUNTS: [&str; 11] = [
 struct Total([u64; COUNTS.len()]);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    debug_assert!(args.renormalise, "clap asks for it");
+    if args.events {
+        return events::run(args);
+    }
+    debug_assert!(args.renormalise, "clap asks for one of the two");
     let config = args.file.load()?;
     let at = match &args.resume {
         Some(at) => at.clone(),

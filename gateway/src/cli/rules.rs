@@ -1,6 +1,7 @@
 //! `penstock rules`: what patterns do, without a gateway.
 
 mod attempt;
+mod backtest;
 
 use std::{
     fs::File,
@@ -21,6 +22,8 @@ pub(super) enum Command {
     Test(Box<attempt::Args>),
     /// Say why, clause by clause
     Explain(Box<attempt::Args>),
+    /// Say what rules would make of the events that the journal has
+    Backtest(Box<backtest::Args>),
     /// Check the matcher with cases, and print those that come out otherwise
     CheckVectors {
         /// A case on each line: {"name", "pattern", "event", "expect": "match|no-match|invalid"},
@@ -34,6 +37,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Test(args) => attempt::test(&args),
         Command::Explain(args) => attempt::explained(&args),
+        Command::Backtest(args) => backtest::run(&args),
         Command::CheckVectors { file } => check_vectors(&file),
     }
 }

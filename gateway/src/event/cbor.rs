@@ -3,9 +3,11 @@
 //! ```text
 //! [1, key, id, id_source, type, device, site, time, time_source, received,
 //!  sequence, partition_key, topic, traceparent,
-//!  [[name, value, unit, quality, time], ...], [[name, value], ...], marks, corrected]
+//!  [[name, value, unit, quality, time], ...], [[name, value], ...], marks, corrected,
+//!  replayed]
 //! ```
-//! The last two are there only where one of them says something. Behind the array
+//! The last three are there only as far as one of them says something: none of them, two,
+//! or all. Behind the array
 //! may be the message that the event was made of ([`super::original`]).
 //! Times are nanoseconds since the Unix epoch; sources are their place in the
 //! order of preference. A quality is false for good, true for bad, 1 for uncertain. A later version may append elements, never reorder them.
@@ -49,6 +51,7 @@ struct Stored(
     Vec<StoredMeasurement>,
     Vec<(Arc<str>, Arc<str>)>,
     #[serde(default)] u8,
+    #[serde(default)] Option<i64>,
     #[serde(default)] Option<i64>,
 );
 
@@ -105,8 +108,13 @@ struct Storing<'e>(&'e Event);
 impl Serialize for Storing<'_> {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let event = self.0;
-        let more = !event.marks.is_empty() || event.corrected.is_some();
-        let mut array = s.serialize_tuple(if more { 18 } else { 16 })?;
+        let is_copy = event.replayed.is_some();
+        let more = !event.marks.is_empty() || event.corrected.is_some() || is_copy;
+        let mut array = s.serialize_tuple(match (more, is_copy) {
+            (false, _) => 16,
+            (true, false) => 18,
+            (true, true) => 19,
+        })?;
         array.serialize_element(&VERSION)?;
         array.serialize_element(&KeyBytes(event.key.0))?;
         array.serialize_element(&event.id.as_deref())?;
@@ -126,6 +134,9 @@ impl Serialize for Storing<'_> {
         if more {
             array.serialize_element(&event.marks.bits())?;
             array.serialize_element(&event.corrected.map(Timestamp::as_nanos))?;
+        }
+        if is_copy {
+            array.serialize_element(&event.replayed.map(Timestamp::as_nanos))?;
         }
         array.end()
     }
@@ -224,6 +235,7 @@ impl Event {
             tags: s.15,
             marks: Marks::from_bits(s.16).ok_or_else(|| malformed("marks", s.16))?,
             corrected: s.17.map(Timestamp::from_nanos),
+            replayed: s.18.map(Timestamp::from_nanos),
         })
     }
 }
@@ -260,6 +272,7 @@ mod tests {
             tags: vec![("line".into(), "1".into())],
             marks: Marks::NONE,
             corrected: None,
+            replayed: None,
         }
     }
 

@@ -79,6 +79,10 @@ impl Attributes<'_> {
             out.extend_from_slice(br#","correctedtime":"#);
             time(at, out);
         }
+        if let Some(at) = self.replayed {
+            out.extend_from_slice(br#","replayedtime":"#);
+            time(at, out);
+        }
         out.extend_from_slice(br#","eventkey":"#);
         hex(&self.key.0, out);
         if let Some(position) = position {
@@ -253,6 +257,9 @@ mod tests {
             if let Some(at) = event.corrected {
                 id = format!("{id}#{}", at.as_millis());
                 prop_assert_eq!(instant(&json["correctedtime"]), i128::from(at.as_nanos()));
+            }
+            if let Some(at) = event.replayed {
+                prop_assert_eq!(instant(&json["replayedtime"]), i128::from(at.as_nanos()));
             }
             prop_assert_eq!(json["id"].as_str(), Some(id.as_str()));
             let marks = event.marks.text();

@@ -152,6 +152,7 @@ mod tests {
             traceparent: None,
             marks: crate::event::Marks::NONE,
             corrected: None,
+            replayed: None,
         };
         let names: Vec<_> = properties(&of).into_iter().map(|(name, _)| name).collect();
         assert_eq!(
@@ -186,6 +187,7 @@ mod tests {
             tags: Vec::new(),
             marks: crate::event::Marks::NONE,
             corrected: None,
+            replayed: None,
         };
         let mut body = Vec::new();
         event.to_cbor(&mut body);

@@ -10,8 +10,8 @@ use super::{
 };
 
 const VERSION: u64 = 1;
-/// Elements of version 1, without and with marks and correction.
-const ELEMENTS: [u64; 2] = [16, 18];
+/// Elements of version 1: alone, with marks and correction, and with the replay.
+const ELEMENTS: [u64; 3] = [16, 18, 19];
 /// Elements of a measurement.
 const MEASUREMENT: u64 = 5;
 /// Values nested deeper than this are not ours.
@@ -76,15 +76,19 @@ impl<'a> View<'a> {
             traceparent: cbor.optional(Cbor::text)?,
             marks: Marks::NONE,
             corrected: None,
+            replayed: None,
         };
         let measurements = cbor.list(|cbor| cbor.measurement(&mut Ignore))?;
         let tags = cbor.list(|cbor| cbor.tag(&mut Ignore))?;
-        if elements == ELEMENTS[1] {
+        if elements >= ELEMENTS[1] {
             attributes.marks = u8::try_from(cbor.unsigned()?)
                 .ok()
                 .and_then(Marks::from_bits)
                 .ok_or_else(|| malformed("an unknown mark"))?;
             attributes.corrected = cbor.optional(Cbor::time)?;
+        }
+        if elements >= ELEMENTS[2] {
+            attributes.replayed = cbor.optional(Cbor::time)?;
         }
         let original = match cbor.rest {
             [] => None,
@@ -517,7 +521,11 @@ pub(super) mod tests {
             (option(), text(), option()),
             proptest::collection::vec(measurement, 0..4),
             proptest::collection::vec((text(), text()), 0..3),
-            (0..16_u8, proptest::option::of(time())),
+            (
+                0..16_u8,
+                proptest::option::of(time()),
+                proptest::option::of(time()),
+            ),
         )
             .prop_map(|(a, b, c, measurements, tags, d)| Event {
                 key: Key(a.0),
@@ -541,6 +549,7 @@ pub(super) mod tests {
                 tags,
                 marks: Marks::from_bits(d.0).expect("four marks"),
                 corrected: d.1,
+                replayed: d.2,
             })
     }
 

@@ -41,6 +41,7 @@ fn entry(n: u64, bytes: usize) -> Entry {
         tags: vec![("text".into(), "x".repeat(bytes).into())],
         marks: crate::event::Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);

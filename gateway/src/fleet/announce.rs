@@ -83,6 +83,7 @@ impl News<'_> {
             tags,
             marks: Marks::NONE,
             corrected: None,
+            replayed: None,
         })
     }
 }

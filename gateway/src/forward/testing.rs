@@ -214,6 +214,7 @@ pub(crate) fn record(position: u64, device: u8) -> Record {
         tags: Vec::new(),
         marks: crate::event::Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);

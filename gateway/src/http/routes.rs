@@ -9,7 +9,7 @@ use super::{
     alarms, broker, commands, dead_letters, dedup, destinations, devices, document, health,
     instance,
     operations::{For, Operations},
-    page, quarantine, read, registry, replay, rulebook, rules, shadows, status, stream,
+    page, quarantine, read, registry, replay, replays, rulebook, rules, shadows, status, stream,
 };
 
 /// Makes the router and the document of the same lines: the least role that may ask, and the
@@ -74,6 +74,9 @@ operations! {
     Admin quarantine::discard;
     Operator quarantine::retry;
     Operator replay::page;
+    Viewer replays::list;
+    Operator replays::begin;
+    Operator replays::next;
     Viewer dead_letters::list;
     Viewer dead_letters::show;
     Admin dead_letters::discard;

@@ -315,6 +315,7 @@ mod tests {
             tags: Vec::new(),
             marks: Marks::NONE,
             corrected: None,
+            replayed: None,
         }
     }
 

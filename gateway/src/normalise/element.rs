@@ -302,6 +302,7 @@ impl Normaliser<'_> {
                 Said::Nothing | Said::Plausible { .. } => Marks::NONE,
             },
             corrected: None,
+            replayed: None,
         }))
     }
 

@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use super::{Error, Limits, corrections, series::Batch, text};
+use super::{Error, Limits, corrections, series::Batch, words::Words};
 use crate::{
     event::Event,
     record::{Position, Record},
@@ -22,13 +22,17 @@ pub(super) fn apply(
 ) -> Result<(), Error> {
     let transaction = connection.transaction()?;
     let mut batch = Batch::new(&transaction, *limits)?;
+    let mut words = Words::default();
     let (mut last, mut unread) = (after, 0_u32);
     for record in &page.records {
         missing(&transaction, last, Position(record.position.0 - 1))?;
         last = record.position;
         match record.event() {
+            // What it is a copy of was taken in when that came.
+            Ok(event) if event.replayed.is_some() => {}
             Ok(event) => {
                 event_row(&transaction, record, &event)?;
+                words.add(&transaction, record.position.0.cast_signed(), &event)?;
                 if event.corrected.is_some() {
                     corrections::take_back(&transaction, &mut batch, record.position, event.key)?;
                 }
@@ -58,17 +62,6 @@ fn event_row(connection: &Connection, record: &Record, event: &Event) -> Result<
             record.received.as_nanos(),
             record.routes.0.cast_signed(),
             &record.body[..],
-        ))?;
-    connection
-        .prepare_cached(
-            "INSERT INTO event_text (rowid, device, topic, type, text) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute((
-            position,
-            &*event.device,
-            &*event.topic,
-            &*event.kind,
-            text::of_event(event),
         ))?;
     Ok(())
 }

@@ -50,6 +50,8 @@ pub struct Reader {
     patience: Patience,
     /// Answers from before this are none.
     least: Position,
+    /// How long an answer goes on looking for more.
+    look: Duration,
 }
 
 /// Who tells about the journal.
@@ -109,6 +111,7 @@ impl Reader {
             journal,
             patience,
             least: Position(0),
+            look: search::LOOK_TIME,
         })
     }
 
@@ -180,6 +183,7 @@ impl Reader {
             connection: &transaction,
             journal: &self.journal,
             patience: &self.patience,
+            look: self.look,
         })?;
         let mut missing: Vec<Value> = transaction
             .prepare_cached("SELECT first, last FROM missing ORDER BY first DESC LIMIT ?1")?
@@ -204,6 +208,7 @@ struct Context<'a> {
     connection: &'a Connection,
     journal: &'a Journal,
     patience: &'a Patience,
+    look: Duration,
 }
 
 /// A page's size.

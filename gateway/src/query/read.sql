@@ -119,8 +119,6 @@ CREATE TABLE dead_letters (
 CREATE INDEX dead_letters_by_position ON dead_letters (position);
 
 -- The words of each; a row has the number of what it is about.
-CREATE VIRTUAL TABLE event_text USING fts5(
-    device, topic, type, text, content = '', contentless_delete = 1);
 CREATE VIRTUAL TABLE quarantine_text USING fts5(
     device, topic, type, text, content = '', contentless_delete = 1);
 CREATE VIRTUAL TABLE dead_letter_text USING fts5(

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use super::{
     Config, Error, schema,
     series::{self, POINT_BYTES, STEP_BYTES, STEPS},
+    words,
 };
 use crate::event::Timestamp;
 
@@ -282,9 +283,7 @@ fn events(connection: &Connection, before: i64, now: Timestamp, full: bool) -> R
     let gone = connection
         .prepare_cached("DELETE FROM events WHERE position <= ?1")?
         .execute([to])?;
-    connection
-        .prepare_cached("DELETE FROM event_text WHERE rowid <= ?1")?
-        .execute([to])?;
+    words::remove_to(connection, to)?;
     let letters: Option<i64> = connection
         .prepare_cached("SELECT sum(bytes) FROM dead_letters WHERE gone = 1 AND position <= ?1")?
         .query_row([to], |row| row.get(0))?;

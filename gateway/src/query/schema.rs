@@ -8,14 +8,16 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::Error;
+use super::{Error, words};
 use crate::record::Position;
 
 /// The database's name in the data directory.
 pub const FILE: &str = "read.db";
 /// Changed with the tables and what stands in them: what an earlier version built is built
 /// anew.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
+/// The version that is brought to this one, with all it has.
+const BEFORE_PARTS: i64 = 3;
 const TABLES: &str = include_str!("read.sql");
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,14 +50,24 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
         connection.execute_batch(&format!(
             "BEGIN;
              {TABLES}
+             {}
              INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
              PRAGMA user_version = {VERSION};
-             COMMIT;"
+             COMMIT;",
+            words::PARTS
         ))?;
+    }
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == BEFORE_PARTS {
+        let transaction = connection.unchecked_transaction()?;
+        words::migrate(&transaction)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
     }
     check(&connection)?;
     let twin = Connection::open_in_memory()?;
     twin.execute_batch(TABLES)?;
+    twin.execute_batch(words::PARTS)?;
     if names(&connection)? != names(&twin)? {
         return Err(Error::Stale("its tables are not ours"));
     }
@@ -81,10 +93,13 @@ pub(super) fn open_read_only(dir: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// What makes up the tables, to the letter.
+/// What makes up the tables, to the letter; of parts of words there may be any number.
 fn names(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 3]>> {
     connection
-        .prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY name")?
+        .prepare(
+            "SELECT type, name, sql FROM sqlite_schema
+             WHERE name NOT GLOB 'event_text_[0-9]*' ORDER BY name",
+        )?
         .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?
         .collect()
 }

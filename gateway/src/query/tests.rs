@@ -177,6 +177,7 @@ fn event(n: u8, device: &str, at: i64, values: &[(&str, Value)]) -> Event {
         tags: vec![],
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     }
 }
 

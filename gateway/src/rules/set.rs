@@ -190,6 +190,28 @@ impl RuleSet {
         })
     }
 
+    /// Says which rules take an event, each once, by their places in what the set was
+    /// made of; in no order. What that may cost is counted as by [`route`](Self::route).
+    ///
+    /// # Errors
+    /// See [`TooMuch`]; some rules may have been said before.
+    pub fn each(
+        &self,
+        event: &Event,
+        scratch: &mut Scratch,
+        mut take: impl FnMut(usize),
+    ) -> Result<(), TooMuch> {
+        let (kept, marks) = scratch.parts();
+        let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
+        self.view.flatten(event, self.matcher.paths(), &mut fields);
+        let is_rule = |rule: u32| (rule as usize) < self.count;
+        let done = self
+            .matcher
+            .each(&fields, marks, is_rule, |rule| take(rule as usize));
+        *kept = fields.renewed(self.matcher.paths());
+        done
+    }
+
     /// Memory to match with; to be given [back](Self::give_back).
     pub fn scratch(&self) -> Scratch {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,6 +258,7 @@ mod tests {
             tags: vec![],
             marks: crate::event::Marks::NONE,
             corrected: None,
+            replayed: None,
         }
     }
 

@@ -38,5 +38,6 @@ pub(crate) fn event_of(device: &str, values: &[(&str, f64)]) -> Event {
         tags: vec![],
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     }
 }

@@ -47,10 +47,11 @@ enum Attribute {
     EventKey,
     TimeMarks,
     CorrectedTime,
+    ReplayedTime,
 }
 
 impl Attribute {
-    const NAMES: [(&'static str, Self); 19] = [
+    const NAMES: [(&'static str, Self); 20] = [
         ("specversion", Self::SpecVersion),
         ("id", Self::Id),
         ("source", Self::Source),
@@ -70,6 +71,7 @@ impl Attribute {
         ("eventkey", Self::EventKey),
         ("timemarks", Self::TimeMarks),
         ("correctedtime", Self::CorrectedTime),
+        ("replayedtime", Self::ReplayedTime),
     ];
 
     /// Its text, if the event has it.
@@ -97,6 +99,7 @@ impl Attribute {
             Self::EventKey => return text(&event.key.to_string()),
             Self::TimeMarks => return text(&event.marks.text()?),
             Self::CorrectedTime => time(event.corrected?),
+            Self::ReplayedTime => time(event.replayed?),
         })
     }
 }

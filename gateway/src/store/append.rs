@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, Statement};
 
 use super::{
+    copies,
     edit::AnyEdit,
     entry::{Appended, Entry, NewEvent, NewOriginal},
     frame::{self, column},
@@ -123,7 +124,10 @@ impl<'c> Inserter<'c> {
         stage::cached(self.connection, "RELEASE edit")?.execute([])?;
         stage.dirty |= edited.changed || !edited.events.is_empty();
         for event in &edited.events {
-            self.event(event, stage, window)?;
+            let appended = self.event(event, stage, window)?;
+            if let (true, Appended::Stored(position)) = (edited.are_copies, appended) {
+                copies::note(self.connection, position, event.routes, event.body.len())?;
+            }
         }
         Ok(Outcome::Edited(edited.answer))
     }

@@ -26,6 +26,12 @@ pub trait Edit: Debug + Send + Sync + 'static {
     /// makes room or takes none: it finds room while the journal is full.
     fn cost_bytes(&self) -> usize;
 
+    /// Whether nobody waits for it: it takes room only while there is plenty, and nothing
+    /// gives way to it.
+    fn is_spare(&self) -> bool {
+        false
+    }
+
     /// The turn of the connection that it comes of, if its place among what that publishes
     /// matters: it is turned away where something of this turn was before.
     fn turn(&self) -> Option<&Turn> {
@@ -42,6 +48,9 @@ pub struct Edited<A> {
     pub events: Vec<NewEvent>,
     /// Whether a table was changed.
     pub changed: bool,
+    /// The events are copies of others in the journal, each for one destination: they
+    /// leave as soon as that has settled them.
+    pub are_copies: bool,
 }
 
 impl<A> Edited<A> {
@@ -51,6 +60,7 @@ impl<A> Edited<A> {
             answer,
             events: Vec::new(),
             changed: false,
+            are_copies: false,
         }
     }
 
@@ -60,6 +70,17 @@ impl<A> Edited<A> {
             answer,
             events,
             changed: true,
+            are_copies: false,
+        }
+    }
+
+    /// A table was changed, and copies are to be sent.
+    pub const fn copies(answer: A, events: Vec<NewEvent>) -> Self {
+        Self {
+            answer,
+            events,
+            changed: true,
+            are_copies: true,
         }
     }
 }
@@ -89,6 +110,7 @@ impl From<Stopped> for NotEdited {
 pub(super) trait AnyEdit: Debug + Send + Sync {
     fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<AnyAnswer>>;
     fn cost_bytes(&self) -> usize;
+    fn is_spare(&self) -> bool;
     fn turn(&self) -> Option<&Turn>;
 }
 
@@ -100,16 +122,22 @@ impl<E: Edit> AnyEdit for E {
             answer,
             events,
             changed,
+            are_copies,
         } = Edit::apply(self, tables, now)?;
         Ok(Edited {
             answer: Box::new(answer),
             events,
             changed,
+            are_copies,
         })
     }
 
     fn cost_bytes(&self) -> usize {
         Edit::cost_bytes(self)
+    }
+
+    fn is_spare(&self) -> bool {
+        Edit::is_spare(self)
     }
 
     fn turn(&self) -> Option<&Turn> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    checkpoint, fill, quarantine, retention,
+    checkpoint, copies, fill, quarantine, retention,
     stage::Stage,
     writer::{BATCH_BYTES, TICK, Writer},
 };
@@ -89,6 +89,12 @@ impl Writer {
         {
             let names = stage.names.as_ref().unwrap_or(&self.account.names).clone();
             self.duties.more |= fill::fill(&self.connection, wanted, &names, stage)?;
+        }
+        if due {
+            // Whoever reads beside destinations is to have passed them, too.
+            let scarce = self.room.is_half_full();
+            let may = |settled| self.hold.limit(settled, scarce);
+            self.duties.more |= copies::remove(&self.connection, stage, may)?;
         }
         if self.room.is_half_full() {
             let bytes = self.room.beyond_half().min(retention::CHUNK_BYTES);

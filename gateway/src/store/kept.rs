@@ -133,7 +133,7 @@ impl Listing {
                     original: original.to_owned(),
                     events: vec![record.clone()],
                 });
-            } else if view.attributes.corrected.is_none() {
+            } else if view.attributes.corrected.is_none() && view.attributes.replayed.is_none() {
                 page.orphaned += 1;
             }
         }
@@ -146,6 +146,7 @@ impl Kept {
     fn has(&self, view: &View<'_>) -> bool {
         let of = &view.attributes;
         let same = view.original.is_none_or(|o| o.nonce == self.original.nonce);
-        same && of.corrected.is_none() && of.received == self.received && of.topic == self.topic
+        let is_other = of.corrected.is_some() || of.replayed.is_some();
+        same && !is_other && of.received == self.received && of.topic == self.topic
     }
 }

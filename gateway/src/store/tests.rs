@@ -238,7 +238,8 @@ fn to_first_format() -> String {
             .any(|table| one.contains(table))
     };
     let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters;
-        DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests";
+        DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests;
+        DROP TABLE replays; DROP TABLE copies";
     [dropped]
         .into_iter()
         .chain(first.filter(ours))

@@ -341,8 +341,12 @@ impl Writer {
                     let bytes = edit.cost_bytes() as u64;
                     let is_late = edit.turn().is_some_and(Turn::is_over);
                     let fits = !is_late
-                        && (bytes == 0
-                            || accept && !refused && make_room(connection, room, bytes, stage)?);
+                        && match (bytes, edit.is_spare()) {
+                            (0, _) => true,
+                            _ if !accept || refused => false,
+                            (_, true) => has_plenty(connection, room, bytes)?,
+                            (_, false) => make_room(connection, room, bytes, stage)?,
+                        };
                     if fits {
                         room.add(bytes);
                         inserter.edit(&**edit, stage, window)?

@@ -162,25 +162,36 @@ fn outcome(args: &Args) -> Result<Outcome> {
 }
 
 fn rules(args: &Args) -> Result<Vec<Rule>> {
-    let alone = |name: &str, text: &str| {
-        let pattern = Pattern::parse(text).with_context(|| format!("{name} is no pattern"))?;
-        Ok(vec![Rule::to(name, pattern, Vec::new())])
-    };
     match (&args.pattern, &args.rules) {
         (Some(text), _) => alone("pattern", text),
-        (None, Some(path)) => {
-            let text = read(path)?;
-            if text.trim_start().starts_with('{') {
-                alone(&path.display().to_string(), &text)
-            } else {
-                Ok(Config::rules_of(path)?)
-            }
-        }
+        (None, Some(path)) => rules_of(path),
         (None, None) => {
             let config = args.file.load()?;
             let put = rulebook::put_in(&config.data_dir, &config)?;
             Ok(config.rules.into_iter().chain(put).collect())
         }
+    }
+}
+
+/// A rule that is one pattern and sends nothing anywhere.
+///
+/// # Errors
+/// When the text is no pattern.
+pub(super) fn alone(name: &str, text: &str) -> Result<Vec<Rule>> {
+    let pattern = Pattern::parse(text).with_context(|| format!("{name} is no pattern"))?;
+    Ok(vec![Rule::to(name, pattern, Vec::new())])
+}
+
+/// The rules of a file: TOML with `[[rule]]`, or one pattern as JSON.
+///
+/// # Errors
+/// When they cannot be read.
+pub(super) fn rules_of(path: &Path) -> Result<Vec<Rule>> {
+    let text = read(path)?;
+    if text.trim_start().starts_with('{') {
+        alone(&path.display().to_string(), &text)
+    } else {
+        Ok(Config::rules_of(path)?)
     }
 }
 

@@ -412,7 +412,7 @@ nkey = "${TOKEN}"
     configuration:20: destination[2].template: is missing; for example [destination.template] with event = "{{event}}"
     configuration:21: destination[2].certificate: certificate and key go together; key is missing
     configuration:26: destination[3].template: is for form = "template"
-    configuration:32: destination[4].template.event: "{\"d\":{{devise}}}": {{devise}}: there is event, data, values, values.NAME, units.NAME, tags, tags.NAME, and the attributes specversion, id, source, type, subject, time, datacontenttype, recordedtime, partitionkey, sequence, traceparent, site, device, mqtttopic, idsource, timesource, timemarks, correctedtime, eventkey; each also with :text behind it, and times with :s, :ms or :ns
+    configuration:32: destination[4].template.event: "{\"d\":{{devise}}}": {{devise}}: there is event, data, values, values.NAME, units.NAME, tags, tags.NAME, and the attributes specversion, id, source, type, subject, time, datacontenttype, recordedtime, partitionkey, sequence, traceparent, site, device, mqtttopic, idsource, timesource, timemarks, correctedtime, replayedtime, eventkey; each also with :text behind it, and times with :s, :ms or :ns
     configuration:37: destination[5].signature.secret: has 11 bytes, of at least 16
     configuration:37: destination[5].signature.header: "x y": not a header's name
     configuration:38: destination[5].proxy: should be http://HOST:PORT, perhaps with USER:PASSWORD@, or "none"

@@ -46,6 +46,7 @@ impl Edit for Settle {
             answer: count,
             events,
             changed: count > 0,
+            are_copies: false,
         })
     }
 

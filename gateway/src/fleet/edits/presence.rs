@@ -57,6 +57,7 @@ impl Edit for Presence {
         Ok(Edited {
             answer: (),
             changed: !events.is_empty(),
+            are_copies: false,
             events,
         })
     }

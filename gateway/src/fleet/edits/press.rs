@@ -45,6 +45,7 @@ impl Edit for Press {
             answer: pressed,
             events: Vec::new(),
             changed: commands + requests > 0,
+            are_copies: false,
         })
     }
 

@@ -157,6 +157,7 @@ impl Edit for Replied {
             answer: heard,
             events,
             changed,
+            are_copies: false,
         })
     }
 
@@ -230,6 +231,7 @@ impl Edit for Expire {
         Ok(Edited {
             answer: expired,
             changed: expired.commands > 0,
+            are_copies: false,
             events,
         })
     }
@@ -274,6 +276,7 @@ impl Edit for Trim {
             answer: trimmed,
             events: Vec::new(),
             changed: trimmed.commands > 0 || trimmed.requests > 0,
+            are_copies: false,
         })
     }
 

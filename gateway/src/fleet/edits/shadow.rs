@@ -256,6 +256,7 @@ impl Edit for Told {
             answer: (),
             events: Vec::new(),
             changed,
+            are_copies: false,
         })
     }
 

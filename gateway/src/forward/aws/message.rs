@@ -61,11 +61,15 @@ pub(in crate::forward) fn attributes(of: &Attributes<'_>) -> Vec<(&'static str, 
         ("eventkey", of.key.to_string()),
     ];
     all.extend(of.site.map(|site| ("site", site.to_owned())));
-    if let Some(at) = of.corrected {
+    for (name, at) in [
+        ("correctedtime", of.corrected),
+        ("replayedtime", of.replayed),
+    ] {
+        let Some(at) = at else { continue };
         let mut text = Vec::with_capacity(32);
         time(at, &mut text);
         let text = String::from_utf8_lossy(&text);
-        all.push(("correctedtime", text.trim_matches('"').to_owned()));
+        all.push((name, text.trim_matches('"').to_owned()));
     }
     all.retain(|(_, value)| !value.is_empty() && value.chars().all(is_allowed));
     all

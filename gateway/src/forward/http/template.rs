@@ -14,7 +14,7 @@ use crate::event::{
 };
 
 /// Attributes that can be named.
-const ATTRIBUTES: [&str; 19] = [
+const ATTRIBUTES: [&str; 20] = [
     "specversion",
     "id",
     "source",
@@ -33,6 +33,7 @@ const ATTRIBUTES: [&str; 19] = [
     "timesource",
     "timemarks",
     "correctedtime",
+    "replayedtime",
     "eventkey",
 ];
 
@@ -208,11 +209,11 @@ fn parse_place(place: &str) -> Result<Part, String> {
     };
     let is_time = matches!(
         what,
-        What::Attribute("time" | "recordedtime" | "correctedtime")
+        What::Attribute("time" | "recordedtime" | "correctedtime" | "replayedtime")
     );
     if matches!(how, As::Since(_)) && !is_time {
         return Err(format!(
-            "{{{{{place}}}}}: only time, recordedtime and correctedtime can be numbers since 1970"
+            "{{{{{place}}}}}: only time, recordedtime, correctedtime and replayedtime can be numbers since 1970"
         ));
     }
     Ok(Part::Place(what, how))
@@ -251,7 +252,8 @@ impl What {
         match *name {
             "time" => Some(view.attributes.time),
             "recordedtime" => Some(view.attributes.received),
-            _ => view.attributes.corrected,
+            "correctedtime" => view.attributes.corrected,
+            _ => view.attributes.replayed,
         }
     }
 }
@@ -299,6 +301,7 @@ fn sample() -> Event {
         tags: vec![("line".into(), "L\"1\"".into())],
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     }
 }
 

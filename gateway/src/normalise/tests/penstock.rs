@@ -27,6 +27,7 @@ fn event_of(device: &str, measurements: Vec<Measurement>) -> Event {
         tags: vec![("line".into(), "L1".into()), ("boot".into(), "x".into())],
         marks: Marks::default(),
         corrected: None,
+        replayed: None,
     }
 }
 

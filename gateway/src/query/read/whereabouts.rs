@@ -116,11 +116,22 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
 
 fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Value, Error> {
     let fate = listing.fate(known.position)?;
+    let record = listing.record(known.position)?;
+    let in_journal = record.is_some();
+    // A destination that was given what was kept when it was new: the read side had seen
+    // the event before. What the journal says then is of now.
+    let given = record.map_or(Routes::NONE, |record| record.routes.without(known.routes));
+    let routes = known.routes.union(given);
     let mut destinations = Vec::new();
-    for number in (0..NOWHERE.0).filter(|n| known.routes.contains(DestinationId(*n))) {
+    for number in (0..NOWHERE.0).filter(|n| routes.contains(DestinationId(*n))) {
         let mut of_now = fate.standings.destinations.iter();
         let of_now = of_now.find(|one| one.id.0 == number);
-        let name = match names::at(connection, number, known.position)? {
+        let is_given = given.contains(DestinationId(number));
+        let then = match is_given {
+            true => None,
+            false => names::at(connection, number, known.position)?,
+        };
+        let name = match then {
             Some(name) => name,
             None => of_now.map(|one| one.name.clone()),
         };
@@ -132,8 +143,7 @@ fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Val
         one["name"] = name.into();
         destinations.push(one);
     }
-    let in_journal = listing.record(known.position)?.is_some();
-    let nowhere = match (known.routes, in_journal) {
+    let nowhere = match (routes, in_journal) {
         (routes, _) if routes.count() == 0 => Value::from("for-nobody"),
         (routes, true) if routes.contains(NOWHERE) => "held".into(),
         (routes, false) if routes.contains(NOWHERE) => "gone".into(),

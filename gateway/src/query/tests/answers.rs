@@ -188,6 +188,33 @@ async fn where_an_event_is_is_said_for_each_destination() {
     assert!(items(&reader.whereabouts(Which::Key(Key([9; 16]))).unwrap()).is_empty());
 }
 
+#[tokio::test]
+async fn where_an_event_is_is_said_of_a_destination_that_came_later_and_was_given_it() {
+    let place = Place::new();
+    let events = (1..=2).map(|n| entry(&event(n, "b7", NOON, &[]))).collect();
+    place.append(events).await;
+    let (_dir, mut reader) = place.built();
+    let store = place.handle();
+    let names = ["lake", "alarms", "later"].map(Arc::from).to_vec();
+    assert!(store.configure(names, vec!["later".into()]).await.unwrap());
+    // It wants one of the two.
+    let wanted = store::Wanted::new(|_, record| record.position == Position(2));
+    store.fill(wanted).await.unwrap();
+    assert!(store.filled(DestinationId(2)).await.is_some());
+    let mut state = |position: u64| -> Vec<String> {
+        let which = Which::Position(Position(position));
+        let answer = reader.whereabouts(which).unwrap();
+        let of = items(&answer)[0]["destinations"].as_array().unwrap();
+        let of = of.iter();
+        of.map(|one| format!("{} {}", one["name"], one["state"]))
+            .collect()
+    };
+    assert_eq!(state(1), [r#""lake" "backlog""#]);
+    assert_eq!(state(2), [r#""lake" "backlog""#, r#""later" "backlog""#]);
+    place.settle(2, 2, 1, Vec::new()).await;
+    assert_eq!(state(2)[1], r#""later" "delivered""#);
+}
+
 /// Everything that can be asked, as text.
 fn everything(reader: &mut Reader, devices: &[&str], events: usize) -> String {
     let mut said = String::new();

@@ -102,6 +102,7 @@ proptest! {
         times in any::<(i64, i64)>(),
         late in any::<bool>(),
         corrected in prop::option::of(any::<i64>()),
+        replayed in prop::option::of(any::<i64>()),
     ) {
         let text = |n: usize| texts[n].as_deref().map(Into::into);
         let event = Event {
@@ -131,6 +132,7 @@ proptest! {
             tags: tags.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             marks: if late { Marks::LATE } else { Marks::NONE },
             corrected: corrected.map(Timestamp::from_nanos),
+            replayed: replayed.map(Timestamp::from_nanos),
         };
         check(&event);
     }

@@ -26,7 +26,7 @@ pub(in crate::store) struct Other {
     identity: usize,
 }
 
-pub(in crate::store) const OTHERS: [Other; 4] = [
+pub(in crate::store) const OTHERS: [Other; 5] = [
     Other {
         table: "devices",
         columns: "number, id, user, client, online, checksum, body",
@@ -46,6 +46,11 @@ pub(in crate::store) const OTHERS: [Other; 4] = [
         table: "requests",
         columns: "number, device, key, at, checksum, body",
         identity: 2,
+    },
+    Other {
+        table: "replays",
+        columns: "number, name, checksum, body",
+        identity: 1,
     },
 ];
 
@@ -91,6 +96,7 @@ impl Other {
             "devices" => [said("version"), 0, 0],
             // To tell once more does no harm.
             "shadows" => [said("version"), said("reported_version"), -number(2)],
+            "replays" => [said("after"), said("done"), 0],
             _ => [number(3), 0, 0],
         }
     }
@@ -120,6 +126,7 @@ pub(in crate::store) fn of(cell: &Cell) -> Option<&'static Other> {
         ] => 1,
         [Null, Text(_), Integer(_), Integer(_), Blob(_)] => 2,
         [Null, Text(_), Text(_), Integer(_), Integer(_), Blob(_)] => 3,
+        [Null, Text(_), Integer(_), Blob(_)] => 4,
         _ => return None,
     };
     let [.., Integer(checksum), Blob(body)] = &cell.columns[..] else {

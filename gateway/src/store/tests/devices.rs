@@ -24,6 +24,7 @@ fn of(device: &str, n: u64, second: i64, routes: Routes) -> Entry {
         tags: Vec::new(),
         marks: crate::event::Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);
