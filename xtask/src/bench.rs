@@ -4,6 +4,7 @@
 
 mod backlog;
 mod crowd;
+mod destinations;
 mod load;
 mod server;
 
@@ -32,15 +33,18 @@ pub(crate) struct Bench {
     #[arg(long)]
     binary: Option<PathBuf>,
     /// Only these parts: baseline, throughput, nats, latency, drain, memory, connections, fanout,
-    /// store, and backlog, which takes long and is not among all.
+    /// store, and backlog and destinations, which take long and are not among all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Idle connections that are made.
     #[arg(long, default_value_t = 10_000)]
     connections: usize,
-    /// Events of the backlog, at least.
-    #[arg(long, default_value_t = 10_000_000)]
-    events: u64,
+    /// Events of the backlog, at least: ten million, or half a million for each of destinations.
+    #[arg(long)]
+    events: Option<u64>,
+    /// Of the part destinations only these kinds, such as nats,kafka.
+    #[arg(long, value_delimiter = ',')]
+    destinations: Vec<String>,
     /// Subscribers of one publisher, and publishers for one subscriber.
     #[arg(long, default_value_t = 1_000)]
     crowd: usize,
@@ -100,7 +104,12 @@ impl Bench {
                 memory(&penstock).await?;
             }
             if self.only.iter().any(|only| only == "backlog") {
-                backlog::backlog(&penstock, self.events).await?;
+                backlog::backlog(&penstock, self.events.unwrap_or(10_000_000)).await?;
+            }
+            if self.only.iter().any(|only| only == "destinations") {
+                let events = self.events.unwrap_or(500_000);
+                let kinds = &self.destinations;
+                destinations::destinations(&penstock, events, self.rounds, kinds).await?;
             }
             Ok::<_, anyhow::Error>(())
         })?;
@@ -429,9 +438,13 @@ fn build() -> Result<PathBuf> {
         ])
         .status()?;
     ensure!(status.success(), "cannot build the gateway");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+    Ok(target().join("release/penstock"))
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
-    );
-    Ok(target.join("release/penstock"))
+    )
 }

@@ -174,6 +174,17 @@ impl Server {
         Ok(kib.parse::<u64>()? * 1024)
     }
 
+    /// Processor time it took so far, in seconds. The kernel counts in hundredths there
+    /// (`proc(5)`).
+    pub(super) fn cpu_secs(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+        let mut ticks = fields.split_whitespace().skip(11);
+        let mut next = || ticks.next()?.parse::<f64>().ok();
+        let (user, system) = next().zip(next()).context("processor time")?;
+        Ok((user + system) / 100.0)
+    }
+
     /// Its account, from `/api/v1/status`.
     pub(super) fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(
