@@ -488,12 +488,12 @@ impl Destinations {
 
 /// The same, knowing who this gateway is.
 fn of_gateway(configs: Vec<forward::Config>, gateway: &GatewayId) -> Vec<forward::Config> {
-    #[cfg(feature = "mqtt")]
+    #[cfg(any(feature = "kafka", feature = "mqtt"))]
     let configs = configs
         .into_iter()
         .map(|one| one.of_gateway(gateway))
         .collect();
-    #[cfg(not(feature = "mqtt"))]
+    #[cfg(not(any(feature = "kafka", feature = "mqtt")))]
     let _ = gateway;
     configs
 }

@@ -22,7 +22,7 @@ pub mod eventbridge;
 pub mod file;
 mod flight;
 pub mod format;
-#[cfg(any(feature = "http", feature = "postgres"))]
+#[cfg(any(feature = "http", feature = "kafka", feature = "postgres"))]
 mod halving;
 #[cfg(feature = "http")]
 pub mod http;
@@ -36,6 +36,8 @@ mod load;
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(any(feature = "kafka", feature = "s3"))]
+mod notes;
 #[cfg(feature = "opensearch")]
 pub mod opensearch;
 pub mod pace;
@@ -77,7 +79,7 @@ use crate::{
     store,
 };
 
-#[cfg(feature = "mqtt")]
+#[cfg(any(feature = "kafka", feature = "mqtt"))]
 use crate::gateway_id::GatewayId;
 
 use repair::Repairing;
@@ -125,10 +127,17 @@ impl Config {
 
     /// The same, knowing who this gateway is.
     #[must_use]
-    #[cfg(feature = "mqtt")]
+    #[cfg(any(feature = "kafka", feature = "mqtt"))]
     pub fn of_gateway(mut self, gateway: &GatewayId) -> Self {
-        if let Kind::Mqtt(config) = &mut self.kind {
-            config.gateway = Some(gateway.clone());
+        match &mut self.kind {
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(config) => {
+                let id = gateway.client_id("kafka", &self.name);
+                config.transactions = config.transactions.take().map(|one| one.known_as(id));
+            }
+            #[cfg(feature = "mqtt")]
+            Kind::Mqtt(config) => config.gateway = Some(gateway.clone()),
+            _ => {}
         }
         self
     }
@@ -189,7 +198,7 @@ impl Config {
             #[cfg(feature = "http")]
             Kind::Http(config) => Arc::new(http::Http::new((**config).clone(), clock.clone())?),
             #[cfg(feature = "kafka")]
-            Kind::Kafka(config) => Arc::new(kafka::Kafka::new(config.clone(), clock.clone())?),
+            Kind::Kafka(config) => kafka::destination(config.clone(), clock.clone())?,
             #[cfg(feature = "kinesis")]
             Kind::Kinesis(config) => Arc::new(kinesis::Kinesis::new(config.clone())?),
             #[cfg(feature = "sqs")]

@@ -145,6 +145,50 @@ fn kafka_loses_nothing_when_the_gateway_is_killed_under_load() {
 }
 
 #[test]
+fn kafka_with_transactions_has_each_event_once_when_gateway_broker_and_wire_break_under_load() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (seed, mut rng) = seed::seeded();
+    let mut proxy = None;
+    let behind = |port| proxy.insert(ChaosProxy::to(port)).port;
+    let Some(mut kafka) = KafkaServer::start(&sandbox, behind) else {
+        return;
+    };
+    let proxy = proxy.expect("it was made for the server");
+    kafka.create_topic("telemetry", &[]);
+    // Small batches: more commits, and so more moments between one and the cursor.
+    let more = "transactional = true\nbatch_records = 50";
+    let setup = Setup::new(&sandbox).to_kafka("stream", proxy.port, "telemetry", more);
+    let mut gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let mut fleet = load(&sandbox, &setup, seed);
+    for _ in 0..KILLS {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        gateway.kill();
+        gateway.start_again();
+    }
+    for mode in [Mode::LoseReplies, Mode::BlackHole] {
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        proxy.set(mode);
+        wait::pass(Duration::from_millis(rng.random_range(500..4_000)));
+        gateway.kill();
+        proxy.set(Mode::Pass);
+        gateway.start_again();
+    }
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    kafka.kill();
+    gateway.kill();
+    kafka.start_again();
+    gateway.start_again();
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    fleet.stop(Duration::from_secs(120));
+    gateway.wait_until_drained(Duration::from_secs(120));
+    let delivered = gateway.status().destination("stream").delivered;
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "telemetry", delivered);
+    Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
+}
+
+#[test]
 fn kafka_has_each_event_once_when_brokers_of_three_are_killed_under_load() {
     let _turn = turns::alone();
     let sandbox = Sandbox::new();

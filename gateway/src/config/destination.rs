@@ -133,7 +133,7 @@ fn read_kind(table: &Table<'_, '_, '_>, kind: &Text, data_dir: &Path, dir: &Path
     match kind.value.as_str() {
         "file" => read_file(table, data_dir).map(Kind::File),
         "http" => read_http(table, dir),
-        "kafka" => read_kafka(table, dir),
+        "kafka" => read_kafka(table, data_dir, dir),
         "eventbridge" => read_eventbridge(table),
         "kinesis" => read_kinesis(table),
         "s3" => read_s3(table, data_dir, dir),
@@ -214,12 +214,12 @@ fn read_nats(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
 }
 
 #[cfg(feature = "kafka")]
-fn read_kafka(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
-    super::kafka::read(table, dir)
+fn read_kafka(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Option<Kind> {
+    super::kafka::read(table, data_dir, dir)
 }
 
 #[cfg(not(feature = "kafka"))]
-fn read_kafka(table: &Table<'_, '_, '_>, _: &Path) -> Option<Kind> {
+fn read_kafka(table: &Table<'_, '_, '_>, _: &Path, _: &Path) -> Option<Kind> {
     not_built_in(table, "kafka")
 }
 

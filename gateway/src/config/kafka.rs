@@ -7,7 +7,7 @@ use krafka::Compression;
 use super::{destination, reader::Table, stages::bytes};
 use crate::forward::{
     Kind,
-    kafka::{Config, Login, Mechanism, Tls},
+    kafka::{Config, Login, Mechanism, Tls, Transactions},
 };
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -22,8 +22,8 @@ const COMPRESSIONS: [(&str, Compression); 4] = [
     ("snappy", Compression::Snappy),
 ];
 
-/// Reads a destination. Files are relative to `dir`.
-pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
+/// Reads a destination. Notes are below `data_dir`, files relative to `dir`.
+pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Option<Kind> {
     let brokers = table.texts("brokers");
     if brokers.as_ref().is_none_or(Vec::is_empty) {
         let what = "is missing or empty; for example brokers = [\"kafka.example:9092\"]";
@@ -62,10 +62,21 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
         ),
         timeout,
         connect_timeout,
+        transactions: read_transactions(table, data_dir),
         brokers: addresses,
         topic: topic?,
     };
     Some(Kind::Kafka(config))
+}
+
+fn read_transactions(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<Transactions> {
+    let name = table.text("name").map(|text| text.value);
+    let is_on = table.boolean("transactional", false);
+    is_on.then(|| Transactions {
+        // Who we are is known when the gateway starts.
+        id: String::new(),
+        notes: data_dir.join("kafka").join(name.unwrap_or_default()),
+    })
 }
 
 fn read_tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Tls> {

@@ -25,7 +25,7 @@ pub(super) enum Reply {
 
 impl Reply {
     /// All of so many records were taken.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "kafka", feature = "postgres"))]
     pub(super) fn taken(records: usize) -> Self {
         Self::Outcomes(vec![Outcome::Acknowledged; records])
     }
@@ -51,7 +51,7 @@ pub(super) trait Post: Sync {
 }
 
 /// Delivers the batch; single records of it where the destination may be at fault.
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "kafka", feature = "postgres"))]
 pub(super) async fn deliver(to: &impl Post, batch: &Batch) -> Outcomes {
     let probing = to.refusals().is_probing(Instant::now())?;
     match probing {

@@ -13,17 +13,22 @@
 //!
 //! A batch goes in rounds ([`rounds`]), so that what is behind a record that was refused
 //! goes out after it is known to be.
+//!
+//! Where it is to be so, a batch is a transaction instead, and a new start makes no copy
+//! either ([`transactional`]).
 
 mod probing;
 mod record;
 mod rounds;
 mod security;
+mod session;
+mod transactional;
 mod verdict;
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use krafka::{
-    CloseOptions, Compression,
+    CloseOptions, Compression, Record,
     producer::{DeliveryHandle, Producer},
 };
 use tokio::{
@@ -31,7 +36,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::verdict::Verdict;
+use self::{session::Patience, transactional::Transactional, verdict::Verdict};
 use super::{
     batch::Batch,
     destination::{Destination, Error, Limits, Outcomes},
@@ -66,6 +71,25 @@ pub struct Config {
     pub timeout: Duration,
     /// For connecting alone.
     pub connect_timeout: Duration,
+    /// A batch is a transaction, if they are there.
+    pub transactions: Option<Transactions>,
+}
+
+/// What transactions need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transactions {
+    /// `transactional.id`: who we are to the brokers over all starts.
+    pub id: String,
+    /// The directory where what a transaction has is written down.
+    pub notes: PathBuf,
+}
+
+impl Transactions {
+    /// The same, by this name.
+    #[must_use]
+    pub(super) fn known_as(self, id: String) -> Self {
+        Self { id, ..self }
+    }
 }
 
 impl Config {
@@ -83,12 +107,20 @@ impl Config {
             linger: Duration::ZERO,
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            transactions: None,
         }
     }
 
     /// Bytes of a request, at most; and so of a record.
     fn request_bytes_max(&self) -> usize {
         self.batch_bytes.max(REQUEST_BYTES_MAX)
+    }
+
+    /// Why no request can hold it.
+    fn too_large(&self, record: &Record) -> Option<String> {
+        let (bytes, most) = (record.estimated_size(), self.request_bytes_max());
+        let reason = || format!("a record of {bytes} bytes, and a request takes {most}");
+        (bytes > most).then(reason)
     }
 
     pub(super) fn check(&self) -> Result<(), super::Error> {
@@ -107,13 +139,8 @@ impl Config {
 const BATCH_BYTES: usize = 1024 * 1024;
 /// The producer gives nothing up: that is the engine's to decide.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// What the producer holds at most. A batch of large records finds room too.
-const BUFFER_BYTES: usize = 64 * 1024 * 1024;
 /// How long the end waits for answers.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-/// How long a topic may be unknown before somebody has to make it: brokers that have just
-/// started do not know all of theirs.
-const NO_TOPIC_PATIENCE: Duration = Duration::from_secs(60);
 /// What a request may have where a round is smaller: one large record.
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Records have the time of their sending, and retention goes by it.
@@ -133,18 +160,28 @@ struct Line {
     /// Records that this producer still has, and that were not answered in time.
     open: HashMap<Key, DeliveryHandle>,
     refusals: Refusals,
-    /// Since when no broker has known the topic.
-    no_topic_since: Option<Instant>,
+    patience: Patience,
+}
+
+/// What `config` asks for.
+pub(super) fn destination(
+    config: Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Destination>, super::Error> {
+    config.check()?;
+    Ok(match config.transactions.clone() {
+        Some(transactions) => Arc::new(Transactional::new(config, transactions, clock)),
+        None => Arc::new(Kafka::new(config, clock)),
+    })
 }
 
 impl Kafka {
-    pub(super) fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self, super::Error> {
-        config.check()?;
-        Ok(Self {
+    fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
+        Self {
             config,
             clock,
             line: Mutex::default(),
-        })
+        }
     }
 
     /// Delivers the batch; single records of it where the topic may be at fault.
@@ -155,7 +192,7 @@ impl Kafka {
         let mut line = self.line.lock().await;
         let probing = line.refusals.is_probing(Instant::now())?;
         if line.producer.is_none() {
-            let producer = self.connect(&mut line.no_topic_since).await?;
+            let producer = self.connect(&mut line.patience).await?;
             line.producer = Some(producer);
         }
         let deadline = Instant::now() + self.config.timeout;
@@ -169,35 +206,16 @@ impl Kafka {
         self.conclude(&mut line, verdicts).await
     }
 
-    /// `no_topic_since` is when the topic was first found to be unknown.
-    async fn connect(&self, no_topic_since: &mut Option<Instant>) -> Result<Producer, Error> {
+    async fn connect(&self, patience: &mut Patience) -> Result<Producer, Error> {
         let config = &self.config;
-        let mut client = krafka::Kafka::builder(config.brokers.join(","))
-            .client_id(&config.client_id)
-            .request_timeout(config.timeout)
-            .connect_timeout(config.connect_timeout);
-        if let Some(security) = security::of(config.tls.as_ref(), config.login.as_ref()) {
-            client = client.security(security);
-        }
         let begun = async {
-            let client = Box::pin(client.connect()).await?;
-            let settings = client
-                .producer()
-                .compression(config.compression)
-                .batch_size(config.batch_bytes)
-                .max_request_size(config.request_bytes_max())
-                // A round is flushed when all of it was handed over.
-                .linger(config.timeout)
-                .buffer_memory(BUFFER_BYTES)
-                .delivery_timeout(DELIVERY_TIMEOUT)
-                .max_block(config.timeout)
-                .metrics_push(false);
+            let client = Box::pin(session::client(config).connect()).await?;
+            let settings = session::producer(&client, config).delivery_timeout(DELIVERY_TIMEOUT);
             Box::pin(settings.build()).await
         };
         // By itself the client tries to become a producer for as long as it may deliver.
         let Ok(begun) = timeout(config.timeout, Box::pin(begun)).await else {
-            let reason = "the brokers did not let a producer begin in time";
-            return Err(Error::unavailable(reason.to_owned()));
+            return Err(Error::unavailable(session::NOT_IN_TIME.to_owned()));
         };
         let connected = async {
             let producer = begun?;
@@ -205,15 +223,11 @@ impl Kafka {
             Box::pin(producer.partitions_for(&config.topic)).await?;
             Ok(producer)
         };
-        let connected = Box::pin(connected).await;
-        let is_unknown = connected.as_ref().is_err_and(verdict::is_unknown_topic);
-        *no_topic_since = is_unknown.then(|| no_topic_since.unwrap_or_else(Instant::now));
-        let is_patient = no_topic_since.is_some_and(|since| since.elapsed() < NO_TOPIC_PATIENCE);
-        connected.map_err(|error: krafka::KrafkaError| match Verdict::of(&error) {
-            verdict if is_patient => Error::unavailable(verdict.reason().to_owned()),
-            Verdict::Misconfigured(reason) | Verdict::Blame(reason) => Error::Misconfigured(reason),
-            verdict => Error::unavailable(verdict.reason().to_owned()),
-        })
+        let producer = Box::pin(connected)
+            .await
+            .map_err(|error| patience.not_begun(&error))?;
+        patience.begun();
+        Ok(producer)
     }
 
     async fn conclude(&self, line: &mut Line, verdicts: Vec<Verdict>) -> Outcomes {
@@ -254,14 +268,20 @@ impl Kafka {
     }
 }
 
-impl Destination for Kafka {
+impl Config {
     fn limits(&self) -> Limits {
         Limits {
-            batch_records: self.config.batch_records.max(1),
+            batch_records: self.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
-            linger: self.config.linger,
+            linger: self.linger,
             in_flight: 1,
         }
+    }
+}
+
+impl Destination for Kafka {
+    fn limits(&self) -> Limits {
+        self.config.limits()
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

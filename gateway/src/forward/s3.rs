@@ -39,6 +39,7 @@ use super::{
     batch::Batch,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
     format::Format,
+    notes,
 };
 use crate::{clock::Clock, tls};
 
@@ -75,7 +76,7 @@ pub struct Config {
 
 impl Config {
     /// The engine has so many records in hand at most.
-    pub const BATCH_RECORDS_MAX: usize = 10_000;
+    pub const BATCH_RECORDS_MAX: usize = notes::BATCH_RECORDS_MAX;
 
     /// The configured defaults.
     pub fn new(bucket: impl Into<String>, plans: PathBuf) -> Self {

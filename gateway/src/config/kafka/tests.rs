@@ -41,6 +41,7 @@ user = "u"
 password = "${WORD}"
 client_id = "plant-7"
 compression = "gzip"
+transactional = true
 batch_records = 100
 batch_bytes = "8KiB"
 linger = "1s"
@@ -67,8 +68,11 @@ connect_timeout = "2s"
         linger: Duration::from_secs(1),
         timeout: Duration::from_secs(3),
         connect_timeout: Duration::from_secs(2),
+        transactions: config.transactions.clone(),
     };
     assert_eq!(config, expect);
+    let transactions = config.transactions.clone().unwrap();
+    assert!(transactions.notes.ends_with("kafka/s"), "{transactions:?}");
     assert!(!format!("{config:?}").contains("sesame"));
 }
 

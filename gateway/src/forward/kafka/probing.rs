@@ -66,7 +66,10 @@ impl Kafka {
     }
 
     fn too_large_ones(&self, items: &[Item]) -> Vec<Option<Verdict>> {
-        let of = |item| self.too_large(&record::of_event(item, &self.config.topic));
+        let of = |item| {
+            self.config
+                .too_large(&record::of_event(item, &self.config.topic))
+        };
         let reasons = items.iter().map(of);
         reasons
             .map(|reason| reason.map(Verdict::TooLarge))

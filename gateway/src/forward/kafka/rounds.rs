@@ -131,20 +131,13 @@ impl Kafka {
             let record = record::of_event(item, &self.config.topic);
             bytes += record.estimated_size();
             match records.is_empty() {
-                true => self.too_large(&record).map_or(Ok(()), Err)?,
+                true => self.config.too_large(&record).map_or(Ok(()), Err)?,
                 false if bytes > self.config.batch_bytes => break,
                 false => {}
             }
             records.push(record);
         }
         Ok(records)
-    }
-
-    /// Why no request can hold it.
-    pub(super) fn too_large(&self, record: &Record) -> Option<String> {
-        let (bytes, most) = (record.estimated_size(), self.config.request_bytes_max());
-        let reason = || format!("a record of {bytes} bytes, and a request takes {most}");
-        (bytes > most).then(reason)
     }
 }
 

@@ -41,7 +41,7 @@ fn config_to(broker: &FakeBroker) -> Config {
 }
 
 fn kafka(config: Config) -> Kafka {
-    Kafka::new(config, Arc::new(TestClock(Instant::now()))).unwrap()
+    Kafka::new(config, Arc::new(TestClock(Instant::now())))
 }
 
 /// Records 1, 2, 3 and so on, each of a device of its own.
@@ -95,7 +95,7 @@ async fn a_topic_that_no_broker_knows_needs_a_person_after_a_minute() {
         matches!(outcomes, Err(Error::Unavailable { .. })),
         "{outcomes:?}"
     );
-    pass(NO_TOPIC_PATIENCE).await;
+    pass(session::NO_TOPIC_PATIENCE).await;
     let outcomes = kafka.send(batch([1])).await;
     assert!(
         matches!(outcomes, Err(Error::Misconfigured(_))),
@@ -218,7 +218,7 @@ impl Clock for Unset {
 #[tokio::test]
 async fn while_the_clock_is_not_set_nothing_is_sent_that_retention_would_delete() {
     let broker = broker().await;
-    let kafka = Kafka::new(config_to(&broker), Arc::new(Unset)).unwrap();
+    let kafka = Kafka::new(config_to(&broker), Arc::new(Unset));
     let outcomes = kafka.send(batch([1])).await;
     assert!(
         matches!(outcomes, Err(Error::Unavailable { .. })),

@@ -108,6 +108,8 @@ fn of_code(code: ErrorCode, reason: String) -> Verdict {
         )),
         ErrorCode::ClusterAuthorizationFailed
         | ErrorCode::TopicAuthorizationFailed
+        | ErrorCode::TransactionalIdAuthorizationFailed
+        | ErrorCode::InvalidTransactionTimeout
         | ErrorCode::SaslAuthenticationFailed
         | ErrorCode::UnsupportedCompressionType
         | ErrorCode::UnsupportedVersion
