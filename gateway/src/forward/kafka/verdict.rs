@@ -41,6 +41,10 @@ impl Verdict {
         let reason = error.to_string();
         match error {
             KrafkaError::Broker { code, .. } => of_code(*code, reason),
+            KrafkaError::TransactionAbortable { message } => match named_in(message) {
+                Some(code) => of_code(code, reason),
+                None => Self::Open(reason),
+            },
             KrafkaError::Serialization { .. } | KrafkaError::Compression { .. } => {
                 Self::Blame(reason)
             }
@@ -97,6 +101,28 @@ pub(super) const fn is_unknown_topic(error: &KrafkaError) -> bool {
     )
 }
 
+/// Answers that end a transaction and say more than that.
+const ENDING: [ErrorCode; 10] = [
+    ErrorCode::MessageTooLarge,
+    ErrorCode::RecordListTooLarge,
+    ErrorCode::InvalidRecord,
+    ErrorCode::InvalidTimestamp,
+    ErrorCode::TopicAuthorizationFailed,
+    ErrorCode::ClusterAuthorizationFailed,
+    ErrorCode::UnsupportedCompressionType,
+    ErrorCode::PolicyViolation,
+    ErrorCode::InvalidTopic,
+    ErrorCode::InvalidRequiredAcks,
+];
+
+/// The code of an answer that ended a transaction: the client keeps it in words only.
+fn named_in(message: &str) -> Option<ErrorCode> {
+    let (_, rest) = message.rsplit_once("failed with ")?;
+    let name = rest.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
+    let is_it = |code: &ErrorCode| format!("{code:?}") == name;
+    ENDING.into_iter().find(is_it)
+}
+
 fn of_code(code: ErrorCode, reason: String) -> Verdict {
     match code {
         ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidRecord => {
@@ -147,6 +173,10 @@ mod tests {
         );
         check(code(ErrorCode::NotEnoughReplicas), Verdict::Open);
         check(code(ErrorCode::ProducerFenced), Verdict::Lost);
+        let ends = KrafkaError::TransactionAbortable {
+            message: "a send failed (produce to t-0 failed with InvalidRecord); abort".to_owned(),
+        };
+        check(Verdict::of(&ends), Verdict::Blame);
         check(
             code(ErrorCode::UnknownTopicOrPartition),
             Verdict::Misconfigured,
