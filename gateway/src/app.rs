@@ -120,6 +120,7 @@ impl App {
             boots: boots.clone(),
             clock: clock.clone(),
             gateway: gateway.clone(),
+            data_dir: config.data_dir.clone(),
             #[cfg(feature = "mqtt")]
             remotes: config.remotes.clone(),
             rulebook: rulebook.clone(),

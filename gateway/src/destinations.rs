@@ -14,6 +14,7 @@ mod routing;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -53,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) boots: Arc<Boots>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gateway: GatewayId,
+    /// The gateway's data directory.
+    pub(crate) data_dir: PathBuf,
     /// Brokers from which messages come; they are those of the start.
     #[cfg(feature = "mqtt")]
     pub(crate) remotes: Vec<crate::remote::Config>,
@@ -362,6 +365,13 @@ impl Destinations {
                 dead,
             });
         }
+        let (dir, of) = (self.parts.data_dir.clone(), name.clone());
+        let forgot = tokio::task::spawn_blocking(move || forward::forget_notes(&dir, &of));
+        let forgot = forgot.await.map_err(std::io::Error::other).flatten();
+        forgot.map_err(|error| Refusal::Notes {
+            name: name.clone(),
+            reason: error.to_string(),
+        })?;
         let forgot = self.parts.store.forget_destination(name.clone()).await;
         if !forgot.map_err(ending)? {
             return Err(Refusal::Unknown(name.clone()));

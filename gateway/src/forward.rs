@@ -66,7 +66,11 @@ pub(crate) mod testing;
 mod waiting;
 mod window;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +107,24 @@ pub struct Config {
     pub start: Start,
     /// How fast it is fed, and when.
     pub pacing: pace::Config,
+}
+
+/// Forgets what a destination of this name has written down below `data_dir` about what it
+/// sent: one that is made anew under the same name has sent nothing. Before the journal
+/// forgets it, so that no crash in between leaves it to another. Blocking.
+///
+/// # Errors
+/// When it cannot be deleted.
+pub fn forget_notes(data_dir: &Path, name: &str) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(notes_of_kafka(data_dir, name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where a destination with transactions has them, whether or not this build has it.
+pub(crate) fn notes_of_kafka(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.join("kafka").join(name)
 }
 
 /// What a new destination gets first.

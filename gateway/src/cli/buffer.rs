@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{ConfigFile, offline, output};
 use crate::{
-    admin,
+    admin, forward,
     running::Running,
     store::{self, Stats, VerifyReport},
 };
@@ -127,7 +127,17 @@ fn forget(args: &Forget) -> Result<ExitCode> {
         );
     }
     let name: Arc<str> = args.name.as_str().into();
+    let dir = config.data_dir.clone();
     let forgotten = offline::with_store(config, |store, _| async move {
+        let status = store.status();
+        // One that is still configured is not forgotten.
+        if !status
+            .destinations
+            .iter()
+            .any(|d| d.name == name && d.configured)
+        {
+            forward::forget_notes(&dir, &name)?;
+        }
         Ok(store.forget_destination(name).await?)
     })?;
     if !forgotten {

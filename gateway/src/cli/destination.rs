@@ -1,6 +1,6 @@
 //! `penstock destination`: how destinations are run.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{ConfigFile, offline, output};
 use crate::{
     config::Config,
+    forward,
     running::Running,
     store::{self, DestinationStatus, Mode},
 };
@@ -144,15 +145,16 @@ fn remove(args: &Remove) -> Result<ExitCode> {
         running.request("DELETE", &path)?;
     } else {
         let (name, discard): (Arc<str>, _) = (name.as_str().into(), args.discard);
+        let dir = config.data_dir.clone();
         offline::with_store(config, |store, _| async move {
-            forget(&store, name, discard).await
+            forget(&store, &dir, name, discard).await
         })?;
     }
     output::line(format_args!("{name} is removed"));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn forget(store: &store::Handle, name: Arc<str>, discard: bool) -> Result<()> {
+async fn forget(store: &store::Handle, dir: &Path, name: Arc<str>, discard: bool) -> Result<()> {
     let status = store.status();
     let known = status.destinations.iter().find(|d| d.name == name);
     let known = known.with_context(|| format!("there is no destination {name:?}"))?;
@@ -167,6 +169,7 @@ async fn forget(store: &store::Handle, name: Arc<str>, discard: bool) -> Result<
             known.backlog
         );
     }
+    forward::forget_notes(dir, &name).context("cannot delete what it has written down")?;
     store.forget_destination(name).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use krafka::Compression;
 
 use super::{destination, reader::Table, stages::bytes};
 use crate::forward::{
-    Kind,
+    self, Kind,
     kafka::{Config, Login, Mechanism, Tls, Transactions},
 };
 
@@ -75,7 +75,7 @@ fn read_transactions(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<Trans
     is_on.then(|| Transactions {
         // Who we are is known when the gateway starts.
         id: String::new(),
-        notes: data_dir.join("kafka").join(name.unwrap_or_default()),
+        notes: forward::notes_of_kafka(data_dir, &name.unwrap_or_default()),
     })
 }
 

@@ -68,6 +68,14 @@ pub enum Refusal {
         /// Dead letters.
         dead: u64,
     },
+    /// What it has written down of what it sent could not be deleted.
+    #[error("what {name:?} has written down could not be deleted, and it stays: {reason}")]
+    Notes {
+        /// Whose.
+        name: Arc<str>,
+        /// Why.
+        reason: String,
+    },
     /// The gateway ends.
     #[error("the gateway ends")]
     Ending,

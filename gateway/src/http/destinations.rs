@@ -133,7 +133,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
             Refusal::Unknown(_) => StatusCode::NOT_FOUND,
-            Refusal::Ending => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Notes { .. } | Refusal::Ending => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::CONFLICT,
         };
         Self::new(code, refusal.to_string())

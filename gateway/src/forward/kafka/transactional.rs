@@ -67,6 +67,8 @@ pub(super) struct Transactional {
     line: Mutex<Line>,
     noted: Arc<Lock<Noted>>,
     refusals: Lock<Refusals>,
+    /// When another producer last had this one's place.
+    fenced: Lock<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,7 @@ impl Transactional {
             line: Mutex::default(),
             noted: Arc::new(Lock::new(Noted::new(transactions.notes))),
             refusals: Lock::default(),
+            fenced: Lock::default(),
         }
     }
 
@@ -159,7 +162,8 @@ impl Transactional {
         }
         let begun = self.begin(patience).await?;
         if let Some(proof) = self.doubt().await? {
-            match there::is_there(&begun.client, &self.config, &proof).await {
+            let Session { client, producer } = &begun;
+            match there::is_there(client, producer, &self.config, &proof).await {
                 Ok(was_committed) => lock(&self.noted).resolve(was_committed),
                 // Nothing goes on until that is known.
                 Err(error) => {
@@ -180,7 +184,10 @@ impl Transactional {
         }
         match Box::pin(session.producer.commit()).await {
             Ok(()) => lock(&self.noted).resolve(true),
-            Err(error) if session.producer.state() == TransactionState::CommitUnknown => {
+            Err(error)
+                if session.producer.state() == TransactionState::CommitUnknown
+                    && error.is_retriable() =>
+            {
                 return Err(in_doubt(&error));
             }
             // The next producer ends it, and looks what became of it.
@@ -324,14 +331,19 @@ impl Transactional {
     }
 
     /// What a failure means for the destination.
-    fn failed(&self, failure: Failure, took: Duration) -> Result<Reply, Error> {
+    fn failed(&self, failure: Failure) -> Result<Reply, Error> {
         let error = match failure {
             Failure::Waits(reason) => return Err(Error::unavailable(reason)),
             Failure::InDoubt(error) => return Err(in_doubt(&error)),
             Failure::Ended(error) => error,
         };
-        // The coordinator ends what is open for too long by the same means.
-        if is_fenced(&error) && took < self.open_max() {
+        if is_fenced(&error) {
+            // Once says little: the coordinator also ends what is open for too long by the
+            // same means, and forgets who was quiet for days.
+            let before = lock(&self.fenced).replace(Instant::now());
+            if before.is_none_or(|at| at.elapsed() > self.open_max()) {
+                return Err(Error::unavailable(error.to_string()));
+            }
             return Err(Error::Misconfigured(format!(
                 "another producer has taken the transactional id `{}`: does a second gateway \
                  run with a copy of this one's data? ({error})",
@@ -349,7 +361,6 @@ impl Transactional {
 impl Post for Transactional {
     async fn post(&self, part: &Batch) -> Result<Reply, Error> {
         let mut line = self.line.lock().await;
-        let began = Instant::now();
         let Some(session) = &line.session else {
             return Err(Error::unavailable("no producer".to_owned()));
         };
@@ -361,7 +372,7 @@ impl Post for Transactional {
         }
         match done {
             Ok(()) => Ok(Reply::taken(part.items.len())),
-            Err(failure) => self.failed(failure, began.elapsed()),
+            Err(failure) => self.failed(failure),
         }
     }
 

@@ -4,7 +4,10 @@ use krafka::testing::{ApiKey, Control, FakeBroker};
 use tempfile::TempDir;
 
 use super::*;
-use crate::forward::testing::{TestClock, batch, large_record_of, record};
+use crate::forward::{
+    self,
+    testing::{TestClock, batch, large_record_of, record},
+};
 
 const ACKNOWLEDGED: Outcome = Outcome::Acknowledged;
 const TOPIC: &str = "telemetry";
@@ -25,18 +28,26 @@ impl Place {
 
     /// What a start of the gateway begins with.
     fn start(&self) -> Transactional {
-        self.start_within(Duration::from_secs(5))
+        self.start_at(TOPIC)
+    }
+
+    fn start_at(&self, topic: &str) -> Transactional {
+        self.start_with(topic, Duration::from_secs(5))
     }
 
     fn start_within(&self, timeout: Duration) -> Transactional {
+        self.start_with(TOPIC, timeout)
+    }
+
+    fn start_with(&self, topic: &str, timeout: Duration) -> Transactional {
         let config = Config {
             timeout,
             connect_timeout: timeout,
-            ..Config::new(vec![self.broker.bootstrap_servers()], TOPIC)
+            ..Config::new(vec![self.broker.bootstrap_servers()], topic)
         };
         let transactions = Transactions {
             id: "penstock-1-kafka-stream".to_owned(),
-            notes: self.dir.path().join("kafka"),
+            notes: forward::notes_of_kafka(self.dir.path(), "stream"),
         };
         let clock = Arc::new(TestClock(Instant::now()));
         Transactional::new(config, transactions, clock)
@@ -101,6 +112,21 @@ async fn what_was_committed_and_comes_again_after_a_kill_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_destination_that_is_made_anew_under_the_same_name_is_sent_everything() {
+    let place = Place::new().await;
+    let outcomes = place.start().send(batch(1..=3)).await;
+    assert_eq!(outcomes, Ok(vec![ACKNOWLEDGED; 3]));
+    forward::forget_notes(place.dir.path(), "stream").unwrap();
+    place.broker.delete_topic(TOPIC);
+    place.broker.create_topic(TOPIC, 1);
+    let kafka = place.start();
+    assert_eq!(kafka.send(batch(1..=3)).await, Ok(vec![ACKNOWLEDGED; 3]));
+    assert_eq!(place.seen(), [1, 2, 3]);
+    // What was never written down is forgotten all the same.
+    forward::forget_notes(place.dir.path(), "another").unwrap();
+}
+
+#[tokio::test]
 async fn what_was_not_committed_before_a_kill_is_sent_again_and_seen_once() {
     let place = Place::new().await;
     // The commit never comes to the coordinator.
@@ -133,7 +159,7 @@ async fn a_commit_whose_answer_is_lost_is_asked_for_again_and_makes_no_copy() {
         if !restarts {
             place.broker.delete_topic(TOPIC);
             place.broker.create_topic(TOPIC, 1);
-            std::fs::remove_dir_all(place.dir.path().join("kafka")).unwrap();
+            forward::forget_notes(place.dir.path(), "stream").unwrap();
             place.ends(|| Control::ApplyThen(Box::new(Control::Silence)));
         }
     }
@@ -177,12 +203,17 @@ async fn a_second_gateway_with_the_same_data_needs_a_person() {
     };
     let copy = other.start();
     assert_eq!(copy.send(batch([2])).await, Ok(vec![ACKNOWLEDGED]));
+    // Once says little.
     let outcomes = kafka.send(batch([3])).await;
+    assert!(is_unavailable(&outcomes), "{outcomes:?}");
+    assert_eq!(kafka.send(batch([3])).await, Ok(vec![ACKNOWLEDGED]));
+    assert_eq!(send(&copy, 4..=4).await, [ACKNOWLEDGED]);
+    let outcomes = kafka.send(batch([5])).await;
     let Err(Error::Misconfigured(reason)) = &outcomes else {
         panic!("{outcomes:?}");
     };
     assert!(reason.contains("penstock-1-kafka-stream"), "{reason}");
-    assert_eq!(other.seen(), [1, 2]);
+    assert_eq!(other.seen(), [1, 2, 3, 4]);
 }
 
 #[tokio::test]
@@ -201,16 +232,58 @@ async fn a_transaction_that_the_coordinator_ended_is_begun_anew() {
 
 #[tokio::test]
 async fn a_topic_that_lost_the_place_of_the_last_transaction_gets_it_again() {
+    // Behind the end of the new topic, and at its end.
+    for last in [3, 1] {
+        let place = Place::new().await;
+        let count = usize::try_from(last).unwrap();
+        let outcomes = place.start().send(batch(1..=last)).await;
+        assert_eq!(outcomes, Ok(vec![ACKNOWLEDGED; count]));
+        place.broker.delete_topic(TOPIC);
+        place.broker.create_topic(TOPIC, 1);
+        let outcomes = send(&place.start(), 1..=last).await;
+        assert_eq!(outcomes, vec![ACKNOWLEDGED; count]);
+        assert_eq!(place.seen(), (1..=last).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn another_topic_or_fewer_partitions_do_not_hold_anything_up() {
     let place = Place::new().await;
-    assert_eq!(
-        place.start().send(batch(1..=3)).await,
-        Ok(vec![ACKNOWLEDGED; 3])
-    );
-    place.broker.delete_topic(TOPIC);
-    place.broker.create_topic(TOPIC, 1);
-    let kafka = place.start();
-    assert_eq!(kafka.send(batch(1..=3)).await, Ok(vec![ACKNOWLEDGED; 3]));
-    assert_eq!(place.seen(), [1, 2, 3]);
+    // The note is of a topic that is gone, and then of a partition that is.
+    for (topic, partitions) in [("before", 1), (TOPIC, 8)] {
+        place.broker.delete_topic(TOPIC);
+        place.broker.create_topic(topic, partitions);
+        let kafka = place.start_at(topic);
+        let of_many = (1..=8).map(|n| Item::check(record(n.into(), n)).unwrap());
+        let items = Batch {
+            items: of_many.collect(),
+        };
+        assert_eq!(kafka.send(items).await, Ok(vec![ACKNOWLEDGED; 8]));
+        drop(kafka);
+        place.broker.delete_topic(topic);
+        place.broker.create_topic(TOPIC, 1);
+        assert_eq!(send(&place.start(), 9..=9).await, [ACKNOWLEDGED]);
+        assert_eq!(place.seen(), [9]);
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_may_not_be_read_needs_a_person() {
+    let place = Place::new().await;
+    assert_eq!(place.start().send(batch([1])).await, Ok(vec![ACKNOWLEDGED]));
+    let denied = ErrorCode::TopicAuthorizationFailed;
+    place
+        .broker
+        .on(ApiKey::Fetch, move |_| Control::Error(denied));
+    let kafka = place.start_within(Duration::from_secs(1));
+    let outcomes = kafka.send(batch([1])).await;
+    let Err(Error::Misconfigured(reason)) = &outcomes else {
+        panic!("{outcomes:?}");
+    };
+    assert!(reason.contains("cannot be read"), "{reason}");
+    place.broker.clear_hooks();
+    assert_eq!(send(&kafka, 1..=1).await, [ACKNOWLEDGED]);
+    assert_eq!(place.seen(), [1]);
 }
 
 #[tokio::test]
