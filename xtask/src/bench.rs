@@ -42,6 +42,9 @@ pub(crate) struct Bench {
     /// Events of the backlog, at least: ten million, or half a million for each of destinations.
     #[arg(long)]
     events: Option<u64>,
+    /// Hold destinations against this program instead of building one
+    #[arg(long)]
+    bare_client: Option<PathBuf>,
     /// Of the part destinations only these kinds, such as nats,kafka.
     #[arg(long, value_delimiter = ',')]
     destinations: Vec<String>,
@@ -108,8 +111,13 @@ impl Bench {
             }
             if self.only.iter().any(|only| only == "destinations") {
                 let events = self.events.unwrap_or(500_000);
+                let bare = match &self.bare_client {
+                    Some(program) => program.clone(),
+                    None => destinations::bare_client()?,
+                };
                 let kinds = &self.destinations;
-                destinations::destinations(&penstock, events, self.rounds, kinds).await?;
+                let programs = (penstock.as_path(), bare.as_path());
+                destinations::destinations(programs, events, self.rounds, kinds).await?;
             }
             Ok::<_, anyhow::Error>(())
         })?;

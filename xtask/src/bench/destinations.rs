@@ -46,9 +46,10 @@ struct Figures {
     bare_cpu_secs: Vec<f64>,
 }
 
-/// Drains about `events` to each of the `kinds`, `rounds` times.
+/// Drains about `events` to each of the `kinds`, `rounds` times, with the gateway and the
+/// bare client.
 pub(super) async fn destinations(
-    penstock: &Path,
+    (penstock, bare): (&Path, &Path),
     events: u64,
     rounds: usize,
     kinds: &[String],
@@ -60,7 +61,6 @@ pub(super) async fn destinations(
             "no destination {kind}: there are {KINDS:?}"
         );
     }
-    let bare = bare_client()?;
     for kind in KINDS {
         if !kinds.is_empty() && !kinds.iter().any(|only| only == kind) {
             continue;
@@ -69,7 +69,7 @@ pub(super) async fn destinations(
             println!("SKIPPED: {kind}, its server is missing");
             continue;
         };
-        let figures = of_kind(penstock, &bare, &far, events / far.slower(), rounds).await?;
+        let figures = of_kind(penstock, bare, &far, events / far.slower(), rounds).await?;
         show(kind, &figures);
     }
     Ok(())
@@ -217,7 +217,7 @@ fn per_million(secs: f64, events: u64) -> f64 {
 }
 
 /// Builds the client that the gateway is held against.
-fn bare_client() -> Result<PathBuf> {
+pub(super) fn bare_client() -> Result<PathBuf> {
     let status = crate::cargo()?
         .args(["build", "--release", "--package", "bare-client"])
         .status()?;
