@@ -1,9 +1,10 @@
 //! What rules do beside sending to destinations: messages to local subscribers, alarms,
-//! windows.
+//! commands to devices, windows.
 //!
 //! ```text
 //! journal ─ after commit, destination `$rules` ─▶ Follower ─▶ rules.db ─▶ http, cli
 //!    ▲                                               ├──▶ broker ─▶ local subscribers
+//!    │                                               ├──▶ fleet ─▶ devices
 //!    └────────── events that rules made ◀── outbox ──┘
 //! ```
 //!
@@ -13,6 +14,8 @@
 //! - What is kept of it changes in one transaction with the position that it reflects, so
 //!   that a crash neither loses nor doubles any of it. A message to local subscribers goes
 //!   before that: after a crash it may come again, with the same `idempotency-key`.
+//! - A command is in the journal before what a page of records came to is kept, under a key
+//!   made of rule and event: acted on again after a crash, it is the same command.
 //! - Events are acted on in the order of the journal, by the rules that are in force then.
 //! - What rules make is an event of the journal like any other. It waits in an outbox,
 //!   kept in the transaction that made it, and the journal knows it by its key should it
@@ -29,12 +32,13 @@
 //!
 //! # Inside
 //! `schema` has the tables, `salvage` what is read of damaged ones, `follower` the thread, `work` what a page of records does,
-//! `topic` the messages, `alarm` the alarms, `window` what
+//! `topic` the messages, `alarm` the alarms, `command` the commands, `window` what
 //! many events come to and `windows` how that is kept, `made` the events that rules make, `outbox`
 //! their way into the journal, `failed` what could not be done, `handle` what others see and
 //! ask. Decision 110 says why.
 
 pub mod alarm;
+mod command;
 mod failed;
 mod follower;
 mod handle;

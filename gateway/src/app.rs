@@ -168,6 +168,7 @@ impl App {
                 store: handle.clone(),
                 ingest: ingest.clone(),
                 local: local.clone(),
+                fleet: fleet.clone(),
                 gateway: gateway.clone(),
                 boots: boots.clone(),
                 clock: clock.clone(),

@@ -194,7 +194,7 @@ impl Config {
             with_file(vec![whole(what)])
         })?;
         let root = Table::root(&reader, root.get_ref());
-        let read = rule::read(&root, dir, None);
+        let read = rule::read(&root, dir, None, Duration::MAX);
         if root.span("rule").is_none() {
             root.mistake(None, "rule", "is missing; for example [[rule]]");
         }
@@ -221,7 +221,7 @@ impl Config {
         let reader = Reader::foreign(&text);
         let root = DeTable::parse(&text).map_err(|error| whole(error.message().to_owned()))?;
         let root = Table::root(&reader, root.get_ref());
-        let mut read = rule::read(&root, Path::new(""), Some(destinations));
+        let mut read = rule::read(&root, Path::new(""), Some(destinations), Duration::MAX);
         let (mut mistakes, _) = reader.finish();
         for mistake in &mut mistakes {
             mistake.line = None;
@@ -350,16 +350,17 @@ impl Config {
         };
         intake::check(root, &mappings, &destinations);
         let names: Vec<_> = destinations.iter().map(|d| d.name.clone()).collect();
-        let rule::Read { rules, files } = rule::read(root, dir, Some(&names));
-        #[cfg(feature = "mqtt")]
-        let remotes = mqtt::read_remotes(root, dir, &destinations);
-        let events = stages::events(root.table("events"));
         let fleet = fleet::read(
             root.table("devices"),
             root.table("commands"),
             root.table("shadow"),
             journal.max_bytes,
         );
+        let rule::Read { rules, files } =
+            rule::read(root, dir, Some(&names), fleet.deadline_max);
+        #[cfg(feature = "mqtt")]
+        let remotes = mqtt::read_remotes(root, dir, &destinations);
+        let events = stages::events(root.table("events"));
         #[cfg(feature = "nats")]
         let upstreams = upstream::read(root, dir, fleet.orders.is_some());
         let read = stages::read(root.table("read"));

@@ -30,7 +30,7 @@ CREATE TABLE failed (
     at INTEGER NOT NULL,
     reason TEXT NOT NULL,
     body BLOB NOT NULL,
-    -- What of it: 0 all, 1 the alarm, 2 the message.
+    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command.
     part INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 

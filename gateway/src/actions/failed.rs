@@ -43,6 +43,8 @@ pub(super) enum Part {
     Alarm,
     /// The message to local subscribers.
     Message,
+    /// The command to a device.
+    Command,
 }
 
 impl Part {
@@ -50,6 +52,7 @@ impl Part {
         match number {
             1 => Self::Alarm,
             2 => Self::Message,
+            3 => Self::Command,
             _ => Self::All,
         }
     }

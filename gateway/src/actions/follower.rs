@@ -20,12 +20,13 @@ use super::{
     handle::{Handle, Order, Told},
     made::Now,
     outbox, schema, windows,
-    work::{self, Subscribers, Work, agree},
+    work::{self, Outside, Work, agree},
 };
 use crate::{
     aside,
     boots::Boots,
     clock::Clock,
+    fleet::Fleet,
     gateway_id::GatewayId,
     ingest::{Going, Ingest},
     record::{DestinationId, Position, Record},
@@ -59,6 +60,7 @@ pub struct Follower {
     store: store::Handle,
     ingest: Arc<Ingest>,
     local: Local,
+    fleet: Fleet,
     gateway: GatewayId,
     boots: Arc<Boots>,
     clock: Arc<dyn Clock>,
@@ -76,6 +78,8 @@ pub struct Parts {
     pub ingest: Arc<Ingest>,
     /// The broker's subscribers.
     pub local: Local,
+    /// Devices, and commands to them.
+    pub fleet: Fleet,
     /// Who this gateway is.
     pub gateway: GatewayId,
     /// When the machine was started.
@@ -126,6 +130,7 @@ impl Follower {
             store: parts.store,
             ingest: parts.ingest,
             local: parts.local,
+            fleet: parts.fleet,
             gateway: parts.gateway,
             boots: parts.boots,
             clock: parts.clock,
@@ -146,8 +151,9 @@ impl Follower {
     /// When the system gives no thread, or it ended unexpectedly.
     pub async fn run(self, stop: CancellationToken) -> crate::tasks::Result {
         let (ended, end) = oneshot::channel();
-        let show = Subscribers {
+        let show = Outside {
             local: self.local.clone(),
+            fleet: self.fleet.clone(),
             runtime: tokio::runtime::Handle::current(),
             stop: stop.clone(),
         };
@@ -162,7 +168,7 @@ impl Follower {
         end.await?
     }
 
-    fn work(mut self, show: &Subscribers, stop: &CancellationToken) -> crate::tasks::Result {
+    fn work(mut self, show: &Outside, stop: &CancellationToken) -> crate::tasks::Result {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
@@ -215,7 +221,7 @@ impl Follower {
     fn follow(
         &mut self,
         runtime: &Runtime,
-        show: &Subscribers,
+        show: &Outside,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let mut open = self.open()?;
@@ -275,7 +281,7 @@ impl Follower {
     }
 
     /// Acts on a page, and says so to the journal.
-    fn page(&self, open: &mut Open, runtime: &Runtime, show: &Subscribers) -> Result<(), Error> {
+    fn page(&self, open: &mut Open, runtime: &Runtime, show: &Outside) -> Result<(), Error> {
         let page = open
             .reader
             .read(open.id, open.cursor, PAGE_RECORDS, PAGE_BYTES)?;
@@ -325,7 +331,7 @@ impl Follower {
     }
 
     /// Looks at windows whose time has come. Everything that came is acted on by now.
-    fn tick(&self, open: &mut Open, runtime: &Runtime, show: &Subscribers) -> Result<(), Error> {
+    fn tick(&self, open: &mut Open, runtime: &Runtime, show: &Outside) -> Result<(), Error> {
         let rules = self.ingest.rules();
         let known = open.rules.as_ref();
         if !known.is_some_and(|known| Arc::ptr_eq(known, rules.acts())) {
@@ -357,7 +363,7 @@ impl Follower {
         &self,
         open: &mut Open,
         runtime: &Runtime,
-        show: &Subscribers,
+        show: &Outside,
     ) -> Result<(), Error> {
         let status = self.store.status();
         let mut known = status.destinations.iter();
@@ -382,7 +388,7 @@ impl Follower {
     fn act(
         &self,
         open: &mut Open,
-        show: &Subscribers,
+        show: &Outside,
         records: Vec<Record>,
         again: bool,
     ) -> Result<Vec<Dead>, Error> {
@@ -411,7 +417,7 @@ impl Follower {
         Ok(dead.collect())
     }
 
-    fn with<'w>(&'w self, open: &Open, show: &'w Subscribers) -> Work<'w, Subscribers> {
+    fn with<'w>(&'w self, open: &Open, show: &'w Outside) -> Work<'w, Outside> {
         Work {
             listened: i64::try_from(open.listened.as_millis()).unwrap_or(i64::MAX),
             gateway: &self.gateway,
@@ -444,7 +450,7 @@ impl Follower {
         Ok(())
     }
 
-    fn obey(&self, open: &mut Open, show: &Subscribers, order: Order) -> Result<(), Error> {
+    fn obey(&self, open: &mut Open, show: &Outside, order: Order) -> Result<(), Error> {
         let heard = match order {
             Order::Retry(id, reply) => {
                 let rules = self.ingest.rules();

@@ -89,6 +89,18 @@ pub(super) fn may_follow(rule: &Rule, event: &Event) -> bool {
     rules.clone().count() < DEPTH_MAX && rules.all(|name| *name != *rule.name)
 }
 
+/// The rules of which something came, in their order, when this one makes it of an event.
+pub(super) fn chain(rule: &str, cause: Option<&Event>) -> Arc<str> {
+    let before = cause.and_then(|cause| {
+        let mut tags = cause.tags.iter();
+        tags.find(|(name, _)| **name == *RULES_TAG)
+    });
+    match before {
+        Some((_, before)) => format!("{before} {rule}").into(),
+        None => rule.into(),
+    }
+}
+
 /// An event that a rule makes now. Without a key of its own it gets one that nothing
 /// else has: for what a person did, which is kept before it goes anywhere.
 pub(super) fn event(
@@ -99,14 +111,7 @@ pub(super) fn event(
     now: &Now,
     values: Vec<(&str, Value)>,
 ) -> Event {
-    let before = of.cause.and_then(|cause| {
-        let mut tags = cause.tags.iter();
-        tags.find(|(name, _)| **name == *RULES_TAG)
-    });
-    let chain: Arc<str> = match before {
-        Some((_, before)) => format!("{before} {rule}").into(),
-        None => rule.into(),
-    };
+    let chain = chain(rule, of.cause);
     let measurement = |(name, value): (&str, Value)| Measurement {
         name: name.into(),
         value,

@@ -176,7 +176,7 @@ mod tests {
         );
         let first = first.replace(
             "body BLOB NOT NULL,
-    -- What of it: 0 all, 1 the alarm, 2 the message.
+    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command.
     part INTEGER NOT NULL DEFAULT 0",
             "body BLOB NOT NULL",
         );

@@ -1,20 +1,26 @@
 //! What pages of records do, without a gateway around it.
 
 mod alarms;
+mod commands;
 mod salvage;
 mod topics;
 mod windows;
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 
 use penstock_broker::Publish;
 
 use super::{
     Error,
+    command::Place,
     work::{Done, Show, Work},
 };
 use crate::{
     event::{Event, Key, Timestamp},
+    fleet::{Asked, Order},
     gateway_id::GatewayId,
     record::{Position, Record, Routes},
     rules::{ActingSet, Actions, Pattern, Rule, Scratch, tests::event_of},
@@ -28,6 +34,9 @@ pub(super) struct Seen {
     pub(super) ending: Cell<bool>,
     /// It ends right after something was shown.
     pub(super) cut: Cell<bool>,
+    /// Commands that were placed, and with `no` why none can be.
+    pub(super) placed: RefCell<Vec<(Order, Asked)>>,
+    pub(super) no: Cell<Option<&'static str>>,
 }
 
 impl Show for Seen {
@@ -44,6 +53,20 @@ impl Show for Seen {
             true => Err(Error::Ending),
             false => Ok(()),
         }
+    }
+}
+
+impl Place for Seen {
+    fn time(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn place(&self, order: Order, asked: Asked) -> Result<Result<(), String>, Error> {
+        if let Some(why) = self.no.get() {
+            return Ok(Err(why.to_owned()));
+        }
+        self.placed.borrow_mut().push((order, asked));
+        Ok(Ok(()))
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a page of records does: decided and kept in one transaction with its position.
 
+use std::time::Duration;
+
 use penstock_broker::{Local, Publish};
 use rusqlite::{Connection, Transaction};
 
 use super::{
     Error,
     alarm::{self, Alarm, By, State},
+    command::{self, Base, Place},
     failed::{self, Part},
     made::{self, Now},
     outbox, schema, topic,
@@ -14,6 +17,7 @@ use super::{
 };
 use crate::{
     event::{Event, Value},
+    fleet::{self, Asked, Fleet},
     gateway_id::GatewayId,
     record::{Position, Record},
     rules::{Acting, ActingSet, Role, Rule, Scratch},
@@ -57,12 +61,14 @@ type Outcome = Result<(), Vec<(Part, String)>>;
 struct Page<'p, S> {
     transaction: &'p Transaction<'p>,
     work: &'p Work<'p, S>,
+    /// From when on commands have time.
+    base: Base,
     waiting: Vec<Publish>,
     waiting_bytes: usize,
     messages: u64,
 }
 
-impl<S: Show> Work<'_, S> {
+impl<S: Show + Place> Work<'_, S> {
     /// Acts on records after `position`; those up to it were acted on before. With
     /// `again` they are ones that are tried once more, whatever their position.
     pub(super) fn page(
@@ -137,11 +143,14 @@ impl<S: Show> Work<'_, S> {
             Err(error) => return Ok(Some(Err(error.to_string()))),
         };
         let mut page = Page::begin(&transaction, self);
+        // Whoever tries again wants it now.
+        page.base = Base::Now;
         let part = failed::part(&transaction, id)?;
         let done = match (part, made::turn(rule, &event)) {
             // What was done the first time is not done again.
             (Part::Alarm, _) => page.raise(rule, &event)?.map_err(|what| vec![(part, what)]),
             (Part::Message, _) => page.tell(rule, &event)?.map_err(|what| vec![(part, what)]),
+            (Part::Command, _) => page.command(rule, &event)?.map_err(|what| vec![(part, what)]),
             (Part::All, Some(turn)) => page.do_turned(rule, turn, &event)?,
             (Part::All, None) => {
                 let role = Role::Takes;
@@ -196,11 +205,12 @@ pub(super) fn said(
     Ok(Some(Ok(alarm)))
 }
 
-impl<'p, S: Show> Page<'p, S> {
+impl<'p, S: Show + Place> Page<'p, S> {
     const fn begin(transaction: &'p Transaction<'p>, work: &'p Work<'p, S>) -> Self {
         Self {
             transaction,
             work,
+            base: Base::Received,
             waiting: Vec::new(),
             waiting_bytes: 0,
             messages: 0,
@@ -364,10 +374,13 @@ impl<'p, S: Show> Page<'p, S> {
         Ok(told.map_err(|reason| vec![(Part::Message, reason)]))
     }
 
-    /// Raises the alarm of a rule, if it may make something of the event, and tells local
-    /// subscribers; neither waits for the other.
+    /// Raises the alarm of a rule and places its command, if it may make something of the
+    /// event, and tells local subscribers; none of them waits for the others.
     fn fire(&mut self, rule: &Rule, event: &Event, makes: bool) -> Result<Outcome, Error> {
         let mut failed = Vec::new();
+        if makes && let Err(reason) = self.command(rule, event)? {
+            failed.push((Part::Command, reason));
+        }
         if makes && let Err(reason) = self.raise(rule, event)? {
             failed.push((Part::Alarm, reason));
         }
@@ -386,6 +399,20 @@ impl<'p, S: Show> Page<'p, S> {
         match rule.actions.alarm.as_deref() {
             Some(asked) => alarm::raise(self.transaction, rule, asked, event, &self.work.now),
             None => Ok(Ok(())),
+        }
+    }
+
+    /// Places the command of a rule, if it has one. It is in the journal before this page is
+    /// kept: after a crash it is placed once more under the same key, and is the same one.
+    fn command(&self, rule: &Rule, event: &Event) -> Result<Result<(), String>, Error> {
+        let Some(asked) = rule.actions.command.as_deref() else {
+            return Ok(Ok(()));
+        };
+        let (place, now) = (self.work.show, self.work.now.at);
+        let from = self.base.of(event, now);
+        match command::order(asked, &rule.name, event, from, place.time()) {
+            Ok((order, asked)) => place.place(order, asked),
+            Err(reason) => Ok(Err(reason)),
         }
     }
 
@@ -437,15 +464,16 @@ impl<'p, S: Show> Page<'p, S> {
     }
 }
 
-/// The broker's subscribers.
+/// The broker's subscribers, and devices.
 #[derive(Debug, Clone)]
-pub(super) struct Subscribers {
+pub(super) struct Outside {
     pub(super) local: Local,
+    pub(super) fleet: Fleet,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) stop: tokio_util::sync::CancellationToken,
 }
 
-impl Show for Subscribers {
+impl Show for Outside {
     fn is_wanted(&self, topic: &str) -> bool {
         self.local.is_wanted(topic)
     }
@@ -454,6 +482,21 @@ impl Show for Subscribers {
         let shown = self.local.show_patiently(publishes);
         let shown = self.runtime.block_on(self.stop.run_until_cancelled(shown));
         shown.map(drop).ok_or(Error::Ending)
+    }
+}
+
+impl Place for Outside {
+    fn time(&self) -> Duration {
+        self.fleet.config().deadline
+    }
+
+    fn place(&self, order: fleet::Order, asked: Asked) -> Result<Result<(), String>, Error> {
+        let placed = self.fleet.order(order, asked);
+        let placed = self
+            .runtime
+            .block_on(self.stop.run_until_cancelled(placed))
+            .ok_or(Error::Ending)?;
+        command::outcome(placed)
     }
 }
 

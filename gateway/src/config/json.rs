@@ -4,8 +4,8 @@ use serde_json::Value;
 
 /// Levels within each other, at most.
 const DEPTH_MAX: usize = 16;
-/// Keys with a pattern, which may be an object.
-const PATTERNS: [&str; 2] = ["pattern", "clear"];
+/// Keys with a pattern, or with what is JSON in a text, which may be an object.
+const DOCUMENTS: [&str; 3] = ["pattern", "clear", "payload"];
 
 /// The text with a rule in it.
 ///
@@ -52,7 +52,7 @@ fn write(value: &Value, depth: usize, toml: &mut String) -> Result<(), String> {
                 string(name, toml);
                 toml.push('=');
                 match member {
-                    Value::Object(_) if PATTERNS.contains(&&**name) => {
+                    Value::Object(_) if DOCUMENTS.contains(&&**name) => {
                         string(&member.to_string(), toml);
                     }
                     _ => write(member, depth + 1, toml)?,
@@ -91,12 +91,15 @@ mod tests {
                 "destinations": ["lake"], "priority": 3, "topic": "hot/{device}",
                 "transform": {"paths": {"d": "$.device"}, "template": "{\"d\": \"<d>\"}"},
                 "alarm": {"severity": "critical", "clear": {"values": {"t": [1]}}},
+                "command": {"device": "valve-{device}", "payload": {"open": false}, "qos": 2},
                 "window": {"absent": "5m"}}"#,
         );
         let rule = rule.unwrap();
         assert_eq!(&*rule.name, "hot");
         assert_eq!(rule.actions.priority, 3);
         let alarm = rule.actions.alarm.unwrap();
+        let command = rule.actions.command.unwrap();
+        assert!(command.payload.is_some() && command.device.is_some() && command.qos == 2);
         assert!(alarm.clear.is_some() && rule.actions.window.is_some());
     }
 

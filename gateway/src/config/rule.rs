@@ -1,11 +1,13 @@
 //! `[[rule]]`: which events go where, and what else is done about them.
 
 mod action;
+mod command;
 
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -43,8 +45,14 @@ struct Known {
     any: bool,
 }
 
-/// Reads every rule. Files are relative to `dir`; without destinations any name is one.
-pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: Option<&[Arc<str>]>) -> Read {
+/// Reads every rule. Files are relative to `dir`; without destinations any name is one. No
+/// command has more time than `deadline_max`.
+pub(super) fn read(
+    root: &Table<'_, '_, '_>,
+    dir: &Path,
+    known: Option<&[Arc<str>]>,
+    deadline_max: Duration,
+) -> Read {
     let mut read = Read::default();
     let Some(tables) = root.tables("rule") else {
         return read;
@@ -79,7 +87,7 @@ pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, known: Option<&[Arc<str
             table.mistake(None, "pattern", what);
             break;
         }
-        let actions = action::read(table, dir, &mut read.files);
+        let actions = action::read(table, dir, &mut read.files, deadline_max);
         if let Some(clears) = actions.clears() {
             size.fields += clears.fields();
         }

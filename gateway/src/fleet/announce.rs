@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use crate::{
     dedup::key::Parts,
-    event::{self, Event, IdSource, Marks, Measurement, Quality, TimeSource, Timestamp},
+    event::{
+        self, Event, IdSource, Marks, Measurement, Quality, TimeSource, Timestamp,
+        message::RULES_TAG,
+    },
     ingest::Ingest,
     store::NewEvent,
 };
@@ -44,6 +47,8 @@ pub(super) struct News<'a> {
     pub(super) at: Timestamp,
     pub(super) actor: &'a str,
     pub(super) key: Option<&'a str>,
+    /// The rules of which it came: they and others know by it what they may not follow.
+    pub(super) rules: Option<&'a str>,
     /// What changed, as one value of this name.
     pub(super) what: &'static str,
     pub(super) value: Value,
@@ -58,6 +63,7 @@ impl News<'_> {
             .bytes(self.id.as_bytes());
         let mut tags = vec![(ACTOR_TAG.into(), self.actor.into())];
         tags.extend(self.key.map(|key| (KEY_TAG.into(), key.into())));
+        tags.extend(self.rules.map(|chain| (RULES_TAG.into(), chain.into())));
         let value = serde_json::from_value(self.value).unwrap_or(event::Value::Null);
         announce.entry(&Event {
             key: parts.key(),

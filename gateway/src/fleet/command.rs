@@ -87,6 +87,9 @@ pub struct Command {
     pub qos: u8,
     /// Who placed it.
     pub actor: String,
+    /// The rules of which it came, if it did: what its events carry as a tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
     /// What tells it from others with the same key.
     pub digest: String,
     /// How far it is.
@@ -156,6 +159,9 @@ pub struct Order {
     pub qos: u8,
     /// Until when.
     pub deadline: Deadline,
+    /// The rules of which it comes; the same request all the same.
+    #[serde(skip)]
+    pub rules: Option<String>,
 }
 
 /// Until when a command is to be done.
@@ -228,6 +234,7 @@ impl Order {
             payload,
             qos,
             deadline,
+            rules: None,
         })
     }
 }

@@ -84,6 +84,7 @@ fn tell(
         at: now,
         actor,
         key: Some(&command.key),
+        rules: command.rules.as_deref(),
         what: "command",
         value,
     }

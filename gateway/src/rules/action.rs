@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Pattern, transform::Transform};
-use crate::event::template::Template;
+use super::{
+    Pattern,
+    transform::{TooLong, Transform},
+};
+use crate::event::{Event, template::Template};
 
 /// What a rule does beside sending what it takes to its destinations. All of it happens
 /// after the commit, in the order of the journal.
@@ -17,6 +20,8 @@ pub struct Actions {
     pub transform: Option<Arc<Transform>>,
     /// An alarm of the device.
     pub alarm: Option<Arc<Alarm>>,
+    /// A command to a device.
+    pub command: Option<Arc<Command>>,
     /// Not each event counts, but what many of a device come to.
     pub window: Option<Arc<Window>>,
 }
@@ -143,6 +148,67 @@ impl Severity {
     }
 }
 
+/// A command to a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// To whom; without it the event's own device.
+    pub device: Option<Addressee>,
+    /// What is to be done, in a word.
+    pub name: Option<Transform>,
+    /// The rest of it, as JSON; without it `null`.
+    pub payload: Option<Transform>,
+    /// At which QoS it is delivered.
+    pub qos: u8,
+    /// How long after its event was received it is to be done; without it as long as
+    /// commands have by default.
+    pub deadline: Option<Duration>,
+}
+
+/// How a device is told from an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addressee {
+    /// With `{site}`, `{device}` and `{type}`.
+    Template(Template),
+    /// With places for what stands in the event.
+    Transform(Transform),
+}
+
+impl Addressee {
+    /// Reads `valve-{device}`, or `<valve>` with a path of that name.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse<'t>(
+        paths: impl IntoIterator<Item = (&'t str, &'t str)>,
+        text: &str,
+    ) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("a device has a name; leave the key away for the event's own".to_owned());
+        }
+        let transform = Transform::text(paths, text).map_err(|error| error.to_string())?;
+        if !text.contains('{') {
+            return Ok(Self::Transform(transform));
+        }
+        if transform.has_places() {
+            return Err("has places of both kinds; write {device} or <name>".to_owned());
+        }
+        Ok(Self::Template(Template::parse(text)?))
+    }
+
+    /// The device for an event that a rule takes.
+    ///
+    /// # Errors
+    /// When its name would be far too long.
+    pub fn of(&self, rule: &str, event: &Event) -> Result<String, TooLong> {
+        match self {
+            Self::Template(template) => Ok(template.fill(&event.attributes(), |name, text| {
+                text.push_str(name);
+            })),
+            Self::Transform(transform) => transform.apply(rule, event),
+        }
+    }
+}
+
 /// A message to local subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
@@ -181,7 +247,10 @@ impl Actions {
 
     /// Whether there is anything to do.
     pub const fn any(&self) -> bool {
-        self.topic.is_some() || self.alarm.is_some() || self.window.is_some()
+        self.topic.is_some()
+            || self.alarm.is_some()
+            || self.command.is_some()
+            || self.window.is_some()
     }
 }
 

@@ -118,6 +118,30 @@ impl Transform {
         Self::of_template(&known, template)
     }
 
+    /// The same where text is wanted, whatever it looks like.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn text<'t>(
+        paths: impl IntoIterator<Item = (&'t str, &'t str)>,
+        template: &str,
+    ) -> Result<Self, Error> {
+        let mut read = Self::new(paths, template)?;
+        for part in &mut read.parts {
+            if let Part::Within(source) = part {
+                *part = Part::Whole(source.clone());
+            }
+        }
+        read.is_json = false;
+        Ok(read)
+    }
+
+    /// Whether anything of it is filled in.
+    pub fn has_places(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| !matches!(part, Part::Text(_)))
+    }
+
     fn of_template(known: &[(&str, Source)], template: &str) -> Result<Self, Error> {
         let mut parts = Vec::new();
         let mut text = String::new();

@@ -1,7 +1,9 @@
-//! What a rule does beside sending: `topic`, `[rule.transform]`, `[rule.alarm]`, `[rule.window]`.
+//! What a rule does beside sending: `topic`, `[rule.transform]`, `[rule.alarm]`,
+//! `[rule.command]`, `[rule.window]`.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use super::command;
 use crate::{
     config::{
         Seen, Stamp, read_text,
@@ -15,15 +17,20 @@ use crate::{
 };
 
 /// Keys of which one is enough for a rule without destinations.
-const ANY: [&str; 2] = ["topic", "alarm"];
+const ANY: [&str; 3] = ["topic", "alarm", "command"];
 
 /// Whether the rule says that it does something beside sending, right or wrong.
 pub(super) fn is_any(table: &Table<'_, '_, '_>) -> bool {
     ANY.iter().any(|key| table.span(key).is_some())
 }
 
-/// Reads it; files are relative to `dir`.
-pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path, files: &mut Seen) -> Actions {
+/// Reads it; files are relative to `dir`, and no command has more time than `deadline_max`.
+pub(super) fn read(
+    table: &Table<'_, '_, '_>,
+    dir: &Path,
+    files: &mut Seen,
+    deadline_max: Duration,
+) -> Actions {
     let retain = table.boolean("retain", false);
     let topic = table.parsed("topic", |text| Topic::parse(text, retain));
     if table.span("retain").is_some() && table.span("topic").is_none() {
@@ -40,6 +47,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path, files: &mut Seen) -> A
         topic,
         transform: transform.map(Arc::new),
         alarm: alarm(&table.table("alarm")).map(Arc::new),
+        command: command::read(&table.table("command"), deadline_max).map(Arc::new),
         window: window(table).map(Arc::new),
     }
 }
@@ -54,7 +62,7 @@ fn window(rule: &Table<'_, '_, '_>) -> Option<Window> {
     }
     if !is_any(rule) && rule.span("destinations").is_none() {
         let what =
-            "does nothing when it begins to hold; give the rule destinations, a topic or an alarm";
+            "does nothing when it begins to hold; give the rule destinations, a topic, an alarm or a command";
         rule.mistake(rule.span("window").as_ref(), "window", what);
     }
     let absent = table.span("absent");

@@ -40,6 +40,7 @@ fn news(
         at: now,
         actor: &asked.actor,
         key: asked.key.as_deref(),
+        rules: None,
         what: "record",
         value: device.show(),
     }

@@ -150,6 +150,7 @@ impl Edit for Place {
             payload: order.payload.clone(),
             qos: order.qos,
             actor: asked.actor.to_string(),
+            rules: order.rules.clone(),
             digest: self.digest.clone(),
             state: State::Queued,
             created_ms: now.as_millis(),

@@ -49,6 +49,7 @@ impl Edit for Presence {
                 at: now,
                 actor: super::progress::GATEWAY,
                 key: None,
+                rules: None,
                 what: "record",
                 value,
             };

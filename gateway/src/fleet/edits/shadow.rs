@@ -89,6 +89,7 @@ fn news(
         at: now,
         actor: &asked.actor,
         key: asked.key.as_deref(),
+        rules: None,
         what: "shadow",
         value: shadow.show(),
     }
