@@ -26,6 +26,7 @@ mod config;
 mod delivery;
 mod device;
 mod edits;
+mod lives;
 mod names;
 mod online;
 mod presence;
@@ -115,6 +116,8 @@ struct Inner {
     weighed: tokio::sync::Mutex<Option<Instant>>,
     /// Devices that may have queued commands.
     waiting: Mutex<BTreeSet<Arc<str>>>,
+    /// By which clients devices were born.
+    born: lives::Born,
     /// There is something to deliver, or another deadline.
     wake: Notify,
     /// Held for writing from when a command is handed to the broker until that is noted,
@@ -198,6 +201,7 @@ impl Fleet {
             open: AtomicU64::new(counts.open),
             over: AtomicU64::new(counts.over),
             waiting: Mutex::new(waiting),
+            born: lives::Born::default(),
             wake: Notify::new(),
             in_hand,
         }));

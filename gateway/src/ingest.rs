@@ -320,6 +320,11 @@ impl Ingest {
         }
     }
 
+    /// Whether the birth of a Sparkplug node is known that no death has ended.
+    pub fn is_born(&self, client_id: &str, node: &str) -> bool {
+        self.births.is_born(client_id, node)
+    }
+
     /// What the clocks of devices look like from here, those that are off the most first;
     /// at most `count`, and how many devices are known.
     pub fn clocks(&self, count: usize) -> (Vec<DeviceClock>, usize) {

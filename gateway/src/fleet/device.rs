@@ -31,6 +31,10 @@ pub struct Device {
     pub created_ms: i64,
     /// When it was changed last, in milliseconds since 1970.
     pub updated_ms: i64,
+    /// Whether it is there, where births and deaths of its Sparkplug node say so and not
+    /// its clients.
+    #[serde(skip)]
+    pub heard: Option<bool>,
 }
 
 /// What can be said of a device.
@@ -306,6 +310,7 @@ mod tests {
                 fields: draft.fields,
                 created_ms: 0,
                 updated_ms: 0,
+                heard: None,
             }
         };
         let name = |text: &str| Arc::<str>::from(text);

@@ -3,6 +3,7 @@
 pub(super) mod cancel;
 pub(super) mod device;
 pub(super) mod doubt;
+pub(super) mod life;
 pub(super) mod order;
 pub(super) mod presence;
 pub(super) mod press;

@@ -26,8 +26,12 @@ impl Online {
         online
     }
 
-    /// Whether a client is connected that is the device.
+    /// Whether a client is connected that is the device; of one behind a Sparkplug node,
+    /// whether it was born.
     pub fn is_online(&self, device: &Device) -> bool {
+        if let Some(heard) = device.heard {
+            return heard;
+        }
         let has_client = |id: &str, is: &dyn Fn(Option<&str>) -> bool| {
             let from = (Arc::from(id), None);
             let of = self.clients.range(from..);

@@ -6,6 +6,8 @@
 //! of the gateway all have that while to come back. What was told last is in the table, so
 //! a restart tells nothing twice. Every such while the table is compared with who is there,
 //! so nothing is left out for longer: what could not be noted is told then.
+//!
+//! Devices of which Sparkplug births tell (`lives`) go by these, and not by who is connected.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -104,11 +106,18 @@ impl Watch {
         let read = move |tables: &rusqlite::Connection| {
             let here = rows::devices_of(tables, &here)?;
             let left = rows::devices_of(tables, &left)?;
-            Ok((here, left, rows::online(tables)?))
+            let (online, born) = (rows::online(tables)?, rows::born(tables)?);
+            Ok((here, left, online, born))
         };
-        let Some((here, left, online)) = self.read(read).await else {
+        let Some((here, left, online, born)) = self.read(read).await else {
             return;
         };
+        let is_known =
+            |client: &Client| self.clients.contains(client) || self.gone.contains_key(client);
+        let lost = self.fleet.lost(&born, is_known);
+        if let Err(error) = self.fleet.lose(&lost).await {
+            tracing::warn!(%error, "could not note which devices are offline");
+        }
         self.tell(here.difference(&online).cloned().collect(), true)
             .await;
         let is_away = |id: &&String| !here.contains(*id) && !left.contains(*id);

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{
     Asked, Fleet, NotChanged, Order, Refusal,
     edits::{
+        life::Node,
         progress::{Heard, Reply},
         shadow::{Report, Taken},
     },
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     event::message::KEY_PROPERTY,
     ingest::Ingest,
+    normalise::protocol::Life,
     store::{self, NotEdited, Turn},
 };
 
@@ -159,8 +161,11 @@ impl Replies {
                 while let Some(other) = batch.next_if(|one| !self.is_ours(&one.topic)) {
                     run.push(other);
                 }
+                let lives = self.lives(&run);
                 let admitted = self.ingest.admit_in(publisher, run, turn.clone()).await;
-                verdicts.extend(admitted.await);
+                let mut settled = admitted.await;
+                self.note(publisher, lives, &mut settled).await;
+                verdicts.extend(settled);
             }
             // Nothing may be kept that came after what is not.
             if let Some(verdict @ (Verdict::Busy | Verdict::Lost)) = verdicts.last().cloned() {
@@ -169,6 +174,59 @@ impl Replies {
             }
         }
         verdicts
+    }
+
+    /// Births and deaths of Sparkplug nodes and devices among publishes, where there are
+    /// devices that they could be of.
+    fn lives(&self, run: &[Publish]) -> Vec<(usize, Life)> {
+        if !self.fleet.has_devices() {
+            return Vec::new();
+        }
+        // What was retained says what was once.
+        let lives = run.iter().enumerate().filter(|(_, publish)| !publish.retain);
+        lives
+            .filter_map(|(n, publish)| Some((n, Life::of(&publish.topic)?)))
+            .collect()
+    }
+
+    /// Notes births and deaths whose messages were kept, before those are acknowledged.
+    async fn note(
+        &self,
+        publisher: &Publisher,
+        lives: Vec<(usize, Life)>,
+        verdicts: &mut [Verdict],
+    ) {
+        let client_id = &publisher.client_id;
+        let counts = |(n, life): &(usize, Life)| {
+            let is_kept = matches!(
+                verdicts.get(*n),
+                Some(Verdict::Accepted | Verdict::Duplicate)
+            );
+            // The death of a session that was before the one that is known ends nothing.
+            let node = life.node.as_ref().filter(|_| !life.is_birth);
+            is_kept && !node.is_some_and(|node| self.ingest.is_born(client_id, node))
+        };
+        let (numbers, lives): (Vec<usize>, Vec<Life>) = lives.into_iter().filter(counts).unzip();
+        let Some(first) = numbers.first() else {
+            return;
+        };
+        let node = Node {
+            client_id: client_id.clone(),
+            user: publisher.identity.clone(),
+            is_elsewhere: publisher.origin.is_some(),
+        };
+        let verdict = match self.fleet.live(lives, &node).await {
+            Ok(()) => return,
+            Err(NotEdited::Full) => Verdict::Busy,
+            Err(NotEdited::Stopped) => Verdict::Lost,
+            // It will be no better the next time.
+            Err(error @ NotEdited::Failed) => {
+                tracing::error!(client.id = %client_id, %error, "could not note which devices are online");
+                return;
+            }
+        };
+        // They are known when they come again, and what they tell of is noted then.
+        verdicts[*first..].fill(verdict);
     }
 
     /// What becomes of it; `None` if it is of nothing that is known.
@@ -309,7 +367,8 @@ impl Admission for Replies {
         reason = "an admission resolves to a receipt"
     )]
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
-        if !batch.iter().any(|publish| self.is_ours(&publish.topic)) {
+        let is_ours = batch.iter().any(|publish| self.is_ours(&publish.topic));
+        if !is_ours && self.lives(&batch).is_empty() {
             return self.ingest.admit(publisher, batch);
         }
         Box::pin(async move {

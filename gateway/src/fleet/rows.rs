@@ -4,6 +4,7 @@
 //! none: it is passed, and said in the log; the journal's checks find it too. The columns
 //! beside the body repeat what is looked for.
 
+mod presence;
 mod shadows;
 mod sizes;
 
@@ -12,6 +13,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(super) use presence::{Presence, born, born_behind, online, set_heard, set_online};
 pub use shadows::shadow_of;
 pub(super) use shadows::{is_told, put_shadow, shadow_is_gone, told, untold};
 pub(super) use sizes::{bytes, press_commands, press_requests};
@@ -73,17 +75,23 @@ pub(super) fn counts(tables: &Connection) -> rusqlite::Result<Counts> {
     })
 }
 
+/// The device of a row. Columns: number, checksum, body, online.
+fn device_of(row: &Row<'_>) -> rusqlite::Result<Option<Device>> {
+    let presence = Presence::read(row, 3)?;
+    let heard = presence.is_heard().then(|| presence.is_online());
+    let read = read::<Device>(row, "devices")?;
+    Ok(read.map(|(_, device)| Device { heard, ..device }))
+}
+
 /// The device of that name.
 ///
 /// # Errors
 /// When the table cannot be read.
 pub fn device(tables: &Connection, id: &str) -> rusqlite::Result<Option<Device>> {
     let mut statement =
-        tables.prepare_cached("SELECT number, checksum, body FROM devices WHERE id = ?1")?;
-    let found = statement
-        .query_row([id], |row| read(row, "devices"))
-        .optional()?;
-    Ok(found.flatten().map(|(_, device)| device))
+        tables.prepare_cached("SELECT number, checksum, body, online FROM devices WHERE id = ?1")?;
+    let found = statement.query_row([id], device_of).optional()?;
+    Ok(found.flatten())
 }
 
 /// Devices by name, after `after`: at most `limit` of those that are `wanted`, and where
@@ -99,7 +107,7 @@ pub fn devices(
 ) -> rusqlite::Result<(Vec<Device>, Option<String>)> {
     const LOOKED_AT_MAX: usize = 10_000;
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body, id FROM devices WHERE id > ?1 ORDER BY id",
+        "SELECT number, checksum, body, online, id FROM devices WHERE id > ?1 ORDER BY id",
     )?;
     let mut rows = statement.query([after])?;
     let (mut found, mut looked_at, mut last) = (Vec::new(), 0, None);
@@ -108,8 +116,8 @@ pub fn devices(
             return Ok((found, last));
         }
         looked_at += 1;
-        last = row.get_ref(3)?.as_str().ok().map(str::to_owned).or(last);
-        if let Some((_, device)) = read::<Device>(row, "devices")?
+        last = row.get_ref(4)?.as_str().ok().map(str::to_owned).or(last);
+        if let Some(device) = device_of(row)?
             && wanted(&device)
         {
             found.push(device);
@@ -134,22 +142,6 @@ pub(super) fn put_device(tables: &Connection, device: &Device) -> rusqlite::Resu
             body
         ])?;
     Ok(())
-}
-
-/// Notes whether a device is online; whether that is new.
-pub(super) fn set_online(tables: &Connection, id: &str, online: bool) -> rusqlite::Result<bool> {
-    let changed = tables
-        .prepare_cached("UPDATE devices SET online = ?2 WHERE id = ?1 AND online <> ?2")?
-        .execute(params![id, online])?;
-    Ok(changed > 0)
-}
-
-/// The devices that were told to be online.
-pub(super) fn online(tables: &Connection) -> rusqlite::Result<BTreeSet<String>> {
-    tables
-        .prepare_cached("SELECT id FROM devices WHERE online = 1")?
-        .query_map([], text)?
-        .collect()
 }
 
 fn ids(statement: &mut rusqlite::Statement<'_>, name: &str) -> rusqlite::Result<Vec<String>> {

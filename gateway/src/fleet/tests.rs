@@ -3,6 +3,7 @@
 mod commands;
 mod devices;
 mod live;
+mod lives;
 mod model;
 mod shadows;
 

@@ -17,6 +17,8 @@ mod sparkplug;
 
 use std::sync::Arc;
 
+pub use sparkplug::life::Life;
+
 use super::{
     Mapping, Message, Node, Normaliser, Place, Reject,
     decode::{self, Format},

@@ -107,6 +107,7 @@ impl Edit for Create {
                 fields: draft.fields.clone(),
                 created_ms: now.as_millis(),
                 updated_ms: now.as_millis(),
+                heard: None,
             };
             rows::put_device(tables, &device)?;
             let kind = "penstock.device.created";

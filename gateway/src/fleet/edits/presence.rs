@@ -8,10 +8,11 @@ use super::cost_bytes;
 use crate::{
     event::Timestamp,
     fleet::{
+        Device,
         announce::{Announce, News},
         rows,
     },
-    store::{Edit, Edited},
+    store::{Edit, Edited, NewEvent},
 };
 
 /// Devices are online, or no longer.
@@ -20,6 +21,40 @@ pub(in crate::fleet) struct Presence {
     pub(in crate::fleet) ids: Vec<String>,
     pub(in crate::fleet) online: bool,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
+}
+
+/// What tells that a device is there, or not any more; `apart` tells it from what is told
+/// of it at the same moment.
+pub(super) fn news(
+    device: &Device,
+    online: bool,
+    now: Timestamp,
+    apart: &str,
+    announce: &dyn Announce,
+) -> NewEvent {
+    let (kind, word) = match online {
+        true => ("penstock.device.online", "online"),
+        false => ("penstock.device.offline", "offline"),
+    };
+    let mut value = device.show();
+    value["online"] = online.into();
+    let mut id = format!("{word}:{}", now.as_nanos());
+    if !apart.is_empty() {
+        id = format!("{id}:{apart}");
+    }
+    News {
+        kind,
+        device: &device.id,
+        site: device.fields.site.as_deref(),
+        id,
+        at: now,
+        actor: super::progress::GATEWAY,
+        key: None,
+        rules: None,
+        what: "record",
+        value,
+    }
+    .entry(announce)
 }
 
 impl Edit for Presence {
@@ -34,26 +69,8 @@ impl Edit for Presence {
             let Some(device) = rows::device(tables, id)? else {
                 continue;
             };
-            let (kind, word) = match self.online {
-                true => ("penstock.device.online", "online"),
-                false => ("penstock.device.offline", "offline"),
-            };
-            let mut value = device.show();
-            value["online"] = self.online.into();
-            let news = News {
-                kind,
-                device: &device.id,
-                site: device.fields.site.as_deref(),
-                // It is one or the other, and not twice at one moment.
-                id: format!("{word}:{}", now.as_nanos()),
-                at: now,
-                actor: super::progress::GATEWAY,
-                key: None,
-                rules: None,
-                what: "record",
-                value,
-            };
-            events.push(news.entry(&*self.announce));
+            // It is one or the other, and not twice at one moment.
+            events.push(news(&device, self.online, now, "", &*self.announce));
         }
         Ok(Edited {
             answer: (),

@@ -121,6 +121,7 @@ fn who_is_connected_is_online() {
             fields: draft.fields,
             created_ms: 0,
             updated_ms: 0,
+            heard: None,
         }
     };
     for (fields, expect) in [

@@ -295,6 +295,14 @@ impl Births {
         }
     }
 
+    /// Whether the birth of a node is known that no death has ended.
+    pub fn is_born(&self, client_id: &str, node: &str) -> bool {
+        let nodes = self.lock();
+        let client = nodes.clients.get(client_id);
+        let born = client.and_then(|client| client.nodes.get(node));
+        born.is_some_and(|born| born.own.is_some())
+    }
+
     /// What all of it takes, about.
     #[cfg(test)]
     pub(in crate::normalise) fn bytes(&self) -> usize {

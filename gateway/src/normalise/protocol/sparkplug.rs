@@ -10,6 +10,7 @@
 //! command `Node Control/Rebirth`): its numbers have a gap, or a message of it needs a
 //! birth that was not seen.
 
+pub(super) mod life;
 mod metric;
 mod value;
 
