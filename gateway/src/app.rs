@@ -186,6 +186,7 @@ impl App {
             events: events.handle(),
             read: read.handle(),
             actions: actions.handle(),
+            fleet: fleet.clone(),
             #[cfg(feature = "mqtt")]
             remotes: remotes
                 .iter()

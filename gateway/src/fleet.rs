@@ -23,6 +23,7 @@ mod announce;
 mod answer;
 mod command;
 mod config;
+mod counts;
 mod delivery;
 mod device;
 mod edits;
@@ -57,6 +58,7 @@ pub use announce::Announce;
 pub use answer::{Change, Refusal};
 pub use command::{Command, Deadline, Order, State};
 pub use config::{Config, Payload};
+pub use counts::Account;
 pub use delivery::Delivery;
 pub use device::{Changes, Device, Draft, Fields};
 pub use edits::device::Removed;
@@ -110,6 +112,8 @@ struct Inner {
     open: AtomicU64,
     /// Commands that are over.
     over: AtomicU64,
+    /// How many commands entered which state.
+    counts: Arc<counts::Counts>,
     /// What all tables take.
     room: Room,
     /// When that was counted last because somebody asked.
@@ -182,6 +186,13 @@ impl Fleet {
         let counts = rows::counts(listing.tables())?;
         let bytes = rows::bytes(listing.tables())?;
         let waiting = rows::devices_with_queued(listing.tables())?;
+        let oldest = rows::oldest_open(listing.tables())?;
+        let counted = Arc::<counts::Counts>::default();
+        counted.set_oldest(oldest);
+        let announce: Arc<dyn Announce> = Arc::new(counts::Counting {
+            announce,
+            counts: counted.clone(),
+        });
         let in_hand = Arc::<RwLock<()>>::default();
         let first = in_hand.clone().try_write_owned().ok();
         let fleet = Self(Arc::new(Inner {
@@ -200,6 +211,7 @@ impl Fleet {
             devices: AtomicU64::new(counts.devices),
             open: AtomicU64::new(counts.open),
             over: AtomicU64::new(counts.over),
+            counts: counted,
             waiting: Mutex::new(waiting),
             born: lives::Born::default(),
             wake: Notify::new(),
@@ -307,6 +319,7 @@ impl Fleet {
         let placed = self.edit(place).await?;
         if !placed.again {
             self.0.open.fetch_add(1, Relaxed);
+            self.0.counts.placed(placed.value.created_ms);
             self.0.room.added(cost);
         }
         // Whoever placed it first may not have waited for this.
@@ -461,10 +474,12 @@ impl Fleet {
     async fn look_again(&self) {
         let read = |tables: &rusqlite::Connection| {
             let counts = rows::counts(tables)?;
-            Ok((counts, rows::devices_with_queued(tables)?))
+            let oldest = rows::oldest_open(tables)?;
+            Ok((counts, oldest, rows::devices_with_queued(tables)?))
         };
         match self.read(read).await {
-            Ok((counts, waiting)) => {
+            Ok((counts, oldest, waiting)) => {
+                self.0.counts.set_oldest(oldest);
                 self.0.devices.store(counts.devices, Relaxed);
                 self.0.open.store(counts.open, Relaxed);
                 self.0.over.store(counts.over, Relaxed);

@@ -4,6 +4,7 @@
 //! anyway are written out, so the metrics balance exactly as the ledger does.
 
 mod broker;
+mod commands;
 mod journal;
 mod peers;
 mod read;
@@ -20,6 +21,7 @@ use prometheus_client::{
 
 use self::{
     broker::BROKER,
+    commands::COMMANDS,
     journal::JOURNAL,
     peers::{PER_DESTINATION, PER_REMOTE},
     read::READ,
@@ -132,6 +134,7 @@ fn plain() -> impl Iterator<Item = &'static Plain> {
         .chain(JOURNAL)
         .chain(READ)
         .chain(RULES)
+        .chain(COMMANDS)
         .chain(BROKER)
 }
 

@@ -14,6 +14,7 @@ use crate::{
     destinations::Roster,
     event::Timestamp,
     events,
+    fleet::Fleet,
     forward::{State, Waits},
     ingest::{self, Ingest},
     query,
@@ -42,6 +43,8 @@ pub struct Parts {
     pub read: query::Handle,
     /// What rules do beside sending.
     pub actions: actions::Handle,
+    /// Devices, and commands to them.
+    pub fleet: Fleet,
     /// Each remote broker, by name.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<(Arc<str>, crate::remote::Handle)>,
@@ -176,6 +179,7 @@ impl Observer {
                 .collect(),
             remotes: self.remotes(),
             rules: self.parts.actions.status(),
+            commands: self.parts.fleet.account(),
             events: self.parts.events.counts(),
             read: self.parts.read.status(),
             broker: self.parts.broker.metrics(),

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{actions, event::Timestamp, events, query, store};
+use crate::{actions, event::Timestamp, events, fleet, query, store};
 
 /// The whole account. Field names are the API.
 #[derive(Debug, Clone, Serialize)]
@@ -31,6 +31,8 @@ pub struct Status {
     pub destinations: Vec<Destination>,
     /// What rules do beside sending.
     pub rules: actions::Status,
+    /// Commands to devices.
+    pub commands: fleet::Account,
     /// Each remote broker whose messages come here.
     pub remotes: Vec<Remote>,
     /// The stream of events for local subscribers.

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 
+use super::State;
 use crate::{
     dedup::key::Parts,
     event::{
@@ -22,10 +23,13 @@ const ACTOR_TAG: &str = "actor";
 /// The tag with the Idempotency-Key of the request.
 const KEY_TAG: &str = "requestkey";
 
-/// Decides where an event of the gateway's own goes.
+/// Decides where an event of the gateway's own goes, and hears what is counted.
 pub trait Announce: Debug + Send + Sync + 'static {
     /// The event as it is to be kept.
     fn entry(&self, event: &Event) -> NewEvent;
+
+    /// So many commands entered a state, and that is on disk.
+    fn entered(&self, _state: State, _commands: u64) {}
 }
 
 impl Announce for Ingest {

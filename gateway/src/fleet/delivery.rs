@@ -154,8 +154,8 @@ impl Delivery {
                 announce: self.fleet.announce(),
             };
             match self.fleet.store().edit(settle).await {
-                Ok(0) => break,
-                Ok(count) => settled += count,
+                Ok(done) if done.commands == 0 => break,
+                Ok(done) => settled += done.commands,
                 // Once there is room.
                 Err(_) => break,
             }

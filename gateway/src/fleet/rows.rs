@@ -428,6 +428,18 @@ pub(super) fn next_due(tables: &Connection) -> rusqlite::Result<Option<i64>> {
     Ok(next)
 }
 
+/// When the oldest command was placed that is not over, in milliseconds since 1970.
+pub(super) fn oldest_open(tables: &Connection) -> rusqlite::Result<Option<i64>> {
+    // Numbers grow, and the index has them.
+    let mut statement = tables.prepare_cached(
+        "SELECT number, checksum, body FROM commands WHERE number =
+             (SELECT min(number) FROM commands INDEXED BY commands_by_due
+              WHERE phase IN (0, 1, 3))",
+    )?;
+    let oldest = statement.query_row([], commands_of).optional()?;
+    Ok(oldest.flatten().map(|command| command.created_ms))
+}
+
 /// The devices that have commands which wait to be sent.
 pub(super) fn devices_with_queued(tables: &Connection) -> rusqlite::Result<BTreeSet<Arc<str>>> {
     tables

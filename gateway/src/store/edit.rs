@@ -32,6 +32,9 @@ pub trait Edit: Debug + Send + Sync + 'static {
         false
     }
 
+    /// It is on disk; called once, on the writer's thread, also where whoever asked is gone.
+    fn kept(&self, _answer: &Self::Answer) {}
+
     /// The turn of the connection that it comes of, if its place among what that publishes
     /// matters: it is turned away where something of this turn was before.
     fn turn(&self) -> Option<&Turn> {
@@ -111,6 +114,7 @@ pub(super) trait AnyEdit: Debug + Send + Sync {
     fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<AnyAnswer>>;
     fn cost_bytes(&self) -> usize;
     fn is_spare(&self) -> bool;
+    fn kept(&self, answer: &AnyAnswer);
     fn turn(&self) -> Option<&Turn>;
 }
 
@@ -138,6 +142,12 @@ impl<E: Edit> AnyEdit for E {
 
     fn is_spare(&self) -> bool {
         Edit::is_spare(self)
+    }
+
+    fn kept(&self, answer: &AnyAnswer) {
+        if let Some(answer) = answer.downcast_ref() {
+            Edit::kept(self, answer);
+        }
     }
 
     fn turn(&self) -> Option<&Turn> {

@@ -415,6 +415,9 @@ impl Writer {
             moved
         });
         for (job, outcome) in batch.drain(..).zip(outcomes) {
+            if let (Work::Edit(edit), Outcome::Edited(answer)) = (&job.work, &outcome) {
+                edit.kept(answer);
+            }
             // Whoever no longer waits does not need to know.
             drop(job.reply.send(outcome));
         }

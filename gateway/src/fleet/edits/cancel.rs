@@ -67,6 +67,12 @@ impl Edit for Cancel {
         Ok(Edited::change(Ok(change), vec![event]))
     }
 
+    fn kept(&self, answer: &Self::Answer) {
+        if answer.as_ref().is_ok_and(|cancelled| !cancelled.again) {
+            self.announce.entered(State::Cancelled, 1);
+        }
+    }
+
     fn cost_bytes(&self) -> usize {
         cost_bytes(0)
     }

@@ -227,6 +227,9 @@ pub struct Removed {
     pub device: Device,
     /// Commands that ended with it.
     pub commands: u64,
+    /// Those of them that had not been sent.
+    #[serde(default)]
+    pub cancelled: u64,
 }
 
 impl Remove {
@@ -269,12 +272,14 @@ impl Edit for Remove {
             let mut events = Vec::new();
             let open = rows::open(tables, &self.id)?;
             let commands = open.len() as u64;
+            let mut cancelled = 0;
             for mut command in open {
                 let state = match command.state {
                     State::Queued if !rows::is_in_doubt(tables, &command)? => State::Cancelled,
                     // It may be on its way, and nobody will know.
                     _ => State::Expired,
                 };
+                cancelled += u64::from(state == State::Cancelled);
                 command.reason = Some("the device was removed".to_owned());
                 let actor = &asked.actor;
                 events.push(enter(
@@ -297,8 +302,25 @@ impl Edit for Remove {
                 asked,
                 &*self.announce,
             ));
-            Ok(Ok((Removed { device, commands }, events)))
+            let removed = Removed {
+                device,
+                commands,
+                cancelled,
+            };
+            Ok(Ok((removed, events)))
         })
+    }
+
+    fn kept(&self, answer: &Self::Answer) {
+        if let Ok(Change {
+            value,
+            again: false,
+        }) = answer
+        {
+            let expired = value.commands - value.cancelled;
+            self.announce.entered(State::Cancelled, value.cancelled);
+            self.announce.entered(State::Expired, expired);
+        }
     }
 
     fn cost_bytes(&self) -> usize {

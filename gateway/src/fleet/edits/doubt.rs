@@ -21,10 +21,18 @@ pub(in crate::fleet) struct Settle {
     pub(in crate::fleet) announce: Arc<dyn Announce>,
 }
 
-impl Edit for Settle {
-    type Answer = usize;
+/// What became of commands in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::fleet) struct Settled {
+    pub(in crate::fleet) commands: usize,
+    /// Those of them that failed.
+    pub(in crate::fleet) failed: usize,
+}
 
-    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<usize>> {
+impl Edit for Settle {
+    type Answer = Settled;
+
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<Settled>> {
         let (commands, damaged) = rows::in_doubt(tables, SLICE)?;
         let count = commands.len() + damaged.len();
         for number in damaged {
@@ -42,12 +50,20 @@ impl Edit for Settle {
             let (announce, state) = (&*self.announce, State::Failed);
             events.push(enter(tables, announce, now, &mut command, state, GATEWAY)?);
         }
+        let settled = Settled {
+            commands: count,
+            failed: events.len(),
+        };
         Ok(Edited {
-            answer: count,
+            answer: settled,
             events,
             changed: count > 0,
             are_copies: false,
         })
+    }
+
+    fn kept(&self, settled: &Settled) {
+        self.announce.entered(State::Failed, settled.failed as u64);
     }
 
     fn cost_bytes(&self) -> usize {

@@ -171,6 +171,12 @@ impl Edit for Place {
         Ok(Edited::change(Ok(change), vec![event]))
     }
 
+    fn kept(&self, answer: &Self::Answer) {
+        if answer.as_ref().is_ok_and(|placed| !placed.again) {
+            self.announce.entered(State::Queued, 1);
+        }
+    }
+
     fn cost_bytes(&self) -> usize {
         if self.is_question.is_some() {
             return 0;

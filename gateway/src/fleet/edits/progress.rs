@@ -25,9 +25,10 @@ pub(in crate::fleet) struct Sent {
 }
 
 impl Edit for Sent {
-    type Answer = ();
+    /// How many of them were not noted before.
+    type Answer = usize;
 
-    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<()>> {
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<usize>> {
         let mut events = Vec::new();
         for id in &self.ids {
             // One that is over was answered before this.
@@ -45,7 +46,11 @@ impl Edit for Sent {
                 )?);
             }
         }
-        Ok(Edited::change((), events))
+        Ok(Edited::change(events.len(), events))
+    }
+
+    fn kept(&self, answer: &usize) {
+        self.announce.entered(State::Sent, *answer as u64);
     }
 
     fn cost_bytes(&self) -> usize {
@@ -64,6 +69,16 @@ pub(in crate::fleet) struct Reply {
     pub(in crate::fleet) done: bool,
     pub(in crate::fleet) value: Value,
     pub(in crate::fleet) bytes: usize,
+}
+
+impl Reply {
+    /// How the command stands by it.
+    const fn state(&self) -> State {
+        match self.done {
+            true => State::Acknowledged,
+            false => State::Failed,
+        }
+    }
 }
 
 /// What became of a reply.
@@ -134,11 +149,7 @@ impl Edit for Replied {
                 // Faster than it was noted that the command was sent.
                 command.sent_ms.get_or_insert(now.as_millis());
                 command.reply = Some(reply.value.clone());
-                let state = if reply.done {
-                    State::Acknowledged
-                } else {
-                    State::Failed
-                };
+                let state = reply.state();
                 events.push(enter(tables, announce, now, &mut command, state, actor)?);
                 self.leave_out(tables, &mut command, reply.bytes)?;
             } else if command.state == State::Expired && command.reply.is_none() {
@@ -159,6 +170,14 @@ impl Edit for Replied {
             changed,
             are_copies: false,
         })
+    }
+
+    fn kept(&self, answer: &Vec<Heard>) {
+        for (reply, heard) in self.replies.iter().zip(answer) {
+            if *heard == (Heard::Noted { ended: true }) {
+                self.announce.entered(reply.state(), 1);
+            }
+        }
     }
 
     fn cost_bytes(&self) -> usize {
@@ -183,6 +202,8 @@ pub(in crate::fleet) struct Expire {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fleet) struct Expired {
     pub(in crate::fleet) commands: usize,
+    /// Those of them that are damaged, and were forgotten.
+    pub(in crate::fleet) damaged: usize,
     /// There is more.
     pub(in crate::fleet) is_more: bool,
 }
@@ -195,6 +216,7 @@ impl Edit for Expire {
             // Nobody knows what is due.
             return Ok(Edited::nothing(Expired {
                 commands: 0,
+                damaged: 0,
                 is_more: false,
             }));
         }
@@ -206,6 +228,7 @@ impl Edit for Expire {
         }
         let mut expired = Expired {
             commands: due.damaged.len(),
+            damaged: due.damaged.len(),
             is_more: due.is_more,
         };
         let mut events = Vec::with_capacity(due.commands.len());
@@ -234,6 +257,11 @@ impl Edit for Expire {
             are_copies: false,
             events,
         })
+    }
+
+    fn kept(&self, expired: &Expired) {
+        let ended = expired.commands - expired.damaged;
+        self.announce.entered(State::Expired, ended as u64);
     }
 
     fn cost_bytes(&self) -> usize {

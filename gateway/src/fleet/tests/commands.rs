@@ -372,8 +372,8 @@ async fn a_command_in_doubt_is_sent_where_it_may_come_twice_and_else_reported() 
     let settle = || Settle {
         announce: Arc::new(Keep),
     };
-    assert_eq!(desk.edit(settle()).await, 3);
-    assert_eq!(desk.edit(settle()).await, 0);
+    assert_eq!(desk.edit(settle()).await.commands, 3);
+    assert_eq!(desk.edit(settle()).await.commands, 0);
     let states: Vec<State> = ids
         .iter()
         .map(|id| desk.command("pump", id).state)
@@ -455,6 +455,6 @@ async fn a_command_in_doubt_is_not_over_holds_up_later_ones_and_ends_with_its_de
         [State::Expired, State::Cancelled]
     );
     let announce = Arc::new(Keep);
-    assert_eq!(desk.edit(Settle { announce }).await, 0);
+    assert_eq!(desk.edit(Settle { announce }).await.commands, 0);
     desk.end().await;
 }

@@ -273,3 +273,87 @@ async fn where_nothing_can_be_forgotten_the_tables_are_not_read_each_second() {
     assert_eq!(delivery.make_room().await, later);
     desk.end().await;
 }
+
+#[tokio::test]
+async fn commands_are_counted_by_state_once_they_are_on_disk() {
+    let mut desk = Desk::new();
+    desk.create(json!({ "id": "pump" }), None)
+        .await
+        .expect("it is added");
+    let (fleet, broker) = desk.beside_a_broker().await;
+    assert_eq!(fleet.account(), Account::default());
+    let place = |fleet: &Fleet, key: &'static str| {
+        let order = Order::read("pump", members(json!({ "deadline_secs": 60 })));
+        let (fleet, order) = (fleet.clone(), order.expect("an order"));
+        async move { fleet.order(order, asked(Some(key))).await }
+    };
+    let mut ids = Vec::new();
+    for key in ["a", "b", "c", "d"] {
+        let placed = place(&fleet, key).await.expect("it is placed");
+        ids.push(placed.value.id);
+        desk.pass(1_000);
+    }
+    // Nothing counts twice that comes twice, nor what is refused.
+    place(&fleet, "a").await.expect("it was placed");
+    fleet
+        .cancel("pump", &ids[3], asked(None))
+        .await
+        .expect("it was not sent");
+    let again = fleet.cancel("pump", &ids[3], asked(None)).await;
+    assert!(again.expect("it is cancelled").again);
+    for _ in 0..2 {
+        let sent = Sent {
+            ids: ids[..3].to_vec(),
+            announce: fleet.announce(),
+        };
+        desk.edit(sent).await;
+        let said = |id: &String, done| Reply {
+            device: "pump".to_owned(),
+            id: id.clone(),
+            client_id: "x".into(),
+            user: Some("pump".into()),
+            done,
+            value: Value::Null,
+            bytes: 4,
+        };
+        let replied = Replied {
+            replies: vec![said(&ids[0], true), said(&ids[1], false)],
+            is_full: false,
+            turn: None,
+            announce: fleet.announce(),
+        };
+        desk.edit(replied).await;
+    }
+    fleet.look_again().await;
+    let expect = Account {
+        open: 1,
+        oldest_age_secs: 2,
+        queued: 4,
+        sent: 3,
+        acknowledged: 1,
+        failed: 1,
+        expired: 0,
+        cancelled: 1,
+    };
+    assert_eq!(fleet.account(), expect);
+    drop((fleet, broker));
+    desk.crash().await;
+    // Counts are since the start; what is open is what there is.
+    let (fleet, _broker) = desk.beside_a_broker().await;
+    let expect = Account {
+        open: 1,
+        oldest_age_secs: 2,
+        ..Account::default()
+    };
+    assert_eq!(fleet.account(), expect);
+    desk.pass(60_000);
+    let announce = fleet.announce();
+    desk.edit(Expire { announce }).await;
+    fleet.look_again().await;
+    let expect = Account {
+        expired: 1,
+        ..Account::default()
+    };
+    assert_eq!(fleet.account(), expect);
+    desk.end().await;
+}
