@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "mqtt")]
 use crate::remote::{self as bridged, Remote};
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 use crate::upstream::Upstream;
 use crate::{
     actions::{self, Follower},
@@ -59,7 +59,7 @@ pub struct App {
     fleet: Fleet,
     delivery: fleet::Delivery,
     admission: Arc<Replies>,
-    #[cfg(feature = "nats")]
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     upstreams: Vec<Upstream>,
     #[cfg(feature = "mqtt")]
     remotes: Vec<(Arc<str>, Remote)>,
@@ -147,7 +147,7 @@ impl App {
             let journal: Arc<dyn Admission> = admission.clone();
             bridged::remotes(config.remotes, &gateway, dir, &local, &ingest, &journal)
         };
-        #[cfg(feature = "nats")]
+        #[cfg(any(feature = "kafka", feature = "nats"))]
         let upstreams: Vec<Upstream> = config
             .upstreams
             .into_iter()
@@ -211,7 +211,7 @@ impl App {
             fleet,
             delivery,
             admission,
-            #[cfg(feature = "nats")]
+            #[cfg(any(feature = "kafka", feature = "nats"))]
             upstreams,
             #[cfg(feature = "mqtt")]
             remotes,
@@ -336,7 +336,7 @@ impl App {
             self.delivery.run(stop).await;
             Ok(())
         });
-        #[cfg(feature = "nats")]
+        #[cfg(any(feature = "kafka", feature = "nats"))]
         for upstream in self.upstreams {
             let stop = shutdown.clone();
             // What is not acknowledged comes again.

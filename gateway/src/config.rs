@@ -43,7 +43,7 @@ mod to_opensearch;
 mod to_postgres;
 mod unit;
 mod units;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 mod upstream;
 mod words;
 
@@ -117,7 +117,7 @@ pub struct Config {
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<crate::remote::Config>,
     /// Streams from which commands come.
-    #[cfg(feature = "nats")]
+    #[cfg(any(feature = "kafka", feature = "nats"))]
     pub upstreams: Vec<crate::upstream::Config>,
     /// The log.
     pub log: telemetry::Config,
@@ -361,7 +361,7 @@ impl Config {
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));
-        #[cfg(feature = "nats")]
+        #[cfg(any(feature = "kafka", feature = "nats"))]
         let upstreams = upstream::read(root, dir, fleet.orders.is_some());
         let read = stages::read(root.table("read"));
         let log = stages::log(root.table("log"));
@@ -408,7 +408,7 @@ impl Config {
             read,
             #[cfg(feature = "mqtt")]
             remotes,
-            #[cfg(feature = "nats")]
+            #[cfg(any(feature = "kafka", feature = "nats"))]
             upstreams,
             log,
         }

@@ -62,5 +62,5 @@ pub mod telemetry;
     feature = "s3"
 ))]
 pub mod tls;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 pub mod upstream;

@@ -122,6 +122,28 @@ impl KafkaServer {
         dump(&self.jars, &self.address(), sandbox, topic, count)
     }
 
+    /// Puts records into a topic, in order: a header, the key, the value. Neither has a tab,
+    /// and a key that is `NULL` is none.
+    pub fn produce(&self, topic: &str, records: &[(&str, &str, &str)]) {
+        use std::{io::Write as _, process::Stdio};
+        let mut lines = String::new();
+        for (header, key, value) in records {
+            lines += &format!("{header}\t{key}\t{value}\n");
+        }
+        let mut command = java(&self.jars, "org.apache.kafka.tools.ConsoleProducer");
+        command.args(["--bootstrap-server", &self.address(), "--topic", topic]);
+        for property in ["parse.key=true", "parse.headers=true", "null.marker=NULL"] {
+            command.args(["--property", property]);
+        }
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut producer = piped.expect("java runs");
+        let mut input = producer.stdin.take().expect("it is piped");
+        input.write_all(lines.as_bytes()).expect("it reads");
+        drop(input);
+        let status = producer.wait().expect("it ends");
+        assert!(status.success(), "{command:?}: {status}");
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process.kill();

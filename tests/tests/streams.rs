@@ -376,3 +376,66 @@ fn a_stream_and_a_topic_that_are_not_there_need_a_person() {
     }
     gateway.finish();
 }
+
+#[test]
+fn commands_come_from_a_topic_of_kafka_each_once_over_a_kill() {
+    const LONG: Duration = Duration::from_secs(60);
+    let sandbox = Sandbox::new();
+    let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
+        return;
+    };
+    kafka.create_topic("orders", &[]);
+    let setup = Setup::new(&sandbox).to_file("events").with(&format!(
+        "[commands]\norders = \"orders/{{device}}\"\n\
+         [[upstream]]\nname = \"control\"\ntype = \"kafka\"\n\
+         brokers = [\"127.0.0.1:{}\"]\ntopic = \"orders\"",
+        kafka.port
+    ));
+    let api = setup.http;
+    let mut gateway = Gateway::start(&setup)
+        .expecting(&["a command was not accepted", "no commands come from there"]);
+    gateway.ask(&["device", "create", "pump"]);
+    let get = |path: &str| -> serde_json::Value {
+        let reply = penstock_tests::http::get(api, path).expect("an answer");
+        serde_json::from_str(&reply.body).expect("JSON")
+    };
+    let names = || -> Vec<String> {
+        let list = get("/api/v1/devices/pump/commands");
+        let items = list["items"].as_array().expect("a list").iter();
+        let name = |one: &serde_json::Value| one["name"].as_str().expect("a name").to_owned();
+        // The latest is the first.
+        items.map(name).rev().collect()
+    };
+    kafka.produce(
+        "orders",
+        &[
+            ("Idempotency-Key:one", "pump", r#"{"name":"one"}"#),
+            ("x:1", "pump", "no command"),
+            ("x:1", "nobody", r#"{"name":"lost"}"#),
+            ("x:1", "NULL", r#"{"name":"lost"}"#),
+            ("x:1", "pump", r#"{"name":"two"}"#),
+        ],
+    );
+    penstock_tests::wait::until(LONG, "two commands", || {
+        (names() == ["one", "two"]).then_some(())
+    });
+    gateway.kill();
+    kafka.produce(
+        "orders",
+        &[
+            ("Idempotency-Key:one", "pump", r#"{"name":"one"}"#),
+            ("x:1", "pump", r#"{"name":"two"}"#),
+            ("x:1", "pump", r#"{"key":"three","name":"three"}"#),
+        ],
+    );
+    gateway.start_again();
+    // The same once more without a key is another one.
+    let all = ["one", "two", "two", "three"];
+    penstock_tests::wait::until(LONG, "the others", || (names() == all).then_some(()));
+    penstock_tests::wait::until(LONG, "what is no command", || {
+        let quarantine = get("/api/v1/quarantine");
+        let items = quarantine["items"].as_array().expect("a list");
+        (items.len() == 3).then_some(())
+    });
+    gateway.finish();
+}

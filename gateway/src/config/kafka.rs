@@ -24,15 +24,7 @@ const COMPRESSIONS: [(&str, Compression); 4] = [
 
 /// Reads a destination. Notes are below `data_dir`, files relative to `dir`.
 pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Option<Kind> {
-    let brokers = table.texts("brokers");
-    if brokers.as_ref().is_none_or(Vec::is_empty) {
-        let what = "is missing or empty; for example brokers = [\"kafka.example:9092\"]";
-        table.mistake(table.span("brokers").as_ref(), "brokers", what);
-    }
-    let mut addresses = Vec::new();
-    for broker in brokers.into_iter().flatten() {
-        addresses.extend(table.parse("brokers", &broker, address));
-    }
+    let addresses = read_brokers(table);
     let topic = table.required("topic", "\"telemetry\"");
     let topic = topic.and_then(|text| table.parse("topic", &text, topic_name));
     let default = Config::new(Vec::new(), String::new());
@@ -79,7 +71,21 @@ fn read_transactions(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<Trans
     })
 }
 
-fn read_tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Tls> {
+/// Where brokers are that tell where the others are.
+pub(super) fn read_brokers(table: &Table<'_, '_, '_>) -> Vec<String> {
+    let brokers = table.texts("brokers");
+    if brokers.as_ref().is_none_or(Vec::is_empty) {
+        let what = "is missing or empty; for example brokers = [\"kafka.example:9092\"]";
+        table.mistake(table.span("brokers").as_ref(), "brokers", what);
+    }
+    let mut addresses = Vec::new();
+    for broker in brokers.into_iter().flatten() {
+        addresses.extend(table.parse("brokers", &broker, address));
+    }
+    addresses
+}
+
+pub(super) fn read_tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Tls> {
     let is_on = table.boolean("tls", false);
     let files = destination::read_tls(table, dir, is_on, "set tls = true");
     is_on.then_some(Tls {
@@ -88,7 +94,7 @@ fn read_tls(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Tls> {
     })
 }
 
-fn read_login(table: &Table<'_, '_, '_>) -> Option<Login> {
+pub(super) fn read_login(table: &Table<'_, '_, '_>) -> Option<Login> {
     let mechanism = table.word("sasl", &Mechanism::WORDS, Mechanism::ScramSha512);
     let (user, password) = (table.text("user"), table.text("password"));
     let given: Vec<_> = ["sasl", "user", "password"]
@@ -121,7 +127,7 @@ fn address(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn topic_name(text: &str) -> Result<String, &'static str> {
+pub(super) fn topic_name(text: &str) -> Result<String, &'static str> {
     const NAME_MAX: usize = 249;
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let is_name = (1..=NAME_MAX).contains(&text.len()) && text.chars().all(word);

@@ -20,7 +20,7 @@
 mod probing;
 mod record;
 mod rounds;
-mod security;
+pub(crate) mod security;
 mod session;
 mod transactional;
 mod verdict;

@@ -47,7 +47,7 @@ impl Mechanism {
 }
 
 /// The same in the client's words; nothing where there is neither.
-pub(super) fn of(tls: Option<&Tls>, login: Option<&Login>) -> Option<AuthConfig> {
+pub(crate) fn of(tls: Option<&Tls>, login: Option<&Login>) -> Option<AuthConfig> {
     let tls = tls.map(of_tls);
     let Some(login) = login else {
         return tls.map(AuthConfig::ssl);
