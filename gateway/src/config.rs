@@ -152,6 +152,7 @@ impl Config {
         };
         let text = read_text(path).map_err(|what| {
             let whole = Mistake {
+                file: None,
                 line: None,
                 key: String::new(),
                 what,
@@ -180,22 +181,28 @@ impl Config {
             file: Some(path.to_path_buf()),
             ..Mistakes::new(mistakes)
         };
-        let whole = |what| Mistake {
-            line: None,
+        let whole = |line, what| Mistake {
+            file: None,
+            line,
             key: String::new(),
             what,
         };
-        let text = read_text(path).map_err(|what| with_file(vec![whole(what)]))?;
+        let text = read_text(path).map_err(|what| with_file(vec![whole(None, what)]))?;
+        let text = match rule::files::is_json(path) {
+            true => json::rules(&text)
+                .map_err(|wrong| with_file(vec![whole(Some(wrong.line), wrong.what)]))?,
+            false => text,
+        };
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
         let env = |name: &str| std::env::var(name).ok();
         let reader = Reader::new(&text, &env, dir);
         let root = DeTable::parse(&text).map_err(|error| {
             let what = format!("not TOML: {}", error.message().trim());
-            with_file(vec![whole(what)])
+            with_file(vec![whole(None, what)])
         })?;
         let root = Table::root(&reader, root.get_ref());
         let read = rule::read(&root, dir, None, Duration::MAX);
-        if root.span("rule").is_none() {
+        if root.span("rule").is_none() && root.span("rule_files").is_none() {
             root.mistake(None, "rule", "is missing; for example [[rule]]");
         }
         match reader.finish().0 {
@@ -212,12 +219,13 @@ impl Config {
     pub fn rule_of_json(text: &str, destinations: &[Arc<str>]) -> Result<Rule, Vec<Mistake>> {
         let whole = |what: String| {
             vec![Mistake {
+                file: None,
                 line: None,
                 key: String::new(),
                 what,
             }]
         };
-        let text = json::rule(text).map_err(whole)?;
+        let text = json::rule(text).map_err(|wrong| whole(wrong.what))?;
         let reader = Reader::foreign(&text);
         let root = DeTable::parse(&text).map_err(|error| whole(error.message().to_owned()))?;
         let root = Table::root(&reader, root.get_ref());

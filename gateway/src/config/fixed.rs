@@ -9,8 +9,9 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use toml::{Table, Value};
 
 /// The tables and keys that no rule depends on. What is not known here counts.
-const OTHERS: [&str; 18] = [
+const OTHERS: [&str; 19] = [
     "rule",
+    "rule_files",
     "destination",
     "acl",
     "auth",

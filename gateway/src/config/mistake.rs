@@ -7,6 +7,8 @@ use super::Seen;
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
+    /// The file, where it is another one than that of the configuration.
+    pub file: Option<PathBuf>,
     /// Counted from 1; none where the whole file is meant.
     pub line: Option<usize>,
     /// The key with the tables around it; empty where the whole file is meant.
@@ -44,7 +46,7 @@ impl fmt::Display for Mistakes {
             if n > 0 {
                 f.write_str("\n")?;
             }
-            match &self.file {
+            match mistake.file.as_ref().or(self.file.as_ref()) {
                 Some(file) => write!(f, "{}", file.display())?,
                 None => f.write_str("configuration")?,
             }

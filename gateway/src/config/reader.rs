@@ -86,10 +86,30 @@ impl<'e> Reader<'e> {
             1 + before.filter(|byte| **byte == b'\n').count()
         });
         self.mistakes.borrow_mut().push(Mistake {
+            file: None,
             line,
             key: key.to_owned(),
             what,
         });
+    }
+
+    /// Notes a mistake in another file; `line` is counted from 1.
+    pub(super) fn mistake_in(&self, file: &Path, line: Option<usize>, key: String, what: String) {
+        self.mistakes.borrow_mut().push(Mistake {
+            file: Some(file.to_owned()),
+            line,
+            key,
+            what,
+        });
+    }
+
+    /// Of another text, which is filled in from the same environment, and from files
+    /// relative to `dir`.
+    pub(super) fn beside<'b>(&self, text: &'b str, dir: &'b Path) -> Reader<'b>
+    where
+        'e: 'b,
+    {
+        Reader::new(text, self.env, dir)
     }
 
     /// How many there are so far.
@@ -100,7 +120,11 @@ impl<'e> Reader<'e> {
     /// The mistakes by line, and the keys that are known.
     pub(super) fn finish(self) -> (Vec<Mistake>, BTreeSet<String>) {
         let mut mistakes = self.mistakes.into_inner();
-        mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
+        // Those of other files come behind, in the order in which these were read.
+        mistakes.sort_by_key(|mistake| match mistake.file {
+            Some(_) => (true, 0),
+            None => (false, mistake.line.unwrap_or(usize::MAX)),
+        });
         (mistakes, self.known.into_inner())
     }
 

@@ -2,6 +2,7 @@
 
 mod action;
 mod command;
+pub(super) mod files;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -53,56 +54,83 @@ pub(super) fn read(
     known: Option<&[Arc<str>]>,
     deadline_max: Duration,
 ) -> Read {
-    let mut read = Read::default();
-    let Some(tables) = root.tables("rule") else {
-        return read;
-    };
-    if tables.len() > RULES_MAX {
-        let what = format!("{} rules; there can be {RULES_MAX}", tables.len());
-        root.mistake(root.span("rule").as_ref(), "rule", what);
-        return read;
-    }
     // A destination with a mistake of its own is not known here, and was said already.
     let written = root.tables("destination").map(|tables| tables.len());
     let any = known.is_none();
     let known = known.unwrap_or_default();
-    let known = Known {
-        names: known.to_vec(),
-        complete: written.is_none_or(|written| written == known.len()),
-        any,
+    let mut reading = Reading {
+        known: Known {
+            names: known.to_vec(),
+            complete: written.is_none_or(|written| written == known.len()),
+            any,
+        },
+        deadline_max,
+        read: Read::default(),
+        names: HashMap::new(),
+        size: Size::default(),
     };
-    let mut names: HashMap<String, usize> = HashMap::new();
-    let mut size = Size::default();
-    for (n, table) in tables.iter().enumerate() {
+    let tables = root.tables("rule").unwrap_or_default();
+    if reading.all(&tables, dir, "") {
+        files::read(root, dir, &mut reading);
+    }
+    reading.read
+}
+
+/// What was read so far, and what it is read by.
+struct Reading {
+    known: Known,
+    deadline_max: Duration,
+    read: Read,
+    /// Where each name stands.
+    names: HashMap<String, String>,
+    size: Size,
+}
+
+impl Reading {
+    /// Reads the rules of one file, which `place` names; false where there is too much.
+    fn all(&mut self, tables: &[Table<'_, '_, '_>], dir: &Path, place: &str) -> bool {
+        for (n, table) in tables.iter().enumerate() {
+            if self.names.len() >= RULES_MAX {
+                table.mistake(None, "", format!("there can be {RULES_MAX} rules"));
+                return false;
+            }
+            if !self.one(table, dir, &format!("{place}rule[{}]", n + 1)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn one(&mut self, table: &Table<'_, '_, '_>, dir: &Path, place: &str) -> bool {
         let name = table.required("name", "\"hot\"");
         if let Some(name) = &name {
             table.parse("name", name, check_name);
-            if let Some(first) = names.insert(name.value.clone(), n) {
-                let what = format!("rule[{}] is named {:?} as well", first + 1, name.written);
+            if let Some(first) = self.names.insert(name.value.clone(), place.to_owned()) {
+                let what = format!("{first} is named {:?} as well", name.written);
                 table.mistake(Some(&name.span), "name", what);
             }
         }
-        let pattern = pattern(table, dir, &mut read.files, &mut size);
-        if let Some(what) = size.too_much() {
+        let pattern = pattern(table, dir, &mut self.read.files, &mut self.size);
+        if let Some(what) = self.size.too_much() {
             table.mistake(None, "pattern", what);
-            break;
+            return false;
         }
-        let actions = action::read(table, dir, &mut read.files, deadline_max);
+        let actions = action::read(table, dir, &mut self.read.files, self.deadline_max);
         if let Some(clears) = actions.clears() {
-            size.fields += clears.fields();
+            self.size.fields += clears.fields();
         }
-        let destinations = destinations(table, &known, action::is_any(table));
+        let destinations = destinations(table, &self.known, action::is_any(table));
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {
-            read.rules.push(Rule {
+            self.read.rules.push(Rule {
                 name: name.value.into(),
                 pattern,
                 destinations,
                 actions,
             });
         }
+        true
     }
-    read
 }
 
 /// What all patterns so far come to.
