@@ -59,6 +59,8 @@ pub use handle::{Handle, Status, alarm_of, alarms_of};
 pub use schema::FILE;
 pub use work::Said;
 
+use crate::aside;
+
 /// Why nothing can be done for now.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -92,10 +94,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the file is not what was written.
+    /// Whether the file is not what was written, or cannot be read any more.
     fn means_damage(&self) -> bool {
         match self {
-            Self::Sqlite(error) => crate::aside::means_damage(error),
+            Self::Sqlite(error) => aside::means_damage(error) || aside::is_unreadable(error),
             _ => false,
         }
     }

@@ -25,6 +25,24 @@ pub(crate) fn means_damage(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Whether the disk cannot read what is there, as where a sector is bad: it will be no better
+/// the next time.
+pub(crate) fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{
+        SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ,
+    };
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(
+        code,
+        Some(
+            SQLITE_IOERR_READ
+                | SQLITE_IOERR_SHORT_READ
+                | SQLITE_IOERR_DATA
+                | SQLITE_IOERR_CORRUPTFS
+        )
+    )
+}
+
 /// Where a database is built that will take the place of a damaged one; nothing is there.
 /// What a crash leaves of it is never taken for complete.
 ///
@@ -163,6 +181,15 @@ fn with(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sector_that_cannot_be_read_is_damage_and_a_full_disk_is_not() {
+        let error = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_READ)));
+        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_DATA)));
+        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_WRITE)));
+        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_FULL)));
+    }
 
     #[test]
     fn an_exchange_that_was_cut_short_is_ended_and_the_old_log_does_not_meet_the_new_file() {

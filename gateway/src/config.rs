@@ -364,8 +364,7 @@ impl Config {
             root.table("shadow"),
             journal.max_bytes,
         );
-        let rule::Read { rules, files } =
-            rule::read(root, dir, Some(&names), fleet.deadline_max);
+        let rule::Read { rules, files } = rule::read(root, dir, Some(&names), fleet.deadline_max);
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
         let events = stages::events(root.table("events"));

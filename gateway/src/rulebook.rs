@@ -9,6 +9,7 @@
 
 mod copy;
 mod kept;
+mod narrowing;
 mod rescue;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,8 @@ use rusqlite::Connection;
 
 pub use kept::{FILE, Version};
 pub use rescue::rescue;
+
+use narrowing::{narrowed, nothing_to, silenced};
 
 use crate::{
     config::{Config, rule::FIELDS_MAX},
@@ -143,11 +146,11 @@ fn read_all(
             Err(said) => {
                 let said = said.join("; ");
                 match narrowed(text, destinations) {
-                    Some(rule) => {
+                    Some(rule) if !narrowing::is_damaged(text, destinations) => {
                         let said = format!("it goes without what is gone: {said}");
                         (Some(rule), true, Some(said))
                     }
-                    None => (silenced(&name, text, destinations), false, Some(said)),
+                    _ => (silenced(&name, text, destinations), false, Some(said)),
                 }
             }
         };
@@ -171,38 +174,6 @@ fn read(text: &str, destinations: &[Arc<str>]) -> Result<Rule, Vec<String>> {
         mistakes.into_iter().map(word).collect()
     };
     Config::rule_of_json(text, destinations).map_err(said)
-}
-
-/// The rule without the destinations that are gone, if that is what is wrong with it.
-fn narrowed(text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
-    let mut rule: serde_json::Value = serde_json::from_str(text).ok()?;
-    let named = rule.get_mut("destinations")?.as_array_mut()?;
-    named.retain(|name| destinations.iter().any(|known| *name == **known));
-    if named.is_empty() {
-        rule.as_object_mut()?.remove("destinations");
-    }
-    read(&rule.to_string(), destinations).ok()
-}
-
-/// A rule that takes nothing, and names what one that cannot be read names: where it is
-/// not even JSON, everything.
-fn silenced(name: &str, text: &str, destinations: &[Arc<str>]) -> Option<Rule> {
-    let known: Vec<Arc<str>> = match serde_json::from_str::<serde_json::Value>(text) {
-        Err(_) => destinations.to_vec(),
-        Ok(rule) => {
-            let named = rule.get("destinations")?.as_array()?;
-            let known = destinations.iter();
-            let known = known.filter(|known| named.iter().any(|name| *name == ***known));
-            known.cloned().collect()
-        }
-    };
-    nothing_to(name, known)
-}
-
-/// A rule that takes nothing, and narrows these.
-fn nothing_to(name: &str, destinations: Vec<Arc<str>>) -> Option<Rule> {
-    let nothing = Pattern::parse(rescue::NOTHING).ok()?;
-    (!destinations.is_empty()).then(|| Rule::to(name, nothing, destinations))
 }
 
 /// Those that were put. One whose name the configuration has takes nothing, and what it

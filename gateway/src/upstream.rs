@@ -22,9 +22,7 @@ use penstock_broker::{Admission, Client, Local, Properties, Publish, QoS, Verdic
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    backoff::Backoff, event::message::KEY_PROPERTY, fleet::Topics, gateway_id::GatewayId,
-};
+use crate::{backoff::Backoff, event::message::KEY_PROPERTY, fleet::Topics, gateway_id::GatewayId};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);

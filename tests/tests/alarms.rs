@@ -193,3 +193,73 @@ fn subscribers_hear_of_it_and_an_operator_acknowledges_it() {
     drop((client, subscriber));
     gateway.finish();
 }
+
+#[test]
+fn a_rule_commands_a_device_once_for_each_event_however_often_the_gateway_is_killed() {
+    const EVENTS: usize = 40;
+    let sandbox = Sandbox::new();
+    let (_, mut rng) = seed::seeded();
+    let setup = Setup::new(&sandbox).to_file("events").with(
+        r#"
+[[rule]]
+name = "shut"
+pattern = '{"values": {"v": [{"numeric": [">", 80]}]}}'
+[rule.command]
+device = "valve-{device}"
+name = "close"
+payload = '{"at": <v>}'
+paths = { v = "$.values.v" }
+
+# What tells of its commands is taken too, and makes no others.
+[[rule]]
+name = "echo"
+pattern = '{"type": [{"prefix": "penstock.command."}]}'
+[rule.command]
+name = "again"
+"#,
+    );
+    let mut gateway = Gateway::start(&setup);
+    gateway.ask(&["device", "create", "valve-b7"]);
+    let mut client = Client::connect(setup.mqtt, Version::V5, "c");
+    for n in 0..EVENTS {
+        let payload = format!("{{\"id\":\"m{n}\",\"v\":{}}}", 60 + 20 * (n % 3));
+        let id = u16::try_from(n + 1).expect("few");
+        loop {
+            client
+                .publish("devices/b7/t", payload.as_bytes(), 1, id)
+                .expect("the gateway reads");
+            if client.ack(LONG).expect("the gateway answers").is_some() {
+                break;
+            }
+        }
+        if n % 10 == 9 {
+            wait::pass(Duration::from_micros(rng.random_range(0..3_000)));
+            gateway.kill();
+            gateway.start_again();
+            client = Client::connect(setup.mqtt, Version::V5, "c");
+        }
+    }
+    let path = "/api/v1/devices/valve-b7/commands?limit=1000";
+    let commands = || -> Vec<Value> {
+        let reply = http::get(setup.http, path).expect("it answers");
+        let mut list: Value = serde_json::from_str(&reply.body).expect("JSON");
+        serde_json::from_value(list["items"].take()).expect("a list")
+    };
+    // One for each event that it takes; one more for what tells of each of those.
+    let hot = (0..EVENTS).filter(|n| n % 3 == 2).count();
+    let all = wait::until(LONG, "every command", || {
+        let all = commands();
+        (all.len() >= 2 * hot).then_some(all)
+    });
+    assert_eq!(all.len(), 2 * hot);
+    let of = |actor: &str| all.iter().filter(|one| one["actor"] == actor).count();
+    assert_eq!((of("rule:shut"), of("rule:echo")), (hot, hot));
+    let shut = all.iter().find(|one| one["actor"] == "rule:shut");
+    assert_eq!(shut.expect("one")["payload"]["at"], 100);
+    gateway.wait_until_drained(LONG);
+    assert_eq!(rules(&gateway)["backlog"], 0);
+    assert_eq!(rules(&gateway)["failures"], 0);
+    assert_eq!(commands().len(), 2 * hot, "and none of its own");
+    drop(client);
+    gateway.finish();
+}

@@ -159,28 +159,33 @@ pub(super) fn find(connection: &Connection, id: u64) -> Result<Option<Failed>, E
     Ok(found)
 }
 
-/// Those after `after`, of one rule or of all, without their events: at most `count`.
+/// Bytes of names and reasons in one answer, about.
+const LISTED_BYTES_MAX: usize = 1 << 20;
+
+/// Those after `after`, of one rule or of all, without their events: at most `count`, and
+/// where the next of them begin, if there are more.
 pub(super) fn list(
     connection: &Connection,
     rule: Option<&str>,
     after: u64,
     count: usize,
-) -> Result<Vec<Failed>, Error> {
-    let rows = connection
-        .prepare_cached(
-            "SELECT id, rule, position, device, at, reason, x'' FROM failed
-             WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id LIMIT ?3",
-        )?
-        .query_map(
-            (
-                after.cast_signed(),
-                rule,
-                i64::try_from(count).unwrap_or(i64::MAX),
-            ),
-            of_row,
-        )?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(rows)
+) -> Result<(Vec<Failed>, Option<u64>), Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, rule, position, device, at, reason, x'' FROM failed
+         WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id",
+    )?;
+    let mut rows = statement.query((after.cast_signed(), rule))?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        if found.len() >= count || bytes >= LISTED_BYTES_MAX {
+            let last = found.last().map_or(after, |last: &Failed| last.id);
+            return Ok((found, Some(last)));
+        }
+        let failed = of_row(row)?;
+        bytes += failed.rule.len() + failed.device.len() + failed.reason.len();
+        found.push(failed);
+    }
+    Ok((found, None))
 }
 
 fn of_row(row: &Row<'_>) -> rusqlite::Result<Failed> {

@@ -359,12 +359,7 @@ impl Follower {
     }
 
     /// Dead letters that somebody has put back.
-    fn tried_again(
-        &self,
-        open: &mut Open,
-        runtime: &Runtime,
-        show: &Outside,
-    ) -> Result<(), Error> {
+    fn tried_again(&self, open: &mut Open, runtime: &Runtime, show: &Outside) -> Result<(), Error> {
         let status = self.store.status();
         let mut known = status.destinations.iter();
         let ours = known.find(|known| known.id == open.id);

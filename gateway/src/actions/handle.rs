@@ -121,7 +121,8 @@ impl Handle {
         }
     }
 
-    /// What rules could not do, after `after`, of one rule or of all: at most `count`.
+    /// What rules could not do, after `after`, of one rule or of all: at most `count`, and
+    /// where the next of them begin, if there are more.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -130,9 +131,12 @@ impl Handle {
         rule: Option<String>,
         after: u64,
         count: usize,
-    ) -> Result<Vec<Failed>, Error> {
-        self.read(move |connection| failed::list(connection, rule.as_deref(), after, count))
-            .await
+    ) -> Result<(Vec<Failed>, Option<u64>), Error> {
+        let listed = self.read(move |connection| {
+            let listed = failed::list(connection, rule.as_deref(), after, count)?;
+            Ok(vec![listed])
+        });
+        Ok(listed.await?.pop().unwrap_or_default())
     }
 
     /// One of them.

@@ -54,6 +54,18 @@ pub(super) fn salvage(damaged: &Path, fresh: &Path) -> Result<Salvaged, Error> {
     Ok(salvaged)
 }
 
+/// A fresh database where nothing can be read of the damaged one, which knows that something
+/// is missing: how much nobody can tell.
+pub(super) fn nothing(fresh: &Path) -> Result<Salvaged, Error> {
+    let to = schema::open_sound(fresh)?;
+    to.execute("UPDATE state SET lost = 1", [])?;
+    to.close().map_err(|(_, error)| error)?;
+    Ok(Salvaged {
+        lost: 1,
+        ..Salvaged::default()
+    })
+}
+
 /// By way of SQLite, which can pass over damaged pages; false where it cannot read how
 /// much there should be.
 fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bool, Error> {

@@ -37,7 +37,14 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
     aside::finish(dir, FILE)?;
     match open_sound(&path(dir)) {
         Err(error) if error.means_damage() => {
-            let salvaged = salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?)?;
+            let salvaged = match salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?) {
+                // Nothing more can be had of it, and it will be no better the next time.
+                Err(error) if error.means_damage() => {
+                    tracing::error!(%error, "nothing can be read of a damaged rules.db");
+                    salvage::nothing(&aside::fresh(dir, FILE)?)?
+                }
+                salvaged => salvaged?,
+            };
             let aside = aside::exchange(dir, FILE)?.unwrap_or_default();
             tracing::error!(
                 %error, path = %aside.display(), ?salvaged,

@@ -150,7 +150,9 @@ impl<S: Show + Place> Work<'_, S> {
             // What was done the first time is not done again.
             (Part::Alarm, _) => page.raise(rule, &event)?.map_err(|what| vec![(part, what)]),
             (Part::Message, _) => page.tell(rule, &event)?.map_err(|what| vec![(part, what)]),
-            (Part::Command, _) => page.command(rule, &event)?.map_err(|what| vec![(part, what)]),
+            (Part::Command, _) => page
+                .command(rule, &event)?
+                .map_err(|what| vec![(part, what)]),
             (Part::All, Some(turn)) => page.do_turned(rule, turn, &event)?,
             (Part::All, None) => {
                 let role = Role::Takes;

@@ -54,6 +54,10 @@ pub(super) fn read(
     known: Option<&[Arc<str>]>,
     deadline_max: Duration,
 ) -> Read {
+    let (tables, names) = (root.tables("rule"), root.texts("rule_files"));
+    if tables.is_none() && names.is_none() {
+        return Read::default();
+    }
     // A destination with a mistake of its own is not known here, and was said already.
     let written = root.tables("destination").map(|tables| tables.len());
     let any = known.is_none();
@@ -69,9 +73,8 @@ pub(super) fn read(
         names: HashMap::new(),
         size: Size::default(),
     };
-    let tables = root.tables("rule").unwrap_or_default();
-    if reading.all(&tables, dir, "") {
-        files::read(root, dir, &mut reading);
+    if reading.all(&tables.unwrap_or_default(), dir, "") {
+        files::read(root, &names.unwrap_or_default(), dir, &mut reading);
     }
     reading.read
 }

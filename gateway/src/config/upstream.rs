@@ -158,7 +158,10 @@ mod tests {
             Source::Nats(_)
         ));
         for (wrong, said) in [
-            ("name = \"a\"\ntype = \"kafka\"", "upstream[1].brokers: is missing or empty"),
+            (
+                "name = \"a\"\ntype = \"kafka\"",
+                "upstream[1].brokers: is missing or empty",
+            ),
             (
                 "name = \"a\"\ntype = \"kafka\"\nbrokers = [\"k\"]\ntopic = \"o\"",
                 ":6: upstream[1].brokers: \"k\": a broker is a host and a port",
@@ -171,7 +174,10 @@ mod tests {
                 "name = \"a\"\ntype = \"kafka\"\nbrokers = [\"k:1\"]\ntopic = \"o\"\ngroup = \"a b\"",
                 "upstream[1].group: \"a b\": the name of a consumer",
             ),
-            ("name = \"a\"\ntype = \"redis\"", "upstream[1].type: \"redis\": should be one of"),
+            (
+                "name = \"a\"\ntype = \"redis\"",
+                "upstream[1].type: \"redis\": should be one of",
+            ),
         ] {
             let mistakes = read(wrong).unwrap_err();
             assert!(mistakes.contains(said), "{wrong}: {mistakes}");

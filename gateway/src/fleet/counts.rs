@@ -63,11 +63,9 @@ impl Counts {
     /// One was placed: the oldest, if there was none.
     pub(super) fn placed(&self, ms: i64) {
         // Another one that was placed at the same moment is as old.
-        drop(
-            self.oldest_ms
-                .compare_exchange(0, ms, Relaxed, Relaxed)
-                .is_ok(),
-        );
+        self.oldest_ms
+            .compare_exchange(0, ms, Relaxed, Relaxed)
+            .unwrap_or_default();
     }
 
     pub(super) fn account(&self, open: u64, now: Timestamp) -> Account {

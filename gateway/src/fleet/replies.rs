@@ -183,7 +183,10 @@ impl Replies {
             return Vec::new();
         }
         // What was retained says what was once.
-        let lives = run.iter().enumerate().filter(|(_, publish)| !publish.retain);
+        let lives = run
+            .iter()
+            .enumerate()
+            .filter(|(_, publish)| !publish.retain);
         lives
             .filter_map(|(n, publish)| Some((n, Life::of(&publish.topic)?)))
             .collect()

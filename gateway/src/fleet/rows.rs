@@ -88,8 +88,8 @@ fn device_of(row: &Row<'_>) -> rusqlite::Result<Option<Device>> {
 /// # Errors
 /// When the table cannot be read.
 pub fn device(tables: &Connection, id: &str) -> rusqlite::Result<Option<Device>> {
-    let mut statement =
-        tables.prepare_cached("SELECT number, checksum, body, online FROM devices WHERE id = ?1")?;
+    let mut statement = tables
+        .prepare_cached("SELECT number, checksum, body, online FROM devices WHERE id = ?1")?;
     let found = statement.query_row([id], device_of).optional()?;
     Ok(found.flatten())
 }

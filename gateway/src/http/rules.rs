@@ -49,9 +49,8 @@ const fn default_limit() -> usize {
 )]
 pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
     let limit = page.limit.min(admin::PAGE_MAX);
-    let items = context.actions.failed(page.rule, page.after, limit).await?;
-    let next = items.last().filter(|_| items.len() == limit);
-    let next = next.map(|last| last.id);
+    let listed = context.actions.failed(page.rule, page.after, limit);
+    let (items, next) = listed.await?;
     let items: Vec<Value> = items.iter().map(line).collect();
     Ok(Json(json!({ "items": items, "next": next })))
 }

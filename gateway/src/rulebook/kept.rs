@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 
-use crate::{aside::means_damage, event::Timestamp};
+use crate::{
+    aside::{is_unreadable, means_damage},
+    event::Timestamp,
+};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rulebook.db";
@@ -125,23 +128,6 @@ pub(super) fn damage(dir: &Path) -> rusqlite::Result<Option<String>> {
     }
 }
 
-/// Whether the disk cannot read what is there, as where a sector is bad.
-fn is_unreadable(error: &rusqlite::Error) -> bool {
-    use rusqlite::ffi::{
-        SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ,
-    };
-    let code = error.sqlite_error().map(|error| error.extended_code);
-    matches!(
-        code,
-        Some(
-            SQLITE_IOERR_READ
-                | SQLITE_IOERR_SHORT_READ
-                | SQLITE_IOERR_DATA
-                | SQLITE_IOERR_CORRUPTFS
-        )
-    )
-}
-
 /// Fills an empty one, at once.
 pub(super) fn fill(
     connection: &mut Connection,
@@ -205,6 +191,10 @@ fn bytes(connection: &Connection) -> rusqlite::Result<i64> {
 /// Takes some versions away that are not in force; says how many. In the order in which
 /// they came, so that what says that a rule was taken away leaves after the rule.
 fn shorten(connection: &Connection) -> rusqlite::Result<usize> {
+    shorten_by(connection, LEAVING)
+}
+
+fn shorten_by(connection: &Connection, count: i64) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
             "WITH latest AS (
@@ -215,7 +205,7 @@ fn shorten(connection: &Connection) -> rusqlite::Result<usize> {
                  WHERE l.gone OR v.version < l.version
                  ORDER BY l.gone DESC, v.rowid LIMIT ?1)",
         )?
-        .execute([LEAVING])
+        .execute([count])
 }
 
 fn of_row(row: &Row<'_>) -> rusqlite::Result<Version> {
@@ -230,15 +220,6 @@ fn of_row(row: &Row<'_>) -> rusqlite::Result<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sector_that_cannot_be_read_is_damage_and_a_full_disk_is_not() {
-        let error = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
-        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_READ)));
-        assert!(is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_DATA)));
-        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_IOERR_WRITE)));
-        assert!(!is_unreadable(&error(rusqlite::ffi::SQLITE_FULL)));
-    }
 
     #[test]
     fn versions_have_a_bound_in_bytes_and_those_of_rules_that_are_gone_leave_first() {
@@ -269,5 +250,56 @@ mod tests {
         // What was taken away does not come back.
         assert_eq!(in_force, [("changed", 200), ("kept", 1)]);
         assert!(versions(&connection, "changed").unwrap().len() > 50);
+    }
+
+    #[test]
+    fn versions_leave_in_the_order_in_which_they_came_and_what_is_in_force_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = open(dir.path()).unwrap();
+        let mut add = |rule: &str, number, text: Option<&str>| {
+            let version = Version {
+                number,
+                // The clock says nothing of the order.
+                at: Timestamp::from_nanos(1_000 - number.cast_signed()),
+                actor: "ann".to_owned(),
+                text: text.map(str::to_owned),
+            };
+            add_within(&mut connection, rule, &version, i64::MAX).unwrap();
+        };
+        add("b", 1, Some("x"));
+        add("z", 1, Some("x"));
+        add("b", 2, Some("x"));
+        add("a", 1, Some("x"));
+        add("z", 2, None);
+        add("b", 3, Some("x"));
+        add("a", 2, Some("x"));
+        let left = |connection: &Connection| -> Vec<(String, i64)> {
+            let mut all = connection
+                .prepare("SELECT rule, version FROM versions ORDER BY rowid")
+                .unwrap();
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+            rows.unwrap().map(Result::unwrap).collect()
+        };
+        let before = left(&connection);
+        let mut order = Vec::new();
+        loop {
+            let known = left(&connection);
+            let gone = shorten_by(&connection, 1).unwrap();
+            if gone == 0 {
+                break;
+            }
+            let now = left(&connection);
+            order.extend(known.into_iter().filter(|one| !now.contains(one)));
+        }
+        let named = |all: &[(&str, i64)]| -> Vec<(String, i64)> {
+            all.iter()
+                .map(|(rule, n)| ((*rule).to_owned(), *n))
+                .collect()
+        };
+        assert_eq!(before.len(), 7);
+        // A rule that was taken away goes first, and that it was after the rule itself.
+        let expect = [("z", 1), ("z", 2), ("b", 1), ("b", 2), ("a", 1)];
+        assert_eq!(order, named(&expect));
+        assert_eq!(left(&connection), named(&[("b", 3), ("a", 2)]));
     }
 }

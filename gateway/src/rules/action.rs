@@ -166,7 +166,10 @@ pub struct Command {
 
 /// How a device is told from an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Addressee {
+pub struct Addressee(Named);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
     /// With `{site}`, `{device}` and `{type}`.
     Template(Template),
     /// With places for what stands in the event.
@@ -187,12 +190,12 @@ impl Addressee {
         }
         let transform = Transform::text(paths, text).map_err(|error| error.to_string())?;
         if !text.contains('{') {
-            return Ok(Self::Transform(transform));
+            return Ok(Self(Named::Transform(transform)));
         }
         if transform.has_places() {
             return Err("has places of both kinds; write {device} or <name>".to_owned());
         }
-        Ok(Self::Template(Template::parse(text)?))
+        Ok(Self(Named::Template(Template::parse(text)?)))
     }
 
     /// The device for an event that a rule takes.
@@ -200,11 +203,11 @@ impl Addressee {
     /// # Errors
     /// When its name would be far too long.
     pub fn of(&self, rule: &str, event: &Event) -> Result<String, TooLong> {
-        match self {
-            Self::Template(template) => Ok(template.fill(&event.attributes(), |name, text| {
+        match &self.0 {
+            Named::Template(template) => Ok(template.fill(&event.attributes(), |name, text| {
                 text.push_str(name);
             })),
-            Self::Transform(transform) => transform.apply(rule, event),
+            Named::Transform(transform) => transform.apply(rule, event),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! Promises: every row on a readable leaf page is shown, of the file and of its
 //! write-ahead log; a page costs the same whatever is on it; memory is bounded by twice
 //! the longest row that can be, whatever damage says. A row may be an old copy, or one that was removed: what it is, and
-//! whether it is whole, its checksum must say.
+//! whether it is whole, its checksum must say. What is left in the log of the time before it
+//! was begun anew, all of which the file had by then, is told from the rest ([`Cell::is_old`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,6 +39,8 @@ const COLUMNS_MAX: usize = 11;
 /// A row, as it lies there.
 #[derive(Debug)]
 pub(crate) struct Cell {
+    /// It is of the time before the log was begun anew: the file had it, or something newer.
+    pub(crate) is_old: bool,
     pub(crate) row: i64,
     pub(crate) columns: Vec<Value>,
 }
@@ -50,7 +53,6 @@ pub(crate) fn read<E>(
 ) -> Result<(), E> {
     let mut pages = Pages::open(database);
     let mut page = vec![0; PAGE];
-    // The newest first: the log.
     for at in pages.places() {
         if pages.read(at, &mut page).is_err() {
             continue;
@@ -67,7 +69,8 @@ pub(crate) fn read<E>(
         // Each has a pointer of two bytes, and four bytes at least.
         for cell in 0..cells.min(PAGE / 6) {
             let start = usize::from(number(&page, begin + 8 + 2 * cell));
-            if let Some(cell) = pages.cell(&page, start) {
+            if let Some(mut cell) = pages.cell(&page, start) {
+                cell.is_old = at.0 == Place::Rest;
                 each(cell)?;
             }
         }
@@ -82,6 +85,28 @@ type At = (Place, u64);
 enum Place {
     Database,
     Log,
+    /// What is left in the log of the time before it was begun anew.
+    Rest,
+}
+
+/// What pages of the log begin with since it was begun anew: random, as its header has it.
+struct Salts([[u8; 8]; 2]);
+
+impl Salts {
+    /// The first page has it too, should the header be damaged.
+    fn of(log: &File) -> Self {
+        let mut salts = [[0; 8]; 2];
+        for (salt, at) in salts.iter_mut().zip([16, LOG_HEADER + 8]) {
+            if let Err(error) = log.read_exact_at(salt, at) {
+                tracing::debug!(%error, "the beginning of a log cannot be read");
+            }
+        }
+        Self(salts)
+    }
+
+    fn has(&self, salt: &[u8]) -> bool {
+        self.0.iter().any(|one| one == salt)
+    }
 }
 
 #[derive(Debug)]
@@ -89,9 +114,11 @@ struct Pages {
     database: Option<File>,
     log: Option<File>,
     database_pages: u64,
-    log_pages: u64,
-    /// Where the newest copy of a page lies in the log.
+    /// Which pages of the log are of the time since it was begun anew.
+    log_pages: Vec<bool>,
+    /// Where the newest copy of a page lies in the log, and in what is left there.
     logged: HashMap<u32, u64>,
+    left: HashMap<u32, u64>,
     /// Pages that rows may still be continued on: damage can make chains of any length.
     further: u64,
 }
@@ -108,14 +135,21 @@ impl Pages {
         };
         let page = PAGE as u64;
         let database_pages = bytes(&database) / page;
-        let log_pages = bytes(&log).saturating_sub(LOG_HEADER) / (page + FRAME_HEADER);
-        let mut logged = HashMap::new();
+        let count = bytes(&log).saturating_sub(LOG_HEADER) / (page + FRAME_HEADER);
+        let (mut logged, mut left) = (HashMap::new(), HashMap::new());
+        let mut log_pages = Vec::new();
         if let Some(log) = &log {
-            let mut number = [0; 4];
-            for frame in 0..log_pages {
+            let salts = Salts::of(log);
+            let mut header = [0; FRAME_HEADER as usize];
+            for frame in 0..count {
                 let at = LOG_HEADER + frame * (page + FRAME_HEADER);
-                if log.read_exact_at(&mut number, at).is_ok() {
-                    logged.insert(u32::from_be_bytes(number), at + FRAME_HEADER);
+                let is_readable = log.read_exact_at(&mut header, at).is_ok();
+                let is_current = is_readable && salts.has(&header[8..16]);
+                log_pages.push(is_current);
+                if is_readable {
+                    let pages = if is_current { &mut logged } else { &mut left };
+                    let number = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
+                    pages.insert(number, at + FRAME_HEADER);
                 }
             }
         }
@@ -125,24 +159,34 @@ impl Pages {
             database_pages,
             log_pages,
             logged,
-            further: 4 * (database_pages + log_pages),
+            left,
+            further: 4 * (database_pages + count),
         }
     }
 
-    /// All pages, the newest copies first.
-    fn places(&self) -> impl Iterator<Item = At> + use<> {
+    /// All pages, the newest copies first: those of the log, then the file's.
+    fn places(&self) -> Vec<At> {
         let page = PAGE as u64;
-        let log = (0..self.log_pages).rev();
-        let log = log.map(move |n| LOG_HEADER + n * (page + FRAME_HEADER) + FRAME_HEADER);
-        let database = (0..self.database_pages).map(move |n| n * page);
-        log.map(|at| (Place::Log, at))
-            .chain(database.map(|at| (Place::Database, at)))
+        let frames = || {
+            let frames = self.log_pages.iter().enumerate().rev();
+            frames.map(move |(n, current)| {
+                let before = n as u64 * (page + FRAME_HEADER);
+                (*current, LOG_HEADER + before + FRAME_HEADER)
+            })
+        };
+        let log = frames().filter(|(current, _)| *current);
+        let left = frames().filter(|(current, _)| !current);
+        let database = (0..self.database_pages).map(|n| (Place::Database, n * page));
+        log.map(|(_, at)| (Place::Log, at))
+            .chain(database)
+            .chain(left.map(|(_, at)| (Place::Rest, at)))
+            .collect()
     }
 
     fn read(&self, (place, at): At, page: &mut [u8]) -> io::Result<()> {
         let file = match place {
             Place::Database => &self.database,
-            Place::Log => &self.log,
+            Place::Log | Place::Rest => &self.log,
         };
         let file = file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(page, at)
@@ -154,7 +198,10 @@ impl Pages {
             return Some((Place::Log, *at));
         }
         let index = u64::from(number).checked_sub(1)?;
-        (index < self.database_pages).then_some((Place::Database, index * PAGE as u64))
+        if index < self.database_pages {
+            return Some((Place::Database, index * PAGE as u64));
+        }
+        self.left.get(&number).map(|at| (Place::Rest, *at))
     }
 
     /// The row that begins at `start`, if there is one.
@@ -188,6 +235,7 @@ impl Pages {
         let mut body = payload.get(header..)?;
         let columns = types.iter().map(|t| value(*t, &mut body));
         Some(Cell {
+            is_old: false,
             row,
             columns: columns.collect::<Option<_>>()?,
         })
@@ -313,6 +361,51 @@ mod tests {
             "[a-zé]{0,40}".prop_map(Value::Text),
             proptest::collection::vec(any::<u8>(), 0..12_000).prop_map(Value::Blob),
         ]
+    }
+
+    #[test]
+    fn what_is_left_of_the_time_before_the_log_was_begun_anew_is_told_and_comes_last() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.db");
+        let database = Connection::open(&path).expect("a database");
+        database
+            .execute_batch(
+                "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL;
+                 PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (id INTEGER PRIMARY KEY, a)",
+            )
+            .expect("a table");
+        let insert = |id: i64, text: String| {
+            let sql = "INSERT OR REPLACE INTO t VALUES (?1, ?2)";
+            database.execute(sql, (id, text)).expect("a row");
+        };
+        for id in 0..50 {
+            insert(id, format!("{id} old {}", "x".repeat(3_000)));
+        }
+        database
+            .execute("DELETE FROM t WHERE id = 40", [])
+            .expect("done");
+        insert(7, format!("7 between {}", "x".repeat(20_000)));
+        // All of it is in the file, and the log begins anew over the same bytes.
+        database
+            .execute_batch("PRAGMA wal_checkpoint(RESTART)")
+            .expect("a checkpoint");
+        insert(7, format!("7 new {}", "y".repeat(20_000)));
+        let mut first = HashMap::new();
+        let mut old = HashSet::new();
+        read(&path, |cell| {
+            if let Some(Value::Text(text)) = cell.columns.get(1) {
+                let word = text.split(' ').nth(1).unwrap_or_default().to_owned();
+                first.entry(cell.row).or_insert((word, cell.is_old));
+                if cell.is_old {
+                    old.insert(cell.row);
+                }
+            }
+            Ok::<_, ()>(())
+        })
+        .expect("read");
+        assert_eq!(first[&7], ("new".to_owned(), false));
+        assert_eq!(first[&8], ("old".to_owned(), false));
+        assert!(old.contains(&40), "the log has what was removed before");
     }
 
     proptest! {

@@ -70,6 +70,10 @@ pub(super) fn recover(
     }
     carve::read(aside, |cell| {
         if let Some(other) = others::of(&cell) {
+            // The file had it before the log was begun anew, and says what became of it.
+            if cell.is_old {
+                return Ok(());
+            }
             let mut last = last.iter();
             let last = last
                 .find(|(of, _)| *of == other)

@@ -120,7 +120,10 @@ async fn connect(upstream: &Upstream, config: &Config) -> Result<Consumer, Fault
 
 /// `place` is its key, where nobody gave it one.
 fn publish(upstream: &Upstream, record: &ConsumerRecord, place: String) -> Publish {
-    let device = record.key.as_deref().and_then(|key| str::from_utf8(key).ok());
+    let device = record
+        .key
+        .as_deref()
+        .and_then(|key| str::from_utf8(key).ok());
     let device = device.filter(|device| !device.is_empty());
     let mut headers = record.headers.iter();
     let said = headers.find(|(name, _)| name.eq_ignore_ascii_case(KEY_HEADER));

@@ -103,7 +103,9 @@ pub(super) async fn take_all(
         let message = message?;
         let sequence = message.info()?.stream_sequence;
         let place = format!("{}:{made}:{sequence}", upstream.name);
-        upstream.settle(publish(upstream, config, &message, place)).await?;
+        upstream
+            .settle(publish(upstream, config, &message, place))
+            .await?;
         message.ack().await?;
         *taken += 1;
     }

@@ -149,7 +149,10 @@ fn what_was_done_is_not_done_again_when_the_rest_is_tried_again() {
         .unwrap();
     let made = bench.made().len();
     let mut connection = schema::open(bench.dir.path()).unwrap();
-    let id = super::super::failed::list(&connection, None, 0, 10).unwrap()[0].id;
+    let id = super::super::failed::list(&connection, None, 0, 10)
+        .unwrap()
+        .0[0]
+        .id;
     let work = bench.work();
     let tried = work.retry(&mut connection, &rules("short"), id).unwrap();
     assert_eq!(tried, Some(Ok(())));

@@ -90,7 +90,7 @@ fn what_cannot_be_placed_is_listed_and_has_all_its_time_when_it_is_tried_again()
     bench.act(&rules, &[reading(1, "a", 90.0)]).unwrap();
     assert_eq!(bench.shown().len(), 1);
     let mut connection = schema::open(bench.dir.path()).unwrap();
-    let failures = failed::list(&connection, None, 0, 10).unwrap();
+    let failures = failed::list(&connection, None, 0, 10).unwrap().0;
     assert_eq!(&*failures[0].reason, "there is no device \"a\"");
     bench.now = Timestamp::from_millis(bench.now.as_millis() + 3_600_000);
     let again = bench.work().retry(&mut connection, &rules, failures[0].id);
@@ -105,7 +105,7 @@ fn what_cannot_be_placed_is_listed_and_has_all_its_time_when_it_is_tried_again()
     );
     // The message was sent the first time.
     assert_eq!(bench.shown().len(), 1);
-    assert!(failed::list(&connection, None, 0, 10).unwrap().is_empty());
+    assert!(failed::list(&connection, None, 0, 10).unwrap().0.is_empty());
 }
 
 /// Sends everything to the one destination.
@@ -285,7 +285,7 @@ fn a_rule_that_acts_again_after_a_crash_makes_no_second_command_whatever_it_says
         (&placed[0].id, &1.into())
     );
     let connection = schema::open(bench.dir.path()).unwrap();
-    assert!(failed::list(&connection, None, 0, 10).unwrap().is_empty());
+    assert!(failed::list(&connection, None, 0, 10).unwrap().0.is_empty());
     // What tells of it says of which rules it came.
     let mut reader = plant.running.handle().reader().unwrap();
     let page = reader.all(Position(0), 100, 1 << 20).unwrap();
@@ -330,7 +330,7 @@ fn a_command_that_no_device_can_get_is_a_failure_with_its_reason() {
         let rules = ActingSet::new(&[rule]);
         work.page(&mut connection, &rules, &mut scratch, &[record], false)
             .unwrap();
-        let failures = failed::list(&connection, None, 0, 10).unwrap();
+        let failures = failed::list(&connection, None, 0, 10).unwrap().0;
         let reasons: Vec<String> = failures.into_iter().map(|one| one.reason).collect();
         reasons
     };

@@ -41,6 +41,22 @@ fn damage(dir: &Path, page: impl Fn(&[u8]) -> bool) {
     std::fs::write(path, bytes).unwrap();
 }
 
+#[test]
+fn a_file_of_which_nothing_can_be_read_is_set_aside_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let fresh = crate::aside::fresh(dir.path(), schema::FILE).unwrap();
+    let salvaged = salvage::nothing(&fresh).unwrap();
+    assert_eq!((salvaged.outbox, salvaged.lost), (0, 1));
+    let aside = crate::aside::exchange(dir.path(), schema::FILE).unwrap();
+    assert!(aside.is_some_and(|aside| aside.try_exists().unwrap()));
+    assert_eq!(after(dir.path()), (Vec::new(), 1));
+    // The disk says so when it is read.
+    let code = rusqlite::ffi::SQLITE_IOERR_READ;
+    let bad = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+    assert!(Error::from(bad).means_damage());
+}
+
 /// The devices of the events that are on their way, and how many are known to be lost.
 fn after(dir: &Path) -> (Vec<String>, u64) {
     let connection = schema::open(dir).unwrap();

@@ -95,7 +95,9 @@ fn what_a_rule_cannot_do_is_kept_and_tried_again_and_others_go_on() {
         .unwrap();
     assert_eq!(bench.shown(), [("b".to_owned(), "1.0".to_owned())]);
     let mut connection = super::super::schema::open(bench.dir.path()).unwrap();
-    let kept = super::super::failed::list(&connection, Some("a"), 0, 10).unwrap();
+    let kept = super::super::failed::list(&connection, Some("a"), 0, 10)
+        .unwrap()
+        .0;
     assert_eq!((kept.len(), kept[0].position), (1, Position(1)));
     assert!(kept[0].reason.contains("longer than 1 MiB"), "{kept:?}");
     let id = kept[0].id;

@@ -61,8 +61,7 @@ fn window(rule: &Table<'_, '_, '_>) -> Option<Window> {
         return None;
     }
     if !is_any(rule) && rule.span("destinations").is_none() {
-        let what =
-            "does nothing when it begins to hold; give the rule destinations, a topic, an alarm or a command";
+        let what = "does nothing when it begins to hold; give the rule destinations, a topic, an alarm or a command";
         rule.mistake(rule.span("window").as_ref(), "window", what);
     }
     let absent = table.span("absent");

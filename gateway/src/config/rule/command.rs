@@ -93,10 +93,22 @@ mod tests {
             assert_eq!(mistakes(fine), "", "{fine}");
         }
         for (wrong, said) in [
-            ("qos = 3", "line 7: rule[1].command.qos"),
-            ("deadline = \"3d\"", "line 7: rule[1].command.deadline: is longer than"),
-            ("payload = 'closed'", "rule[1].command.payload: is not JSON"),
-            ("device = \"<v>\"", "rule[1].command.device: <v> has no path"),
+            (
+                "qos = 3",
+                ":7: rule[1].command.qos: 3 is not between 0 and 2",
+            ),
+            (
+                "deadline = \"3d\"",
+                ":7: rule[1].command.deadline: is longer than",
+            ),
+            (
+                "payload = 'closed'",
+                "rule[1].command.payload: \"closed\": is not JSON once",
+            ),
+            (
+                "device = \"<v>\"",
+                "rule[1].command.device: \"<v>\": <v> has no path",
+            ),
             ("device = \"\"", "leave the key away for the event's own"),
             ("device = \"{valve}\"", "only {site}, {device} and {type}"),
             (

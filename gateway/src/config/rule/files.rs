@@ -20,11 +20,11 @@ const FILES_MAX: usize = 10_000;
 /// Files of one directory that are looked at for those.
 const ENTRIES_MAX: usize = 100_000;
 
-/// Reads all of them, in the order of their names. Names are relative to `dir`.
-pub(super) fn read(root: &Table<'_, '_, '_>, dir: &Path, reading: &mut Reading) {
+/// Reads all that `names` name, in the order of their names, which are relative to `dir`.
+pub(super) fn read(root: &Table<'_, '_, '_>, names: &[Text], dir: &Path, reading: &mut Reading) {
     let mut files: BTreeSet<PathBuf> = BTreeSet::new();
-    for text in root.texts("rule_files").into_iter().flatten() {
-        match named(&text, dir, reading) {
+    for text in names {
+        match named(text, dir, reading) {
             Ok(mut found) => files.append(&mut found),
             Err(what) => {
                 let what = format!("{:?}: {what}", text.written);
@@ -50,7 +50,10 @@ fn named(text: &Text, dir: &Path, reading: &mut Reading) -> Result<BTreeSet<Path
     let path = dir.join(&text.value);
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or("names no file")?;
-    if path.parent().is_some_and(|dir| dir.to_string_lossy().contains('*')) {
+    if path
+        .parent()
+        .is_some_and(|dir| dir.to_string_lossy().contains('*'))
+    {
         return Err("\"*\" is for the name of a file, and not for a directory".to_owned());
     }
     check_kind(name)?;
@@ -62,8 +65,15 @@ fn named(text: &Text, dir: &Path, reading: &mut Reading) -> Result<BTreeSet<Path
     }
     let dir = path.parent().unwrap_or(Path::new(""));
     // What comes and goes there changes the directory.
-    let listed = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    reading.read.files.insert(listed.to_owned(), Stamp::of(listed));
+    let listed = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    reading
+        .read
+        .files
+        .insert(listed.to_owned(), Stamp::of(listed));
     let cannot = |error: io::Error| format!("the directory cannot be read: {error}");
     let mut found = BTreeSet::new();
     for (n, entry) in listed.read_dir().map_err(cannot)?.enumerate() {
@@ -92,7 +102,8 @@ fn check_kind(name: &str) -> Result<(), String> {
 
 /// Whether a file has its rules in JSON.
 pub(in crate::config) fn is_json(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "json")
+    path.extension()
+        .is_some_and(|extension| extension == "json")
 }
 
 /// Reads one; false where there is too much already.
@@ -138,7 +149,8 @@ fn one(root: &Table<'_, '_, '_>, path: &Path, reading: &mut Reading) -> bool {
     }
     let (mistakes, _) = reader.finish();
     for mistake in mistakes {
-        root.reader.mistake_in(path, mistake.line, mistake.key, mistake.what);
+        root.reader
+            .mistake_in(path, mistake.line, mistake.key, mistake.what);
     }
     goes_on
 }
@@ -153,8 +165,10 @@ mod tests {
                         [[rule]]\nname = \"own\"\npattern = '{\"device\": [\"a\"]}'\ntopic = \"x\"\n";
 
     fn read(text: &str, dir: &Path) -> Result<Config, String> {
-        Config::from_text(text, dir, &|name| (name == "DEVICE").then(|| "b7".to_owned()))
-            .map_err(|mistakes| mistakes.to_string())
+        Config::from_text(text, dir, &|name| {
+            (name == "DEVICE").then(|| "b7".to_owned())
+        })
+        .map_err(|mistakes| mistakes.to_string())
     }
 
     #[test]
@@ -181,9 +195,16 @@ mod tests {
         let config = read(MAIN, dir.path()).unwrap();
         let names: Vec<_> = config.rules.iter().map(|rule| &*rule.name).collect();
         assert_eq!(names, ["own", "three", "one", "two"]);
-        let topics: Vec<_> = config.rules.iter().map(|rule| rule.actions.topic.clone()).collect();
+        let topics: Vec<_> = config
+            .rules
+            .iter()
+            .map(|rule| rule.actions.topic.clone())
+            .collect();
         let topic = |text| crate::rules::action::Topic::parse(text, false).ok();
-        assert_eq!(topics, [topic("x"), topic("b7"), topic("hot/\u{1f600}"), topic("x")]);
+        assert_eq!(
+            topics,
+            [topic("x"), topic("b7"), topic("hot/\u{1f600}"), topic("x")]
+        );
         // What is read is watched, and where more may come.
         let watched: Vec<_> = config.read_from.keys().cloned().collect();
         let expect = ["", "a.toml", "b.json", "p/three.txt"].map(|name| match name {
@@ -221,14 +242,18 @@ mod tests {
         check(
             "a.json",
             "[\n{\"name\": \"a\",\n\"pattern\": {\"device\": [\"a\"]},\n\"topik\": \"x\", \"topic\": \"y\"}]",
-            ":4: rule[1].topik: is not a key here; did you mean \"topic\"?",
+            ":4: rule[1].topik: is not a key; did you mean \"topic\"?",
         );
         check(
             "a.json",
             "{\"name\": \"a\", \"topic\": \"x\",\n \"pattern\": {\n  \"device\": 5}}",
-            ":2: rule[1].pattern: line 2, column 13: expected an array of terms, or an object",
+            ":2: rule[1].pattern: line 2, column 13: \"device\" should be an object or an array of values, not a number",
         );
-        check("a.json", "{\n\"name\": }", ":2: it is not JSON: expected value at line 2 column 9");
+        check(
+            "a.json",
+            "{\n\"name\": }",
+            ":2: it is not JSON: expected value at line 2 column 9",
+        );
         check(
             "a.json",
             "{\"name\": \"a\",\n \"topic\": null}",
@@ -242,12 +267,15 @@ mod tests {
         check(
             "a.toml",
             "[[rule]]\nname = \"a\"\npattern = '{\"device\": [\"a\"]}'\ntopic = \"x\"\n[store]\n",
-            ":5: store: is not a key here; only rule is",
+            ":5: store: is not a key; known here are rule",
         );
         let said = read("rule_files = [\"none.json\"]", dir.path()).unwrap_err();
         assert!(said.contains("none.json: cannot be read"), "{said}");
         for (names, part) in [
-            ("none/*.json", ":1: rule_files: \"none/*.json\": the directory cannot be read"),
+            (
+                "none/*.json",
+                ":1: rule_files: \"none/*.json\": the directory cannot be read",
+            ),
             ("*/a.json", "is for the name of a file"),
             ("**.json", "more than one"),
             ("a.yaml", "ends with .json or .toml"),
@@ -261,7 +289,10 @@ mod tests {
         let file = dir.path().join("rules/own.json");
         fs::write(&file, rule).unwrap();
         let said = read(MAIN, dir.path()).unwrap_err();
-        let expect = format!("{}:1: rule[1].name: rule[1] is named \"own\" as well", file.display());
+        let expect = format!(
+            "{}:1: rule[1].name: rule[1] is named \"own\" as well",
+            file.display()
+        );
         assert_eq!(said, expect);
     }
 }

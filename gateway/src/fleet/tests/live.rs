@@ -24,7 +24,7 @@ impl Admission for Nobody {
 }
 
 impl Desk {
-    async fn beside_a_broker(&self) -> (Fleet, Broker) {
+    pub(super) async fn beside_a_broker(&self) -> (Fleet, Broker) {
         let (fleet, _, broker) = self.with_delivery().await;
         (fleet, broker)
     }

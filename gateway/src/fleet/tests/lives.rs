@@ -99,7 +99,9 @@ impl Site {
 }
 
 fn told(of: &[(&str, bool)]) -> Vec<(String, bool)> {
-    let told = of.iter().map(|(device, online)| ((*device).into(), *online));
+    let told = of
+        .iter()
+        .map(|(device, online)| ((*device).into(), *online));
     told.collect()
 }
 
@@ -131,8 +133,12 @@ async fn devices_behind_a_node_are_there_from_their_birth_to_their_death() {
     assert_eq!(desk.presence(), all);
     assert!(desk.is_online(&site, "g/n/d") && !desk.is_online(&site, "g/n/x"));
     // Born again while alive is nothing new, and one device may die alone.
-    site.says(Some("edge"), None, &[("g/NBIRTH/n", 2), ("g/DDEATH/n/e", 2)])
-        .await;
+    site.says(
+        Some("edge"),
+        None,
+        &[("g/NBIRTH/n", 2), ("g/DDEATH/n/e", 2)],
+    )
+    .await;
     all.extend(told(&[("g/n/e", false)]));
     assert_eq!(desk.presence(), all);
     // The death of the session before comes late.

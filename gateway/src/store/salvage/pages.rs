@@ -104,6 +104,10 @@ impl Copy<'_> {
                 self.count_quarantined(number, bytes);
             }
         } else if let Some(other) = others::of(&cell).filter(|of| self.broken.contains(of)) {
+            // What was removed, or went on, since then would be back.
+            if cell.is_old {
+                return Ok(());
+            }
             let bytes = match cell.columns.last() {
                 Some(Blob(body)) => body.len(),
                 _ => 0,
