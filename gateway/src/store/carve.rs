@@ -140,7 +140,8 @@ impl Pages {
         let mut log_pages = Vec::new();
         if let Some(log) = &log {
             let salts = Salts::of(log);
-            let mut header = [0; FRAME_HEADER as usize];
+            // As far as it is looked at.
+            let mut header = [0; 16];
             for frame in 0..count {
                 let at = LOG_HEADER + frame * (page + FRAME_HEADER);
                 let is_readable = log.read_exact_at(&mut header, at).is_ok();

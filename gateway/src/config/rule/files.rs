@@ -63,7 +63,7 @@ fn named(text: &Text, dir: &Path, reading: &mut Reading) -> Result<BTreeSet<Path
     if after.contains('*') {
         return Err("has more than one \"*\"".to_owned());
     }
-    let dir = path.parent().unwrap_or(Path::new(""));
+    let dir = path.parent().unwrap_or_else(|| Path::new(""));
     // What comes and goes there changes the directory.
     let listed = if dir.as_os_str().is_empty() {
         Path::new(".")
@@ -125,7 +125,7 @@ fn one(root: &Table<'_, '_, '_>, path: &Path, reading: &mut Reading) -> bool {
             return true;
         }
     };
-    let dir = path.parent().unwrap_or(Path::new(""));
+    let dir = path.parent().unwrap_or_else(|| Path::new(""));
     let reader = match is_json {
         true => Reader::foreign(&text),
         false => root.reader.beside(&text, dir),
