@@ -146,11 +146,11 @@ fn read_all(
             Err(said) => {
                 let said = said.join("; ");
                 match narrowed(text, destinations) {
-                    Some(rule) if !narrowing::is_damaged(text, destinations) => {
+                    Some(rule) => {
                         let said = format!("it goes without what is gone: {said}");
                         (Some(rule), true, Some(said))
                     }
-                    _ => (silenced(&name, text, destinations), false, Some(said)),
+                    None => (silenced(&name, text, destinations), false, Some(said)),
                 }
             }
         };

@@ -177,7 +177,7 @@ pub(super) fn list(
     let mut rows = statement.query((after.cast_signed(), rule))?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        if found.len() >= count || bytes >= LISTED_BYTES_MAX {
+        if found.len() >= count.max(1) || bytes >= LISTED_BYTES_MAX {
             let last = found.last().map_or(after, |last: &Failed| last.id);
             return Ok((found, Some(last)));
         }

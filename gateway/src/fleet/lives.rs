@@ -6,11 +6,18 @@
 //! time it connects: one that went without a death, or did not come back after a restart,
 //! is dead when it has been away for as long as a client may be. Of a node at another broker
 //! nothing but a death says so.
+//!
+//! What was heard since the start is in memory too, before the table says so. Connections
+//! have no order among each other, so the death of an earlier one may be written down after
+//! the birth of a later: where the two differ the table is put right with the next look.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{
     Fleet,
@@ -20,13 +27,19 @@ use crate::{normalise::protocol::Life, store::NotEdited};
 
 type Client = (Arc<str>, Option<Arc<str>>);
 
-/// By which clients devices of the registry were born since the start: as many as there may
-/// be devices.
+/// By which clients of this broker devices of the registry were born since the start, and
+/// are alive: as many as there may be devices.
 #[derive(Debug, Default)]
-pub(super) struct Born(Mutex<HashMap<String, Client>>);
+pub(super) struct Born(Mutex<HashMap<String, Alive>>);
+
+#[derive(Debug, Clone)]
+struct Alive {
+    client: Client,
+    since: Instant,
+}
 
 impl Born {
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, Client>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, Alive>) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -57,27 +70,45 @@ impl Fleet {
         if lives.is_empty() {
             return Ok(());
         }
+        let names: Vec<String> = lives.iter().map(|life| life.device.clone()).collect();
+        let alive = Alive {
+            client: (node.client_id.clone(), node.user.clone()),
+            since: Instant::now(),
+        };
+        self.0.born.change(|born| {
+            for life in &lives {
+                match life.is_birth && !node.is_elsewhere {
+                    true => born.insert(life.device.clone(), alive.clone()),
+                    false => born.remove(&life.device),
+                };
+            }
+        });
         let edit = Lives {
             lives,
             node: node.clone(),
             token: rand::random(),
             announce: self.announce(),
         };
-        let noted = self.0.store.edit(edit).await?;
-        let client = (node.client_id.clone(), node.user.clone());
+        let noted = self.0.store.edit(edit).await;
+        // Only devices of the registry are remembered.
         self.0.born.change(|born| {
-            for (device, is_birth) in noted {
-                match is_birth && !node.is_elsewhere {
-                    true => born.insert(device, client.clone()),
-                    false => born.remove(&device),
-                };
+            let noted = noted.as_deref().unwrap_or_default();
+            for name in &names {
+                let is_ours = |one: &Alive| one.since == alive.since;
+                if !noted.contains(name) && born.get(name).is_some_and(is_ours) {
+                    born.remove(name);
+                }
             }
         });
-        Ok(())
+        noted.map(drop)
     }
 
     /// A node died.
     async fn die(&self, device: String, node: &Node) -> Result<(), NotEdited> {
+        let behind = format!("{device}/");
+        self.0.born.change(|born| {
+            born.retain(|known, _| *known != device && !known.starts_with(&behind));
+        });
         let mut after = String::new();
         loop {
             let death = Death {
@@ -87,42 +118,54 @@ impl Fleet {
                 token: rand::random(),
                 announce: self.announce(),
             };
-            let dead = self.0.store.edit(death).await?;
-            self.0.born.change(|born| {
-                for device in &dead.devices {
-                    born.remove(device);
-                }
-            });
-            match dead.next {
+            match self.0.store.edit(death).await? {
                 Some(next) => after = next,
                 None => return Ok(()),
             }
         }
     }
 
-    /// Of the devices that were born here, those whose client is none of `known`.
-    pub(super) fn lost(
+    /// Puts right what the table says of devices that were born here, `in_table` by name:
+    /// dead are those whose client is none of `known` and that were not born in the last
+    /// `patience`; the others that were heard of since the start are alive.
+    pub(super) async fn reconcile_lives(
         &self,
-        here: &BTreeSet<String>,
+        in_table: &BTreeSet<String>,
         known: impl Fn(&Client) -> bool,
-    ) -> Vec<String> {
-        self.0.born.change(|born| {
-            // What is not in the registry any more is not asked for again.
-            born.retain(|device, _| here.contains(device));
-            let is_lost = |device: &&String| !born.get(*device).is_some_and(&known);
-            here.iter().filter(is_lost).cloned().collect()
-        })
-    }
-
-    /// Notes that devices are gone without a word of their node.
-    pub(super) async fn lose(&self, devices: &[String]) -> Result<(), NotEdited> {
-        for ids in devices.chunks(SLICE) {
+        patience: Duration,
+    ) -> Result<(), NotEdited> {
+        let (lost, missing) = self.0.born.change(|born| {
+            born.retain(|_, alive| alive.since.elapsed() < patience || known(&alive.client));
+            let lost = in_table.iter().filter(|device| !born.contains_key(*device));
+            let lost: Vec<String> = lost.cloned().collect();
+            let mut missing: BTreeMap<Client, Vec<Life>> = BTreeMap::new();
+            for (device, alive) in born.iter().filter(|(name, _)| !in_table.contains(*name)) {
+                let lives = missing.entry(alive.client.clone()).or_default();
+                lives.push(Life {
+                    device: device.clone(),
+                    node: None,
+                    is_birth: true,
+                });
+            }
+            (lost, missing)
+        });
+        for ids in lost.chunks(SLICE) {
             let lost = Lost {
                 ids: ids.to_vec(),
                 token: rand::random(),
                 announce: self.announce(),
             };
             self.0.store.edit(lost).await?;
+        }
+        for ((client_id, user), lives) in missing {
+            let node = Node {
+                client_id,
+                user,
+                is_elsewhere: false,
+            };
+            for some in lives.chunks(SLICE) {
+                self.note_lives(some.to_vec(), &node).await?;
+            }
         }
         Ok(())
     }

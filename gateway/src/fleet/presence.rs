@@ -114,9 +114,9 @@ impl Watch {
         };
         let is_known =
             |client: &Client| self.clients.contains(client) || self.gone.contains_key(client);
-        let lost = self.fleet.lost(&born, is_known);
-        if let Err(error) = self.fleet.lose(&lost).await {
-            tracing::warn!(%error, "could not note which devices are offline");
+        let lives = self.fleet.reconcile_lives(&born, is_known, AWAY_MAX);
+        if let Err(error) = lives.await {
+            tracing::warn!(%error, "could not note which devices are online");
         }
         self.tell(here.difference(&online).cloned().collect(), true)
             .await;

@@ -157,8 +157,12 @@ impl Replies {
                     }
                 }
             } else {
+                // What comes after a birth is taken after that is noted, and what came before
+                // is not taken again should there be no room for it.
+                let mut is_life = Life::of(&first.topic).is_some();
                 let mut run = vec![first];
-                while let Some(other) = batch.next_if(|one| !self.is_ours(&one.topic)) {
+                while !is_life && let Some(other) = batch.next_if(|one| !self.is_ours(&one.topic)) {
+                    is_life = Life::of(&other.topic).is_some();
                     run.push(other);
                 }
                 let lives = self.lives(&run);

@@ -89,24 +89,18 @@ enum Place {
     Rest,
 }
 
-/// What pages of the log begin with since it was begun anew: random, as its header has it.
-struct Salts([[u8; 8]; 2]);
-
-impl Salts {
-    /// The first page has it too, should the header be damaged.
-    fn of(log: &File) -> Self {
-        let mut salts = [[0; 8]; 2];
-        for (salt, at) in salts.iter_mut().zip([16, LOG_HEADER + 8]) {
-            if let Err(error) = log.read_exact_at(salt, at) {
-                tracing::debug!(%error, "the beginning of a log cannot be read");
-            }
-        }
-        Self(salts)
-    }
-
-    fn has(&self, salt: &[u8]) -> bool {
-        self.0.iter().any(|one| one == salt)
-    }
+/// What pages of the log begin with since it was begun anew, as its header has it; none where
+/// that cannot be said for certain. Then nothing in it counts as old.
+fn salt(log: &File) -> Option<[u8; 8]> {
+    const MAGIC: u32 = 0x377f_0682;
+    let mut header = [0; 24];
+    log.read_exact_at(&mut header, 0).ok()?;
+    let magic = u32::from_be_bytes(header[..4].try_into().ok()?);
+    let salt: [u8; 8] = header[16..24].try_into().ok()?;
+    let mut first = [0; 8];
+    log.read_exact_at(&mut first, LOG_HEADER + 8).ok()?;
+    // The first page is of this time, or the header is damaged.
+    (magic & !1 == MAGIC && first == salt).then_some(salt)
 }
 
 #[derive(Debug)]
@@ -139,13 +133,13 @@ impl Pages {
         let (mut logged, mut left) = (HashMap::new(), HashMap::new());
         let mut log_pages = Vec::new();
         if let Some(log) = &log {
-            let salts = Salts::of(log);
+            let salt = salt(log);
             // As far as it is looked at.
             let mut header = [0; 16];
             for frame in 0..count {
                 let at = LOG_HEADER + frame * (page + FRAME_HEADER);
                 let is_readable = log.read_exact_at(&mut header, at).is_ok();
-                let is_current = is_readable && salts.has(&header[8..16]);
+                let is_current = salt.is_none_or(|salt| is_readable && header[8..16] == salt);
                 log_pages.push(is_current);
                 if is_readable {
                     let pages = if is_current { &mut logged } else { &mut left };
@@ -407,6 +401,24 @@ mod tests {
         assert_eq!(first[&7], ("new".to_owned(), false));
         assert_eq!(first[&8], ("old".to_owned(), false));
         assert!(old.contains(&40), "the log has what was removed before");
+        // Where its beginning is damaged, nobody knows what is old: nothing is passed for it.
+        let log = dir.path().join("x.db-wal");
+        let log = std::fs::OpenOptions::new().write(true).open(log);
+        let log = log.expect("the log");
+        for bytes in [4, 64, 512] {
+            log.write_all_at(&vec![0; bytes], 0).expect("destroyed");
+            let mut new = 0;
+            read(&path, |cell| {
+                assert!(!cell.is_old, "{bytes}");
+                if let Some(Value::Text(text)) = cell.columns.get(1) {
+                    new += u64::from(text.starts_with("7 new"));
+                }
+                Ok::<_, ()>(())
+            })
+            .expect("read");
+            // Further on it lies on what is destroyed.
+            assert!(new > 0 || bytes > 4, "{bytes}");
+        }
     }
 
     proptest! {

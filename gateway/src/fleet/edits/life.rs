@@ -20,6 +20,10 @@ use crate::{
 /// Devices that are told of in one transaction.
 pub(in crate::fleet) const SLICE: usize = 256;
 
+/// Devices that die in one transaction: how many there are is not known before, and room is
+/// asked for as if there were so many.
+const DYING: usize = 16;
+
 /// Who says it.
 #[derive(Debug, Clone)]
 pub(in crate::fleet) struct Node {
@@ -66,15 +70,6 @@ pub(in crate::fleet) struct Death {
     pub(in crate::fleet) after: String,
     pub(in crate::fleet) token: u64,
     pub(in crate::fleet) announce: Arc<dyn Announce>,
-}
-
-/// What became of a death.
-#[derive(Debug)]
-pub(in crate::fleet) struct Dead {
-    /// Those that are dead now.
-    pub(in crate::fleet) devices: Vec<String>,
-    /// There are more, after this one.
-    pub(in crate::fleet) next: Option<String>,
 }
 
 /// Devices whose node went without a word.
@@ -136,8 +131,8 @@ impl<'t> Telling<'t> {
 }
 
 impl Edit for Lives {
-    /// Devices of the registry that are meant, and whether they were born.
-    type Answer = Vec<(String, bool)>;
+    /// Devices of the registry that are meant.
+    type Answer = Vec<String>;
 
     fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<Self::Answer>> {
         let mut telling = Telling::new(tables, now, self.token, &*self.announce);
@@ -154,7 +149,7 @@ impl Edit for Lives {
                 false => Presence::Dead,
             };
             telling.note(&device, to)?;
-            noted.push((device.id, life.is_birth));
+            noted.push(device.id);
         }
         Ok(telling.end(noted))
     }
@@ -165,29 +160,28 @@ impl Edit for Lives {
 }
 
 impl Edit for Death {
-    type Answer = Dead;
+    /// There are more, after this one.
+    type Answer = Option<String>;
 
-    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<Dead>> {
+    fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<Self::Answer>> {
         let mut telling = Telling::new(tables, now, self.token, &*self.announce);
-        let mut ids = rows::born_behind(tables, &self.device, &self.after, SLICE)?;
-        let next = ids.last().filter(|_| ids.len() == SLICE).cloned();
+        let mut ids = rows::born_behind(tables, &self.device, &self.after, DYING)?;
+        let next = ids.last().filter(|_| ids.len() == DYING).cloned();
         if self.after.is_empty() {
             ids.push(self.device.clone());
         }
-        let mut devices = Vec::with_capacity(ids.len());
         for id in ids {
             if let Some(device) = rows::device(tables, &id)?
                 && self.node.may_tell_of(&device)
             {
                 telling.note(&device, Presence::Dead)?;
-                devices.push(id);
             }
         }
-        Ok(telling.end(Dead { devices, next }))
+        Ok(telling.end(next))
     }
 
     fn cost_bytes(&self) -> usize {
-        SLICE * cost_bytes(512)
+        DYING * cost_bytes(512)
     }
 }
 

@@ -187,6 +187,33 @@ async fn a_node_that_does_not_come_back_is_dead_but_for_one_at_another_broker() 
 }
 
 #[tokio::test]
+async fn a_device_that_was_born_is_put_right_when_a_death_of_before_was_written_after_it() {
+    let desk = Desk::new();
+    desk.create(json!({ "id": "g/n/d" }), None)
+        .await
+        .expect("it is added");
+    let site = desk.site().await;
+    site.says(None, None, &[("g/DBIRTH/n/d", 2)]).await;
+    // As of a connection that is slower.
+    desk.edit(crate::fleet::edits::life::Lost {
+        ids: vec!["g/n/d".to_owned()],
+        token: 1,
+        announce: Arc::new(Keep),
+    })
+    .await;
+    assert!(!desk.is_online(&site, "g/n/d"));
+    desk.pass(1_000);
+    let watch = site.fleet.watch();
+    watch.reconcile().await;
+    watch.reconcile().await;
+    let all = told(&[("g/n/d", true), ("g/n/d", false), ("g/n/d", true)]);
+    assert_eq!(desk.presence(), all);
+    assert!(desk.is_online(&site, "g/n/d"));
+    drop((watch, site));
+    desk.end().await;
+}
+
+#[tokio::test]
 async fn more_devices_than_fit_in_one_transaction_die_with_their_node() {
     const DEVICES: usize = 600;
     let desk = Desk::new();
