@@ -18,8 +18,8 @@ use crate::{
 
 /// Places commands. The same one may be placed again after a crash.
 pub(super) trait Place {
-    /// How long commands have where nobody says it.
-    fn time(&self) -> Duration;
+    /// How long commands have where nobody says it, and at most.
+    fn times(&self) -> (Duration, Duration);
 
     /// Resolves once it is on disk, or with the reason why it cannot be.
     ///
@@ -48,8 +48,8 @@ impl Base {
     }
 }
 
-/// What a rule asks a device to do for an event; it has `time` from `from` on where the
-/// rule does not say how long.
+/// What a rule asks a device to do for an event. It has time from `from` on: as long as the
+/// rule says, or else the first of `times`, and never longer than the second from `now` on.
 ///
 /// # Errors
 /// When that can be no command.
@@ -58,7 +58,8 @@ pub(super) fn order(
     rule: &str,
     event: &Event,
     from: Timestamp,
-    time: Duration,
+    now: Timestamp,
+    times: (Duration, Duration),
 ) -> Result<(Order, Asked), String> {
     let too_long = |error: crate::rules::transform::TooLong| error.to_string();
     let mut members = Map::new();
@@ -78,9 +79,13 @@ pub(super) fn order(
         None => event.device.to_string(),
     };
     let mut order = Order::read(&device, members).map_err(|refusal| refusal.to_string())?;
-    let time = asked.deadline.unwrap_or(time).as_millis();
-    let time = i64::try_from(time).unwrap_or(i64::MAX);
-    order.deadline = Deadline::At(from.as_millis().saturating_add(time));
+    let after = |from: Timestamp, time: Duration| {
+        let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        from.as_millis().saturating_add(ms)
+    };
+    let deadline = after(from, asked.deadline.unwrap_or(times.0));
+    // The rule may be older than that bound, and the clock may have gone back since.
+    order.deadline = Deadline::At(deadline.min(after(now, times.1)));
     order.rules = Some(made::chain(rule, Some(event)).to_string());
     let key = topic::key("command", rule, event.attributes().delivery_key());
     let asked = Asked {

@@ -57,8 +57,8 @@ impl Show for Seen {
 }
 
 impl Place for Seen {
-    fn time(&self) -> Duration {
-        Duration::from_secs(60)
+    fn times(&self) -> (Duration, Duration) {
+        (Duration::from_secs(60), Duration::from_secs(3_600))
     }
 
     fn place(&self, order: Order, asked: Asked) -> Result<Result<(), String>, Error> {

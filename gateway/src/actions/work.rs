@@ -412,7 +412,7 @@ impl<'p, S: Show + Place> Page<'p, S> {
         };
         let (place, now) = (self.work.show, self.work.now.at);
         let from = self.base.of(event, now);
-        match command::order(asked, &rule.name, event, from, place.time()) {
+        match command::order(asked, &rule.name, event, from, now, place.times()) {
             Ok((order, asked)) => place.place(order, asked),
             Err(reason) => Ok(Err(reason)),
         }
@@ -488,8 +488,9 @@ impl Show for Outside {
 }
 
 impl Place for Outside {
-    fn time(&self) -> Duration {
-        self.fleet.config().deadline
+    fn times(&self) -> (Duration, Duration) {
+        let config = self.fleet.config();
+        (config.deadline, config.deadline_max)
     }
 
     fn place(&self, order: fleet::Order, asked: Asked) -> Result<Result<(), String>, Error> {

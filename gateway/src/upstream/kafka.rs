@@ -58,15 +58,16 @@ pub(super) async fn take_all(
     taken: &mut u64,
 ) -> Result<(), Fault> {
     let consumer = connect(upstream, config).await?;
-    let known = consumer.fetch_metadata(Some(&config.topic)).await?;
-    let topic = known.topics.into_iter().next();
-    let topic = topic.ok_or_else(|| format!("there is no topic {:?}", config.topic))?;
     // A topic that is made anew counts from the beginning.
-    let made = uuid::Uuid::from_bytes(topic.topic_id).simple();
+    let id = topic_id(&consumer, config).await?;
+    let made = uuid::Uuid::from_bytes(id).simple();
     consumer.subscribe([&config.topic]).await?;
     tracing::info!(upstream = %upstream.name, topic = %config.topic, "commands may come");
     loop {
         let records = consumer.poll(WAIT).await?;
+        if !records.is_empty() && topic_id(&consumer, config).await? != id {
+            return Err("the topic was made anew".into());
+        }
         let mut done = BTreeMap::new();
         for record in &records {
             let place = format!(
@@ -89,6 +90,14 @@ pub(super) async fn take_all(
         });
         consumer.commit_offsets(offsets).await?;
     }
+}
+
+/// What tells the topic from one of its name that was there before.
+async fn topic_id(consumer: &Consumer, config: &Config) -> Result<[u8; 16], Fault> {
+    let known = consumer.fetch_metadata(Some(&config.topic)).await?;
+    let topic = known.topics.into_iter().next();
+    let topic = topic.ok_or_else(|| format!("there is no topic {:?}", config.topic))?;
+    Ok(topic.topic_id)
 }
 
 async fn connect(upstream: &Upstream, config: &Config) -> Result<Consumer, Fault> {

@@ -58,6 +58,15 @@ fn a_rule_says_whom_it_commands_what_and_until_when_and_the_same_each_time() {
     assert_eq!((&*plain.device, plain.qos), ("a", 1));
     assert!(plain.name.is_none() && plain.payload.is_null());
     assert_eq!(plain.deadline, Deadline::At(received + 60_000));
+    // No more than any command may have.
+    let rules = ActingSet::new(&[with(r#"{"deadline": "2h"}"#)]);
+    bench.act(&rules, &[reading(4, "a", 91.0)]).unwrap();
+    let (long, _) = bench.seen.placed.take().remove(0);
+    let now = bench.now.as_millis();
+    assert_eq!(
+        long.deadline,
+        Deadline::At((received + 7_200_000).min(now + 3_600_000))
+    );
 }
 
 #[test]
@@ -212,8 +221,9 @@ impl Show for Real<'_> {
 }
 
 impl Place for Real<'_> {
-    fn time(&self) -> Duration {
-        self.0.fleet.config().deadline
+    fn times(&self) -> (Duration, Duration) {
+        let config = self.0.fleet.config();
+        (config.deadline, config.deadline_max)
     }
 
     fn place(&self, order: Order, asked: Asked) -> Result<Result<(), String>, Error> {

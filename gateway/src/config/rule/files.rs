@@ -90,7 +90,11 @@ fn named(text: &Text, dir: &Path, reading: &mut Reading) -> Result<BTreeSet<Path
             found.insert(dir.join(name));
         }
     }
-    Ok(found)
+    // A directory that is empty for a while would open every destination that rules narrow.
+    match found.is_empty() {
+        true => Err("there is no file of such a name".to_owned()),
+        false => Ok(found),
+    }
 }
 
 fn check_kind(name: &str) -> Result<(), String> {
@@ -283,12 +287,16 @@ mod tests {
             let said = read(&format!("rule_files = [\"{names}\"]"), dir.path()).unwrap_err();
             assert!(said.contains(part), "{names}: {said}");
         }
+        // One that is empty for a while is none that has no rules.
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        let said = read("rule_files = [\"empty/*.json\"]", dir.path()).unwrap_err();
+        assert!(said.contains("there is no file of such a name"), "{said}");
         // Two of one name, wherever they stand.
         let rule = r#"{"name": "own", "pattern": {"device": ["a"]}, "topic": "x"}"#;
         fs::create_dir(dir.path().join("rules")).unwrap();
         let file = dir.path().join("rules/own.json");
         fs::write(&file, rule).unwrap();
-        let said = read(MAIN, dir.path()).unwrap_err();
+        let said = read(&MAIN.replace(", \"rules/*.toml\"", ""), dir.path()).unwrap_err();
         let expect = format!(
             "{}:1: rule[1].name: rule[1] is named \"own\" as well",
             file.display()
