@@ -75,8 +75,14 @@ impl Fleet {
             client: (node.client_id.clone(), node.user.clone()),
             since: Instant::now(),
         };
+        // What another client said stays, where this one may not.
+        let mut others: Vec<(String, Alive)> = Vec::new();
         self.0.born.change(|born| {
             for life in &lives {
+                let is_of_other = |one: &&Alive| one.client != alive.client;
+                if let Some(other) = born.get(&life.device).filter(is_of_other) {
+                    others.push((life.device.clone(), other.clone()));
+                }
                 match life.is_birth && !node.is_elsewhere {
                     true => born.insert(life.device.clone(), alive.clone()),
                     false => born.remove(&life.device),
@@ -99,6 +105,11 @@ impl Fleet {
                     born.remove(name);
                 }
             }
+            for (name, other) in others {
+                if !noted.contains(&name) {
+                    born.entry(name).or_insert(other);
+                }
+            }
         });
         noted.map(drop)
     }
@@ -106,8 +117,12 @@ impl Fleet {
     /// A node died.
     async fn die(&self, device: String, node: &Node) -> Result<(), NotEdited> {
         let behind = format!("{device}/");
+        let client = (node.client_id.clone(), node.user.clone());
         self.0.born.change(|born| {
-            born.retain(|known, _| *known != device && !known.starts_with(&behind));
+            born.retain(|known, alive| {
+                let is_meant = *known == device || known.starts_with(&behind);
+                !is_meant || alive.client != client
+            });
         });
         let mut after = String::new();
         loop {

@@ -144,6 +144,16 @@ async fn devices_behind_a_node_are_there_from_their_birth_to_their_death() {
     // The death of the session before comes late.
     site.says(Some("edge"), None, &[("g/NDEATH/n", 1)]).await;
     assert_eq!(desk.presence(), all);
+    // Nobody else says that somebody's device is dead, nor makes it look so.
+    desk.create(json!({ "id": "g/m/d", "user": "edge" }), None)
+        .await
+        .expect("it is added");
+    site.says(Some("edge"), None, &[("g/DBIRTH/m/d", 2)]).await;
+    let others = [("g/NDEATH/m", 2), ("g/DDEATH/m/d", 2), ("g/DBIRTH/m/d", 2)];
+    site.says(Some("other"), None, &others).await;
+    site.fleet.watch().reconcile().await;
+    all.extend(told(&[("g/m/d", true)]));
+    assert_eq!(desk.presence(), all);
     // With the node all behind it die that are alive, and nobody else's.
     site.says(Some("edge"), None, &[("g/NDEATH/n", 2)]).await;
     all.extend(told(&[("g/n/d", false), ("g/n", false)]));
