@@ -275,7 +275,7 @@ async fn a_topic_that_may_not_be_read_needs_a_person() {
     place
         .broker
         .on(ApiKey::Fetch, move |_| Control::Error(denied));
-    let kafka = place.start_within(Duration::from_secs(1));
+    let kafka = place.start_within(Duration::from_secs(3));
     let outcomes = kafka.send(batch([1])).await;
     let Err(Error::Misconfigured(reason)) = &outcomes else {
         panic!("{outcomes:?}");
