@@ -44,6 +44,7 @@ impl Place {
         let store = store.run().unwrap();
         let parts = Parts {
             store: handle,
+            data_dir: dir.path().to_owned(),
             ingest: ingest.clone(),
             boots: Arc::new(Boots::new(clock.clone(), dir.path())),
             clock,

@@ -126,6 +126,7 @@ impl<'t> Telling<'t> {
             answer,
             events: self.events,
             changed: self.changed,
+            are_copies: false,
         }
     }
 }
