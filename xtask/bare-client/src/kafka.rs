@@ -38,12 +38,12 @@ pub(crate) async fn run(args: &Args) -> Result<Took> {
         if answers.len() == IN_FLIGHT
             && let Some(first) = answers.pop_front()
         {
-            first.await?;
+            drop(first.await?);
         }
     }
     Box::pin(producer.flush()).await?;
     for answer in answers {
-        answer.await?;
+        drop(answer.await?);
     }
     let took = watch.stop()?;
     Box::pin(producer.close()).await?;
