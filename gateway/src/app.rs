@@ -177,7 +177,7 @@ impl App {
         let events = Events::new(config.events, gateway.clone(), handle.clone(), local);
         let read = Feed::new(config.read, &config.data_dir, handle.clone(), clock.clone())
             .repairing(boots.clone());
-        let auditor = Auditor::new(handle.clone(), clock.clone());
+        let auditor = Auditor::new(handle.clone(), read.handle(), clock.clone());
         let observer = Arc::new(Observer::new(Parts {
             audit: auditor.handle(),
             store: handle,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     event::Timestamp,
+    query,
     store::{self, Audit},
     tasks,
 };
@@ -40,6 +41,7 @@ pub struct Report {
 #[derive(Debug)]
 pub(crate) struct Auditor {
     store: store::Handle,
+    read: query::Handle,
     clock: Arc<dyn Clock>,
     said: watch::Sender<Arc<Report>>,
 }
@@ -56,9 +58,10 @@ impl Handle {
 }
 
 impl Auditor {
-    pub(crate) fn new(store: store::Handle, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(store: store::Handle, read: query::Handle, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
+            read,
             clock,
             said: watch::Sender::default(),
         }
@@ -93,8 +96,9 @@ impl Auditor {
                 }
             };
             match looked? {
-                Ok((kept, found)) => {
+                Ok((kept, mut found)) => {
                     audit = Some(kept);
+                    found.extend(self.read.audit_ledger().await);
                     self.say(found, self.clock.now());
                 }
                 // A damaged file is replaced meanwhile, and opened again next time.

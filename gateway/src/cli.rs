@@ -83,6 +83,8 @@ enum Command {
     Rules(rules::Command),
     /// Watch events as they are committed
     Tail(tail::Args),
+    /// What became of the events of each device, by destination
+    Ledger(read::Ledger),
     /// Last values of measurements
     Last(read::Last),
     /// Numbers of a measurement over time
@@ -135,6 +137,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Command(command) => command::run(command),
         Command::Rules(command) => rules::run(command),
         Command::Tail(args) => tail::run(&args),
+        Command::Ledger(args) => read::ledger(&args),
         Command::Last(args) => read::last(&args),
         Command::History(args) => read::history(&args),
         Command::Search(args) => read::search(&args),

@@ -24,7 +24,7 @@
 //! `schema` has the tables, `feed` the thread, `log` what is on the disk
 //! for good, `apply` what a page of records changes, `series` last values and history,
 //! `corrections` what those take back, `text` what is searched, `kept` quarantine and dead
-//! letters, `names` what numbers of destinations meant, `retention` what leaves, `unset` what
+//! letters, `ledger` what became of events by device, `names` what numbers of destinations meant, `retention` what leaves, `unset` what
 //! came before the clock was set; `read` has the answers, `patience` how long they may take. Decision 62 says why.
 
 mod apply;
@@ -32,6 +32,7 @@ mod corrections;
 mod feed;
 mod handle;
 mod kept;
+mod ledger;
 mod log;
 mod names;
 mod patience;
@@ -100,7 +101,14 @@ struct Limits {
     kept_bytes: u64,
     /// Bytes of history.
     history_bytes: u64,
+    /// Devices that have a line of their own in the ledger.
+    ledger_devices: u64,
 }
+
+/// Devices that have a line of their own in the ledger, whatever room there is.
+const LEDGER_DEVICES_MAX: u64 = 50_000;
+/// What such a line takes, about, with all its destinations.
+const LEDGER_DEVICE_BYTES: u64 = 512;
 
 impl Config {
     const fn limits(&self) -> Limits {
@@ -111,6 +119,14 @@ impl Config {
             last_bytes: self.size_max / 8,
             kept_bytes: self.size_max / 8,
             history_bytes: self.size_max / 2,
+            ledger_devices: {
+                let fit = self.size_max / 8 / LEDGER_DEVICE_BYTES;
+                if fit < LEDGER_DEVICES_MAX {
+                    fit
+                } else {
+                    LEDGER_DEVICES_MAX
+                }
+            },
         }
     }
 }

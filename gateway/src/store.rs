@@ -29,6 +29,7 @@
 //! own ([`Reader`], [`Listing`]). The newest records are also in memory (`tail`).
 
 mod account;
+mod accounts;
 mod append;
 mod audit;
 pub(crate) mod carve;
@@ -73,8 +74,9 @@ mod state;
 mod status;
 mod step;
 mod tail;
+mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turn;
 mod verify;
 mod writer;
@@ -88,6 +90,7 @@ use crate::{
     dedup::window::{Limits, Window},
 };
 
+pub use accounts::{AccountOf, Accounts, Beginning, Snapshot};
 pub use audit::Audit;
 pub use config::{Config, OnFull};
 pub(crate) use copies::standing as copies_standing;
@@ -109,6 +112,7 @@ pub(crate) use scan::{is_about_the_row, scan};
 pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;
+pub use tally::{Damaged, Dropped, Ending, Given, TakenBack, Tally};
 pub use turn::Turn;
 pub use verify::{Stats, VerifyReport, stats, verify};
 

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{Setup, http, log, process::Process, programs, status::Status, wait};
+use crate::{Setup, by_device, http, log, process::Process, programs, status::Status, wait};
 
 /// How long a gateway may take to start, on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -177,11 +177,13 @@ impl Gateway {
         }
     }
 
-    /// Waits until nothing waits for any destination; the ledger balances then.
+    /// Waits until nothing waits for any destination; the ledger balances then, also by
+    /// device where there is a read side.
     #[track_caller]
     pub fn wait_until_drained(&self, within: Duration) -> Status {
         let status = self.wait_for(within, "an empty backlog", Status::drained);
         status.assert_balanced();
+        by_device::assert_balanced(self, &status);
         status
     }
 

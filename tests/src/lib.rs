@@ -11,6 +11,7 @@
 )]
 
 pub mod audit;
+pub mod by_device;
 pub mod certificates;
 pub mod chaos_proxy;
 pub mod damage;

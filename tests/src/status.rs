@@ -15,10 +15,21 @@ pub struct Status {
     pub store: Store,
     /// What goes out.
     pub destinations: Vec<Destination>,
+    /// The read side.
+    pub read: Read,
     /// Brokers whose messages come here.
     pub remotes: Vec<Remote>,
     /// The front door.
     pub broker: Broker,
+}
+
+/// The read side.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Read {
+    /// What it is about.
+    pub state: String,
+    /// Positions that it never saw.
+    pub missed: u64,
 }
 
 /// One broker whose messages come here.

@@ -119,6 +119,7 @@ fn an_undeliverable_event_is_kept_and_delivered_when_redriven() {
     let sandbox = Sandbox::new();
     let lake = HttpStub::answering(422);
     let setup = Setup::new(&sandbox)
+        .with("[read]\nenabled = true")
         .to_http("lake", &lake.url())
         .to_file("events");
     let gateway = Gateway::start(&setup).expecting(&["lake", "dead"]);

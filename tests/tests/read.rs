@@ -11,7 +11,7 @@ use std::{
 };
 
 use penstock_tests::{
-    Gateway, Sandbox, Setup, http,
+    Gateway, Sandbox, Setup, by_device, http,
     mqtt::{Client, Version},
     ports, seed, wait,
 };
@@ -140,8 +140,13 @@ fn what_is_delivered_and_trimmed_is_known_after_kills_too() {
     }
     stop.store(true, Relaxed);
     device.join().expect("it publishes to the end");
-    let stored = gateway.wait_until_drained(LONG).ledger.stored;
+    let drained = gateway.wait_until_drained(LONG);
+    let stored = drained.ledger.stored;
     let all = stored.to_string();
+    let by_device = by_device::assert_balanced(&gateway, &drained).expect("a read side");
+    let of_b7 = by_device[&("b7".to_owned(), "events".to_owned())];
+    let count = stored.cast_signed();
+    assert_eq!(of_b7, [count, count, 0, 0, 0, 0, 0]);
     let where_is = |position: u64| -> Value {
         let at = position.to_string();
         let said = gateway.ask(&["where", &at, "--json", "--min-position", &all]);

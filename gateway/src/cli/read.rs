@@ -1,4 +1,4 @@
-//! `penstock last`, `history`, `search`, `where` and `read`: questions to the read side,
+//! `penstock ledger`, `last`, `history`, `search`, `where` and `read`: questions to the read side,
 //! also beside a running gateway.
 
 use std::{path::Path, process::ExitCode};
@@ -58,6 +58,16 @@ pub(super) struct Last {
     /// Only of this measurement
     #[arg(long, short)]
     name: Option<String>,
+}
+
+/// The ledger of which devices.
+#[derive(Debug, Args)]
+pub(super) struct Ledger {
+    #[command(flatten)]
+    question: Question,
+    /// Only of this device
+    #[arg(long, short)]
+    device: Option<String>,
 }
 
 /// Numbers of which series.
@@ -162,6 +172,41 @@ pub(super) fn last(args: &Last) -> Result<ExitCode> {
             )
         },
     )
+}
+
+pub(super) fn ledger(args: &Ledger) -> Result<ExitCode> {
+    let asked = read::Ledger {
+        device: args.device.clone(),
+        after: args.question.after.clone(),
+        limit: args.question.limit,
+    };
+    args.question.ask(
+        |reader, _| reader.ledger(&asked),
+        |item| {
+            let mut text = format!("{}  stored {}", tame(&item["device"]), item["stored"]);
+            if let Value::Object(nowhere) = &item["nowhere"] {
+                text.push_str(&counts("nowhere", nowhere.iter()));
+            }
+            for one in item["destinations"].as_array().into_iter().flatten() {
+                let all = one.as_object().into_iter().flatten();
+                let numbers = all.filter(|(of, _)| *of != "name");
+                text.push_str(&counts(&tame(&one["name"]), numbers));
+            }
+            text
+        },
+    )
+}
+
+/// A line of counts; those that are nothing are left out, and what was not counted is `?`.
+fn counts<'a>(name: &str, all: impl Iterator<Item = (&'a String, &'a Value)>) -> String {
+    let mut line = format!("\n  {name}:");
+    for (of, count) in all.filter(|(_, count)| **count != 0) {
+        match count {
+            Value::Null => line.push_str(&format!(" {of} ?")),
+            count => line.push_str(&format!(" {of} {count}")),
+        }
+    }
+    line
 }
 
 pub(super) fn history(args: &History) -> Result<ExitCode> {

@@ -15,7 +15,7 @@ use crate::{
     event::Timestamp,
     query::{
         Error, Reader, Status,
-        read::{History, In, Last, Search, Which, parse_instant},
+        read::{History, In, Last, Ledger, Search, Which, parse_instant},
     },
     record::Position,
 };
@@ -37,6 +37,23 @@ pub(super) struct LastOf {
     /// The `next` of the page before.
     after: Option<String>,
     /// At most so many, and never more than 1,000.
+    #[serde(default = "default_limit")]
+    #[param(default = 100)]
+    limit: usize,
+    /// Waits, up to ten seconds, until the answer reflects this position.
+    #[serde(default)]
+    min_position: u64,
+}
+
+/// A question for the ledger by device.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LedgerOf {
+    /// Only of this device.
+    device: Option<String>,
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// At most so many devices, and never more than 1,000.
     #[serde(default = "default_limit")]
     #[param(default = 100)]
     limit: usize,
@@ -147,6 +164,29 @@ pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf
         limit: of.limit,
     };
     ask(&context, of.min_position, move |reader| reader.last(&asked)).await
+}
+
+/// What became of the events of each device, by destination.
+#[utoipa::path(
+    get,
+    path = "/api/v1/ledger",
+    tag = "read",
+    params(LedgerOf),
+    responses(
+        (status = 200, description = "By device", body = Value),
+        (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
+    )
+)]
+pub(super) async fn ledger(State(context): State<Context>, Query(of): Query<LedgerOf>) -> Answer {
+    let asked = Ledger {
+        device: of.device,
+        after: of.after,
+        limit: of.limit,
+    };
+    ask(&context, of.min_position, move |reader| {
+        reader.ledger(&asked)
+    })
+    .await
 }
 
 /// The numbers of a series: every one, or by steps.

@@ -103,6 +103,7 @@ operations! {
     Viewer read::status;
     Admin read::rebuild;
     Viewer read::last;
+    Viewer read::ledger;
     Viewer read::history;
     Viewer read::search;
     Viewer read::whereabouts;

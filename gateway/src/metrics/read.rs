@@ -55,6 +55,11 @@ pub(super) const READ: &[Plain] = &[
         "Positions that left the journal before the read side came to them",
         |a| a.status.read.missed,
     ),
+    gauge(
+        "gateway_read_unattributed",
+        "Events of the ledger of which nobody can tell the device",
+        |a| a.status.read.unattributed,
+    ),
     counter(
         "gateway_read_rebuilt",
         "How often `read.db` was built anew since the start",

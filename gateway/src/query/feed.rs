@@ -1,6 +1,8 @@
 //! The thread that keeps the projections: reads the journal behind its own cursor, a
 //! page at a time, and does what retention and checkpoints ask for in between.
 
+mod taking;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,9 +18,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Error, apply,
+    Config, Error,
     handle::{Handle, Order, QUESTIONS_MAX, Said, State, Waiting},
     kept,
+    ledger::{self, Rescued},
     log::{self, Cramped, Log},
     names::{self, Name},
     patience::ANSWER_TIME_MAX,
@@ -33,12 +36,6 @@ use crate::{
     store,
 };
 
-/// Records of one transaction, and their bytes.
-const PAGE_RECORDS: usize = 2_000;
-const PAGE_BYTES: usize = 1 << 20;
-/// Records that are read at a time: what is newest lies in memory that the journal's
-/// writer wants too, and a transaction in the journal is to be short.
-const PART_RECORDS: usize = 128;
 /// How long to wait for something new before looking around.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a few events are waited beside: many small transactions cost more. Less
@@ -80,6 +77,8 @@ pub struct Feed {
     began: Position,
     /// What an earlier file knew of numbers of destinations.
     names: Vec<Name>,
+    /// Its ledger by device.
+    ledger: Rescued,
 }
 
 /// What the journal has counted of quarantine and dead letters.
@@ -104,6 +103,13 @@ pub(super) struct Work {
     pub(super) kept: Option<Kept>,
     /// What was looked through for what is gone.
     gone: Option<Kept>,
+    /// What the journal's ledger said when the one by device was compared last.
+    counted: Option<taking::Counted>,
+    /// The ledger by device may differ from the journal's for a reason that is known:
+    /// until it was compared a while after this.
+    excused: Option<Instant>,
+    /// Which file of the journal was read.
+    replaced: u64,
     looked: Option<Instant>,
     retained: Option<Instant>,
     log: Log,
@@ -143,6 +149,8 @@ impl Feed {
             kept_evicted: 0,
             missed: 0,
             rebuilt: 0,
+            unattributed: 0,
+            findings: Arc::default(),
         };
         let (said, seen) = watch::channel(said);
         let (order, orders) = mpsc::channel(1);
@@ -170,6 +178,7 @@ impl Feed {
             rebuilt: 0,
             began,
             names: Vec::new(),
+            ledger: Rescued::default(),
         }
     }
 
@@ -211,12 +220,11 @@ impl Feed {
     ///
     /// # Errors
     /// When the journal or `read.db` cannot be used.
-    pub fn catch_up(self) -> Result<Position, Error> {
+    pub fn catch_up(mut self) -> Result<Position, Error> {
         let committed = self.store.committed();
         let end = *committed.borrow();
         let mut work = self.open()?;
-        while work.position < end {
-            self.page(&mut work)?;
+        while !self.page(&mut work)?.is_whole || work.position < end {
             work.log.tend(&work.connection)?;
         }
         while work.kept.is_none() {
@@ -288,6 +296,10 @@ impl Feed {
         if !known.is_empty() {
             self.names = known;
         }
+        let ledger = ledger::rescue(&self.dir);
+        if !ledger.is_empty() {
+            self.ledger = ledger;
+        }
         self.store.hold().set(Position(0));
         Ok(schema::remove(&self.dir)?)
     }
@@ -330,6 +342,8 @@ impl Feed {
             let end = *committed.borrow_and_update();
             if work.position < end && work.may_write() {
                 self.page(&mut work)?;
+            } else {
+                self.count_otherwise(&mut work)?;
             }
             begun |= work.position >= end;
             self.look(&mut work)?;
@@ -376,6 +390,9 @@ impl Feed {
         }
         let named = self.named();
         names::note(&mut connection, &named, self.began, &self.names)?;
+        if ledger::stands(&connection)? == (Position(0), 0) {
+            self.ledger.put(&mut connection)?;
+        }
         Ok(Work {
             connection,
             reader: self.store.reader()?,
@@ -384,40 +401,15 @@ impl Feed {
             retention: Retention::default(),
             kept: None,
             gone: None,
+            counted: None,
+            excused: Some(Instant::now()),
+            replaced: 0,
             looked: None,
             retained: None,
             log: Log::new(self.config.size_max, self.handle.cramped.clone()),
             full: false,
             repaired: None,
         })
-    }
-
-    /// Takes a page over.
-    fn page(&self, work: &mut Work) -> Result<(), Error> {
-        let (mut page, mut bytes) = (Vec::new(), 0);
-        let mut scanned_to = work.position;
-        while page.len() < PAGE_RECORDS && bytes < PAGE_BYTES {
-            let part = work.reader.all(scanned_to, PART_RECORDS, PAGE_BYTES)?;
-            scanned_to = scanned_to.max(part.scanned_to);
-            bytes += part.records.iter().map(|r| r.body.len()).sum::<usize>();
-            let is_last = part.records.len() < PART_RECORDS;
-            page.extend(part.records);
-            if is_last {
-                break;
-            }
-        }
-        // What has its time follows what gets it, as in a file that is built anew.
-        self.repair(work)?;
-        let page = page.into_iter();
-        let page = store::Page {
-            records: page.map(|record| self.boots.repaired(record)).collect(),
-            scanned_to,
-        };
-        let limits = self.config.limits();
-        apply::apply(&mut work.connection, work.position, &page, &limits)?;
-        work.position = work.position.max(page.scanned_to);
-        work.log.wrote();
-        Ok(())
     }
 
     /// Gives what came before the clock was set its time, where it got to be known.
@@ -486,9 +478,12 @@ impl Feed {
         }
         if work.full {
             self.store.hold().release();
+            work.excused = Some(Instant::now());
         }
         if work.log.tend(&work.connection)? && !work.full {
             // Only what power loss cannot take back may leave the journal.
+            let (_, commit) = ledger::stands(&work.connection)?;
+            self.store.hold().set_tallied(commit);
             self.store.hold().set(work.position);
         }
         Ok(())
@@ -565,6 +560,7 @@ impl Feed {
             true => State::Following,
             false => State::Rebuilding,
         };
+        let findings = self.said.borrow().findings.clone();
         self.said.send_replace(Said {
             state,
             position: work.position,
@@ -575,6 +571,8 @@ impl Feed {
             kept_evicted: kept_evicted.cast_unsigned(),
             missed: missed.cast_unsigned(),
             rebuilt: self.rebuilt,
+            unattributed: ledger::unattributed(&work.connection)?,
+            findings,
         });
         Ok(())
     }

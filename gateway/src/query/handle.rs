@@ -70,6 +70,8 @@ pub struct Status {
     pub missed: u64,
     /// How often it was built anew since the start.
     pub rebuilt: u64,
+    /// What the journal counted, and the ledger by device cannot tell the device of.
+    pub unattributed: u64,
     /// Whether the journal keeps for it what it has not read yet.
     pub held: bool,
 }
@@ -86,6 +88,8 @@ pub(super) struct Said {
     pub(super) kept_evicted: u64,
     pub(super) missed: u64,
     pub(super) rebuilt: u64,
+    pub(super) unattributed: u64,
+    pub(super) findings: Arc<[String]>,
 }
 
 /// Why everything is to be built anew.
@@ -163,8 +167,20 @@ impl Handle {
             kept_evicted: said.kept_evicted,
             missed: said.missed,
             rebuilt: said.rebuilt,
+            unattributed: said.unattributed,
             held: self.store.hold().is_set(),
         }
+    }
+
+    /// What the ledger by device differed in from the journal's, for no reason that is
+    /// known; nothing where there is no read side.
+    pub async fn audit_ledger(&self) -> Vec<String> {
+        let mut found = self.said.borrow().findings.to_vec();
+        // What cannot be asked now is asked the next time.
+        if let Ok(more) = self.ask(|reader| reader.audit_ledger()).await {
+            found.extend(more);
+        }
+        found
     }
 
     /// Builds everything anew; returns once that has begun. It does not begin after

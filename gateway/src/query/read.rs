@@ -9,6 +9,7 @@
 mod beginnings;
 mod history;
 mod last;
+mod ledger;
 mod search;
 mod whereabouts;
 
@@ -32,6 +33,7 @@ use crate::{
 
 pub use history::History;
 pub use last::Last;
+pub use ledger::Ledger;
 pub use search::{In, Search};
 pub use whereabouts::Which;
 

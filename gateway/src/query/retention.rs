@@ -283,6 +283,9 @@ fn events(connection: &Connection, before: i64, now: Timestamp, full: bool) -> R
     let gone = connection
         .prepare_cached("DELETE FROM events WHERE position <= ?1")?
         .execute([to])?;
+    connection
+        .prepare_cached("DELETE FROM given WHERE position <= ?1")?
+        .execute([to])?;
     words::remove_to(connection, to)?;
     let letters: Option<i64> = connection
         .prepare_cached("SELECT sum(bytes) FROM dead_letters WHERE gone = 1 AND position <= ?1")?

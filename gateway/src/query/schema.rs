@@ -8,16 +8,17 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
-use super::{Error, words};
+use super::{Error, ledger, words};
 use crate::record::Position;
 
 /// The database's name in the data directory.
 pub const FILE: &str = "read.db";
 /// Changed with the tables and what stands in them: what an earlier version built is built
 /// anew.
-const VERSION: i64 = 4;
-/// The version that is brought to this one, with all it has.
+const VERSION: i64 = 5;
+/// The versions that are brought to this one, with all they have.
 const BEFORE_PARTS: i64 = 3;
+const BEFORE_LEDGER: i64 = 4;
 const TABLES: &str = include_str!("read.sql");
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,15 +53,21 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
              {TABLES}
              {}
              INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
+             {}
              PRAGMA user_version = {VERSION};
              COMMIT;",
-            words::PARTS
+            [words::PARTS, ledger::TABLES].concat(),
+            ledger::FIRST_ROWS
         ))?;
     }
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == BEFORE_PARTS {
+    if matches!(version, BEFORE_PARTS | BEFORE_LEDGER) {
         let transaction = connection.unchecked_transaction()?;
-        words::migrate(&transaction)?;
+        if version == BEFORE_PARTS {
+            words::migrate(&transaction)?;
+        }
+        transaction.execute_batch(ledger::TABLES)?;
+        transaction.execute_batch(ledger::FIRST_ROWS)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
@@ -68,6 +75,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
     let twin = Connection::open_in_memory()?;
     twin.execute_batch(TABLES)?;
     twin.execute_batch(words::PARTS)?;
+    twin.execute_batch(ledger::TABLES)?;
     if names(&connection)? != names(&twin)? {
         return Err(Error::Stale("its tables are not ours"));
     }

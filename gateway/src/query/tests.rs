@@ -3,6 +3,7 @@
 mod answers;
 mod asking;
 mod corrections;
+mod ledger;
 mod life;
 mod room;
 mod unset;

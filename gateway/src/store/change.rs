@@ -58,7 +58,7 @@ pub(super) fn apply(
             stage.dirty = true;
             // What those before wanted says nothing of those that are new.
             stage.wanted = Some(None);
-            numbering::insert(connection, &names)?;
+            numbering::insert(connection, &names, &stage.state)?;
             stage.names = Some(names);
             Ok(1)
         }
@@ -99,6 +99,7 @@ fn forget(connection: &Connection, known: &Name, stage: &mut Stage) -> rusqlite:
     )?
     .execute([id.0])?;
     stage::cached(connection, "DELETE FROM destinations WHERE id = ?1")?.execute([id.0])?;
+    stage::cached(connection, "DELETE FROM beginnings WHERE destination = ?1")?.execute([id.0])?;
     stage.state.dead_letters = stage.state.dead_letters.saturating_sub(dead as u64);
     stage.state.destinations.retain(|d| d.id != id);
     stage.dirty = true;

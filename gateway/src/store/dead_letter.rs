@@ -9,10 +9,11 @@ use super::{
     settle,
     stage::{self, Stage},
     state::Standing,
+    tally::Ending,
 };
 use crate::{
     event::Timestamp,
-    record::{DestinationId, Position},
+    record::{DestinationId, Position, Routes},
 };
 
 /// Keeps a copy of a record that will not be tried again.
@@ -78,6 +79,9 @@ pub(super) fn redrive(
         }
         d.dead -= 1;
         d.retrying += 1;
+        if let Some(tally) = &mut stage.tally {
+            tally.ended(Some(&record), destination, Ending::Dead, -1);
+        }
         let (not_before, reason) = (stage.now, "redriven".to_owned());
         let retry = Retry {
             first: None,
@@ -133,15 +137,19 @@ pub(super) fn set_damaged_aside(
     .optional()?;
     if let Some((None, routes)) = row {
         // Where nobody can tell who wanted it, all who still wait for anything did.
-        let routes = crate::record::Routes(routes.map_or(u64::MAX, integer));
-        let mut kept_for = None;
+        let routes = Routes(routes.map_or(u64::MAX, integer));
+        let (mut kept_for, mut waited) = (None, Routes::NONE);
         for d in &mut stage.state.destinations {
             if d.waits_for(position, routes) && d.backlog() > d.retrying {
                 d.damaged += 1;
                 d.overtaken.damaged += 1;
                 d.overtaken.to = d.overtaken.to.max(position);
                 kept_for.get_or_insert(d.id);
+                waited = waited.with(d.id);
             }
+        }
+        if let Some(tally) = &mut stage.tally {
+            tally.damaged(position, waited);
         }
         if let Some(destination) = kept_for {
             keep_damaged(
@@ -191,6 +199,9 @@ pub(super) fn set_damaged_retry_aside(
     d.retrying -= 1;
     d.damaged += 1;
     let destination = d.id;
+    if let Some(tally) = &mut stage.tally {
+        tally.damaged(position, Routes::NONE.with(destination));
+    }
     keep_damaged(
         connection,
         "SELECT ?1, ?2, ?5, 1, coalesce(CAST(attempts AS INTEGER), 0), ?3, ?4,

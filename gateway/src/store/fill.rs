@@ -53,6 +53,9 @@ pub(super) fn fill(
         }
         let wants = wanted.is(id, &record);
         stage.state.destinations[at].routed += u64::from(wants);
+        if let Some(tally) = stage.tally.as_mut().filter(|_| wants) {
+            tally.given(&record, id);
+        }
         if wants == is_set {
             continue;
         }

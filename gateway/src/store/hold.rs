@@ -1,7 +1,7 @@
 //! Somebody who is no destination reads the journal too: what everybody has settled
 //! stays until he has come by, as long as that costs little.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::record::Position;
 
@@ -10,28 +10,56 @@ const EVENTS_MAX: u64 = 100_000;
 
 /// How far he has come.
 #[derive(Debug)]
-pub struct Hold(AtomicU64);
+pub struct Hold {
+    position: AtomicU64,
+    /// He has the tallies of commits up to here.
+    tallied: AtomicU64,
+    /// Tallies left before he had them.
+    missed: AtomicBool,
+}
 
 impl Default for Hold {
     fn default() -> Self {
-        Self(AtomicU64::new(u64::MAX))
+        Self {
+            position: AtomicU64::new(u64::MAX),
+            tallied: AtomicU64::new(0),
+            missed: AtomicBool::new(false),
+        }
     }
 }
 
 impl Hold {
     /// He has everything up to here.
     pub fn set(&self, position: Position) {
-        self.0.store(position.0, Relaxed);
+        self.position.store(position.0, Relaxed);
     }
 
     /// He does not read at the moment: nothing stays for him.
     pub fn release(&self) {
-        self.0.store(u64::MAX, Relaxed);
+        self.position.store(u64::MAX, Relaxed);
     }
 
     /// Whether anything stays for him.
     pub fn is_set(&self) -> bool {
-        self.0.load(Relaxed) != u64::MAX
+        self.position.load(Relaxed) != u64::MAX
+    }
+
+    /// He has what commits up to this one say of the ledger by device: that may leave.
+    pub fn set_tallied(&self, commit: u64) {
+        self.tallied.store(commit, Relaxed);
+    }
+
+    /// Whether some of that left before he had it, since this was asked last.
+    pub fn take_missed(&self) -> bool {
+        self.missed.swap(false, Relaxed)
+    }
+
+    pub(super) fn tallied(&self) -> u64 {
+        self.tallied.load(Relaxed)
+    }
+
+    pub(super) fn set_missed(&self) {
+        self.missed.store(true, Relaxed);
     }
 
     /// How far what is settled up to `settled` may leave; `scarce` when the room is
@@ -40,7 +68,7 @@ impl Hold {
         if scarce {
             return settled;
         }
-        let held = self.0.load(Relaxed);
+        let held = self.position.load(Relaxed);
         settled.min(Position(held.max(settled.0.saturating_sub(EVENTS_MAX))))
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use super::{
     checkpoint, copies, fill, quarantine, retention,
     stage::Stage,
+    tally,
     writer::{BATCH_BYTES, TICK, Writer},
 };
 use crate::{event::Timestamp, record::Position};
@@ -74,6 +75,7 @@ impl Writer {
             _ => {}
         }
         if due {
+            self.forget_tallies(stage)?;
             if let Some(age) = self.max_age {
                 let before = before(stage.now, age);
                 self.duties.more |= retention::expire(&self.connection, before, stage)?;
@@ -107,6 +109,16 @@ impl Writer {
         {
             self.duties.forgotten = None;
         }
+        Ok(())
+    }
+
+    /// Removes tallies that whoever reads them has, and those that are too many.
+    fn forget_tallies(&self, stage: &mut Stage) -> rusqlite::Result<()> {
+        let (read, missed) = tally::forget(&self.connection, self.hold.tallied())?;
+        if missed > 0 {
+            self.hold.set_missed();
+        }
+        stage.dirty |= read + missed > 0;
         Ok(())
     }
 

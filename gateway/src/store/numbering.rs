@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::{
     Error,
     account::Name,
+    frame::column,
     mode::Fill,
     stage,
     state::{Standing, State},
@@ -104,6 +105,7 @@ pub(super) fn retire(
             continue;
         }
         connection.execute("DELETE FROM destinations WHERE id = ?1", [name.id.0])?;
+        connection.execute("DELETE FROM beginnings WHERE destination = ?1", [name.id.0])?;
         state.destinations.retain(|d| d.id != name.id);
         tracing::warn!(
             destination = &*name.name,
@@ -140,14 +142,34 @@ fn from_the_beginning(id: DestinationId, end: Position) -> Standing {
     }
 }
 
-/// Keeps the names in the database.
-pub(super) fn insert(connection: &Connection, names: &[Name]) -> rusqlite::Result<()> {
+/// Keeps the names in the database, and where those that are new begin, as part of the
+/// commit after which the journal stands at `state`.
+pub(super) fn insert(
+    connection: &Connection,
+    names: &[Name],
+    state: &State,
+) -> rusqlite::Result<()> {
     for name in names {
-        stage::cached(
+        let new = stage::cached(
             connection,
             "INSERT OR IGNORE INTO destinations (id, name) VALUES (?1, ?2)",
         )?
         .execute((name.id.0, &*name.name))?;
+        if new > 0 {
+            let mut all = state.destinations.iter();
+            let is_filled = all.any(|d| d.id == name.id && d.fill.is_some());
+            stage::cached(
+                connection,
+                "INSERT OR REPLACE INTO beginnings (destination, commit_number, position, kept)
+                 VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((
+                name.id.0,
+                column(state.commit),
+                column(state.position.0),
+                is_filled,
+            ))?;
+        }
     }
     Ok(())
 }

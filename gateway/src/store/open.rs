@@ -180,7 +180,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
     if found.as_ref() != Some(&state) {
         state.commit += 1;
         let transaction = connection.unchecked_transaction()?;
-        numbering::insert(&transaction, &names)?;
+        numbering::insert(&transaction, &names, &state)?;
         stage::write_state(&transaction, &state, &mut Vec::new())?;
         transaction.commit()?;
     }

@@ -118,13 +118,13 @@ impl Noticed {
 /// call it from a blocking task.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     database: Arc<PathBuf>,
     /// Which file `connection` is of, in [`Noticed::replaced`].
-    file: u64,
+    pub(super) file: u64,
     committed: watch::Receiver<Position>,
     tail: Arc<Tail>,
-    noticed: Arc<Noticed>,
+    pub(super) noticed: Arc<Noticed>,
 }
 
 impl Reader {
@@ -249,7 +249,7 @@ impl Reader {
     }
 
     /// Opens the file again where the writer has replaced it.
-    fn follow_file(&mut self) -> Result<(), Error> {
+    pub(super) fn follow_file(&mut self) -> Result<(), Error> {
         let replaced = self.noticed.replaced();
         if replaced != self.file {
             self.connection = open_read_only(&self.database)?;
@@ -259,7 +259,7 @@ impl Reader {
     }
 
     /// Lets the writer know of a damaged file.
-    fn notice(&self, error: Error) -> Error {
+    pub(super) fn notice(&self, error: Error) -> Error {
         if error.means_damage() {
             self.noticed.structure.store(true, Ordering::Release);
         }
@@ -267,7 +267,7 @@ impl Reader {
     }
 
     /// Looks through the journal; `scanned_to` is [`END`] where the end was reached.
-    fn scan(
+    pub(super) fn scan(
         &self,
         destination: Option<DestinationId>,
         after: Position,
@@ -322,7 +322,7 @@ impl Reader {
 }
 
 /// No position is this far.
-const END: Position = Position(u64::MAX);
+pub(super) const END: Position = Position(u64::MAX);
 
 /// Opens the database so that nothing can be written to it. Works beside a
 /// running gateway, also from another process.

@@ -15,9 +15,10 @@ use rusqlite::Connection;
 
 use super::{
     column::number,
-    frame::column,
+    frame::{self, column},
     stage::{self, Stage},
     state::Standing,
+    tally::Ending,
 };
 use crate::{
     event::Timestamp,
@@ -36,6 +37,15 @@ const CHUNK_COMMITS: u64 = 100;
 pub(super) enum Cause {
     Age,
     Room,
+}
+
+impl Cause {
+    const fn ending(self) -> Ending {
+        match self {
+            Self::Age => Ending::Expired,
+            Self::Room => Ending::Evicted,
+        }
+    }
 }
 
 /// How many records could be trimmed up to `to`.
@@ -210,17 +220,26 @@ fn expire_retries(
             continue;
         }
         let id = stage.state.destinations[at].id;
-        let removed = stage::cached(
+        let mut statement = stage::cached(
             connection,
             "DELETE FROM retry WHERE destination = ?1
-             AND CASE WHEN position <= ?3 THEN ?4 ELSE received END < ?2",
-        )?
-        .execute((
+             AND CASE WHEN position <= ?3 THEN ?4 ELSE received END < ?2
+             RETURNING position, routes, received, frame",
+        )?;
+        let mut rows = statement.query((
             id.0,
             before.as_nanos(),
             column(step.position.0),
             step.at.as_nanos(),
-        ))? as u64;
+        ))?;
+        let mut removed = 0;
+        while let Some(row) = rows.next()? {
+            removed += 1;
+            if let Some(tally) = &mut stage.tally {
+                let record = frame::from_row(row, 0)?;
+                tally.ended(record.as_ref(), id, Ending::Expired, 1);
+            }
+        }
         let d = &mut stage.state.destinations[at];
         d.retrying = d.retrying.saturating_sub(removed);
         d.expired += removed;
@@ -238,18 +257,25 @@ fn drop_to(
 ) -> rusqlite::Result<()> {
     let mut statement = stage::cached(
         connection,
-        "SELECT position, routes FROM events WHERE position <= ?1",
+        "SELECT position, routes, received, frame FROM events WHERE position <= ?1",
     )?;
     let mut rows = statement.query([column(to.0)])?;
     while let Some(row) = rows.next()? {
         let position = Position(super::frame::integer(row.get(0)?));
         // Who wanted one that does not tell is not known: everybody missed it.
-        let routes = number(row, 1)?.map_or(u64::MAX, super::frame::integer);
-        let routes = Routes(routes);
+        let known = number(row, 1)?.map(|routes| Routes(super::frame::integer(routes)));
+        let routes = known.unwrap_or(Routes(u64::MAX));
+        let mut waited = Routes::NONE;
         for d in &mut stage.state.destinations {
             if d.waits_for(position, routes) && d.backlog() > d.retrying {
                 count(d, position, cause);
+                waited = waited.with(d.id);
             }
+        }
+        if let Some(tally) = &mut stage.tally {
+            let record = frame::from_row(row, 0)?;
+            let routes = known.unwrap_or(waited);
+            tally.dropped(position, routes, waited, record.as_ref(), cause.ending());
         }
     }
     for d in &mut stage.state.destinations {

@@ -15,6 +15,7 @@ use super::{
     progress::{Progress, Retry},
     stage::{self, Stage},
     state::{Overtaken, Standing},
+    tally::{Ending, TakenBack},
 };
 use crate::{
     event::Timestamp,
@@ -64,6 +65,9 @@ pub(super) fn apply(
             continue;
         }
         d.dead += 1;
+        if let Some(tally) = &mut stage.tally {
+            tally.ended(Some(&dead.record), id, Ending::Dead, 1);
+        }
         dead_letter::insert(connection, id, dead, stage)?;
     }
     for retry in &progress.retry {
@@ -79,7 +83,15 @@ pub(super) fn apply(
 
     if d.overtaken.total() > 0 {
         let still_there = count_routed(connection, id, d.cursor, cursor)?;
-        take_back(&mut d, first.saturating_sub(still_there));
+        let counts = take_back(&mut d, first.saturating_sub(still_there));
+        if let Some(tally) = stage.tally.as_mut().filter(|_| !counts.is_empty()) {
+            tally.taken_back(TakenBack {
+                destination: id.0,
+                after: d.reported.0,
+                to: d.cursor.min(cursor).0,
+                counts,
+            });
+        }
         if cursor >= d.overtaken.to {
             d.overtaken = Overtaken::default();
         }
@@ -95,8 +107,9 @@ pub(super) fn apply(
     Ok(true)
 }
 
-/// What was in flight when retention took it was settled after all.
-fn take_back(d: &mut Standing, mut count: u64) {
+/// What was in flight when retention took it was settled after all: how many, by what they
+/// were counted as.
+fn take_back(d: &mut Standing, mut count: u64) -> Vec<(Ending, u64)> {
     let Standing {
         evicted,
         expired,
@@ -104,16 +117,21 @@ fn take_back(d: &mut Standing, mut count: u64) {
         overtaken,
         ..
     } = d;
-    for (total, taken) in [
-        (evicted, &mut overtaken.evicted),
-        (expired, &mut overtaken.expired),
-        (damaged, &mut overtaken.damaged),
+    let mut counts = Vec::new();
+    for (ending, total, taken) in [
+        (Ending::Evicted, evicted, &mut overtaken.evicted),
+        (Ending::Expired, expired, &mut overtaken.expired),
+        (Ending::Damaged, damaged, &mut overtaken.damaged),
     ] {
         let back = count.min(*taken);
         *total -= back;
         *taken -= back;
         count -= back;
+        if back > 0 {
+            counts.push((ending, back));
+        }
     }
+    counts
 }
 
 fn count_routed(

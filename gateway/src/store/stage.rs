@@ -5,7 +5,7 @@
 
 use rusqlite::{CachedStatement, Connection};
 
-use super::{account::Name, frame::column, mode::Wanted, state::State};
+use super::{account::Name, frame::column, mode::Wanted, state::State, tally::Tallying};
 use crate::{
     dedup::window::Window,
     event::{Key, Timestamp},
@@ -32,6 +32,8 @@ pub(super) struct Stage {
     /// What new destinations want, where that changes; nobody says it any more where it is
     /// `Some(None)`.
     pub(super) wanted: Option<Option<Wanted>>,
+    /// What changes in the ledger by device, where somebody reads that.
+    pub(super) tally: Option<Tallying>,
     /// There is something to commit.
     pub(super) dirty: bool,
     /// Scratch for frames.
@@ -53,6 +55,7 @@ impl Stage {
             dropped_to: None,
             names: None,
             wanted: None,
+            tally: None,
             dirty: false,
             frame: Vec::new(),
         }
@@ -84,6 +87,9 @@ impl Stage {
                 crc32fast::hash(&self.keys),
                 &self.keys[..],
             ))?;
+        }
+        if let Some(tally) = &self.tally {
+            tally.write(connection, self.state.commit)?;
         }
         write_state(connection, &self.state, &mut self.frame)
     }

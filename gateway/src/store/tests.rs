@@ -8,7 +8,7 @@ mod failure;
 mod fill;
 mod full;
 mod life;
-mod model;
+pub(crate) mod model;
 mod originals;
 mod retention;
 mod step;
@@ -239,7 +239,7 @@ fn to_first_format() -> String {
     };
     let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters;
         DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests;
-        DROP TABLE replays; DROP TABLE copies";
+        DROP TABLE replays; DROP TABLE copies; DROP TABLE tallies; DROP TABLE beginnings";
     [dropped]
         .into_iter()
         .chain(first.filter(ours))

@@ -44,6 +44,7 @@ use super::{
     status::Status,
     step::Steps,
     tail::Tail,
+    tally::Tallying,
     turn::Turn,
 };
 use crate::{clock::Clock, dedup::window::Window, event::Timestamp, record::Position};
@@ -245,6 +246,7 @@ impl Writer {
     fn attempt(&mut self, batch: &[Job], accept: bool) -> rusqlite::Result<(Stage, Vec<Outcome>)> {
         let now = self.look_at_clock();
         let mut stage = Stage::new(&self.state, now);
+        stage.tally = self.hold.is_set().then(Tallying::default);
         stage::cached(&self.connection, "BEGIN IMMEDIATE")?.execute([])?;
         let result = self.fill(batch, accept, &mut stage).and_then(|outcomes| {
             if stage.dirty {

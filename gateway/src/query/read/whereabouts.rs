@@ -48,6 +48,8 @@ impl Which {
 struct Known {
     position: Position,
     routes: Routes,
+    /// Those of them that were given it after it was stored.
+    given: Routes,
     received: i64,
     key: String,
     body: Vec<u8>,
@@ -78,7 +80,8 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
         Which::Position(_) => "position",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT position, routes, received, key, body FROM events
+        "SELECT position, routes | coalesce(mask, 0), received, key, body, coalesce(mask, 0)
+         FROM events LEFT JOIN given USING (position)
          WHERE {by} = ?1 ORDER BY position DESC LIMIT ?2"
     ))?;
     let read = |row: &rusqlite::Row<'_>| {
@@ -89,6 +92,7 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
             received: row.get(2)?,
             key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
             body: row.get(4)?,
+            given: Routes(row.get::<_, i64>(5)?.cast_unsigned()),
         })
     };
     let found = match which {
@@ -106,6 +110,7 @@ fn known(connection: &Connection, listing: &Listing, which: Which) -> Result<Vec
         return Ok(vec![Known {
             position,
             routes: record.routes,
+            given: Routes::NONE,
             received: record.received.as_nanos(),
             key: key.to_string(),
             body: record.body.to_vec(),
@@ -126,7 +131,7 @@ fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Val
     for number in (0..NOWHERE.0).filter(|n| routes.contains(DestinationId(*n))) {
         let mut of_now = fate.standings.destinations.iter();
         let of_now = of_now.find(|one| one.id.0 == number);
-        let is_given = given.contains(DestinationId(number));
+        let is_given = given.union(known.given).contains(DestinationId(number));
         let then = match is_given {
             true => None,
             false => names::at(connection, number, known.position)?,

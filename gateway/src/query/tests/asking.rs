@@ -26,7 +26,7 @@ async fn after_it_was_begun_anew_nothing_from_before_a_position_is_an_answer_for
     assert_eq!((handle.status().position, handle.status().lag), (0, 50));
     // A new file, that has come to 30 when the question is asked.
     let mut reader = place.handle().reader().unwrap();
-    let page = reader.all(Position(0), 30, 1 << 20).unwrap();
+    let page = reader.accounts(Position(0), 0, 30, 1 << 20).unwrap();
     let mut connection = schema::open(dir).unwrap();
     let limits = place.config.limits();
     crate::query::apply::apply(&mut connection, Position(0), &page, &limits).unwrap();

@@ -34,8 +34,8 @@ async fn a_correction_stands_in_history_for_what_it_corrects_however_it_was_fed(
         let mut connection = schema::open(fed.path()).unwrap();
         loop {
             let at = schema::position(&connection).unwrap();
-            let page = journal.all(at, size, 1 << 20).unwrap();
-            if page.records.is_empty() {
+            let page = journal.accounts(at, 0, size, 1 << 20).unwrap();
+            if page.page.records.is_empty() {
                 break;
             }
             apply::apply(&mut connection, at, &page, &place.config.limits()).unwrap();
@@ -109,10 +109,10 @@ async fn what_had_no_room_when_it_came_is_not_taken_back_from_those_that_had() {
     let mut limits = place.config.limits();
     // As if another device had all series, and lost them.
     limits.series = 0;
-    let page = journal.all(Position(0), 1, 1 << 20).unwrap();
+    let page = journal.accounts(Position(0), 0, 1, 1 << 20).unwrap();
     apply::apply(&mut connection, Position(0), &page, &limits).unwrap();
     let limits = place.config.limits();
-    let page = journal.all(Position(1), 3, 1 << 20).unwrap();
+    let page = journal.accounts(Position(1), 0, 3, 1 << 20).unwrap();
     apply::apply(&mut connection, Position(1), &page, &limits).unwrap();
     let mut reader = place.reader(fed.path());
     let hours = reader.history(&history("b7", "t", 3_600)).unwrap();

@@ -213,17 +213,17 @@ async fn a_later_version_is_told_from_a_damaged_number() {
         drop(disk);
         image
     };
-    let later = version(6, "ALTER TABLE events ADD COLUMN more").open();
+    let later = version(7, "ALTER TABLE events ADD COLUMN more").open();
     assert!(
-        matches!(later, Err(Error::LaterVersion { found: 6, .. })),
+        matches!(later, Err(Error::LaterVersion { found: 7, .. })),
         "{later:?}"
     );
     for (number, tables) in [
         (0, ""),
         (1, ""),
         (2, ""),
-        (6, ""),
-        (6, &to_first_format()),
+        (7, ""),
+        (7, &to_first_format()),
         (1 << 30, ""),
         (1 << 20, "DROP TABLE retry"),
     ] {

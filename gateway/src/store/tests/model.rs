@@ -9,12 +9,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::store::job::Outcome;
+use crate::{
+    event::{Event, IdSource, Marks, TimeSource},
+    store::job::Outcome,
+};
 
 const AGE: Duration = Duration::from_secs(100);
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     /// Entries: key, routes, whether it is deduplicated; `None` cannot be decoded.
     Append(Vec<Option<(u64, u64, bool)>>),
     Read {
@@ -41,7 +44,7 @@ enum Op {
     Close,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let entry = prop_oneof![
         9 => (0..80_u64, 0..10_u64, prop::bool::weighted(0.9)).prop_map(|(n, routes, dedup)| {
             let routes = match routes {
@@ -87,6 +90,7 @@ struct Twin {
     last: u64,
     keys: HashMap<u64, ()>,
     records: BTreeMap<u64, (Timestamp, Bytes)>,
+    devices: BTreeMap<u64, String>,
     fates: [BTreeMap<u64, Fate>; 3],
     /// What the rules sent nowhere.
     nowhere: BTreeMap<u64, Fate>,
@@ -114,9 +118,52 @@ impl Twin {
     }
 }
 
+/// An event of one of four devices.
+fn body(n: u64, at: Timestamp) -> Bytes {
+    let event = Event {
+        key: key(n),
+        id: None,
+        id_source: IdSource::None,
+        kind: "telemetry".into(),
+        device: device_of(n).into(),
+        site: None,
+        time: at,
+        time_source: TimeSource::Received,
+        received: at,
+        sequence: Some(n),
+        partition_key: None,
+        topic: "t".into(),
+        traceparent: None,
+        measurements: Vec::new(),
+        tags: Vec::new(),
+        marks: Marks::NONE,
+        corrected: None,
+    };
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    body.into()
+}
+
+fn device_of(n: u64) -> String {
+    format!("d{}", n % 4)
+}
+
+/// What became of the events of a device at a destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Became {
+    pub(crate) routed: i64,
+    pub(crate) delivered: i64,
+    pub(crate) backlog: i64,
+    pub(crate) dead: i64,
+    /// Expired or evicted.
+    pub(crate) lost: i64,
+}
+
 /// The journal under test, and where each destination's task stands.
-struct World {
+pub(crate) struct World {
     place: Place,
+    /// Up to where somebody reads who is no destination, where there is one.
+    pub(crate) held: Option<Position>,
     store: Option<Store>,
     twin: Twin,
     at: [u64; 3],
@@ -125,12 +172,13 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut place = Place::new(&["a", "b", "c"]);
         place.config.max_age = Some(AGE);
         place.config.reserve_bytes = 0;
         let mut world = Self {
             place,
+            held: None,
             store: None,
             twin: Twin::default(),
             at: [0; 3],
@@ -151,6 +199,9 @@ impl World {
             "{report:?}"
         );
         store.writer.load_keys().expect("keys");
+        if let Some(held) = self.held {
+            store.handle().hold().set(held);
+        }
         store.writer.set_due(false);
         for (id, _, cursor) in &report.destinations {
             self.at[usize::from(id.0)] = cursor.0;
@@ -209,7 +260,7 @@ impl World {
                 device: "d".into(),
                 received: self.now(),
                 routes: Routes(routes),
-                body: Bytes::from(format!("{n} at {:?}", self.now())),
+                body: body(n, self.now()),
                 original: None,
             }),
         }
@@ -243,8 +294,8 @@ impl World {
             }
             twin.stored += 1;
             twin.last += 1;
-            twin.records
-                .insert(twin.last, (now, Bytes::from(format!("{n} at {now:?}"))));
+            twin.records.insert(twin.last, (now, body(n, now)));
+            twin.devices.insert(twin.last, device_of(n));
             for (id, fates) in (0..).zip(&mut twin.fates) {
                 if Routes(routes).contains(DestinationId(id)) {
                     fates.insert(twin.last, Fate::Waiting);
@@ -421,7 +472,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, op: Op) {
+    pub(crate) fn act(&mut self, op: Op) {
         match op {
             Op::Append(entries) => self.append(&entries),
             Op::Read { destination, count } => self.read(destination, count),
@@ -478,6 +529,29 @@ impl World {
             }
         }
         self.compare();
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.store().handle()
+    }
+
+    /// What became of events by device and destination.
+    pub(crate) fn by_device(&self) -> BTreeMap<(String, u8), Became> {
+        let mut all = BTreeMap::<_, Became>::new();
+        for (id, fates) in (0..).zip(&self.twin.fates) {
+            for (position, fate) in fates {
+                let of = (self.twin.devices[position].clone(), id);
+                let became = all.entry(of).or_default();
+                became.routed += 1;
+                *match fate {
+                    Fate::Waiting | Fate::Retrying(_) => &mut became.backlog,
+                    Fate::Delivered => &mut became.delivered,
+                    Fate::Dead => &mut became.dead,
+                    Fate::Expired | Fate::Evicted => &mut became.lost,
+                } += 1;
+            }
+        }
+        all
     }
 
     fn compare(&self) {

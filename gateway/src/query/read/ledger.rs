@@ -1,0 +1,260 @@
+//! The ledger of devices, by destination.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Context, Reader, cursor, limit, place};
+use crate::{
+    query::{
+        Error,
+        ledger::{self, Counts, Fold, Known, STORED},
+    },
+    record::{DestinationId, NOWHERE, Position, is_own},
+    store::{AccountOf, Listing, Snapshot},
+};
+
+/// Counting what waits ends after this long.
+const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Of which devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Ledger {
+    /// Of this device; of all without it.
+    pub device: Option<String>,
+    /// Where the page begins.
+    pub after: Option<String>,
+    /// Its size, at most.
+    pub limit: usize,
+}
+
+impl Reader {
+    /// What became of the events of each device, by destination, up to the last one that
+    /// the journal has.
+    ///
+    /// # Errors
+    /// When a database cannot be read, or `after` is not of an answer.
+    pub fn ledger(&mut self, asked: &Ledger) -> Result<Value, Error> {
+        let mut more = Map::new();
+        let mut answer = self.answer(|context| {
+            let (items, next, rest) = context
+                .journal
+                .listing(|listing| page(context, listing, asked))?;
+            more = rest;
+            Ok((items, next))
+        })?;
+        if let Value::Object(answer) = &mut answer {
+            answer.append(&mut more);
+        }
+        Ok(answer)
+    }
+
+    /// Whether the ledger by device is the sum of its rows, a sentence for each that it is not.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn audit_ledger(&mut self) -> Result<Vec<String>, Error> {
+        let transaction = self.connection.transaction()?;
+        ledger::audit(&transaction)
+    }
+}
+
+/// What is said of devices, where the next page begins, and what is said of all.
+type Page = (Vec<Value>, Option<String>, Map<String, Value>);
+
+fn page(context: &Context<'_>, listing: &Listing, asked: &Ledger) -> Result<Page, Error> {
+    let connection = context.connection;
+    let (devices, next) = devices(connection, asked)?;
+    let (at, commit) = ledger::stands(connection)?;
+    let Some(snapshot) = listing.snapshot(commit)? else {
+        let what = "the ledger by device is behind; ask again in a moment";
+        return Err(Error::Waits(what.into()));
+    };
+    let known = ledger::known(connection, &snapshot.destinations)?;
+    let since = Since::count(connection, listing, &snapshot, (at, &known), &devices)?;
+    let items = devices.iter();
+    let items = items.map(|device| {
+        let rows = rows(connection, 0, device, &known)?;
+        Ok(item(device, rows, &snapshot.destinations, &since))
+    });
+    let mut items: Vec<Value> = items.collect::<Result<_, Error>>()?;
+    if asked.device.is_some() {
+        // Nothing was ever heard of it.
+        items.retain(|item| item["stored"] != 0 || item["destinations"] != json!([]));
+    }
+    let mut more = Map::new();
+    more.insert("complete".to_owned(), since.is_complete.into());
+    if asked.device.is_none() {
+        for (name, kind) in [("others", 1), ("unknown", 2)] {
+            let rows = rows(connection, kind, "", &known)?;
+            more.insert(name.to_owned(), without_rest(rows, &snapshot.destinations));
+        }
+        let unattributed = ledger::unattributed(connection)?;
+        more.insert("unattributed".to_owned(), unattributed.into());
+    }
+    Ok((items, next, more))
+}
+
+/// The devices of a page, and where the next one begins.
+fn devices(
+    connection: &Connection,
+    asked: &Ledger,
+) -> Result<(BTreeSet<String>, Option<String>), Error> {
+    if let Some(device) = &asked.device {
+        return Ok((BTreeSet::from([device.clone()]), None));
+    }
+    let after: String = asked.after.as_deref().map_or(Ok(String::new()), place)?;
+    let (count, rows) = limit(asked.limit);
+    let mut devices: Vec<String> = connection
+        .prepare_cached(
+            "SELECT DISTINCT device FROM ledger WHERE kind = 0 AND device > ?1
+             ORDER BY device LIMIT ?2",
+        )?
+        .query_map((after, rows), |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let is_more = devices.len() > count;
+    devices.truncate(count);
+    let next = devices.last().filter(|_| is_more);
+    let next = next.map(|last| cursor(&json!(last)));
+    Ok((devices.into_iter().collect(), next))
+}
+
+/// What was counted of a device, by destination. What is of an earlier destination of a number
+/// is left out.
+fn rows(
+    connection: &Connection,
+    kind: i64,
+    device: &str,
+    known: &[Known],
+) -> Result<BTreeMap<u8, Counts>, Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT number, routed, expired, evicted, damaged, dead FROM ledger
+         WHERE kind = ?1 AND device = ?2",
+    )?;
+    let rows = statement.query_map((kind, device), |row| {
+        Ok((row.get(0)?, Counts::from_row(row, 1)?))
+    })?;
+    let mut counted = BTreeMap::new();
+    for row in rows {
+        let (number, counts): (u8, Counts) = row?;
+        let mut known = known.iter();
+        if number == STORED || known.any(|one| one.number == number && !one.is_new) {
+            counted.insert(number, counts);
+        }
+    }
+    Ok(counted)
+}
+
+/// What the journal has beyond what was counted, and what waits in it.
+struct Since<'c> {
+    fold: Fold<'c>,
+    waiting: BTreeMap<(String, DestinationId), u64>,
+    /// What waits was counted to the end.
+    is_complete: bool,
+}
+
+impl<'c> Since<'c> {
+    fn count(
+        connection: &'c Connection,
+        listing: &Listing,
+        snapshot: &Snapshot,
+        (at, known): (Position, &[Known]),
+        devices: &BTreeSet<String>,
+    ) -> Result<Self, Error> {
+        let mut fold = Fold::new(connection, at, known.to_vec());
+        for (commit, tally) in &snapshot.tallies {
+            fold.tally(*commit, tally)?;
+        }
+        let retrying = snapshot.retrying.iter();
+        let retrying = retrying.filter(|((device, _), _)| devices.contains(device));
+        let mut waiting: BTreeMap<_, _> =
+            retrying.map(|(of, count)| (of.clone(), *count)).collect();
+        let until = Instant::now() + COUNT_TIME_MAX;
+        let is_complete = listing.scan_snapshot(snapshot, at, until, |record, device, waits| {
+            if !devices.contains(device) {
+                return;
+            }
+            fold.record(record.position, device, record.routes);
+            for one in known {
+                let id = DestinationId(one.number);
+                if id != NOWHERE && waits.contains(id) {
+                    *waiting.entry((device.to_owned(), id)).or_default() += 1;
+                }
+            }
+        })?;
+        Ok(Self {
+            fold,
+            waiting,
+            is_complete,
+        })
+    }
+}
+
+fn item(
+    device: &str,
+    mut counted: BTreeMap<u8, Counts>,
+    accounts: &[AccountOf],
+    since: &Since<'_>,
+) -> Value {
+    for (number, counts) in since.fold.deltas.of(device) {
+        *counted.entry(*number).or_default() += *counts;
+    }
+    let mut item = without_rest(counted.clone(), accounts);
+    item["device"] = device.into();
+    let destinations = item["destinations"].as_array_mut();
+    for one in destinations.into_iter().flatten() {
+        let account = accounts.iter().find(|account| one["name"] == account.name);
+        let Some(account) = account.filter(|_| since.is_complete) else {
+            // Nobody had the time to count it.
+            (one["backlog"], one["delivered"]) = (Value::Null, Value::Null);
+            continue;
+        };
+        let of = (device.to_owned(), account.id);
+        let backlog = since.waiting.get(&of).copied().unwrap_or(0);
+        let counts = counted.get(&account.id.0).copied().unwrap_or_default();
+        one["backlog"] = backlog.into();
+        one["delivered"] = (counts.routed - counts.lost() - backlog.cast_signed()).into();
+    }
+    item
+}
+
+/// What is said of one device, or of many, without what waits and what was delivered.
+fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> Value {
+    let stored = counted.get(&STORED).map_or(0, |counts| counts.routed);
+    let mut nowhere = Value::Null;
+    let mut destinations = Vec::new();
+    for (number, counts) in counted {
+        let Some(account) = accounts.iter().find(|account| account.id.0 == number) else {
+            continue;
+        };
+        if is_own(&account.name) {
+            // What rules do is in their own account.
+            continue;
+        }
+        if account.id == NOWHERE {
+            nowhere = json!({
+                "total": counts.routed,
+                "held": counts.routed - counts.lost(),
+                "expired": counts.expired,
+                "evicted": counts.evicted,
+                "damaged": counts.damaged,
+            });
+            continue;
+        }
+        destinations.push(json!({
+            "name": account.name,
+            "routed": counts.routed,
+            "expired": counts.expired,
+            "evicted": counts.evicted,
+            "damaged": counts.damaged,
+            "dead": counts.dead,
+        }));
+    }
+    json!({ "stored": stored, "nowhere": nowhere, "destinations": destinations })
+}

@@ -1,0 +1,374 @@
+//! The ledger by device.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{
+    query::{Limits, apply, ledger, read::Ledger, schema},
+    store::{
+        Retry,
+        tests::model::{Became, Op, World, op},
+    },
+};
+
+fn all() -> Ledger {
+    Ledger {
+        limit: 1_000,
+        ..Ledger::default()
+    }
+}
+
+/// A read side that is fed by hand.
+struct Fed {
+    dir: TempDir,
+    connection: rusqlite::Connection,
+    limits: Limits,
+    found: Vec<String>,
+}
+
+impl Fed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            connection: schema::open(dir.path()).unwrap(),
+            dir,
+            limits: Config::default().limits(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Counts up to the end, a few records at a time.
+    fn fold(&mut self, store: &store::Handle, count: usize) {
+        let mut reader = store.reader().unwrap();
+        loop {
+            let at = schema::position(&self.connection).unwrap();
+            let (_, commit) = ledger::stands(&self.connection).unwrap();
+            let accounts = reader.accounts(at, commit, count, 1 << 20).unwrap();
+            let compared = apply::apply(&mut self.connection, at, &accounts, &self.limits).unwrap();
+            self.found.extend(compared.found);
+            if compared.is_whole {
+                break;
+            }
+        }
+        let (_, commit) = ledger::stands(&self.connection).unwrap();
+        store.hold().set_tallied(commit);
+        store.hold().set(self.position());
+    }
+
+    fn position(&self) -> Position {
+        schema::position(&self.connection).unwrap()
+    }
+
+    /// Begins a new file, which takes the ledger over.
+    fn rebuild(&mut self) {
+        let ledger = ledger::rescue(self.dir.path());
+        self.connection = rusqlite::Connection::open_in_memory().unwrap();
+        schema::remove(self.dir.path()).unwrap();
+        self.connection = schema::open(self.dir.path()).unwrap();
+        ledger.put(&mut self.connection).unwrap();
+    }
+
+    fn answer(&self, store: &store::Handle, asked: &Ledger) -> Json {
+        let mut reader = Reader::open(self.dir.path(), store.listing().unwrap()).unwrap();
+        reader.ledger(asked).unwrap()
+    }
+
+    /// What it says by device and destination.
+    fn by_device(&self, store: &store::Handle) -> BTreeMap<(String, u8), Became> {
+        let mut found = BTreeMap::new();
+        // One by one: a device that was not counted yet has no line.
+        for n in 0..4 {
+            let asked = Ledger {
+                device: Some(format!("d{n}")),
+                ..all()
+            };
+            let answer = self.answer(store, &asked);
+            assert_eq!(answer["complete"], true, "{answer}");
+            for item in items(&answer) {
+                let device = item["device"].as_str().unwrap();
+                for one in item["destinations"].as_array().unwrap() {
+                    let count = |of: &str| one[of].as_i64().unwrap();
+                    let id = store.destination_id(one["name"].as_str().unwrap());
+                    let became = Became {
+                        routed: count("routed"),
+                        delivered: count("delivered"),
+                        backlog: count("backlog"),
+                        dead: count("dead"),
+                        lost: count("expired") + count("evicted"),
+                    };
+                    if became != Became::default() {
+                        found.insert((device.to_owned(), id.unwrap().0), became);
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// What is done with the read side before something happens to the journal.
+#[derive(Debug, Clone, Copy)]
+enum Feeding {
+    No,
+    Fold(usize),
+    Restart,
+    Rebuild,
+}
+
+fn feeding() -> impl Strategy<Value = Feeding> {
+    prop_oneof![
+        6 => Just(Feeding::No),
+        4 => (1..20_usize).prop_map(Feeding::Fold),
+        1 => Just(Feeding::Restart),
+        1 => Just(Feeding::Rebuild),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_ledger_by_device_is_that_of_the_journal_whatever_happens(
+        ops in vec((op(), feeding()), 1..60),
+        is_prompt in any::<bool>(),
+    ) {
+        let (mut world, mut fed) = (World::new(), Fed::new());
+        world.held = Some(Position(0));
+        world.act(Op::Crash);
+        for (op, feeding) in ops {
+            match feeding {
+                Feeding::Fold(count) => fed.fold(&world.handle(), count),
+                // What is settled leaves the journal at once where there is no room at all,
+                // read or not; and what was on its way is known by device where it was read.
+                _ if matches!(op, Op::Squeeze) || is_prompt => fed.fold(&world.handle(), 7),
+                Feeding::Restart => fed.connection = schema::open(fed.dir.path()).unwrap(),
+                Feeding::Rebuild => fed.rebuild(),
+                Feeding::No => {}
+            }
+            world.held = Some(fed.position());
+            world.act(op);
+            if is_prompt {
+                // As of now, although not all of it is counted.
+                prop_assert_eq!(fed.by_device(&world.handle()), world.by_device());
+            }
+        }
+        fed.fold(&world.handle(), 5);
+        prop_assert_eq!(&fed.found, &Vec::<String>::new(), "every fold was compared");
+        prop_assert_eq!(ledger::audit(&fed.connection).unwrap(), Vec::<String>::new());
+        prop_assert_eq!(ledger::unattributed(&fed.connection).unwrap(), 0);
+        if is_prompt {
+            fed.rebuild();
+            fed.fold(&world.handle(), 3);
+            prop_assert_eq!(fed.by_device(&world.handle()), world.by_device());
+            prop_assert_eq!(&fed.found, &Vec::<String>::new());
+        }
+    }
+}
+
+fn of(device: &str, n: u8, routes: u64) -> Entry {
+    let Entry::Event(one) = entry(&event(n, device, NOON, &[("t", Value::Int(1))])) else {
+        panic!("it is an event");
+    };
+    Entry::Event(NewEvent {
+        routes: Routes(routes),
+        ..one
+    })
+}
+
+async fn configure(place: &Place, names: &[&str], from_kept: &[&str]) {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+    let handle = place.handle();
+    assert!(
+        handle
+            .configure(owned(names), owned(from_kept))
+            .await
+            .unwrap()
+    );
+}
+
+fn destination<'j>(answer: &'j Json, device: &str, name: &str) -> &'j Json {
+    let item = items(answer).iter().find(|item| item["device"] == device);
+    let all = item.unwrap()["destinations"].as_array().unwrap();
+    all.iter().find(|one| one["name"] == name).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_new_destination_is_given_later_is_in_its_ledger_and_where_tells_of_it() {
+    let place = Place::new();
+    place.handle().hold().set(Position(0));
+    let mut fed = Fed::new();
+    place
+        .append((1..=10).map(|n| of("b7", n, 1)).collect())
+        .await;
+    // Some of it is counted before, and some after it was given.
+    let mut reader = place.handle().reader().unwrap();
+    let accounts = reader.accounts(Position(0), 0, 4, 1 << 20).unwrap();
+    apply::apply(&mut fed.connection, Position(0), &accounts, &fed.limits).unwrap();
+    configure(&place, &["lake", "alarms", "new"], &["new"]).await;
+    // Routed by those who did not know of it yet, and by those who did.
+    place
+        .append(vec![of("b7", 11, 1), of("b8", 12, 0b101)])
+        .await;
+    let odd = store::Wanted::new(|_, record| record.position.0 % 2 == 1);
+    place.handle().fill(odd).await.unwrap();
+    place.handle().filled(DestinationId(2)).await.unwrap();
+    let before = fed.answer(&place.handle(), &all());
+    fed.fold(&place.handle(), 3);
+    let after = fed.answer(&place.handle(), &all());
+    for answer in [&before, &after] {
+        let new = destination(answer, "b7", "new");
+        // 1, 3, 5, 7, 9 and 11.
+        assert_eq!(
+            (&new["routed"], &new["backlog"]),
+            (&6.into(), &6.into()),
+            "{answer}"
+        );
+    }
+    assert_eq!(destination(&after, "b8", "new")["routed"], 1);
+    assert_eq!((&fed.found, &after["unattributed"]), (&vec![], &0.into()));
+    let mut reader = Reader::open(fed.dir.path(), place.handle().listing().unwrap()).unwrap();
+    let mut gets = |position: u64| {
+        let found = reader
+            .whereabouts(Which::Position(Position(position)))
+            .unwrap();
+        let all = items(&found)[0]["destinations"].as_array().unwrap().clone();
+        all.iter()
+            .any(|one| one["name"] == "new" && one["state"] == "backlog")
+    };
+    let found: Vec<u64> = (1..=12).filter(|position| gets(*position)).collect();
+    assert_eq!(found, [1, 3, 5, 7, 9, 11, 12]);
+}
+
+#[tokio::test]
+async fn a_number_that_is_given_again_begins_a_ledger_of_its_own() {
+    let place = Place::new();
+    place.handle().hold().set(Position(0));
+    let mut fed = Fed::new();
+    place
+        .append((1..=4).map(|n| of("b7", n, 2)).collect())
+        .await;
+    fed.fold(&place.handle(), 10);
+    assert_eq!(
+        destination(&fed.answer(&place.handle(), &all()), "b7", "alarms")["routed"],
+        4
+    );
+    configure(&place, &["lake"], &[]).await;
+    assert!(
+        place
+            .handle()
+            .forget_destination("alarms".into())
+            .await
+            .unwrap()
+    );
+    // The next start would take a number for another name for damage until that is noted.
+    configure(&place, &["lake"], &[]).await;
+    configure(&place, &["lake", "other"], &["other"]).await;
+    let handle = place.handle();
+    assert_eq!(handle.destination_id("other"), Some(DestinationId(1)));
+    handle
+        .fill(store::Wanted::new(|_, record| record.position.0 > 3))
+        .await
+        .unwrap();
+    handle.filled(DestinationId(1)).await.unwrap();
+    place.append(vec![of("b7", 5, 2)]).await;
+    let before = fed.answer(&handle, &all());
+    fed.fold(&handle, 2);
+    for answer in [before, fed.answer(&handle, &all())] {
+        let other = destination(&answer, "b7", "other");
+        assert_eq!(
+            (&other["routed"], &other["backlog"]),
+            (&2.into(), &2.into()),
+            "{answer}"
+        );
+    }
+    assert_eq!(fed.found, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_missed_is_of_no_device_and_others_than_so_many_have_one_line() {
+    let place = Place::new();
+    // Nobody reads.
+    place
+        .append((1..=6).map(|n| of("b7", n, 1)).collect())
+        .await;
+    let record = |n: u64| {
+        let listing = place.handle().listing().unwrap();
+        listing.record(Position(n)).unwrap().unwrap()
+    };
+    let dead = Dead {
+        record: record(2),
+        attempts: 1,
+        first: None,
+        reason: "no".into(),
+    };
+    place.settle(0, 2, 1, vec![dead]).await;
+    let mut fed = Fed::new();
+    fed.limits.ledger_devices = 2;
+    fed.fold(&place.handle(), 10);
+    let found = std::mem::take(&mut fed.found);
+    assert!(!found.is_empty(), "it began with what the journal had");
+    // From here on nothing is missed.
+    place
+        .append((7..=10).map(|n| of(&format!("c{n:02}"), n, 1)).collect())
+        .await;
+    let retry = Retry {
+        record: record(3),
+        attempts: 1,
+        first: None,
+        not_before: seconds(NOON),
+        reason: "not now".into(),
+    };
+    let progress = Progress {
+        destination: DestinationId(0),
+        cursor: Position(4),
+        delivered: 1,
+        retry: vec![retry],
+        retried: Vec::new(),
+        dead: Vec::new(),
+        spent: None,
+    };
+    let handle = place.handle();
+    handle.progress(progress).await.unwrap().await.unwrap();
+    fed.fold(&handle, 10);
+    assert_eq!(fed.found, Vec::<String>::new());
+    let answer = fed.answer(&handle, &all());
+    assert_eq!(answer["others"]["destinations"][0]["routed"], 3, "{answer}");
+    assert_eq!(answer["others"]["stored"], 3);
+    assert_eq!(answer["unknown"]["destinations"][0]["dead"], 1);
+    let names: Vec<_> = items(&answer).iter().map(|item| &item["device"]).collect();
+    assert_eq!(names, ["b7", "c07"]);
+    let b7 = destination(&answer, "b7", "lake");
+    assert_eq!(b7["backlog"], 3, "the one that failed, and two behind it");
+    // By pages, and one alone.
+    let one = Ledger {
+        limit: 1,
+        ..Ledger::default()
+    };
+    let first = fed.answer(&handle, &one);
+    assert_eq!(items(&first)[0]["device"], "b7");
+    let second = Ledger {
+        after: first["next"].as_str().map(str::to_owned),
+        ..one
+    };
+    let second = fed.answer(&handle, &second);
+    assert_eq!(
+        (&items(&second)[0]["device"], &second["next"]),
+        (&"c07".into(), &Json::Null)
+    );
+    let of = |device: &str| Ledger {
+        device: Some(device.to_owned()),
+        ..all()
+    };
+    assert_eq!(
+        fed.answer(&handle, &of("b7"))["items"],
+        json_of(&answer, "b7")
+    );
+    assert_eq!(items(&fed.answer(&handle, &of("nobody"))).len(), 0);
+}
+
+fn json_of(answer: &Json, device: &str) -> Json {
+    let item = items(answer).iter().find(|item| item["device"] == device);
+    serde_json::json!([item.unwrap()])
+}
