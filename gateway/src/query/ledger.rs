@@ -114,14 +114,14 @@ pub(super) fn begin<'c>(
     accounts: &Accounts,
 ) -> Result<Fold<'c>, Error> {
     let (mut position, commit) = stands(connection)?;
-    if commit > accounts.commit && accounts.is_whole {
+    if commit > accounts.commit {
         // It is of another journal, as far as can be told.
         connection.execute_batch(
             "DELETE FROM ledger;
              DELETE FROM ledger_destinations WHERE number <> 64;
              UPDATE ledger_destinations
                 SET routed = 0, expired = 0, evicted = 0, damaged = 0, dead = 0;
-             UPDATE ledger_state SET devices = 0",
+             UPDATE ledger_state SET devices = 0, position = 0",
         )?;
         position = after;
     }
@@ -224,6 +224,7 @@ fn write(connection: &Connection, deltas: &Deltas, limits: &Limits) -> Result<()
     for (device, number, counts) in deltas.iter() {
         if device.is_empty() {
             add(connection, UNKNOWN, "", number, counts)?;
+            unattribute(connection, counts)?;
         } else if !raise(connection, DEVICE, device, number, counts)? {
             let kind = kind_of(connection, device, limits)?;
             let device = if kind == DEVICE { device } else { "" };
@@ -233,6 +234,13 @@ fn write(connection: &Connection, deltas: &Deltas, limits: &Limits) -> Result<()
     for (number, counts) in deltas.sums() {
         total(connection, number, counts)?;
     }
+    Ok(())
+}
+
+fn unattribute(connection: &Connection, counts: Counts) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE ledger_state SET unattributed = unattributed + ?1")?
+        .execute([counts.magnitude()])?;
     Ok(())
 }
 
@@ -340,9 +348,7 @@ fn compare(
         }
         add(connection, UNKNOWN, "", number, missing)?;
         total(connection, number, missing)?;
-        connection
-            .prepare_cached("UPDATE ledger_state SET unattributed = unattributed + ?1")?
-            .execute([missing.magnitude()])?;
+        unattribute(connection, missing)?;
         let what = match number {
             STORED => "what was stored".to_owned(),
             number if number == NOWHERE.0 => "what goes nowhere".to_owned(),
@@ -386,8 +392,12 @@ pub(super) fn audit(connection: &Connection) -> Result<Vec<String>, Error> {
         }
     }
     let mut statement = connection.prepare_cached(
-        "SELECT device, number FROM ledger
-         WHERE kind = 0 AND expired + evicted + damaged + dead > routed LIMIT 10",
+        // Of what is of no device nobody knows where it was routed.
+        "SELECT device, number FROM ledger l
+         WHERE kind = 0 AND expired + evicted + damaged + dead > routed
+         AND NOT EXISTS (SELECT 1 FROM ledger
+                         WHERE kind IN (1, 2) AND device = '' AND number = l.number)
+         LIMIT 10",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

@@ -25,8 +25,6 @@ use crate::{
 
 /// Tallies of one page.
 const PAGE_TALLIES: usize = 64;
-/// Tallies of one snapshot: more means that whoever folds them is far behind.
-const SNAPSHOT_TALLIES: usize = 256;
 /// Events read in one transaction.
 const PAGE_ROWS: i64 = 2_000;
 
@@ -154,9 +152,11 @@ impl Reader {
 /// Where the journal stood at one commit.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// That commit.
+    pub commit: u64,
     /// The last position stored.
     pub position: Position,
-    /// What is said by device of commits after the one that was asked for.
+    /// All tallies that there were.
     pub tallies: Vec<(u64, Tally)>,
     /// The ledger of each destination.
     pub destinations: Vec<AccountOf>,
@@ -166,17 +166,15 @@ pub struct Snapshot {
 }
 
 impl Listing {
-    /// Where the journal stands; `None` where too much happened since commit `tallied`.
+    /// Where the journal stands, with what waits of some devices.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn snapshot(&self, tallied: u64) -> Result<Option<Snapshot>, Error> {
+    pub fn snapshot(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Snapshot, Error> {
         let transaction = self.connection.unchecked_transaction()?;
         let state = open::read_state(&transaction)?.unwrap_or_default();
-        let (tallies, more) = tally::read(&transaction, tallied, SNAPSHOT_TALLIES)?;
-        if more.is_some() {
-            return Ok(None);
-        }
+        // The writer bounds how many there are.
+        let (tallies, _) = tally::read(&transaction, 0, usize::MAX)?;
         let mut retrying = BTreeMap::new();
         let mut statement = transaction
             .prepare_cached("SELECT destination, position, routes, received, frame FROM retry")?;
@@ -185,21 +183,24 @@ impl Listing {
             let id = column::number(row, 0)?.and_then(|id| u8::try_from(id).ok());
             if let Some(id) = id {
                 let device = device(frame::from_row(row, 1)?.as_ref());
-                *retrying.entry((device, DestinationId(id))).or_default() += 1;
+                if is_wanted(&device) {
+                    *retrying.entry((device, DestinationId(id))).or_default() += 1;
+                }
             }
         }
-        Ok(Some(Snapshot {
+        Ok(Snapshot {
+            commit: state.commit,
             position: state.position,
             tallies,
             destinations: accounts(&transaction, &state)?,
             retrying,
             state,
-        }))
+        })
     }
 
     /// Shows each record of a snapshot that lies after `after`, or that a destination
-    /// waits for, with its device and those who wait for it. False where the time ended, or what
-    /// was there at the snapshot had left before it was looked at.
+    /// waits for, with its device and those who wait for it. False where the time ended, or
+    /// what was there had left before it was looked at.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -214,6 +215,10 @@ impl Listing {
         let waits = |d: &&Standing| d.backlog() > d.retrying && d.id != NOWHERE;
         let cursors = state.destinations.iter().filter(waits).map(|d| d.cursor);
         let from = cursors.fold(after, Position::min).max(state.trimmed);
+        if state.trimmed > after {
+            // Not read by who asks, and gone.
+            return Ok(false);
+        }
         let mut at = from;
         while at < state.position {
             let transaction = self.connection.unchecked_transaction()?;

@@ -149,7 +149,7 @@ pub(super) fn set_damaged_aside(
             }
         }
         if let Some(tally) = &mut stage.tally {
-            tally.damaged(position, waited);
+            tally.damaged(position, waited, false);
         }
         if let Some(destination) = kept_for {
             keep_damaged(
@@ -200,7 +200,7 @@ pub(super) fn set_damaged_retry_aside(
     d.damaged += 1;
     let destination = d.id;
     if let Some(tally) = &mut stage.tally {
-        tally.damaged(position, Routes::NONE.with(destination));
+        tally.damaged(position, Routes::NONE.with(destination), true);
     }
     keep_damaged(
         connection,

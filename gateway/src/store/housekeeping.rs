@@ -41,6 +41,8 @@ pub(super) struct Duties {
     /// How often the file was replaced.
     pub(super) replaced: u32,
     pub(super) promises_failing: bool,
+    /// Bytes of tallies that nobody has read, about.
+    pub(super) tally_bytes: u64,
 }
 
 /// So long ago.
@@ -113,11 +115,12 @@ impl Writer {
     }
 
     /// Removes tallies that whoever reads them has, and those that are too many.
-    fn forget_tallies(&self, stage: &mut Stage) -> rusqlite::Result<()> {
+    fn forget_tallies(&mut self, stage: &mut Stage) -> rusqlite::Result<()> {
         let (read, missed) = tally::forget(&self.connection, self.hold.tallied())?;
         if missed > 0 {
             self.hold.set_missed();
         }
+        self.duties.tally_bytes = tally::bytes(&self.connection)?;
         stage.dirty |= read + missed > 0;
         Ok(())
     }

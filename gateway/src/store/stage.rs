@@ -88,7 +88,7 @@ impl Stage {
                 &self.keys[..],
             ))?;
         }
-        if let Some(tally) = &self.tally {
+        if let Some(tally) = &mut self.tally {
             tally.write(connection, self.state.commit)?;
         }
         write_state(connection, &self.state, &mut self.frame)

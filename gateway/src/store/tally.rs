@@ -7,7 +7,8 @@
 //! damage) and what is routed later (a new destination that is given what was kept) is
 //! rare or comes in bulk, and is written here, in the transaction that counts it.
 //!
-//! Only while somebody reads ([`Hold`](super::Hold)), and no more than [`ROWS_MAX`]: who
+//! Only while somebody reads ([`Hold`](super::Hold)), and no more than [`ROWS_MAX`] and
+//! [`BYTES_MAX`]: who
 //! falls behind so far, or comes later, sees by the counters what he missed.
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ use crate::{
 
 /// Commits whose tallies are kept, at most.
 const ROWS_MAX: i64 = 1_024;
+/// Bytes of tallies that are kept, about: with more, none is written.
+pub(super) const BYTES_MAX: u64 = 4 << 20;
 
 /// How an event ended that was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +61,8 @@ pub struct Dropped {
 pub struct Damaged {
     /// Where it was.
     pub position: u64,
+    /// It was the copy that waited for another attempt; the record itself is another row.
+    pub is_copy: bool,
     /// Who had not settled it, one bit each.
     pub waited: u64,
 }
@@ -108,6 +113,7 @@ pub struct Tally {
 #[derive(Debug, Default)]
 pub(super) struct Tallying {
     tally: Tally,
+    bytes: u64,
     places: BTreeMap<String, u32>,
 }
 
@@ -155,9 +161,10 @@ impl Tallying {
     }
 
     /// A record cannot be read.
-    pub(super) fn damaged(&mut self, position: Position, waited: Routes) {
+    pub(super) fn damaged(&mut self, position: Position, waited: Routes, is_copy: bool) {
         self.tally.damaged.push(Damaged {
             position: position.0,
+            is_copy,
             waited: waited.0,
         });
     }
@@ -178,7 +185,7 @@ impl Tallying {
     }
 
     /// Writes what there is, as part of commit `number`.
-    pub(super) fn write(&self, connection: &Connection, number: u64) -> rusqlite::Result<()> {
+    pub(super) fn write(&mut self, connection: &Connection, number: u64) -> rusqlite::Result<()> {
         if self.tally == Tally::default() {
             return Ok(());
         }
@@ -193,8 +200,23 @@ impl Tallying {
             "INSERT INTO tallies (commit_number, checksum, body) VALUES (?1, ?2, ?3)",
         )?
         .execute((column(number), crc32fast::hash(&body), &body[..]))?;
+        self.bytes = body.len() as u64;
         Ok(())
     }
+
+    /// Bytes that were written.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Bytes of the tallies that are there.
+pub(super) fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    stage::cached(
+        connection,
+        "SELECT coalesce(sum(length(body)), 0) FROM tallies",
+    )?
+    .query_row([], |row| row.get(0).map(integer))
 }
 
 /// Removes tallies up to commit `to`, which whoever reads has, and those that are too

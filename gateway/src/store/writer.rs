@@ -44,7 +44,7 @@ use super::{
     status::Status,
     step::Steps,
     tail::Tail,
-    tally::Tallying,
+    tally::{self, Tallying},
     turn::Turn,
 };
 use crate::{clock::Clock, dedup::window::Window, event::Timestamp, record::Position};
@@ -246,7 +246,13 @@ impl Writer {
     fn attempt(&mut self, batch: &[Job], accept: bool) -> rusqlite::Result<(Stage, Vec<Outcome>)> {
         let now = self.look_at_clock();
         let mut stage = Stage::new(&self.state, now);
-        stage.tally = self.hold.is_set().then(Tallying::default);
+        if self.hold.is_set() {
+            match self.duties.tally_bytes < tally::BYTES_MAX {
+                true => stage.tally = Some(Tallying::default()),
+                // Whoever reads sees by the counters what he missed.
+                false => self.hold.set_missed(),
+            }
+        }
         stage::cached(&self.connection, "BEGIN IMMEDIATE")?.execute([])?;
         let result = self.fill(batch, accept, &mut stage).and_then(|outcomes| {
             if stage.dirty {
@@ -387,6 +393,7 @@ impl Writer {
         }
         if stage.dirty {
             self.account.commits += 1;
+            self.duties.tally_bytes += stage.tally.as_ref().map_or(0, Tallying::bytes);
             self.steps.noted();
             self.state = stage.state;
             if let Some(names) = stage.names.take() {

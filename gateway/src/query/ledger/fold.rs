@@ -218,7 +218,9 @@ impl<'c> Fold<'c> {
         for damaged in &tally.damaged {
             let position = Position(damaged.position);
             let device = self.device_at(position)?;
-            self.record(position, &device, Routes(damaged.waited));
+            if !damaged.is_copy {
+                self.record(position, &device, Routes(damaged.waited));
+            }
             self.ended(commit, &device, Routes(damaged.waited), Ending::Damaged);
         }
         for taken in &tally.taken_back {
@@ -248,6 +250,15 @@ impl<'c> Fold<'c> {
     /// in their order, so it is the first of them.
     fn taken_back(&mut self, taken: &TakenBack) -> Result<(), Error> {
         let count: u64 = taken.counts.iter().map(|(_, count)| count).sum();
+        let first: Option<i64> = self
+            .read
+            .prepare_cached("SELECT min(position) FROM events")?
+            .query_row([], |row| row.get(0))?;
+        // Without the first of them nobody can tell which the others are.
+        let count = match first.is_some_and(|first| first.cast_unsigned() <= taken.after + 1) {
+            true => count,
+            false => 0,
+        };
         let mut statement = self.read.prepare_cached(
             "SELECT body FROM events LEFT JOIN given USING (position)
              WHERE position > ?1 AND position <= ?2

@@ -15,12 +15,16 @@ use crate::{
         Error,
         ledger::{self, Counts, Fold, Known, STORED},
     },
-    record::{DestinationId, NOWHERE, Position, is_own},
+    record::{DestinationId, NOWHERE, is_own},
     store::{AccountOf, Listing, Snapshot},
 };
 
 /// Counting what waits ends after this long.
 const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long it is tried again where the journal changed while it was looked through, and
+/// how soon.
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Of which devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -41,18 +45,52 @@ impl Reader {
     /// # Errors
     /// When a database cannot be read, or `after` is not of an answer.
     pub fn ledger(&mut self, asked: &Ledger) -> Result<Value, Error> {
-        let mut more = Map::new();
+        let began = Instant::now();
+        loop {
+            let answer = self.ledger_once(asked)?;
+            let took = began.elapsed();
+            match answer {
+                Some(answer) if answer["complete"] == true || took > AGAIN_MAX => {
+                    return Ok(answer);
+                }
+                None if took > COUNT_TIME_MAX => {
+                    let what = "the journal changes too fast for an answer; ask again";
+                    return Err(Error::Waits(what.into()));
+                }
+                // The journal changed while it was looked through.
+                _ => std::thread::sleep(AGAIN),
+            }
+        }
+    }
+
+    /// One try; `None` where the read side has counted more than the journal had when it was
+    /// looked at.
+    fn ledger_once(&mut self, asked: &Ledger) -> Result<Option<Value>, Error> {
+        let (devices, next) = devices(&self.connection, asked)?;
+        // The journal first: what it has forgotten was counted before, and so is in what is
+        // read of the read side afterwards.
+        let snapshot = self
+            .journal
+            .listing(|listing| Ok(listing.snapshot(|device| devices.contains(device))?))?;
+        let mut found = None;
         let mut answer = self.answer(|context| {
-            let (items, next, rest) = context
+            let (at, commit) = ledger::stands(context.connection)?;
+            if commit > snapshot.commit || at > snapshot.position {
+                return Ok((Vec::new(), None));
+            }
+            let (items, more) = context
                 .journal
-                .listing(|listing| page(context, listing, asked))?;
-            more = rest;
+                .listing(|listing| page(context, listing, (asked, &devices), &snapshot))?;
+            found = Some(more);
             Ok((items, next))
         })?;
+        let Some(mut more) = found else {
+            return Ok(None);
+        };
         if let Value::Object(answer) = &mut answer {
             answer.append(&mut more);
         }
-        Ok(answer)
+        Ok(Some(answer))
     }
 
     /// Whether the ledger by device is the sum of its rows, a sentence for each that it is not.
@@ -65,19 +103,18 @@ impl Reader {
     }
 }
 
-/// What is said of devices, where the next page begins, and what is said of all.
-type Page = (Vec<Value>, Option<String>, Map<String, Value>);
+/// What is said of devices, and what is said of all.
+type Page = (Vec<Value>, Map<String, Value>);
 
-fn page(context: &Context<'_>, listing: &Listing, asked: &Ledger) -> Result<Page, Error> {
+fn page(
+    context: &Context<'_>,
+    listing: &Listing,
+    (asked, devices): (&Ledger, &BTreeSet<String>),
+    snapshot: &Snapshot,
+) -> Result<Page, Error> {
     let connection = context.connection;
-    let (devices, next) = devices(connection, asked)?;
-    let (at, commit) = ledger::stands(connection)?;
-    let Some(snapshot) = listing.snapshot(commit)? else {
-        let what = "the ledger by device is behind; ask again in a moment";
-        return Err(Error::Waits(what.into()));
-    };
     let known = ledger::known(connection, &snapshot.destinations)?;
-    let since = Since::count(connection, listing, &snapshot, (at, &known), &devices)?;
+    let since = Since::count(connection, listing, snapshot, &known, devices)?;
     let items = devices.iter();
     let items = items.map(|device| {
         let rows = rows(connection, 0, device, &known)?;
@@ -98,7 +135,7 @@ fn page(context: &Context<'_>, listing: &Listing, asked: &Ledger) -> Result<Page
         let unattributed = ledger::unattributed(connection)?;
         more.insert("unattributed".to_owned(), unattributed.into());
     }
-    Ok((items, next, more))
+    Ok((items, more))
 }
 
 /// The devices of a page, and where the next one begins.
@@ -164,17 +201,15 @@ impl<'c> Since<'c> {
         connection: &'c Connection,
         listing: &Listing,
         snapshot: &Snapshot,
-        (at, known): (Position, &[Known]),
+        known: &[Known],
         devices: &BTreeSet<String>,
     ) -> Result<Self, Error> {
+        let (at, counted) = ledger::stands(connection)?;
         let mut fold = Fold::new(connection, at, known.to_vec());
-        for (commit, tally) in &snapshot.tallies {
+        for (commit, tally) in snapshot.tallies.iter().filter(|(of, _)| *of > counted) {
             fold.tally(*commit, tally)?;
         }
-        let retrying = snapshot.retrying.iter();
-        let retrying = retrying.filter(|((device, _), _)| devices.contains(device));
-        let mut waiting: BTreeMap<_, _> =
-            retrying.map(|(of, count)| (of.clone(), *count)).collect();
+        let mut waiting = snapshot.retrying.clone();
         let until = Instant::now() + COUNT_TIME_MAX;
         let is_complete = listing.scan_snapshot(snapshot, at, until, |record, device, waits| {
             if !devices.contains(device) {
