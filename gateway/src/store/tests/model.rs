@@ -138,6 +138,7 @@ fn body(n: u64, at: Timestamp) -> Bytes {
         tags: Vec::new(),
         marks: Marks::NONE,
         corrected: None,
+        replayed: None,
     };
     let mut body = Vec::new();
     event.to_cbor(&mut body);
