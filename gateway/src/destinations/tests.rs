@@ -52,7 +52,6 @@ impl Place {
             #[cfg(feature = "mqtt")]
             remotes: Vec::new(),
             rulebook: Arc::new(book.unwrap()),
-            data_dir: dir.path().to_owned(),
             end_max: Duration::from_secs(5),
         };
         let destinations = Destinations::new(parts, config.destinations).unwrap();
