@@ -171,7 +171,8 @@ mod tests {
         drop(schema::open(dir.path()).unwrap());
         let old = Connection::open(schema::path(dir.path())).unwrap();
         old.execute_batch(
-            "DROP TABLE parts;
+            "DROP TABLE parts; DROP TABLE given;
+             DROP TABLE ledger; DROP TABLE ledger_destinations; DROP TABLE ledger_state;
              CREATE VIRTUAL TABLE event_text USING fts5(
                  device, topic, type, text, content = '', contentless_delete = 1);
              UPDATE state SET position = 2000000;
