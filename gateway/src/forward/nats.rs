@@ -235,6 +235,11 @@ impl Nats {
                 Sent::Settled(outcome) => outcome,
                 Sent::Waiting(ack) => {
                     let verdict = ack::wait(ack, &session).await;
+                    if let Verdict::Silent(reason) = &verdict {
+                        // Whoever waits behind it had its time too: the connection ends
+                        // here, and so do they, but for those that were answered already.
+                        session.close(reason);
+                    }
                     let outcome = verdict.outcome();
                     refused |= verdict.is_refusal();
                     if !matches!(verdict, Verdict::Outcome(_)) {

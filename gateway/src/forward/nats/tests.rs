@@ -414,6 +414,33 @@ async fn what_was_kept_but_not_answered_is_not_kept_twice_after_the_duplicate_wi
     assert_eq!(kept, (1..=25).collect::<Vec<_>>());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_do_not_come_are_waited_for_once_and_not_one_after_another() {
+    let Some(server) = Server::start("answers_that_do_not_come...") else {
+        return;
+    };
+    let proxy = Proxy::to(server.address).await;
+    let nats = nats(Config {
+        timeout: Duration::from_millis(300),
+        ..config(format!("nats://{}", proxy.address))
+    });
+    assert!(all_acknowledged(&nats.send(batch(1..=1)).await));
+    // As where the leader of a stream is gone, and the server in between is not.
+    proxy.mute.send_replace(true);
+    let sending = nats.send(batch(2..=400));
+    // One after another they take two minutes.
+    let outcomes = tokio::time::timeout(Duration::from_secs(60), sending).await;
+    let outcomes = outcomes.expect("it ends").unwrap();
+    assert!(
+        outcomes.iter().all(|o| matches!(o, Outcome::Unknown(_))),
+        "{outcomes:?}"
+    );
+    proxy.mute.send_replace(false);
+    assert!(all_acknowledged(&nats.send(batch(2..=400)).await));
+    let kept = kept(&server.jetstream().await).await;
+    assert_eq!(kept, (1..=400).collect::<Vec<_>>());
+}
+
 /// The server forgets ids in its own time; one that it has forgotten is kept again.
 async fn until_forgotten(context: &jetstream::Context, window: Duration) {
     let mut forgotten = false;
