@@ -31,7 +31,8 @@ fn a_minute_without_destinations_loses_nothing_and_drains_while_load_goes_on() {
         .to_http("lake", &format!("http://127.0.0.1:{}/", to_receiver.port));
     let mut gateway = Gateway::start(&setup).expecting(&["stream", "lake"]);
     let mut fleet = Sim::new(&sandbox, "fleet", setup.mqtt, seed)
-        .load(40, 2_000)
+        // What a checked build drains faster than, also on a slow machine.
+        .load(40, 1_000)
         .with(&["--qos", "1", "--protocol", "mixed", "--format", "mixed"])
         .start();
     gateway.wait_for(
