@@ -107,7 +107,7 @@ impl Scan<'_> {
         }
         match self.next() {
             b'"' => {
-                let text = self.string();
+                let text = self.string()?;
                 string(&text, &mut self.toml);
             }
             b'n' => {
@@ -138,7 +138,7 @@ impl Scan<'_> {
                 b'}' => break,
                 b',' => self.exchange(','),
                 _ => {
-                    let name = self.string();
+                    let name = self.string()?;
                     string(&name, &mut self.toml);
                     self.space();
                     self.exchange('=');
@@ -165,10 +165,10 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Passes a text.
-    fn string(&mut self) -> String {
+    /// Passes a text. Half a character (`\ud800`) is JSON, and no text.
+    fn string(&mut self) -> Result<String, Wrong> {
         let text = self.whole();
-        serde_json::from_str(text).expect("it was read before")
+        serde_json::from_str(text).map_err(|error| self.wrong(format!("{text}: {error}")))
     }
 }
 
@@ -221,6 +221,14 @@ mod tests {
                 .map(|one| format!("{}: {}", one.key, one.what));
             said.collect::<Vec<_>>().join("\n")
         })
+    }
+
+    #[test]
+    fn half_a_character_is_a_mistake_and_no_panic() {
+        for json in [r#"{"name": "a\ud800"}"#, r#"{"a\ud800": 1}"#] {
+            let wrong = super::rules(json).expect_err("no text");
+            assert_eq!(wrong.line, 1, "{}", wrong.what);
+        }
     }
 
     #[test]
