@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     event::Key,
     forward::{
+        batch::Item,
         format::{Encoder, decoder},
         testing::{Model, batch, engine, record},
     },
@@ -84,6 +85,25 @@ fn append(path: &Path, bytes: &[u8]) {
         .unwrap();
 }
 
+/// As [`batch`], but every third is a correction: its record's key is not its event's.
+fn mixed(positions: impl IntoIterator<Item = u64>) -> Batch {
+    let items = positions.into_iter().map(|position| {
+        let mut record = record(position, 1);
+        if position % 3 == 0 {
+            let mut event = record.event().unwrap();
+            event.corrected = Some(NOW);
+            let mut body = Vec::new();
+            event.to_cbor(&mut body);
+            record.key = event.attributes().delivery_key();
+            record.body = body.into();
+        }
+        Item::check(record).unwrap()
+    });
+    Batch {
+        items: items.collect(),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -104,7 +124,7 @@ proptest! {
             let mut next = 1;
             let mut ends = Vec::new();
             for size in &batches {
-                slot.write(&Arc::new(config.clone()), &batch(next..next + size), NOW).unwrap();
+                slot.write(&Arc::new(config.clone()), &mixed(next..next + size), NOW).unwrap();
                 next += size;
                 ends.push(next - 1);
             }
@@ -120,7 +140,7 @@ proptest! {
             let lost_from = positions_tolerant(&config).last().map_or(1, |last| last + 1);
             let from = acknowledged.min(lost_from - 1) + 1;
             if from <= total {
-                write(&config, &batch(from..=total)).unwrap();
+                write(&config, &mixed(from..=total)).unwrap();
             }
             prop_assert_eq!(positions(&config), (1..=total).collect::<Vec<_>>());
         }

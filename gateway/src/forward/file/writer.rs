@@ -130,18 +130,15 @@ impl Writer {
         buffer.clear();
         let mut first = None;
         for item in &*batch.items {
-            let record = item.record();
-            if self
-                .left
-                .binary_search(&(record.position, record.key))
-                .is_ok()
-            {
+            let (position, view) = (item.position(), item.view());
+            // By the key that the line shows: that of a correction's record is another.
+            let line_of = (position, view.attributes.key);
+            if self.left.binary_search(&line_of).is_ok() {
                 continue;
             }
             let line = buffer.len();
             let mut digits = itoa::Buffer::new();
-            item.view()
-                .to_json(Some(digits.format(record.position.0)), &mut buffer);
+            view.to_json(Some(digits.format(position.0)), &mut buffer);
             buffer.push(b'\n');
             if self.is_over(buffer.len(), now) && (line > 0 || self.size() > 0) {
                 if let Some(first) = first {
@@ -153,7 +150,7 @@ impl Writer {
                 buffer.drain(..line);
                 first = None;
             }
-            first.get_or_insert(record.position);
+            first.get_or_insert(position);
         }
         if let Some(first) = first {
             self.append(&buffer, first, now)?;
