@@ -9,6 +9,7 @@ mod dead_letter;
 mod dedup;
 mod destination;
 mod device;
+mod dictionary;
 mod learn;
 mod map;
 mod offline;
@@ -47,6 +48,9 @@ enum Command {
     /// Who may connect with a password
     #[command(subcommand)]
     User(user::Command),
+    /// What small events are compressed with, one by one
+    #[command(subcommand)]
+    Dictionary(dictionary::Command),
     /// Messages that could not be decoded
     #[command(subcommand)]
     Quarantine(quarantine::Command),
@@ -124,6 +128,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::CheckConfig(file) => check::run(&file),
         Command::Status(args) => status::run(&args),
         Command::User(command) => user::run(command),
+        Command::Dictionary(command) => dictionary::run(command),
         Command::Quarantine(command) => quarantine::run(command),
         Command::Replay(args) => replay::run(&args),
         Command::DeadLetter(command) => dead_letter::run(command),

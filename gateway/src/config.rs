@@ -329,6 +329,7 @@ impl Config {
             raw,
             units: Arc::new(units::read(&root.table("units"))),
             schemas: schema::read(root, dir),
+            dir: dir.to_owned(),
         };
         let mut mappings = match root.tables("mapping") {
             Some(tables) => {

@@ -17,6 +17,7 @@ use std::{
 
 use crate::{
     config::Config,
+    dictionary::Known,
     event::Timestamp,
     normalise::{
         Births, Message, Scratch,
@@ -175,7 +176,12 @@ fn mapping(
     let mut fields = Fields::default();
     let mut unread = 0;
     for message in &group.messages {
-        let payload = decode::inflate(Compression::Auto, &message.payload, Lenient::STRICT);
+        let payload = decode::inflate(
+            Compression::Auto,
+            &message.payload,
+            Lenient::STRICT,
+            &Known::default(),
+        );
         let node = payload.as_ref().ok().and_then(|payload| {
             let format = Format::Auto.resolve(None, payload);
             decode::decode(format, payload).ok()

@@ -23,6 +23,7 @@ pub mod dedup;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod destinations;
+pub mod dictionary;
 pub mod event;
 pub mod events;
 pub mod fleet;

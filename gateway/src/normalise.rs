@@ -193,7 +193,12 @@ pub fn normalise(
     let payload = match mapping.format {
         // Bytes that nobody here understands stay as they are, unless the operator says.
         Format::Raw if mapping.compression == Compression::Auto => Cow::Borrowed(message.payload),
-        _ => decode::inflate(mapping.compression, message.payload, mapping.lenient)?,
+        _ => decode::inflate(
+            mapping.compression,
+            message.payload,
+            mapping.lenient,
+            &mapping.dictionaries,
+        )?,
     };
     let payload = match protocol::inflated(mapping, message.topic, &payload)? {
         Some(inflated) => Cow::Owned(inflated),

@@ -11,6 +11,8 @@ use super::{
     reader::{Table, Text},
     words::OneOf,
 };
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+use crate::dictionary::Dictionary;
 use crate::forward::{self, Kind, Start, file, format::Format};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -118,6 +120,15 @@ fn start(text: &str) -> Result<Start, &'static str> {
                          \"2026-03-01T00:00:00Z\""),
         },
     }
+}
+
+/// What events are compressed with, one by one. The file is relative to `dir`.
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+pub(super) fn dictionary(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Dictionary> {
+    let file = table.text("dictionary")?;
+    table.parse("dictionary", &file, |path| {
+        Dictionary::read(&dir.join(path))
+    })
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), &'static str> {

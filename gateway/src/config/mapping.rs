@@ -2,7 +2,10 @@
 
 mod condition;
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     reader::{Either, Table, Text},
@@ -11,6 +14,7 @@ use super::{
 use jiff::tz::{Offset, TimeZone};
 
 use crate::{
+    dictionary::{Dictionary, Known},
     event::{Quality, Value},
     normalise::{
         Mapping,
@@ -37,6 +41,8 @@ pub(super) struct Shared {
     pub(super) units: Arc<Preferred>,
     /// What payloads should look like, by the type of their events.
     pub(super) schemas: Schemas,
+    /// Where files are looked for.
+    pub(super) dir: PathBuf,
 }
 
 impl Shared {
@@ -49,6 +55,25 @@ impl Shared {
             ..mapping
         }
     }
+}
+
+/// What payloads may have been compressed with.
+fn dictionaries(table: &Table<'_, '_, '_>, compression: Compression, dir: &Path) -> Known {
+    let files = table.texts("dictionaries").unwrap_or_default();
+    if !files.is_empty() && !matches!(compression, Compression::Auto | Compression::Zstd) {
+        let what = "are of use with compression = \"zstd\" or \"auto\" only";
+        table.mistake(table.span("dictionaries").as_ref(), "dictionaries", what);
+    }
+    let read = |file: &Text| {
+        table.parse("dictionaries", file, |path| {
+            Dictionary::read(&dir.join(path))
+        })
+    };
+    let read: Vec<Dictionary> = files.iter().filter_map(read).collect();
+    Known::new(&read).unwrap_or_else(|what| {
+        table.mistake(table.span("dictionaries").as_ref(), "dictionaries", what);
+        Known::default()
+    })
 }
 
 /// Reads one mapping; `None` where it has no topic or a template that does not fit it.
@@ -75,6 +100,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, shared: &Shared) -> Option<Mapping
         None => builtin.format,
     };
     let compression = table.word("compression", &Compression::WORDS, Compression::Auto);
+    let dictionaries = dictionaries(table, compression, &shared.dir);
     let lenient = lenient(table);
     let rebirth = table.boolean("rebirth", true);
     if format != Format::Sparkplug && table.span("rebirth").is_some() {
@@ -133,6 +159,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, shared: &Shared) -> Option<Mapping
         protocol: builtin.protocol,
         format,
         compression,
+        dictionaries,
         lenient,
         columns,
         device: device?,

@@ -25,11 +25,16 @@ pub(super) fn read_destination(table: &Table<'_, '_, '_>, dir: &Path) -> Option<
     let config = destination::Config {
         topic: topic.map_or(default.topic, |text| text.value),
         payload: table.word("payload", &destination::Payload::WORDS, default.payload),
+        dictionary: super::destination::dictionary(table, dir),
         in_flight: table.number("in_flight", 1..=65_535, default.in_flight),
         packet_bytes_max: packet_bytes(table, default.packet_bytes_max),
         gateway: None,
         server: server?,
     };
+    if config.dictionary.is_some() && config.payload == destination::Payload::Original {
+        let what = "is for events; with payload = \"original\" messages go as they came";
+        table.mistake(table.span("dictionary").as_ref(), "dictionary", what);
+    }
     Some(Kind::Mqtt(config))
 }
 

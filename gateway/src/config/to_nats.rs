@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    destination::{only_one, read_tls},
+    destination::{dictionary, only_one, read_tls},
     reader::Table,
 };
 use crate::forward::{
@@ -44,6 +44,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Kind> {
         replicas: table.number("replicas", 1..=5, default.replicas),
         in_flight: table.number("in_flight", 1..=100_000, default.in_flight),
         timeout: table.duration("timeout", MILLI..=DAY, default.timeout),
+        dictionary: dictionary(table, dir),
         login: read_login(table, dir),
         tls: read_tls(
             table,

@@ -39,6 +39,7 @@ use super::{
     refusals::Refusals,
 };
 use crate::{
+    dictionary::{Dictionary, Packer},
     event,
     gateway_id::GatewayId,
     mqtt::{
@@ -63,6 +64,8 @@ pub struct Config {
     pub topic: String,
     /// What an event looks like.
     pub payload: Payload,
+    /// What each event is compressed with.
+    pub dictionary: Option<Dictionary>,
     /// Publishes without acknowledgement, at most.
     pub in_flight: u16,
     /// The largest packet the server takes, where it does not say so itself.
@@ -77,6 +80,7 @@ impl Config {
             gateway: None,
             topic: "telemetry/{site}/{device}/{type}".to_owned(),
             payload: Payload::Event(event::message::Payload::Json),
+            dictionary: None,
             in_flight: 100,
             packet_bytes_max: PACKET_BYTES_MAX,
         }
@@ -109,6 +113,7 @@ pub(super) struct Mqtt {
     config: Config,
     gateway: GatewayId,
     topic: Template,
+    packer: Option<Packer>,
     /// One batch at a time publishes; waiting for acknowledgements is outside.
     line: Mutex<Option<Arc<Session>>>,
     breaker: Breaker,
@@ -130,6 +135,8 @@ impl Mqtt {
         Ok(Self {
             name,
             gateway: config.gateway.clone().unwrap_or_else(GatewayId::random),
+            packer: Packer::of(config.dictionary.as_ref())
+                .map_err(|what| super::Error::Config(what.to_owned()))?,
             config,
             topic,
             line: Mutex::default(),
@@ -290,7 +297,10 @@ impl Mqtt {
 
     /// What to publish on this connection, or why the record cannot be.
     fn message(&self, item: &Item, session: &Session) -> Result<Message, String> {
-        let message = message::of_event(item, &self.topic, &self.config, &self.gateway)?;
+        let mut message = message::of_event(item, &self.topic, &self.config, &self.gateway)?;
+        if let Some(packer) = &self.packer {
+            message::pack(&mut message, packer, self.config.server.version);
+        }
         let (bytes, most) = (message.packet_bytes(), session.packet_bytes_max());
         match bytes <= most {
             true => Ok(message),

@@ -33,7 +33,11 @@ use super::{
     breaker::Breaker,
     destination::{Destination, Error, Limits, Outcome, Outcomes},
 };
-use crate::{event::json::MEDIA_TYPE, tls::Files};
+use crate::{
+    dictionary::{Dictionary, ENCODING, ENCODING_NAME, Packer},
+    event::json::MEDIA_TYPE,
+    tls::Files,
+};
 
 pub use login::Login;
 
@@ -62,6 +66,8 @@ pub struct Config {
     pub login: Login,
     /// Certificates; they count where a server's address begins with `tls://`.
     pub tls: Files,
+    /// What each event is compressed with.
+    pub dictionary: Option<Dictionary>,
     /// TLS begins before the server says a word (`handshake_first` there).
     pub tls_first: bool,
 }
@@ -90,6 +96,7 @@ impl Config {
             timeout: Duration::from_secs(10),
             login: Login::None,
             tls: Files::default(),
+            dictionary: None,
             tls_first: false,
         }
     }
@@ -174,6 +181,7 @@ const NO_STREAM_PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Nats {
     config: Arc<Config>,
     subject: Template,
+    packer: Option<Packer>,
     resend_after_max: Duration,
     /// One batch at a time publishes; waiting for acknowledgements is outside.
     line: Mutex<Line>,
@@ -209,6 +217,8 @@ impl Nats {
         Ok(Self {
             resend_after_max: config.resend_after_max(retry_max),
             subject: Template::parse(&config.subject).map_err(super::Error::Config)?,
+            packer: Packer::of(config.dictionary.as_ref())
+                .map_err(|what| super::Error::Config(what.to_owned()))?,
             config: Arc::new(config),
             line: Mutex::default(),
             breaker: Breaker::default(),
@@ -312,6 +322,14 @@ impl Nats {
         headers.insert(NATS_MESSAGE_ID, item.record().key.to_string());
         headers.insert(NATS_EXPECTED_STREAM, self.config.stream.as_str());
         headers.insert("content-type", MEDIA_TYPE);
+        if let Some(frame) = self
+            .packer
+            .as_ref()
+            .and_then(|packer| packer.pack(&payload))
+        {
+            headers.insert(ENCODING_NAME, ENCODING);
+            payload = frame;
+        }
         let message = PublishMessage::build()
             .payload(payload.into())
             .headers(headers);

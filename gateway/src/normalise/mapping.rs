@@ -15,7 +15,10 @@ use super::{
     topic,
     units::{Conversion, Preferred},
 };
-use crate::event::{Quality, Value};
+use crate::{
+    dictionary::Known,
+    event::{Quality, Value},
+};
 
 /// The type of events where nothing says otherwise.
 pub const KIND_DEFAULT: &str = "iot.telemetry.v1";
@@ -36,6 +39,8 @@ pub struct Mapping {
     pub format: Format,
     /// What is around payloads.
     pub compression: Compression,
+    /// What it may have been compressed with.
+    pub dictionaries: Known,
     /// What is taken of payloads although it should not be in them.
     pub lenient: Lenient,
     /// The columns of lines of text.
@@ -389,6 +394,7 @@ impl Mapping {
                     protocol: Protocol::None,
                     format: Format::Auto,
                     compression: Compression::Auto,
+                    dictionaries: Known::default(),
                     lenient: Lenient::STRICT,
                     columns: Columns::default(),
                     own_device: false,

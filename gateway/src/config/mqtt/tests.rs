@@ -86,6 +86,7 @@ journal = true
     assert_eq!(identity.1, Path::new("/etc/penstock/k.pem"));
     assert_eq!(tls.alpn, ["a", "b"]);
     let expect = destination::Config {
+        dictionary: None,
         server: Server {
             tls: Some(tls.clone()),
             version: Version::V4,

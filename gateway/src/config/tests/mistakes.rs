@@ -473,3 +473,43 @@ bytes_max = "8MiB"
     );
     assert_snapshot!(said, @"configuration:6: commands.bytes_max: bytes_max should be less than size_max of [store]: telemetry needs room too; make bytes_max smaller or size_max larger");
 }
+
+#[cfg(all(feature = "mqtt", feature = "nats"))]
+#[test]
+fn mistakes_about_dictionaries_say_what_would_be_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let no_dictionary = dir.path().join("a.zdict");
+    std::fs::write(&no_dictionary, "hello").unwrap();
+    let path = no_dictionary.display();
+    let said = mistakes(&format!(
+        r#"
+[[mapping]]
+topic = "a/{{device}}"
+compression = "gzip"
+dictionaries = ["/no/such.zdict"]
+[[destination]]
+name = "a"
+type = "nats"
+servers = ["nats://127.0.0.1:4222"]
+stream = "A"
+dictionary = "{path}"
+[[destination]]
+name = "b"
+type = "mqtt"
+server = "mqtt://127.0.0.1"
+payload = "original"
+dictionary = "/no/such.zdict"
+"#
+    ));
+    let not_one = format!(
+        "configuration:11: destination[1].dictionary: \"{path}\": is not a dictionary of Zstandard"
+    );
+    for expect in [
+        "configuration:5: mapping[1].dictionaries: \"/no/such.zdict\": cannot be read: No such file",
+        "configuration:5: mapping[1].dictionaries: are of use with compression = \"zstd\" or \"auto\" only",
+        &not_one,
+        "configuration:17: destination[2].dictionary: \"/no/such.zdict\": cannot be read: No such file",
+    ] {
+        assert!(said.contains(expect), "{expect}\n{said}");
+    }
+}

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{super::batch::Item, Config};
 use crate::{
+    dictionary::{ENCODING, ENCODING_NAME, Packer},
     event::{
         OriginalView, View,
         message::{self, KEY_PROPERTY, VIA_PROPERTY},
@@ -71,6 +72,21 @@ fn event(view: &View<'_>, form: message::Payload) -> Message {
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
     message
+}
+
+/// Compresses the payload. Of the properties only those stay that a receiver needs before
+/// it has inflated it: the others say once more what is inside, and would be most of the
+/// packet then.
+pub(super) fn pack(message: &mut Message, packer: &Packer, version: Version) {
+    let Some(frame) = packer.pack(&message.payload) else {
+        return;
+    };
+    message.payload = frame.into();
+    if version == Version::V5 {
+        let user = &mut message.properties.user_properties;
+        user.retain(|(name, _)| [KEY_PROPERTY, VIA_PROPERTY].contains(&&**name));
+        user.push((ENCODING_NAME.to_owned(), ENCODING.to_owned()));
+    }
 }
 
 /// The message as it came. Its own properties come along, but for those that name it

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{atomic::AtomicUsize, atomic::Ordering::SeqCst},
+    sync::{LazyLock, atomic::AtomicUsize, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    dictionary::Known,
     forward::testing::{Model, batch, engine, large_record, record},
     mqtt::{Tls, Version},
 };
@@ -45,8 +46,22 @@ impl Inbox {
     }
 }
 
+static DICTIONARY: LazyLock<Dictionary> = LazyLock::new(crate::dictionary::tests::dictionary);
+
+/// What a payload says, compressed or not.
+fn json(payload: &[u8]) -> serde_json::Value {
+    if payload.starts_with(b"{") {
+        return serde_json::from_slice(payload).unwrap();
+    }
+    let known = Known::new(std::slice::from_ref(&*DICTIONARY)).unwrap();
+    let mut inflated = Vec::with_capacity(64 * 1024);
+    let size = known.inflate(DICTIONARY.id(), payload, &mut inflated);
+    assert!(payload.len() < size.unwrap().unwrap());
+    serde_json::from_slice(&inflated).unwrap()
+}
+
 fn position(publish: &Publish) -> u64 {
-    let json: serde_json::Value = serde_json::from_slice(&publish.payload).unwrap();
+    let json = json(&publish.payload);
     json["sequence"].as_str().unwrap().parse().unwrap()
 }
 
@@ -179,6 +194,33 @@ async fn events_arrive_in_order_on_their_topics_and_name_themselves() {
             assert_eq!(*of("penstock-via"), **mqtt.gateway.as_str());
         } else {
             assert!(first.properties.is_none());
+        }
+        mqtt.close().await;
+        broker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_dictionary_events_are_small_and_say_what_they_are() {
+    for version in [Version::V4, Version::V5] {
+        let broker = Broker::start(|_| {}).await;
+        let mqtt = mqtt(Config {
+            dictionary: Some(DICTIONARY.clone()),
+            ..config(broker.port, version)
+        });
+        assert!(all_acknowledged(&mqtt.send(batch(1..=30)).await));
+        assert_eq!(broker.inbox.positions(), (1..=30).collect::<Vec<_>>());
+        let first = broker.inbox.kept.borrow()[0].clone();
+        assert!(!first.payload.starts_with(b"{"));
+        if version == Version::V5 {
+            let known = first.properties.unwrap();
+            let names: Vec<&str> = known.user.iter().map(|(name, _)| &**name).collect();
+            assert_eq!(
+                names,
+                ["idempotency-key", "penstock-via", "content-encoding"]
+            );
+            let media = known.content_type.as_deref();
+            assert_eq!(media, Some("application/cloudevents+json"));
         }
         mqtt.close().await;
         broker.stop().await;

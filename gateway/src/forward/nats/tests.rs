@@ -269,6 +269,38 @@ async fn a_server_that_is_away_is_unavailable() {
 }
 
 #[tokio::test]
+async fn with_a_dictionary_messages_say_so_and_are_deduplicated_as_ever() {
+    let Some(server) =
+        Server::start("with_a_dictionary_messages_say_so_and_are_deduplicated_as_ever")
+    else {
+        return;
+    };
+    let dictionary = crate::dictionary::tests::dictionary();
+    let known = crate::dictionary::Known::new(std::slice::from_ref(&dictionary)).unwrap();
+    let with = Config {
+        dictionary: Some(dictionary.clone()),
+        ..config(server.url())
+    };
+    assert!(all_acknowledged(
+        &nats(with.clone()).send(batch(1..=5)).await
+    ));
+    assert!(all_acknowledged(&nats(with).send(batch(4..=6)).await));
+    let stream = server.jetstream().await;
+    let stream = stream.get_stream("TELEMETRY").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 6);
+    for sequence in 1..=6 {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        let encoding = message.headers.get("content-encoding").unwrap();
+        assert_eq!(encoding.as_str(), "zstd");
+        let mut inflated = Vec::with_capacity(64 * 1024);
+        let size = known.inflate(dictionary.id(), &message.payload, &mut inflated);
+        assert!(message.payload.len() < size.unwrap().unwrap());
+        let json: serde_json::Value = serde_json::from_slice(&inflated).unwrap();
+        assert_eq!(json["sequence"], format!("{sequence:020}"));
+    }
+}
+
+#[tokio::test]
 async fn a_full_stream_throttles_and_goes_on_when_there_is_room() {
     let Some(server) = Server::start("a_full_stream_throttles_and_goes_on_when_there_is_room")
     else {

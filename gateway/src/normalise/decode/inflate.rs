@@ -16,6 +16,7 @@ use std::{
 };
 
 use super::{Class, Fault, Lenient, Reject};
+use crate::dictionary::Known;
 
 /// An inflated payload has at most so many bytes.
 pub const INFLATED_BYTES_MAX: usize = 1024 * 1024;
@@ -57,11 +58,12 @@ impl Compression {
 /// # Errors
 /// When it is damaged, larger than [`INFLATED_BYTES_MAX`], or followed by something
 /// that the mapping does not take.
-pub fn inflate(
+pub fn inflate<'a>(
     compression: Compression,
-    payload: &[u8],
+    payload: &'a [u8],
     lenient: Lenient,
-) -> Result<Cow<'_, [u8]>, Reject> {
+    dictionaries: &Known,
+) -> Result<Cow<'a, [u8]>, Reject> {
     let compression = match compression {
         Compression::Auto if payload.starts_with(GZIP) => Compression::Gzip,
         Compression::Auto if payload.starts_with(ZSTD) => Compression::Zstd,
@@ -78,7 +80,7 @@ pub fn inflate(
         Compression::Zlib => read(flate2::bufread::ZlibDecoder::new(&mut rest), |error| {
             damaged("zlib", error)
         })?,
-        Compression::Zstd => zstd::frame(&mut rest)?,
+        Compression::Zstd => zstd::frame(&mut rest, dictionaries)?,
         Compression::Lz4 => lz4::frame(&mut rest)?,
     };
     if !rest.is_empty() && !lenient.allows(Fault::TrailingBytes) {

@@ -22,6 +22,7 @@ use super::{
     Budget, Class, Compression, Lenient, Members, Node, Reject, binary::float, distinct, inflate,
     lenient, quoted,
 };
+use crate::dictionary::Known;
 
 /// A member of metrics whose value means nothing here.
 pub(in crate::normalise) const UNSUPPORTED: &str = "unsupported";
@@ -81,7 +82,9 @@ pub(in crate::normalise) fn inflated(
             return Err(Reject::new(Class::Unsupported, reason));
         }
     };
-    Ok(Some(inflate(compression, body, lenient)?.into_owned()))
+    Ok(Some(
+        inflate(compression, body, lenient, &Known::default())?.into_owned(),
+    ))
 }
 
 /// One field on the wire.

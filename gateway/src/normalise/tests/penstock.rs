@@ -146,6 +146,31 @@ fn an_event_is_the_same_event_at_the_next_gateway() {
 }
 
 #[test]
+fn a_compressed_event_is_the_same_event_where_the_dictionary_is_known() {
+    let dictionary = crate::dictionary::tests::dictionary();
+    let packer = crate::dictionary::Packer::new(&dictionary).unwrap();
+    let knowing = Mapping {
+        dictionaries: crate::dictionary::Known::new(&[dictionary]).unwrap(),
+        ..mapping()
+    };
+    let event = event_of("b7", measurements());
+    for (payload, content_type) in forms(&event) {
+        let frame = packer.pack(&payload).unwrap();
+        let sent = |payload| Sent {
+            payload,
+            content_type,
+            ..SENT
+        };
+        let got = run(&knowing, &sent(&frame)).unwrap();
+        let plain = run(&knowing, &sent(&payload)).unwrap();
+        assert_eq!(got.events, plain.events);
+        let reject = run(&mapping(), &sent(&frame)).unwrap_err();
+        assert_eq!(reject.class, Class::Unsupported);
+        assert!(reject.reason.contains("does not have"), "{reject}");
+    }
+}
+
+#[test]
 fn a_time_of_receipt_stays_one() {
     let sent = Event {
         time_source: TimeSource::Received,

@@ -1,7 +1,10 @@
 //! zstd (RFC 8878) by the reference decoder, which writes no further than the buffer
 //! that it is given.
 
+use std::num::NonZeroU32;
+
 use super::{Class, INFLATED_BYTES_MAX, Reject, ZSTD as MAGIC, damaged, too_large};
+use crate::dictionary::Known;
 
 /// What zstd says when the buffer is full (`ZSTD_error_dstSize_tooSmall`; the numbers
 /// of its errors are part of its interface).
@@ -9,7 +12,10 @@ const TOO_SMALL: usize = 70usize.wrapping_neg();
 
 /// One frame, straight into a buffer that cannot grow: there is no window beside it,
 /// however large a one the frame declares, and no block regenerates more than fits.
-pub(super) fn frame(rest: &mut &[u8]) -> Result<Vec<u8>, Reject> {
+///
+/// # Errors
+/// When it is none, is larger, or names a dictionary that is not among `dictionaries`.
+pub(super) fn frame(rest: &mut &[u8], dictionaries: &Known) -> Result<Vec<u8>, Reject> {
     let failed = |code| damaged("zstd", &zstd_safe::get_error_name(code));
     if !rest.starts_with(MAGIC) {
         return Err(Reject::new(Class::Syntax, "not a zstd frame"));
@@ -18,10 +24,6 @@ pub(super) fn frame(rest: &mut &[u8]) -> Result<Vec<u8>, Reject> {
     let (frame, after) = rest
         .split_at_checked(length)
         .ok_or_else(|| Reject::new(Class::Syntax, "not zstd: it ends early"))?;
-    if let Some(dictionary) = zstd_safe::get_dict_id_from_frame(frame) {
-        let reason = format!("zstd with dictionary {dictionary}, and there are none here");
-        return Err(Reject::new(Class::Unsupported, reason));
-    }
     let declared = zstd_safe::get_frame_content_size(frame)
         .map_err(|_| Reject::new(Class::Syntax, "not zstd: not a header"))?;
     let capacity = match declared.map(usize::try_from) {
@@ -30,7 +32,17 @@ pub(super) fn frame(rest: &mut &[u8]) -> Result<Vec<u8>, Reject> {
         None => INFLATED_BYTES_MAX,
     };
     let mut inflated = Vec::with_capacity(capacity);
-    match zstd_safe::decompress(&mut inflated, frame) {
+    let done = match zstd_safe::get_dict_id_from_frame(frame).map(NonZeroU32::get) {
+        None => zstd_safe::decompress(&mut inflated, frame),
+        Some(id) => match dictionaries.inflate(id, frame, &mut inflated) {
+            Some(done) => done,
+            None => {
+                let reason = format!("zstd with dictionary {id}, which this mapping does not have");
+                return Err(Reject::new(Class::Unsupported, reason));
+            }
+        },
+    };
+    match done {
         Ok(_) => {}
         Err(TOO_SMALL) if declared.is_none() => return Err(too_large()),
         Err(code) => return Err(failed(code)),
