@@ -3,8 +3,10 @@
 //!
 //! Each is a row of entries, one for a batch; an entry is its length (4 bytes), a CRC of what
 //! follows (4 bytes), and CBOR. What follows the last whole entry is what a crash left, and
-//! is cut off: what it was to tell of had not begun. A file is followed by another when it
-//! has as many events as a crash can bring again, and then only the one before it is kept.
+//! is cut off: what it was to tell of had not begun. One that is not whole before another is
+//! damage of the disk; the log says so, and the others count. A file is followed by another
+//! when it has as many events as a crash can bring again, and then only the one before it is
+//! kept.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -75,7 +77,15 @@ impl Notes {
         let (mut all, mut newest_events, mut newest_end) = (Vec::new(), 0, 0);
         for number in numbers {
             let path = self.path(number);
-            let (entries, end) = read::<T>(&path).map_err(|error| named("read", &path, &error))?;
+            let read = read::<T>(&path).map_err(|error| named("read", &path, &error))?;
+            let (entries, end) = (read.entries, read.end);
+            if read.damaged > 0 {
+                tracing::error!(
+                    file = %path.display(),
+                    bytes = read.damaged,
+                    "a note of what was sent is damaged: what it was of may go once more"
+                );
+            }
             if Some(number) == newest {
                 newest_end = end;
                 newest_events = entries.iter().map(&events).sum();
@@ -189,27 +199,51 @@ fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Whole entries of a file, and where the last of them ends.
-fn read<T: DeserializeOwned>(path: &Path) -> io::Result<(Vec<T>, u64)> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
-    let (mut all, mut at) = (Vec::new(), 0);
-    while let Some((written, length)) = entry(&bytes[at..]) {
-        all.push(written);
-        at += length;
-    }
-    Ok((all, at as u64))
+/// What is in a file.
+struct Read<T> {
+    /// Those that are whole.
+    entries: Vec<T>,
+    /// Where the last of them ends.
+    end: u64,
+    /// Bytes before that which are none.
+    damaged: usize,
 }
 
-fn entry<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, usize)> {
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Read<T>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    let (mut read, mut at, mut skipped) = (
+        Read {
+            entries: Vec::new(),
+            end: 0,
+            damaged: 0,
+        },
+        0,
+        0,
+    );
+    while let Some((entry, length)) = entry(&bytes[at..]) {
+        at += length;
+        match entry {
+            Some(entry) => {
+                read.entries.push(entry);
+                read.end = at as u64;
+                read.damaged += std::mem::take(&mut skipped);
+            }
+            None => skipped += length,
+        }
+    }
+    Ok(read)
+}
+
+/// What stands at the beginning, where it is whole, and how long it is.
+fn entry<T: DeserializeOwned>(bytes: &[u8]) -> Option<(Option<T>, usize)> {
     let (head, rest) = bytes.split_at_checked(8)?;
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     let length = usize::try_from(number(&head[..4])?).ok()?;
     let body = rest.get(..length).filter(|_| length <= ENTRY_BYTES_MAX)?;
-    if crc32fast::hash(body) != number(&head[4..])? {
-        return None;
-    }
-    Some((ciborium::from_reader(body).ok()?, 8 + length))
+    let is_whole = crc32fast::hash(body) == number(&head[4..])?;
+    let entry = is_whole.then(|| ciborium::from_reader(body).ok()).flatten();
+    Some((entry, 8 + length))
 }
 
 /// Bytes as bytes, not as a list of numbers.
@@ -229,6 +263,60 @@ pub(super) mod as_bytes {
         match ciborium::Value::deserialize(from)? {
             ciborium::Value::Bytes(bytes) => Ok(bytes),
             _ => Err(serde::de::Error::custom("no bytes")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries of one event each, written one after the other.
+    fn written(dir: &Path, entries: &[u32]) -> PathBuf {
+        let mut notes = Notes::new(dir.to_owned());
+        notes.open::<u32>(|_| 1).unwrap();
+        for entry in entries {
+            notes.append(entry, 1).unwrap();
+        }
+        notes.path(1)
+    }
+
+    fn opened(dir: &Path) -> Vec<u32> {
+        Notes::new(dir.to_owned())
+            .open(|_: &u32| 1)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_damaged_entry_takes_none_of_the_others_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), &[70_001, 70_002, 70_003]);
+        let mut bytes = fs::read(&path).unwrap();
+        let length = bytes.len() / 3;
+        bytes[2 * length - 1] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(opened(dir.path()), [70_001, 70_003]);
+        assert_eq!(read::<u32>(&path).unwrap().damaged, length);
+        written(dir.path(), &[70_004]);
+        assert_eq!(opened(dir.path()), [70_001, 70_003, 70_004]);
+    }
+
+    #[test]
+    fn what_a_crash_left_at_the_end_is_cut_off_and_is_no_damage() {
+        for (torn, flipped) in [(1, false), (5, false), (9, false), (0, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = written(dir.path(), &[70_001, 70_002]);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes.truncate(bytes.len() - torn);
+            if flipped && let Some(last) = bytes.last_mut() {
+                *last ^= 1;
+            }
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(read::<u32>(&path).unwrap().damaged, 0);
+            assert_eq!(opened(dir.path()), [70_001]);
+            written(dir.path(), &[70_003]);
+            assert_eq!(opened(dir.path()), [70_001, 70_003]);
         }
     }
 }
