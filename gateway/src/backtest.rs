@@ -290,10 +290,12 @@ impl Backtest {
 
     /// Asks of a record of the journal. One that cannot be read counts as damaged.
     pub fn ask(&mut self, record: &Record) {
-        let Ok(event) = record.event() else {
+        let Ok(mut event) = record.event() else {
             self.count.damaged += 1;
             return;
         };
+        // By which schedules are asked.
+        event.received = record.received;
         // What it is a copy of is asked about itself.
         if event.replayed.is_some() {
             return;

@@ -29,6 +29,7 @@ pub mod events;
 pub mod fleet;
 pub mod forward;
 pub mod gateway_id;
+pub mod hours;
 pub mod http;
 pub mod ingest;
 pub mod instance_key;

@@ -22,6 +22,7 @@ mod json;
 mod matcher;
 mod paths;
 pub mod pattern;
+mod schedule;
 pub mod seen;
 mod set;
 mod term;
@@ -36,6 +37,7 @@ pub use acting::{Acting, ActingSet, Role};
 pub use action::Actions;
 pub use matcher::{Matcher, NotMatched, Scratch, TooMuch};
 pub use pattern::Pattern;
+pub use schedule::Schedule;
 pub use set::{ACTIONS, Routed, Rule, RuleSet};
 pub use view::unknown_fields;
 

@@ -108,6 +108,8 @@ struct Open {
     tried_at: Instant,
     /// The rules whose windows are kept.
     rules: Option<Arc<ActingSet>>,
+    /// Those of them whose schedule is open.
+    opened: windows::Opened,
 }
 
 impl Follower {
@@ -214,6 +216,7 @@ impl Follower {
             noted_at: Instant::now(),
             scratch: Scratch::default(),
             rules: None,
+            opened: windows::Opened::default(),
         })
     }
 
@@ -338,11 +341,15 @@ impl Follower {
             let with_window = rules.acts().windowed();
             windows::forget_others(&mut open.connection, with_window)?;
             open.rules = Some(rules.acts().clone());
+            open.opened = windows::Opened::default();
         }
         if rules.acts().windowed().next().is_none() {
             return Ok(());
         }
         let work = self.with(open, show);
+        let (now, listened) = (work.now.at, work.listened);
+        open.opened
+            .look(&open.connection, rules.acts(), now, listened)?;
         let mut turned = false;
         while work.tick(&mut open.connection, rules.acts())? {
             turned = true;

@@ -63,6 +63,9 @@ pub(super) struct State {
     /// When it was looked at.
     #[serde(skip)]
     looked: i64,
+    /// It would hold by now, and may not begin.
+    #[serde(skip)]
+    waits: bool,
 }
 
 /// What came within a part.
@@ -102,8 +105,15 @@ impl State {
         self.listened
     }
 
-    /// Takes an event; `listened` milliseconds were listened until now.
-    pub(super) fn take(&mut self, window: &Window, event: &Event, listened: i64) -> Option<Turn> {
+    /// Takes an event; `listened` milliseconds were listened until now. It begins to hold
+    /// only where it `may_begin`.
+    pub(super) fn take(
+        &mut self,
+        window: &Window,
+        event: &Event,
+        listened: i64,
+        may_begin: bool,
+    ) -> Option<Turn> {
         let at = self.now(window, event.received);
         if self.first == 0 {
             self.first = at;
@@ -124,17 +134,23 @@ impl State {
                 }
             }
         }
-        self.turn(window, at, listened)
+        self.turn(window, at, listened, may_begin)
     }
 
     /// Looks at it at a time without an event.
-    pub(super) fn look(&mut self, window: &Window, now: Timestamp, listened: i64) -> Option<Turn> {
+    pub(super) fn look(
+        &mut self,
+        window: &Window,
+        now: Timestamp,
+        listened: i64,
+        may_begin: bool,
+    ) -> Option<Turn> {
         let at = self.now(window, now);
         if self.first == 0 {
             // Of another window under this name: nothing is known from before.
             (self.first, self.last, self.listened) = (at, at, listened);
         }
-        self.turn(window, at, listened)
+        self.turn(window, at, listened, may_begin)
     }
 
     /// What it comes to; `None` where there is nothing to say it of.
@@ -182,7 +198,8 @@ impl State {
     /// When it may turn although no event comes.
     pub(super) fn due(&self, window: &Window) -> Option<Due> {
         match window {
-            Window::Absent(_) if self.holds => None,
+            // One that may not begin yet is looked at when it may.
+            Window::Absent(_) if self.holds || self.waits => None,
             Window::Absent(absent) => {
                 Some(Due::Listened(self.listened.saturating_add(millis(*absent))))
             }
@@ -241,7 +258,13 @@ impl State {
         }
     }
 
-    fn turn(&mut self, window: &Window, at: i64, listened: i64) -> Option<Turn> {
+    fn turn(
+        &mut self,
+        window: &Window,
+        at: i64,
+        listened: i64,
+        may_begin: bool,
+    ) -> Option<Turn> {
         self.looked = at;
         let holds = match window {
             Window::Absent(absent) => listened.saturating_sub(self.listened) >= millis(*absent),
@@ -261,6 +284,8 @@ impl State {
                     && (count >= *samples_min || matches!(what, Measure::Count | Measure::Rate))
             }
         };
+        self.waits = holds && !self.holds && !may_begin;
+        let holds = holds && !self.waits;
         let before = std::mem::replace(&mut self.holds, holds);
         self.turns += u64::from(before != holds);
         match (before, holds) {

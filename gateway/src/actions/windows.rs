@@ -1,12 +1,17 @@
 //! Windows as they are kept: one for each rule and device.
 
+use std::{collections::HashSet, sync::Arc};
+
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
     Error,
     window::{Due, State},
 };
-use crate::{event::Timestamp, rules::action::Window};
+use crate::{
+    event::Timestamp,
+    rules::{ActingSet, action::Window},
+};
 
 /// Windows that are followed, of all rules and devices. When there would be more, some of
 /// those leave whose device has been silent for longest.
@@ -115,6 +120,58 @@ pub(super) fn forget(connection: &Connection, rule: &str, device: &str) -> Resul
         .prepare_cached("DELETE FROM windows WHERE rule = ?1 AND device = ?2")?
         .execute((rule, device))?;
     counted(connection, -i64::try_from(gone).unwrap_or(0))
+}
+
+/// The rules with windows whose schedule is open, as it was looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Opened(HashSet<Arc<str>>);
+
+impl Opened {
+    /// Has those windows looked at whose schedule has opened: what waited for that begins
+    /// now, an absence when the device had its time to be heard once more.
+    pub(super) fn look(
+        &mut self,
+        connection: &Connection,
+        rules: &ActingSet,
+        now: Timestamp,
+        listened: i64,
+    ) -> Result<(), Error> {
+        let scheduled = rules.rules().iter().filter(|rule| rule.schedule.is_some());
+        for rule in scheduled {
+            let Some(window) = rule.actions.window.as_deref() else {
+                continue;
+            };
+            if !rule.may_begin(now) {
+                self.0.remove(&rule.name);
+            } else if self.0.insert(rule.name.clone()) {
+                opened(connection, &rule.name, window, now, listened)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn opened(
+    connection: &Connection,
+    rule: &str,
+    window: &Window,
+    now: Timestamp,
+    listened: i64,
+) -> Result<(), Error> {
+    let (due, due_listened) = match window {
+        Window::Over { .. } => (Some(now.as_nanos()), None),
+        Window::Absent(absent) => {
+            let absent = i64::try_from(absent.as_millis()).unwrap_or(i64::MAX);
+            (None, Some(listened.saturating_add(absent)))
+        }
+    };
+    connection
+        .prepare_cached(
+            "UPDATE windows SET due = ?2, due_listened = ?3
+             WHERE rule = ?1 AND due_listened IS NULL",
+        )?
+        .execute((rule, due, due_listened))?;
+    Ok(())
 }
 
 /// Some of those whose time has come: rule and device. While the clock is not set, none

@@ -262,7 +262,8 @@ impl<'p, S: Show + Place> Page<'p, S> {
                 let known = windows::load(transaction, &rule.name, device)?;
                 let is_new = known.is_none();
                 let mut state = Window::of(known, window);
-                let turn = state.take(window, event, self.work.listened);
+                let may_begin = rule.may_begin(event.received);
+                let turn = state.take(window, event, self.work.listened, may_begin);
                 let of = (&*rule.name, device);
                 windows::save(transaction, of, window, &state, is_new)?;
                 match turn {
@@ -292,7 +293,8 @@ impl<'p, S: Show + Place> Page<'p, S> {
             return windows::forget(self.transaction, name, device);
         };
         let mut state = Window::of(known, window);
-        let turn = state.look(window, self.work.now.at, self.work.listened);
+        let (now, listened) = (self.work.now.at, self.work.listened);
+        let turn = state.look(window, now, listened, rule.may_begin(now));
         windows::save(self.transaction, (name, device), window, &state, false)?;
         match turn {
             Some(turn) => self.turned(rule, turn, &state, device, None),

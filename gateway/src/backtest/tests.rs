@@ -181,3 +181,19 @@ fn a_rule_that_is_only_there_to_narrow_is_not_taken_for_the_one_in_force() {
     let plain = Backtest::new(asked(both(), vec![])).unwrap().report();
     assert_eq!(plain.rules.len(), 1);
 }
+
+#[test]
+fn a_rule_takes_only_what_was_received_within_its_schedule() {
+    let hour = crate::hours::Window {
+        opens: crate::hours::Cron::parse("0 12 * * *").unwrap(),
+        length: std::time::Duration::from_secs(3_600),
+    };
+    let schedule = crate::rules::Schedule::new(vec![hour], jiff::tz::TimeZone::UTC);
+    let hot = Rule {
+        schedule: Some(Arc::new(schedule)),
+        ..hot(80)
+    };
+    let report = report(asked(vec![hot], vec![]));
+    assert_eq!((report.rules[0].takes, report.events), (1, 4));
+    assert_eq!(report.destinations[1].in_force, 1);
+}

@@ -1,17 +1,20 @@
-//! `[[destination]]`: how fast it is fed, and when.
+//! `[[destination]]`: how fast it is fed, and when; hours of whatever has some.
 
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
 use super::{mapping, reader::Table};
-use crate::forward::pace::{Budget, Config, Cron, Period, Window};
+use crate::{
+    forward::pace::{Budget, Config, Period},
+    hours::{Cron, Window},
+};
 
 const MILLI: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 const TIB: u64 = 1 << 40;
-/// Windows of one destination, at most.
+/// Windows of one destination or rule, at most.
 const WINDOWS_MAX: usize = 32;
 
 /// Reads the keys about it, and `[[destination.window]]`.
@@ -26,11 +29,6 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Config {
         let what = "is for a budget; for example budget = \"500MiB\"";
         table.mistake(table.span("budget_period").as_ref(), "budget_period", what);
     }
-    let windows = table.tables("window").unwrap_or_default();
-    if windows.len() > WINDOWS_MAX {
-        let what = format!("{} windows; there can be {WINDOWS_MAX}", windows.len());
-        table.mistake(table.span("window").as_ref(), "window", what);
-    }
     Config {
         records_per_sec: is_given("rate_records").then_some(rate_records),
         bytes_per_sec: is_given("rate_bytes").then_some(rate_bytes),
@@ -38,10 +36,25 @@ pub(super) fn read(table: &Table<'_, '_, '_>) -> Config {
             bytes: budget,
             period,
         }),
-        windows: windows.iter().filter_map(window).collect(),
-        time_zone: mapping::zone(table, "time_zone").unwrap_or(TimeZone::UTC),
+        windows: windows(table),
+        time_zone: time_zone(table),
         latency_max: table.duration("latency_max", MILLI..=DAY, Config::LATENCY_MAX),
     }
+}
+
+/// Its hours: the key `window`.
+pub(super) fn windows(table: &Table<'_, '_, '_>) -> Vec<Window> {
+    let windows = table.tables("window").unwrap_or_default();
+    if windows.len() > WINDOWS_MAX {
+        let what = format!("{} windows; there can be {WINDOWS_MAX}", windows.len());
+        table.mistake(table.span("window").as_ref(), "window", what);
+    }
+    windows.iter().filter_map(window).collect()
+}
+
+/// Whose hours these are.
+pub(super) fn time_zone(table: &Table<'_, '_, '_>) -> TimeZone {
+    mapping::zone(table, "time_zone").unwrap_or(TimeZone::UTC)
 }
 
 fn window(table: &Table<'_, '_, '_>) -> Option<Window> {

@@ -14,11 +14,11 @@ use std::{
 use super::{
     Seen, Stamp,
     destination::check_name,
-    read_text,
+    pacing, read_text,
     reader::{Table, Text},
     words::OneOf,
 };
-use crate::rules::{Pattern, Rule};
+use crate::rules::{Pattern, Rule, Schedule, action::Window};
 
 /// Rules in one configuration, at most.
 const RULES_MAX: usize = 100_000;
@@ -123,6 +123,7 @@ impl Reading {
             self.size.fields += clears.fields();
         }
         let destinations = destinations(table, &self.known, action::is_any(table));
+        let schedule = schedule(table, actions.window.as_deref());
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {
             self.read.rules.push(Rule {
@@ -130,6 +131,7 @@ impl Reading {
                 pattern,
                 destinations,
                 actions,
+                schedule: schedule.map(Arc::new),
             });
         }
         true
@@ -226,6 +228,35 @@ fn of_file(path: &Path, size: &mut Size) -> Result<Pattern, String> {
     let pattern = Pattern::parse(&text).map_err(|error| error.to_string())?;
     size.add(&text, &pattern);
     Ok(pattern)
+}
+
+/// When the rule is in force.
+fn schedule(rule: &Table<'_, '_, '_>, window: Option<&Window>) -> Option<Schedule> {
+    let table = rule.table("schedule");
+    if !table.is_present() {
+        return None;
+    }
+    let (windows, time_zone) = (pacing::windows(&table), pacing::time_zone(&table));
+    let mistakes = |window| {
+        const EXAMPLE: &str = "window = [{ opens = \"0 22 * * *\", length = \"8h\" }]";
+        table.mistake(None, "window", format!("{window}; for example {EXAMPLE}"));
+    };
+    match table.tables("window") {
+        None if table.span("window").is_none() => mistakes("is missing"),
+        Some(none) if none.is_empty() => mistakes("names at least one"),
+        _ => {}
+    }
+    table.finish();
+    // Silence counts from when it opens.
+    if let (Some(Window::Absent(absent)), Some(shortest)) =
+        (window, windows.iter().map(|window| window.length).min())
+        && *absent >= shortest
+    {
+        let what = "is not shorter than every window of the rule's schedule, so that it might never be told; silence counts from when one opens";
+        let window = rule.table("window");
+        window.mistake(window.span("absent").as_ref(), "absent", what);
+    }
+    Some(Schedule::new(windows, time_zone))
 }
 
 /// The destinations; there may be none where the rule has something else to do.

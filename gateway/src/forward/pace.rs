@@ -8,8 +8,6 @@
 
 mod bucket;
 mod budget;
-mod cron;
-mod window;
 
 use std::time::Duration;
 
@@ -17,12 +15,12 @@ use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 use self::bucket::Bucket;
-pub use self::{
-    budget::{Budget, Period},
-    cron::Cron,
-    window::Window,
+pub use self::budget::{Budget, Period};
+use crate::{
+    event::Timestamp,
+    hours::{Hours, Window},
+    store::Spent,
 };
-use crate::{event::Timestamp, store::Spent};
 
 /// How fast a destination is fed, and when. By default as fast as it takes it, always.
 #[derive(Debug, Clone)]
@@ -78,7 +76,7 @@ pub(super) struct Pace {
     bytes: Option<Bucket>,
     spent: Spent,
     spent_changed: bool,
-    hours: window::Hours,
+    hours: Hours,
 }
 
 impl Pace {
@@ -87,7 +85,7 @@ impl Pace {
         Self {
             records: config.records_per_sec.map(|rate| Bucket::new(rate, now)),
             bytes: config.bytes_per_sec.map(|rate| Bucket::new(rate, now)),
-            hours: window::Hours::default(),
+            hours: Hours::default(),
             spent,
             spent_changed: false,
             config,

@@ -98,6 +98,12 @@ impl ActingSet {
                 _ => Role::Clears,
             },
         });
-        (acting.collect(), done)
+        // What a rule began may end at any hour, and what many events come to is followed.
+        let is_in_force = |acting: &Acting<'_>| {
+            acting.role == Role::Clears
+                || acting.rule.actions.window.is_some()
+                || acting.rule.may_begin(event.received)
+        };
+        (acting.filter(is_in_force).collect(), done)
     }
 }

@@ -10,9 +10,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{ActingSet, Actions, Matcher, Pattern, Scratch, TooMuch, view::View};
+use super::{ActingSet, Actions, Matcher, Pattern, Schedule, Scratch, TooMuch, view::View};
 use crate::{
-    event::Event,
+    event::{Event, Timestamp},
     record::{DestinationId, Routes},
 };
 
@@ -34,6 +34,8 @@ pub struct Rule {
     pub destinations: Vec<Arc<str>>,
     /// What else is done.
     pub actions: Actions,
+    /// When it is in force; always where there is none.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 impl Rule {
@@ -44,7 +46,15 @@ impl Rule {
             pattern,
             destinations,
             actions: Actions::default(),
+            schedule: None,
         }
+    }
+
+    /// Whether it may begin something then. Nobody knows while the clock is not set, and
+    /// what moves machines rather waits for another day.
+    pub fn may_begin(&self, at: Timestamp) -> bool {
+        let schedule = self.schedule.as_ref();
+        schedule.is_none_or(|schedule| schedule.is_open(at))
     }
 }
 
@@ -61,6 +71,8 @@ pub struct RuleSet {
     named: Routes,
     /// Whoever does what rules ask for beside that.
     acting: Routes,
+    /// When each rule takes anything; empty where all do at any time.
+    schedules: Vec<Option<Arc<Schedule>>>,
     /// Where rules with a window send what they make; what they take goes nowhere for it.
     windowed: HashMap<Arc<str>, Routes>,
     /// The rules that ask for more than sending.
@@ -119,6 +131,11 @@ impl RuleSet {
             set.matcher.add(n, pattern);
             set.routes.push(set.acting);
         }
+        if rules.iter().any(|rule| rule.schedule.is_some()) {
+            // What many events come to is followed at any hour.
+            let of = |rule: &Rule| rule.schedule.clone().filter(|_| rule.actions.window.is_none());
+            set.schedules = rules.iter().map(of).collect();
+        }
         set.count = rules.len();
         set.view = View::of(set.matcher.paths());
         set.acts = Arc::new(ActingSet::new(rules));
@@ -176,9 +193,8 @@ impl RuleSet {
         let found = Cell::new(None);
         // A rule that would add nothing is not looked at.
         let wanted = |rule| {
-            found
-                .get()
-                .is_none_or(|got: Routes| sent(rule).without(got) != Routes::NONE)
+            let adds = |got: Routes| sent(rule).without(got) != Routes::NONE;
+            found.get().is_none_or(adds) && !self.is_out_of_force(rule, event.received)
         };
         let add = |rule| found.set(Some(found.get().unwrap_or_default().union(sent(rule))));
         let done = self.matcher.each(&fields, marks, wanted, add);
@@ -204,12 +220,21 @@ impl RuleSet {
         let (kept, marks) = scratch.parts();
         let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
         self.view.flatten(event, self.matcher.paths(), &mut fields);
-        let is_rule = |rule: u32| (rule as usize) < self.count;
+        let is_rule = |rule: u32| {
+            (rule as usize) < self.count && !self.is_out_of_force(rule, event.received)
+        };
         let done = self
             .matcher
             .each(&fields, marks, is_rule, |rule| take(rule as usize));
         *kept = fields.renewed(self.matcher.paths());
         done
+    }
+
+    /// Whether a rule is known to take nothing of what was received then.
+    fn is_out_of_force(&self, rule: u32, received: Timestamp) -> bool {
+        let schedule = self.schedules.get(rule as usize);
+        let schedule = schedule.and_then(Option::as_ref);
+        schedule.is_some_and(|schedule| schedule.is_closed(received))
     }
 
     /// Memory to match with; to be given [back](Self::give_back).
@@ -333,6 +358,81 @@ mod tests {
             ..event("b7", 1.0)
         };
         assert_eq!(routes(&corrected), Routes(1));
+    }
+
+    /// In force from ten in the evening until six, in Berlin.
+    fn at_night(rule: Rule) -> Rule {
+        let window = crate::hours::Window {
+            opens: crate::hours::Cron::parse("0 22 * * *").unwrap(),
+            length: std::time::Duration::from_secs(8 * 3_600),
+        };
+        let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+        Rule {
+            schedule: Some(Arc::new(Schedule::new(vec![window], zone))),
+            ..rule
+        }
+    }
+
+    #[test]
+    fn outside_its_schedule_a_rule_takes_nothing_and_what_it_names_stays_narrowed() {
+        let set = RuleSet::new(
+            &[
+                at_night(rule(r#"{"device":["b7"]}"#, &["alarms"])),
+                rule(r#"{"device":["b8"]}"#, &["lake"]),
+            ],
+            id,
+        )
+        .unwrap();
+        let (lake, alarms, archive) = (1, 2, 4);
+        let open = Routes(lake | alarms | archive);
+        let mut scratch = set.scratch();
+        for (received, to, matched) in [
+            ("2026-03-01T20:59:59Z", archive, false),
+            ("2026-03-01T21:00:00Z", archive | alarms, true),
+            ("2026-03-02T04:59:59Z", archive | alarms, true),
+            ("2026-03-02T05:00:00Z", archive, false),
+            // Back in time, as after a clock that was set.
+            ("2026-03-01T22:00:00Z", archive | alarms, true),
+            // Nobody knows when that was: rather too much there than too little.
+            ("1970-01-01T00:10:00Z", archive | alarms, true),
+        ] {
+            let event = Event {
+                received: crate::admin::parse_instant(received).unwrap(),
+                ..event("b7", 1.0)
+            };
+            let routed = set.route(&event, open, &mut scratch).unwrap();
+            assert_eq!((routed.routes.0, routed.matched), (to, matched), "{received}");
+            let mut took = Vec::new();
+            set.each(&event, &mut scratch, |rule| took.push(rule)).unwrap();
+            assert_eq!(!took.is_empty(), matched, "{received}");
+        }
+    }
+
+    #[test]
+    fn what_a_rule_does_waits_for_a_clock_and_what_ends_ends_at_any_hour() {
+        use crate::rules::{Role, action};
+        let mut acting = at_night(rule(r#"{"values":{"temp":[{"numeric":[">",80]}]}}"#, &[]));
+        acting.actions.alarm = Some(Arc::new(action::Alarm {
+            severity: action::Severity::Info,
+            text: None,
+            clear: Pattern::parse(r#"{"values":{"temp":[{"numeric":["<",20]}]}}"#).ok(),
+        }));
+        let set = ActingSet::new(&[acting]);
+        let mut scratch = Scratch::default();
+        let mut roles = |received: &str, value| -> Vec<Role> {
+            let event = Event {
+                received: crate::admin::parse_instant(received).unwrap(),
+                ..event("b7", value)
+            };
+            let (acting, done) = set.of(&event, &mut scratch);
+            done.unwrap();
+            acting.iter().map(|one| one.role).collect()
+        };
+        assert_eq!(roles("2026-03-01T22:00:00Z", 90.0), [Role::Takes]);
+        assert_eq!(roles("2026-03-01T12:00:00Z", 90.0), []);
+        assert_eq!(roles("1970-01-01T00:10:00Z", 90.0), []);
+        assert_eq!(roles("2026-03-01T12:00:00Z", 10.0), [Role::Clears]);
+        assert_eq!(roles("1970-01-01T00:10:00Z", 10.0), [Role::Clears]);
     }
 
     #[test]

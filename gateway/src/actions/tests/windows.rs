@@ -447,3 +447,83 @@ fn an_absence_that_is_still_to_be_told_makes_no_room_for_others() {
         .unwrap();
     assert_eq!(counts, [19_001, 1_000, 1]);
 }
+
+/// In force from a minute after `at(0.0)` for an hour.
+fn later(rule: Rule) -> Rule {
+    let window = crate::hours::Window {
+        opens: crate::hours::Cron::parse("1 12 * * *").unwrap(),
+        length: Duration::from_secs(3_600),
+    };
+    let schedule = crate::rules::Schedule::new(vec![window], jiff::tz::TimeZone::UTC);
+    Rule {
+        schedule: Some(Arc::new(schedule)),
+        ..rule
+    }
+}
+
+/// As the follower does each time before it looks at windows.
+fn look(bench: &Bench, opened: &mut super::super::windows::Opened, rules: &ActingSet) {
+    let connection = schema::open(bench.dir.path()).unwrap();
+    opened
+        .look(&connection, rules, bench.now, bench.listened)
+        .unwrap();
+    bench.tick(rules);
+}
+
+#[test]
+fn a_window_is_followed_at_any_hour_begins_when_its_schedule_opens_and_ends_at_any_hour() {
+    let mut bench = Bench::new();
+    let mut opened = super::super::windows::Opened::default();
+    let rules = ActingSet::new(&[later(windowed(over(20, Measure::Count, ">= 3")))]);
+    for (n, secs) in [(1, 50.0), (2, 51.0), (3, 52.0), (4, 53.0)] {
+        bench.act(&rules, &[reading_at(n, "a", 1.0, secs)]).unwrap();
+    }
+    bench.now = at(59.0);
+    look(&bench, &mut opened, &rules);
+    assert!(bench.turns().is_empty(), "it is not in force");
+    // What came before counts once it is, and no event has to come for that.
+    bench.now = at(60.0);
+    look(&bench, &mut opened, &rules);
+    assert_eq!(bench.turns(), [turn("a", "began", Some(4.0))]);
+    for (n, secs) in [(5, 3_650.0), (6, 3_651.0), (7, 3_652.0)] {
+        bench.act(&rules, &[reading_at(n, "a", 1.0, secs)]).unwrap();
+    }
+    assert_eq!(bench.turns().len(), 3, "it ended meanwhile, and began anew");
+    bench.now = at(3_673.0);
+    look(&bench, &mut opened, &rules);
+    let ended = bench.turns();
+    assert_eq!(ended.last().map(|turn| &*turn.1), Some("ended"));
+    assert_eq!(ended.len(), 4);
+}
+
+#[test]
+fn silence_is_told_when_a_schedule_is_open_and_the_device_had_its_time_in_it() {
+    let mut bench = Bench::new();
+    let mut opened = super::super::windows::Opened::default();
+    let rules = ActingSet::new(&[later(windowed(Window::Absent(Duration::from_secs(10))))]);
+    for device in ["a", "b"] {
+        let n = u64::from(device == "b") + 1;
+        bench
+            .act(&rules, &[reading_at(n, device, 1.0, 0.0)])
+            .unwrap();
+    }
+    (bench.now, bench.listened) = (at(30.0), 30_000);
+    look(&bench, &mut opened, &rules);
+    assert!(bench.turns().is_empty(), "it is not in force");
+    (bench.now, bench.listened) = (at(61.0), 61_000);
+    look(&bench, &mut opened, &rules);
+    assert!(bench.turns().is_empty(), "its devices have slept until now");
+    bench.listened = 65_000;
+    bench.act(&rules, &[reading_at(3, "b", 1.0, 65.0)]).unwrap();
+    (bench.now, bench.listened) = (at(71.0), 71_000);
+    look(&bench, &mut opened, &rules);
+    assert_eq!(bench.turns(), [turn("a", "began", None)]);
+    // The end of it is heard at any hour, and silence after that told on the next day.
+    (bench.now, bench.listened) = (at(4_000.0), 4_000_000);
+    bench.act(&rules, &[reading_at(4, "a", 1.0, 4_000.0)]).unwrap();
+    (bench.now, bench.listened) = (at(4_100.0), 4_100_000);
+    look(&bench, &mut opened, &rules);
+    let of_a: Vec<_> = bench.turns().into_iter().filter(|turn| turn.0 == "a").collect();
+    assert_eq!(of_a.last().map(|turn| &*turn.1), Some("ended"));
+    assert_eq!(of_a.len(), 2);
+}

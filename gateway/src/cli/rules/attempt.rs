@@ -15,7 +15,9 @@ use serde::Serialize;
 use crate::{
     admin,
     cli::{ConfigFile, output},
+    clock::{Clock as _, SystemClock},
     config::Config,
+    event::Timestamp,
     record::Position,
     rulebook,
     rules::{
@@ -59,8 +61,40 @@ pub(in crate::cli) struct Args {
 struct Tried {
     rule: Arc<str>,
     destinations: Vec<Arc<str>>,
+    /// Where the rule has a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<Hour>,
     #[serde(flatten)]
     explained: Explained,
+}
+
+/// What the hour at which an event was received is to the schedule of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Hour {
+    /// It is in force then.
+    Inside,
+    /// It takes nothing then.
+    Outside,
+    /// Its window is followed then, and begins nothing.
+    BeginsNothing,
+    /// It sends, because the clock was not set; it does nothing else.
+    Unknown,
+}
+
+impl Hour {
+    fn of(rule: &Rule, received: Timestamp) -> Option<Self> {
+        let schedule = rule.schedule.as_ref()?;
+        Some(if schedule.is_open(received) {
+            Self::Inside
+        } else if rule.actions.window.is_some() {
+            Self::BeginsNothing
+        } else if schedule.is_closed(received) {
+            Self::Outside
+        } else {
+            Self::Unknown
+        })
+    }
 }
 
 /// What rules make of the event.
@@ -87,6 +121,7 @@ pub(super) fn test(args: &Args) -> Result<ExitCode> {
                 "rule": one.rule,
                 "destinations": one.destinations,
                 "fits": one.explained.fits,
+                "schedule": one.schedule,
             })
         });
         let rules: Vec<_> = rules.collect();
@@ -112,6 +147,12 @@ pub(super) fn explained(args: &Args) -> Result<ExitCode> {
     Ok(outcome.code())
 }
 
+impl Tried {
+    fn takes(&self) -> bool {
+        self.explained.fits && self.schedule != Some(Hour::Outside)
+    }
+}
+
 impl Outcome {
     fn say(&self, of_rule: fn(&Tried) -> String) {
         self.rules.iter().for_each(|one| output::line(of_rule(one)));
@@ -121,7 +162,7 @@ impl Outcome {
     }
 
     fn code(&self) -> ExitCode {
-        if !self.too_much && self.rules.iter().any(|one| one.explained.fits) {
+        if !self.too_much && self.rules.iter().any(Tried::takes) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -147,10 +188,12 @@ fn outcome(args: &Args) -> Result<Outcome> {
         anyhow::ensure!(!rules.is_empty(), "there is no rule {name:?}");
     }
     anyhow::ensure!(!rules.is_empty(), "there are no rules to ask");
+    let received = received(&event);
     let one = |rule: Rule| {
         let explained = explain(&rule.pattern, &event);
         Ok(Tried {
             explained: explained.with_context(|| format!("rule {}: the event", rule.name))?,
+            schedule: Hour::of(&rule, received),
             rule: rule.name,
             destinations: rule.destinations,
         })
@@ -159,6 +202,19 @@ fn outcome(args: &Args) -> Result<Outcome> {
         too_much: is_too_much(&rules, &event),
         rules: rules.into_iter().map(one).collect::<Result<_>>()?,
     })
+}
+
+/// When an event says that it was received; one that does not say it might come now.
+fn received(event: &str) -> Timestamp {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        recordedtime: Option<serde_json::Value>,
+    }
+    let said = serde_json::from_str::<Said>(event).ok();
+    let said = said.and_then(|said| said.recordedtime);
+    let said = said.as_ref().and_then(serde_json::Value::as_str);
+    said.and_then(admin::parse_instant)
+        .unwrap_or_else(|| SystemClock.now())
 }
 
 fn rules(args: &Args) -> Result<Vec<Rule>> {
@@ -227,14 +283,25 @@ fn read(path: &Path) -> Result<String> {
 fn verdict(one: &Tried) -> String {
     let takes = match (one.explained.fits, one.explained.too_much) {
         (_, true) => QUARANTINED,
+        (true, false) if !one.takes() => "would take it, but it came outside its schedule",
         (true, false) => "takes it",
         (false, false) => "does not take it",
     };
     let mut line = format!("{}: {takes}", one.rule);
-    if one.explained.fits && !one.destinations.is_empty() {
+    if !one.takes() {
+        return line;
+    }
+    if !one.destinations.is_empty() {
         line.push_str(", for ");
         line.push_str(&one.destinations.join(", "));
     }
+    line.push_str(match one.schedule {
+        Some(Hour::BeginsNothing) => "; outside its schedule its window begins nothing",
+        Some(Hour::Unknown) => {
+            "; the clock was not set, so that it sends only, whatever its schedule"
+        }
+        _ => "",
+    });
     line
 }
 
@@ -335,6 +402,37 @@ cold: does not take it
         let json = serde_json::to_value(&tried[1]).unwrap();
         assert_eq!(json["fits"], false);
         assert_eq!(json["alternatives"][1]["clauses"][0]["verdict"], "missing");
+    }
+
+    #[test]
+    fn what_came_outside_the_schedule_of_a_rule_is_not_taken_and_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rules, event) = (dir.path().join("rules.toml"), dir.path().join("event.json"));
+        let rule = r#"
+            [[rule]]
+            name = "night"
+            pattern = '{"device": ["b7"]}'
+            destinations = ["lake"]
+            topic = "t"
+            [rule.schedule]
+            window = [{ opens = "0 22 * * *", length = "8h" }]
+        "#;
+        let windowed = rule.replace("night", "often") + "[rule.window]\nover = \"1m\"\ncount = \"> 5\"";
+        fs::write(&rules, format!("{rule}{windowed}")).unwrap();
+        let said = |received: &str| {
+            let text = format!(r#"{{"device":"b7","recordedtime":"{received}"}}"#);
+            fs::write(&event, text).unwrap();
+            let outcome = outcome(&args(Some(&rules), &event)).unwrap();
+            let said: Vec<String> = outcome.rules.iter().map(verdict).collect();
+            (said.join("\n"), outcome.rules[0].takes())
+        };
+        let inside = "night: takes it, for lake\noften: takes it, for lake";
+        assert_eq!(said("2026-03-01T23:00:00Z"), (inside.to_owned(), true));
+        let outside = "night: would take it, but it came outside its schedule\n\
+            often: takes it, for lake; outside its schedule its window begins nothing";
+        assert_eq!(said("2026-03-01T12:00:00Z"), (outside.to_owned(), false));
+        let (unset, takes) = said("1970-01-01T00:05:00Z");
+        assert!(takes && unset.contains("night: takes it, for lake; the clock was not set"), "{unset}");
     }
 
     #[test]

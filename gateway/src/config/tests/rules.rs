@@ -82,3 +82,40 @@ rule = [
     );
     assert_eq!(config.rules[1].destinations, ["events".into()]);
 }
+
+#[test]
+fn a_schedule_has_the_hours_of_a_destination_and_says_its_mistakes_with_their_lines() {
+    let good = r#"
+[[rule]]
+name = "night"
+pattern = '{"device": ["b7"]}'
+destinations = ["events"]
+[rule.schedule]
+time_zone = "Europe/Berlin"
+window = [{ opens = "0 22 * * MON-FRI", length = "8h" }]
+"#;
+    let config = Config::from_text(good, Path::new("."), &env).unwrap();
+    let schedule = config.rules[0].schedule.as_deref().unwrap();
+    let is_open = |at: &str| schedule.is_open(crate::admin::parse_instant(at).unwrap());
+    assert!(is_open("2026-03-02T21:00:00Z") && !is_open("2026-03-01T21:00:00Z"));
+    // The same as it is put over the API.
+    let json = r#"{"name": "night", "pattern": {"device": ["b7"]}, "destinations": ["events"],
+        "schedule": {"time_zone": "Europe/Berlin",
+                     "window": [{"opens": "0 22 * * MON-FRI", "length": "8h"}]}}"#;
+    let put = Config::rule_of_json(json, &["events".into()]).unwrap();
+    assert_eq!(put, config.rules[0]);
+
+    let rule = "[[rule]]\nname = \"NAME\"\npattern = '{\"device\": [\"b7\"]}'\ntopic = \"t\"\n";
+    let text = [
+        "[rule.schedule]\ntime_zone = \"Mars\"\n",
+        "[rule.schedule]\nwindow = []\n",
+        "[[rule.schedule.window]]\nopens = \"0 25 * * *\"\n",
+        "[rule.schedule]\nwindows = 5\nwindow = [{ opens = \"0 8 * * *\", length = \"1h\" }]\n\
+         [rule.window]\nabsent = \"1h\"\n",
+    ];
+    let text: String = (0..).zip(text).fold(String::new(), |all, (n, one)| {
+        all + &rule.replace("NAME", &format!("r{n}")) + one
+    });
+    let mistakes = Config::from_text(&text, Path::new("."), &env).unwrap_err();
+    assert_snapshot!(mistakes.to_string(), @"");
+}

@@ -1,8 +1,12 @@
 //! So many bytes in a day or a month, by the calendar.
 
-use jiff::{ToSpan as _, ZonedDateTime, tz::TimeZone};
+use jiff::{ToSpan as _, tz::TimeZone};
 
-use crate::{event::Timestamp, store::Spent};
+use crate::{
+    event::Timestamp,
+    hours::{instant, zoned},
+    store::Spent,
+};
 
 /// How long a budget lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +61,4 @@ impl Budget {
         let end = zoned(since, zone).checked_add(span);
         end.map_or_else(|_| Timestamp::from_nanos(i64::MAX), |end| instant(&end))
     }
-}
-
-pub(super) fn zoned(at: Timestamp, zone: &TimeZone) -> ZonedDateTime {
-    let at = jiff::Timestamp::from_nanosecond(i128::from(at.as_nanos()));
-    // 64 bits of nanoseconds are within what it takes.
-    at.unwrap_or_default().to_zoned_datetime(zone.clone())
-}
-
-pub(super) fn instant(at: &ZonedDateTime) -> Timestamp {
-    let nanos = i64::try_from(at.timestamp().as_nanosecond());
-    Timestamp::from_nanos(nanos.unwrap_or(i64::MAX))
 }

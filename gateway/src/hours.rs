@@ -1,17 +1,17 @@
-//! Hours in which a link is open: from each instant that a cron pattern names, for so long.
+//! Hours in which something is so: from each instant that a cron pattern names, for so
+//! long. Time arrives as an argument.
+
+mod cron;
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, tz::TimeZone};
+use jiff::{SignedDuration, ZonedDateTime, tz::TimeZone};
 
-use super::{
-    budget::{instant, zoned},
-    cron::Cron,
-};
+pub use self::cron::Cron;
 use crate::event::Timestamp;
 
 /// From each instant of a pattern, for so long.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// When it opens.
     pub opens: Cron,
@@ -21,7 +21,7 @@ pub struct Window {
 
 /// Whether any window is open, and until when that holds.
 #[derive(Debug, Default)]
-pub(super) struct Hours {
+pub(crate) struct Hours {
     /// Looked at then, and true until then.
     known: Option<(Timestamp, Timestamp, bool)>,
 }
@@ -31,7 +31,7 @@ impl Hours {
     ///
     /// # Errors
     /// When the next one opens.
-    pub(super) fn check(
+    pub(crate) fn check(
         &mut self,
         windows: &[Window],
         now: Timestamp,
@@ -65,4 +65,17 @@ fn look(windows: &[Window], now: Timestamp, zone: &TimeZone) -> (Timestamp, Time
     // A pattern that names no instant any more never opens; it is looked at once a day.
     let tomorrow = Timestamp::from_nanos(now.as_nanos().saturating_add(86_400_000_000_000));
     (now, opens.unwrap_or(tomorrow), false)
+}
+
+/// An instant on the calendar of a time zone.
+pub(crate) fn zoned(at: Timestamp, zone: &TimeZone) -> ZonedDateTime {
+    let at = jiff::Timestamp::from_nanosecond(i128::from(at.as_nanos()));
+    // 64 bits of nanoseconds are within what it takes.
+    at.unwrap_or_default().to_zoned_datetime(zone.clone())
+}
+
+/// The same without one.
+pub(crate) fn instant(at: &ZonedDateTime) -> Timestamp {
+    let nanos = i64::try_from(at.timestamp().as_nanosecond());
+    Timestamp::from_nanos(nanos.unwrap_or(i64::MAX))
 }
