@@ -32,7 +32,7 @@
 //!
 //! # Inside
 //! `schema` has the tables, `salvage` what is read of damaged ones, `follower` the thread, `work` what a page of records does,
-//! `topic` the messages, `alarm` the alarms, `command` the commands, `window` what
+//! `throttle` how often, `topic` the messages, `alarm` the alarms, `command` the commands, `window` what
 //! many events come to and `windows` how that is kept, `made` the events that rules make, `outbox`
 //! their way into the journal, `failed` what could not be done, `handle` what others see and
 //! ask. Decision 110 says why.
@@ -48,6 +48,7 @@ mod salvage;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod topic;
 mod window;
 mod windows;
@@ -57,6 +58,7 @@ pub use failed::Failed;
 pub use follower::{Follower, Parts};
 pub use handle::{Handle, Status, alarm_of, alarms_of};
 pub use schema::FILE;
+pub use throttle::HeldBack;
 pub use work::Said;
 
 use crate::aside;

@@ -25,7 +25,7 @@ use self::{
     journal::JOURNAL,
     peers::{PER_DESTINATION, PER_REMOTE},
     read::READ,
-    rules::RULES,
+    rules::{PER_RULE, RULES},
 };
 use crate::{
     observer::{Account, Observer},
@@ -197,6 +197,14 @@ impl Collector for Scrape {
                 sample(per.kind, (per.value)(remote), metric)?;
             }
         }
+        for (name, help, value) in PER_RULE {
+            let kind = MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for rule in self.0.status.rules.throttled.iter() {
+                let labels = [("rule", &*rule.rule)];
+                sample(kind, value(rule), family.encode_family(&labels)?)?;
+            }
+        }
         let events = self
             .0
             .ingest
@@ -269,7 +277,10 @@ mod tests {
         let by_kind = [EVENTS_BY_IDENTITY, REJECTS_BY_CLASS, EVENTS_BY_MARK].into_iter();
         let by_kind =
             by_kind.map(|(name, help, label)| row(name, MetricType::Counter, label, help));
-        plain.chain(per).chain(remote).chain(by_kind).collect()
+        let rules = PER_RULE.iter();
+        let rules = rules.map(|(name, help, _)| row(name, MetricType::Gauge, "rule", help));
+        let rest = remote.chain(rules).chain(by_kind);
+        plain.chain(per).chain(rest).collect()
     }
 
     #[test]

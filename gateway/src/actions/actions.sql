@@ -18,7 +18,11 @@ CREATE TABLE state (
     -- Events and failures that were lost with damaged files.
     lost INTEGER NOT NULL DEFAULT 0,
     -- Windows that made room for others.
-    windows_evicted INTEGER NOT NULL DEFAULT 0
+    windows_evicted INTEGER NOT NULL DEFAULT 0,
+    -- Rows of `throttles`.
+    throttles INTEGER NOT NULL DEFAULT 0,
+    -- How often a throttle held something back.
+    held_back INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- What a rule could not do for an event.
@@ -54,6 +58,25 @@ CREATE TABLE windows (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX windows_due ON windows (due) WHERE due IS NOT NULL;
 CREATE INDEX windows_due_listened ON windows (due_listened) WHERE due_listened IS NOT NULL;
+
+-- How often a rule did something for a device since a time, which lasts until another.
+CREATE TABLE throttles (
+    rule TEXT NOT NULL,
+    device TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    done INTEGER NOT NULL,
+    PRIMARY KEY (rule, device)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX throttles_until ON throttles (until);
+
+-- The same by rule: its devices, how often it was held back, devices that made room.
+CREATE TABLE throttled (
+    rule TEXT NOT NULL PRIMARY KEY,
+    devices INTEGER NOT NULL,
+    held_back INTEGER NOT NULL,
+    evicted INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- One for each rule and device. Times are nanoseconds since 1970.
 CREATE TABLE alarms (

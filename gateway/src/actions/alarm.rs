@@ -181,6 +181,12 @@ pub(super) fn raise(
     Ok(Ok(()))
 }
 
+/// Whether the alarm of a rule holds for a device.
+pub(super) fn holds(connection: &Connection, rule: &str, device: &str) -> Result<bool, Error> {
+    let known = of(connection, rule, device)?;
+    Ok(known.is_some_and(|alarm| alarm.state != State::Cleared))
+}
+
 /// Clears the alarm of a rule for the device of an event, if it holds, within a
 /// transaction.
 pub(super) fn clear(

@@ -19,7 +19,7 @@ use super::{
     Error, failed,
     handle::{Handle, Order, Told},
     made::Now,
-    outbox, schema, windows,
+    outbox, schema, throttle, windows,
     work::{self, Outside, Work, agree},
 };
 use crate::{
@@ -340,6 +340,10 @@ impl Follower {
         if !known.is_some_and(|known| Arc::ptr_eq(known, rules.acts())) {
             let with_window = rules.acts().windowed();
             windows::forget_others(&mut open.connection, with_window)?;
+            let throttled = rules.acts().rules().iter();
+            let throttled = throttled.filter(|rule| rule.actions.throttle.is_some());
+            let throttled = throttled.map(|rule| &*rule.name);
+            throttle::forget_others(&mut open.connection, throttled)?;
             open.rules = Some(rules.acts().clone());
             open.opened = windows::Opened::default();
         }
@@ -484,23 +488,27 @@ impl Follower {
             failures_evicted,
             lost,
             windows_evicted,
+            held_back,
             alarms,
-        ]: [i64; 6] = open
+        ]: [i64; 7] = open
             .connection
             .prepare_cached(
-                "SELECT messages, failures, failures_evicted, lost, windows_evicted,
+                "SELECT messages, failures, failures_evicted, lost, windows_evicted, held_back,
                      (SELECT count(*) FROM alarms WHERE state < 2) FROM state",
             )?
             .query_row([], |row| {
-                let mut counts = [0; 6];
+                let mut counts = [0; 7];
                 for (at, count) in counts.iter_mut().enumerate() {
                     *count = row.get(at)?;
                 }
                 Ok(counts)
             })?;
+        let throttled = throttle::held_back(&open.connection)?;
         self.told.send_modify(|told| {
             *told = Told {
                 position: open.cursor.0,
+                held_back: held_back.cast_unsigned(),
+                throttled: throttled.into(),
                 alarms: alarms.cast_unsigned(),
                 messages: messages.cast_unsigned(),
                 failures: failures.cast_unsigned(),

@@ -13,6 +13,7 @@ use super::{
     Error, Failed, Said,
     alarm::{self, Alarm, Change, Wanted},
     failed, schema,
+    throttle::HeldBack,
 };
 use crate::{rules::ACTIONS, store};
 
@@ -50,6 +51,10 @@ pub struct Status {
     pub failures_evicted: u64,
     /// Windows that made room for those of other devices, since then.
     pub windows_evicted: u64,
+    /// How often the throttle of a rule held something back, since then.
+    pub held_back: u64,
+    /// The same by rule: of at most a hundred that have a throttle.
+    pub throttled: Arc<[HeldBack]>,
     /// Events that rules made, and failures, that were lost with a damaged `rules.db`.
     pub lost: u64,
     /// Damaged files with rules, or with what they do, that were set aside.
@@ -67,6 +72,8 @@ pub(super) struct Told {
     pub(super) failures: u64,
     pub(super) failures_evicted: u64,
     pub(super) windows_evicted: u64,
+    pub(super) held_back: u64,
+    pub(super) throttled: Arc<[HeldBack]>,
     pub(super) lost: u64,
     pub(super) set_aside: Arc<[String]>,
     pub(super) error: Option<Arc<str>>,
@@ -115,6 +122,8 @@ impl Handle {
             failures: told.failures,
             failures_evicted: told.failures_evicted,
             windows_evicted: told.windows_evicted,
+            held_back: told.held_back,
+            throttled: told.throttled,
             lost: told.lost,
             set_aside: told.set_aside,
             error: told.error,

@@ -108,6 +108,7 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
     let changes = "id, alarm, state, at, actor, note, event";
     table(old, to, "alarm_changes", changes, |_| Ok(true))?;
     salvaged.windows = windows(old, to)?;
+    throttles(old, to)?;
     // Of those that wait: after the last that the journal has, up to the last ever made.
     let (first_found, last_found) = ids.unwrap_or_default();
     let is_known = state.is_some() && (last.is_some() || handed == Some(0));
@@ -125,7 +126,8 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
              failures_evicted = ?5, handed = ?6, lost = ?7,
              failed = (SELECT count(*) FROM failed),
              failed_bytes = (SELECT coalesce(sum(length(body)), 0) FROM failed),
-             windows = (SELECT count(*) FROM windows)",
+             windows = (SELECT count(*) FROM windows),
+             throttles = (SELECT count(*) FROM throttles), held_back = ?8",
         (
             position,
             listened,
@@ -134,6 +136,7 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
             evicted,
             handed,
             before.saturating_add(lost),
+            number("SELECT held_back FROM state").unwrap_or_default(),
         ),
     )?;
     // Numbers go on, so that nothing has another's.
@@ -245,6 +248,52 @@ fn windows(old: &Connection, to: &Connection) -> Result<u64, Error> {
     }
     transaction.commit()?;
     Ok(copied)
+}
+
+/// Throttles have no numbers either. What is missing begins anew, at worst by letting
+/// something through.
+fn throttles(old: &Connection, to: &Connection) -> Result<(), Error> {
+    let transaction = to.unchecked_transaction()?;
+    let select = "SELECT rule, device, since, until, done FROM throttles";
+    if let Ok(mut statement) = old.prepare(select) {
+        let mut rows = statement.query([])?;
+        let end = loop {
+            match rows.next() {
+                Ok(Some(row)) => {
+                    let sql = "INSERT OR IGNORE INTO throttles VALUES (?1, ?2, ?3, ?4, ?5)";
+                    match copy_row(to, sql, row, 5) {
+                        Err(error) if !is_about_the_row(&error) => return Err(error.into()),
+                        Err(error) => break Some(error),
+                        Ok(_) => {}
+                    }
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        if let Some(error) = end {
+            tracing::warn!(%error, "throttles of rules that cannot be read begin anew");
+        }
+    }
+    transaction.execute_batch(
+        "INSERT INTO throttled SELECT rule, count(*), 0, 0 FROM throttles GROUP BY rule",
+    )?;
+    let held_back = "SELECT rule, held_back, evicted FROM throttled";
+    if let Ok(mut statement) = old.prepare(held_back) {
+        let mut rows = statement.query([])?;
+        while let Ok(Some(row)) = rows.next() {
+            let counts = (row.get::<_, String>(0), row.get::<_, i64>(1), row.get::<_, i64>(2));
+            if let (Ok(rule), Ok(held_back), Ok(evicted)) = counts {
+                transaction.execute(
+                    "INSERT INTO throttled VALUES (?1, 0, ?2, ?3)
+                     ON CONFLICT (rule) DO UPDATE SET held_back = ?2, evicted = ?3",
+                    (rule, held_back, evicted),
+                )?;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Inserts the first columns of a row as they are; says whether it was not there yet.

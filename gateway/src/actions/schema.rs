@@ -12,7 +12,7 @@ use crate::{aside, record::Position};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rules.db";
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 const TABLES: &str = include_str!("actions.sql");
 /// What the first version did not have.
 const FROM_1: &str = "
@@ -25,6 +25,25 @@ const FROM_1: &str = "
 const FROM_2: &str = "
     ALTER TABLE state ADD COLUMN windows_evicted INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE failed ADD COLUMN part INTEGER NOT NULL DEFAULT 0;";
+/// And the third.
+const FROM_3: &str = "
+    ALTER TABLE state ADD COLUMN throttles INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE state ADD COLUMN held_back INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE throttles (
+        rule TEXT NOT NULL,
+        device TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        done INTEGER NOT NULL,
+        PRIMARY KEY (rule, device)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX throttles_until ON throttles (until);
+    CREATE TABLE throttled (
+        rule TEXT NOT NULL PRIMARY KEY,
+        devices INTEGER NOT NULL,
+        held_back INTEGER NOT NULL,
+        evicted INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn path(dir: &Path) -> PathBuf {
@@ -75,7 +94,8 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
         connection.execute_batch(&format!(
             "BEGIN;
              {TABLES}
-             INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+             INSERT INTO state (id, position, listened, messages, failures, failures_evicted,
+                 failed, failed_bytes, windows) VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
              PRAGMA user_version = {VERSION};
              COMMIT;"
         ))?;
@@ -94,7 +114,10 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
         if version == 1 {
             transaction.execute_batch(FROM_1)?;
         }
-        transaction.execute_batch(FROM_2)?;
+        if version <= 2 {
+            transaction.execute_batch(FROM_2)?;
+        }
+        transaction.execute_batch(FROM_3)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
@@ -178,9 +201,18 @@ mod tests {
     -- Events and failures that were lost with damaged files.
     lost INTEGER NOT NULL DEFAULT 0,
     -- Windows that made room for others.
-    windows_evicted INTEGER NOT NULL DEFAULT 0",
+    windows_evicted INTEGER NOT NULL DEFAULT 0,
+    -- Rows of `throttles`.
+    throttles INTEGER NOT NULL DEFAULT 0,
+    -- How often a throttle held something back.
+    held_back INTEGER NOT NULL DEFAULT 0",
             "windows INTEGER NOT NULL",
         );
+        let between = |from: &str, to: &str| {
+            let (before, after) = first.split_once(from).unwrap();
+            format!("{before}{to}{}", after.split_once(to).unwrap().1)
+        };
+        let first = between("-- How often a rule did something", "-- One for each rule");
         let first = first.replace(
             "body BLOB NOT NULL,
     -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command.
@@ -202,5 +234,14 @@ mod tests {
             .query_row("SELECT handed FROM state", [], |row| row.get(0))
             .unwrap();
         assert_eq!((position(&new).unwrap(), handed), (Position(7), 4));
+        let columns = |of: &Connection| -> Vec<String> {
+            let all = "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+                 WHERE m.type = 'table' ORDER BY m.name, c.cid";
+            let mut all = of.prepare(all).unwrap();
+            let rows = all.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let begun = tempfile::tempdir().unwrap();
+        assert_eq!(columns(&new), columns(&open(begun.path()).unwrap()));
     }
 }

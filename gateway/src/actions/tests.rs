@@ -3,6 +3,7 @@
 mod alarms;
 mod commands;
 mod salvage;
+mod throttles;
 mod topics;
 mod windows;
 

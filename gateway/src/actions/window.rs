@@ -60,6 +60,9 @@ pub(super) struct State {
     /// How often it turned.
     #[serde(rename = "t", default)]
     turns: u64,
+    /// It holds, and the rule's throttle held back what there is to do.
+    #[serde(rename = "q", default)]
+    pub(super) quiet: bool,
     /// When it was looked at.
     #[serde(skip)]
     looked: i64,
@@ -94,7 +97,8 @@ impl State {
             Some(known) if known.of == of => known,
             other => Self {
                 of,
-                holds: other.is_some_and(|other| other.holds),
+                holds: other.as_ref().is_some_and(|other| other.holds),
+                quiet: other.is_some_and(|other| other.quiet),
                 ..Self::default()
             },
         }

@@ -35,13 +35,15 @@ pub(super) fn load(
     Ok(known.and_then(|known| ciborium::from_reader(&known[..]).ok()))
 }
 
-/// Keeps it, within a transaction; `is_new` where there was none.
+/// Keeps it, within a transaction; `is_new` where there was none. It is looked at `again` at
+/// a time, too.
 pub(super) fn save(
     connection: &Connection,
     (rule, device): (&str, &str),
     window: &Window,
     state: &State,
     is_new: bool,
+    again: Option<Timestamp>,
 ) -> Result<(), Error> {
     if state.is_idle(window) {
         return forget(connection, rule, device);
@@ -61,6 +63,7 @@ pub(super) fn save(
         Some(Due::At(at)) => (Some(at.as_nanos()), None),
         Some(Due::Listened(listened)) => (None, Some(listened)),
     };
+    let due = due.into_iter().chain(again.map(Timestamp::as_nanos)).min();
     let updated = connection
         .prepare_cached(
             "UPDATE windows SET window = ?3, due = ?4, due_listened = ?5

@@ -11,7 +11,7 @@ use super::{
     command::{self, Base, Place},
     failed::{self, Part},
     made::{self, Now},
-    outbox, schema, topic,
+    outbox, schema, throttle, topic,
     window::{State as Window, Turn},
     windows,
 };
@@ -20,7 +20,7 @@ use crate::{
     fleet::{self, Asked, Fleet},
     gateway_id::GatewayId,
     record::{Position, Record},
-    rules::{Acting, ActingSet, Role, Rule, Scratch},
+    rules::{Acting, ActingSet, Role, Rule, Scratch, action},
 };
 
 /// Bytes of messages that wait to be shown together, about.
@@ -153,7 +153,8 @@ impl<S: Show + Place> Work<'_, S> {
             (Part::Command, _) => page
                 .command(rule, &event)?
                 .map_err(|what| vec![(part, what)]),
-            (Part::All, Some(turn)) => page.do_turned(rule, turn, &event)?,
+            (Part::All, Some(Turn::Began)) => page.fire(rule, &event, true)?,
+            (Part::All, Some(Turn::Ended)) => page.end_turned(rule, &event, true)?,
             (Part::All, None) => {
                 let role = Role::Takes;
                 page.act(Acting { rule, role }, &event)?
@@ -255,6 +256,12 @@ impl<'p, S: Show + Place> Page<'p, S> {
         let Acting { rule, role } = acting;
         let makes = made::may_follow(rule, event);
         match (role, &rule.actions.window) {
+            // Whoever tries again has decided.
+            (Role::Takes, None)
+                if self.base == Base::Received && self.is_held_back(rule, event, makes)? =>
+            {
+                Ok(Ok(()))
+            }
             (Role::Takes, None) => self.fire(rule, event, makes),
             // A window is of what devices say: one that ends by time would forget the chain.
             (Role::Takes, Some(window)) if !made::is_made(event) => {
@@ -264,16 +271,12 @@ impl<'p, S: Show + Place> Page<'p, S> {
                 let mut state = Window::of(known, window);
                 let may_begin = rule.may_begin(event.received);
                 let turn = state.take(window, event, self.work.listened, may_begin);
-                let of = (&*rule.name, device);
-                windows::save(transaction, of, window, &state, is_new)?;
-                match turn {
-                    Some(turn) => self.turned(rule, turn, &state, device, Some(event))?,
+                self.follow(rule, turn, &mut state, device, Some(event), may_begin)?;
+                if turn.is_none() && is_new {
                     // It may have been evicted while it held.
-                    None if is_new => {
-                        alarm::clear(transaction, rule, event, &self.work.now)?;
-                    }
-                    None => {}
+                    alarm::clear(transaction, rule, event, &self.work.now)?;
                 }
+                self.keep(rule, window, &state, device, is_new)?;
                 Ok(Ok(()))
             }
             (Role::Clears, _) if makes => {
@@ -294,12 +297,53 @@ impl<'p, S: Show + Place> Page<'p, S> {
         };
         let mut state = Window::of(known, window);
         let (now, listened) = (self.work.now.at, self.work.listened);
-        let turn = state.look(window, now, listened, rule.may_begin(now));
-        windows::save(self.transaction, (name, device), window, &state, false)?;
-        match turn {
-            Some(turn) => self.turned(rule, turn, &state, device, None),
-            None => Ok(()),
-        }
+        let may_begin = rule.may_begin(now);
+        let turn = state.look(window, now, listened, may_begin);
+        self.follow(rule, turn, &mut state, device, None, may_begin)?;
+        self.keep(rule, window, &state, device, false)
+    }
+
+    /// Keeps a window. One whose rule is throttled is looked at when that ends.
+    fn keep(
+        &self,
+        rule: &Rule,
+        window: &action::Window,
+        state: &Window,
+        device: &str,
+        is_new: bool,
+    ) -> Result<(), Error> {
+        let now = self.work.now.at;
+        let again = match state.quiet {
+            true => throttle::until(self.transaction, rule, device, now)?,
+            false => None,
+        };
+        let of = (&*rule.name, device);
+        windows::save(self.transaction, of, window, state, is_new, again)
+    }
+
+    /// Does what there is to do when a window turned, or when it holds and what there was to
+    /// do was held back.
+    fn follow(
+        &mut self,
+        rule: &Rule,
+        turn: Option<Turn>,
+        state: &mut Window,
+        device: &str,
+        cause: Option<&Event>,
+        may_begin: bool,
+    ) -> Result<(), Error> {
+        let turn = match turn {
+            Some(turn) => turn,
+            None if state.quiet && may_begin => {
+                let now = self.work.now.at;
+                if throttle::until(self.transaction, rule, device, now)?.is_some() {
+                    return Ok(());
+                }
+                Turn::Began
+            }
+            None => return Ok(()),
+        };
+        self.turned(rule, turn, state, device, cause)
     }
 
     /// A window began to hold, or ended.
@@ -307,20 +351,26 @@ impl<'p, S: Show + Place> Page<'p, S> {
         &mut self,
         rule: &Rule,
         turn: Turn,
-        state: &Window,
+        state: &mut Window,
         device: &str,
         cause: Option<&Event>,
     ) -> Result<(), Error> {
         let event = self.turn_event(rule, turn, state, device, cause);
-        if !rule.destinations.is_empty() {
+        // Destinations were told when it turned; they know nothing of a throttle.
+        let again = state.quiet && turn == Turn::Began;
+        if !rule.destinations.is_empty() && !again {
             outbox::add(self.transaction, &event, Some(&rule.name))?;
         }
-        for (part, reason) in self
-            .do_turned(rule, turn, &event)?
-            .err()
-            .into_iter()
-            .flatten()
-        {
+        let was_quiet = std::mem::take(&mut state.quiet);
+        let done = match turn {
+            Turn::Began if self.is_held_back(rule, &event, true)? => {
+                state.quiet = true;
+                Ok(())
+            }
+            Turn::Began => self.fire(rule, &event, true)?,
+            Turn::Ended => self.end_turned(rule, &event, !was_quiet)?,
+        };
+        for (part, reason) in done.err().into_iter().flatten() {
             let mut body = Vec::new();
             event.to_cbor(&mut body);
             let of = failed::Of {
@@ -366,16 +416,42 @@ impl<'p, S: Show + Place> Page<'p, S> {
         made::event(kind, &rule.name, of, Some(key), &self.work.now, values)
     }
 
-    /// Does what a rule asks for when its window turns; says what of it cannot be done.
-    fn do_turned(&mut self, rule: &Rule, turn: Turn, event: &Event) -> Result<Outcome, Error> {
-        if turn == Turn::Began {
-            return self.fire(rule, event, true);
-        }
+    /// Does what a rule asks for when its window ends, and says so to who was `told` that it
+    /// began; says what of it cannot be done.
+    fn end_turned(&mut self, rule: &Rule, event: &Event, told: bool) -> Result<Outcome, Error> {
         if rule.actions.alarm.is_some() {
             alarm::clear(self.transaction, rule, event, &self.work.now)?;
         }
+        if !told {
+            return Ok(Ok(()));
+        }
         let told = self.tell(rule, event)?;
         Ok(told.map_err(|reason| vec![(Part::Message, reason)]))
+    }
+
+    /// Whether the rule's throttle holds back what there is to do for an event. What only
+    /// counts for an alarm that holds is nothing that anybody hears of.
+    fn is_held_back(&self, rule: &Rule, event: &Event, makes: bool) -> Result<bool, Error> {
+        let actions = &rule.actions;
+        let Some(throttle) = &actions.throttle else {
+            return Ok(false);
+        };
+        let (transaction, device) = (self.transaction, &*event.device);
+        let holds = actions.alarm.is_some() && alarm::holds(transaction, &rule.name, device)?;
+        let raises = makes && actions.alarm.is_some() && !holds;
+        let commands = makes && actions.command.is_some();
+        if !raises && !commands && actions.topic.is_none() {
+            return Ok(false);
+        }
+        let (name, at) = (&*rule.name, event.received);
+        if throttle::take(transaction, name, throttle, device, at)? {
+            return Ok(false);
+        }
+        if makes && holds {
+            // It holds already, so that this only counts the event.
+            self.raise(rule, event)?.unwrap_or_default();
+        }
+        Ok(true)
     }
 
     /// Raises the alarm of a rule and places its command, if it may make something of the

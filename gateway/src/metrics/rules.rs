@@ -1,6 +1,24 @@
 //! What rules do beside sending.
 
 use super::{Plain, gauge};
+use crate::actions::HeldBack;
+
+/// A gauge by rule: its name, its help, its value.
+pub(super) type PerRule = (&'static str, &'static str, fn(&HeldBack) -> u64);
+
+/// Of a hundred rules that have a throttle, those first that held back most.
+pub(super) const PER_RULE: &[PerRule] = &[
+    (
+        "gateway_rule_held_back",
+        "How often the throttle of this rule held something back; of the hundred rules that did most often",
+        |rule| rule.held_back,
+    ),
+    (
+        "gateway_rule_throttle_evicted",
+        "Devices that the throttle of this rule has forgotten for want of room; of the same rules",
+        |rule| rule.evicted,
+    ),
+];
 
 pub(super) const RULES: &[Plain] = &[
     gauge(
@@ -63,6 +81,11 @@ pub(super) const RULES: &[Plain] = &[
         "gateway_rules_windows_evicted",
         "Windows that made room for those of other devices, since `rules.db` was begun",
         |a| a.status.rules.windows_evicted,
+    ),
+    gauge(
+        "gateway_rules_held_back",
+        "How often the throttle of a rule held something back, since `rules.db` was begun",
+        |a| a.status.rules.held_back,
     ),
     gauge(
         "gateway_rules_lost",

@@ -24,6 +24,19 @@ pub struct Actions {
     pub command: Option<Arc<Command>>,
     /// Not each event counts, but what many of a device come to.
     pub window: Option<Arc<Window>>,
+    /// How often all this is done for one device.
+    pub throttle: Option<Throttle>,
+}
+
+/// How often a rule does something for one device, at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Throttle {
+    /// So many times,
+    pub times: u32,
+    /// in so long.
+    pub per: Duration,
+    /// As it is written.
+    pub text: Arc<str>,
 }
 
 /// What the events of a device that a rule takes have to come to.

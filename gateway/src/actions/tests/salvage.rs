@@ -27,7 +27,10 @@ fn filled(dir: &Path) {
             "UPDATE state SET position = 7, failures = 3, failed = 1, windows = 1;
              INSERT INTO failed VALUES (9, 'r', 5, 'd', 1, 'why', x'00', 2);
              INSERT INTO alarms VALUES (4, 'r', 'd', NULL, 0, 'major', 't', 1, 1, 1, 1, 1);
-             INSERT INTO windows VALUES ('r', 'd', x'00', NULL, NULL);",
+             INSERT INTO windows VALUES ('r', 'd', x'00', NULL, NULL);
+             UPDATE state SET throttles = 1, held_back = 6;
+             INSERT INTO throttles VALUES ('r', 'd', 1, 2, 3);
+             INSERT INTO throttled VALUES ('r', 1, 5, 4);",
         )
         .unwrap();
     connection.close().unwrap();
@@ -102,6 +105,14 @@ fn what_can_be_read_of_a_damaged_file_goes_on_and_what_cannot_is_counted() {
         )
         .unwrap();
     assert_eq!(kept, [7, 1, 1, 1, EVENTS.cast_signed()]);
+    let throttled = "SELECT rule || device || since || until || done || throttles || held_back
+                     FROM throttles, state";
+    let throttled: String = connection
+        .query_row(throttled, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(throttled, "rd12316");
+    let said = super::super::throttle::held_back(&connection).unwrap();
+    assert_eq!((said[0].devices, said[0].held_back, said[0].evicted), (1, 5, 4));
     assert_eq!(
         crate::aside::list(dir.path(), schema::FILE).unwrap().len(),
         1

@@ -64,6 +64,9 @@ struct Tried {
     /// Where the rule has a schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule: Option<Hour>,
+    /// How often it does something for a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttle: Option<Arc<str>>,
     #[serde(flatten)]
     explained: Explained,
 }
@@ -122,6 +125,7 @@ pub(super) fn test(args: &Args) -> Result<ExitCode> {
                 "destinations": one.destinations,
                 "fits": one.explained.fits,
                 "schedule": one.schedule,
+                "throttle": one.throttle,
             })
         });
         let rules: Vec<_> = rules.collect();
@@ -194,6 +198,7 @@ fn outcome(args: &Args) -> Result<Outcome> {
         Ok(Tried {
             explained: explained.with_context(|| format!("rule {}: the event", rule.name))?,
             schedule: Hour::of(&rule, received),
+            throttle: rule.actions.throttle.map(|throttle| throttle.text),
             rule: rule.name,
             destinations: rule.destinations,
         })
@@ -302,6 +307,9 @@ fn verdict(one: &Tried) -> String {
         }
         _ => "",
     });
+    if let Some(throttle) = &one.throttle {
+        let _fine = write!(line, "; it acts {throttle} for each device");
+    }
     line
 }
 
@@ -417,7 +425,8 @@ cold: does not take it
             [rule.schedule]
             window = [{ opens = "0 22 * * *", length = "8h" }]
         "#;
-        let windowed = rule.replace("night", "often") + "[rule.window]\nover = \"1m\"\ncount = \"> 5\"";
+        let rule = &rule.replace("topic =", "throttle = \"1 per 10m\"\n topic =");
+        let windowed = rule.replace("night", "often").replace("throttle", "#") + "[rule.window]\nover = \"1m\"\ncount = \"> 5\"";
         fs::write(&rules, format!("{rule}{windowed}")).unwrap();
         let said = |received: &str| {
             let text = format!(r#"{{"device":"b7","recordedtime":"{received}"}}"#);
@@ -426,7 +435,8 @@ cold: does not take it
             let said: Vec<String> = outcome.rules.iter().map(verdict).collect();
             (said.join("\n"), outcome.rules[0].takes())
         };
-        let inside = "night: takes it, for lake\noften: takes it, for lake";
+        let inside = "night: takes it, for lake; it acts 1 per 10m for each device\n\
+            often: takes it, for lake";
         assert_eq!(said("2026-03-01T23:00:00Z"), (inside.to_owned(), true));
         let outside = "night: would take it, but it came outside its schedule\n\
             often: takes it, for lake; outside its schedule its window begins nothing";

@@ -8,13 +8,17 @@ use crate::{
     config::{
         Seen, Stamp, read_text,
         reader::{Table, Text},
+        unit::parse_duration,
     },
     rules::{
         Actions, Pattern,
-        action::{Alarm, Bounds, Measure, Severity, Topic, Window},
+        action::{Alarm, Bounds, Measure, Severity, Throttle, Topic, Window},
         transform::Transform,
     },
 };
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAYS_MAX: Duration = Duration::from_hours(31 * 24);
 
 /// Keys of which one is enough for a rule without destinations.
 const ANY: [&str; 3] = ["topic", "alarm", "command"];
@@ -49,13 +53,36 @@ pub(super) fn read(
         alarm: alarm(&table.table("alarm")).map(Arc::new),
         command: command::read(&table.table("command"), deadline_max).map(Arc::new),
         window: window(table).map(Arc::new),
+        throttle: throttle(table),
     }
+}
+
+/// How often it is done.
+fn throttle(table: &Table<'_, '_, '_>) -> Option<Throttle> {
+    const EXAMPLE: &str = "a throttle is written as \"1 per 10m\"";
+    const TIMES_MAX: u32 = 1_000;
+    let read = table.parsed("throttle", |text| {
+        let (times, per) = text.split_once(" per ").ok_or(EXAMPLE.to_owned())?;
+        let times = times.trim().parse().map_err(|_| EXAMPLE.to_owned())?;
+        let per = parse_duration(per.trim()).map_err(|error| error.to_string())?;
+        if !(1..=TIMES_MAX).contains(&times) {
+            return Err(format!("{times} is not between 1 and {TIMES_MAX}"));
+        }
+        if !(SECOND..=DAYS_MAX).contains(&per) {
+            return Err("its time is from 1s to 31d".to_owned());
+        }
+        let text = text.into();
+        Ok(Throttle { times, per, text })
+    });
+    if table.span("throttle").is_some() && !is_any(table) {
+        let what = "is for a topic, an alarm or a command, and there is none; what a rule sends to destinations is never throttled";
+        table.mistake(table.span("throttle").as_ref(), "throttle", what);
+    }
+    read
 }
 
 /// The window.
 fn window(rule: &Table<'_, '_, '_>) -> Option<Window> {
-    const SECOND: Duration = Duration::from_secs(1);
-    const DAYS_MAX: Duration = Duration::from_hours(31 * 24);
     let table = rule.table("window");
     if !table.is_present() {
         return None;

@@ -109,13 +109,18 @@ window = [{ opens = "0 22 * * MON-FRI", length = "8h" }]
     let text = [
         "[rule.schedule]\ntime_zone = \"Mars\"\n",
         "[rule.schedule]\nwindow = []\n",
+        "throttle = \"often\"\n",
+        "throttle = \"0 per 10m\"\n",
+        "throttle = \"1 per 10\"\n",
+        "throttle = \"1 per 60d\"\n",
         "[[rule.schedule.window]]\nopens = \"0 25 * * *\"\n",
         "[rule.schedule]\nwindows = 5\nwindow = [{ opens = \"0 8 * * *\", length = \"1h\" }]\n\
          [rule.window]\nabsent = \"1h\"\n",
     ];
+    let sends = "[[rule]]\nname = \"sends\"\npattern = '{}'\ndestinations = [\"events\"]\nthrottle = \"1 per 1m\"\n";
     let text: String = (0..).zip(text).fold(String::new(), |all, (n, one)| {
         all + &rule.replace("NAME", &format!("r{n}")) + one
-    });
+    }) + sends;
     let mistakes = Config::from_text(&text, Path::new("."), &env).unwrap_err();
     assert_snapshot!(mistakes.to_string(), @"");
 }
