@@ -89,6 +89,7 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
         pattern: Pattern::parse(&pattern(n)).expect("it is one"),
         destinations: vec!["d".into()],
         actions: penstock::rules::Actions::default(),
+        schedule: None,
     };
     let rules: Vec<_> = (0..rules).map(rule).collect();
     let set = RuleSet::new(&rules, |_| Some(DestinationId(0))).expect("it is known");
@@ -150,6 +151,7 @@ fn large_message(bencher: Bencher<'_, '_>, rules: usize) {
         .expect("it is one"),
         destinations: vec!["d".into()],
         actions: penstock::rules::Actions::default(),
+        schedule: None,
     };
     let asked: Vec<_> = (0..rules).map(rule).collect();
     let set = RuleSet::new(&asked, |_| Some(DestinationId(0))).expect("it is known");

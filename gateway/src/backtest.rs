@@ -16,6 +16,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde::Serialize;
 use tally::Room;
 pub use tally::{Example, Tally};
+use utoipa::ToSchema;
 
 use crate::{
     event::{Event, Timestamp, json},
@@ -97,7 +98,8 @@ struct Count {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Backtest)]
 pub struct Report {
     /// Events that rules were asked of.
     pub events: u64,
@@ -120,9 +122,11 @@ pub struct Report {
 }
 
 /// What a destination gets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BacktestDestination)]
 pub struct Sent {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: Arc<str>,
     /// Events that the rules in force send it.
     pub in_force: u64,

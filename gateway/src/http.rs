@@ -11,6 +11,7 @@
 mod access;
 mod alarms;
 mod audit;
+mod backtest;
 mod broker;
 mod commands;
 mod dead_letters;

@@ -322,6 +322,26 @@ impl Rulebook {
         inner.put.get(name).map(|put| put.version.clone())
     }
 
+    /// A rule as it would be put, without putting it. Blocking.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&self, text: &str) -> Result<Rule, Error> {
+        if text.len() > RULE_BYTES_MAX {
+            let what = format!("a rule has at most {RULE_BYTES_MAX} bytes");
+            return Err(Error::Wrong(vec![what]));
+        }
+        read(text, &self.inner().destinations).map_err(Error::Wrong)
+    }
+
+    /// The destinations that rules may name, and the rules in force. Blocking.
+    pub fn in_force(&self) -> (Vec<Arc<str>>, Vec<Rule>) {
+        let inner = self.inner();
+        let put = in_force(&inner.of_file, &inner.put);
+        let rules = inner.of_file.iter().cloned().chain(put).collect();
+        (inner.destinations.clone(), rules)
+    }
+
     /// What a rule in force takes. Blocking.
     pub fn pattern(&self, name: &str) -> Option<Pattern> {
         let inner = self.inner();

@@ -264,3 +264,64 @@ name = "again"
     drop(client);
     gateway.finish();
 }
+
+#[test]
+fn a_throttle_lets_each_device_through_once_however_often_the_gateway_is_killed() {
+    const DEVICES: usize = 3;
+    const ROUNDS: usize = 20;
+
+    let sandbox = Sandbox::new();
+    let (_, mut rng) = seed::seeded();
+    let throttled = HOT.replace("topic =", "throttle = \"1 per 1h\"\ntopic =");
+    let setup = Setup::new(&sandbox).to_file("events").with(&throttled);
+    let mut gateway = Gateway::start(&setup);
+    let mut client = Client::connect(setup.mqtt, Version::V5, "c");
+    for n in 0..DEVICES * ROUNDS {
+        let value = [90, 60][n / DEVICES % 2];
+        let topic = format!("devices/d{}/t", n % DEVICES);
+        let payload = format!("{{\"id\":\"m{n}\",\"v\":{value}}}");
+        let id = u16::try_from(n + 1).expect("few");
+        loop {
+            client
+                .publish(&topic, payload.as_bytes(), 1, id)
+                .expect("the gateway reads");
+            if client.ack(LONG).expect("the gateway answers").is_some() {
+                break;
+            }
+        }
+        if n % 7 == 6 {
+            // While the rule acts on it.
+            wait::pass(Duration::from_micros(rng.random_range(0..3_000)));
+            gateway.kill();
+            gateway.start_again();
+            client = Client::connect(setup.mqtt, Version::V5, "c");
+        }
+    }
+    let expect = u64::try_from(DEVICES * (ROUNDS / 2 - 1)).expect("few");
+    wait::until(LONG, "the rules to have acted on all of it", || {
+        let rules = rules(&gateway);
+        (rules["backlog"] == 0 && rules["held_back"].as_u64() >= Some(expect)).then_some(())
+    });
+    gateway.wait_until_drained(LONG);
+    let said = rules(&gateway);
+    assert_eq!(said["held_back"], expect);
+    let of_rule = &said["throttled"][0];
+    let of_rule = (&of_rule["rule"], &of_rule["held_back"], &of_rule["devices"]);
+    assert_eq!(of_rule, (&"hot".into(), &expect.into(), &DEVICES.into()));
+    let all = events(&setup.data().join("events"));
+    let states = states(&all);
+    assert_eq!(states.len(), DEVICES);
+    for (device, states) in states {
+        assert_eq!(states, ["raised", "cleared"], "{device}");
+    }
+    // What goes to a destination is never throttled.
+    let is_made = |event: &&Value| {
+        event["type"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("penstock."))
+    };
+    let readings = all.iter().filter(|event| !is_made(event));
+    assert_eq!(readings.count(), DEVICES * ROUNDS);
+    drop(client);
+    gateway.finish();
+}

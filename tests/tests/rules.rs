@@ -11,7 +11,7 @@ use std::{
 };
 
 use penstock_tests::{
-    Gateway, Sandbox, Setup,
+    Gateway, Sandbox, Setup, http,
     mqtt::{Client, Version},
     wait,
 };
@@ -172,6 +172,85 @@ fn rules_wait_for_what_they_were_written_with_and_a_new_file_is_watched_before_i
     publish(&mut client, 1, 2);
     let status = gateway.wait_until_drained(LONG);
     assert_eq!(status.destination("alarms").routed, 1);
+    drop(client);
+    gateway.finish();
+}
+
+/// Asks for a backtest.
+fn backtest(setup: &Setup, token: &str, asked: &str) -> (u16, serde_json::Value) {
+    let request = format!(
+        "POST /api/v1/backtest HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{asked}",
+        asked.len()
+    );
+    let reply = http::exchange(setup.http, request.as_bytes()).expect("an answer");
+    let body = serde_json::from_str(&reply.body).expect("JSON");
+    (reply.status, body)
+}
+
+#[test]
+fn a_change_of_a_rule_is_tried_over_the_api_by_who_may_and_changes_nothing() {
+    const OPERATOR: &str = "0123456789-of-an-operator";
+    const VIEWER: &str = "0123456789-of-a-viewer";
+    let sandbox = Sandbox::new();
+    let setup = Setup::new(&sandbox)
+        .to_file("lake")
+        .to_file("alarms")
+        .with("[store]\nkeep_delivered = \"1h\"")
+        .with(&rule(80))
+        .with(&format!(
+            "[[http.token]]\nname = \"o\"\nrole = \"operator\"\nsecret = \"{OPERATOR}\"\n\
+             [[http.token]]\nname = \"v\"\nrole = \"viewer\"\nsecret = \"{VIEWER}\"\n"
+        ));
+    let gateway = Gateway::start(&setup);
+    let mut client = Client::connect(setup.mqtt, Version::V5, "c");
+    for (id, value) in (1..).zip([90, 10, 81, 80]) {
+        publish(&mut client, value, id);
+    }
+    let hotter = r#"{"rules": [{"name": "hot", "destinations": ["alarms"],
+        "pattern": {"values": {"v": [{"numeric": [">", 85]}]}}}]}"#;
+    let (status, said) = backtest(&setup, OPERATOR, hotter);
+    assert_eq!((status, &said["events"]), (200, &4.into()), "{said}");
+    let rule = &said["rules"][0];
+    let counts = ["takes", "in_force", "gained", "lost"].map(|name| rule[name].as_u64());
+    assert_eq!(counts, [Some(1), Some(2), Some(0), Some(1)], "{said}");
+    assert_eq!(rule["devices"]["b7"], 1);
+    assert!(said["next"].is_null() && said["until"] == 4, "{said}");
+    // Where a page ended another one begins; nothing was received later.
+    let rest = backtest(&setup, OPERATOR, r#"{"after": 2, "until": 3}"#).1;
+    assert_eq!((&rest["events"], &rest["until"]), (&1.into(), &3.into()));
+    let later = r#"{"from": "2100-01-01T00:00:00Z", "pattern": {"device": ["b7"]}}"#;
+    assert_eq!(backtest(&setup, OPERATOR, later).1["events"], 0);
+    for (asked, words) in [
+        ("[]", "should be a JSON object"),
+        (r#"{"rule": "none"}"#, "there is no rule \"none\""),
+        (r#"{"form": "x"}"#, "unknown field `form`"),
+        (r#"{"from": "noon"}"#, "from: \"noon\" is not a time"),
+        (r#"{"pattern": {"device": "b7"}}"#, "pattern: line 1"),
+        (
+            r#"{"rules": [{"name": "a", "pattern": {"device": ["b7"]}, "destinations": ["lak"]}]}"#,
+            "rules[0].destinations: \"lak\" should be one of",
+        ),
+    ] {
+        let (status, said) = backtest(&setup, OPERATOR, asked);
+        let detail = said["detail"].as_str().expect("a reason");
+        assert!(status == 400 && detail.contains(words), "{asked}: {said}");
+    }
+    assert_eq!(backtest(&setup, VIEWER, "{}").0, 403);
+    let request = format!(
+        "GET /api/v1/status HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {VIEWER}\r\n\r\n"
+    );
+    let reply = http::exchange(setup.http, request.as_bytes()).expect("an answer");
+    let status: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+    let of = |name: &str| {
+        status["destinations"]
+            .as_array()
+            .expect("some")
+            .iter()
+            .find(|one| one["name"] == name)
+            .cloned()
+    };
+    assert_eq!(of("alarms").expect("it is there")["routed"], 2);
     drop(client);
     gateway.finish();
 }

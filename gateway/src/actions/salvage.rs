@@ -282,7 +282,11 @@ fn throttles(old: &Connection, to: &Connection) -> Result<(), Error> {
     if let Ok(mut statement) = old.prepare(held_back) {
         let mut rows = statement.query([])?;
         while let Ok(Some(row)) = rows.next() {
-            let counts = (row.get::<_, String>(0), row.get::<_, i64>(1), row.get::<_, i64>(2));
+            let counts = (
+                row.get::<_, String>(0),
+                row.get::<_, i64>(1),
+                row.get::<_, i64>(2),
+            );
             if let (Ok(rule), Ok(held_back), Ok(evicted)) = counts {
                 transaction.execute(
                     "INSERT INTO throttled VALUES (?1, 0, ?2, ?3)

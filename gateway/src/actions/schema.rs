@@ -235,7 +235,8 @@ mod tests {
             .unwrap();
         assert_eq!((position(&new).unwrap(), handed), (Position(7), 4));
         let columns = |of: &Connection| -> Vec<String> {
-            let all = "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+            let all =
+                "SELECT m.name || '.' || c.name FROM sqlite_schema m, pragma_table_info(m.name) c
                  WHERE m.type = 'table' ORDER BY m.name, c.cid";
             let mut all = of.prepare(all).unwrap();
             let rows = all.query_map([], |row| row.get(0)).unwrap();

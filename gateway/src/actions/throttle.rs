@@ -74,9 +74,8 @@ pub(super) fn until(
         return Ok(None);
     };
     let known = of(connection, &rule.name, device)?;
-    let known = known.filter(|(since, done)| {
-        lasts(throttle, *since, at) && *done >= i64::from(throttle.times)
-    });
+    let known = known
+        .filter(|(since, done)| lasts(throttle, *since, at) && *done >= i64::from(throttle.times));
     Ok(known.map(|(since, _)| Timestamp::from_nanos(since.saturating_add(nanos(throttle.per)))))
 }
 
@@ -103,7 +102,12 @@ fn begin(
     let since = at.as_nanos();
     connection
         .prepare_cached("INSERT OR REPLACE INTO throttles VALUES (?1, ?2, ?3, ?4, 1)")?
-        .execute((rule, device, since, since.saturating_add(nanos(throttle.per))))?;
+        .execute((
+            rule,
+            device,
+            since,
+            since.saturating_add(nanos(throttle.per)),
+        ))?;
     Ok(())
 }
 

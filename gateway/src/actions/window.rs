@@ -262,13 +262,7 @@ impl State {
         }
     }
 
-    fn turn(
-        &mut self,
-        window: &Window,
-        at: i64,
-        listened: i64,
-        may_begin: bool,
-    ) -> Option<Turn> {
+    fn turn(&mut self, window: &Window, at: i64, listened: i64, may_begin: bool) -> Option<Turn> {
         self.looked = at;
         let holds = match window {
             Window::Absent(absent) => listened.saturating_sub(self.listened) >= millis(*absent),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     event::{Event, Timestamp, json},
@@ -18,9 +19,11 @@ const EXAMPLES_MAX: usize = 5;
 const HOUR_NANOS: i64 = 3_600_000_000_000;
 
 /// What one rule takes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = BacktestRule)]
 pub struct Tally {
     /// Its name.
+    #[schema(value_type = String)]
     pub rule: Arc<str>,
     /// Events that it takes; as it would be after the change, where there is one.
     pub takes: u64,
@@ -34,6 +37,7 @@ pub struct Tally {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
     /// Of those that it takes: by device.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub devices: BTreeMap<Arc<str>, u64>,
     /// Of those that it takes: of devices that had no more room to be told apart.
     pub other_devices: u64,
@@ -43,22 +47,27 @@ pub struct Tally {
     /// the gateway's clock was not set.
     pub other_hours: u64,
     /// The latest of each kind.
+    #[schema(value_type = Vec<Example>)]
     pub examples: VecDeque<Example>,
     #[serde(skip)]
+    #[schema(ignore)]
     latest_hour: Option<(i64, String)>,
 }
 
 /// An event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BacktestExample)]
 pub struct Example {
     /// `taken`, or, where a change replaces a rule, `gained`, `lost` or `both`.
     pub kind: &'static str,
     /// Where it lies: `penstock rules explain --position` says why.
     pub position: u64,
     /// Its device.
+    #[schema(value_type = String)]
     pub device: Arc<str>,
     /// Its type.
     #[serde(rename = "type")]
+    #[schema(value_type = String)]
     pub kind_of_event: Arc<str>,
 }
 

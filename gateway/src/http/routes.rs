@@ -6,8 +6,8 @@ use utoipa::{OpenApi as _, Path as _};
 use super::{
     Context,
     access::Role,
-    alarms, broker, commands, dead_letters, dedup, destinations, devices, document, health,
-    instance,
+    alarms, backtest, broker, commands, dead_letters, dedup, destinations, devices, document,
+    health, instance,
     operations::{For, Operations},
     page, quarantine, read, registry, replay, replays, rulebook, rules, shadows, status, stream,
 };
@@ -90,6 +90,7 @@ operations! {
     Admin rulebook::put;
     Admin rulebook::delete;
     Viewer rulebook::versions;
+    Operator backtest::page;
     Viewer rules::failed;
     Viewer rules::failure;
     Admin rules::discard;

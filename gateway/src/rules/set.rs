@@ -133,7 +133,11 @@ impl RuleSet {
         }
         if rules.iter().any(|rule| rule.schedule.is_some()) {
             // What many events come to is followed at any hour.
-            let of = |rule: &Rule| rule.schedule.clone().filter(|_| rule.actions.window.is_none());
+            let of = |rule: &Rule| {
+                rule.schedule
+                    .clone()
+                    .filter(|_| rule.actions.window.is_none())
+            };
             set.schedules = rules.iter().map(of).collect();
         }
         set.count = rules.len();
@@ -220,9 +224,8 @@ impl RuleSet {
         let (kept, marks) = scratch.parts();
         let mut fields = std::mem::take(kept).renewed(self.matcher.paths());
         self.view.flatten(event, self.matcher.paths(), &mut fields);
-        let is_rule = |rule: u32| {
-            (rule as usize) < self.count && !self.is_out_of_force(rule, event.received)
-        };
+        let is_rule =
+            |rule: u32| (rule as usize) < self.count && !self.is_out_of_force(rule, event.received);
         let done = self
             .matcher
             .each(&fields, marks, is_rule, |rule| take(rule as usize));
@@ -401,9 +404,14 @@ mod tests {
                 ..event("b7", 1.0)
             };
             let routed = set.route(&event, open, &mut scratch).unwrap();
-            assert_eq!((routed.routes.0, routed.matched), (to, matched), "{received}");
+            assert_eq!(
+                (routed.routes.0, routed.matched),
+                (to, matched),
+                "{received}"
+            );
             let mut took = Vec::new();
-            set.each(&event, &mut scratch, |rule| took.push(rule)).unwrap();
+            set.each(&event, &mut scratch, |rule| took.push(rule))
+                .unwrap();
             assert_eq!(!took.is_empty(), matched, "{received}");
         }
     }

@@ -112,7 +112,10 @@ fn what_can_be_read_of_a_damaged_file_goes_on_and_what_cannot_is_counted() {
         .unwrap();
     assert_eq!(throttled, "rd12316");
     let said = super::super::throttle::held_back(&connection).unwrap();
-    assert_eq!((said[0].devices, said[0].held_back, said[0].evicted), (1, 5, 4));
+    assert_eq!(
+        (said[0].devices, said[0].held_back, said[0].evicted),
+        (1, 5, 4)
+    );
     assert_eq!(
         crate::aside::list(dir.path(), schema::FILE).unwrap().len(),
         1

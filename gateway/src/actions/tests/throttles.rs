@@ -132,7 +132,9 @@ fn an_alarm_that_comes_and_goes_is_raised_as_often_as_it_may_be_and_cleared_at_o
     let alarm = || {
         let connection = schema::open(bench.dir.path()).unwrap();
         let all = alarm::list(&connection, &alarm::Wanted::default(), 0, 9).unwrap();
-        all.into_iter().next().map(|one| (one.state, one.raised, one.events))
+        all.into_iter()
+            .next()
+            .map(|one| (one.state, one.raised, one.events))
     };
     let act = |n, value, secs| {
         bench
@@ -157,7 +159,9 @@ fn an_alarm_that_holds_counts_what_is_held_back_beside_it() {
     let rules = ActingSet::new(&[rule("hot", HOT, alarming(telling(1, 600)))]);
     for n in 1..=3 {
         let secs = i64::try_from(n).unwrap();
-        bench.act(&rules, &[reading_at(n, "a", 90.0, secs)]).unwrap();
+        bench
+            .act(&rules, &[reading_at(n, "a", 90.0, secs)])
+            .unwrap();
     }
     let connection = schema::open(bench.dir.path()).unwrap();
     let all = alarm::list(&connection, &alarm::Wanted::default(), 0, 9).unwrap();
@@ -191,7 +195,13 @@ fn a_window_that_begins_while_its_rule_is_throttled_is_told_when_that_ends_if_it
         let shown = bench.shown();
         let word = |text: &str| {
             let json: serde_json::Value = serde_json::from_str(text).unwrap();
-            json["type"].as_str().unwrap().rsplit('.').next().unwrap().to_owned()
+            json["type"]
+                .as_str()
+                .unwrap()
+                .rsplit('.')
+                .next()
+                .unwrap()
+                .to_owned()
         };
         shown.iter().map(|(_, text)| word(text)).collect()
     };
@@ -204,7 +214,9 @@ fn a_window_that_begins_while_its_rule_is_throttled_is_told_when_that_ends_if_it
     let mut step = |n: u64, secs: i64, value: Option<f64>| {
         bench.now = at(secs);
         if let Some(value) = value {
-            bench.act(&rules, &[reading_at(n, "a", value, secs)]).unwrap();
+            bench
+                .act(&rules, &[reading_at(n, "a", value, secs)])
+                .unwrap();
         }
         tick(&bench);
         (words(&bench).len(), told_elsewhere(&bench))
@@ -238,7 +250,10 @@ fn devices_of_a_throttle_take_bounded_room_and_none_is_kept_for_a_rule_without_o
     assert!(!throttle::take(&transaction, "hot", &one, "d5999", at(6_000)).unwrap());
     transaction.commit().unwrap();
     let said = throttle::held_back(&connection).unwrap().remove(0);
-    assert!(said.devices <= 5_000 && said.devices + said.evicted == 6_000, "{said:?}");
+    assert!(
+        said.devices <= 5_000 && said.devices + said.evicted == 6_000,
+        "{said:?}"
+    );
     let count = |connection: &rusqlite::Connection| -> (i64, i64) {
         let count = "SELECT throttles, (SELECT count(*) FROM throttles) FROM state";
         connection

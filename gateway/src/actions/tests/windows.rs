@@ -272,7 +272,7 @@ fn when_there_are_too_many_windows_those_of_the_devices_that_were_silent_longest
     let transaction = connection.unchecked_transaction().unwrap();
     for n in 1..20_000_i64 {
         let mut state = super::super::window::State::of(None, &silent);
-        state.take(&silent, &event_of("old", &[]), 60_000 + n);
+        state.take(&silent, &event_of("old", &[]), 60_000 + n, true);
         let mut body = Vec::new();
         ciborium::into_writer(&state, &mut body).unwrap();
         let row = (format!("old-{n}"), body);
@@ -424,7 +424,7 @@ fn an_absence_that_is_still_to_be_told_makes_no_room_for_others() {
     // Those wait for nothing, and were heard of later.
     for n in 1..20_000_i64 {
         let mut state = super::super::window::State::of(None, &silent);
-        state.take(&silent, &event_of("old", &[]), 1_000 + n);
+        state.take(&silent, &event_of("old", &[]), 1_000 + n, true);
         let mut body = Vec::new();
         ciborium::into_writer(&state, &mut body).unwrap();
         let sql = "INSERT INTO windows VALUES ('w', ?1, ?2, NULL, NULL)";
@@ -520,10 +520,16 @@ fn silence_is_told_when_a_schedule_is_open_and_the_device_had_its_time_in_it() {
     assert_eq!(bench.turns(), [turn("a", "began", None)]);
     // The end of it is heard at any hour, and silence after that told on the next day.
     (bench.now, bench.listened) = (at(4_000.0), 4_000_000);
-    bench.act(&rules, &[reading_at(4, "a", 1.0, 4_000.0)]).unwrap();
+    bench
+        .act(&rules, &[reading_at(4, "a", 1.0, 4_000.0)])
+        .unwrap();
     (bench.now, bench.listened) = (at(4_100.0), 4_100_000);
     look(&bench, &mut opened, &rules);
-    let of_a: Vec<_> = bench.turns().into_iter().filter(|turn| turn.0 == "a").collect();
+    let of_a: Vec<_> = bench
+        .turns()
+        .into_iter()
+        .filter(|turn| turn.0 == "a")
+        .collect();
     assert_eq!(of_a.last().map(|turn| &*turn.1), Some("ended"));
     assert_eq!(of_a.len(), 2);
 }

@@ -426,7 +426,8 @@ cold: does not take it
             window = [{ opens = "0 22 * * *", length = "8h" }]
         "#;
         let rule = &rule.replace("topic =", "throttle = \"1 per 10m\"\n topic =");
-        let windowed = rule.replace("night", "often").replace("throttle", "#") + "[rule.window]\nover = \"1m\"\ncount = \"> 5\"";
+        let windowed = rule.replace("night", "often").replace("throttle", "#")
+            + "[rule.window]\nover = \"1m\"\ncount = \"> 5\"";
         fs::write(&rules, format!("{rule}{windowed}")).unwrap();
         let said = |received: &str| {
             let text = format!(r#"{{"device":"b7","recordedtime":"{received}"}}"#);
@@ -442,7 +443,10 @@ cold: does not take it
             often: takes it, for lake; outside its schedule its window begins nothing";
         assert_eq!(said("2026-03-01T12:00:00Z"), (outside.to_owned(), false));
         let (unset, takes) = said("1970-01-01T00:05:00Z");
-        assert!(takes && unset.contains("night: takes it, for lake; the clock was not set"), "{unset}");
+        assert!(
+            takes && unset.contains("night: takes it, for lake; the clock was not set"),
+            "{unset}"
+        );
     }
 
     #[test]

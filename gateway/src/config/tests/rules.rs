@@ -117,10 +117,23 @@ window = [{ opens = "0 22 * * MON-FRI", length = "8h" }]
         "[rule.schedule]\nwindows = 5\nwindow = [{ opens = \"0 8 * * *\", length = \"1h\" }]\n\
          [rule.window]\nabsent = \"1h\"\n",
     ];
-    let sends = "[[rule]]\nname = \"sends\"\npattern = '{}'\ndestinations = [\"events\"]\nthrottle = \"1 per 1m\"\n";
+    let sends = "[[rule]]\nname = \"sends\"\npattern = '{\"device\": [\"b7\"]}'\ndestinations = [\"events\"]\nthrottle = \"1 per 1m\"\n";
     let text: String = (0..).zip(text).fold(String::new(), |all, (n, one)| {
         all + &rule.replace("NAME", &format!("r{n}")) + one
     }) + sends;
     let mistakes = Config::from_text(&text, Path::new("."), &env).unwrap_err();
-    assert_snapshot!(mistakes.to_string(), @"");
+    assert_snapshot!(mistakes.to_string(), @r#"
+    configuration:5: rule[1].schedule.window: is missing; for example window = [{ opens = "0 22 * * *", length = "8h" }]
+    configuration:6: rule[1].schedule.time_zone: "Mars": not a time zone; for example "+01:00", "UTC" or "Europe/Berlin"
+    configuration:11: rule[2].schedule.window: names at least one; for example window = [{ opens = "0 22 * * *", length = "8h" }]
+    configuration:17: rule[3].throttle: "often": a throttle is written as "1 per 10m"
+    configuration:22: rule[4].throttle: "0 per 10m": 0 is not between 1 and 1000
+    configuration:27: rule[5].throttle: "1 per 10": a duration is a number and a unit: 500ms, 30s, 5m, 24h or 7d
+    configuration:32: rule[6].throttle: "1 per 60d": its time is from 1s to 31d
+    configuration:37: rule[7].schedule.window[1].length: is missing; for example length = "4h"
+    configuration:38: rule[7].schedule.window[1].opens: "0 25 * * *": "25" is no number from 0 to 23; five fields say minute, hour, day of the month, month and day of the week, such as "0 22 * * *" for ten every night
+    configuration:44: rule[8].schedule.windows: is not a key; did you mean "window"?
+    configuration:47: rule[8].window.absent: is not shorter than every window of the rule's schedule, so that it might never be told; silence counts from when one opens
+    configuration:52: rule[9].throttle: is for a topic, an alarm or a command, and there is none; what a rule sends to destinations is never throttled
+    "#);
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::hours::Cron;
 
 fn at(text: &str) -> Timestamp {
     crate::admin::parse_instant(text).expect("an instant")
