@@ -3,6 +3,7 @@
 
 mod alarm;
 pub mod replay;
+mod shown;
 
 use std::path::Path;
 
@@ -20,7 +21,11 @@ use crate::{
     store::{Appended, DeadLetter, Devices, Error, Handle, Listing, Quarantined, Stopped},
 };
 
-pub use alarm::{alarm_change, alarm_line};
+pub use alarm::{AlarmShown, alarm_line, alarm_whole};
+pub use shown::{
+    DeadLetterShown, DeadLetterWhole, DevicesWaiting, QuarantinedShown, QuarantinedWhole,
+    ReplayShown,
+};
 
 /// Items in one answer, at most.
 pub const PAGE_MAX: usize = 1_000;
@@ -105,107 +110,50 @@ pub(crate) fn received(item: &Quarantined, boots: &Boots) -> Timestamp {
 
 /// A quarantined message for a list: everything but the payload.
 pub fn quarantined_line(item: &Quarantined, boots: &Boots) -> Value {
-    json!({
-        "id": item.id,
-        "received": known(received(item, boots)),
-        "client_id": item.client_id,
-        "topic": item.topic,
-        "class": item.class,
-        "reason": item.reason,
-        "payload_bytes": item.payload.len(),
-        "intact": item.intact,
-    })
+    json!(QuarantinedShown::of(item, boots))
 }
 
 /// A quarantined message whole.
 pub fn quarantined_whole(item: &Quarantined, boots: &Boots) -> Value {
-    let mut whole = quarantined_line(item, boots);
-    whole["payload_base64"] = base64(&item.payload).into();
-    whole["payload_text"] = std::str::from_utf8(&item.payload).ok().into();
-    whole["properties_cbor_base64"] = item.properties.as_ref().map(|p| base64(p)).into();
-    whole
+    json!(QuarantinedWhole {
+        line: QuarantinedShown::of(item, boots),
+        payload_base64: base64(&item.payload),
+        payload_text: std::str::from_utf8(&item.payload).ok().map(str::to_owned),
+        properties_cbor_base64: item.properties.as_ref().map(|p| base64(p)),
+    })
 }
 
 /// A dead letter for a list: everything but the event.
 pub fn dead_letter_line(letter: &DeadLetter) -> Value {
-    // A correction's record has a key of its own; people look for the event's.
-    let key = match View::parse(&letter.record.body) {
-        Ok(view) if !letter.damaged => view.attributes.key,
-        _ => letter.record.key,
-    };
-    json!({
-        "id": letter.id,
-        "destination": letter.destination_name,
-        "position": letter.record.position.0,
-        "eventkey": key.to_string(),
-        "attempts": letter.attempts,
-        "first": letter.first.map_or(Value::Null, known),
-        "at": known(letter.at),
-        "reason": letter.reason,
-        "damaged": letter.damaged,
-    })
+    json!(DeadLetterShown::of(letter))
 }
 
 /// A dead letter with its event; a damaged one with its bytes as found.
 pub fn dead_letter_whole(letter: &DeadLetter, boots: &Boots) -> Value {
-    let mut whole = dead_letter_line(letter);
+    let (mut event, mut body_base64) = (None, None);
     match boots.repaired(letter.record.clone()).event() {
-        Ok(event) if !letter.damaged => {
+        Ok(known) if !letter.damaged => {
             let mut text = Vec::new();
-            event.to_json(Some(&letter.record.position.to_string()), &mut text);
-            whole["event"] = serde_json::from_slice(&text).unwrap_or(Value::Null);
+            known.to_json(Some(&letter.record.position.to_string()), &mut text);
+            event = Some(serde_json::from_slice(&text).unwrap_or(Value::Null));
         }
-        _ => whole["body_base64"] = base64(&letter.record.body).into(),
+        _ => body_base64 = Some(base64(&letter.record.body)),
     }
-    whole
+    json!(DeadLetterWhole {
+        line: DeadLetterShown::of(letter),
+        event,
+        body_base64,
+    })
 }
 
 /// A replay for a list.
 pub fn replay_line(replay: &Replay) -> Value {
-    let of = &replay.choice;
-    let at = |nanos: Option<i64>| nanos.map(|nanos| instant(Timestamp::from_nanos(nanos)));
-    json!({
-        "at": replay.name(),
-        "from": at(of.from),
-        "to": at(of.to),
-        "device": of.device,
-        "rule": of.rule,
-        "destination": of.destination,
-        "identity": of.identity,
-        "after": replay.after,
-        "until": replay.until,
-        "copied": replay.copied,
-        "waiting": replay.waiting,
-        "damaged": replay.damaged,
-        "too_much": replay.too_much,
-        "gone": replay.gone > 0,
-        "done": replay.is_done(),
-    })
+    json!(ReplayShown::of(replay))
 }
 
 /// What waits, by device.
 pub fn devices(devices: &Devices, names: &[(DestinationId, String)]) -> Value {
-    let name = |id: DestinationId| {
-        let known = names.iter().find(|(known, _)| *known == id);
-        known.map_or_else(|| id.0.to_string(), |(_, name)| name.clone())
-    };
-    let list = devices.devices.iter().map(|one| {
-        let of = one.destinations.iter();
-        let of: serde_json::Map<String, Value> = of
-            .map(|(id, events)| (name(*id), (*events).into()))
-            .collect();
-        json!({
-            "device": one.device,
-            "waiting": one.events,
-            "oldest": known(one.oldest),
-            "destinations": of,
-        })
-    });
-    json!({
-        "devices": list.collect::<Vec<_>>(),
-        "others": devices.others,
-        "complete": devices.complete,
-    })
+    json!(DevicesWaiting::of(devices, names))
 }
 
 /// Every dead letter's number, of one destination or of all.

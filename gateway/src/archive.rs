@@ -134,8 +134,9 @@ pub enum Error {
 }
 
 /// What became of a page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = ReplayStep)]
 pub enum Stepped {
     /// It was copied.
     Copied,

@@ -27,11 +27,13 @@ const EVERY: Duration = Duration::from_secs(60);
 const FINDINGS_MAX: usize = 20;
 
 /// What came of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = AuditReport)]
 pub struct Report {
     /// How often it was looked since the start.
     pub runs: u64,
     /// When last, as RFC 3339 text.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<serde_json::Value>,
     /// What did not balance then; empty when all did.
     pub findings: Vec<String>,

@@ -67,7 +67,8 @@ impl Default for Config {
 }
 
 /// What was shown, since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = EventCounts)]
 pub struct Counts {
     /// Events handed to subscribers.
     pub shown: u64,

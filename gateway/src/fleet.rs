@@ -56,17 +56,17 @@ use tokio::{
 
 pub use announce::Announce;
 pub use answer::{Change, Refusal};
-pub use command::{Command, Deadline, Order, State};
+pub use command::{Command, CommandShown, Deadline, Order, State};
 pub use config::{Config, Payload};
 pub use counts::Account;
 pub use delivery::Delivery;
-pub use device::{Changes, Device, Draft, Fields};
+pub use device::{Changes, Device, DeviceShown, Draft, Fields};
 pub use edits::device::Removed;
 pub use online::Online;
 pub use presence::Watch;
 pub use replies::Replies;
 pub use rows::{Commands, command, commands, device, devices, shadow_of};
-pub use shadow::Shadow;
+pub use shadow::{Shadow, ShadowShown};
 pub use topics::Topics;
 pub(crate) use topics::objection as topic_objection;
 

@@ -10,6 +10,7 @@
 
 mod access;
 mod alarms;
+mod answers;
 mod audit;
 mod backtest;
 mod broker;

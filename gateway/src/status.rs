@@ -9,11 +9,14 @@ use tokio::time::Instant;
 use crate::{actions, event::Timestamp, events, fleet, query, store};
 
 /// The whole account. Field names are the API.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = GatewayStatus)]
 pub struct Status {
     /// The gateway's version.
+    #[schema(value_type = String)]
     pub version: &'static str,
     /// Random, new at each start; `gateway.json` in the data directory has the same.
+    #[schema(value_type = String)]
     pub instance: Arc<str>,
     /// Seconds since the start.
     pub uptime_secs: u64,
@@ -22,6 +25,7 @@ pub struct Status {
     /// What was taken from devices: `accepted = stored + duplicate + quarantined`.
     pub ledger: Ledger,
     /// Whether the ledger is what the journal has.
+    #[schema(value_type = crate::audit::Report)]
     pub audit: Arc<crate::audit::Report>,
     /// The journal.
     pub store: Journal,
@@ -40,15 +44,19 @@ pub struct Status {
     /// The read side.
     pub read: query::Status,
     /// The broker's counters.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub broker: penstock_broker::Metrics,
 }
 
 /// Where a remote broker stands.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = RemoteStatus)]
 pub struct Remote {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: Arc<str>,
     /// `connecting`, `connected` or `stopped`.
+    #[schema(value_type = String)]
     pub state: &'static str,
     /// The last failure, while it lasts.
     pub error: Option<String>,
@@ -58,7 +66,7 @@ pub struct Remote {
 }
 
 /// What came of the messages of a remote broker, since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
 pub struct RemoteCounts {
     /// Messages that came: shown + kept + circles + refused, but for those at hand.
     pub received: u64,
@@ -76,7 +84,7 @@ pub struct RemoteCounts {
 }
 
 /// What was taken from devices, since the journal was begun.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Ledger {
     /// Everything acknowledged.
     pub accepted: u64,
@@ -94,7 +102,7 @@ pub struct Ledger {
 
 /// Events that the rules sent to no destination, since the journal was begun:
 /// `total = held + expired + evicted + damaged`.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
 pub struct Nowhere {
     /// Those that were stored; part of `stored`.
     pub total: u64,
@@ -111,7 +119,7 @@ pub struct Nowhere {
 }
 
 /// The journal's size and wear.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Journal {
     /// The last committed position.
     pub committed: u64,
@@ -151,17 +159,21 @@ pub struct Journal {
 }
 
 /// Where a destination stands.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = DestinationStatus)]
 pub struct Destination {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: Arc<str>,
     /// Whether the configuration names it. If not, its backlog is kept for its return.
     pub configured: bool,
     /// How an operator has it run: `running`, `paused` or `draining`.
+    #[schema(value_type = String)]
     pub mode: &'static str,
     /// `idle`, `delivering`, `retrying`, `throttled`, `stopped`, `paused`, `waiting` (for its
     /// budget or its hours), `filling` (it is being given what was kept before it was
     /// known) or `unconfigured`.
+    #[schema(value_type = String)]
     pub state: &'static str,
     /// The last failure, while it lasts.
     pub error: Option<String>,
@@ -196,7 +208,7 @@ pub struct Destination {
 }
 
 /// Whether events get on their way, and if not, why.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Readiness {
     /// Whether all is well.
     pub ready: bool,

@@ -21,7 +21,8 @@ use crate::{rules::ACTIONS, store};
 const ORDER_MAX: Duration = Duration::from_secs(10);
 
 /// The account of the rules' actions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = RulesStatus)]
 pub struct Status {
     /// Rules that do something beside sending.
     pub acting: usize,
@@ -54,12 +55,15 @@ pub struct Status {
     /// How often the throttle of a rule held something back, since then.
     pub held_back: u64,
     /// The same by rule: of at most a hundred that have a throttle.
+    #[schema(value_type = Vec<HeldBack>)]
     pub throttled: Arc<[HeldBack]>,
     /// Events that rules made, and failures, that were lost with a damaged `rules.db`.
     pub lost: u64,
     /// Damaged files with rules, or with what they do, that were set aside.
+    #[schema(value_type = Vec<String>)]
     pub set_aside: Arc<[String]>,
     /// Why nothing is done for now.
+    #[schema(value_type = Option<String>)]
     pub error: Option<Arc<str>>,
 }
 

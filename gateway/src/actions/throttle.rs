@@ -178,9 +178,10 @@ pub(super) fn forget_others<'r>(
 }
 
 /// What the throttle of a rule held back.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct HeldBack {
     /// The rule.
+    #[schema(value_type = String)]
     pub rule: std::sync::Arc<str>,
     /// How often it did nothing, since it has a throttle.
     pub held_back: u64,

@@ -79,7 +79,8 @@ pub struct Replay {
 }
 
 /// What became of one page.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = ReplayPage)]
 pub struct Done {
     /// What to give as `after` for the next page; `None` at the end.
     pub next: Option<u64>,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ConfigFile, output};
 use crate::{
@@ -117,7 +117,7 @@ fn list(args: &List) -> Result<ExitCode> {
         let Some(last) = page.last() else { break };
         (after, left) = (last.id, left - page.len());
         for alarm in &page {
-            let line = admin::alarm_line(alarm);
+            let line = json!(admin::alarm_line(alarm));
             output::line(if args.json {
                 line.to_string()
             } else {
@@ -148,8 +148,7 @@ fn show(args: &Show) -> Result<ExitCode> {
     let dir = args.file.load()?.data_dir;
     let found = actions::alarm_of(&dir, args.id, CHANGES)?;
     let (alarm, changes) = found.with_context(|| format!("there is no alarm {}", args.id))?;
-    let mut whole = admin::alarm_line(&alarm);
-    whole["history"] = changes.iter().map(admin::alarm_change).collect();
+    let whole = json!(admin::alarm_whole(&alarm, &changes));
     output::line(format_args!("{whole:#}"));
     Ok(ExitCode::SUCCESS)
 }

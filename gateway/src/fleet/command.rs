@@ -9,8 +9,9 @@ use crate::{admin, event::Timestamp};
 const NAME_BYTES_MAX: usize = 256;
 
 /// How far a command is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = CommandState)]
 pub enum State {
     /// Accepted; the device has not subscribed yet, or has no room.
     Queued,
@@ -125,25 +126,68 @@ impl Command {
     pub fn show(&self) -> Value {
         let at = |ms: i64| admin::instant(Timestamp::from_millis(ms));
         let maybe = |ms: Option<i64>| ms.map_or(Value::Null, at);
-        json!({
-            "number": self.number,
-            "id": self.id,
-            "device": self.device,
-            "key": self.key,
-            "name": self.name,
-            "payload": self.payload,
-            "qos": self.qos,
-            "actor": self.actor,
-            "state": self.state,
-            "created": at(self.created_ms),
-            "deadline": at(self.deadline_ms),
-            "sent": maybe(self.sent_ms),
-            "ended": maybe(self.ended_ms),
-            "reply": self.reply,
-            "late": maybe(self.late_ms),
-            "reason": self.reason,
+        json!(CommandShown {
+            number: self.number,
+            id: self.id.clone(),
+            device: self.device.clone(),
+            key: self.key.clone(),
+            name: self.name.clone(),
+            payload: self.payload.clone(),
+            qos: self.qos,
+            actor: self.actor.clone(),
+            state: self.state,
+            created: at(self.created_ms),
+            deadline: at(self.deadline_ms),
+            sent: maybe(self.sent_ms),
+            ended: maybe(self.ended_ms),
+            reply: self.reply.clone(),
+            late: maybe(self.late_ms),
+            reason: self.reason.clone(),
         })
     }
+}
+
+/// A command to a device.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Command)]
+pub struct CommandShown {
+    /// Its place among all commands of this gateway.
+    pub number: u64,
+    /// A UUID.
+    pub id: String,
+    /// Who is to do it.
+    pub device: String,
+    /// What is the same in every copy of the request that placed it.
+    pub key: String,
+    /// What is to be done, in a word.
+    pub name: Option<String>,
+    /// The rest of it.
+    pub payload: Value,
+    /// At which QoS it is delivered.
+    pub qos: u8,
+    /// Who placed it.
+    pub actor: String,
+    /// How far it is.
+    pub state: State,
+    /// When it was placed.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Value,
+    /// Until when it is to be done.
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Value,
+    /// When it was sent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub sent: Value,
+    /// When it was over.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended: Value,
+    /// What the device said.
+    pub reply: Option<Value>,
+    /// When, if that was after the deadline.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub late: Value,
+    /// Why it is over, where the state does not say it.
+    pub reason: Option<String>,
 }
 
 /// A command that is to be placed.

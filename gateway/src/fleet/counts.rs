@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// The account of commands. Field names are the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, utoipa::ToSchema)]
+#[schema(as = CommandCounts)]
 pub struct Account {
     /// Commands that are not over.
     pub open: u64,

@@ -38,8 +38,9 @@ pub struct Device {
 }
 
 /// What can be said of a device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
+#[schema(as = DeviceFields)]
 pub struct Fields {
     /// What people call it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,17 +103,42 @@ impl Device {
 
     /// As people see it.
     pub fn show(&self) -> Value {
-        let mut shown = json!({
-            "id": self.id,
-            "version": self.version,
-            "created": admin::instant(Timestamp::from_millis(self.created_ms)),
-            "updated": admin::instant(Timestamp::from_millis(self.updated_ms)),
-        });
-        if let (Value::Object(shown), Value::Object(fields)) = (&mut shown, json!(self.fields)) {
-            shown.extend(fields);
-        }
-        shown
+        json!(self.shown(None))
     }
+
+    /// The same, with whether it is there.
+    pub(super) fn shown(&self, online: Option<bool>) -> DeviceShown {
+        DeviceShown {
+            id: self.id.clone(),
+            version: self.version,
+            created: admin::instant(Timestamp::from_millis(self.created_ms)),
+            updated: admin::instant(Timestamp::from_millis(self.updated_ms)),
+            online,
+            fields: self.fields.clone(),
+        }
+    }
+}
+
+/// A device of the registry.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = Device)]
+pub struct DeviceShown {
+    /// Its name: the `device` of its events.
+    pub id: String,
+    /// 1 when it was added, one more with each change.
+    pub version: u64,
+    /// When it was added.
+    #[schema(value_type = String, format = DateTime)]
+    pub created: Value,
+    /// When it was changed last.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated: Value,
+    /// Whether it is there; not said of one that was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub online: Option<bool>,
+    /// What can be changed.
+    #[serde(flatten)]
+    pub fields: Fields,
 }
 
 impl Fields {

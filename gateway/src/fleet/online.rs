@@ -49,8 +49,6 @@ impl Online {
 
     /// A device as people see it, with whether it is connected.
     pub fn show(&self, device: &Device) -> Value {
-        let mut shown = device.show();
-        shown["online"] = json!(self.is_online(device));
-        shown
+        json!(device.shown(Some(self.is_online(device))))
     }
 }

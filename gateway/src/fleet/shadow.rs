@@ -57,15 +57,15 @@ impl Shadow {
         let at = |ms: Option<i64>| {
             ms.map_or(Value::Null, |ms| admin::instant(Timestamp::from_millis(ms)))
         };
-        json!({
-            "device": self.device,
-            "version": self.version,
-            "desired": self.desired,
-            "desired_changed": at(self.desired_ms),
-            "reported_version": self.reported_version,
-            "reported": self.reported,
-            "reported_changed": at(self.reported_ms),
-            "delta": self.delta(),
+        json!(ShadowShown {
+            device: self.device.clone(),
+            version: self.version,
+            desired: self.desired.clone(),
+            desired_changed: at(self.desired_ms),
+            reported_version: self.reported_version,
+            reported: self.reported.clone(),
+            reported_changed: at(self.reported_ms),
+            delta: self.delta(),
         })
     }
 
@@ -77,6 +77,33 @@ impl Shadow {
             "delta": self.delta(),
         })
     }
+}
+
+/// What a device should be, and says that it is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Shadow)]
+pub struct ShadowShown {
+    /// The device.
+    pub device: String,
+    /// Of what is desired: one more with each change.
+    pub version: u64,
+    /// What it should be.
+    #[schema(value_type = Object)]
+    pub desired: Map<String, Value>,
+    /// When that changed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub desired_changed: Value,
+    /// The version that the device has said that it knows.
+    pub reported_version: u64,
+    /// What it says that it is.
+    #[schema(value_type = Object)]
+    pub reported: Map<String, Value>,
+    /// When that changed.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub reported_changed: Value,
+    /// What is desired and not reported so.
+    #[schema(value_type = Object)]
+    pub delta: Map<String, Value>,
 }
 
 /// The members of `desired` that `reported` does not have, or has otherwise; of objects in

@@ -6,19 +6,18 @@ use axum::{
     http::StatusCode,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
 use utoipa::IntoParams;
 
-use super::{Context, access::Caller, error::Problem};
+use super::{Context, access::Caller, answers, error::Problem};
 use crate::{
     actions::{
         Said,
         alarm::{self, Wanted},
     },
-    admin,
+    admin::{self, AlarmShown},
 };
 
-type Answer = Result<Json<Value>, Problem>;
+type Answer = Result<Json<AlarmShown>, Problem>;
 
 /// Changes that are shown of one alarm.
 const CHANGES: usize = 100;
@@ -65,10 +64,13 @@ const fn default_limit() -> usize {
     tag = "alarms",
     params(Page),
     responses(
-        (status = 200, description = "Alarms, by number", body = Value),
+        (status = 200, description = "Alarms, by number", body = answers::Page<AlarmShown>),
     )
 )]
-pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
+pub(super) async fn list(
+    State(context): State<Context>,
+    Query(page): Query<Page>,
+) -> Result<Json<answers::Page<AlarmShown>>, Problem> {
     let state = page.state.as_deref().unwrap_or("active");
     let mut wanted = Wanted {
         rule: page.rule,
@@ -90,8 +92,8 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     let alarms = context.actions.alarms(wanted, page.after, limit).await?;
     let next = alarms.last().filter(|_| alarms.len() == limit);
     let next = next.map(|last| last.id);
-    let items: Vec<Value> = alarms.iter().map(admin::alarm_line).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    let items = alarms.iter().map(admin::alarm_line).collect();
+    Ok(Json(answers::Page { items, next }))
 }
 
 /// An alarm with its history.
@@ -101,16 +103,14 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     tag = "alarms",
     params(("id" = u64, Path, description = "The number of the alarm")),
     responses(
-        (status = 200, description = "The alarm", body = Value),
+        (status = 200, description = "The alarm", body = AlarmShown),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
 pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     let found = context.actions.alarm(id, CHANGES).await?;
     let (alarm, changes) = found.ok_or_else(|| Problem::not_found("alarm", id))?;
-    let mut whole = admin::alarm_line(&alarm);
-    whole["history"] = changes.iter().map(admin::alarm_change).collect();
-    Ok(Json(whole))
+    Ok(Json(admin::alarm_whole(&alarm, &changes)))
 }
 
 /// Says that somebody looks after an alarm.
@@ -120,7 +120,7 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     tag = "alarms",
     params(("id" = u64, Path, description = "The number of the alarm"), Words),
     responses(
-        (status = 200, description = "The alarm", body = Value),
+        (status = 200, description = "The alarm", body = AlarmShown),
         (status = 404, description = "There is none with this number", body = Problem),
         (status = 409, description = "It is cleared already", body = Problem),
     )
@@ -141,7 +141,7 @@ pub(super) async fn acknowledge(
     tag = "alarms",
     params(("id" = u64, Path, description = "The number of the alarm"), Words),
     responses(
-        (status = 200, description = "The alarm", body = Value),
+        (status = 200, description = "The alarm", body = AlarmShown),
         (status = 404, description = "There is none with this number", body = Problem),
         (status = 409, description = "It is cleared already", body = Problem),
     )

@@ -13,13 +13,14 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use penstock_broker::{ClientInfo, LiveSubscription, SessionInfo, is_topic_filter, topic_matches};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Context,
     access::{Caller, Role},
+    answers,
     error::Problem,
 };
 use crate::{
@@ -90,6 +91,142 @@ pub(super) struct Subscriptions {
     limit: usize,
 }
 
+/// A client that is connected, or has a session that waits for it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = Client)]
+pub(super) enum ClientLine {
+    /// It is connected.
+    Here(Here),
+    /// It is away.
+    Away(Away),
+}
+
+/// A client that is connected.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientHere)]
+pub(super) struct Here {
+    #[serde(flatten)]
+    known: Known,
+    #[serde(flatten)]
+    connection: Connection,
+}
+
+/// A session that waits for its client.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientAway)]
+pub(super) struct Away {
+    #[serde(flatten)]
+    known: Known,
+    /// Since when it is away; null where nobody knows.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    disconnected_since: Option<Value>,
+}
+
+/// What is known of a client, here or not.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientKnown)]
+pub(super) struct Known {
+    /// Its client identifier.
+    client_id: String,
+    /// Its authenticated name; null for an anonymous client.
+    user: Option<String>,
+    /// Whether it is connected.
+    connected: bool,
+    /// Whether its session outlives the connection.
+    persistent: bool,
+    /// For how long; 4,294,967,295 for ever.
+    session_expiry_secs: u32,
+    /// Messages that wait for it.
+    queue_messages: u64,
+    /// Their bytes.
+    queue_bytes: u64,
+    /// Messages that it did not get because its queue was full.
+    dropped: u64,
+}
+
+/// A connection of a client.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientConnection)]
+pub(super) struct Connection {
+    /// Where it connects from; null for one that came through a Unix socket.
+    address: Option<String>,
+    /// The listener that it came in by.
+    #[schema(value_type = String)]
+    listener: Arc<str>,
+    /// `3.1.1` or `5`.
+    #[schema(value_type = String)]
+    protocol: &'static str,
+    /// How it said who it is.
+    #[schema(value_type = String)]
+    method: &'static str,
+    /// Since when it is connected.
+    #[schema(value_type = String, format = DateTime)]
+    connected_since: Value,
+    /// For how long.
+    connected_secs: u64,
+    /// Its keep-alive; null if it has none.
+    keep_alive_secs: Option<u64>,
+    /// Its subscriptions.
+    subscriptions: u64,
+    /// QoS 1 and 2 publishes from it that are not settled.
+    in_flight_in: u64,
+    /// QoS 1 and 2 messages to it that it has not acknowledged.
+    in_flight_out: u64,
+    /// Publishes from it.
+    publishes_in: u64,
+    /// Messages sent to it.
+    publishes_out: u64,
+    /// Bytes read from it.
+    bytes_in: u64,
+    /// Bytes written to it.
+    bytes_out: u64,
+    /// Publishes from it a second, lately.
+    publishes_in_per_sec: f64,
+    /// Messages sent to it a second, lately.
+    publishes_out_per_sec: f64,
+}
+
+/// What was ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientKicked)]
+pub(super) struct Kicked {
+    /// How many.
+    kicked: u64,
+}
+
+/// A retained message.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Retained {
+    /// The topic.
+    topic: String,
+    /// The QoS it was published with.
+    qos: u8,
+    /// The size of its payload.
+    payload_bytes: usize,
+}
+
+/// What was cleared.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RetainedCleared)]
+pub(super) struct Cleared {
+    /// How many.
+    cleared: u64,
+}
+
+/// A subscription.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Subscription {
+    /// Whose it is.
+    #[schema(value_type = String)]
+    client_id: Arc<str>,
+    /// The filter, with `$share/{group}/` before it if it is shared.
+    #[schema(value_type = String)]
+    filter: Arc<str>,
+    /// The highest QoS that it gets.
+    qos: u8,
+}
+
 /// Clients that are connected, or have a session that waits for them.
 #[utoipa::path(
     get,
@@ -97,7 +234,7 @@ pub(super) struct Subscriptions {
     tag = "broker",
     params(Clients),
     responses(
-        (status = 200, description = "Clients, by client identifier", body = Value),
+        (status = 200, description = "Clients, by client identifier", body = answers::PageByName<ClientLine>),
     )
 )]
 pub(super) async fn clients(State(context): State<Context>, Query(page): Query<Clients>) -> Answer {
@@ -105,7 +242,7 @@ pub(super) async fn clients(State(context): State<Context>, Query(page): Query<C
     let (broker, after) = (context.broker.clone(), page.after.clone());
     let live = look(move || broker.clients(&after, limit)).await?;
     let now = context.observer.now();
-    let mut items: BTreeMap<String, Value> = BTreeMap::new();
+    let mut items: BTreeMap<String, ClientLine> = BTreeMap::new();
     for client in &live {
         items.insert(client.client_id.to_string(), client_line(client, now));
     }
@@ -121,8 +258,8 @@ pub(super) async fn clients(State(context): State<Context>, Query(page): Query<C
     }
     let is_more = items.len() >= limit;
     let (ids, items): (Vec<_>, Vec<_>) = items.into_iter().take(limit).unzip();
-    let next = ids.last().filter(|_| is_more);
-    Ok(Json(json!({ "items": items, "next": next })))
+    let next = ids.last().filter(|_| is_more).cloned();
+    Ok(Json(json!(answers::PageByName { items, next })))
 }
 
 /// One client.
@@ -132,7 +269,7 @@ pub(super) async fn clients(State(context): State<Context>, Query(page): Query<C
     tag = "broker",
     params(("id" = String, Path, description = "The client identifier")),
     responses(
-        (status = 200, description = "The client", body = Value),
+        (status = 200, description = "The client", body = ClientLine),
         (status = 404, description = "It is not connected and has no session", body = Problem),
     )
 )]
@@ -141,13 +278,13 @@ pub(super) async fn client(State(context): State<Context>, Path(id): Path<String
     let session = sessions.iter().find(|one| one.client_id == id);
     let mut line = match (context.broker.client(&id), session) {
         (Some(client), _) => client_line(&client, context.observer.now()),
-        (None, Some(session)) => return Ok(Json(session_line(session))),
+        (None, Some(session)) => return Ok(Json(json!(session_line(session)))),
         (None, None) => return Err(no_client(&id)),
     };
     if let Some(session) = session {
         add_queue(&mut line, session);
     }
-    Ok(Json(line))
+    Ok(Json(json!(line)))
 }
 
 /// Ends a client's connection, with its will.
@@ -157,7 +294,7 @@ pub(super) async fn client(State(context): State<Context>, Path(id): Path<String
     tag = "broker",
     params(("id" = String, Path, description = "The client identifier"), Kick),
     responses(
-        (status = 200, description = "It was ended", body = Value),
+        (status = 200, description = "It was ended", body = Kicked),
         (status = 404, description = "It is not connected, or has no session", body = Problem),
     )
 )]
@@ -178,7 +315,7 @@ pub(super) async fn kick(
         return Err(no_client(&id));
     }
     tracing::info!(client.id = %id, session = how.session, "an operator ended a client");
-    Ok(Json(json!({ "kicked": 1 })))
+    Ok(Json(json!(Kicked { kicked: 1 })))
 }
 
 /// Retained messages.
@@ -188,7 +325,7 @@ pub(super) async fn kick(
     tag = "broker",
     params(RetainedPage),
     responses(
-        (status = 200, description = "Retained messages, by topic", body = Value),
+        (status = 200, description = "Retained messages, by topic", body = answers::PageByName<Retained>),
     )
 )]
 pub(super) async fn retained(
@@ -219,9 +356,14 @@ pub(super) async fn retained(
     })
     .await?;
     let last = found.last().map(|one| one.topic.clone());
-    Ok(Json(
-        json!({ "items": found, "next": last.filter(|_| found.len() == limit) }),
-    ))
+    let next = last.filter(|_| found.len() == limit);
+    let items = found.into_iter().map(|one| Retained {
+        topic: one.topic,
+        qos: one.qos,
+        payload_bytes: one.payload_bytes,
+    });
+    let items = items.collect();
+    Ok(Json(json!(answers::PageByName { items, next })))
 }
 
 /// Clears a retained message.
@@ -231,14 +373,14 @@ pub(super) async fn retained(
     tag = "broker",
     params(("topic" = String, Path, description = "The topic; its slashes may stay")),
     responses(
-        (status = 200, description = "It was cleared", body = Value),
+        (status = 200, description = "It was cleared", body = Cleared),
         (status = 404, description = "There is none on the topic", body = Problem),
     )
 )]
 pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<String>) -> Answer {
     let cleared = context.broker.clear_retained(Arc::from(&*topic)).await;
     if cleared.ok_or_else(unwritten)? {
-        Ok(Json(json!({ "cleared": 1 })))
+        Ok(Json(json!(Cleared { cleared: 1 })))
     } else {
         Err(Problem::new(
             StatusCode::NOT_FOUND,
@@ -254,7 +396,7 @@ pub(super) async fn clear(State(context): State<Context>, Path(topic): Path<Stri
     tag = "broker",
     params(Subscriptions),
     responses(
-        (status = 200, description = "Subscriptions, by client and filter", body = Value),
+        (status = 200, description = "Subscriptions, by client and filter", body = answers::PageByName<Subscription>),
     )
 )]
 pub(super) async fn subscriptions(
@@ -289,7 +431,13 @@ pub(super) async fn subscriptions(
     .await?;
     let last = found.last().filter(|_| found.len() == limit);
     let next = last.map(|one| URL_SAFE_NO_PAD.encode(format!("{}\0{}", one.client_id, one.filter)));
-    Ok(Json(json!({ "items": found, "next": next })))
+    let items = found.into_iter().map(|one| Subscription {
+        client_id: one.client_id,
+        filter: one.filter,
+        qos: one.qos,
+    });
+    let items = items.collect();
+    Ok(Json(json!(answers::PageByName { items, next })))
 }
 
 /// The client and filter that a page begins after; neither may hold a U+0000.
@@ -303,41 +451,67 @@ fn cursor(text: &str) -> Option<(String, String)> {
 }
 
 /// A client, with the time since when it is connected as the clock says it now.
-fn client_line(client: &ClientInfo, now: Timestamp) -> Value {
+fn client_line(client: &ClientInfo, now: Timestamp) -> ClientLine {
     let ago_ms = i64::try_from(client.connected_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
     let since = Timestamp::from_millis(now.as_millis().saturating_sub(ago_ms));
-    let mut line = json!(client);
-    line["connected"] = true.into();
-    line["connected_since"] = admin::instant(since);
-    line
+    ClientLine::Here(Here {
+        known: Known {
+            client_id: client.client_id.to_string(),
+            user: client.user.as_deref().map(str::to_owned),
+            connected: true,
+            persistent: client.persistent,
+            session_expiry_secs: client.session_expiry_secs,
+            queue_messages: client.queue_messages,
+            queue_bytes: client.queue_bytes,
+            dropped: client.dropped,
+        },
+        connection: Connection {
+            address: client.address.map(|address| address.to_string()),
+            listener: client.listener.clone(),
+            protocol: client.protocol,
+            method: client.method,
+            connected_since: admin::instant(since),
+            connected_secs: client.connected_secs,
+            keep_alive_secs: client.keep_alive_secs,
+            subscriptions: client.subscriptions,
+            in_flight_in: client.in_flight_in,
+            in_flight_out: client.in_flight_out,
+            publishes_in: client.publishes_in,
+            publishes_out: client.publishes_out,
+            bytes_in: client.bytes_in,
+            bytes_out: client.bytes_out,
+            publishes_in_per_sec: client.publishes_in_per_sec,
+            publishes_out_per_sec: client.publishes_out_per_sec,
+        },
+    })
 }
 
 /// A persistent session whose client is away.
-fn session_line(session: &SessionInfo) -> Value {
-    json!({
-        "client_id": session.client_id,
-        "user": session.user,
-        "connected": false,
-        "disconnected_since": session
+fn session_line(session: &SessionInfo) -> ClientLine {
+    ClientLine::Away(Away {
+        known: Known {
+            client_id: session.client_id.clone(),
+            user: session.user.clone(),
+            connected: false,
+            persistent: true,
+            session_expiry_secs: session.expiry_secs,
+            queue_messages: session.queued,
+            queue_bytes: session.queued_bytes,
+            dropped: session.dropped,
+        },
+        disconnected_since: session
             .ended_ms
             .map(|ms| admin::instant(Timestamp::from_millis(ms))),
-        "persistent": true,
-        "session_expiry_secs": session.expiry_secs,
-        "queue_messages": session.queued,
-        "queue_bytes": session.queued_bytes,
-        "dropped": session.dropped,
     })
 }
 
 /// What a persistent session keeps for its client, on top of what waits for the wire.
-fn add_queue(line: &mut Value, session: &SessionInfo) {
-    for (field, more) in [
-        ("queue_messages", session.queued),
-        ("queue_bytes", session.queued_bytes),
-        ("dropped", session.dropped),
-    ] {
-        line[field] = (line[field].as_u64().unwrap_or_default() + more).into();
-    }
+const fn add_queue(line: &mut ClientLine, session: &SessionInfo) {
+    let (ClientLine::Here(Here { known: line, .. }) | ClientLine::Away(Away { known: line, .. })) =
+        line;
+    line.queue_messages += session.queued;
+    line.queue_bytes += session.queued_bytes;
+    line.dropped += session.dropped;
 }
 
 fn no_client(id: &str) -> Problem {

@@ -14,13 +14,14 @@ use utoipa::IntoParams;
 use super::{
     Context,
     access::Caller,
+    answers,
     error::Problem,
     quarantine::read,
     registry::{asked, find, object},
 };
 use crate::{
     admin::PAGE_MAX,
-    fleet::{self, Commands, Order, Refusal, State as Phase},
+    fleet::{self, CommandShown, Commands, Order, Refusal, State as Phase},
 };
 
 /// A page of commands.
@@ -50,7 +51,7 @@ const fn default_limit() -> usize {
     tag = "commands",
     params(("id" = String, Path, description = "The device"), Page),
     responses(
-        (status = 200, description = "A page of commands", body = Value),
+        (status = 200, description = "A page of commands", body = answers::Page<CommandShown>),
         (status = 404, description = "There is no such device", body = Problem),
     )
 )]
@@ -71,7 +72,7 @@ pub(super) async fn list(
     });
     let (commands, next) = found.await?;
     let items: Vec<Value> = commands.iter().map(fleet::Command::show).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    Ok(Json(json!(answers::Page { items, next })))
 }
 
 /// One command.
@@ -84,7 +85,7 @@ pub(super) async fn list(
         ("command" = String, Path, description = "The command's id"),
     ),
     responses(
-        (status = 200, description = "The command", body = Value),
+        (status = 200, description = "The command", body = CommandShown),
         (status = 404, description = "There is none", body = Problem),
     )
 )]
@@ -112,7 +113,7 @@ pub(super) async fn show(
     ),
     request_body(content = Value, description = "Of name, payload, qos, deadline or deadline_secs what is not as by default"),
     responses(
-        (status = 202, description = "It is on disk; or it was, and this is what became of it", body = Value),
+        (status = 202, description = "It is on disk; or it was, and this is what became of it", body = CommandShown),
         (status = 404, description = "There is no such device", body = Problem),
         (status = 422, description = "It may not be, or its key was used for another", body = Problem),
         (status = 429, description = "The device has as many that are not over as there may be", body = Problem),
@@ -143,7 +144,7 @@ pub(super) async fn place(
         ("command" = String, Path, description = "The command's id"),
     ),
     responses(
-        (status = 200, description = "The command, which is cancelled", body = Value),
+        (status = 200, description = "The command, which is cancelled", body = CommandShown),
         (status = 404, description = "There is none", body = Problem),
         (status = 409, description = "It was sent, or is over", body = Problem),
     )

@@ -5,18 +5,28 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Context,
+    Context, answers,
     error::Problem,
     quarantine::{default_limit, read},
 };
-use crate::{admin, store::DeadLetter};
+use crate::{
+    admin::{self, DeadLetterShown, DeadLetterWhole},
+    store::DeadLetter,
+};
 
 type Answer = Result<Json<Value>, Problem>;
+
+/// What is tried again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Redriven {
+    /// How many.
+    redriven: u64,
+}
 
 /// A page of dead letters.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -40,7 +50,7 @@ pub(super) struct OfDestination {
     tag = "dead-letters",
     params(OfDestination),
     responses(
-        (status = 200, description = "Dead letters, oldest first", body = Value),
+        (status = 200, description = "Dead letters, oldest first", body = answers::Page<DeadLetterShown>),
         (status = 404, description = "There is no such destination", body = Problem),
     )
 )]
@@ -64,7 +74,10 @@ pub(super) async fn list(
     .await?;
     let lines: Vec<Value> = letters.iter().map(admin::dead_letter_line).collect();
     let last = letters.last().map(|letter| letter.id);
-    Ok(Json(json!({ "items": lines, "next": last })))
+    Ok(Json(json!(answers::Page {
+        items: lines,
+        next: last
+    })))
 }
 
 /// A dead letter with its event.
@@ -74,7 +87,7 @@ pub(super) async fn list(
     tag = "dead-letters",
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
-        (status = 200, description = "The dead letter", body = Value),
+        (status = 200, description = "The dead letter", body = DeadLetterWhole),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
@@ -92,7 +105,7 @@ pub(super) async fn show(State(context): State<Context>, Path(id): Path<u64>) ->
     tag = "dead-letters",
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
-        (status = 200, description = "It is tried again", body = Value),
+        (status = 200, description = "It is tried again", body = Redriven),
         (status = 404, description = "There is none with this number", body = Problem),
         (status = 409, description = "The record is damaged", body = Problem),
     )
@@ -107,7 +120,7 @@ pub(super) async fn redrive(State(context): State<Context>, Path(id): Path<u64>)
     }
     match context.store.redrive(vec![id]).await? {
         0 => Err(Problem::not_found("dead letter", id)),
-        count => Ok(Json(json!({ "redriven": count }))),
+        count => Ok(Json(json!(Redriven { redriven: count }))),
     }
 }
 
@@ -118,14 +131,14 @@ pub(super) async fn redrive(State(context): State<Context>, Path(id): Path<u64>)
     tag = "dead-letters",
     params(("id" = u64, Path, description = "The number of the dead letter")),
     responses(
-        (status = 200, description = "It is gone; it stays counted as dead", body = Value),
+        (status = 200, description = "It is gone; it stays counted as dead", body = answers::Discarded),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
 pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     match context.store.discard_dead(vec![id]).await? {
         0 => Err(Problem::not_found("dead letter", id)),
-        count => Ok(Json(json!({ "discarded": count }))),
+        count => Ok(Json(json!(answers::Discarded { discarded: count }))),
     }
 }
 

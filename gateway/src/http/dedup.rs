@@ -31,7 +31,7 @@ const fn default_limit() -> usize {
     tag = "devices",
     params(Top),
     responses(
-        (status = 200, description = "Since the gateway started, those with the most duplicates first", body = Value),
+        (status = 200, description = "Since the gateway started, those with the most duplicates first", body = Report),
     )
 )]
 pub(super) async fn report(

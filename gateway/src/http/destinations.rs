@@ -5,12 +5,12 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Context, error::Problem};
-use crate::{destinations::Refusal, store::Mode};
+use super::{Context, answers, error::Problem};
+use crate::{destinations::Refusal, status::Destination, store::Mode};
 
 type Answer = Result<Json<Value>, Problem>;
 
@@ -23,17 +23,38 @@ pub(super) struct Removal {
     discard: bool,
 }
 
+/// How a destination is run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DestinationRun)]
+pub(super) struct Run {
+    /// Its name.
+    name: String,
+    /// `running`, `paused` or `draining`.
+    #[schema(value_type = String)]
+    mode: &'static str,
+}
+
+/// What is forgotten.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DestinationRemoved)]
+pub(super) struct Removed {
+    /// The name of the destination.
+    removed: String,
+}
+
 /// The destinations, and how they are run.
 #[utoipa::path(
     get,
     path = "/api/v1/destinations",
     tag = "destinations",
     responses(
-        (status = 200, description = "Each as in the status", body = Value),
+        (status = 200, description = "Each as in the status", body = answers::All<Destination>),
     )
 )]
-pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
-    Json(json!({ "items": context.observer.status().destinations }))
+pub(super) async fn list(State(context): State<Context>) -> Json<answers::All<Destination>> {
+    Json(answers::All {
+        items: context.observer.status().destinations,
+    })
 }
 
 /// One destination.
@@ -43,7 +64,7 @@ pub(super) async fn list(State(context): State<Context>) -> Json<Value> {
     tag = "destinations",
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
-        (status = 200, description = "The destination", body = Value),
+        (status = 200, description = "The destination", body = Destination),
         (status = 404, description = "There is no such destination", body = Problem),
     )
 )]
@@ -62,7 +83,7 @@ pub(super) async fn show(State(context): State<Context>, Path(name): Path<String
     tag = "destinations",
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
-        (status = 200, description = "How it is run", body = Value),
+        (status = 200, description = "How it is run", body = Run),
         (status = 404, description = "There is no such destination", body = Problem),
         (status = 409, description = "The configuration does not name it", body = Problem),
     )
@@ -78,7 +99,7 @@ pub(super) async fn pause(context: State<Context>, name: Path<String>) -> Answer
     tag = "destinations",
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
-        (status = 200, description = "How it is run", body = Value),
+        (status = 200, description = "How it is run", body = Run),
         (status = 404, description = "There is no such destination", body = Problem),
         (status = 409, description = "The configuration does not name it", body = Problem),
     )
@@ -94,7 +115,7 @@ pub(super) async fn resume(context: State<Context>, name: Path<String>) -> Answe
     tag = "destinations",
     params(("name" = String, Path, description = "The name of the destination")),
     responses(
-        (status = 200, description = "How it is run", body = Value),
+        (status = 200, description = "How it is run", body = Run),
         (status = 404, description = "There is no such destination", body = Problem),
         (status = 409, description = "The configuration does not name it", body = Problem),
     )
@@ -105,7 +126,10 @@ pub(super) async fn drain(context: State<Context>, name: Path<String>) -> Answer
 
 async fn set(State(context): State<Context>, Path(name): Path<String>, mode: Mode) -> Answer {
     context.destinations.set_mode(&name, mode).await?;
-    Ok(Json(json!({ "name": name, "mode": mode.as_str() })))
+    Ok(Json(json!(Run {
+        name,
+        mode: mode.as_str()
+    })))
 }
 
 /// Forgets a destination that the configuration no longer names.
@@ -115,7 +139,7 @@ async fn set(State(context): State<Context>, Path(name): Path<String>, mode: Mod
     tag = "destinations",
     params(("name" = String, Path, description = "The name of the destination"), Removal),
     responses(
-        (status = 200, description = "It is forgotten", body = Value),
+        (status = 200, description = "It is forgotten", body = Removed),
         (status = 404, description = "There is no such destination", body = Problem),
         (status = 409, description = "It is still named, or something waits for it", body = Problem),
     )
@@ -126,7 +150,7 @@ pub(super) async fn remove(
     Query(removal): Query<Removal>,
 ) -> Answer {
     context.destinations.remove(&name, removal.discard).await?;
-    Ok(Json(json!({ "removed": name })))
+    Ok(Json(json!(Removed { removed: name })))
 }
 
 impl From<Refusal> for Problem {

@@ -4,12 +4,12 @@ use axum::{
     Json,
     extract::{Query, State},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, error::Problem, quarantine::read};
-use crate::admin;
+use crate::{admin, ingest::DeviceClock};
 
 /// How many to show.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -19,6 +19,15 @@ pub(super) struct Top {
     #[serde(default = "default_limit")]
     #[param(default = 20)]
     limit: usize,
+}
+
+/// What devices' clocks look like from here.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Clocks {
+    /// Those that are off the most first.
+    devices: Vec<DeviceClock>,
+    /// How many devices are known.
+    known: usize,
 }
 
 const fn default_limit() -> usize {
@@ -34,7 +43,7 @@ const fn default_limit() -> usize {
     tag = "devices",
     params(Top),
     responses(
-        (status = 200, description = "Those with the most events first", body = Value),
+        (status = 200, description = "Those with the most events first", body = admin::DevicesWaiting),
     )
 )]
 pub(super) async fn waiting(
@@ -56,10 +65,10 @@ pub(super) async fn waiting(
     tag = "devices",
     params(Top),
     responses(
-        (status = 200, description = "Clocks that are off the most first", body = Value),
+        (status = 200, description = "Clocks that are off the most first", body = Clocks),
     )
 )]
-pub(super) async fn clocks(State(context): State<Context>, Query(top): Query<Top>) -> Json<Value> {
-    let (clocks, known) = context.ingest.clocks(top.limit.min(admin::PAGE_MAX));
-    Json(json!({ "devices": clocks, "known": known }))
+pub(super) async fn clocks(State(context): State<Context>, Query(top): Query<Top>) -> Json<Clocks> {
+    let (devices, known) = context.ingest.clocks(top.limit.min(admin::PAGE_MAX));
+    Json(Clocks { devices, known })
 }

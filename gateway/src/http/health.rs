@@ -30,8 +30,8 @@ pub(super) async fn healthz() -> &'static str {
     path = "/readyz",
     tag = "gateway",
     responses(
-        (status = 200, description = "They do", body = Value),
-        (status = 503, description = "They do not, with the reasons", body = Value),
+        (status = 200, description = "They do", body = Readiness),
+        (status = 503, description = "They do not, with the reasons", body = Readiness),
     )
 )]
 pub(super) async fn readyz(State(context): State<Context>) -> impl IntoResponse {

@@ -5,9 +5,8 @@ use axum::{
     extract::{Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, error::Problem};
 
@@ -19,6 +18,15 @@ pub(super) struct Challenge {
     challenge: String,
 }
 
+/// Which gateway this is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Instance {
+    /// Its name for this start.
+    instance: String,
+    /// That it has the key of its data directory.
+    proof: String,
+}
+
 /// Which gateway this is, with a proof that it wrote `gateway.key`.
 #[utoipa::path(
     get,
@@ -26,20 +34,20 @@ pub(super) struct Challenge {
     tag = "gateway",
     params(Challenge),
     responses(
-        (status = 200, description = "Its name for this start, and the proof", body = Value),
+        (status = 200, description = "Its name for this start, and the proof", body = Instance),
     )
 )]
 pub(super) async fn instance(
     State(context): State<Context>,
     Query(Challenge { challenge }): Query<Challenge>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Instance>, Problem> {
     let instance = context.observer.instance();
     let proof = context
         .key
         .proof(&challenge, instance)
         .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, "a challenge has 1 to 64 bytes"))?;
-    Ok(Json(json!({
-        "instance": **instance,
-        "proof": proof.to_hex().as_str(),
-    })))
+    Ok(Json(Instance {
+        instance: instance.to_string(),
+        proof: proof.to_hex().as_str().to_owned(),
+    }))
 }

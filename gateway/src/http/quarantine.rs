@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
-use super::{Context, error::Problem};
+use super::{Context, answers, error::Problem};
 use crate::{
-    admin::{self, Retried},
+    admin::{self, QuarantinedShown, QuarantinedWhole, Retried},
     store::{Error, Handle, Listing, Quarantined},
 };
 
@@ -41,7 +41,7 @@ pub(super) const fn default_limit() -> usize {
     tag = "quarantine",
     params(Page),
     responses(
-        (status = 200, description = "Messages, oldest first", body = Value),
+        (status = 200, description = "Messages, oldest first", body = answers::Page<QuarantinedShown>),
     )
 )]
 pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
@@ -54,7 +54,10 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
         .map(|item| admin::quarantined_line(item, &context.boots))
         .collect();
     let last = items.last().map(|item| item.id);
-    Ok(Json(json!({ "items": lines, "next": last })))
+    Ok(Json(json!(answers::Page {
+        items: lines,
+        next: last
+    })))
 }
 
 /// A message with its payload.
@@ -64,7 +67,7 @@ pub(super) async fn list(State(context): State<Context>, Query(page): Query<Page
     tag = "quarantine",
     params(("id" = u64, Path, description = "The number of the message")),
     responses(
-        (status = 200, description = "The message", body = Value),
+        (status = 200, description = "The message", body = QuarantinedWhole),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
@@ -106,14 +109,14 @@ pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -
     tag = "quarantine",
     params(("id" = u64, Path, description = "The number of the message")),
     responses(
-        (status = 200, description = "It is gone", body = Value),
+        (status = 200, description = "It is gone", body = answers::Discarded),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
 pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
     match context.store.discard_quarantined(vec![id]).await? {
         0 => Err(Problem::not_found("quarantined message", id)),
-        count => Ok(Json(json!({ "discarded": count }))),
+        count => Ok(Json(json!(answers::Discarded { discarded: count }))),
     }
 }
 

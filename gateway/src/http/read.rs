@@ -6,16 +6,16 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, error::Problem};
 use crate::{
     event::Timestamp,
     query::{
         Error, Reader, Status,
-        read::{History, In, Last, Ledger, Search, Which, parse_instant},
+        read::{History, In, Last, Ledger, Search, Which, parse_instant, shown},
     },
     record::Position,
 };
@@ -117,13 +117,21 @@ pub(super) struct Where {
     min_position: u64,
 }
 
+/// The read side is built anew.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReadRebuilding)]
+pub(super) struct Rebuilding {
+    /// It begins.
+    rebuilding: bool,
+}
+
 /// The read side.
 #[utoipa::path(
     get,
     path = "/api/v1/read",
     tag = "read",
     responses(
-        (status = 200, description = "How far it is, and how large", body = Value),
+        (status = 200, description = "How far it is, and how large", body = Status),
     )
 )]
 pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
@@ -136,13 +144,13 @@ pub(super) async fn status(State(context): State<Context>) -> Json<Status> {
     path = "/api/v1/read/rebuild",
     tag = "read",
     responses(
-        (status = 200, description = "It begins", body = Value),
+        (status = 200, description = "It begins", body = Rebuilding),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )
 )]
 pub(super) async fn rebuild(State(context): State<Context>) -> Answer {
     context.read.rebuild().await?;
-    Ok(Json(json!({ "rebuilding": true })).into_response())
+    Ok(Json(Rebuilding { rebuilding: true }).into_response())
 }
 
 /// The last value of each series.
@@ -152,7 +160,7 @@ pub(super) async fn rebuild(State(context): State<Context>) -> Answer {
     tag = "read",
     params(LastOf),
     responses(
-        (status = 200, description = "By device and name", body = Value),
+        (status = 200, description = "By device and name", body = shown::Answer<shown::LastValue>),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )
 )]
@@ -173,7 +181,7 @@ pub(super) async fn last(State(context): State<Context>, Query(of): Query<LastOf
     tag = "read",
     params(LedgerOf),
     responses(
-        (status = 200, description = "By device", body = Value),
+        (status = 200, description = "By device", body = shown::LedgerShown),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )
 )]
@@ -196,7 +204,7 @@ pub(super) async fn ledger(State(context): State<Context>, Query(of): Query<Ledg
     tag = "read",
     params(HistoryOf),
     responses(
-        (status = 200, description = "Oldest first", body = Value),
+        (status = 200, description = "Oldest first", body = shown::Answer<shown::Recorded>),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )
 )]
@@ -231,7 +239,7 @@ fn history_of(of: &HistoryOf, now: Timestamp) -> Result<History, Error> {
     tag = "read",
     params(SearchFor),
     responses(
-        (status = 200, description = "Newest first", body = Value),
+        (status = 200, description = "Newest first", body = shown::Answer<shown::Found>),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )
 )]
@@ -255,7 +263,7 @@ pub(super) async fn search(State(context): State<Context>, Query(of): Query<Sear
     tag = "read",
     params(("event" = String, Path, description = "Its `eventkey`, or its position"), Where),
     responses(
-        (status = 200, description = "The event, and its corrections", body = Value),
+        (status = 200, description = "The event, and its corrections", body = shown::Answer<shown::Whereabouts>),
         (status = 404, description = "None is known", body = Problem),
         (status = 503, description = "The read side is off, behind, or has no room", body = Problem),
     )

@@ -9,14 +9,14 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Context, access::Caller, error::Problem, quarantine::read};
+use super::{Context, access::Caller, answers, error::Problem, quarantine::read};
 use crate::{
     admin::PAGE_MAX,
-    fleet::{self, Asked, Changes, Device, Draft, Fields, NotChanged, Refusal},
+    fleet::{self, Asked, Changes, Device, DeviceShown, Draft, Fields, NotChanged, Refusal},
 };
 
 /// The header that makes a request the same one when it is sent again.
@@ -45,13 +45,24 @@ const fn default_limit() -> usize {
     100
 }
 
+/// What is gone.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeviceRemoved)]
+pub(super) struct Removed {
+    /// The device as it was.
+    #[schema(value_type = DeviceShown)]
+    removed: Value,
+    /// How many commands ended.
+    commands: u64,
+}
+
 /// The devices of the registry, by id.
 #[utoipa::path(
     get,
     path = "/api/v1/devices",
     tag = "devices",
     params(Page),
-    responses((status = 200, description = "A page of devices", body = Value)),
+    responses((status = 200, description = "A page of devices", body = answers::PageByName<DeviceShown>)),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
@@ -84,7 +95,7 @@ pub(super) async fn list(
     });
     let (devices, next) = found.await?;
     let items: Vec<Value> = devices.iter().map(|device| shown.show(device)).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    Ok(Json(json!(answers::PageByName { items, next })))
 }
 
 /// One device.
@@ -94,7 +105,7 @@ pub(super) async fn list(
     tag = "devices",
     params(("id" = String, Path, description = "The device; a slash in its id is %2F")),
     responses(
-        (status = 200, description = "The device; its version is the ETag", body = Value),
+        (status = 200, description = "The device; its version is the ETag", body = DeviceShown),
         (status = 404, description = "There is none", body = Problem),
     )
 )]
@@ -114,7 +125,7 @@ pub(super) async fn show(
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request the same one")),
     request_body(content = Value, description = "id, and of name, site, tags, user, client_id, expected_interval_secs what is known"),
     responses(
-        (status = 201, description = "It was added", body = Value),
+        (status = 201, description = "It was added", body = DeviceShown),
         (status = 409, description = "There is one of that id", body = Problem),
     )
 )]
@@ -144,7 +155,7 @@ pub(super) async fn create(
     ),
     request_body(content = Value, description = "What is to be known of it; the rest goes"),
     responses(
-        (status = 200, description = "The device as it is now", body = Value),
+        (status = 200, description = "The device as it is now", body = DeviceShown),
         (status = 404, description = "There is none", body = Problem),
         (status = 412, description = "It has another version", body = Problem),
     )
@@ -176,7 +187,7 @@ pub(super) async fn replace(
     ),
     request_body(content = Value, description = "A merge patch (RFC 7396): what is null goes"),
     responses(
-        (status = 200, description = "The device as it is now", body = Value),
+        (status = 200, description = "The device as it is now", body = DeviceShown),
         (status = 404, description = "There is none", body = Problem),
         (status = 412, description = "It has another version", body = Problem),
     )
@@ -215,7 +226,7 @@ async fn update(
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeated request the same one"),
     ),
     responses(
-        (status = 200, description = "The device as it was, and how many commands ended", body = Value),
+        (status = 200, description = "The device as it was, and how many commands ended", body = Removed),
         (status = 404, description = "There is none", body = Problem),
         (status = 412, description = "It has another version", body = Problem),
     )
@@ -228,9 +239,9 @@ pub(super) async fn remove(
 ) -> Result<Json<Value>, Problem> {
     let (version, asked) = (if_match(&headers)?, asked(&caller, &headers)?);
     let removed = context.fleet.remove(&id, version, asked).await?.value;
-    Ok(Json(json!({
-        "removed": removed.device.show(),
-        "commands": removed.commands,
+    Ok(Json(json!(Removed {
+        removed: removed.device.show(),
+        commands: removed.commands,
     })))
 }
 

@@ -5,10 +5,10 @@ use axum::{
     extract::{Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::Semaphore;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Context, error::Problem, quarantine::read};
 use crate::{
@@ -64,6 +64,19 @@ const fn default_limit() -> usize {
     replay::MESSAGES_MAX
 }
 
+/// What came of a page.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReplayAnswer)]
+pub(super) struct Answer {
+    #[serde(flatten)]
+    done: replay::Done,
+    /// When the replay began: the same for all of its pages.
+    #[schema(value_type = String, format = DateTime)]
+    at: Value,
+    /// Up to which position messages are made again.
+    until: u64,
+}
+
 /// Makes the events of kept messages again, a page at a time.
 #[utoipa::path(
     post,
@@ -71,14 +84,14 @@ const fn default_limit() -> usize {
     tag = "events",
     params(Asked),
     responses(
-        (status = 200, description = "What came of the page", body = Value),
+        (status = 200, description = "What came of the page", body = Answer),
         (status = 409, description = "Another page is being made", body = Problem),
     )
 )]
 pub(super) async fn page(
     State(context): State<Context>,
     Query(asked): Query<Asked>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Answer>, Problem> {
     let wrong = |what: String| Problem::new(StatusCode::BAD_REQUEST, what);
     let instant = |name: &str, text: &Option<String>| -> Result<Option<Timestamp>, Problem> {
         let Some(text) = text else { return Ok(None) };
@@ -140,8 +153,9 @@ pub(super) async fn page(
         tracing::error!(%error, "a replay failed");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the replay failed")
     })??;
-    let mut answer = json!(done);
-    answer["at"] = admin::instant(at);
-    answer["until"] = until.0.into();
-    Ok(Json(answer))
+    Ok(Json(Answer {
+        done,
+        at: admin::instant(at),
+        until: until.0,
+    }))
 }

@@ -5,14 +5,14 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Context, error::Problem, quarantine::read};
+use super::{Context, answers, error::Problem, quarantine::read};
 use crate::{
-    admin,
+    admin::{self, ReplayShown},
     archive::{self, Choice, Chosen, Error, Identity, Page, Replay, Selection},
     event::Timestamp,
     record::Position,
@@ -79,7 +79,7 @@ impl From<Error> for Problem {
     tag = "events",
     operation_id = "replays",
     responses(
-        (status = 200, description = "Replays, the latest first", body = Value),
+        (status = 200, description = "Replays, the latest first", body = answers::All<ReplayShown>),
     )
 )]
 pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, Problem> {
@@ -88,7 +88,7 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, 
     })
     .await?;
     let items: Vec<Value> = all.iter().map(admin::replay_line).collect();
-    Ok(Json(json!({ "items": items })))
+    Ok(Json(json!(answers::All { items })))
 }
 
 /// Begins to send events again.
@@ -99,7 +99,7 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, 
     operation_id = "begin_replay",
     params(Asked),
     responses(
-        (status = 200, description = "The replay, of which nothing was sent by this", body = Value),
+        (status = 200, description = "The replay, of which nothing was sent by this", body = ReplayShown),
         (status = 409, description = "Another one began at that instant", body = Problem),
         (status = 507, description = "There is no room to spare", body = Problem),
     )
@@ -139,7 +139,7 @@ pub(super) async fn begin(
     operation_id = "advance_replay",
     params(("at" = String, Path, description = "When the replay began"), Limit),
     responses(
-        (status = 200, description = "What became of the page: `copied`, `busy` or `full`, and the replay", body = Value),
+        (status = 200, description = "What became of the page: `copied`, `busy` or `full`, and the replay", body = Advanced),
         (status = 404, description = "No replay began then", body = Problem),
     )
 )]
@@ -182,10 +182,21 @@ pub(super) async fn next(
     Ok(answer(&stepped, &replay))
 }
 
+/// What became of a page, and of its replay.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReplayAdvanced)]
+pub(super) struct Advanced {
+    #[serde(flatten)]
+    replay: ReplayShown,
+    /// What became of the page.
+    page: archive::Stepped,
+}
+
 fn answer(stepped: &archive::Stepped, replay: &Replay) -> Json<Value> {
-    let mut answer = admin::replay_line(replay);
-    answer["page"] = json!(stepped);
-    Json(answer)
+    Json(json!(Advanced {
+        replay: ReplayShown::of(replay),
+        page: stepped.clone(),
+    }))
 }
 
 fn destination(context: &Context, name: &str) -> Result<crate::record::DestinationId, Error> {

@@ -1,19 +1,95 @@
 //! Rules in force, and those that are put here.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
 
-use super::{Context, access::Caller, error::Problem};
+use super::{Context, access::Caller, answers, error::Problem};
 use crate::{
     admin,
     rulebook::{self, Rulebook, Shown, Version},
 };
+
+/// A rule.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleLine)]
+pub(super) struct Line {
+    /// Its name.
+    #[schema(value_type = String)]
+    name: Arc<str>,
+    /// `api`, or `file` where it is of the configuration.
+    #[schema(value_type = String)]
+    source: &'static str,
+    /// Its version, where it was put over the API.
+    version: Option<u64>,
+    /// When that was put.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Value>,
+    /// Who put it.
+    by: Option<String>,
+    /// Where it sends what it takes.
+    #[schema(value_type = Vec<String>)]
+    destinations: Vec<Arc<str>>,
+    /// Whether it is in force, in its hours where it has some.
+    in_force: bool,
+    /// Why it is not, or not all of it.
+    #[schema(value_type = Option<String>)]
+    problem: Option<Arc<str>>,
+}
+
+/// A rule, with its text where it was put over the API.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Rule)]
+pub(super) struct Whole {
+    #[serde(flatten)]
+    line: Line,
+    /// As it was put.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Value>,
+}
+
+/// What is in force now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RulePut)]
+pub(super) struct Put {
+    /// The version.
+    version: u64,
+    /// When it was put.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Value,
+}
+
+/// What is out of force.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleDeleted)]
+pub(super) struct Deleted {
+    /// How many.
+    deleted: u64,
+}
+
+/// A version of a rule.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleVersion)]
+pub(super) struct OfVersion {
+    /// Its number.
+    version: u64,
+    /// When it was put.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Value,
+    /// Who put it.
+    by: String,
+    /// As it was put; null where the rule was taken away.
+    rule: Value,
+}
 
 /// Every rule.
 #[utoipa::path(
@@ -21,13 +97,15 @@ use crate::{
     path = "/api/v1/rules",
     tag = "rules",
     responses(
-        (status = 200, description = "Rules, by name", body = Value),
+        (status = 200, description = "Rules, by name", body = answers::All<Line>),
     )
 )]
-pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, Problem> {
+pub(super) async fn list(
+    State(context): State<Context>,
+) -> Result<Json<answers::All<Line>>, Problem> {
     let shown = with(&context, |book| Ok(book.list())).await?;
-    let items: Vec<Value> = shown.iter().map(line).collect();
-    Ok(Json(json!({ "items": items })))
+    let items = shown.iter().map(line).collect();
+    Ok(Json(answers::All { items }))
 }
 
 /// A rule, with its text where it was put over the API.
@@ -37,7 +115,7 @@ pub(super) async fn list(State(context): State<Context>) -> Result<Json<Value>, 
     tag = "rules",
     params(("name" = String, Path, description = "The name of the rule")),
     responses(
-        (status = 200, description = "The rule", body = Value),
+        (status = 200, description = "The rule", body = Whole),
         (status = 404, description = "There is no such rule", body = Problem),
     )
 )]
@@ -53,10 +131,10 @@ pub(super) async fn show(
         Ok((found, version))
     })
     .await?;
-    let mut whole = line(&shown);
-    if let Some(version) = &version {
-        whole["rule"] = rule(version);
-    }
+    let whole = Whole {
+        line: line(&shown),
+        rule: version.as_ref().map(rule),
+    };
     Ok((tag(version.as_ref())?, Json(whole)).into_response())
 }
 
@@ -68,7 +146,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     request_body(content = Value, description = "The rule", content_type = "application/json"),
     responses(
-        (status = 200, description = "The version that is in force now", body = Value),
+        (status = 200, description = "The version that is in force now", body = Put),
         (status = 400, description = "Every mistake in it", body = Problem),
         (status = 409, description = "It is in the configuration", body = Problem),
         (status = 412, description = "If-Match says another version", body = Problem),
@@ -88,7 +166,10 @@ pub(super) async fn put(
         book.put(&name, &text, over, caller.name(), now)
     })
     .await?;
-    let answer = json!({ "version": version.number, "at": admin::known(version.at) });
+    let answer = Put {
+        version: version.number,
+        at: admin::known(version.at),
+    };
     Ok((tag(Some(&version))?, Json(answer)).into_response())
 }
 
@@ -99,7 +180,7 @@ pub(super) async fn put(
     tag = "rules",
     params(("name" = String, Path, description = "The name of the rule"), ("if-match" = Option<String>, Header, description = "The version that is to be changed, such as `\"3\"`")),
     responses(
-        (status = 200, description = "It is out of force; its versions stay", body = Value),
+        (status = 200, description = "It is out of force; its versions stay", body = Deleted),
         (status = 404, description = "There is no such rule", body = Problem),
         (status = 409, description = "It is in the configuration", body = Problem),
         (status = 412, description = "If-Match says another version", body = Problem),
@@ -110,7 +191,7 @@ pub(super) async fn delete(
     caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Deleted>, Problem> {
     is_known(&caller)?;
     let over = over(&headers)?;
     let now = context.ingest.now();
@@ -118,7 +199,7 @@ pub(super) async fn delete(
         book.delete(&name, over, caller.name(), now)
     })
     .await?;
-    Ok(Json(json!({ "deleted": 1 })))
+    Ok(Json(Deleted { deleted: 1 }))
 }
 
 /// The versions of a rule.
@@ -128,28 +209,26 @@ pub(super) async fn delete(
     tag = "rules",
     params(("name" = String, Path, description = "The name of the rule")),
     responses(
-        (status = 200, description = "Versions, the latest first", body = Value),
+        (status = 200, description = "Versions, the latest first", body = answers::All<OfVersion>),
         (status = 404, description = "There is no such rule", body = Problem),
     )
 )]
 pub(super) async fn versions(
     State(context): State<Context>,
     Path(name): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<answers::All<OfVersion>>, Problem> {
     let versions = with(&context, move |book| book.versions(&name)).await?;
     if versions.is_empty() {
         return Err(rulebook::Error::Missing.into());
     }
-    let line = |version: &Version| {
-        json!({
-            "version": version.number,
-            "at": admin::known(version.at),
-            "by": version.actor,
-            "rule": rule(version),
-        })
+    let line = |version: &Version| OfVersion {
+        version: version.number,
+        at: admin::known(version.at),
+        by: version.actor.clone(),
+        rule: rule(version),
     };
-    let items: Vec<Value> = versions.iter().map(line).collect();
-    Ok(Json(json!({ "items": items })))
+    let items = versions.iter().map(line).collect();
+    Ok(Json(answers::All { items }))
 }
 
 /// A rule publishes to devices in the gateway's own voice, and decides what leaves. So who
@@ -179,17 +258,18 @@ async fn with<T: Send + 'static>(
     .map_err(Problem::from)
 }
 
-fn line(shown: &Shown) -> Value {
-    json!({
-        "name": shown.name,
-        "source": if shown.version.is_some() { "api" } else { "file" },
-        "version": shown.version.as_ref().map(|version| version.number),
-        "at": shown.version.as_ref().map(|version| admin::known(version.at)),
-        "by": shown.version.as_ref().map(|version| version.actor.as_str()),
-        "destinations": shown.destinations,
-        "in_force": shown.in_force,
-        "problem": shown.problem,
-    })
+fn line(shown: &Shown) -> Line {
+    let version = shown.version.as_ref();
+    Line {
+        name: shown.name.clone(),
+        source: if version.is_some() { "api" } else { "file" },
+        version: version.map(|version| version.number),
+        at: version.map(|version| admin::known(version.at)),
+        by: version.map(|version| version.actor.clone()),
+        destinations: shown.destinations.clone(),
+        in_force: shown.in_force,
+        problem: shown.problem.clone(),
+    }
 }
 
 fn rule(version: &Version) -> Value {

@@ -1,22 +1,22 @@
 //! What rules could not do for an event.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Context, error::Problem};
+use super::{Context, answers, error::Problem};
 use crate::{
     actions::{self, Failed},
     admin,
     event::View,
 };
-
-type Answer = Result<Json<Value>, Problem>;
 
 /// A page of failures.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -37,6 +37,38 @@ const fn default_limit() -> usize {
     100
 }
 
+/// What a rule could not do for an event.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleFailure)]
+pub(super) struct Failure {
+    /// Its number.
+    id: u64,
+    /// The rule.
+    #[schema(value_type = String)]
+    rule: Arc<str>,
+    /// The device of the event.
+    #[schema(value_type = String)]
+    device: Arc<str>,
+    /// The position of the event; 0 for one that the rule made.
+    position: u64,
+    /// When it was tried.
+    #[schema(value_type = String, format = DateTime)]
+    at: Value,
+    /// Why it could not be done.
+    reason: String,
+    /// The event, as destinations receive it; not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<Value>,
+}
+
+/// It worked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RuleFailureDone)]
+pub(super) struct Done {
+    /// It is done.
+    done: bool,
+}
+
 /// What rules could not do for an event.
 #[utoipa::path(
     get,
@@ -44,15 +76,18 @@ const fn default_limit() -> usize {
     tag = "rules",
     params(Page),
     responses(
-        (status = 200, description = "Failures, by number", body = Value),
+        (status = 200, description = "Failures, by number", body = answers::Page<Failure>),
     )
 )]
-pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Page>) -> Answer {
+pub(super) async fn failed(
+    State(context): State<Context>,
+    Query(page): Query<Page>,
+) -> Result<Json<answers::Page<Failure>>, Problem> {
     let limit = page.limit.min(admin::PAGE_MAX);
     let listed = context.actions.failed(page.rule, page.after, limit);
     let (items, next) = listed.await?;
-    let items: Vec<Value> = items.iter().map(line).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
+    let items = items.iter().map(line).collect();
+    Ok(Json(answers::Page { items, next }))
 }
 
 /// A failure with its event.
@@ -62,11 +97,14 @@ pub(super) async fn failed(State(context): State<Context>, Query(page): Query<Pa
     tag = "rules",
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
-        (status = 200, description = "The failure", body = Value),
+        (status = 200, description = "The failure", body = Failure),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
-pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+pub(super) async fn failure(
+    State(context): State<Context>,
+    Path(id): Path<u64>,
+) -> Result<Json<Failure>, Problem> {
     let found = context.actions.failure(id).await?;
     let found = found.ok_or_else(|| Problem::not_found("failure of a rule", id))?;
     let mut whole = line(&found);
@@ -74,7 +112,7 @@ pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>)
     if let Ok(view) = View::parse(&found.body) {
         view.to_json(Some(&found.position.to_string()), &mut text);
     }
-    whole["event"] = serde_json::from_slice(&text).unwrap_or_default();
+    whole.event = Some(serde_json::from_slice(&text).unwrap_or_default());
     Ok(Json(whole))
 }
 
@@ -85,15 +123,18 @@ pub(super) async fn failure(State(context): State<Context>, Path(id): Path<u64>)
     tag = "rules",
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
-        (status = 200, description = "It is done", body = Value),
+        (status = 200, description = "It is done", body = Done),
         (status = 404, description = "There is none with this number", body = Problem),
         (status = 409, description = "It failed again", body = Problem),
     )
 )]
-pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+pub(super) async fn retry(
+    State(context): State<Context>,
+    Path(id): Path<u64>,
+) -> Result<Json<Done>, Problem> {
     match context.actions.retry(id).await? {
         None => Err(Problem::not_found("failure of a rule", id)),
-        Some(Ok(())) => Ok(Json(json!({ "done": true }))),
+        Some(Ok(())) => Ok(Json(Done { done: true })),
         Some(Err(reason)) => Err(Problem::new(StatusCode::CONFLICT, reason)),
     }
 }
@@ -105,26 +146,30 @@ pub(super) async fn retry(State(context): State<Context>, Path(id): Path<u64>) -
     tag = "rules",
     params(("id" = u64, Path, description = "The number of the failure")),
     responses(
-        (status = 200, description = "It is gone", body = Value),
+        (status = 200, description = "It is gone", body = answers::Discarded),
         (status = 404, description = "There is none with this number", body = Problem),
     )
 )]
-pub(super) async fn discard(State(context): State<Context>, Path(id): Path<u64>) -> Answer {
+pub(super) async fn discard(
+    State(context): State<Context>,
+    Path(id): Path<u64>,
+) -> Result<Json<answers::Discarded>, Problem> {
     match context.actions.discard(id).await? {
         false => Err(Problem::not_found("failure of a rule", id)),
-        true => Ok(Json(json!({ "discarded": 1 }))),
+        true => Ok(Json(answers::Discarded { discarded: 1 })),
     }
 }
 
-fn line(failed: &Failed) -> Value {
-    json!({
-        "id": failed.id,
-        "rule": failed.rule,
-        "device": failed.device,
-        "position": failed.position.0,
-        "at": admin::instant(failed.at),
-        "reason": failed.reason,
-    })
+fn line(failed: &Failed) -> Failure {
+    Failure {
+        id: failed.id,
+        rule: failed.rule.clone(),
+        device: failed.device.clone(),
+        position: failed.position.0,
+        at: admin::instant(failed.at),
+        reason: failed.reason.clone(),
+        event: None,
+    }
 }
 
 impl From<actions::Error> for Problem {

@@ -16,7 +16,7 @@ use super::{
     quarantine::read,
     registry::{asked, if_match, object},
 };
-use crate::fleet::{self, NotChanged, Refusal, Shadow};
+use crate::fleet::{self, NotChanged, Refusal, Shadow, ShadowShown};
 
 /// The shadow of a device.
 #[utoipa::path(
@@ -25,7 +25,7 @@ use crate::fleet::{self, NotChanged, Refusal, Shadow};
     tag = "shadows",
     params(("id" = String, Path, description = "The device")),
     responses(
-        (status = 200, description = "What is desired and what is reported; the version of what is desired is the ETag", body = Value),
+        (status = 200, description = "What is desired and what is reported; the version of what is desired is the ETag", body = ShadowShown),
         (status = 404, description = "There is no such device", body = Problem),
     )
 )]
@@ -60,7 +60,7 @@ pub(super) async fn show(
     ),
     request_body(content = Value, description = "desired, a merge patch (RFC 7396); and version, if it has to be that one"),
     responses(
-        (status = 200, description = "The shadow as it is now", body = Value),
+        (status = 200, description = "The shadow as it is now", body = ShadowShown),
         (status = 404, description = "There is no such device", body = Problem),
         (status = 409, description = "It has another version than the body says", body = Problem),
         (status = 412, description = "It has another version than If-Match says", body = Problem),

@@ -11,7 +11,7 @@ use crate::{metrics, status::Status};
     path = "/api/v1/status",
     tag = "gateway",
     responses(
-        (status = 200, description = "The account", body = Value),
+        (status = 200, description = "The account", body = Status),
     )
 )]
 pub(super) async fn status(State(context): State<Context>) -> Json<Status> {

@@ -61,7 +61,8 @@ struct Counted {
 }
 
 /// A row of the report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DuplicateCounts)]
 pub struct Row {
     /// Events that came, duplicates among them.
     pub events: u64,
@@ -72,9 +73,11 @@ pub struct Row {
 }
 
 /// Part of a row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DuplicatesBySource)]
 pub struct BySource {
     /// What the keys were taken from.
+    #[schema(value_type = String)]
     pub source: &'static str,
     /// Events that came.
     pub events: u64,
@@ -83,9 +86,11 @@ pub struct BySource {
 }
 
 /// A device of the report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DuplicatesOfDevice)]
 pub struct Device {
     /// Its name.
+    #[schema(value_type = String)]
     pub device: Arc<str>,
     /// What it sent.
     #[serde(flatten)]
@@ -93,11 +98,13 @@ pub struct Device {
 }
 
 /// A mapping of the report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DuplicatesOfMapping)]
 pub struct Mapped {
     /// Its number in the configuration, from 1.
     pub mapping: usize,
     /// Its topic.
+    #[schema(value_type = String)]
     pub topic: Arc<str>,
     /// What came by it.
     #[serde(flatten)]
@@ -107,10 +114,12 @@ pub struct Mapped {
 }
 
 /// How often devices sent the same thing again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = DuplicatesReport)]
 pub struct Report {
     /// Since when it was counted: the start of the gateway.
     #[serde(serialize_with = "instant")]
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
     /// Those with the most duplicates first.
     pub devices: Vec<Device>,

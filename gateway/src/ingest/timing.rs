@@ -82,9 +82,10 @@ struct Watch {
 }
 
 /// What a device's clock looks like from here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct DeviceClock {
     /// The device.
+    #[schema(value_type = String)]
     pub device: Arc<str>,
     /// By how much it is ahead, less the delay of the fastest of its last 32 to 64
     /// events; negative where it is behind. `None` where it told no plausible time.

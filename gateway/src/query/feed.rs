@@ -538,7 +538,7 @@ impl Feed {
     }
 
     fn pause(&self, reason: Arc<str>) {
-        let state = State::Paused(reason);
+        let state = State::Paused(reason.to_string());
         self.said.send_modify(|said| said.state = state);
     }
 

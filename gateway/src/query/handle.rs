@@ -31,8 +31,9 @@ const QUESTIONS_REST: u32 = 4;
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What the feed is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
+#[schema(as = ReadState)]
 pub enum State {
     /// There is none.
     Off,
@@ -41,11 +42,12 @@ pub enum State {
     /// It makes projections of what the journal has, from the beginning.
     Rebuilding,
     /// It waits, and why.
-    Paused(Arc<str>),
+    Paused(String),
 }
 
 /// The account of the read side.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = ReadStatus)]
 pub struct Status {
     /// What it is about.
     #[serde(flatten)]

@@ -11,6 +11,7 @@ mod history;
 mod last;
 mod ledger;
 mod search;
+pub mod shown;
 mod whereabouts;
 
 use std::{path::Path, time::Duration};
@@ -31,6 +32,7 @@ use crate::{
     store::{self, Listing},
 };
 
+use self::shown::{Answer, Missing};
 pub use history::History;
 pub use last::Last;
 pub use ledger::Ledger;
@@ -187,20 +189,23 @@ impl Reader {
             patience: &self.patience,
             look: self.look,
         })?;
-        let mut missing: Vec<Value> = transaction
+        let mut missing: Vec<Missing> = transaction
             .prepare_cached("SELECT first, last FROM missing ORDER BY first DESC LIMIT ?1")?
             .query_map([MISSING_SHOWN], |row| {
-                Ok(json!({ "first": row.get::<_, i64>(0)?, "last": row.get::<_, i64>(1)? }))
+                Ok(Missing {
+                    first: row.get(0)?,
+                    last: row.get(1)?,
+                })
             })?
             .collect::<Result<_, _>>()?;
         missing.reverse();
         let committed = self.journal.committed()?;
-        Ok(json!({
-            "items": items,
-            "next": next,
-            "position": at.0,
-            "lag": committed.0.saturating_sub(at.0),
-            "missing": missing,
+        Ok(json!(Answer {
+            items,
+            next,
+            position: at.0,
+            lag: committed.0.saturating_sub(at.0),
+            missing,
         }))
     }
 }

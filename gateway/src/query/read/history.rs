@@ -3,7 +3,10 @@
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Reader, cursor, instant, limit, place};
+use super::{
+    Reader, cursor, instant, limit, place,
+    shown::{Point, Recorded, Step},
+};
 use crate::{
     event::Timestamp,
     query::{Error, series::STEPS},
@@ -92,11 +95,11 @@ fn points(connection: &Connection, asked: &History) -> Result<(Vec<Value>, Optio
                 row.get::<_, i64>(1)?,
                 row.get::<_, i64>(2)?
             ]);
-            let item = json!({
-                "time": instant(row.get(0)?),
-                "value": row.get::<_, f64>(3)?,
-                "position": row.get::<_, i64>(1)?,
-            });
+            let item = json!(Recorded::Point(Point {
+                time: instant(row.get(0)?),
+                value: row.get(3)?,
+                position: row.get(1)?,
+            }));
             Ok((place, item))
         },
     )?;
@@ -157,13 +160,13 @@ fn steps(
             let (count, sum): (i64, f64) = (row.get(1)?, row.get(4)?);
             #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 numbers")]
             let mean = sum / count as f64;
-            let item = json!({
-                "time": instant(begin.saturating_mul(1_000_000_000)),
-                "count": count,
-                "min": row.get::<_, f64>(2)?,
-                "max": row.get::<_, f64>(3)?,
-                "mean": mean,
-            });
+            let item = json!(Recorded::Step(Step {
+                time: instant(begin.saturating_mul(1_000_000_000)),
+                count,
+                min: row.get(2)?,
+                max: row.get(3)?,
+                mean,
+            }));
             Ok((json!(begin), item))
         },
     )?;

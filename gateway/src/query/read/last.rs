@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PAGE_BYTES, Reader, cursor, instant, limit, place};
+use super::{PAGE_BYTES, Reader, cursor, instant, limit, place, shown::LastValue};
 use crate::query::Error;
 
 /// Which series.
@@ -54,14 +54,14 @@ fn page(connection: &Connection, asked: &Last) -> Result<(Vec<Value>, Option<Str
             let (device, name): (String, String) = (row.get(0)?, row.get(1)?);
             let value: String = row.get(2)?;
             taken += value.len();
-            let item = json!({
-                "device": device,
-                "name": name,
-                "value": exact(&value),
-                "unit": row.get::<_, Option<String>>(3)?,
-                "quality": row.get::<_, Option<String>>(4)?,
-                "time": instant(row.get(5)?),
-                "position": row.get::<_, i64>(6)?,
+            let item = json!(LastValue {
+                device: device.clone(),
+                name: name.clone(),
+                value: exact(&value),
+                unit: row.get(3)?,
+                quality: row.get(4)?,
+                time: instant(row.get(5)?),
+                position: row.get(6)?,
             });
             Ok(((device, name), item, taken))
         },

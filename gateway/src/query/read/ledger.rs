@@ -7,9 +7,12 @@ use std::{
 
 use rusqlite::Connection;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Context, Reader, cursor, limit, place};
+use super::{
+    Context, Reader, cursor, limit, place,
+    shown::{LedgerDestination, LedgerDevice, LedgerMore, LedgerNowhere, LedgerSum},
+};
 use crate::{
     query::{
         Error,
@@ -84,10 +87,10 @@ impl Reader {
             found = Some(more);
             Ok((items, next))
         })?;
-        let Some(mut more) = found else {
+        let Some(more) = found else {
             return Ok(None);
         };
-        if let Value::Object(answer) = &mut answer {
+        if let (Value::Object(answer), Value::Object(mut more)) = (&mut answer, json!(more)) {
             answer.append(&mut more);
         }
         Ok(Some(answer))
@@ -104,7 +107,7 @@ impl Reader {
 }
 
 /// What is said of devices, and what is said of all.
-type Page = (Vec<Value>, Map<String, Value>);
+type Page = (Vec<Value>, LedgerMore);
 
 fn page(
     context: &Context<'_>,
@@ -120,21 +123,26 @@ fn page(
         let rows = rows(connection, 0, device, &known)?;
         Ok(item(device, rows, &snapshot.destinations, &since))
     });
-    let mut items: Vec<Value> = items.collect::<Result<_, Error>>()?;
+    let mut items: Vec<LedgerDevice> = items.collect::<Result<_, Error>>()?;
     if asked.device.is_some() {
         // Nothing was ever heard of it.
-        items.retain(|item| item["stored"] != 0 || item["destinations"] != json!([]));
+        items.retain(|item| item.sum.stored != 0 || !item.sum.destinations.is_empty());
     }
-    let mut more = Map::new();
-    more.insert("complete".to_owned(), since.is_complete.into());
+    let mut more = LedgerMore {
+        complete: since.is_complete,
+        others: None,
+        unknown: None,
+        unattributed: None,
+    };
     if asked.device.is_none() {
-        for (name, kind) in [("others", 1), ("unknown", 2)] {
+        let sum = |kind| {
             let rows = rows(connection, kind, "", &known)?;
-            more.insert(name.to_owned(), without_rest(rows, &snapshot.destinations));
-        }
-        let unattributed = ledger::unattributed(connection)?;
-        more.insert("unattributed".to_owned(), unattributed.into());
+            Ok::<_, Error>(without_rest(rows, &snapshot.destinations))
+        };
+        (more.others, more.unknown) = (Some(sum(1)?), Some(sum(2)?));
+        more.unattributed = Some(ledger::unattributed(connection)?);
     }
+    let items = items.iter().map(|item| json!(item)).collect();
     Ok((items, more))
 }
 
@@ -236,33 +244,34 @@ fn item(
     mut counted: BTreeMap<u8, Counts>,
     accounts: &[AccountOf],
     since: &Since<'_>,
-) -> Value {
+) -> LedgerDevice {
     for (number, counts) in since.fold.deltas.of(device) {
         *counted.entry(*number).or_default() += *counts;
     }
-    let mut item = without_rest(counted.clone(), accounts);
-    item["device"] = device.into();
-    let destinations = item["destinations"].as_array_mut();
-    for one in destinations.into_iter().flatten() {
-        let account = accounts.iter().find(|account| one["name"] == account.name);
+    let mut sum = without_rest(counted.clone(), accounts);
+    for one in &mut sum.destinations {
+        let account = accounts.iter().find(|account| one.name == account.name);
         let Some(account) = account.filter(|_| since.is_complete) else {
             // Nobody had the time to count it.
-            (one["backlog"], one["delivered"]) = (Value::Null, Value::Null);
+            (one.backlog, one.delivered) = (Some(None), Some(None));
             continue;
         };
         let of = (device.to_owned(), account.id);
         let backlog = since.waiting.get(&of).copied().unwrap_or(0);
         let counts = counted.get(&account.id.0).copied().unwrap_or_default();
-        one["backlog"] = backlog.into();
-        one["delivered"] = (counts.routed - counts.lost() - backlog.cast_signed()).into();
+        one.backlog = Some(Some(backlog.cast_signed()));
+        one.delivered = Some(Some(counts.routed - counts.lost() - backlog.cast_signed()));
     }
-    item
+    LedgerDevice {
+        device: device.to_owned(),
+        sum,
+    }
 }
 
 /// What is said of one device, or of many, without what waits and what was delivered.
-fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> Value {
+fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> LedgerSum {
     let stored = counted.get(&STORED).map_or(0, |counts| counts.routed);
-    let mut nowhere = Value::Null;
+    let mut nowhere = None;
     let mut destinations = Vec::new();
     for (number, counts) in counted {
         let Some(account) = accounts.iter().find(|account| account.id.0 == number) else {
@@ -273,23 +282,29 @@ fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> Value 
             continue;
         }
         if account.id == NOWHERE {
-            nowhere = json!({
-                "total": counts.routed,
-                "held": counts.routed - counts.lost(),
-                "expired": counts.expired,
-                "evicted": counts.evicted,
-                "damaged": counts.damaged,
+            nowhere = Some(LedgerNowhere {
+                total: counts.routed,
+                held: counts.routed - counts.lost(),
+                expired: counts.expired,
+                evicted: counts.evicted,
+                damaged: counts.damaged,
             });
             continue;
         }
-        destinations.push(json!({
-            "name": account.name,
-            "routed": counts.routed,
-            "expired": counts.expired,
-            "evicted": counts.evicted,
-            "damaged": counts.damaged,
-            "dead": counts.dead,
-        }));
+        destinations.push(LedgerDestination {
+            name: account.name.clone(),
+            routed: counts.routed,
+            expired: counts.expired,
+            evicted: counts.evicted,
+            damaged: counts.damaged,
+            dead: counts.dead,
+            backlog: None,
+            delivered: None,
+        });
     }
-    json!({ "stored": stored, "nowhere": nowhere, "destinations": destinations })
+    LedgerSum {
+        stored,
+        nowhere,
+        destinations,
+    }
 }

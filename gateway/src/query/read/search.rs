@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, PAGE_BYTES, Reader, beginnings, cursor, instant, limit, place};
+use super::{Context, PAGE_BYTES, Reader, beginnings, cursor, instant, limit, place, shown::Found};
 use crate::{
     event,
     query::{Error, text::Question, words},
@@ -222,11 +222,10 @@ fn event(connection: &Connection, position: i64, taken: &mut usize) -> Result<Op
         view.to_json(Some(&position.to_string()), &mut shown);
     }
     let event: Value = serde_json::from_slice(&shown).unwrap_or(Value::Null);
-    let item = json!({
-        "kind": "event",
-        "position": position,
-        "received": instant(received),
-        "event": event,
+    let item = json!(Found::Event {
+        position,
+        received: instant(received),
+        event,
     });
     Ok(Some((received, position, item)))
 }
@@ -238,14 +237,13 @@ fn message(connection: &Connection, id: i64) -> Result<Option<Hit>, Error> {
         )?
         .query_row([id], |row| {
             let received: i64 = row.get(0)?;
-            let item = json!({
-                "kind": "quarantine",
-                "id": id,
-                "received": instant(received),
-                "client_id": row.get::<_, String>(1)?,
-                "topic": row.get::<_, String>(2)?,
-                "class": row.get::<_, String>(3)?,
-                "reason": row.get::<_, String>(4)?,
+            let item = json!(Found::Quarantine {
+                id,
+                received: instant(received),
+                client_id: row.get(1)?,
+                topic: row.get(2)?,
+                class: row.get(3)?,
+                reason: row.get(4)?,
             });
             Ok((received, id, item))
         })
@@ -260,14 +258,13 @@ fn dead_letter(connection: &Connection, id: i64) -> Result<Option<Hit>, Error> {
         )?
         .query_row([id], |row| {
             let at: i64 = row.get(0)?;
-            let item = json!({
-                "kind": "dead-letter",
-                "id": id,
-                "at": instant(at),
-                "destination": row.get::<_, String>(1)?,
-                "position": row.get::<_, i64>(2)?,
-                "attempts": row.get::<_, i64>(3)?,
-                "reason": row.get::<_, String>(4)?,
+            let item = json!(Found::DeadLetter {
+                id,
+                at: instant(at),
+                destination: row.get(1)?,
+                position: row.get(2)?,
+                attempts: row.get(3)?,
+                reason: row.get(4)?,
             });
             Ok((at, id, item))
         })

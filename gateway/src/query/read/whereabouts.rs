@@ -3,7 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 
-use super::{Reader, instant};
+use super::{
+    Reader, instant,
+    shown::{FateShown, Whereabouts},
+};
 use crate::{
     event::{Key, View},
     query::{Error, names},
@@ -143,29 +146,32 @@ fn item(connection: &Connection, listing: &Listing, known: &Known) -> Result<Val
         let mut one = match of_now.filter(|one| Some(&one.name) == name.as_ref()) {
             Some(destination) => fate_at(connection, &fate, destination, known.position)?,
             // Its number may be another's by now.
-            None => json!({ "state": "forgotten" }),
+            None => FateShown {
+                state: "forgotten",
+                ..FateShown::default()
+            },
         };
-        one["name"] = name.into();
+        one.name = name;
         destinations.push(one);
     }
     let nowhere = match (routes, in_journal) {
-        (routes, _) if routes.count() == 0 => Value::from("for-nobody"),
-        (routes, true) if routes.contains(NOWHERE) => "held".into(),
-        (routes, false) if routes.contains(NOWHERE) => "gone".into(),
-        _ => Value::Null,
+        (routes, _) if routes.count() == 0 => Some("for-nobody"),
+        (routes, true) if routes.contains(NOWHERE) => Some("held"),
+        (routes, false) if routes.contains(NOWHERE) => Some("gone"),
+        _ => None,
     };
     let view = View::parse(&known.body).ok();
     let attributes = view.as_ref().map(|view| view.attributes);
-    Ok(json!({
-        "position": known.position.0,
-        "eventkey": known.key,
-        "received": instant(known.received),
-        "device": attributes.map(|a| a.device),
-        "type": attributes.map(|a| a.kind),
-        "topic": attributes.map(|a| a.topic),
-        "in_journal": in_journal,
-        "nowhere": nowhere,
-        "destinations": destinations,
+    Ok(json!(Whereabouts {
+        position: known.position.0,
+        eventkey: known.key.clone(),
+        received: instant(known.received),
+        device: attributes.map(|a| a.device.to_owned()),
+        kind: attributes.map(|a| a.kind.to_owned()),
+        topic: attributes.map(|a| a.topic.to_owned()),
+        in_journal,
+        nowhere,
+        destinations,
     }))
 }
 
@@ -174,20 +180,24 @@ fn fate_at(
     fate: &Fate,
     destination: &Standing,
     position: Position,
-) -> Result<Value, Error> {
+) -> Result<FateShown, Error> {
     let waits = fate.waiting.iter().find(|retry| retry.0 == destination.id);
     let mut dead = fate.dead.iter().rev();
     let dead = dead.find(|dead| dead.destination == destination.id);
     Ok(match (waits, dead) {
-        (Some((_, attempts, reason)), _) => {
-            json!({ "state": "retrying", "attempts": attempts, "reason": reason })
-        }
-        (None, Some(dead)) => json!({
-            "state": "dead-letter",
-            "id": dead.id,
-            "attempts": dead.attempts,
-            "reason": dead.reason,
-        }),
+        (Some((_, attempts, reason)), _) => FateShown {
+            state: "retrying",
+            attempts: Some(i64::from(*attempts)),
+            reason: Some(reason.clone()),
+            ..FateShown::default()
+        },
+        (None, Some(dead)) => FateShown {
+            state: "dead-letter",
+            id: Some(dead.id),
+            attempts: Some(i64::from(dead.attempts)),
+            reason: Some(dead.reason.clone()),
+            ..FateShown::default()
+        },
         (None, None) => settled(connection, destination, position)?,
     })
 }
@@ -198,20 +208,21 @@ fn settled(
     connection: &Connection,
     destination: &Standing,
     position: Position,
-) -> Result<Value, Error> {
+) -> Result<FateShown, Error> {
     let dead = connection
         .prepare_cached(
             "SELECT id, attempts, reason FROM dead_letters
              WHERE position = ?1 AND destination = ?2 ORDER BY id DESC LIMIT 1",
         )?
         .query_row(params![position.0.cast_signed(), destination.name], |row| {
-            Ok(json!({
+            Ok(FateShown {
                 // It was redriven, and is settled now, or it was discarded.
-                "state": "dead-letter-gone",
-                "id": row.get::<_, i64>(0)?,
-                "attempts": row.get::<_, i64>(1)?,
-                "reason": row.get::<_, String>(2)?,
-            }))
+                state: "dead-letter-gone",
+                id: Some(row.get::<_, i64>(0)?.cast_unsigned()),
+                attempts: Some(row.get(1)?),
+                reason: Some(row.get(2)?),
+                ..FateShown::default()
+            })
         })
         .optional()?;
     if let Some(dead) = dead {
@@ -224,5 +235,9 @@ fn settled(
         // not written down.
         (true, _) => "delivered-or-lost",
     };
-    Ok(json!({ "state": state, "lost": destination.lost }))
+    Ok(FateShown {
+        state,
+        lost: Some(destination.lost),
+        ..FateShown::default()
+    })
 }
