@@ -87,7 +87,8 @@ impl Asking {
         let validator = jsonschema::validator_for(&whole).expect("a schema");
         for error in validator.iter_errors(&said) {
             let at = error.instance_path();
-            self.wrong.insert(format!("{which}: {at}: {error} in {said}"));
+            self.wrong
+                .insert(format!("{which}: {at}: {error} in {said}"));
         }
         self.asked.insert(which);
         said
@@ -100,7 +101,9 @@ impl Asking {
 
 fn strict_components(document: &Value) -> Value {
     let all = document["components"]["schemas"].as_object().expect("some");
-    let all = all.iter().map(|(name, one)| (name.clone(), strict(one, false, document)));
+    let all = all
+        .iter()
+        .map(|(name, one)| (name.clone(), strict(one, false, document)));
     json!({ "schemas": all.collect::<Map<String, Value>>() })
 }
 
@@ -254,7 +257,12 @@ fn every_answer_has_the_members_that_the_document_says_and_no_others() {
     asking.get("/api/v1/search", "/api/v1/search?q=b7&in=quarantine");
     let retry = format!("{list}/{{id}}/retry");
     asking.ask("post", &retry, &format!("{list}/{number}/retry"), None);
-    asking.ask("delete", &format!("{list}/{{id}}"), &format!("{list}/{number}"), None);
+    asking.ask(
+        "delete",
+        &format!("{list}/{{id}}"),
+        &format!("{list}/{number}"),
+        None,
+    );
     // Alarms, and what rules could not do.
     let list = "/api/v1/alarms";
     let alarms = asking.get(list, list);
@@ -271,16 +279,30 @@ fn every_answer_has_the_members_that_the_document_says_and_no_others() {
     asking.get(&one, &at);
     let nobody = json!({"id": "nobody"});
     asking.ask("post", "/api/v1/devices", "/api/v1/devices", Some(nobody));
-    asking.ask("post", &format!("{one}/retry"), &format!("{at}/retry"), None);
+    asking.ask(
+        "post",
+        &format!("{one}/retry"),
+        &format!("{at}/retry"),
+        None,
+    );
     // Rules.
-    let (list, one, at) = ("/api/v1/rules", "/api/v1/rules/{name}", "/api/v1/rules/warm");
+    let (list, one, at) = (
+        "/api/v1/rules",
+        "/api/v1/rules/{name}",
+        "/api/v1/rules/warm",
+    );
     let warm = json!({"pattern": {"device": ["b7"]}, "topic": "warm"});
     asking.ask("put", one, at, Some(warm.clone()));
     asking.get(list, list);
     asking.get(one, at);
     asking.get(one, "/api/v1/rules/hot");
     let versions = format!("{one}/versions");
-    asking.ask("post", "/api/v1/backtest", "/api/v1/backtest", Some(json!({})));
+    asking.ask(
+        "post",
+        "/api/v1/backtest",
+        "/api/v1/backtest",
+        Some(json!({})),
+    );
     let named = json!({"name": "warm", "pattern": {"device": ["b7"]}, "topic": "warm"});
     let change = json!({"rules": [named]});
     asking.ask("post", "/api/v1/backtest", "/api/v1/backtest", Some(change));
@@ -289,7 +311,12 @@ fn every_answer_has_the_members_that_the_document_says_and_no_others() {
     asking.get(&versions, &format!("{at}/versions"));
     // A failure that nobody tries again.
     let mut client = Client::connect(setup.mqtt, Version::V5, "c");
-    asking.ask("delete", "/api/v1/devices/{id}", "/api/v1/devices/nobody", None);
+    asking.ask(
+        "delete",
+        "/api/v1/devices/{id}",
+        "/api/v1/devices/nobody",
+        None,
+    );
     client
         .publish("devices/b8/telemetry", b"{\"v\":95}", 1, 1)
         .expect("it can be sent");
@@ -304,16 +331,29 @@ fn every_answer_has_the_members_that_the_document_says_and_no_others() {
     let list = "/api/v1/replays";
     let begun = asking.ask("post", list, &format!("{list}?destination=lake"), None);
     let at = begun["at"].as_str().expect("a name");
-    asking.ask("post", &format!("{list}/{{at}}/next"), &format!("{list}/{at}/next"), None);
+    asking.ask(
+        "post",
+        &format!("{list}/{{at}}/next"),
+        &format!("{list}/{at}/next"),
+        None,
+    );
     asking.get(list, list);
-    asking.ask("post", "/api/v1/replay", "/api/v1/replay?dry_run=true", None);
+    asking.ask(
+        "post",
+        "/api/v1/replay",
+        "/api/v1/replay?dry_run=true",
+        None,
+    );
     // The read side.
     asking.get("/api/v1/read", "/api/v1/read");
     asking.get("/api/v1/last", "/api/v1/last");
     asking.get("/api/v1/ledger", "/api/v1/ledger");
     asking.get("/api/v1/ledger", "/api/v1/ledger?device=b7");
     asking.get("/api/v1/history", "/api/v1/history?device=b7&name=v");
-    asking.get("/api/v1/history", "/api/v1/history?device=b7&name=v&step=1m");
+    asking.get(
+        "/api/v1/history",
+        "/api/v1/history?device=b7&name=v&step=1m",
+    );
     for position in ["1", "3"] {
         let path = format!("/api/v1/events/{position}/where");
         asking.get("/api/v1/events/{event}/where", &path);
@@ -345,9 +385,14 @@ fn every_answer_has_the_members_that_the_document_says_and_no_others() {
     drop(client);
     gateway.kill();
     let text = std::fs::read_to_string(setup.write()).expect("the configuration");
-    let (before, after) = text.split_once("[[destination]]\nname = \"refuses\"").expect("it");
+    let (before, after) = text
+        .split_once("[[destination]]\nname = \"refuses\"")
+        .expect("it");
     let rest = after.split_once("[store]").expect("more").1;
-    let rest = rest.split_once("[[rule]]\nname = \"cold\"").expect("more").0;
+    let rest = rest
+        .split_once("[[rule]]\nname = \"cold\"")
+        .expect("more")
+        .0;
     let without = Setup::new(&sandbox).data_dir(setup.data());
     asking.port = without.http;
     let own = before.split_once("format = \"json\"\n").expect("a head").1;
