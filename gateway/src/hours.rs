@@ -49,7 +49,20 @@ impl Hours {
     }
 }
 
+/// How often a calendar was asked by this thread.
+#[cfg(test)]
+pub(crate) fn looks() -> usize {
+    LOOKS.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn look(windows: &[Window], now: Timestamp, zone: &TimeZone) -> (Timestamp, Timestamp, bool) {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
     let at = zoned(now, zone);
     let closes = windows.iter().filter_map(|window| {
         let opened = window.opens.last(&at)?;
@@ -62,7 +75,7 @@ fn look(windows: &[Window], now: Timestamp, zone: &TimeZone) -> (Timestamp, Time
     }
     let opens = windows.iter().filter_map(|window| window.opens.next(&at));
     let opens = opens.map(|opens| instant(&opens)).min();
-    // A pattern that names no instant any more never opens; it is looked at once a day.
+    // Where none is found it is looked for once a day.
     let tomorrow = Timestamp::from_nanos(now.as_nanos().saturating_add(86_400_000_000_000));
     (now, opens.unwrap_or(tomorrow), false)
 }

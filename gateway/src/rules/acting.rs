@@ -37,6 +37,10 @@ impl ActingSet {
         let mut rules: Vec<Rule> = acting.cloned().collect();
         let order = |rule: &Rule| (-i64::from(rule.actions.priority), rule.name.clone());
         rules.sort_by_cached_key(order);
+        for rule in &mut rules {
+            // Of a backlog they are asked of other times than what comes in.
+            rule.schedule = rule.schedule.as_ref().map(|one| one.anew().into());
+        }
         let mut matcher = Matcher::default();
         for (n, rule) in (0..).zip(&rules) {
             matcher.add(2 * n, &rule.pattern);
@@ -88,6 +92,12 @@ impl ActingSet {
         let add = |rule| found.push(rule);
         let done = self.matcher.each(&fields, marks, |_| true, add);
         *kept = fields.renewed(self.matcher.paths());
+        let is_in_force = |n: &u32| {
+            let rule = &self.rules[*n as usize / 2];
+            // What a rule began may end at any hour, and what many events come to is followed.
+            n % 2 == 1 || rule.actions.window.is_some() || rule.may_begin(event.received)
+        };
+        found.retain(is_in_force);
         found.sort_unstable();
         // What a rule takes does not end it too.
         found.dedup_by_key(|n: &mut u32| *n / 2);
@@ -98,12 +108,6 @@ impl ActingSet {
                 _ => Role::Clears,
             },
         });
-        // What a rule began may end at any hour, and what many events come to is followed.
-        let is_in_force = |acting: &Acting<'_>| {
-            acting.role == Role::Clears
-                || acting.rule.actions.window.is_some()
-                || acting.rule.may_begin(event.received)
-        };
-        (acting.filter(is_in_force).collect(), done)
+        (acting.collect(), done)
     }
 }

@@ -28,6 +28,12 @@ impl Schedule {
         }
     }
 
+    /// The same, which knows nothing yet. Whoever asks of other times than everybody else has
+    /// one of his own: there is room for one answer.
+    pub fn anew(&self) -> Self {
+        Self::new(self.windows.clone(), self.time_zone.clone())
+    }
+
     /// Whether it is in force then. While the clock is not set it is not.
     pub fn is_open(&self, at: Timestamp) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -134,9 +134,10 @@ impl RuleSet {
         if rules.iter().any(|rule| rule.schedule.is_some()) {
             // What many events come to is followed at any hour.
             let of = |rule: &Rule| {
-                rule.schedule
-                    .clone()
+                let schedule = rule.schedule.as_ref();
+                schedule
                     .filter(|_| rule.actions.window.is_none())
+                    .map(|schedule| Arc::new(schedule.anew()))
             };
             set.schedules = rules.iter().map(of).collect();
         }
@@ -417,6 +418,38 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_rules_of_other_times_takes_no_answer_away_from_the_others() {
+        let rules = [Rule {
+            actions: Actions {
+                topic: Topic::parse("hot", false).ok(),
+                ..Actions::default()
+            },
+            ..at_night(rule(r#"{"device":["b7"]}"#, &[]))
+        }];
+        let id = |name: &str| (name == ACTIONS).then_some(DestinationId(5));
+        // Of ingest, and of a backtest; what rules do is asked of both by itself.
+        let [now, then] = [(); 2].map(|()| RuleSet::new(&rules, id).unwrap());
+        let received = |at: &str| Event {
+            received: crate::admin::parse_instant(at).unwrap(),
+            ..event("b7", 1.0)
+        };
+        let [live, old, later] = [
+            "2026-03-01T22:00:00Z",
+            "2026-02-20T12:00:00Z",
+            "2026-03-02T12:00:00Z",
+        ]
+        .map(received);
+        let mut scratch = now.scratch();
+        let before = crate::hours::looks();
+        for _ in 0..10 {
+            assert!(now.route(&live, Routes(1), &mut scratch).unwrap().matched);
+            assert!(!then.route(&old, Routes(1), &mut scratch).unwrap().matched);
+            assert_eq!(now.acts().of(&later, &mut scratch).0.len(), 0);
+        }
+        assert_eq!(crate::hours::looks() - before, 3);
+    }
+
+    #[test]
     fn what_a_rule_does_waits_for_a_clock_and_what_ends_ends_at_any_hour() {
         use crate::rules::{Role, action};
         let mut acting = at_night(rule(r#"{"values":{"temp":[{"numeric":[">",80]}]}}"#, &[]));
@@ -441,6 +474,30 @@ mod tests {
         assert_eq!(roles("1970-01-01T00:10:00Z", 90.0), []);
         assert_eq!(roles("2026-03-01T12:00:00Z", 10.0), [Role::Clears]);
         assert_eq!(roles("1970-01-01T00:10:00Z", 10.0), [Role::Clears]);
+    }
+
+    #[test]
+    fn what_a_rule_does_not_take_at_this_hour_clears_where_it_says_so() {
+        use crate::rules::{Role, action};
+        let mut acting = at_night(rule(r#"{"device":["b7"]}"#, &[]));
+        acting.actions.alarm = Some(Arc::new(action::Alarm {
+            severity: action::Severity::Info,
+            text: None,
+            clear: Pattern::parse(r#"{"values":{"temp":[{"numeric":["<",20]}]}}"#).ok(),
+        }));
+        let set = ActingSet::new(&[acting]);
+        for (received, role) in [
+            ("2026-03-01T22:00:00Z", Role::Takes),
+            ("2026-03-01T12:00:00Z", Role::Clears),
+        ] {
+            let event = Event {
+                received: crate::admin::parse_instant(received).unwrap(),
+                ..event("b7", 10.0)
+            };
+            let (acting, _) = set.of(&event, &mut Scratch::default());
+            let roles: Vec<Role> = acting.iter().map(|one| one.role).collect();
+            assert_eq!(roles, [role], "{received}");
+        }
     }
 
     #[test]

@@ -114,6 +114,8 @@ window = [{ opens = "0 22 * * MON-FRI", length = "8h" }]
         "throttle = \"1 per 10\"\n",
         "throttle = \"1 per 60d\"\n",
         "[[rule.schedule.window]]\nopens = \"0 25 * * *\"\n",
+        // Never: day and month are exchanged, say.
+        "[rule.schedule]\nwindow = [{ opens = \"0 8 30 2 *\", length = \"1h\" }]\n",
         "[rule.schedule]\nwindows = 5\nwindow = [{ opens = \"0 8 * * *\", length = \"1h\" }]\n\
          [rule.window]\nabsent = \"1h\"\n",
     ];
@@ -132,8 +134,9 @@ window = [{ opens = "0 22 * * MON-FRI", length = "8h" }]
     configuration:32: rule[6].throttle: "1 per 60d": its time is from 1s to 31d
     configuration:37: rule[7].schedule.window[1].length: is missing; for example length = "4h"
     configuration:38: rule[7].schedule.window[1].opens: "0 25 * * *": "25" is no number from 0 to 23; five fields say minute, hour, day of the month, month and day of the week, such as "0 22 * * *" for ten every night
-    configuration:44: rule[8].schedule.windows: is not a key; did you mean "window"?
-    configuration:47: rule[8].window.absent: is not shorter than every window of the rule's schedule, so that it might never be told; silence counts from when one opens
-    configuration:52: rule[9].throttle: is for a topic, an alarm or a command, and there is none; what a rule sends to destinations is never throttled
+    configuration:44: rule[8].schedule.window[1].opens: "0 8 30 2 *": names no day that there is; five fields say minute, hour, day of the month, month and day of the week, such as "0 22 * * *" for ten every night
+    configuration:50: rule[9].schedule.windows: is not a key; did you mean "window"?
+    configuration:53: rule[9].window.absent: is not shorter than every window of the rule's schedule, so that it might never be told; silence counts from when one opens
+    configuration:58: rule[10].throttle: is for a topic, an alarm or a command, and there is none; what a rule sends to destinations is never throttled
     "#);
 }
