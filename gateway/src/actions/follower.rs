@@ -108,7 +108,7 @@ struct Open {
     tried_at: Instant,
     /// The rules whose windows are kept.
     rules: Option<Arc<ActingSet>>,
-    /// Those of them whose schedule is open.
+    /// Whether the schedules of those are open.
     opened: windows::Opened,
 }
 

@@ -1,6 +1,7 @@
 //! What can be read of a damaged `rules.db`: events that rules made and the journal does
-//! not have yet, what could not be done, alarms and windows. What is missing of the first
-//! two is counted as lost; alarms and windows that are missing begin anew.
+//! not have yet, what could not be done, alarms, windows and throttles. What is missing of
+//! the first two is counted as lost; alarms, windows and throttles that are missing begin
+//! anew.
 
 use std::path::Path;
 
@@ -107,7 +108,8 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
     salvaged.alarms = table(old, to, "alarms", alarms, |_| Ok(true))?;
     let changes = "id, alarm, state, at, actor, note, event";
     table(old, to, "alarm_changes", changes, |_| Ok(true))?;
-    salvaged.windows = windows(old, to)?;
+    let windows = "rule, device, window, due, due_listened";
+    salvaged.windows = both_ends(old, to, "windows", windows)?;
     throttles(old, to)?;
     // Of those that wait: after the last that the journal has, up to the last ever made.
     let (first_found, last_found) = ids.unwrap_or_default();
@@ -211,33 +213,32 @@ fn table(
     Ok(copied)
 }
 
-/// Windows have no numbers: those before the first damaged page, and those after the last.
-fn windows(old: &Connection, to: &Connection) -> Result<u64, Error> {
+/// Copies the rows of a table that has no numbers, by rule and device: those before the first
+/// damaged page, and those after the last. Says how many.
+fn both_ends(old: &Connection, to: &Connection, table: &str, columns: &str) -> Result<u64, Error> {
+    let count = columns.split(',').count();
+    let places: Vec<String> = (1..=count).map(|n| format!("?{n}")).collect();
+    let places = places.join(", ");
+    let insert = format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})");
     let transaction = to.unchecked_transaction()?;
     let mut copied = 0;
     for order in ["", "DESC"] {
-        let select = format!(
-            "SELECT rule, device, window, due, due_listened FROM windows
-             ORDER BY rule {order}, device {order}"
-        );
+        let select = format!("SELECT {columns} FROM {table} ORDER BY rule {order}, device {order}");
         let Ok(mut statement) = old.prepare(&select) else {
             break;
         };
         let mut rows = statement.query([])?;
         let is_whole = loop {
             match rows.next() {
-                Ok(Some(row)) => {
-                    let sql = "INSERT OR IGNORE INTO windows VALUES (?1, ?2, ?3, ?4, ?5)";
-                    match copy_row(to, sql, row, 5) {
-                        Err(error) if is_about_the_row(&error) => {
-                            tracing::warn!(%error, "a window of a rule begins anew");
-                        }
-                        done => copied += done?,
+                Ok(Some(row)) => match copy_row(to, &insert, row, count) {
+                    Err(error) if is_about_the_row(&error) => {
+                        tracing::warn!(%error, table, "one of a rule and a device begins anew");
                     }
-                }
+                    done => copied += done?,
+                },
                 Ok(None) => break true,
                 Err(error) => {
-                    tracing::warn!(%error, "windows of rules that cannot be read begin anew");
+                    tracing::warn!(%error, table, "those that cannot be read begin anew");
                     break false;
                 }
             }
@@ -250,31 +251,10 @@ fn windows(old: &Connection, to: &Connection) -> Result<u64, Error> {
     Ok(copied)
 }
 
-/// Throttles have no numbers either. What is missing begins anew, at worst by letting
-/// something through.
+/// What is missing of throttles begins anew, at worst by letting something through.
 fn throttles(old: &Connection, to: &Connection) -> Result<(), Error> {
+    both_ends(old, to, "throttles", "rule, device, since, until, done")?;
     let transaction = to.unchecked_transaction()?;
-    let select = "SELECT rule, device, since, until, done FROM throttles";
-    if let Ok(mut statement) = old.prepare(select) {
-        let mut rows = statement.query([])?;
-        let end = loop {
-            match rows.next() {
-                Ok(Some(row)) => {
-                    let sql = "INSERT OR IGNORE INTO throttles VALUES (?1, ?2, ?3, ?4, ?5)";
-                    match copy_row(to, sql, row, 5) {
-                        Err(error) if !is_about_the_row(&error) => return Err(error.into()),
-                        Err(error) => break Some(error),
-                        Ok(_) => {}
-                    }
-                }
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
-        if let Some(error) = end {
-            tracing::warn!(%error, "throttles of rules that cannot be read begin anew");
-        }
-    }
     transaction.execute_batch(
         "INSERT INTO throttled SELECT rule, count(*), 0, 0 FROM throttles GROUP BY rule",
     )?;

@@ -1,9 +1,10 @@
 //! How often a rule did something for a device: kept in the transaction of what was done,
 //! so that a crash takes back neither without the other.
 //!
-//! A time begins with the first that is done and lasts for as long as the rule says. A
-//! clock that goes back by less than that is waited for; one that goes back further begins
-//! it anew.
+//! A time begins with the first that is done and lasts for as long as the rule says. What was
+//! received before it began, however long before, counts within it: it is late, and begins
+//! nothing. A clock that goes back by less than that time is waited for; one that goes back
+//! further, is lost or is set begins it anew.
 
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ const ALL_MAX: i64 = 50_000;
 /// As many leave at a time, because they are looked for among all.
 const LEAVING: i64 = 500;
 
+/// By when a throttle goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    /// When what there is to do something for was received.
+    pub(super) at: Timestamp,
+    /// By the wall clock.
+    pub(super) now: Timestamp,
+}
+
 /// Whether a rule may do something for a device at a time; if so, it does. What is held back
 /// is counted. Within a transaction.
 pub(super) fn take(
@@ -29,11 +39,12 @@ pub(super) fn take(
     rule: &str,
     throttle: &Throttle,
     device: &str,
-    at: Timestamp,
+    when: When,
 ) -> Result<bool, Error> {
+    let at = when.at;
     let known = of(connection, rule, device)?;
     let Some((since, done)) = known else {
-        make_room(connection, rule)?;
+        make_room(connection, rule, at)?;
         begin(connection, rule, throttle, device, at)?;
         connection
             .prepare_cached(
@@ -44,7 +55,7 @@ pub(super) fn take(
         counted(connection, 1)?;
         return Ok(true);
     };
-    if !lasts(throttle, since, at) {
+    if !lasts(throttle, since, when) {
         begin(connection, rule, throttle, device, at)?;
         return Ok(true);
     }
@@ -68,14 +79,15 @@ pub(super) fn until(
     connection: &Connection,
     rule: &Rule,
     device: &str,
-    at: Timestamp,
+    when: When,
 ) -> Result<Option<Timestamp>, Error> {
     let Some(throttle) = &rule.actions.throttle else {
         return Ok(None);
     };
     let known = of(connection, &rule.name, device)?;
-    let known = known
-        .filter(|(since, done)| lasts(throttle, *since, at) && *done >= i64::from(throttle.times));
+    let known = known.filter(|(since, done)| {
+        lasts(throttle, *since, when) && *done >= i64::from(throttle.times)
+    });
     Ok(known.map(|(since, _)| Timestamp::from_nanos(since.saturating_add(nanos(throttle.per)))))
 }
 
@@ -88,8 +100,17 @@ fn of(connection: &Connection, rule: &str, device: &str) -> Result<Option<(i64, 
 }
 
 /// Whether the time that began then still lasts.
-fn lasts(throttle: &Throttle, since: i64, at: Timestamp) -> bool {
-    at.as_nanos().saturating_sub(since).saturating_abs() < nanos(throttle.per)
+fn lasts(throttle: &Throttle, since: i64, When { at, now }: When) -> bool {
+    let began = Timestamp::from_nanos(since);
+    if began.is_unset() != at.is_unset() {
+        return false;
+    }
+    let per = nanos(throttle.per);
+    if at >= began {
+        return at.as_nanos().saturating_sub(since) < per;
+    }
+    // It is late, unless the clock itself is so far back.
+    now.is_unset() != began.is_unset() || now.as_nanos() >= since.saturating_sub(per)
 }
 
 fn begin(
@@ -111,40 +132,60 @@ fn begin(
     Ok(())
 }
 
-/// Takes away those whose time ends first, of the rule or of all, where there are too many.
-fn make_room(connection: &Connection, rule: &str) -> Result<(), Error> {
-    let (of_rule, of_all): (i64, i64) = connection
-        .prepare_cached(
-            "SELECT coalesce((SELECT devices FROM throttled WHERE rule = ?1), 0), throttles
-             FROM state",
-        )?
-        .query_row([rule], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let leaving: Vec<(String, String)> = if of_rule >= DEVICES_MAX {
-        let chosen = "SELECT rule, device FROM throttles WHERE rule = ?1 ORDER BY until LIMIT ?2";
-        let mut statement = connection.prepare_cached(chosen)?;
-        let rows = statement.query_map((rule, LEAVING), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect::<rusqlite::Result<_>>()?
-    } else if of_all >= ALL_MAX {
-        let chosen = "SELECT rule, device FROM throttles ORDER BY until LIMIT ?1";
-        let mut statement = connection.prepare_cached(chosen)?;
-        let rows = statement.query_map([LEAVING], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        rows.collect::<rusqlite::Result<_>>()?
-    } else {
-        return Ok(());
-    };
-    for (rule, device) in leaving {
-        connection
-            .prepare_cached("DELETE FROM throttles WHERE rule = ?1 AND device = ?2")?
-            .execute((&rule, &device))?;
-        connection
+/// Where there are too many, of the rule or of all, takes those away whose time is over, and
+/// if that is not enough those whose time ends first.
+fn make_room(connection: &Connection, rule: &str, at: Timestamp) -> Result<(), Error> {
+    loop {
+        let (of_rule, of_all): (i64, i64) = connection
             .prepare_cached(
-                "UPDATE throttled SET devices = devices - 1, evicted = evicted + 1
-                 WHERE rule = ?1",
+                "SELECT coalesce((SELECT devices FROM throttled WHERE rule = ?1), 0), throttles
+                 FROM state",
             )?
-            .execute([&rule])?;
-        counted(connection, -1)?;
+            .query_row([rule], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let is_full_of_it = of_rule >= DEVICES_MAX;
+        if !is_full_of_it && of_all < ALL_MAX {
+            return Ok(());
+        }
+        // Of whatever rule: they are found by their time alone, and are in nobody's way then.
+        let over = "SELECT rule, device FROM throttles WHERE until <= ?1 ORDER BY until LIMIT ?2";
+        let over = chosen(connection, over, (at.as_nanos(), LEAVING))?;
+        let (leaving, evicted) = if !over.is_empty() {
+            (over, 0)
+        } else if is_full_of_it {
+            let ours = "SELECT rule, device FROM throttles WHERE rule = ?1 ORDER BY until LIMIT ?2";
+            (chosen(connection, ours, (rule, LEAVING))?, 1)
+        } else {
+            let any = "SELECT rule, device FROM throttles ORDER BY until LIMIT ?1";
+            (chosen(connection, any, [LEAVING])?, 1)
+        };
+        // Never without end, should a count be more than there are.
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        for (rule, device) in leaving {
+            connection
+                .prepare_cached("DELETE FROM throttles WHERE rule = ?1 AND device = ?2")?
+                .execute((&rule, &device))?;
+            connection
+                .prepare_cached(
+                    "UPDATE throttled SET devices = devices - 1, evicted = evicted + ?2
+                     WHERE rule = ?1",
+                )?
+                .execute((&rule, evicted))?;
+            counted(connection, -1)?;
+        }
     }
-    Ok(())
+}
+
+/// Rules and devices of some rows.
+fn chosen(
+    connection: &Connection,
+    sql: &str,
+    of: impl rusqlite::Params,
+) -> Result<Vec<(String, String)>, Error> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(of, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn counted(connection: &Connection, more: i64) -> Result<(), Error> {
@@ -185,9 +226,10 @@ pub struct HeldBack {
     pub rule: std::sync::Arc<str>,
     /// How often it did nothing, since it has a throttle.
     pub held_back: u64,
-    /// Devices for which it did something of late.
+    /// Devices that are known, also of those whose time is over.
     pub devices: u64,
-    /// Devices that were forgotten for others, and may have had more than the rule says.
+    /// Devices that were forgotten for others before their time was over, and may have had
+    /// more than the rule says.
     pub evicted: u64,
 }
 

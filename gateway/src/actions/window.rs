@@ -68,7 +68,7 @@ pub(super) struct State {
     looked: i64,
     /// It would hold by now, and may not begin.
     #[serde(skip)]
-    waits: bool,
+    pub(super) waits: bool,
 }
 
 /// What came within a part.

@@ -1,6 +1,6 @@
 //! Windows as they are kept: one for each rule and device.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
@@ -125,9 +125,9 @@ pub(super) fn forget(connection: &Connection, rule: &str, device: &str) -> Resul
     counted(connection, -i64::try_from(gone).unwrap_or(0))
 }
 
-/// The rules with windows whose schedule is open, as it was looked at last.
+/// Whether the schedules of rules with windows were open when they were looked at last.
 #[derive(Debug, Default)]
-pub(super) struct Opened(HashSet<Arc<str>>);
+pub(super) struct Opened(HashMap<Arc<str>, bool>);
 
 impl Opened {
     /// Has those windows looked at whose schedule has opened: what waited for that begins
@@ -139,27 +139,37 @@ impl Opened {
         now: Timestamp,
         listened: i64,
     ) -> Result<(), Error> {
+        if now.is_unset() {
+            // Nobody knows which are open, and what opens when that is known did not open.
+            self.0.clear();
+            return Ok(());
+        }
         let scheduled = rules.rules().iter().filter(|rule| rule.schedule.is_some());
         for rule in scheduled {
             let Some(window) = rule.actions.window.as_deref() else {
                 continue;
             };
-            if !rule.may_begin(now) {
-                self.0.remove(&rule.name);
-            } else if self.0.insert(rule.name.clone()) {
-                opened(connection, &rule.name, window, now, listened)?;
+            let is_open = rule.may_begin(now);
+            let before = self.0.insert(rule.name.clone(), is_open);
+            if is_open && before != Some(true) {
+                let was_closed = before == Some(false);
+                opened(connection, &rule.name, window, now, listened, was_closed)?;
             }
         }
         Ok(())
     }
 }
 
+/// Looks at what waited. Where its schedule was seen closed, an absence that is still to
+/// come counts anew, too: of that time the device may have slept. It does not each time that
+/// the gateway starts, or absences would be put off by that.
 fn opened(
     connection: &Connection,
     rule: &str,
     window: &Window,
     now: Timestamp,
     listened: i64,
+    was_closed: bool,
 ) -> Result<(), Error> {
     let (due, due_listened) = match window {
         Window::Over { .. } => (Some(now.as_nanos()), None),
@@ -171,9 +181,9 @@ fn opened(
     connection
         .prepare_cached(
             "UPDATE windows SET due = ?2, due_listened = ?3
-             WHERE rule = ?1 AND due_listened IS NULL",
+             WHERE rule = ?1 AND (due_listened IS NULL OR (?4 AND due_listened < ?3))",
         )?
-        .execute((rule, due, due_listened))?;
+        .execute((rule, due, due_listened, was_closed))?;
     Ok(())
 }
 

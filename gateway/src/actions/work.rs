@@ -16,7 +16,7 @@ use super::{
     windows,
 };
 use crate::{
-    event::{Event, Value},
+    event::{Event, Timestamp, Value},
     fleet::{self, Asked, Fleet},
     gateway_id::GatewayId,
     record::{Position, Record},
@@ -258,7 +258,8 @@ impl<'p, S: Show + Place> Page<'p, S> {
         match (role, &rule.actions.window) {
             // Whoever tries again has decided.
             (Role::Takes, None)
-                if self.base == Base::Received && self.is_held_back(rule, event, makes)? =>
+                if self.base == Base::Received
+                    && self.is_held_back(rule, event, makes, event.received)? =>
             {
                 Ok(Ok(()))
             }
@@ -271,12 +272,13 @@ impl<'p, S: Show + Place> Page<'p, S> {
                 let mut state = Window::of(known, window);
                 let may_begin = rule.may_begin(event.received);
                 let turn = state.take(window, event, self.work.listened, may_begin);
-                self.follow(rule, turn, &mut state, device, Some(event), may_begin)?;
+                let cause = Some(event);
+                self.follow(rule, turn, &mut state, device, cause, may_begin)?;
                 if turn.is_none() && is_new {
                     // It may have been evicted while it held.
                     alarm::clear(transaction, rule, event, &self.work.now)?;
                 }
-                self.keep(rule, window, &state, device, is_new)?;
+                self.keep(rule, window, &state, device, is_new, cause)?;
                 Ok(Ok(()))
             }
             (Role::Clears, _) if makes => {
@@ -300,10 +302,11 @@ impl<'p, S: Show + Place> Page<'p, S> {
         let may_begin = rule.may_begin(now);
         let turn = state.look(window, now, listened, may_begin);
         self.follow(rule, turn, &mut state, device, None, may_begin)?;
-        self.keep(rule, window, &state, device, false)
+        self.keep(rule, window, &state, device, false, None)
     }
 
-    /// Keeps a window. One whose rule is throttled is looked at when that ends.
+    /// Keeps a window. One whose rule is throttled is looked at when that ends, and one that
+    /// waited for hours that began before this was done now.
     fn keep(
         &self,
         rule: &Rule,
@@ -311,14 +314,25 @@ impl<'p, S: Show + Place> Page<'p, S> {
         state: &Window,
         device: &str,
         is_new: bool,
+        cause: Option<&Event>,
     ) -> Result<(), Error> {
         let now = self.work.now.at;
-        let again = match state.quiet {
-            true => throttle::until(self.transaction, rule, device, now)?,
-            false => None,
+        let again = if state.waits && rule.may_begin(now) {
+            Some(now)
+        } else if state.quiet {
+            throttle::until(self.transaction, rule, device, self.when(cause))?
+        } else {
+            None
         };
         let of = (&*rule.name, device);
         windows::save(self.transaction, of, window, state, is_new, again)
+    }
+
+    /// When what there is to do something for came: a window turns with an event, or now.
+    fn when(&self, cause: Option<&Event>) -> throttle::When {
+        let now = self.work.now.at;
+        let at = cause.map_or(now, |cause| cause.received);
+        throttle::When { at, now }
     }
 
     /// Does what there is to do when a window turned, or when it holds and what there was to
@@ -335,8 +349,8 @@ impl<'p, S: Show + Place> Page<'p, S> {
         let turn = match turn {
             Some(turn) => turn,
             None if state.quiet && may_begin => {
-                let now = self.work.now.at;
-                if throttle::until(self.transaction, rule, device, now)?.is_some() {
+                let when = self.when(cause);
+                if throttle::until(self.transaction, rule, device, when)?.is_some() {
                     return Ok(());
                 }
                 Turn::Began
@@ -363,7 +377,7 @@ impl<'p, S: Show + Place> Page<'p, S> {
         }
         let was_quiet = std::mem::take(&mut state.quiet);
         let done = match turn {
-            Turn::Began if self.is_held_back(rule, &event, true)? => {
+            Turn::Began if self.is_held_back(rule, &event, true, self.when(cause).at)? => {
                 state.quiet = true;
                 Ok(())
             }
@@ -429,9 +443,16 @@ impl<'p, S: Show + Place> Page<'p, S> {
         Ok(told.map_err(|reason| vec![(Part::Message, reason)]))
     }
 
-    /// Whether the rule's throttle holds back what there is to do for an event. What only
-    /// counts for an alarm that holds is nothing that anybody hears of.
-    fn is_held_back(&self, rule: &Rule, event: &Event, makes: bool) -> Result<bool, Error> {
+    /// Whether the rule's throttle holds back what there is to do for an event, by the time at
+    /// which it came: that of a window is made later. What only counts for an alarm that
+    /// holds is nothing that anybody hears of.
+    fn is_held_back(
+        &self,
+        rule: &Rule,
+        event: &Event,
+        makes: bool,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
         let actions = &rule.actions;
         let Some(throttle) = &actions.throttle else {
             return Ok(false);
@@ -443,8 +464,9 @@ impl<'p, S: Show + Place> Page<'p, S> {
         if !raises && !commands && actions.topic.is_none() {
             return Ok(false);
         }
-        let (name, at) = (&*rule.name, event.received);
-        if throttle::take(transaction, name, throttle, device, at)? {
+        let now = self.work.now.at;
+        let when = throttle::When { at, now };
+        if throttle::take(transaction, &rule.name, throttle, device, when)? {
             return Ok(false);
         }
         if makes && holds {

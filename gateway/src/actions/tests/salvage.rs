@@ -150,6 +150,29 @@ fn a_crash_in_the_middle_of_it_loses_nothing() {
     );
 }
 
+/// With one bit more in the file the integer in the named column of a row of `broken` is a
+/// float.
+fn retype(dir: &Path, types: &[u8], column: usize) {
+    let path = dir.join(schema::FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let mut parts = bytes.windows(types.len());
+    let at = parts.position(|part| part == types).unwrap();
+    bytes[at + column] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// The rules that a table has something of.
+fn rules_of(dir: &Path, table: &str) -> (Vec<String>, i64) {
+    let connection = schema::open(dir).unwrap();
+    let mut statement = connection
+        .prepare(&format!("SELECT rule FROM {table} ORDER BY rule, device"))
+        .unwrap();
+    let rules = statement.query_map([], |row| row.get(0)).unwrap();
+    let count = format!("SELECT {table} FROM state");
+    let count = connection.query_row(&count, [], |row| row.get(0)).unwrap();
+    (rules.collect::<rusqlite::Result<_>>().unwrap(), count)
+}
+
 #[test]
 fn a_window_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -163,24 +186,58 @@ fn a_window_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
         )
         .unwrap();
     connection.close().unwrap();
-    let path = dir.path().join(schema::FILE);
-    let mut bytes = std::fs::read(&path).unwrap();
-    // The types of its columns: with one bit more the integer is a float.
-    let types = [6, 25, 15, 14, 6, 0, b'b'];
-    let at = bytes.windows(7).position(|part| part == types).unwrap();
-    bytes[at + 4] ^= 1;
-    std::fs::write(path, bytes).unwrap();
+    // The types of its columns.
+    retype(dir.path(), &[6, 25, 15, 14, 6, 0, b'b'], 4);
+    let expect = ["r", "whole"].map(str::to_owned).to_vec();
+    assert_eq!(rules_of(dir.path(), "windows"), (expect, 2));
+}
+
+#[test]
+fn a_throttle_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
     let connection = schema::open(dir.path()).unwrap();
-    let kept: Vec<String> = connection
-        .prepare("SELECT rule FROM windows ORDER BY rule")
-        .unwrap()
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<rusqlite::Result<_>>()
+    connection
+        .execute_batch(
+            "INSERT INTO throttles VALUES ('broken', 'd', 0x0102030405060708, 2, 3),
+                 ('whole', 'd', 0x0102030405060708, 2, 3);
+             UPDATE state SET throttles = 3;",
+        )
         .unwrap();
-    assert_eq!(kept, ["r", "whole"]);
-    let windows: i64 = connection
-        .query_row("SELECT windows FROM state", [], |row| row.get(0))
+    connection.close().unwrap();
+    retype(dir.path(), &[6, 25, 15, 6, 1, 1, b'b'], 3);
+    let expect = ["r", "whole"].map(str::to_owned).to_vec();
+    assert_eq!(rules_of(dir.path(), "throttles"), (expect, 2));
+}
+
+#[test]
+fn throttles_on_both_sides_of_a_damaged_page_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path());
+    let mut connection = schema::open(dir.path()).unwrap();
+    let transaction = connection.transaction().unwrap();
+    for n in 0..2_000 {
+        let device = format!("throttled-{n:04}-{}", "x".repeat(40));
+        transaction
+            .execute("INSERT INTO throttles VALUES ('r', ?1, 1, 2, 3)", [device])
+            .unwrap();
+    }
+    transaction.commit().unwrap();
+    connection.close().unwrap();
+    // A leaf of the table: in the index, where the time stands before the rule, it is 2.
+    damage(dir.path(), |page| {
+        let text = b"\x01rthrottled-1000-";
+        page[0] == 10 && page.windows(text.len()).any(|part| part == text)
+    });
+    let connection = schema::open(dir.path()).unwrap();
+    let ends: (String, String, i64) = connection
+        .query_row(
+            "SELECT min(device), max(device), count(*) FROM throttles WHERE device > 'e'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
         .unwrap();
-    assert_eq!(windows, 2);
+    assert!(ends.0.starts_with("throttled-0000"), "{ends:?}");
+    assert!(ends.1.starts_with("throttled-1999"), "{ends:?}");
+    assert!((1_500..2_000).contains(&ends.2), "{ends:?}");
 }

@@ -66,7 +66,7 @@ impl Bench {
 
 #[test]
 fn a_rule_does_no_more_for_a_device_than_its_throttle_says_and_what_it_holds_back_is_counted() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     let rules = ActingSet::new(&[rule("hot", HOT, telling(2, 600))]);
     for (n, device, secs) in [
         (1, "a", 0),
@@ -75,11 +75,12 @@ fn a_rule_does_no_more_for_a_device_than_its_throttle_says_and_what_it_holds_bac
         (4, "b", 30),
         (5, "a", 599),
         (6, "a", 600),
-        // A little back, as events come of several connections, and far back.
+        // A little back, as events come of several connections, and the clock far back.
         (7, "b", 29),
         (8, "b", 31),
         (9, "b", -600),
     ] {
+        bench.now = at(secs);
         let before = bench.topics().len();
         let record = reading_at(n, device, 90.0, secs);
         bench.act(&rules, &[record]).unwrap();
@@ -94,6 +95,81 @@ fn a_rule_does_no_more_for_a_device_than_its_throttle_says_and_what_it_holds_bac
         evicted: 0,
     };
     assert_eq!((all, by_rule), (3, vec![expect]));
+}
+
+#[test]
+fn what_came_long_before_and_is_acted_on_late_begins_no_time_of_its_own() {
+    let mut bench = Bench::new();
+    let rules = ActingSet::new(&[rule("hot", HOT, telling(1, 3_600))]);
+    // Live; out of quarantine, of yesterday; live; and once more when the time is over.
+    for (n, now, received, done) in [
+        (1, 0, 0, 1),
+        (2, 600, -86_400, 1),
+        (3, 660, 660, 1),
+        (4, 3_599, -90_000, 1),
+        (5, 3_600, 3_600, 2),
+    ] {
+        bench.now = at(now);
+        bench
+            .act(&rules, &[reading_at(n, "a", 90.0, received)])
+            .unwrap();
+        assert_eq!(bench.topics().len(), done, "{n}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_lost_or_set_begins_the_time_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let connection = schema::open(dir.path()).unwrap();
+    let one = throttle(1, 86_400);
+    let take = |at, now| {
+        let when = throttle::When { at, now };
+        throttle::take(&connection, "hot", &one, "a", when).unwrap()
+    };
+    let uptime = |secs: i64| Timestamp::from_millis(secs * 1_000);
+    assert!(take(at(0), at(0)));
+    // It is lost; what was received before that is late all the same.
+    assert!(!take(at(-90_000), uptime(40)));
+    assert!(take(uptime(50), uptime(50)));
+    assert!(!take(uptime(60), uptime(60)));
+    // It is set.
+    assert!(take(at(100), at(100)));
+    assert!(!take(at(101), at(101)));
+}
+
+#[test]
+fn a_window_of_a_backlog_is_throttled_by_when_it_turned() {
+    let mut bench = Bench::new();
+    let window = Window::Over {
+        over: Duration::from_secs(20),
+        what: Measure::Max("t".into()),
+        bounds: Bounds::parse("> 80").unwrap(),
+        samples_min: 1,
+    };
+    let actions = Actions {
+        window: Some(Arc::new(window)),
+        ..alarming(telling(1, 600))
+    };
+    let any = r#"{"device":[{"exists":true}]}"#;
+    let rules = ActingSet::new(&[rule("hot", any, actions)]);
+    // Nothing was acted on for an hour: it began twice, half an hour apart, and in between
+    // once more within its time.
+    bench.now = at(3_600);
+    let readings = [
+        (0, 90.0),
+        (60, 20.0),
+        (120, 90.0),
+        (180, 20.0),
+        (1_800, 90.0),
+        (1_860, 20.0),
+    ];
+    let page: Vec<Record> = (1..)
+        .zip(readings)
+        .map(|(n, (secs, value))| reading_at(n, "a", value, secs))
+        .collect();
+    bench.act(&rules, &page).unwrap();
+    assert_eq!(bench.topics().len(), 4, "two began and ended");
+    assert_eq!(bench.held_back().0, 1);
 }
 
 #[test]
@@ -242,25 +318,35 @@ fn devices_of_a_throttle_take_bounded_room_and_none_is_kept_for_a_rule_without_o
     let mut connection = schema::open(bench.dir.path()).unwrap();
     let one = throttle(1, 600);
     let transaction = connection.transaction().unwrap();
+    let take = |rule: &str, n: i64, secs: i64| {
+        let (device, at) = (format!("d{n}"), at(secs));
+        let when = throttle::When { at, now: at };
+        throttle::take(&transaction, rule, &one, &device, when).unwrap()
+    };
+    // All at once, and as it is by day: one after the other.
     for n in 0..6_000 {
-        let device = format!("d{n}");
-        let may = throttle::take(&transaction, "hot", &one, &device, at(n)).unwrap();
-        assert!(may, "{device}");
+        assert!(take("hot", n, 0), "{n}");
     }
-    assert!(!throttle::take(&transaction, "hot", &one, "d5999", at(6_000)).unwrap());
+    assert!(!take("hot", 5_999, 1));
+    for n in 0..6_000 {
+        assert!(take("warm", n, n), "{n}");
+    }
+    assert!(!take("warm", 5_999, 6_000));
     transaction.commit().unwrap();
-    let said = throttle::held_back(&connection).unwrap().remove(0);
-    assert!(
-        said.devices <= 5_000 && said.devices + said.evicted == 6_000,
-        "{said:?}"
-    );
+    let said = throttle::held_back(&connection).unwrap();
+    let [hot, warm] = &said[..] else {
+        panic!("{said:?}");
+    };
+    assert!((500..=1_500).contains(&hot.evicted), "{hot:?}");
+    assert_eq!(warm.evicted, 0, "nobody was forgotten before his time");
+    assert!(hot.devices <= 5_000 && warm.devices <= 5_000, "{said:?}");
     let count = |connection: &rusqlite::Connection| -> (i64, i64) {
         let count = "SELECT throttles, (SELECT count(*) FROM throttles) FROM state";
         connection
             .query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))
             .unwrap()
     };
-    let devices = i64::try_from(said.devices).unwrap();
+    let devices = i64::try_from(hot.devices + warm.devices).unwrap();
     assert_eq!(count(&connection), (devices, devices));
     throttle::forget_others(&mut connection, ["other"].into_iter()).unwrap();
     assert_eq!(count(&connection), (0, 0));
@@ -271,25 +357,29 @@ proptest! {
     #[test]
     fn whatever_restarts_in_between_it_lets_through_what_a_twin_in_memory_does(
         times in 1u32..4,
-        steps in proptest::collection::vec((0u8..3, 0i64..40, any::<bool>()), 1..40),
+        // Some are retried from yesterday.
+        steps in proptest::collection::vec(
+            (0u8..3, 0i64..40, any::<bool>(), prop::bool::weighted(0.2)), 1..40),
     ) {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
         let rules = ActingSet::new(&[rule("hot", HOT, telling(times, 60))]);
         let mut twin: HashMap<u8, (i64, u32)> = HashMap::new();
         let (mut now, mut expect, mut position) = (0, Vec::new(), 0);
         let mut page = Vec::new();
-        for (device, later, restarts) in steps {
+        for (device, later, restarts, is_old) in steps {
             now += later;
             position += 1;
-            page.push(reading_at(position, &device.to_string(), 90.0, now));
-            let (since, done) = twin.entry(device).or_insert((now, 0));
-            if now - *since >= 60 {
-                (*since, *done) = (now, 0);
+            let received = if is_old { now - 86_400 } else { now };
+            page.push(reading_at(position, &device.to_string(), 90.0, received));
+            let (since, done) = twin.entry(device).or_insert((received, 0));
+            if received - *since >= 60 {
+                (*since, *done) = (received, 0);
             }
             if *done < times {
                 *done += 1;
                 expect.push(format!("hot/{device}"));
             }
+            bench.now = at(now);
             if restarts {
                 bench.act(&rules, &std::mem::take(&mut page)).unwrap();
             }

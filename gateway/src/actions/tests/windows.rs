@@ -533,3 +533,42 @@ fn silence_is_told_when_a_schedule_is_open_and_the_device_had_its_time_in_it() {
     assert_eq!(of_a.last().map(|turn| &*turn.1), Some("ended"));
     assert_eq!(of_a.len(), 2);
 }
+
+#[test]
+fn what_held_before_the_opening_and_is_acted_on_after_it_begins_without_another_event() {
+    let mut bench = Bench::new();
+    let mut opened = super::super::windows::Opened::default();
+    let rules = ActingSet::new(&[later(windowed(over(20, Measure::Count, ">= 3")))]);
+    bench.now = at(60.0);
+    look(&bench, &mut opened, &rules);
+    // The commit took a moment.
+    for (n, secs) in [(1, 59.7), (2, 59.8), (3, 59.9)] {
+        bench.act(&rules, &[reading_at(n, "a", 1.0, secs)]).unwrap();
+    }
+    assert!(bench.turns().is_empty(), "they came before it");
+    look(&bench, &mut opened, &rules);
+    assert_eq!(bench.turns(), [turn("a", "began", Some(3.0))]);
+}
+
+#[test]
+fn silence_that_began_at_night_is_told_when_the_device_had_its_time_after_the_opening() {
+    let mut bench = Bench::new();
+    let absent = Window::Absent(Duration::from_secs(100));
+    let rules = ActingSet::new(&[later(windowed(absent))]);
+    bench.act(&rules, &[reading_at(1, "a", 1.0, 0.0)]).unwrap();
+    let mut opened = super::super::windows::Opened::default();
+    let mut step = |secs: i32, opened: &mut super::super::windows::Opened| {
+        (bench.now, bench.listened) = (at(secs.into()), i64::from(secs) * 1_000);
+        look(&bench, opened, &rules);
+        bench.turns().len()
+    };
+    step(50, &mut opened);
+    // It opens at 60, and the device was heard at 0: not at 100, but at 160.
+    assert_eq!(step(60, &mut opened), 0);
+    assert_eq!(step(101, &mut opened), 0);
+    // A start puts nothing off.
+    let mut opened = super::super::windows::Opened::default();
+    assert_eq!(step(120, &mut opened), 0);
+    assert_eq!(step(159, &mut opened), 0);
+    assert_eq!(step(160, &mut opened), 1);
+}
