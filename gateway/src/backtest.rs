@@ -24,6 +24,9 @@ use crate::{
     rules::{ACTIONS, Rule, RuleSet, Scratch},
 };
 
+/// The name of a pattern that is asked by itself, which no rule has: it takes no rule's place.
+pub const PATTERN: &str = "(pattern)";
+
 /// Devices and hours that are counted one by one, over all rules.
 pub const CELLS_MAX: usize = 100_000;
 
@@ -226,26 +229,31 @@ impl Backtest {
         }
         // The place of each change among the rules then.
         let mut places = Vec::with_capacity(changes.len());
-        for change in &changes {
+        let changes_any = !changes.is_empty();
+        let named: Vec<Arc<str>> = changes
+            .iter()
+            .flat_map(|r| r.destinations.clone())
+            .collect();
+        for change in changes {
             match by_name.get(&change.name) {
                 Some(at) => {
-                    then[*at] = change.clone();
                     places.push(*at);
+                    then[*at] = change;
                 }
                 None => {
                     places.push(then.len());
-                    then.push(change.clone());
+                    then.push(change);
                 }
             }
         }
         if then.is_empty() {
             return Err(Error::NoRules);
         }
-        let mut told: Vec<usize> = match changes.is_empty() {
-            true => (0..in_force.len())
+        let mut told: Vec<usize> = match changes_any {
+            true => places,
+            false => (0..in_force.len())
                 .filter(|at| by_name.get(&in_force[*at].name) == Some(at))
                 .collect(),
-            false => places,
         };
         if let Some(only) = only {
             told.retain(|at| *then[*at].name == *only);
@@ -254,21 +262,14 @@ impl Backtest {
             }
         }
 
-        // What a change names is there by then, or the change could not be made.
-        let named: Vec<Arc<str>> = changes
-            .iter()
-            .flat_map(|r| r.destinations.clone())
-            .collect();
         let own = [Arc::from(ACTIONS)];
         let open = mask(&names, &destinations).union(mask(&names, &own));
         let mut now = Side::new(&in_force, &names, open);
-        let mut then_side = match changes.is_empty() {
-            true => None,
-            false => {
-                let open = open.union(mask(&names, &named));
-                Some(Side::new(&then, &names, open))
-            }
-        };
+        // What a change names is there by then, or the change could not be made.
+        let mut then_side = changes_any.then(|| {
+            let open = open.union(mask(&names, &named));
+            Side::new(&then, &names, open)
+        });
         let tallies = told.iter().map(|at| {
             let compared = then_side.is_some() && *at < in_force.len();
             Tally::new(then[*at].name.clone(), compared)

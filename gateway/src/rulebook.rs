@@ -13,6 +13,7 @@ mod narrowing;
 mod rescue;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,6 +25,7 @@ use rusqlite::Connection;
 
 pub use kept::{FILE, Version};
 pub use rescue::rescue;
+pub use trial::Trial;
 
 use narrowing::{narrowed, nothing_to, silenced};
 
@@ -322,20 +324,8 @@ impl Rulebook {
         inner.put.get(name).map(|put| put.version.clone())
     }
 
-    /// A rule as it would be put, without putting it. Blocking.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn read(&self, text: &str) -> Result<Rule, Error> {
-        if text.len() > RULE_BYTES_MAX {
-            let what = format!("a rule has at most {RULE_BYTES_MAX} bytes");
-            return Err(Error::Wrong(vec![what]));
-        }
-        read(text, &self.inner().destinations).map_err(Error::Wrong)
-    }
-
     /// The destinations that rules may name, and the rules in force. Blocking.
-    pub fn in_force(&self) -> (Vec<Arc<str>>, Vec<Rule>) {
+    fn in_force(&self) -> (Vec<Arc<str>>, Vec<Rule>) {
         let inner = self.inner();
         let put = in_force(&inner.of_file, &inner.put);
         let rules = inner.of_file.iter().cloned().chain(put).collect();
@@ -530,10 +520,15 @@ fn has_room(inner: &Inner, name: &str, text: &str, rule: &Rule) -> Result<(), Er
         format!("there can be {RULES_MAX} rules that were put")
     } else if bytes + text.len() > BYTES_MAX {
         format!("rules that were put have at most {BYTES_MAX} bytes together")
-    } else if known + fields(rule) > FIELDS_MAX {
-        format!("all rules together have more than {FIELDS_MAX} fields")
+    } else if let Some(what) = too_many_fields(known + fields(rule)) {
+        what
     } else {
         return Ok(());
     };
     Err(Error::Wrong(vec![what]))
+}
+
+/// What is wrong where all rules have so many fields, if anything.
+fn too_many_fields(fields: usize) -> Option<String> {
+    (fields > FIELDS_MAX).then(|| format!("all rules together have more than {FIELDS_MAX} fields"))
 }

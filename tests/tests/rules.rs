@@ -220,7 +220,11 @@ fn a_change_of_a_rule_is_tried_over_the_api_by_who_may_and_changes_nothing() {
     let rest = backtest(&setup, OPERATOR, r#"{"after": 2, "until": 3}"#).1;
     assert_eq!((&rest["events"], &rest["until"]), (&1.into(), &3.into()));
     let later = r#"{"from": "2100-01-01T00:00:00Z", "pattern": {"device": ["b7"]}}"#;
-    assert_eq!(backtest(&setup, OPERATOR, later).1["events"], 0);
+    let said = backtest(&setup, OPERATOR, later).1;
+    assert_eq!(
+        (&said["events"], &said["rules"][0]["rule"]),
+        (&0.into(), &"(pattern)".into())
+    );
     for (asked, words) in [
         ("[]", "should be a JSON object"),
         (r#"{"rule": "none"}"#, "there is no rule \"none\""),
@@ -229,7 +233,12 @@ fn a_change_of_a_rule_is_tried_over_the_api_by_who_may_and_changes_nothing() {
         (r#"{"pattern": {"device": "b7"}}"#, "pattern: line 1"),
         (
             r#"{"rules": [{"name": "a", "pattern": {"device": ["b7"]}, "destinations": ["lak"]}]}"#,
-            "rules[0].destinations: \"lak\" should be one of",
+            "rule[1].destinations: \"lak\" should be one of",
+        ),
+        (
+            r#"{"rules": [{"name": "a", "pattern": {"device": ["b7"]}, "destinations": ["lake"]},
+                {"name": "a", "pattern": {"device": ["b8"]}, "destinations": ["lake"]}]}"#,
+            "rule[2].name: another one is named \"a\" as well",
         ),
     ] {
         let (status, said) = backtest(&setup, OPERATOR, asked);

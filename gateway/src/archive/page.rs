@@ -109,7 +109,7 @@ impl Chosen {
         loop {
             let rest = count - chosen.records.len();
             let page = listing.history(after, until, rest, &received)?;
-            chosen.damaged += page.damaged;
+            chosen.damaged += page.damaged.len() as u64;
             let (mut last, mut following) = (page.next, page.following);
             let mut records = page.records.into_iter().peekable();
             while let Some(record) = records.next() {

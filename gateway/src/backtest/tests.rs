@@ -197,3 +197,12 @@ fn a_rule_takes_only_what_was_received_within_its_schedule() {
     assert_eq!((report.rules[0].takes, report.events), (1, 4));
     assert_eq!(report.destinations[1].in_force, 1);
 }
+
+#[test]
+fn a_pattern_by_itself_has_a_name_that_no_rule_can_have() {
+    let rule = format!(
+        r#"{{"name": "{PATTERN}", "pattern": {{"device": ["b7"]}}, "destinations": ["lake"]}}"#
+    );
+    let mistakes = crate::config::Config::rule_of_json(&rule, &["lake".into()]).unwrap_err();
+    assert!(mistakes[0].what.contains("a name has"), "{mistakes:?}");
+}

@@ -21,13 +21,13 @@ use utoipa::ToSchema;
 use super::{Context, error::Problem, registry::object};
 use crate::{
     admin,
-    backtest::{self, Backtest, Report},
+    backtest::{self, Backtest, PATTERN, Report},
     event::Timestamp,
     pace::Pace,
-    record::Position,
+    record::{Position, Record},
     rulebook,
     rules::{Pattern, Rule},
-    store::{self, Listing},
+    store::{self, HistoryPage, Listing},
 };
 
 /// One at a time: it takes a processor, and room for what it counts.
@@ -38,8 +38,6 @@ const PAGE_TIME_MAX: Duration = Duration::from_secs(10);
 const RECORDS: usize = 1_000;
 /// Rules that are tried together.
 const RULES_MAX: usize = 1_000;
-/// The name of a pattern that is tried by itself.
-const PATTERN: &str = "pattern";
 
 /// What to ask, and of which events.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -185,23 +183,19 @@ fn look(
     _turn: SemaphorePermit<'_>,
     gone: &AtomicBool,
 ) -> Result<Answer, Problem> {
-    let read = |(n, change): (usize, &Change)| match change {
-        Change::Pattern(pattern) => Ok(Rule::to(PATTERN, (**pattern).clone(), Vec::new())),
-        Change::Rule(text) => context.rulebook.read(text).map_err(|error| match error {
-            rulebook::Error::Wrong(said) => {
-                let said: Vec<_> = said.iter().map(|one| format!("rules[{n}].{one}")).collect();
-                rulebook::Error::Wrong(said)
+    let mut trial = context.rulebook.trial();
+    for (n, change) in (1..).zip(&wanted.changes) {
+        match change {
+            Change::Pattern(pattern) => {
+                trial.add(Rule::to(PATTERN, (**pattern).clone(), Vec::new()))?;
             }
-            other => other,
-        }),
-    };
-    let changes = wanted.changes.iter().enumerate().map(read);
-    let changes = changes.collect::<Result<Vec<Rule>, rulebook::Error>>()?;
-    let (destinations, in_force) = context.rulebook.in_force();
+            Change::Rule(text) => trial.read(text).map_err(|error| of_rule(n, error))?,
+        }
+    }
     let mut backtest = Backtest::new(backtest::Asked {
-        destinations,
-        in_force,
-        changes,
+        destinations: trial.destinations,
+        in_force: trial.in_force,
+        changes: trial.changes,
         only: wanted.only.clone(),
     })
     .map_err(|error| wrong(error.to_string()))?;
@@ -211,6 +205,15 @@ fn look(
         until: wanted.until.0,
         next: next.map(|next| next.0),
     })
+}
+
+/// What is wrong with one of several rules.
+fn of_rule(n: usize, error: rulebook::Error) -> rulebook::Error {
+    let rulebook::Error::Wrong(said) = error else {
+        return error;
+    };
+    let said = said.iter().map(|one| format!("rule[{n}].{one}"));
+    rulebook::Error::Wrong(said.collect())
 }
 
 /// Asks of events until there are no more, it took long, or nobody waits any more; says where
@@ -224,20 +227,112 @@ fn asked(
     let listing: Listing = context.store.listing()?;
     let (began, mut pace) = (Instant::now(), Pace::begin());
     let mut after = wanted.after;
+    let is_over = || began.elapsed() >= PAGE_TIME_MAX || gone.load(Relaxed);
     loop {
         let page = listing.history(after, wanted.until, RECORDS, &wanted.received)?;
-        backtest.damaged(page.damaged);
-        let of = wanted.device.as_deref();
-        for record in page.records {
-            if of.is_none_or(|device| record.is_of(device)) {
-                backtest.ask(&context.boots.repaired(record));
-            }
-        }
-        match page.next {
-            Some(next) if began.elapsed() < PAGE_TIME_MAX && !gone.load(Relaxed) => after = next,
+        let next = page.next;
+        let ended = ask(
+            backtest,
+            page,
+            wanted.device.as_deref(),
+            |record| context.boots.repaired(record),
+            is_over,
+        );
+        match ended.or(next) {
+            Some(next) if !is_over() => after = next,
             next => return Ok(next),
         }
         // Devices need the processors more.
         std::thread::sleep(pace.rest());
+    }
+}
+
+/// Asks of the records of a page until it is over; says of which it asked last where that is
+/// not all of them.
+fn ask(
+    backtest: &mut Backtest,
+    page: HistoryPage,
+    of: Option<&str>,
+    repaired: impl Fn(Record) -> Record,
+    is_over: impl Fn() -> bool,
+) -> Option<Position> {
+    let mut ended = None;
+    let mut records = page.records.into_iter().peekable();
+    while let Some(record) = records.next() {
+        let position = record.position;
+        if of.is_none_or(|device| record.is_of(device)) {
+            backtest.ask(&repaired(record));
+        }
+        // One may take some tenths of a second.
+        if is_over() && records.peek().is_some() {
+            ended = Some(position);
+            break;
+        }
+    }
+    // Those that follow are read again.
+    let damaged = page.damaged.iter();
+    let damaged = damaged.filter(|at| ended.is_none_or(|ended| **at <= ended));
+    backtest.damaged(damaged.count() as u64);
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{event::Key, record::Routes, rules::tests::event_of};
+
+    fn record(position: u64) -> Record {
+        let event = event_of("b7", &[]);
+        let mut body = Vec::new();
+        event.to_cbor(&mut body);
+        Record {
+            position: Position(position),
+            key: Key([7; 16]),
+            received: event.received,
+            routes: Routes::NONE,
+            body: body.into(),
+        }
+    }
+
+    #[test]
+    fn a_page_that_takes_too_long_ends_with_any_record_and_the_next_asks_of_the_rest() {
+        let pattern = Pattern::parse(r#"{"device":["b7"]}"#).unwrap();
+        let mut backtest = Backtest::new(backtest::Asked {
+            in_force: vec![Rule::to("all", pattern, Vec::new())],
+            ..backtest::Asked::default()
+        })
+        .unwrap();
+        // The journal from a position on, with two rows that do not read.
+        let page = |after: u64| HistoryPage {
+            records: [1, 2, 4, 6, 7]
+                .into_iter()
+                .filter(|at| *at > after)
+                .map(record)
+                .collect(),
+            damaged: [3, 5]
+                .into_iter()
+                .filter(|at| *at > after)
+                .map(Position)
+                .collect(),
+            ..HistoryPage::default()
+        };
+        let left = Cell::new(3);
+        let is_over = || {
+            left.set(left.get() - 1);
+            left.get() == 0
+        };
+        let ended = ask(&mut backtest, page(0), None, |record| record, is_over);
+        assert_eq!(ended, Some(Position(4)));
+        assert_eq!(
+            ask(&mut backtest, page(4), None, |record| record, || false),
+            None
+        );
+        let report = backtest.report();
+        assert_eq!(
+            (report.events, report.damaged, report.rules[0].takes),
+            (5, 2, 5)
+        );
     }
 }

@@ -435,3 +435,49 @@ fn a_copy_that_is_behind_brings_nothing_back() {
     drop(rescued(&bench));
     assert!(bench.takes("x") && bench.takes("y"));
 }
+
+/// A rule of 2.7 KB with 131,072 fields.
+fn large(name: &str) -> String {
+    let or = |n: u32| format!(r#"{{"o{n}a":[1]}},{{"o{n}b":[1]}}"#);
+    // Nine times one of two.
+    let nested = (0..9).fold(String::new(), |inner, n| match inner.is_empty() {
+        true => format!(r#""$or":[{}]"#, or(n)),
+        false => format!(r#""$or":[{}],"n{n}":{{{inner}}}"#, or(n)),
+    });
+    let fields: Vec<_> = (0..247).map(|n| format!(r#""f{n}":[1]"#)).collect();
+    let pattern = format!("{{{nested},{}}}", fields.join(","));
+    format!(r#"{{"name": "{name}", "pattern": {pattern}, "destinations": ["lake"]}}"#)
+}
+
+#[test]
+fn rules_that_are_tried_together_have_no_more_fields_than_can_be_put() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    book.put("r0", &large("r0"), None, "ann", NOW).unwrap();
+    let mut trial = book.trial();
+    assert_eq!(fields(&trial.in_force[0]), 131_072);
+    // One takes the place of what is in force.
+    for n in 0..7 {
+        trial.read(&large(&format!("r{n}"))).unwrap();
+    }
+    let said = trial.read(&large("r7")).unwrap_err().to_string();
+    assert_eq!(said, "all rules together have more than 1000000 fields");
+}
+
+#[test]
+fn of_one_name_one_rule_is_tried() {
+    let bench = Bench::new("");
+    let book = bench.open();
+    book.put("a", &text("x"), None, "ann", NOW).unwrap();
+    let mut trial = book.trial();
+    let named = |name: &str| {
+        format!(r#"{{"name": "{name}", "pattern": {{"device": ["y"]}}, "destinations": ["lake"]}}"#)
+    };
+    trial.read(&named("a")).unwrap();
+    trial.read(&named("b")).unwrap();
+    for name in ["a", "b"] {
+        let said = trial.read(&named(name)).unwrap_err().to_string();
+        assert_eq!(said, format!("name: another one is named {name:?} as well"));
+    }
+    assert_eq!(trial.changes.len(), 2);
+}

@@ -31,8 +31,8 @@ pub struct HistoryPage {
     pub next: Option<Position>,
     /// The row that follows; `None` at the end.
     pub following: Option<Position>,
-    /// Rows that could not be read.
-    pub damaged: u64,
+    /// Where rows are that could not be read: at most as many as one page looks through.
+    pub damaged: Vec<Position>,
 }
 
 impl Listing {
@@ -81,7 +81,7 @@ impl Listing {
                     bytes += record.body.len();
                     page.records.push(record);
                 }
-                None => page.damaged += 1,
+                None => page.damaged.push(position),
             }
         }
         Ok(page)

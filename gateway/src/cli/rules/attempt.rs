@@ -250,7 +250,8 @@ pub(super) fn alone(name: &str, text: &str) -> Result<Vec<Rule>> {
 pub(super) fn rules_of(path: &Path) -> Result<Vec<Rule>> {
     let text = read(path)?;
     if text.trim_start().starts_with('{') {
-        alone(&path.display().to_string(), &text)
+        // No rule has a name like that, so that it takes no rule's place.
+        alone(&format!("file {}", path.display()), &text)
     } else {
         Ok(Config::rules_of(path)?)
     }

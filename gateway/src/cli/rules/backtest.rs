@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::attempt::{alone, rules_of};
 use crate::{
     admin,
-    backtest::{Asked, Backtest, Report, Tally},
+    backtest::{Asked, Backtest, PATTERN, Report, Tally},
     cli::{ConfigFile, output},
     event::Timestamp,
     record::Position,
@@ -75,7 +75,7 @@ fn report(args: &Args) -> Result<Report> {
     let config = args.file.load()?;
     let put = rulebook::put_in(&config.data_dir, &config)?;
     let changes = match (&args.pattern, &args.rules) {
-        (Some(text), _) => alone("pattern", text)?,
+        (Some(text), _) => alone(PATTERN, text)?,
         (None, Some(path)) => rules_of(path)?,
         (None, None) => Vec::new(),
     };
@@ -92,7 +92,7 @@ fn report(args: &Args) -> Result<Report> {
     let mut after = Position(0);
     loop {
         let page = listing.history(after, until, RECORDS, &received)?;
-        backtest.damaged(page.damaged);
+        backtest.damaged(page.damaged.len() as u64);
         for record in &page.records {
             if args
                 .device
