@@ -96,6 +96,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the disk could not read the file, which may pass.
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Sqlite(error) if aside::is_unreadable(error))
+    }
+
     /// Whether the file is not what was written, or cannot be read any more.
     fn means_damage(&self) -> bool {
         match self {

@@ -1,10 +1,15 @@
-//! Damaged databases of the data directory are set aside, for a person to look at. Nothing
-//! of them is ever deleted by us. The journal has ways of its own (`store/rescue.rs`).
+//! Damaged databases of the data directory are set aside, for a person to look at. The first
+//! stays until somebody takes it away; of those after it the latest do. The journal has ways
+//! of its own (`store/rescue.rs`).
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
+
+/// Files of one name that are kept: the first, in which what was lost is the most likely to
+/// be, and the latest. A disk that damages one each minute would fill itself with them.
+const KEPT_MAX: usize = 32;
 
 /// Whether this says that a database is not what was written.
 pub(crate) fn means_damage(error: &rusqlite::Error) -> bool {
@@ -78,7 +83,29 @@ pub(crate) fn exchange(dir: &Path, file: &str) -> io::Result<Option<PathBuf>> {
     }
     fs::rename(&complete, &path)?;
     fs::File::open(dir)?.sync_all()?;
+    // What cannot be taken away is no reason not to go on.
+    if let Err(error) = thin_out(dir, file) {
+        tracing::warn!(%error, "cannot take away damaged files of {file} that were set aside");
+    }
     Ok(aside)
+}
+
+/// Takes those away that are too many, the oldest first, but never the first.
+fn thin_out(dir: &Path, file: &str) -> io::Result<()> {
+    let numbers = numbers(dir, file)?;
+    let over = numbers.len().saturating_sub(KEPT_MAX);
+    for n in numbers.iter().skip(1).take(over) {
+        let path = damaged(dir, file, *n);
+        tracing::warn!(
+            path = %path.display(),
+            "a damaged file was taken away: {KEPT_MAX} that were set aside are kept"
+        );
+        // The log first: without its database nobody would know what it is.
+        for suffix in ["-wal", "-shm", ""] {
+            remove(&with(&path, suffix))?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends an [`exchange`] that a crash cut short.
@@ -219,6 +246,30 @@ mod tests {
             list(dir, "a.db").unwrap(),
             ["a.db.damaged-1", "a.db.damaged-10"]
         );
+    }
+
+    #[test]
+    fn no_more_files_are_kept_than_there_may_be_and_the_first_is_always_among_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        for n in 1..=KEPT_MAX + 3 {
+            fs::write(dir.join("a.db"), n.to_string()).unwrap();
+            fs::write(dir.join("a.db-wal"), n.to_string()).unwrap();
+            fs::write(fresh(dir, "a.db").unwrap(), "new").unwrap();
+            exchange(dir, "a.db").unwrap();
+        }
+        let kept = numbers(dir, "a.db").unwrap();
+        assert_eq!(kept.len(), KEPT_MAX);
+        let last = u64::try_from(KEPT_MAX).unwrap() + 3;
+        assert_eq!((kept[0], kept[1], *kept.last().unwrap()), (1, 5, last));
+        let has = |name: &str| fs::read_to_string(dir.join(name)).ok();
+        assert_eq!(has("a.db.damaged-1").as_deref(), Some("1"));
+        assert_eq!(
+            (has("a.db.damaged-4"), has("a.db.damaged-4-wal")),
+            (None, None)
+        );
+        // A number is never given again.
+        assert_eq!(next(dir, "a.db").unwrap(), last + 1);
     }
 
     #[test]

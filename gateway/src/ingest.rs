@@ -325,6 +325,11 @@ impl Ingest {
         self.births.is_born(client_id, node)
     }
 
+    /// The number of the session of a Sparkplug node that is born.
+    pub fn sparkplug_session(&self, client_id: &str, node: &str) -> Option<Option<u64>> {
+        self.births.session(client_id, node)
+    }
+
     /// What the clocks of devices look like from here, those that are off the most first;
     /// at most `count`, and how many devices are known.
     pub fn clocks(&self, count: usize) -> (Vec<DeviceClock>, usize) {

@@ -34,7 +34,8 @@ CREATE TABLE failed (
     at INTEGER NOT NULL,
     reason TEXT NOT NULL,
     body BLOB NOT NULL,
-    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command.
+    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command, 4 the command, which
+    -- waits for a clock.
     part INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 

@@ -45,6 +45,8 @@ pub(super) enum Part {
     Message,
     /// The command to a device.
     Command,
+    /// The same, which waits for a clock: that has not failed yet.
+    Untimed,
 }
 
 impl Part {
@@ -53,6 +55,7 @@ impl Part {
             1 => Self::Alarm,
             2 => Self::Message,
             3 => Self::Command,
+            4 => Self::Untimed,
             _ => Self::All,
         }
     }
@@ -76,10 +79,6 @@ pub(super) fn add(
     at: Timestamp,
     reason: &str,
 ) -> Result<(), Error> {
-    let mut end = reason.len().min(REASON_BYTES_MAX);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
     connection
         .prepare_cached(
             "INSERT INTO failed (rule, position, device, at, reason, body, part)
@@ -90,26 +89,71 @@ pub(super) fn add(
             of.position.0.cast_signed(),
             of.device,
             at.as_nanos(),
-            &reason[..end],
+            shortened(reason),
             of.body,
             of.part as i64,
         ))?;
     connection
         .prepare_cached(
-            "UPDATE state SET failures = failures + 1, failed = failed + 1,
+            "UPDATE state SET failures = failures + ?2, failed = failed + 1,
                  failed_bytes = failed_bytes + ?1",
         )?
-        .execute([size(of.body)])?;
+        .execute((size(of.body), i64::from(of.part != Part::Untimed)))?;
     while is_too_much(connection)? {
         let oldest = connection
             .prepare_cached("SELECT min(id) FROM failed")?
             .query_row([], |row| row.get::<_, i64>(0))?;
+        // What waits for a clock fails when it leaves.
+        if part(connection, oldest.cast_unsigned())? == Part::Untimed {
+            count_failure(connection)?;
+        }
         remove(connection, oldest.cast_unsigned())?;
         connection
             .prepare_cached("UPDATE state SET failures_evicted = failures_evicted + 1")?
             .execute([])?;
     }
     Ok(())
+}
+
+fn count_failure(connection: &Connection) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE state SET failures = failures + 1")?
+        .execute([])?;
+    Ok(())
+}
+
+/// What waited for a clock has failed now, within a transaction.
+pub(super) fn fails(connection: &Connection, id: u64, reason: &str) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE failed SET part = ?2, reason = ?3 WHERE id = ?1")?
+        .execute((id.cast_signed(), Part::Command as i64, shortened(reason)))?;
+    count_failure(connection)
+}
+
+/// Some of those that wait for a clock, the oldest first.
+pub(super) fn untimed(connection: &Connection, count: usize) -> Result<Vec<Failed>, Error> {
+    let found = connection
+        .prepare_cached(
+            "SELECT id, rule, position, device, at, reason, body FROM failed
+             WHERE part = ?1 ORDER BY id LIMIT ?2",
+        )?
+        .query_map(
+            (
+                Part::Untimed as i64,
+                i64::try_from(count).unwrap_or(i64::MAX),
+            ),
+            of_row,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(found)
+}
+
+fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }
 
 fn size(body: &[u8]) -> i64 {

@@ -108,6 +108,8 @@ struct Open {
     tried_at: Instant,
     /// The rules whose windows are kept.
     rules: Option<Arc<ActingSet>>,
+    /// Commands may wait for a clock.
+    untimed: bool,
     /// Whether the schedules of those are open.
     opened: windows::Opened,
 }
@@ -216,6 +218,7 @@ impl Follower {
             noted_at: Instant::now(),
             scratch: Scratch::default(),
             rules: None,
+            untimed: true,
             opened: windows::Opened::default(),
         })
     }
@@ -248,6 +251,8 @@ impl Follower {
                 self.say(&open)?;
             }
             // Reading on frees the room that what was made waits for, up to a bound.
+            let work = self.with(&open, show);
+            self.place_untimed(&mut open, &work)?;
             while open.cursor < end && !stop.is_cancelled() && !self.is_held_up(&open)? {
                 self.page(&mut open, runtime, show)?;
             }
@@ -302,6 +307,21 @@ impl Follower {
         Ok(())
     }
 
+    /// Places the commands that waited for a clock, when there is one: before what is asked
+    /// for later.
+    fn place_untimed(&self, open: &mut Open, work: &Work<'_, Outside>) -> Result<(), Error> {
+        let is_unset = work.now.at.is_unset();
+        if !open.untimed || is_unset {
+            open.untimed |= is_unset;
+            return Ok(());
+        }
+        let rules = self.ingest.rules();
+        let repaired = |record| self.boots.repaired(record);
+        while work.place_untimed(&mut open.connection, rules.acts(), repaired)? {}
+        open.untimed = false;
+        self.say(open)
+    }
+
     /// Whether so much waits for room in the journal that no more is made.
     fn is_held_up(&self, open: &Open) -> Result<bool, Error> {
         Ok(open.waits && outbox::count(&open.connection)? >= OUTBOX_MAX)
@@ -351,6 +371,7 @@ impl Follower {
             return Ok(());
         }
         let work = self.with(open, show);
+        self.place_untimed(open, &work)?;
         let (now, listened) = (work.now.at, work.listened);
         open.opened
             .look(&open.connection, rules.acts(), now, listened)?;
@@ -408,6 +429,7 @@ impl Follower {
         // After the page was read: the rules that sent these here, or later ones.
         let rules = self.ingest.rules();
         let work = self.with(open, show);
+        self.place_untimed(open, &work)?;
         let Open {
             connection,
             scratch,

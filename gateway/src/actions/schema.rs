@@ -45,6 +45,10 @@ const FROM_3: &str = "
         evicted INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a file that the disk cannot read is tried, and how long it is left alone in
+/// between.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
 
 fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
@@ -54,7 +58,7 @@ fn path(dir: &Path) -> PathBuf {
 /// can be read of it is in the new one.
 pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
     aside::finish(dir, FILE)?;
-    match open_sound(&path(dir)) {
+    match patiently(PAUSE, || open_sound(&path(dir))) {
         Err(error) if error.means_damage() => {
             let salvaged = match salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?) {
                 // Nothing more can be had of it, and it will be no better the next time.
@@ -73,6 +77,24 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
         }
         opened => opened,
     }
+}
+
+/// Tries again what the disk could not read: a bus that hiccups is no damage, and what is
+/// set aside for it is missing afterwards. A bad sector says the same each time.
+fn patiently<T>(
+    pause: Duration,
+    mut attempt: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if error.is_unreadable() => {
+                tracing::warn!(%error, "rules.db cannot be read; it is tried again");
+                std::thread::sleep(pause);
+            }
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// Opens one, and makes its tables where there are none.
@@ -191,6 +213,35 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_could_not_be_read_once_is_not_damaged_and_one_that_never_can_is() {
+        let unreadable = || {
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_READ);
+            Error::from(rusqlite::Error::SqliteFailure(error, None))
+        };
+        let tried = |fails: u32, error: &dyn Fn() -> Error| {
+            let mut attempts = 0;
+            let done = patiently(Duration::ZERO, || {
+                attempts += 1;
+                if attempts > fails {
+                    Ok(())
+                } else {
+                    Err(error())
+                }
+            });
+            (done.map_err(|error| error.means_damage()), attempts)
+        };
+        assert_eq!(tried(1, &unreadable), (Ok(()), 2));
+        assert_eq!(tried(ATTEMPTS, &unreadable), (Err(true), ATTEMPTS));
+        // What is damaged is so at once, and who is of a later version does not wait.
+        let damaged = || {
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            Error::from(rusqlite::Error::SqliteFailure(error, None))
+        };
+        assert_eq!(tried(1, &damaged), (Err(true), 1));
+        assert_eq!(tried(1, &|| Error::Later), (Err(false), 1));
+    }
+
+    #[test]
     fn a_file_of_the_first_version_is_brought_to_this_one() {
         let dir = tempfile::tempdir().unwrap();
         let old = Connection::open(path(dir.path())).unwrap();
@@ -215,7 +266,8 @@ mod tests {
         let first = between("-- How often a rule did something", "-- One for each rule");
         let first = first.replace(
             "body BLOB NOT NULL,
-    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command.
+    -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command, 4 the command, which
+    -- waits for a clock.
     part INTEGER NOT NULL DEFAULT 0",
             "body BLOB NOT NULL",
         );

@@ -19,9 +19,17 @@ use crate::{
     event::{Event, Timestamp, Value},
     fleet::{self, Asked, Fleet},
     gateway_id::GatewayId,
-    record::{Position, Record},
+    record::{Position, Record, Routes},
     rules::{Acting, ActingSet, Role, Rule, Scratch, action},
 };
+
+/// Why a command is not placed yet.
+const UNTIMED: &str =
+    "the clock is not set, and a command has a deadline; it is placed when the clock is";
+/// Why it never is.
+const NEVER_TIMED: &str = "nobody knows how long ago its event was received";
+/// Commands that are placed in one transaction when the clock is set.
+const UNTIMED_TOGETHER: usize = 64;
 
 /// Bytes of messages that wait to be shown together, about.
 const SHOWN_BYTES_MAX: usize = 1 << 20;
@@ -122,6 +130,50 @@ impl<S: Show + Place> Work<'_, S> {
         Ok(true)
     }
 
+    /// Places some of the commands that waited for a clock, in their order; false where none
+    /// does any more. `repaired` knows when events came that were received before.
+    pub(super) fn place_untimed(
+        &self,
+        connection: &mut Connection,
+        rules: &ActingSet,
+        repaired: impl Fn(Record) -> Record,
+    ) -> Result<bool, Error> {
+        let waiting = failed::untimed(connection, UNTIMED_TOGETHER)?;
+        if waiting.is_empty() {
+            return Ok(false);
+        }
+        let transaction = connection.transaction()?;
+        let page = Page::begin(&transaction, self);
+        for one in waiting {
+            let done = match (rules.find(&one.rule), Event::from_cbor(&one.body)) {
+                (None, _) => Err(format!("there is no rule {:?} any more", one.rule)),
+                (_, Err(error)) => Err(error.to_string()),
+                (Some(rule), Ok(event)) => {
+                    let record = Record {
+                        position: one.position,
+                        key: event.key,
+                        received: event.received,
+                        routes: Routes::NONE,
+                        body: one.body,
+                    };
+                    match repaired(record).event() {
+                        // What was asked for yesterday moves no machine today.
+                        Ok(event) if event.received.is_unset() => Err(NEVER_TIMED.to_owned()),
+                        Ok(event) => page.command(rule, &event)?,
+                        Err(error) => Err(error.to_string()),
+                    }
+                }
+            };
+            match done {
+                Ok(()) => drop(failed::remove(&transaction, one.id)?),
+                Err(reason) => failed::fails(&transaction, one.id, &reason)?,
+            }
+        }
+        page.end()?;
+        transaction.commit()?;
+        Ok(true)
+    }
+
     /// Tries once more what a rule could not do. `None` where it is not there; else
     /// whether it is done.
     pub(super) fn retry(
@@ -150,7 +202,7 @@ impl<S: Show + Place> Work<'_, S> {
             // What was done the first time is not done again.
             (Part::Alarm, _) => page.raise(rule, &event)?.map_err(|what| vec![(part, what)]),
             (Part::Message, _) => page.tell(rule, &event)?.map_err(|what| vec![(part, what)]),
-            (Part::Command, _) => page
+            (Part::Command | Part::Untimed, _) => page
                 .command(rule, &event)?
                 .map_err(|what| vec![(part, what)]),
             (Part::All, Some(Turn::Began)) => page.fire(rule, &event, true)?,
@@ -480,7 +532,10 @@ impl<'p, S: Show + Place> Page<'p, S> {
     /// event, and tells local subscribers; none of them waits for the others.
     fn fire(&mut self, rule: &Rule, event: &Event, makes: bool) -> Result<Outcome, Error> {
         let mut failed = Vec::new();
-        if makes && let Err(reason) = self.command(rule, event)? {
+        let commands = makes && rule.actions.command.is_some();
+        if commands && self.work.now.at.is_unset() {
+            failed.push((Part::Untimed, UNTIMED.to_owned()));
+        } else if commands && let Err(reason) = self.command(rule, event)? {
             failed.push((Part::Command, reason));
         }
         if makes && let Err(reason) = self.raise(rule, event)? {

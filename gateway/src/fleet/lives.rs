@@ -10,39 +10,33 @@
 //! What was heard since the start is in memory too, before the table says so. Connections
 //! have no order among each other, so the death of an earlier one may be written down after
 //! the birth of a later: where the two differ the table is put right with the next look.
+//!
+//! A node that is born in another session than before says nothing of devices behind it that
+//! are not born again: those are dead when they have had as long for it. Births of devices
+//! that the registry does not have are remembered too, up to a bound, so that one that is
+//! added is there with the next look.
+
+mod memory;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
+pub(super) use self::memory::Born;
+use self::memory::{Alive, Client};
 use super::{
     Fleet,
     edits::life::{Death, Lives, Lost, Node, SLICE},
+    rows,
 };
 use crate::{normalise::protocol::Life, store::NotEdited};
 
-type Client = (Arc<str>, Option<Arc<str>>);
-
-/// By which clients of this broker devices of the registry were born since the start, and
-/// are alive: as many as there may be devices.
-#[derive(Debug, Default)]
-pub(super) struct Born(Mutex<HashMap<String, Alive>>);
-
-#[derive(Debug, Clone)]
-struct Alive {
-    client: Client,
-    since: Instant,
-}
-
-impl Born {
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<String, Alive>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+/// Devices behind a node that are read at a time.
+const BEHIND: usize = 1_000;
 
 impl Fleet {
     /// Whether there are devices that births could be of.
@@ -70,7 +64,14 @@ impl Fleet {
         if lives.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = lives.iter().map(|life| life.device.clone()).collect();
+        let said = lives.iter();
+        let said: Vec<_> = said
+            .map(|life| (life.device.clone(), life.is_birth))
+            .collect();
+        if !self.has_devices() {
+            self.0.born.heard(&said, &[], node);
+            return Ok(());
+        }
         let alive = Alive {
             client: (node.client_id.clone(), node.user.clone()),
             since: Instant::now(),
@@ -99,7 +100,7 @@ impl Fleet {
         // Only devices of the registry are remembered.
         self.0.born.change(|born| {
             let noted = noted.as_deref().unwrap_or_default();
-            for name in &names {
+            for (name, _) in &said {
                 let is_ours = |one: &Alive| one.since == alive.since;
                 if !noted.contains(name) && born.get(name).is_some_and(is_ours) {
                     born.remove(name);
@@ -111,19 +112,47 @@ impl Fleet {
                 }
             }
         });
-        noted.map(drop)
+        let noted = noted?;
+        self.0.born.heard(&said, &noted, node);
+        Ok(())
+    }
+
+    /// A node was born in another session than before: what is behind it was alive in that,
+    /// and is dead unless it is born again.
+    pub(super) async fn doubt(&self, device: &str, node: &Node) {
+        if !self.has_devices() {
+            return;
+        }
+        let (device, node) = (device.to_owned(), node.clone());
+        let behind = self.read(move |tables| {
+            let (mut behind, mut after) = (Vec::new(), String::new());
+            loop {
+                let page = rows::born_behind(tables, &device, &after, BEHIND)?;
+                let Some(last) = page.last() else {
+                    return Ok(behind);
+                };
+                after.clone_from(last);
+                for id in page {
+                    if rows::device(tables, &id)?.is_some_and(|one| node.may_tell_of(&one)) {
+                        behind.push(id);
+                    }
+                }
+            }
+        });
+        match behind.await {
+            Ok(behind) => self.0.born.doubt(behind),
+            Err(error) => tracing::warn!(%error, "could not read which devices are behind a node"),
+        }
     }
 
     /// A node died.
     async fn die(&self, device: String, node: &Node) -> Result<(), NotEdited> {
         let behind = format!("{device}/");
-        let client = (node.client_id.clone(), node.user.clone());
-        self.0.born.change(|born| {
-            born.retain(|known, alive| {
-                let is_meant = *known == device || known.starts_with(&behind);
-                !is_meant || alive.client != client
-            });
-        });
+        let is_meant = |known: &str| *known == *device || known.starts_with(&behind);
+        self.0.born.died(is_meant, node);
+        if !self.has_devices() {
+            return Ok(());
+        }
         let mut after = String::new();
         loop {
             let death = Death {
@@ -149,18 +178,17 @@ impl Fleet {
         known: impl Fn(&Client) -> bool,
         patience: Duration,
     ) -> Result<(), NotEdited> {
+        let doubted = self.0.born.dead_by_doubt(patience);
+        let strangers = self.0.born.strangers(&known, patience);
         let (lost, missing) = self.0.born.change(|born| {
             born.retain(|_, alive| alive.since.elapsed() < patience || known(&alive.client));
             let lost = in_table.iter().filter(|device| !born.contains_key(*device));
-            let lost: Vec<String> = lost.cloned().collect();
+            let lost: BTreeSet<String> = lost.cloned().chain(doubted).collect();
+            let lost: Vec<String> = lost.into_iter().collect();
             let mut missing: BTreeMap<Client, Vec<Life>> = BTreeMap::new();
             for (device, alive) in born.iter().filter(|(name, _)| !in_table.contains(*name)) {
                 let lives = missing.entry(alive.client.clone()).or_default();
-                lives.push(Life {
-                    device: device.clone(),
-                    node: None,
-                    is_birth: true,
-                });
+                lives.push(born_again(device));
             }
             (lost, missing)
         });
@@ -182,6 +210,41 @@ impl Fleet {
                 self.note_lives(some.to_vec(), &node).await?;
             }
         }
+        self.meet(strangers).await
+    }
+
+    /// Notes the births of those who are in the registry by now.
+    async fn meet(&self, strangers: Vec<String>) -> Result<(), NotEdited> {
+        if strangers.is_empty() || !self.has_devices() {
+            return Ok(());
+        }
+        let known = self.read(move |tables| {
+            let mut known = Vec::new();
+            for id in strangers {
+                if rows::device(tables, &id)?.is_some() {
+                    known.push(id);
+                }
+            }
+            Ok(known)
+        });
+        let known = known.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "could not read the tables of devices");
+            Vec::new()
+        });
+        for device in known {
+            if let Some(node) = self.0.born.node_of(&device) {
+                self.note_lives(vec![born_again(&device)], &node).await?;
+            }
+        }
         Ok(())
+    }
+}
+
+/// The birth of a device, said once more.
+fn born_again(device: &str) -> Life {
+    Life {
+        device: device.to_owned(),
+        node: None,
+        is_birth: true,
     }
 }

@@ -165,10 +165,14 @@ impl Replies {
                     is_life = Life::of(&other.topic).is_some();
                     run.push(other);
                 }
-                let lives = self.lives(&run);
+                let lives = Self::lives(&run);
+                // The run ends with the first of them.
+                let node = lives.first().and_then(|(_, life)| life.node_that_is_born());
+                let before =
+                    node.map(|node| self.ingest.sparkplug_session(&publisher.client_id, node));
                 let admitted = self.ingest.admit_in(publisher, run, turn.clone()).await;
                 let mut settled = admitted.await;
-                self.note(publisher, lives, &mut settled).await;
+                self.note(publisher, lives, before, &mut settled).await;
                 verdicts.extend(settled);
             }
             // Nothing may be kept that came after what is not.
@@ -180,12 +184,8 @@ impl Replies {
         verdicts
     }
 
-    /// Births and deaths of Sparkplug nodes and devices among publishes, where there are
-    /// devices that they could be of.
-    fn lives(&self, run: &[Publish]) -> Vec<(usize, Life)> {
-        if !self.fleet.has_devices() {
-            return Vec::new();
-        }
+    /// Births and deaths of Sparkplug nodes and devices among publishes.
+    fn lives(run: &[Publish]) -> Vec<(usize, Life)> {
         // What was retained says what was once.
         let lives = run
             .iter()
@@ -196,11 +196,13 @@ impl Replies {
             .collect()
     }
 
-    /// Notes births and deaths whose messages were kept, before those are acknowledged.
+    /// Notes births and deaths whose messages were kept, before those are acknowledged. A node
+    /// that is born had the session `before`.
     async fn note(
         &self,
         publisher: &Publisher,
         lives: Vec<(usize, Life)>,
+        before: Option<Option<Option<u64>>>,
         verdicts: &mut [Verdict],
     ) {
         let client_id = &publisher.client_id;
@@ -222,8 +224,20 @@ impl Replies {
             user: publisher.identity.clone(),
             is_elsewhere: publisher.origin.is_some(),
         };
+        // Born again in the same session, all behind it are what they were.
+        let begun = lives.iter().find_map(|life| {
+            let born_as = life.node_that_is_born()?;
+            let now = self.ingest.sparkplug_session(client_id, born_as);
+            let is_same = now.is_some() && before == Some(now);
+            (!is_same).then(|| life.device.clone())
+        });
         let verdict = match self.fleet.live(lives, &node).await {
-            Ok(()) => return,
+            Ok(()) => {
+                if let Some(device) = begun {
+                    self.fleet.doubt(&device, &node).await;
+                }
+                return;
+            }
             Err(NotEdited::Full) => Verdict::Busy,
             Err(NotEdited::Stopped) => Verdict::Lost,
             // It will be no better the next time.
@@ -375,7 +389,7 @@ impl Admission for Replies {
     )]
     fn admit<'a>(&'a self, publisher: &'a Arc<Publisher>, batch: Vec<Publish>) -> Admitted<'a> {
         let is_ours = batch.iter().any(|publish| self.is_ours(&publish.topic));
-        if !is_ours && self.lives(&batch).is_empty() {
+        if !is_ours && Self::lives(&batch).is_empty() {
             return self.ingest.admit(publisher, batch);
         }
         Box::pin(async move {

@@ -353,3 +353,77 @@ fn a_command_that_no_device_can_get_is_a_failure_with_its_reason() {
     assert_eq!(plant.commands("a").len(), 1);
     plant.end();
 }
+
+#[test]
+fn a_command_waits_for_a_clock_and_is_placed_with_the_time_that_its_event_has_left() {
+    let mut bench = Bench::new();
+    let noon = bench.now;
+    let minute = |n: i64| Timestamp::from_millis(noon.as_millis() + n * 60_000);
+    let unset = Timestamp::from_millis(600_000);
+    bench.now = unset;
+    let rules = ActingSet::new(&[with(r#"{"deadline": "1h"}"#)]);
+    let at = |position, device: &str| {
+        let mut event = event_of(device, &[("t", 90.0)]);
+        event.received = unset;
+        record(position, event)
+    };
+    bench
+        .act(
+            &rules,
+            &[at(1, "a"), at(2, "b"), at(3, "lost"), at(4, "old")],
+        )
+        .unwrap();
+    assert!(bench.seen.placed.borrow().is_empty());
+    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let state = |connection: &rusqlite::Connection| -> (i64, Vec<String>) {
+        let count = "SELECT failures FROM state";
+        let count = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        let listed = failed::list(connection, None, 0, 10).unwrap().0;
+        (count, listed.into_iter().map(|one| one.reason).collect())
+    };
+    let (failures, waiting) = state(&connection);
+    assert_eq!(
+        (failures, waiting.len()),
+        (0, 4),
+        "they wait, and have not failed"
+    );
+    assert!(
+        waiting[0].contains("it is placed when the clock is"),
+        "{waiting:?}"
+    );
+
+    // When it is set, it turns out when the events came; of one nobody knows.
+    bench.now = noon;
+    let repaired = |record: Record| {
+        let mut event = record.event().unwrap();
+        event.received = match &*event.device {
+            "lost" => unset,
+            "old" => minute(-90),
+            _ => minute(-10),
+        };
+        Record {
+            position: record.position,
+            ..super::record(0, event)
+        }
+    };
+    let work = bench.work();
+    while work
+        .place_untimed(&mut connection, &rules, repaired)
+        .unwrap()
+    {}
+    let placed = bench.seen.placed.borrow();
+    let ends = |order: &Order| match order.deadline {
+        crate::fleet::Deadline::At(ms) => ms,
+        ref other => panic!("{other:?}"),
+    };
+    let orders: Vec<_> = placed
+        .iter()
+        .map(|(one, _)| (&*one.device, ends(one)))
+        .collect();
+    let (soon, over) = (minute(50).as_millis(), minute(-30).as_millis());
+    // Whether the time is over is for whoever places it to say.
+    assert_eq!(orders, [("a", soon), ("b", soon), ("old", over)]);
+    let (failures, rest) = state(&connection);
+    assert_eq!(failures, 1);
+    assert_eq!(rest, ["nobody knows how long ago its event was received"]);
+}

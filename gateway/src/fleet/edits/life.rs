@@ -35,7 +35,7 @@ pub(in crate::fleet) struct Node {
 
 impl Node {
     /// Whether it may say so: of a device whose client is known, nobody else.
-    fn may_tell_of(&self, device: &Device) -> bool {
+    pub(in crate::fleet) fn may_tell_of(&self, device: &Device) -> bool {
         match device.addressee() {
             Addressee::Name(_) => true,
             known => !self.is_elsewhere && known.is(&self.client_id, self.user.as_deref()),

@@ -248,3 +248,101 @@ async fn more_devices_than_fit_in_one_transaction_die_with_their_node() {
     drop(site);
     desk.end().await;
 }
+
+#[tokio::test]
+async fn what_is_not_born_again_in_a_new_session_of_its_node_is_dead_after_a_while() {
+    let desk = Desk::new();
+    for id in ["g/n", "g/n/d", "g/n/e", "g/n/f", "far/n/d"] {
+        let created = desk.create(json!({ "id": id }), None).await;
+        created.expect("it is added");
+    }
+    let of_other = json!({ "id": "g/n/x", "user": "other" });
+    desk.create(of_other, None).await.expect("it is added");
+    let site = desk.site().await;
+    let births = [
+        ("g/NBIRTH/n", 1),
+        ("g/DBIRTH/n/d", 1),
+        ("g/DBIRTH/n/e", 1),
+        ("g/DBIRTH/n/f", 1),
+    ];
+    site.says(None, None, &births).await;
+    site.says(Some("other"), None, &[("g/DBIRTH/n/x", 1)]).await;
+    let far = [("far/NBIRTH/n", 1), ("far/DBIRTH/n/d", 1)];
+    site.says(None, Some("cloud"), &far).await;
+    let mut all = told(&[
+        ("g/n", true),
+        ("g/n/d", true),
+        ("g/n/e", true),
+        ("g/n/f", true),
+        ("g/n/x", true),
+        ("far/n/d", true),
+    ]);
+    let look = async |patience| {
+        let ids = ["g/n", "g/n/d", "g/n/e", "g/n/f", "g/n/x"];
+        let online = ids.into_iter().filter(|id| desk.is_online(&site, id));
+        let in_table = online.map(str::to_owned).collect();
+        let looked = site.fleet.reconcile_lives(&in_table, |_| true, patience);
+        looked.await.expect("it is noted");
+    };
+    // Asked to say all of it once more, it is born again in the same session.
+    site.says(None, None, &[("g/NBIRTH/n", 1)]).await;
+    look(Duration::ZERO).await;
+    assert_eq!(desk.presence(), all);
+    // The connection was gone, and its will is still on the way.
+    site.says(None, None, &[("g/NBIRTH/n", 2), ("g/DBIRTH/n/d", 2)])
+        .await;
+    site.says(None, Some("cloud"), &[("far/NBIRTH/n", 2)]).await;
+    look(Duration::from_secs(60)).await;
+    assert_eq!(desk.presence(), all, "they have their time");
+    site.says(None, None, &[("g/DBIRTH/n/f", 2)]).await;
+    look(Duration::ZERO).await;
+    all.extend(told(&[("far/n/d", false), ("g/n/e", false)]));
+    assert_eq!(desk.presence(), all);
+    assert!(desk.is_online(&site, "g/n/d") && desk.is_online(&site, "g/n/f"));
+    look(Duration::ZERO).await;
+    assert_eq!(desk.presence(), all, "nothing brings them back");
+    drop(site);
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_added_after_its_birth_is_there_with_the_next_look() {
+    let desk = Desk::new();
+    let site = desk.site().await;
+    // Nobody knows a device yet.
+    let births = [
+        ("g/NBIRTH/n", 1),
+        ("g/DBIRTH/n/d", 1),
+        ("g/DBIRTH/n/e", 1),
+        ("g/DBIRTH/n/x", 1),
+        ("g/DDEATH/n/e", 1),
+    ];
+    site.says(None, None, &births).await;
+    for id in ["g/n/d", "g/n/e"] {
+        let created = desk.create(json!({ "id": id }), None).await;
+        created.expect("it is added");
+    }
+    let of_other = json!({ "id": "g/n/x", "user": "other" });
+    desk.create(of_other, None).await.expect("it is added");
+    site.fleet.look_again().await;
+    let none = std::collections::BTreeSet::new();
+    let gone = site
+        .fleet
+        .reconcile_lives(&none, |_| false, Duration::from_secs(60));
+    gone.await.expect("it is noted");
+    assert_eq!(desk.presence(), told(&[("g/n/d", true)]));
+    assert!(desk.is_online(&site, "g/n/d") && !desk.is_online(&site, "g/n/x"));
+    // Whoever went without a word is not there when its device is added.
+    site.says(None, None, &[("g/DBIRTH/n/late", 1)]).await;
+    let gone = site.fleet.reconcile_lives(&none, |_| false, Duration::ZERO);
+    gone.await.expect("it is noted");
+    let late = desk.create(json!({ "id": "g/n/late" }), None).await;
+    late.expect("it is added");
+    let gone = site
+        .fleet
+        .reconcile_lives(&none, |_| true, Duration::from_secs(60));
+    gone.await.expect("it is noted");
+    assert!(!desk.is_online(&site, "g/n/late"));
+    drop(site);
+    desk.end().await;
+}

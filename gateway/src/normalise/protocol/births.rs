@@ -303,6 +303,15 @@ impl Births {
         born.is_some_and(|born| born.own.is_some())
     }
 
+    /// The number of the session of a node whose birth is known and that no death has ended;
+    /// its birth may have said none.
+    pub fn session(&self, client_id: &str, node: &str) -> Option<Option<u64>> {
+        let nodes = self.lock();
+        let client = nodes.clients.get(client_id);
+        let born = client.and_then(|client| client.nodes.get(node))?;
+        born.own.as_ref().map(|_| born.bd_seq)
+    }
+
     /// What all of it takes, about.
     #[cfg(test)]
     pub(in crate::normalise) fn bytes(&self) -> usize {

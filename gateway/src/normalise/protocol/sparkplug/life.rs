@@ -40,6 +40,13 @@ impl Life {
     }
 }
 
+impl Life {
+    /// The node as its births know it, where it is one that is born.
+    pub fn node_that_is_born(&self) -> Option<&str> {
+        self.node.as_deref().filter(|_| self.is_birth)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
