@@ -145,8 +145,10 @@ impl<S: Show + Place> Work<'_, S> {
         let transaction = connection.transaction()?;
         let page = Page::begin(&transaction, self);
         for one in waiting {
-            let done = match (rules.find(&one.rule), Event::from_cbor(&one.body)) {
-                (None, _) => Err(format!("there is no rule {:?} any more", one.rule)),
+            let rule = rules.find(&one.rule);
+            let rule = rule.filter(|rule| rule.actions.command.is_some());
+            let done = match (rule, Event::from_cbor(&one.body)) {
+                (None, _) => Err(format!("no rule {:?} places a command any more", one.rule)),
                 (_, Err(error)) => Err(error.to_string()),
                 (Some(rule), Ok(event)) => {
                     let record = Record {

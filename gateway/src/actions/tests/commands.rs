@@ -426,4 +426,19 @@ fn a_command_waits_for_a_clock_and_is_placed_with_the_time_that_its_event_has_le
     let (failures, rest) = state(&connection);
     assert_eq!(failures, 1);
     assert_eq!(rest, ["nobody knows how long ago its event was received"]);
+    // One whose rule has become another meanwhile is not just gone.
+    drop(placed);
+    bench.now = unset;
+    bench.act(&rules, &[at(5, "a")]).unwrap();
+    bench.now = noon;
+    let topic = r#"{"name": "shut", "pattern": {"device": ["a"]}, "topic": "t"}"#;
+    let other = ActingSet::new(&[Config::rule_of_json(topic, &[]).unwrap()]);
+    let work = bench.work();
+    while work
+        .place_untimed(&mut connection, &other, |record| record)
+        .unwrap()
+    {}
+    let (failures, rest) = state(&connection);
+    assert_eq!(failures, 2);
+    assert_eq!(rest[1], "no rule \"shut\" places a command any more");
 }

@@ -62,7 +62,7 @@ fn throttle(table: &Table<'_, '_, '_>) -> Option<Throttle> {
     const EXAMPLE: &str = "a throttle is written as \"1 per 10m\"";
     const TIMES_MAX: u32 = 1_000;
     let read = table.parsed("throttle", |text| {
-        let (times, per) = text.split_once(" per ").ok_or(EXAMPLE.to_owned())?;
+        let (times, per) = text.split_once(" per ").ok_or_else(|| EXAMPLE.to_owned())?;
         let times = times.trim().parse().map_err(|_| EXAMPLE.to_owned())?;
         let per = parse_duration(per.trim()).map_err(|error| error.to_string())?;
         if !(1..=TIMES_MAX).contains(&times) {
