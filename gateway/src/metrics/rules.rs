@@ -10,12 +10,12 @@ pub(super) type PerRule = (&'static str, &'static str, fn(&HeldBack) -> u64);
 pub(super) const PER_RULE: &[PerRule] = &[
     (
         "gateway_rule_held_back",
-        "How often the throttle of this rule held something back; of the hundred rules that did most often",
+        "How often the throttle of this rule held something back, since it has one; of the hundred rules that did most often",
         |rule| rule.held_back,
     ),
     (
         "gateway_rule_throttle_evicted",
-        "Devices that the throttle of this rule has forgotten for want of room; of the same rules",
+        "Devices that the throttle of this rule has forgotten for want of room before their time was over; of the same rules",
         |rule| rule.evicted,
     ),
 ];

@@ -8,6 +8,7 @@ use super::attempt::{alone, rules_of};
 use crate::{
     admin,
     backtest::{Asked, Backtest, PATTERN, Report, Tally},
+    boots::Boots,
     cli::{ConfigFile, output},
     event::Timestamp,
     record::Position,
@@ -86,6 +87,7 @@ fn report(args: &Args) -> Result<Report> {
         only: args.rule.clone(),
     })?;
     let listing = admin::listing(&config.data_dir)?;
+    let boots = Boots::of_dir(&config.data_dir);
     let until = listing.last_position()?;
     let received = args.from.unwrap_or(Timestamp::from_nanos(i64::MIN))
         ..args.to.unwrap_or(Timestamp::from_nanos(i64::MAX));
@@ -93,13 +95,13 @@ fn report(args: &Args) -> Result<Report> {
     loop {
         let page = listing.history(after, until, RECORDS, &received)?;
         backtest.damaged(page.damaged.len() as u64);
-        for record in &page.records {
+        for record in page.records {
             if args
                 .device
                 .as_deref()
                 .is_none_or(|device| record.is_of(device))
             {
-                backtest.ask(record);
+                backtest.ask(&boots.repaired(record));
             }
         }
         match page.next {
@@ -201,6 +203,7 @@ mod tests {
         app,
         clock::{Clock, SystemClock},
         config::Config,
+        event::{BOOT_TAG, Event, Marks, UPTIME_TAG},
         record::{DestinationId, Routes},
         rules::tests::event_of,
         store::{Entry, NewEvent, Store},
@@ -208,6 +211,11 @@ mod tests {
 
     /// A configuration with a rule, and a journal with events.
     async fn place(dir: &std::path::Path) -> PathBuf {
+        let events = [("b7", 90.0), ("b7", 85.0), ("b8", 20.0), ("b8", 90.0)];
+        place_with(dir, events.map(|(device, t)| event_of(device, &[("t", t)]))).await
+    }
+
+    async fn place_with<const N: usize>(dir: &std::path::Path, events: [Event; N]) -> PathBuf {
         let file = dir.join("penstock.toml");
         let text = r#"
 data_dir = "data"
@@ -228,21 +236,19 @@ destinations = ["lake"]
         let (store, report) = Store::open(config.store, clock).unwrap();
         app::announce(&report);
         let store = store.run().unwrap();
-        let entries =
-            [("b7", 90.0), ("b7", 85.0), ("b8", 20.0), ("b8", 90.0)].map(|(device, t)| {
-                let event = event_of(device, &[("t", t)]);
-                let mut body = Vec::new();
-                event.to_cbor(&mut body);
-                Entry::Event(NewEvent {
-                    key: event.key,
-                    dedup: false,
-                    device: event.device,
-                    received: event.received,
-                    routes: Routes::NONE.with(DestinationId(0)),
-                    body: body.into(),
-                    original: None,
-                })
-            });
+        let entries = events.map(|event| {
+            let mut body = Vec::new();
+            event.to_cbor(&mut body);
+            Entry::Event(NewEvent {
+                key: event.key,
+                dedup: false,
+                device: event.device,
+                received: event.received,
+                routes: Routes::NONE.with(DestinationId(0)),
+                body: body.into(),
+                original: None,
+            })
+        });
         let receipt = store.handle().append(entries.into()).await.unwrap();
         receipt.await.unwrap();
         store.shutdown().await.unwrap();
@@ -304,5 +310,28 @@ lake gets 1; 3 by the rules in force"
             ..args(file)
         };
         assert_eq!(report(&later).unwrap().events, 0);
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_clock_was_set_has_the_time_at_which_it_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let early = Event {
+            received: Timestamp::from_millis(30_000),
+            marks: Marks::CLOCK_UNSET,
+            tags: vec![
+                (BOOT_TAG.into(), "this".into()),
+                (UPTIME_TAG.into(), "60000".into()),
+            ],
+            ..event_of("b7", &[("t", 90.0)])
+        };
+        let file = place_with(dir.path(), [early]).await;
+        let noon = Timestamp::from_millis(1_772_366_400_000).as_nanos();
+        fs::write(
+            dir.path().join("data/gateway.boot"),
+            format!("this {noon}\n"),
+        )
+        .unwrap();
+        let report = report(&args(file)).unwrap();
+        assert_eq!(report.first.as_deref(), Some("2026-03-01T12:01:00Z"));
     }
 }
