@@ -26,7 +26,9 @@ impl Rulebook {
         let (destinations, in_force) = self.in_force();
         let mut known = HashMap::new();
         for rule in &in_force {
-            known.entry(rule.name.clone()).or_insert(Some(fields(rule)));
+            known
+                .entry(rule.name.clone())
+                .or_insert_with(|| Some(fields(rule)));
         }
         Trial {
             destinations,
