@@ -106,6 +106,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_secs(3600),
         dedup_count: 1,
@@ -134,6 +135,8 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         retry_max: forward::Config::RETRY_MAX,
         start: forward::Start::Now,
         pacing: forward::pace::Config::default(),
+        urgent: penstock::class::Classes::NONE,
+        lane_of: None,
         attempts_max: forward::Config::ATTEMPTS_MAX,
     };
     let known = handle.status().destinations[0].clone();
@@ -193,6 +196,7 @@ fn entry(n: u64) -> NewEvent {
         routes: Routes::NONE.with(DestinationId(0)),
         body: body.into(),
         original: None,
+        shed: None,
     }
 }
 

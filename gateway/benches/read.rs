@@ -162,6 +162,7 @@ fn store_config(dir: &std::path::Path, max_bytes: u64) -> store::Config {
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_hours(1),
         dedup_count: 1_000_000,
@@ -239,6 +240,7 @@ fn event(n: u64, now: Timestamp) -> Entry {
         routes: Routes::NONE.with(DestinationId(0)),
         body: Bytes::from(body),
         original: None,
+        shed: None,
     })
 }
 

@@ -87,6 +87,7 @@ fn ingest(bencher: Bencher<'_, '_>, rules: usize) {
     let rule = |n| Rule {
         name: format!("r{n}").into(),
         pattern: Pattern::parse(&pattern(n)).expect("it is one"),
+        class: None,
         destinations: vec!["d".into()],
         actions: penstock::rules::Actions::default(),
         schedule: None,
@@ -149,6 +150,7 @@ fn large_message(bencher: Bencher<'_, '_>, rules: usize) {
             r#"{{"data":{{"m":{{"n":["x{n}"],"v":[{{"numeric":[">",80]}}]}}}}}}"#
         ))
         .expect("it is one"),
+        class: None,
         destinations: vec!["d".into()],
         actions: penstock::rules::Actions::default(),
         schedule: None,

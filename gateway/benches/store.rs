@@ -186,6 +186,7 @@ fn config(dir: &Path, destinations: u8) -> Config {
         max_age: Some(Duration::from_secs(7 * 24 * 3600)),
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 16 << 20,
         dedup_age: Duration::from_secs(24 * 3600),
         dedup_count: 2_000_000,
@@ -290,6 +291,7 @@ async fn produce(handle: &Handle, case: &Case, routes: Routes, first: u64, event
                             routes,
                             body: body.clone(),
                             original: None,
+                            shed: None,
                         })
                     })
                     .collect();

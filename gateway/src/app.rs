@@ -22,6 +22,7 @@ use crate::{
     destinations::{self, Destinations, routing},
     events::Events,
     fleet::{self, Fleet, Replies},
+    gaps::Gaps,
     gateway_id::GatewayId,
     http,
     ingest::Ingest,
@@ -55,6 +56,7 @@ pub struct App {
     read: Feed,
     actions: Follower,
     rulebook: Arc<Rulebook>,
+    gaps: Gaps,
     rebirth: Rebirth,
     fleet: Fleet,
     delivery: fleet::Delivery,
@@ -161,6 +163,7 @@ impl App {
                 )
             })
             .collect();
+        let gaps = Gaps::new(handle.clone(), ingest.clone());
         let rebirth = Rebirth::new(ingest.clone(), local.clone(), clock.clone());
         let actions = Follower::new(
             &config.data_dir,
@@ -207,6 +210,7 @@ impl App {
             read,
             actions,
             rulebook,
+            gaps,
             rebirth,
             fleet,
             delivery,
@@ -320,6 +324,7 @@ impl App {
             self.events.run(stop).await;
             Ok(())
         });
+        looking_in.spawn("gaps", OnEnd::Log, self.gaps.run(stop_http.clone()));
         let stop = shutdown.clone();
         looking_in.spawn("rebirth", OnEnd::Log, async move {
             self.rebirth.run(stop).await;

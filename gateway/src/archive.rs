@@ -233,6 +233,16 @@ pub async fn advance(store: &Handle, page: Page) -> Result<(Stepped, Replay), Er
     }
 }
 
+/// A destination and its lane, with where their cursors are: what waits for one of them is
+/// still to come to that place by itself.
+pub fn place(store: &Handle, name: &str) -> Vec<(DestinationId, Position)> {
+    let beside = crate::record::beside(name);
+    let status = store.status();
+    let all = status.destinations.iter();
+    let there = all.filter(|d| *d.name == *name || *d.name == *beside);
+    there.map(|d| (d.id, d.cursor)).collect()
+}
+
 /// The number of a destination that copies can be sent to.
 ///
 /// # Errors

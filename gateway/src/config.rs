@@ -32,6 +32,7 @@ mod reader;
 pub(crate) mod rule;
 mod schema;
 mod seen;
+mod shed;
 mod stages;
 #[cfg(feature = "http")]
 mod to_http;
@@ -65,6 +66,7 @@ pub use seen::{Seen, Stamp};
 pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
+    class::Classes,
     events, forward, http, ingest,
     normalise::mapping::{Keep, Scope},
     query,
@@ -126,7 +128,8 @@ pub struct Config {
 impl Config {
     /// What works of single destinations, and is probably not what is wanted.
     pub(crate) fn destination_warnings(&self) -> impl Iterator<Item = String> {
-        self.destinations.iter().flat_map(destination::warnings)
+        let own = self.destinations.iter().filter(|d| d.lane_of.is_none());
+        own.flat_map(destination::warnings)
     }
 
     /// What works between remotes and destinations, and is probably not what is wanted.
@@ -368,6 +371,7 @@ impl Config {
         let rule::Read { rules, files } = rule::read(root, dir, Some(&names), fleet.deadline_max);
         #[cfg(feature = "mqtt")]
         let remotes = mqtt::read_remotes(root, dir, &destinations);
+        let destinations = with_lanes(destinations);
         let events = stages::events(root.table("events"));
         #[cfg(any(feature = "kafka", feature = "nats"))]
         let upstreams = upstream::read(root, dir, fleet.orders.is_some());
@@ -388,6 +392,7 @@ impl Config {
                 max_age: journal.max_age,
                 keep_delivered: journal.keep_delivered,
                 on_full: journal.on_full,
+                shed: journal.shed,
                 reserve_bytes: journal.reserve_bytes,
                 dedup_age: journal.dedup_age,
                 dedup_count: journal.dedup_count,
@@ -421,6 +426,21 @@ impl Config {
             log,
         }
     }
+}
+
+/// Each with its lane behind it, where it has one.
+fn with_lanes(destinations: Vec<forward::Config>) -> Vec<forward::Config> {
+    let lanes = destinations.into_iter().flat_map(|one| {
+        let lane = one.lane();
+        std::iter::once(one).chain(lane)
+    });
+    lanes.collect()
+}
+
+/// The names that rules may know: what goes by a lane is decided by classes.
+pub(crate) fn named(destinations: &[forward::Config]) -> Vec<Arc<str>> {
+    let named = destinations.iter().filter(|d| d.lane_of.is_none());
+    named.map(|d| d.name.clone()).collect()
 }
 
 /// The names that the journal keeps cursors for.
@@ -477,6 +497,14 @@ fn destinations(
             table.mistake(table.span("path").as_ref(), "path", what);
         }
         configs.push(config);
+    }
+    let lanes = configs.iter().filter(|d| d.urgent != Classes::NONE).count();
+    if lanes > 0 && configs.len() + lanes > max {
+        let what = format!(
+            "{} destinations, and {lanes} lanes of those that are urgent; there can be {max}",
+            configs.len()
+        );
+        root.mistake(span.as_ref(), "destination", what);
     }
     configs
 }

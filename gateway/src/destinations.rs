@@ -237,7 +237,7 @@ impl Destinations {
             &self.parts.remotes,
         )?;
         let (book, ingest) = (self.parts.rulebook.clone(), self.parts.ingest.clone());
-        let names = destinations.iter().map(|one| one.name.clone()).collect();
+        let names = crate::config::named(destinations);
         let rules = wish.rules.clone();
         let exchanged = tokio::task::spawn_blocking(move || {
             book.exchange(names, rules, |rules| {

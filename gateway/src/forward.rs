@@ -77,9 +77,10 @@ use tokio_util::sync::CancellationToken;
 use self::{destination::Destination, engine::Engine};
 use crate::{
     boots::Boots,
+    class::Classes,
     clock::Clock,
     event::Timestamp,
-    record::{DestinationId, Position},
+    record::{DestinationId, Position, beside},
     store,
 };
 
@@ -107,6 +108,10 @@ pub struct Config {
     pub start: Start,
     /// How fast it is fed, and when.
     pub pacing: pace::Config,
+    /// What of it goes by its lane.
+    pub urgent: Classes,
+    /// Whose lane it is; it has `urgent` from there.
+    pub lane_of: Option<Arc<str>>,
 }
 
 /// Forgets what a destination of this name has written down below `data_dir` about what it
@@ -146,6 +151,34 @@ impl Config {
     pub const RETRY_MAX: Duration = Duration::from_secs(30);
     /// `attempts_max` where not configured.
     pub const ATTEMPTS_MAX: u32 = 20;
+
+    /// The lane of what is urgent: a destination of its own at the same place, for which
+    /// neither the budget nor the hours count. `None` where nothing is urgent.
+    pub fn lane(&self) -> Option<Self> {
+        if self.urgent == Classes::NONE || self.lane_of.is_some() {
+            return None;
+        }
+        let mut lane = Self {
+            name: beside(&self.name).into(),
+            lane_of: Some(self.name.clone()),
+            pacing: self.pacing.without_hours(),
+            ..self.clone()
+        };
+        // What one writes down of what it sent is not for another.
+        let name = &*lane.name;
+        match &mut lane.kind {
+            #[cfg(feature = "kafka")]
+            Kind::Kafka(config) => {
+                if let Some(one) = &mut config.transactions {
+                    one.notes.set_file_name(name);
+                }
+            }
+            #[cfg(feature = "s3")]
+            Kind::S3(config) => config.plans.set_file_name(name),
+            _ => {}
+        }
+        Some(lane)
+    }
 
     /// The same, knowing who this gateway is.
     #[must_use]

@@ -6,7 +6,8 @@
 //! Nothing is dropped: what no mapping takes, what cannot be decoded, and what
 //! would swell beyond bounds is quarantined as it came, with the reason.
 //!
-//! Two exceptions, acknowledged and counted, and not kept. What left this gateway as an
+//! Three exceptions, acknowledged and counted, and not kept. What is given up by its class
+//! while room is short, where the operator has said so. What left this gateway as an
 //! event, and came back from another, is kept already, and is [`Verdict::Returned`], so
 //! that it is not shown once more. And an empty payload
 //! with the RETAIN flag is not data: it tells the broker to forget a retained message
@@ -41,7 +42,7 @@ pub use duplicates::{Duplicates, Report};
 pub use metrics::Metrics;
 use preparing::{Group, Preparing};
 pub use raw::Raw;
-pub use routing::Routing;
+pub use routing::{Lane, Lanes, Routing};
 pub use timing::DeviceClock;
 use timing::Timing;
 pub(crate) use timing::mark_unset;
@@ -49,6 +50,7 @@ use topics::Topics;
 use verdicts::verdicts;
 
 use crate::{
+    class::Class,
     clock::{Believed, Clock},
     event::{Event, Marks, Timestamp},
     gateway_id::GatewayId,
@@ -294,7 +296,9 @@ impl Ingest {
     /// Whether events of a message may go to a destination, whatever the rules say: not
     /// back to where it came from.
     pub fn may_go_to(&self, raw: &Raw, destination: DestinationId) -> bool {
-        self.routing().of(raw.origin.as_ref()).contains(destination)
+        let routing = self.routing();
+        let named = routing.named(destination);
+        routing.of(raw.origin.as_ref()).contains(named)
     }
 
     /// How often devices sent the same thing again.
@@ -349,6 +353,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &routing.rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.originals = routing.originals;
+        preparing.routing = Some(&routing);
         let entries = preparing.timed_by(&self.timing, None).retry(raw)?;
         Ok(Retried {
             entries,
@@ -374,12 +379,18 @@ impl Ingest {
         let open = routing.of(None).without(originals);
         let mut matching = rules.scratch();
         matching.begin_message();
-        let routes = match rules.is_empty() {
-            true => open,
+        let (routes, class) = match rules.is_empty() {
+            true => (open, Class::Normal),
             false => rules
                 .route(event, open, &mut matching)
-                .map_or(open, |routed| routed.routes),
+                .map_or((open, Class::Normal), |routed| {
+                    (routed.routes, routed.class)
+                }),
         };
+        let class = class.max(
+            rule.and_then(|rule| rules.class_of(rule))
+                .unwrap_or(Class::Low),
+        );
         rules.give_back(matching);
         let also = rule.map_or(Routes::NONE, |rule| rules.windowed(rule));
         let routes = routes.union(also.without(originals));
@@ -394,15 +405,31 @@ impl Ingest {
             received: event.received,
             routes: match nowhere {
                 true => routes.union(Routes::NOWHERE),
-                false => routes,
+                false => routing.by_class(routes, class),
             },
             body: body.into(),
             original: None,
+            shed: None,
         };
         Made {
             event,
             going: Going { _by: routing },
         }
+    }
+
+    /// An event that the gateway made itself for certain destinations; it goes where the rules
+    /// say, too. It comes to each place once: not beside a lane, nor by one beside the rest.
+    pub fn made_for(&self, event: &Event, routes: Routes) -> Made {
+        let mut made = self.made(event, None);
+        let routing = self.routing();
+        // Who gets messages as they came gets none: nothing came.
+        let never = routing.originals.union(routing.draining);
+        let routes = routes.without(never.union(Routes::NOWHERE));
+        if routes != Routes::NONE {
+            let others = routing.elsewhere(made.event.routes, routes);
+            made.event.routes = routes.union(others.without(Routes::NOWHERE));
+        }
+        made
     }
 
     /// Counts what was tried again, now that it has left quarantine.
@@ -424,6 +451,7 @@ impl Ingest {
         let mut preparing = Preparing::new(&self.topics, routes, &routing.rules, &metrics, &births);
         preparing.gateway = self.gateway.as_ref();
         preparing.corrected = Some(at);
+        preparing.routing = Some(&routing);
         let preparing = preparing.timed_by(&self.timing, None);
         let entries = preparing.retry(raw)?.into_iter();
         let events = entries.filter_map(|entry| match entry {
@@ -481,6 +509,7 @@ impl Ingest {
                 } = Preparing::new(&self.topics, routes, &routing.rules, &self.metrics, &births)
                     .known_as(self.gateway.as_ref(), publisher)
                     .sending_originals(routing.originals)
+                    .routed_by(&routing)
                     .timed_by(&self.timing, booted.as_ref())
                     .group(&publisher.client_id, &mut batch, received);
                 let appended = if entries.is_empty() {

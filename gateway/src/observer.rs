@@ -19,7 +19,7 @@ use crate::{
     ingest::{self, Ingest},
     query,
     rules::ACTIONS,
-    status::{self, Destination, Journal, Ledger, Nowhere, Readiness, Sampler, Status},
+    status::{self, Destination, Journal, Ledger, Nowhere, Readiness, Sampler, Shed, Status},
     store,
 };
 
@@ -136,6 +136,12 @@ impl Observer {
                 stored: store.stored,
                 duplicate: store.duplicate,
                 quarantined: store.quarantined,
+                shed: store.shed.iter().sum(),
+                shed_by_class: Shed {
+                    low: store.shed[0],
+                    normal: store.shed[1],
+                    high: store.shed[2],
+                },
                 refused_full: store.refused_full,
                 accepted_per_sec: sampler.accepted_per_sec(),
             },
@@ -146,6 +152,8 @@ impl Observer {
                 file_bytes: store.file_bytes,
                 max_bytes: store.max_bytes,
                 full: store.full,
+                shedding: store.shedding,
+                gaps: store.gaps,
                 time_to_full_secs: sampler.time_to_full_secs(),
                 written_bytes: store.written_bytes,
                 commits: store.commits,

@@ -29,6 +29,17 @@ pub fn is_own(name: &str) -> bool {
     name.starts_with('$')
 }
 
+/// How the name of a lane ends. Names that are configured have no dot.
+pub const LANE: &str = ".urgent";
+
+/// The name that the other has at the same place: a destination's lane, or whose lane it is.
+pub fn beside(name: &str) -> String {
+    match name.strip_suffix(LANE) {
+        Some(of) => of.to_owned(),
+        None => format!("{name}{LANE}"),
+    }
+}
+
 /// The number that no destination has: events that the rules send nowhere carry its
 /// bit, so that the journal holds them and counts them as it does for a destination.
 pub const NOWHERE: DestinationId = DestinationId(63);

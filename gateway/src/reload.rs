@@ -178,7 +178,12 @@ impl Reload {
             tracing::info!("passwords and keys were read again and are in force");
             return Ok(());
         }
-        let changed = self.in_force.fixed.changed_destinations(&config.fixed);
+        let mut changed = self.in_force.fixed.changed_destinations(&config.fixed);
+        let of_changed = config.destinations.iter().filter_map(|one| {
+            let of = one.lane_of.as_ref()?;
+            changed.contains(of).then(|| one.name.clone())
+        });
+        changed.extend(of_changed.collect::<Vec<_>>());
         let wish = Wish {
             destinations: config.destinations,
             names: config.store.destinations,

@@ -132,7 +132,7 @@ pub fn put_in(dir: &Path, config: &Config) -> Result<Vec<Rule>, Error> {
 
 /// The destinations that rules may name.
 fn names(config: &Config) -> Vec<Arc<str>> {
-    config.destinations.iter().map(|d| d.name.clone()).collect()
+    crate::config::named(&config.destinations)
 }
 
 fn read_all(

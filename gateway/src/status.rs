@@ -22,7 +22,7 @@ pub struct Status {
     pub uptime_secs: u64,
     /// Whether events get on their way; see [`Readiness`].
     pub ready: bool,
-    /// What was taken from devices: `accepted = stored + duplicate + quarantined`.
+    /// What was taken from devices: `accepted = stored + duplicate + quarantined + shed`.
     pub ledger: Ledger,
     /// Whether the ledger is what the journal has.
     #[schema(value_type = crate::audit::Report)]
@@ -94,10 +94,25 @@ pub struct Ledger {
     pub duplicate: u64,
     /// Of that: messages that could not be decoded.
     pub quarantined: u64,
+    /// Of that: given up by class while room was short, as configured.
+    pub shed: u64,
+    /// The same by class.
+    pub shed_by_class: Shed,
     /// Turned away because the journal was full; not accepted.
     pub refused_full: u64,
     /// Accepted in each second, lately.
     pub accepted_per_sec: f64,
+}
+
+/// Events that were given up while room was short, by class, since the journal was begun.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+pub struct Shed {
+    /// Of class `low`.
+    pub low: u64,
+    /// Of class `normal`.
+    pub normal: u64,
+    /// Of class `high`.
+    pub high: u64,
 }
 
 /// Events that the rules sent to no destination, since the journal was begun:
@@ -134,6 +149,10 @@ pub struct Journal {
     pub max_bytes: u64,
     /// Whether devices are being pushed back.
     pub full: bool,
+    /// Whether events are being given up by class.
+    pub shedding: bool,
+    /// Gaps that were counted and are not told upstream yet.
+    pub gaps: u64,
     /// Seconds until the journal is full if things go on as they do; `null` if it does not grow.
     pub time_to_full_secs: Option<u64>,
     /// Bytes written since the start.

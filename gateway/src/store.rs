@@ -8,6 +8,8 @@
 //! - Every routed event is counted once for each destination: delivered, waiting,
 //!   expired, evicted, damaged or dead. Nothing leaves without a count: what the rules
 //!   send nowhere is held until it is too old or half of the room is used, and counted too.
+//! - What is given up by class while room is short, as configured, is counted in the commit
+//!   that acknowledges it, and told upstream by an event.
 //! - At most one process writes: a lock in the data directory.
 //! - When there is no room, whole groups are turned away (`push-back`) or the
 //!   oldest events make room and are counted (`drop-oldest`); a full disk needs
@@ -44,6 +46,7 @@ mod edit;
 mod entry;
 mod fill;
 mod frame;
+mod gap;
 mod handle;
 mod history;
 mod hold;
@@ -68,6 +71,7 @@ mod salvage;
 mod scan;
 mod schema;
 mod settle;
+mod shed;
 mod stage;
 mod standing;
 mod state;
@@ -97,6 +101,8 @@ pub(crate) use copies::standing as copies_standing;
 pub use devices::{Devices, Waiting};
 pub use edit::{Edit, Edited, NotEdited};
 pub use entry::{Appended, Entry, NewEvent, NewOriginal, NewQuarantine, Receipt, Stopped};
+pub use gap::Gap;
+pub(crate) use gap::take as take_gaps;
 pub use handle::{Failure, Handle};
 pub use history::HistoryPage;
 pub use hold::Hold;
@@ -109,6 +115,7 @@ pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub(crate) use salvage::open_as_evidence;
 pub(crate) use scan::{is_about_the_row, scan};
+pub use shed::{Keep, RELEASE, Shed, Sheddable};
 pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
 pub use tail::Newest;
@@ -172,7 +179,7 @@ impl Store {
         }
         let mut account = account::Account::new(opened.names, opened.set_aside);
         account.look(&opened.connection, &opened.state)?;
-        let status = account.status(&opened.state, &opened.room, &window);
+        let status = account.status(&opened.state, &opened.room, &window, false);
         let (status, status_seen) = watch::channel(Arc::new(status));
         let tail = Arc::new(tail::Tail::new(opened.state.position, tail::TAIL_BYTES));
         let noticed = Arc::<reader::Noticed>::default();
@@ -195,6 +202,7 @@ impl Store {
             steps,
             state: opened.state,
             window,
+            shedding: shed::Shedding::new(&config.shed),
             max_age: config.max_age,
             keep_delivered: config.keep_delivered,
             checkpoints: checkpoint::Checkpoints::new(config.max_bytes),

@@ -32,6 +32,7 @@ impl Gateway {
             max_age: None,
             keep_delivered: None,
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 1 << 20,
             dedup_age: Duration::from_secs(3_600),
             dedup_count: 100_000,

@@ -54,6 +54,8 @@ pub struct Ledger {
     pub duplicate: u64,
     /// Of those: kept in quarantine.
     pub quarantined: u64,
+    /// Of those: given up by class.
+    pub shed: u64,
     /// Turned away for want of room.
     pub refused_full: u64,
 }
@@ -72,6 +74,10 @@ pub struct Store {
     pub buffered: u64,
     /// Whether events are being turned away.
     pub full: bool,
+    /// Whether events are being given up by class.
+    pub shedding: bool,
+    /// What was given up and is not told upstream yet.
+    pub gaps: u64,
     /// Messages in quarantine now.
     pub in_quarantine: u64,
     /// Damaged files that were set aside; what is said of each is for people.
@@ -146,8 +152,8 @@ impl Status {
         let ledger = &self.ledger;
         assert_eq!(
             ledger.accepted,
-            ledger.stored + ledger.duplicate + ledger.quarantined,
-            "accepted = stored + duplicate + quarantined does not hold in {self:#?}"
+            ledger.stored + ledger.duplicate + ledger.quarantined + ledger.shed,
+            "accepted = stored + duplicate + quarantined + shed does not hold in {self:#?}"
         );
         for one in &self.destinations {
             assert_eq!(

@@ -62,6 +62,7 @@ async fn turn(rules: usize) -> f64 {
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_hours(1),
         dedup_count: 1_000_000,

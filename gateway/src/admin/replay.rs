@@ -331,7 +331,7 @@ async fn append(store: &Handle, group: &mut Group) -> Result<bool, Stopped> {
         match appended {
             Appended::Stored(_) => group.done.stored += 1,
             Appended::Duplicate => group.done.duplicate += 1,
-            Appended::Quarantined(_) => {}
+            Appended::Quarantined(_) | Appended::Shed => {}
             Appended::Full => return Ok(false),
         }
     }

@@ -156,6 +156,8 @@ pub struct Page {
     /// The replay as it was when the page was read.
     pub(super) replay: Replay,
     destination: DestinationId,
+    /// That one, and another at the same place.
+    place: Vec<DestinationId>,
     /// Each with the position of what it is a copy of.
     copies: Vec<(Position, NewEvent)>,
     next: Option<Position>,
@@ -167,20 +169,21 @@ pub struct Page {
 }
 
 impl Page {
-    /// Makes copies of what was chosen for a destination that has settled everything up to
-    /// `cursor`. What it is still to get is no copy's: it gets that under the same key in
-    /// any case.
+    /// Makes copies of what was chosen for a destination. At its `place` everything is settled
+    /// up to these cursors; what is still to get there is no copy's: it gets there under the
+    /// same key in any case.
     pub fn new(
         replay: Replay,
         chosen: Chosen,
         destination: DestinationId,
-        cursor: Position,
+        place: Vec<(DestinationId, Position)>,
         now: Timestamp,
     ) -> Self {
         let (identity, at) = (replay.choice.identity, replay.at());
         let mut page = Self {
             replay,
             destination,
+            place: place.iter().map(|(id, _)| *id).collect(),
             copies: Vec::with_capacity(chosen.records.len()),
             next: chosen.next,
             following: chosen.following,
@@ -190,7 +193,10 @@ impl Page {
             gone: chosen.gone,
         };
         for record in &chosen.records {
-            let waits = record.routes.contains(destination) && record.position > cursor;
+            let still = |(id, cursor): &(DestinationId, Position)| {
+                record.routes.contains(*id) && record.position > *cursor
+            };
+            let waits = place.iter().any(still);
             if waits && identity == Identity::Same {
                 page.waiting += 1;
                 continue;
@@ -233,22 +239,29 @@ fn copy(
         routes: Routes::NONE.with(destination),
         body: body.into(),
         original: None,
+        shed: None,
     }
 }
 
-/// Records after a position that a destination will be tried with again. They are few: a
+/// Records after a position that a place will be tried with again. They are few: a
 /// destination has a bound for them.
 fn retrying(
     tables: &Connection,
-    destination: DestinationId,
+    place: &[DestinationId],
     after: Position,
 ) -> rusqlite::Result<BTreeSet<Position>> {
     let mut statement = tables
         .prepare_cached("SELECT position FROM retry WHERE destination = ?1 AND position > ?2")?;
-    let rows = statement.query_map((destination.0, after.0.cast_signed()), |row| {
-        Ok(Position(row.get::<_, i64>(0)?.cast_unsigned()))
-    })?;
-    rows.collect()
+    let mut waiting = BTreeSet::new();
+    for destination in place {
+        let rows = statement.query_map((destination.0, after.0.cast_signed()), |row| {
+            Ok(Position(row.get::<_, i64>(0)?.cast_unsigned()))
+        })?;
+        for position in rows {
+            waiting.insert(position?);
+        }
+    }
+    Ok(waiting)
 }
 
 /// Appends a page of copies, and notes how far the replay has come.
@@ -279,6 +292,7 @@ impl Edit for Advance {
         let Page {
             replay,
             destination,
+            place,
             copies,
             next,
             following,
@@ -306,7 +320,7 @@ impl Edit for Advance {
         }
         // What waits for another attempt is still to come to the destination by itself.
         let retrying = match replay.choice.identity {
-            Identity::Same => retrying(tables, *destination, Position(known.after))?,
+            Identity::Same => retrying(tables, place, Position(known.after))?,
             Identity::New => BTreeSet::new(),
         };
         let mut waiting = *waiting;

@@ -22,17 +22,22 @@ impl Place {
     }
 
     fn run(&self) -> Running {
+        self.run_with(["lake", "other"])
+    }
+
+    fn run_with(&self, names: [&str; 2]) -> Running {
         let config = Config {
             dir: self.0.path().to_owned(),
             max_bytes: 256 << 20,
             max_age: None,
             keep_delivered: Some(Duration::from_secs(36_500 * 86_400)),
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 1 << 16,
             dedup_age: Duration::from_secs(3_600),
             dedup_count: 10_000,
             dedup_memory_bytes: 1 << 20,
-            destinations: vec!["lake".into(), "other".into()],
+            destinations: names.map(Into::into).into(),
             from_kept: Vec::new(),
         };
         let (store, _) = Store::open(config, Arc::new(SystemClock)).unwrap();
@@ -60,6 +65,7 @@ async fn fill(store: &Handle, count: u64, left: u64) {
             routes: Routes::NONE.with(LAKE),
             body: body.into(),
             original: None,
+            shed: None,
         })
     });
     store
@@ -125,14 +131,8 @@ fn page(store: &Handle, replay: &Replay, count: usize) -> Page {
     let mut selection = Selection::new(&replay.choice, rule).unwrap();
     let chosen = Chosen::read(&store.listing().unwrap(), replay, count, &mut selection).unwrap();
     let id = destination(store, &replay.choice.destination, |_| false).unwrap();
-    let status = store.status();
-    let cursor = status
-        .destinations
-        .iter()
-        .find(|d| d.id == id)
-        .unwrap()
-        .cursor;
-    Page::new(replay.clone(), chosen, id, cursor, SystemClock.now())
+    let place = place(store, &replay.choice.destination);
+    Page::new(replay.clone(), chosen, id, place, SystemClock.now())
 }
 
 /// Goes on to the end, so many events at a time.
@@ -301,6 +301,17 @@ async fn what_is_on_its_way_for_the_first_time_is_left_at_that() {
     let replay = finish(&store, begun(&store, choice("lake")).await, 100).await;
     assert_eq!((replay.copied, replay.waiting), (7, 3));
     assert_eq!(numbers(&store), floats(0..7));
+    running.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_in_a_lane_is_left_at_that_by_a_replay_to_its_destination() {
+    let place = Place::new();
+    let running = place.run_with(["other.urgent", "other"]);
+    let store = running.handle();
+    fill(&store, 10, 4).await;
+    let replay = finish(&store, begun(&store, choice("other")).await, 100).await;
+    assert_eq!((replay.copied, replay.waiting), (6, 4));
     running.shutdown().await.unwrap();
 }
 

@@ -85,11 +85,12 @@ pub(crate) fn print(status: &Value) {
     ));
     let ledger = &status["ledger"];
     output::line(format_args!(
-        "accepted {} = stored {} + duplicate {} + quarantined {}   (turned away while full: {})",
+        "accepted {} = stored {} + duplicate {} + quarantined {} + shed {}   (turned away while full: {})",
         ledger["accepted"],
         ledger["stored"],
         ledger["duplicate"],
         ledger["quarantined"],
+        ledger["shed"],
         ledger["refused_full"]
     ));
     let store = &status["store"];

@@ -13,7 +13,10 @@ use super::{
 };
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 use crate::dictionary::Dictionary;
-use crate::forward::{self, Kind, Start, file, format::Format};
+use crate::{
+    class::{Class, Classes},
+    forward::{self, Kind, Start, file, format::Format},
+};
 
 const MILLI: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -69,6 +72,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
     let attempts_max = table.number("attempts_max", 1..=1_000_000, forward::Config::ATTEMPTS_MAX);
     let start = table.parsed("start", start).unwrap_or_default();
     let pacing = pacing::read(table);
+    let urgent = urgent(table);
     table.finish();
     let config = kind.zip(name.as_ref()).map(|(kind, name)| forward::Config {
         name: Arc::from(name.value.as_str()),
@@ -78,7 +82,12 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
         attempts_max,
         start,
         pacing,
+        urgent,
+        lane_of: None,
     });
+    if let Some(why) = config.as_ref().and_then(no_lane) {
+        table.mistake(table.span("urgent").as_ref(), "urgent", why);
+    }
     if start != Start::Now
         && config
             .as_ref()
@@ -107,6 +116,53 @@ pub(super) fn default(data_dir: &Path) -> forward::Config {
         attempts_max: forward::Config::ATTEMPTS_MAX,
         start: Start::Now,
         pacing: forward::pace::Config::default(),
+        urgent: Classes::NONE,
+        lane_of: None,
+    }
+}
+
+/// The classes that go by a lane of their own.
+fn urgent(table: &Table<'_, '_, '_>) -> Classes {
+    let classes =
+        table
+            .texts("urgent")
+            .unwrap_or_default()
+            .iter()
+            .fold(Classes::NONE, |classes, text| {
+                let class = table.parse("urgent", text, |text| {
+                    let found = Class::WORDS.iter().find(|(word, _)| *word == text);
+                    let words = || OneOf(Class::WORDS.iter().map(|(word, _)| *word).collect());
+                    found
+                        .map(|(_, class)| *class)
+                        .ok_or_else(|| words().instead_of(text))
+                });
+                class.map_or(classes, |class| classes.with(class))
+            });
+    if classes.is_all() {
+        let what = "with all classes nothing would be left that waits; leave the key away, and \
+                    budget and windows too";
+        table.mistake(table.span("urgent").as_ref(), "urgent", what);
+    }
+    classes
+}
+
+/// Why a destination that has something urgent cannot have a lane for it.
+fn no_lane(config: &forward::Config) -> Option<&'static str> {
+    if config.urgent == Classes::NONE {
+        return None;
+    }
+    match &config.kind {
+        Kind::File(_) => Some("a directory has one writer, and no link that is shut"),
+        #[cfg(feature = "mqtt")]
+        Kind::Mqtt(mqtt) if mqtt.server.client_id.is_some() => Some(
+            "is sent by a second connection, which cannot have the same client_id; leave \
+             client_id away",
+        ),
+        _ if config.sends_originals() => Some(
+            "events have a class, and this destination gets messages as they came; leave \
+             payload = \"original\" away",
+        ),
+        _ => None,
     }
 }
 
@@ -443,4 +499,67 @@ fn not_built_in(table: &Table<'_, '_, '_>, feature: &str) -> Option<Kind> {
     let what = format!("{feature:?} is not in this program; build it with the feature {feature}");
     table.mistake(table.span("type").as_ref(), "type", what);
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, named};
+
+    fn read(keys: &str) -> Result<Config, String> {
+        let text = format!("data_dir = \"/data\"\n[[destination]]\nname = \"lake\"\n{keys}");
+        Config::from_text(&text, Path::new("/"), &|_| None).map_err(|said| said.to_string())
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn what_is_urgent_has_a_lane_for_which_neither_budget_nor_hours_count() {
+        let http = "type = \"http\"\nurl = \"https://lake.example/\"\n";
+        let metered = "budget = \"1MiB\"\nrate_records = 5\nstart = \"oldest\"\n";
+        let window = "[[destination.window]]\nopens = \"0 22 * * *\"\nlength = \"4h\"\n";
+        let urgent = "urgent = [\"critical\", \"high\"]\n";
+        let config = read(&format!("{http}{metered}{urgent}{window}")).unwrap();
+        let [lake, lane] = &config.destinations[..] else {
+            panic!("{:?}", config.destinations)
+        };
+        assert_eq!((&*lake.name, &*lane.name), ("lake", "lake.urgent"));
+        assert_eq!(lane.lane_of.as_deref(), Some("lake"));
+        assert_eq!(
+            (lake.pacing.windows.len(), lane.pacing.windows.len()),
+            (1, 0)
+        );
+        assert_eq!(lane.pacing.budget.unwrap().bytes, u64::MAX);
+        assert_eq!(lane.pacing.records_per_sec, Some(5));
+        assert_eq!(lane.start, lake.start);
+        // The journal keeps a place for both, and rules speak of one.
+        assert_eq!(config.store.destinations.len(), 3);
+        assert_eq!(config.store.from_kept.len(), 2);
+        assert_eq!(named(&config.destinations), ["lake".into()]);
+        let rule = "[[rule]]\nname = \"r\"\npattern = '{\"device\":[\"x\"]}'\n\
+                    destinations = [\"lake.urgent\"]\n";
+        let said = read(&format!("{http}{urgent}{rule}")).unwrap_err();
+        assert!(said.contains("should be one of lake"), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_have_a_lane_says_why() {
+        let check = |keys: &str, part: &str| {
+            let said = read(keys).unwrap_err();
+            assert!(said.contains(part), "{said}");
+        };
+        let file = "type = \"file\"\npath = \"lake\"\n";
+        check(
+            &format!("{file}urgent = [\"critical\"]\n"),
+            "destination[1].urgent: a directory has one writer",
+        );
+        check(
+            &format!("{file}urgent = [\"urgent\"]\n"),
+            "should be one of low, normal, high, critical",
+        );
+        check(
+            &format!("{file}urgent = [\"low\", \"normal\", \"high\", \"critical\"]\n"),
+            "nothing would be left that waits",
+        );
+    }
 }

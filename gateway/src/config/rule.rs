@@ -18,7 +18,10 @@ use super::{
     reader::{Table, Text},
     words::OneOf,
 };
-use crate::rules::{Pattern, Rule, Schedule, action::Window};
+use crate::{
+    class::Class,
+    rules::{Pattern, Rule, Schedule, action::Window},
+};
 
 /// Rules in one configuration, at most.
 const RULES_MAX: usize = 100_000;
@@ -122,13 +125,17 @@ impl Reading {
         if let Some(clears) = actions.clears() {
             self.size.fields += clears.fields();
         }
-        let destinations = destinations(table, &self.known, action::is_any(table));
+        let class = table.span("class").is_some();
+        let class = class.then(|| table.word("class", &Class::WORDS, Class::Normal));
+        let may_be_none = class.is_some() || action::is_any(table);
+        let destinations = destinations(table, &self.known, may_be_none);
         let schedule = schedule(table, actions.window.as_deref());
         table.finish();
         if let (Some(name), Some(pattern), Some(destinations)) = (name, pattern, destinations) {
             self.read.rules.push(Rule {
                 name: name.value.into(),
                 pattern,
+                class,
                 destinations,
                 actions,
                 schedule: schedule.map(Arc::new),

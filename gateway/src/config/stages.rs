@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{keep, limits, listener, reader::Table};
+use super::{keep, limits, listener, reader::Table, shed};
 use crate::{
     event::message::Payload,
     events, query,
-    store::OnFull,
+    store::{OnFull, Shed},
     telemetry::{self, Format},
 };
 
@@ -147,6 +147,7 @@ pub(super) struct Journal {
     pub(super) max_age: Option<Duration>,
     pub(super) keep_delivered: Option<Duration>,
     pub(super) on_full: OnFull,
+    pub(super) shed: Vec<Shed>,
     pub(super) reserve_bytes: u64,
     pub(super) dedup_age: Duration,
     pub(super) dedup_count: usize,
@@ -168,6 +169,7 @@ pub(super) fn journal(store: Table<'_, '_, '_>, dedup: Table<'_, '_, '_>, keeps:
         max_age,
         keep_delivered: store.duration_or_never("keep_delivered", ages, otherwise),
         on_full: store.word("on_full", &on_full, OnFull::PushBack),
+        shed: shed::read(&store),
         reserve_bytes: store.size("reserve", 64 * KIB..=1024 * MIB, 16 * MIB),
         dedup_age: dedup.duration("age_max", Duration::from_secs(1)..=365 * DAY, DAY),
         dedup_count: dedup.number("keys_max", 1_000..=1_000_000_000, 2_000_000),

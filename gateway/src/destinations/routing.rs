@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     forward,
-    ingest::Routing,
+    ingest::{Lane, Lanes, Routing},
     record::{Routes, is_own},
     rules::{Rule, RuleSet},
     store::{self, Mode},
@@ -38,6 +38,7 @@ pub(crate) fn routing(
         not_back: crate::remote::not_back(remotes, destinations, store),
         #[cfg(not(feature = "mqtt"))]
         not_back: std::collections::HashMap::default(),
+        lanes: lanes(destinations, store),
         rules: Arc::new(rules),
     })
 }
@@ -56,8 +57,21 @@ pub(crate) fn draining(store: &store::Handle) -> Routes {
 fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     let ids = destinations
         .iter()
+        .filter(|d| d.lane_of.is_none())
         .filter_map(|d| store.destination_id(&d.name));
     ids.fold(Routes::NONE, Routes::with)
+}
+
+/// What goes by a lane instead.
+fn lanes(destinations: &[forward::Config], store: &store::Handle) -> Lanes {
+    let lanes = destinations.iter().filter_map(|d| {
+        Some(Lane {
+            of: store.destination_id(d.lane_of.as_ref()?)?,
+            lane: store.destination_id(&d.name)?,
+            classes: d.urgent,
+        })
+    });
+    Lanes(lanes.collect())
 }
 
 /// Those of them that get messages as they came.

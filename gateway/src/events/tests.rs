@@ -53,6 +53,7 @@ fn entry(n: u64, bytes: usize) -> Entry {
         routes: Routes::NONE,
         body: body.into(),
         original: None,
+        shed: None,
     })
 }
 
@@ -83,6 +84,7 @@ async fn what_left_memory_before_it_could_be_shown_is_counted_and_the_rest_comes
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 1 << 20,
         dedup_age: Duration::from_secs(3_600),
         dedup_count: 100_000,

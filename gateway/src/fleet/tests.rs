@@ -69,6 +69,7 @@ impl Announce for Keep {
             routes: crate::record::Routes(1),
             body: body.into(),
             original: None,
+            shed: None,
         }
     }
 }
@@ -90,6 +91,7 @@ fn open(dir: &Path, clock: &Stopped) -> Running {
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 64 * 1024,
         dedup_age: Duration::from_secs(3_600),
         dedup_count: 100_000,

@@ -42,6 +42,20 @@ pub struct Config {
 impl Config {
     /// `latency_max` where not configured.
     pub const LATENCY_MAX: Duration = Duration::from_secs(5);
+
+    /// The same always, whatever was spent. It is counted all the same.
+    #[must_use]
+    pub fn without_hours(&self) -> Self {
+        let endless = |budget: &Budget| Budget {
+            bytes: u64::MAX,
+            ..*budget
+        };
+        Self {
+            budget: self.budget.as_ref().map(endless),
+            windows: Vec::new(),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Config {

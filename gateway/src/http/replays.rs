@@ -15,7 +15,6 @@ use crate::{
     admin::{self, ReplayShown},
     archive::{self, Choice, Chosen, Error, Identity, Page, Replay, Selection},
     event::Timestamp,
-    record::Position,
 };
 
 /// Events of a page, at most.
@@ -164,9 +163,7 @@ pub(super) async fn next(
     }
     let id = destination(&context, &replay.choice.destination)?;
     let mut selection = selection(&context, &replay.choice).await?;
-    let status = context.store.status();
-    let cursor = status.destinations.iter().find(|d| d.id == id);
-    let cursor = cursor.map_or(Position(0), |d| d.cursor);
+    let place = archive::place(&context.store, &replay.choice.destination);
     let (boots, of) = (context.boots.clone(), replay.clone());
     let mut chosen = read(&context.store, move |listing| {
         Chosen::read(listing, &of, limit, &mut selection)
@@ -177,7 +174,7 @@ pub(super) async fn next(
         .into_iter()
         .map(|record| boots.repaired(record));
     chosen.records = repaired.collect();
-    let page = Page::new(replay, chosen, id, cursor, context.ingest.now());
+    let page = Page::new(replay, chosen, id, place, context.ingest.now());
     let (stepped, replay) = archive::advance(&context.store, page).await?;
     Ok(answer(&stepped, &replay))
 }

@@ -1,7 +1,10 @@
 //! One group: the entries of publishes that are appended together, built of what the
 //! mappings and rules make of each message.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use penstock_broker::{Properties, Publish, Publisher};
@@ -12,10 +15,12 @@ use super::{
     lessons::Lessons,
     metrics::{Metrics, Taken},
     raw::Raw,
+    routing::Routing,
     timing::{self, Timing},
     topics::{self, Topics},
 };
 use crate::{
+    class,
     clock::Booted,
     event::{
         Event, IdSource, Timestamp,
@@ -27,7 +32,7 @@ use crate::{
     },
     record::Routes,
     rules::{self, RuleSet},
-    store::{Entry, NewEvent, NewOriginal},
+    store::{Entry, NewEvent, NewOriginal, Sheddable},
 };
 
 /// Bytes of entries that are built before they are appended, about: one message
@@ -84,6 +89,8 @@ pub(super) struct Preparing<'i> {
     pub(super) gateway: Option<&'i GatewayId>,
     /// Destinations that get messages as they came.
     pub(super) originals: Routes,
+    /// Where events go by their classes.
+    pub(super) routing: Option<&'i Routing>,
     /// When the events are made again.
     pub(super) corrected: Option<Timestamp>,
     timing: Option<&'i Timing>,
@@ -124,6 +131,7 @@ impl<'i> Preparing<'i> {
             matching: rules.scratch(),
             gateway: None,
             originals: Routes::NONE,
+            routing: None,
             corrected: None,
             timing: None,
             booted: None,
@@ -155,6 +163,11 @@ impl<'i> Preparing<'i> {
 
     pub(super) const fn sending_originals(mut self, destinations: Routes) -> Self {
         self.originals = destinations;
+        self
+    }
+
+    pub(super) const fn routed_by(mut self, routing: &'i Routing) -> Self {
+        self.routing = Some(routing);
         self
     }
 
@@ -317,12 +330,13 @@ impl<'i> Preparing<'i> {
         self.matching.begin_message();
         for event in &events {
             let mut entry = self.entry(event, raw.payload.len() / events.len());
+            let mut class = class::Class::Normal;
             if !self.rules.is_empty() {
                 match self.rules.route(event, self.routes, &mut self.matching) {
                     Ok(routed) => {
                         // What is done about it beside is done once, and does not keep it.
                         let sent = routed.routes.without(self.rules.acting());
-                        entry.routes = routed.routes;
+                        (entry.routes, class) = (routed.routes, routed.class);
                         if sent == Routes::NONE && self.may_be_held() {
                             entry.routes = routed.routes.union(Routes::NOWHERE);
                         }
@@ -334,6 +348,10 @@ impl<'i> Preparing<'i> {
                     }
                 }
             }
+            if let Some(routing) = self.routing {
+                entry.routes = routing.by_class(entry.routes, class);
+            }
+            entry.shed = self.sheddable(event, entry.routes, class);
             entry.dedup |= raw.delivery.is_some() || self.corrected.is_some();
             entry.original = original.as_ref().map(|bytes| NewOriginal {
                 bytes: bytes.clone(),
@@ -370,6 +388,21 @@ impl<'i> Preparing<'i> {
         Ok(())
     }
 
+    /// What an event may be given up as while room is short. Not what rules act on: an alarm
+    /// or a window would take it that the device is silent. Nor what is made again.
+    fn sheddable(&self, event: &Event, routes: Routes, class: class::Class) -> Option<Sheddable> {
+        let acted_on = routes.intersection(self.rules.acting()) != Routes::NONE;
+        if acted_on || class == class::Class::Critical || self.corrected.is_some() {
+            return None;
+        }
+        let mut series = DefaultHasher::new();
+        (&*event.device, &*event.topic).hash(&mut series);
+        Some(Sheddable {
+            class,
+            series: series.finish(),
+        })
+    }
+
     fn entry(&mut self, event: &Event, payload_bytes: usize) -> NewEvent {
         self.body.clear();
         // What the attributes take beside the payload, about.
@@ -384,6 +417,7 @@ impl<'i> Preparing<'i> {
             // Kept in memory until it is delivered, and counted by its length.
             body: Bytes::copy_from_slice(&self.body),
             original: None,
+            shed: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    class::{Class, Classes},
     event::Event,
     record::{DestinationId, Routes},
     rules::RuleSet,
@@ -19,8 +20,32 @@ pub struct Routing {
     pub originals: Routes,
     /// Those of them that do not get what comes from an origin.
     pub not_back: HashMap<Arc<str>, Routes>,
+    /// What of them goes by a lane.
+    pub lanes: Lanes,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
+}
+
+/// The lanes of destinations.
+#[derive(Debug, Clone, Default)]
+pub struct Lanes(pub Vec<Lane>);
+
+/// A destination at the same place as another, for the classes that do not wait there. Each
+/// event goes by one of both, so its device keeps its order in each.
+#[derive(Debug, Clone, Copy)]
+pub struct Lane {
+    /// The other.
+    pub of: DestinationId,
+    /// This one.
+    pub lane: DestinationId,
+    /// What goes by it.
+    pub classes: Classes,
+}
+
+impl Lane {
+    const fn masks(self) -> (Routes, Routes) {
+        (Routes::NONE.with(self.of), Routes::NONE.with(self.lane))
+    }
 }
 
 impl Routing {
@@ -37,16 +62,52 @@ impl Routing {
         }
     }
 
+    /// Where an event of a class goes of what rules say. Where a lane is given nothing more,
+    /// it goes with the rest.
+    pub(super) fn by_class(&self, routes: Routes, class: Class) -> Routes {
+        let mut by_class = routes;
+        for lane in &self.lanes.0 {
+            let (of, own) = lane.masks();
+            let goes = routes.contains(lane.of) && lane.classes.contains(class);
+            if goes && !self.draining.contains(lane.lane) {
+                by_class = by_class.without(of).union(own);
+            }
+        }
+        by_class
+    }
+
+    /// Those of `routes` that are not the same place as one of `others`.
+    pub(super) fn elsewhere(&self, routes: Routes, others: Routes) -> Routes {
+        let mut elsewhere = routes;
+        for lane in &self.lanes.0 {
+            if others.contains(lane.of) || others.contains(lane.lane) {
+                let (of, own) = lane.masks();
+                elsewhere = elsewhere.without(of.union(own));
+            }
+        }
+        elsewhere
+    }
+
+    /// The destination at the same place that rules speak of.
+    pub(super) fn named(&self, destination: DestinationId) -> DestinationId {
+        let mut lanes = self.lanes.0.iter();
+        let found = lanes.find(|lane| lane.lane == destination);
+        found.map_or(destination, |lane| lane.of)
+    }
+
     /// See [`Ingest::would_send`](super::Ingest::would_send).
     pub(super) fn would_send(&self, event: &Event, destination: DestinationId) -> bool {
-        let only = Routes::NONE.with(destination);
+        let only = Routes::NONE.with(self.named(destination));
         if self.rules.is_empty() {
-            return true;
+            return self.by_class(only, Class::Normal).contains(destination);
         }
         let mut scratch = self.rules.scratch();
         scratch.begin_message();
         let routed = self.rules.route(event, only, &mut scratch);
         self.rules.give_back(scratch);
-        routed.map_or(true, |routed| routed.routes.contains(destination))
+        routed.map_or(true, |routed| {
+            self.by_class(routed.routes, routed.class)
+                .contains(destination)
+        })
     }
 }

@@ -385,6 +385,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         max_age: None,
         keep_delivered: None,
         on_full: store::OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 1 << 20,
         dedup_age: std::time::Duration::from_secs(60),
         dedup_count: 1_000,
@@ -579,5 +580,6 @@ fn invented_gateways_do_not_push_the_last_ones_out() {
     assert_eq!(kept, last);
 }
 
+mod classes;
 mod originals;
 mod routes;

@@ -5,7 +5,7 @@ use super::{Plain, counter, gauge};
 pub(super) const JOURNAL: &[Plain] = &[
     counter(
         "gateway_store_accepted",
-        "Taken from devices: stored + duplicate + quarantined",
+        "Taken from devices: stored + duplicate + quarantined + shed",
         |a| a.status.ledger.accepted,
     ),
     counter("gateway_store_stored", "Events stored", |a| {
@@ -20,6 +20,31 @@ pub(super) const JOURNAL: &[Plain] = &[
         "gateway_store_quarantined",
         "Messages that could not be decoded",
         |a| a.status.ledger.quarantined,
+    ),
+    counter(
+        "gateway_store_shed_low",
+        "Given up while room was short, of class low",
+        |a| a.status.ledger.shed_by_class.low,
+    ),
+    counter(
+        "gateway_store_shed_normal",
+        "Given up while room was short, of class normal",
+        |a| a.status.ledger.shed_by_class.normal,
+    ),
+    counter(
+        "gateway_store_shed_high",
+        "Given up while room was short, of class high",
+        |a| a.status.ledger.shed_by_class.high,
+    ),
+    gauge(
+        "gateway_store_shedding",
+        "1 while events are given up by class",
+        |a| u64::from(a.status.store.shedding),
+    ),
+    gauge(
+        "gateway_store_gaps",
+        "Gaps that were counted and are not told upstream yet",
+        |a| a.status.store.gaps,
     ),
     counter(
         "gateway_store_refused_full",

@@ -59,6 +59,7 @@ fn open_with(dir: &Path, max_bytes: u64, clock: &Arc<At>, destinations: &[&str])
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
+        shed: Vec::new(),
         reserve_bytes: 64 * 1024,
         dedup_age: Duration::from_hours(1),
         dedup_count: 100_000,
@@ -194,6 +195,7 @@ fn entry(event: &Event) -> Entry {
         routes: Routes(1),
         body: Bytes::from(body),
         original: None,
+        shed: None,
     })
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use super::{ActingSet, Actions, Matcher, Pattern, Schedule, Scratch, TooMuch, view::View};
 use crate::{
+    class::Class,
     event::{Event, Timestamp},
     record::{DestinationId, Routes},
 };
@@ -30,6 +31,8 @@ pub struct Rule {
     pub name: Arc<str>,
     /// What it takes.
     pub pattern: Pattern,
+    /// How much that matters, where the rule says it.
+    pub class: Option<Class>,
     /// Where that goes.
     pub destinations: Vec<Arc<str>>,
     /// What else is done.
@@ -44,6 +47,7 @@ impl Rule {
         Self {
             name: name.into(),
             pattern,
+            class: None,
             destinations,
             actions: Actions::default(),
             schedule: None,
@@ -65,6 +69,8 @@ pub struct RuleSet {
     view: View,
     /// Where each rule sends what it takes.
     routes: Vec<Routes>,
+    /// How much what each of them takes matters.
+    classes: Vec<Option<Class>>,
     /// How many rules there are; what follows in `routes` are patterns that end something.
     count: usize,
     /// Every destination that a rule names.
@@ -75,6 +81,8 @@ pub struct RuleSet {
     schedules: Vec<Option<Arc<Schedule>>>,
     /// Where rules with a window send what they make; what they take goes nowhere for it.
     windowed: HashMap<Arc<str>, Routes>,
+    /// How much rules say that what they take matters, by name.
+    class_of: HashMap<Arc<str>, Class>,
     /// The rules that ask for more than sending.
     acts: Arc<ActingSet>,
     spare: Mutex<Vec<Scratch>>,
@@ -87,6 +95,8 @@ pub struct Routed {
     pub routes: Routes,
     /// Some rule fits.
     pub matched: bool,
+    /// How much it matters: the most that any rule says that fits.
+    pub class: Class,
 }
 
 impl RuleSet {
@@ -124,12 +134,17 @@ impl RuleSet {
             }
             set.matcher.add(n, &rule.pattern);
             set.routes.push(routes);
+            set.classes.push(rule.class);
+            if let Some(class) = rule.class {
+                set.class_of.insert(rule.name.clone(), class);
+            }
             clears.extend(rule.actions.clears());
         }
         // What ends something goes to no destination for that.
         for (n, pattern) in (end..).zip(clears) {
             set.matcher.add(n, pattern);
             set.routes.push(set.acting);
+            set.classes.push(None);
         }
         if rules.iter().any(|rule| rule.schedule.is_some()) {
             // What many events come to is followed at any hour.
@@ -150,6 +165,11 @@ impl RuleSet {
     /// Where a rule with a window sends what it makes.
     pub fn windowed(&self, rule: &str) -> Routes {
         self.windowed.get(rule).copied().unwrap_or_default()
+    }
+
+    /// How much a rule says that what it takes, or makes, matters.
+    pub fn class_of(&self, rule: &str) -> Option<Class> {
+        self.class_of.get(rule).copied()
     }
 
     /// The rules among them that do something beside sending.
@@ -195,19 +215,25 @@ impl RuleSet {
         let open = open.without(self.acting);
         let may = open.union(acting);
         let sent = |rule: u32| self.routes[rule as usize].intersection(may);
-        let found = Cell::new(None);
+        let said = |rule: u32| self.classes[rule as usize];
+        let (found, class) = (Cell::new(None), Cell::new(None));
         // A rule that would add nothing is not looked at.
         let wanted = |rule| {
             let adds = |got: Routes| sent(rule).without(got) != Routes::NONE;
-            found.get().is_none_or(adds) && !self.is_out_of_force(rule, event.received)
+            (found.get().is_none_or(adds) || said(rule) > class.get())
+                && !self.is_out_of_force(rule, event.received)
         };
-        let add = |rule| found.set(Some(found.get().unwrap_or_default().union(sent(rule))));
+        let add = |rule| {
+            found.set(Some(found.get().unwrap_or_default().union(sent(rule))));
+            class.set(class.get().max(said(rule)));
+        };
         let done = self.matcher.each(&fields, marks, wanted, add);
         let got = found.get();
         *kept = fields.renewed(self.matcher.paths());
         done.map(|()| Routed {
             routes: open.without(self.named).union(got.unwrap_or_default()),
             matched: got.is_some(),
+            class: class.get().unwrap_or_default(),
         })
     }
 
@@ -327,7 +353,8 @@ mod tests {
                 routed,
                 Routed {
                     routes: Routes(to),
-                    matched
+                    matched,
+                    class: Class::Normal
                 },
                 "{device} {value}"
             );
@@ -337,6 +364,34 @@ mod tests {
         assert_eq!((routed.routes, routed.matched), (Routes(alarms), true));
         let routed = route(&event("b7", 20.0), Routes(archive));
         assert_eq!((routed.routes, routed.matched), (Routes(archive), true));
+    }
+
+    #[test]
+    fn an_event_is_of_the_highest_class_that_a_rule_says_and_normal_otherwise() {
+        let of = |pattern: &str, class, destinations: &[&str]| Rule {
+            class,
+            ..rule(pattern, destinations)
+        };
+        // The one that says most sends nothing more than others do, and is asked all the same.
+        let set = RuleSet::new(
+            &[
+                of(r#"{"device":[{"prefix":"b"}]}"#, None, &["lake"]),
+                of(r#"{"device":["b7","b8"]}"#, Some(Class::Low), &["lake"]),
+                of(r#"{"device":["b8"]}"#, Some(Class::Critical), &[]),
+                of(r#"{"device":["b8"]}"#, Some(Class::High), &[]),
+            ],
+            id,
+        )
+        .unwrap();
+        let mut scratch = set.scratch();
+        let mut class = |device: &str| {
+            let routed = set.route(&event(device, 1.0), Routes(7), &mut scratch);
+            routed.unwrap().class
+        };
+        assert_eq!(class("b6"), Class::Normal);
+        assert_eq!(class("b7"), Class::Low);
+        assert_eq!(class("b8"), Class::Critical);
+        assert_eq!(class("c1"), Class::Normal);
     }
 
     #[test]

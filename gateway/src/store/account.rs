@@ -8,6 +8,7 @@ use super::{
     checkpoint,
     column::{self, number},
     frame::{column, integer},
+    gap,
     room::Room,
     stage,
     state::{Standing, State},
@@ -39,6 +40,8 @@ pub(super) struct Account {
     written_before: u64,
     written_bytes: u64,
     oldest: Vec<Oldest>,
+    /// Gaps that are not told yet.
+    gaps: u64,
     pub(super) looked: Option<Instant>,
 }
 
@@ -61,6 +64,7 @@ impl Account {
             written_before: checkpoint::thread_written_bytes(),
             written_bytes: 0,
             oldest: Vec::new(),
+            gaps: 0,
             looked: None,
         }
     }
@@ -73,6 +77,7 @@ impl Account {
     /// Looks up what costs a query; not with every commit.
     pub(super) fn look(&mut self, connection: &Connection, state: &State) -> rusqlite::Result<()> {
         self.looked = Some(Instant::now());
+        self.gaps = gap::count(connection)?;
         self.written_bytes = checkpoint::thread_written_bytes().saturating_sub(self.written_before);
         self.oldest
             .retain(|o| state.destinations.iter().any(|d| d.id == o.id));
@@ -91,7 +96,14 @@ impl Account {
         Ok(())
     }
 
-    pub(super) fn status(&self, state: &State, room: &Room, window: &Window) -> Status {
+    /// The status; `shedding` says whether events are given up at the moment.
+    pub(super) fn status(
+        &self,
+        state: &State,
+        room: &Room,
+        window: &Window,
+        shedding: bool,
+    ) -> Status {
         Status {
             committed: state.position,
             accepted: state.accepted(),
@@ -99,6 +111,9 @@ impl Account {
             duplicate: state.duplicate,
             quarantined: state.quarantined,
             refused_full: state.refused_full,
+            shed: state.shed,
+            shedding,
+            gaps: self.gaps,
             buffered: state.buffered,
             buffered_settled: state.buffered_settled(),
             file_bytes: room.used_bytes(),

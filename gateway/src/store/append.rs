@@ -18,6 +18,7 @@ use super::{
     job::Outcome,
     quarantine,
     scan::is_about_the_row,
+    shed::Keep,
     stage::{self, Stage},
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(super) struct Inserter<'c> {
     connection: &'c Connection,
     event: rusqlite::CachedStatement<'c>,
     message: Message,
+    /// Whether keys of what is given up are remembered on disk.
+    pub(super) remembers: bool,
 }
 
 /// What was kept of the message whose events are being stored.
@@ -68,13 +71,15 @@ impl<'c> Inserter<'c> {
             connection,
             event,
             message: Message::default(),
+            remembers: true,
         })
     }
 
-    /// Keeps one group.
+    /// Keeps one group, but for what is [given up](super::shed) of it.
     pub(super) fn append(
         &mut self,
         entries: &[Entry],
+        given_up: &[Option<Keep>],
         retry_of: Option<u64>,
         stage: &mut Stage,
         window: &mut Window,
@@ -85,10 +90,11 @@ impl<'c> Inserter<'c> {
             return Ok(Outcome::Changed(0));
         }
         let mut appended = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for (at, entry) in entries.iter().enumerate() {
             stage.dirty = true;
+            let keep = given_up.get(at).copied().flatten();
             appended.push(match entry {
-                Entry::Event(event) => self.event(event, stage, window)?,
+                Entry::Event(event) => self.event(event, keep, stage, window)?,
                 Entry::Quarantine(item) => {
                     stage.state.quarantine_last += 1;
                     stage.state.quarantined += 1;
@@ -124,7 +130,7 @@ impl<'c> Inserter<'c> {
         stage::cached(self.connection, "RELEASE edit")?.execute([])?;
         stage.dirty |= edited.changed || !edited.events.is_empty();
         for event in &edited.events {
-            let appended = self.event(event, stage, window)?;
+            let appended = self.event(event, None, stage, window)?;
             if let (true, Appended::Stored(position)) = (edited.are_copies, appended) {
                 copies::note(self.connection, position, event.routes, event.body.len())?;
             }
@@ -135,6 +141,7 @@ impl<'c> Inserter<'c> {
     fn event(
         &mut self,
         event: &NewEvent,
+        given_up: Option<Keep>,
         stage: &mut Stage,
         window: &mut Window,
     ) -> rusqlite::Result<Appended> {
@@ -146,7 +153,15 @@ impl<'c> Inserter<'c> {
                 stage.state.duplicate += 1;
                 return Ok(Appended::Duplicate);
             }
-            stage.keys.extend_from_slice(&event.key.0);
+            let keys = match given_up.is_none() || self.remembers {
+                true => &mut stage.keys,
+                false => &mut stage.passing_keys,
+            };
+            keys.extend_from_slice(&event.key.0);
+        }
+        if let (Some(keep), Some(of)) = (given_up, event.shed) {
+            stage.give_up(event, of.class, keep);
+            return Ok(Appended::Shed);
         }
         let position = Position(stage.state.position.0 + 1);
         let (routes, body) = match &event.original {

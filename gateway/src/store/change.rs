@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::{
     account::Name,
-    dead_letter,
+    dead_letter, gap,
     job::Change,
     numbering::{self, Configured},
     quarantine,
@@ -100,6 +100,7 @@ fn forget(connection: &Connection, known: &Name, stage: &mut Stage) -> rusqlite:
     .execute([id.0])?;
     stage::cached(connection, "DELETE FROM destinations WHERE id = ?1")?.execute([id.0])?;
     stage::cached(connection, "DELETE FROM beginnings WHERE destination = ?1")?.execute([id.0])?;
+    gap::forget(connection, id)?;
     stage.state.dead_letters = stage.state.dead_letters.saturating_sub(dead as u64);
     stage.state.destinations.retain(|d| d.id != id);
     stage.dirty = true;

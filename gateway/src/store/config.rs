@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use super::Shed;
+
 /// What to do when the journal has reached its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFull {
@@ -25,6 +27,8 @@ pub struct Config {
     pub keep_delivered: Option<Duration>,
     /// What to do at `max_bytes`, or when the disk is full.
     pub on_full: OnFull,
+    /// What is given up while room is short.
+    pub shed: Vec<Shed>,
     /// Preallocated file that is given back to the disk to get out of disk-full.
     pub reserve_bytes: u64,
     /// How long an idempotency key is remembered.

@@ -4,6 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
+use super::shed::{Keep, Sheddable};
 use crate::{
     event::{Key, Timestamp},
     record::{Position, Routes},
@@ -36,6 +37,8 @@ pub struct NewEvent {
     pub body: Bytes,
     /// The message that it was made of, where that is kept.
     pub original: Option<NewOriginal>,
+    /// What it may be given up as while room is short; never where this is `None`.
+    pub shed: Option<Sheddable>,
 }
 
 /// A message as it came, for the events made of it: it is kept once, with the first of
@@ -80,6 +83,8 @@ pub enum Appended {
     Duplicate,
     /// Kept among the quarantined, under this number.
     Quarantined(u64),
+    /// Given up because room is short, as configured, and counted.
+    Shed,
     /// No room; nothing of the entry's group was kept.
     Full,
 }
@@ -98,6 +103,26 @@ impl NewOriginal {
     fn cost_bytes(&self) -> usize {
         self.bytes.len() * (1 + self.once.count())
     }
+}
+
+/// About what a group takes in the database, at most, when of its entries these are given up.
+pub(super) fn group_cost_bytes(entries: &[Entry], given_up: &[Option<Keep>]) -> usize {
+    if given_up.is_empty() {
+        return entries.iter().map(Entry::cost_bytes).sum();
+    }
+    let is_all = given_up.iter().all(Option::is_some);
+    let costs = entries
+        .iter()
+        .zip(given_up)
+        .map(|(entry, keep)| match entry {
+            // Its key is remembered; the message lies behind the first event that is kept.
+            Entry::Event(event) if keep.is_some() => {
+                let original = event.original.as_ref().filter(|o| o.is_first && !is_all);
+                32 + original.map_or(0, NewOriginal::cost_bytes)
+            }
+            entry => entry.cost_bytes(),
+        });
+    costs.sum()
 }
 
 impl Entry {

@@ -260,6 +260,16 @@ impl Handle {
         Some((known.cursor, known.spent))
     }
 
+    /// Waits until something was given up that is not told upstream, and nothing more is.
+    pub async fn gaps_ended(&self) {
+        let mut status = self.status.clone();
+        let ended = |status: &Arc<Status>| status.gaps > 0 && !status.shedding;
+        if status.wait_for(ended).await.is_err() {
+            // The store ended: so there is nothing to wait for, and nobody to tell it.
+            std::future::pending().await
+        }
+    }
+
     /// Forgets a destination that the configuration does not name, with its
     /// backlog, retries and dead letters. False when there is none of that
     /// name, or it is in use.

@@ -169,7 +169,9 @@ impl Writer {
             tracing::warn!(%error, "could not look up the oldest events");
         }
         self.room.take_reserve();
-        if self.room.refusing() && !self.room.disk_full() {
+        // What is given up is committed also where there is no room for anything else.
+        let is_over = self.shedding.is_on() && !self.room.fits(0);
+        if (self.room.refusing() || is_over) && !self.room.disk_full() {
             // Not steady: a long log may be what takes the room.
             let emptied = checkpoint::truncate(&self.connection)
                 .and_then(|_| self.room.look(&self.connection));
@@ -180,6 +182,7 @@ impl Writer {
         if self.room.fits(BATCH_BYTES as u64 / 128) && self.duties.hold.is_none() {
             self.room.set_refusing(false);
         }
+        self.shedding.look(&self.room);
         self.duties.hold = self.duties.hold.filter(|until| Instant::now() < *until);
         self.publish_status();
     }

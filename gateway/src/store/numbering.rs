@@ -8,11 +8,12 @@ use super::{
     Error,
     account::Name,
     frame::column,
+    gap,
     mode::Fill,
     stage,
     state::{Standing, State},
 };
-use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position, is_own};
+use crate::record::{DESTINATIONS_MAX, DestinationId, LANE, NOWHERE, Position, beside, is_own};
 
 /// What the configuration says of destinations.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +59,9 @@ pub(super) fn number(
             name: name.clone(),
             configured: true,
         });
-        if configured.from_kept.contains(name) {
+        // What its place has already is not for a lane that comes later.
+        let is_there = name.ends_with(LANE) && known.iter().any(|of| *of.name == *beside(name));
+        if configured.from_kept.contains(name) && !is_there {
             from_kept.push(DestinationId(id));
         }
     }
@@ -106,6 +109,7 @@ pub(super) fn retire(
         }
         connection.execute("DELETE FROM destinations WHERE id = ?1", [name.id.0])?;
         connection.execute("DELETE FROM beginnings WHERE destination = ?1", [name.id.0])?;
+        gap::forget(connection, name.id)?;
         state.destinations.retain(|d| d.id != name.id);
         tracing::warn!(
             destination = &*name.name,

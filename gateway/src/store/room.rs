@@ -42,6 +42,8 @@ pub(super) struct Room {
     reserve_bytes: u64,
     /// Pages in use and write-ahead log, as of the last look.
     used: u64,
+    /// Of it, the write-ahead log.
+    log: u64,
     /// The whole of both files, as of the last look.
     files: u64,
     /// Put in since.
@@ -68,6 +70,7 @@ impl Room {
             reserve: config.dir.join("journal.reserve"),
             reserve_bytes: config.reserve_bytes,
             used: 0,
+            log: 0,
             files: 0,
             added: 0,
             disk_full: false,
@@ -86,6 +89,7 @@ impl Room {
         let free = pages("PRAGMA freelist_count")?;
         let wal = fs::metadata(&self.wal).map_or(0, |m| m.len());
         self.used = total.saturating_sub(free) * PAGE_BYTES + wal;
+        self.log = wal;
         self.files = total * PAGE_BYTES + wal;
         self.added = 0;
         Ok(())
@@ -93,14 +97,22 @@ impl Room {
 
     /// Whether so many bytes fit.
     pub(super) fn fits(&self, bytes: u64) -> bool {
-        let limit = if self.disk_full {
-            self.files.min(self.max_bytes)
-        } else {
-            self.max_bytes
-        };
         // Rows do not fill pages quite.
         let bytes = bytes + bytes / 8 + COMMIT_BYTES;
-        self.used + self.added + bytes <= limit
+        self.used + self.added + bytes <= self.limit()
+    }
+
+    /// What there may be: of a full disk what there is.
+    pub(super) fn limit(&self) -> u64 {
+        match self.disk_full {
+            true => self.files.min(self.max_bytes),
+            false => self.max_bytes,
+        }
+    }
+
+    /// What is in it, the write-ahead log apart.
+    pub(super) const fn content_bytes(&self) -> u64 {
+        self.used.saturating_sub(self.log) + self.added
     }
 
     /// Whether so many bytes fit into three quarters of the room: more than what everybody
@@ -255,6 +267,7 @@ mod tests {
             max_age: None,
             keep_delivered: None,
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 4_096,
             dedup_age: RETRY,
             dedup_count: 1,

@@ -11,13 +11,14 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// In order; the database's `user_version` says how many were applied. Each changes
 /// the tables: that tells a later version from a damaged number.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
     include_str!("migrations/4.sql"),
     include_str!("migrations/5.sql"),
     include_str!("migrations/6.sql"),
+    include_str!("migrations/7.sql"),
 ];
 
 /// Opens the database for the writer; creates it where there is none.

@@ -5,8 +5,12 @@
 
 use rusqlite::{CachedStatement, Connection};
 
-use super::{account::Name, frame::column, mode::Wanted, state::State, tally::Tallying};
+use super::{
+    account::Name, entry::NewEvent, frame::column, gap::Gaps, mode::Wanted, shed::Keep,
+    state::State, tally::Tallying,
+};
 use crate::{
+    class::Class,
     dedup::window::Window,
     event::{Key, Timestamp},
     record::{Position, Record},
@@ -21,6 +25,8 @@ pub(super) struct Stage {
     pub(super) now: Timestamp,
     /// Keys to remember, one after the other.
     pub(super) keys: Vec<u8>,
+    /// Those that are remembered until the next start only.
+    pub(super) passing_keys: Vec<u8>,
     /// The first position stored.
     pub(super) first: Option<Position>,
     /// What was stored, for the tail.
@@ -34,6 +40,8 @@ pub(super) struct Stage {
     pub(super) wanted: Option<Option<Wanted>>,
     /// What changes in the ledger by device, where somebody reads that.
     pub(super) tally: Option<Tallying>,
+    /// What is given up.
+    pub(super) gaps: Gaps,
     /// There is something to commit.
     pub(super) dirty: bool,
     /// Scratch for frames.
@@ -50,22 +58,40 @@ impl Stage {
             state,
             now,
             keys: Vec::new(),
+            passing_keys: Vec::new(),
             first: None,
             records: Vec::new(),
             dropped_to: None,
             names: None,
             wanted: None,
             tally: None,
+            gaps: Gaps::default(),
             dirty: false,
             frame: Vec::new(),
         }
     }
 
+    /// An event is given up: counted, by class here and by device to be told upstream.
+    pub(super) fn give_up(&mut self, event: &NewEvent, class: Class, keep: Keep) {
+        if let Some(count) = self.state.shed.get_mut(class as usize) {
+            *count += 1;
+        }
+        let NewEvent {
+            device,
+            routes,
+            received,
+            ..
+        } = event;
+        self.gaps.add(device, class, *routes, *received, &keep);
+    }
+
     /// Takes the staged keys out of the window again: the commit failed.
     pub(super) fn forget_keys(&self, window: &mut Window) {
-        let (keys, _) = self.keys.as_chunks::<16>();
-        for key in keys {
-            window.remove(Key(*key));
+        for keys in [&self.keys, &self.passing_keys] {
+            let (keys, _) = keys.as_chunks::<16>();
+            for key in keys {
+                window.remove(Key(*key));
+            }
         }
     }
 
@@ -88,6 +114,7 @@ impl Stage {
                 &self.keys[..],
             ))?;
         }
+        self.gaps.write(connection, self.state.commit)?;
         if let Some(tally) = &mut self.tally {
             tally.write(connection, self.state.commit)?;
         }

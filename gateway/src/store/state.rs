@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Counters only grow. Two equations hold at every commit, by construction:
-//! accepted = stored + duplicate + quarantined, and for each destination
+//! accepted = stored + duplicate + quarantined + shed, and for each destination
 //! backlog = routed - delivered - expired - evicted - damaged - dead.
 //!
 //! What the rules send nowhere is counted as if [`NOWHERE`] were a destination that takes
@@ -25,9 +25,13 @@ use crate::{
     record::{DestinationId, NOWHERE, Position, Routes},
 };
 
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const HEAD_BYTES: usize = 8;
-const GLOBAL: usize = 18;
+const GLOBAL: usize = 18 + SHED;
+/// Counters of versions 3 and 4: what is given up by class was not there yet.
+const GLOBAL_4: usize = 18;
+/// Classes of which something may be given up, the lowest first.
+pub(super) const SHED: usize = 3;
 /// Counters of version 2: the clock and its last step were not there yet.
 const GLOBAL_2: usize = 14;
 /// Counters of version 1: those of quarantine that came last were not there yet.
@@ -60,6 +64,8 @@ pub(super) struct State {
     pub(super) quarantine_bytes: u64,
     /// Left quarantine because its share of the room was used up.
     pub(super) quarantine_evicted: u64,
+    /// Given up while room was short, by class.
+    pub(super) shed: [u64; SHED],
     /// The wall time of this commit; `None` where an earlier version wrote it.
     pub(super) wall: Option<Timestamp>,
     /// The last step of the wall clock.
@@ -164,8 +170,8 @@ impl Standing {
 }
 
 impl State {
-    pub(super) const fn accepted(&self) -> u64 {
-        self.stored + self.duplicate + self.quarantined
+    pub(super) fn accepted(&self) -> u64 {
+        self.stored + self.duplicate + self.quarantined + self.shed.iter().sum::<u64>()
     }
 
     pub(super) fn destination_mut(&mut self, id: DestinationId) -> Option<&mut Standing> {
@@ -231,6 +237,9 @@ impl State {
             self.step.position.0,
             self.step.commit,
             integer(self.step.at.as_nanos()),
+            self.shed[0],
+            self.shed[1],
+            self.shed[2],
         ];
         global.into_iter().for_each(&mut put);
         for d in &self.destinations {
@@ -267,11 +276,12 @@ impl State {
         let global = match version {
             1 => GLOBAL_1,
             2 => GLOBAL_2,
-            3 | VERSION => GLOBAL,
+            3 | 4 => GLOBAL_4,
+            VERSION => GLOBAL,
             _ => return None,
         };
         let per_destination = match version {
-            VERSION => PER_DESTINATION,
+            4 | VERSION => PER_DESTINATION,
             _ => PER_DESTINATION_3,
         };
         let length = HEAD_BYTES - 4 + 8 * (global + count * per_destination);
@@ -297,6 +307,7 @@ impl State {
             dead_letters: next()?,
             quarantine_bytes: if global > GLOBAL_1 { next()? } else { 0 },
             quarantine_evicted: if global > GLOBAL_1 { next()? } else { 0 },
+            shed: [0; SHED],
             wall: None,
             step: Step::default(),
             destinations: Vec::with_capacity(count),
@@ -309,6 +320,11 @@ impl State {
                 commit: next()?,
                 at: Timestamp::from_nanos(column(next()?)),
             };
+        }
+        if global > GLOBAL_4 {
+            for shed in &mut state.shed {
+                *shed = next()?;
+            }
         }
         for _ in 0..count {
             let id = DestinationId(u8::try_from(next()?).ok()?);
@@ -349,6 +365,7 @@ mod tests {
             commit: 3,
             position: Position(9),
             stored: 7,
+            shed: [4, 5, 6],
             wall: Some(Timestamp::from_nanos(-1)),
             step: Step {
                 position: Position(8),

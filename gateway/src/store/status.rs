@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{mode::Mode, progress::Spent};
+use super::{mode::Mode, progress::Spent, state::SHED};
 use crate::{
     event::Timestamp,
     record::{DestinationId, Position},
@@ -81,7 +81,7 @@ impl From<DestinationStatus> for Nowhere {
 pub struct Status {
     /// The last committed position.
     pub committed: Position,
-    /// Events and messages taken from devices: stored + duplicate + quarantined.
+    /// Events and messages taken from devices: stored + duplicate + quarantined + shed.
     pub accepted: u64,
     /// Of those: events stored.
     pub stored: u64,
@@ -89,6 +89,12 @@ pub struct Status {
     pub duplicate: u64,
     /// Of those: quarantined, also those retried or discarded since.
     pub quarantined: u64,
+    /// Of those: given up while room was short, by class, the lowest first.
+    pub shed: [u64; SHED],
+    /// Whether events are being given up.
+    pub shedding: bool,
+    /// Gaps, by device, class and destinations, that are not told upstream yet.
+    pub gaps: u64,
     /// Turned away for want of room; not part of `accepted`.
     pub refused_full: u64,
     /// Events in the journal now.

@@ -11,6 +11,7 @@ mod life;
 pub(crate) mod model;
 mod originals;
 mod retention;
+mod shed;
 mod step;
 mod turns;
 mod unconfigured;
@@ -69,6 +70,7 @@ impl Place {
             max_age: None,
             keep_delivered: None,
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 64 * 1024,
             dedup_age: Duration::from_secs(3600),
             dedup_count: 100_000,
@@ -153,6 +155,7 @@ fn event(n: u64, routes: Routes) -> Entry {
         routes,
         body: Bytes::from(format!("event {n}")),
         original: None,
+        shed: None,
     })
 }
 
@@ -239,7 +242,8 @@ fn to_first_format() -> String {
     };
     let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters;
         DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests;
-        DROP TABLE replays; DROP TABLE copies; DROP TABLE tallies; DROP TABLE beginnings";
+        DROP TABLE replays; DROP TABLE copies; DROP TABLE tallies; DROP TABLE beginnings;
+        DROP TABLE gaps";
     [dropped]
         .into_iter()
         .chain(first.filter(ours))
@@ -251,7 +255,7 @@ fn to_first_format() -> String {
 fn assert_balanced(status: &Status) {
     assert_eq!(
         status.accepted,
-        status.stored + status.duplicate + status.quarantined
+        status.stored + status.duplicate + status.quarantined + status.shed.iter().sum::<u64>()
     );
     for d in &status.destinations {
         let settled = d.delivered + d.expired + d.evicted + d.damaged + d.dead;

@@ -155,7 +155,9 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
             }
         }
     }
-    for table in ["devices", "commands", "shadows", "requests", "replays"] {
+    for table in [
+        "devices", "commands", "shadows", "requests", "replays", "gaps",
+    ] {
         let select = format!("SELECT number, body, checksum FROM {table}");
         if connection.prepare(&select).is_err() {
             // A journal of an earlier version has none.

@@ -27,7 +27,7 @@ use super::{
     checkpoint::{self, Checkpoints},
     config::OnFull,
     dead_letter,
-    entry::Appended,
+    entry::{Appended, group_cost_bytes},
     handle::{Failure, Life},
     hold::Hold,
     housekeeping::Duties,
@@ -39,6 +39,7 @@ use super::{
     rescue, retention,
     room::Room,
     settle,
+    shed::Shedding,
     stage::{self, Stage},
     state::State,
     status::Status,
@@ -73,6 +74,7 @@ pub(super) struct Writer {
     pub(super) max_age: Option<Duration>,
     pub(super) keep_delivered: Option<Duration>,
     pub(super) room: Room,
+    pub(super) shedding: Shedding,
     pub(super) checkpoints: Checkpoints,
     pub(super) promises: Promises,
     pub(super) tail: Arc<Tail>,
@@ -288,8 +290,11 @@ impl Writer {
             connection,
             window,
             room,
+            shedding,
             ..
         } = self;
+        shedding.look(room);
+        let monotonic = self.clock.monotonic();
         for position in &self.duties.damaged {
             dead_letter::set_damaged_aside(connection, *position, stage)?;
         }
@@ -297,7 +302,10 @@ impl Writer {
             dead_letter::set_damaged_retry_aside(connection, *row, stage)?;
         }
         let mut inserter = Inserter::new(connection)?;
+        inserter.remembers = shedding.remembers(room);
         let mut refused = !accept;
+        // Whether anybody asked for room.
+        let mut asked = false;
         let mut outcomes = Vec::with_capacity(batch.len());
         for job in batch {
             let outcome = match &job.work {
@@ -312,21 +320,33 @@ impl Writer {
                         let fits = accept && !refused && has_plenty(connection, room, bytes)?;
                         outcomes.push(if fits {
                             room.add(bytes);
-                            inserter.append(entries, *retry_of, stage, window)?
+                            inserter.append(entries, &[], *retry_of, stage, window)?
                         } else {
                             Outcome::Appended(vec![Appended::Full; entries.len()])
                         });
                         continue;
                     }
                     let turn = turn.as_ref();
+                    // What is tried again was acknowledged before.
+                    let given_up = match retry_of {
+                        None if accept => shedding.choose(entries, window, monotonic),
+                        _ => Vec::new(),
+                    };
+                    let takes_none = !given_up.is_empty() && given_up.iter().all(Option::is_some);
+                    asked |= !takes_none;
+                    let bytes = match given_up.is_empty() {
+                        true => bytes,
+                        false => group_cost_bytes(entries, &given_up) as u64,
+                    };
                     // Once one group is turned away the later ones are too: a
-                    // smaller one that still fits would overtake it.
+                    // smaller one that still fits would overtake it. Nothing of one that is
+                    // given up does.
                     if turn.is_some_and(Turn::is_over) {
                         stage.state.refused_full += entries.len() as u64;
                         Outcome::Appended(vec![Appended::Full; entries.len()])
-                    } else if !refused && make_room(connection, room, bytes, stage)? {
+                    } else if takes_none || !refused && make_room(connection, room, bytes, stage)? {
                         room.add(bytes);
-                        inserter.append(entries, *retry_of, stage, window)?
+                        inserter.append(entries, &given_up, *retry_of, stage, window)?
                     } else {
                         refused = true;
                         turn.inspect(|turn| turn.end());
@@ -367,10 +387,7 @@ impl Writer {
             };
             outcomes.push(outcome);
         }
-        if batch
-            .iter()
-            .any(|job| matches!(job.work, Work::Append { spare: false, .. }))
-        {
+        if asked {
             room.set_refusing(refused);
         }
         drop(inserter);
@@ -436,7 +453,10 @@ impl Writer {
     }
 
     pub(super) fn publish_status(&self) {
-        let status = self.account.status(&self.state, &self.room, &self.window);
+        let is_on = self.shedding.is_on();
+        let status = self
+            .account
+            .status(&self.state, &self.room, &self.window, is_on);
         self.status.send_replace(Arc::new(status));
     }
 

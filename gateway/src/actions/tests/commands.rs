@@ -133,6 +133,7 @@ impl Announce for Keep {
             routes: Routes(1),
             body: body.into(),
             original: None,
+            shed: None,
         }
     }
 }
@@ -154,6 +155,7 @@ impl Plant {
             max_age: None,
             keep_delivered: None,
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 64 * 1024,
             dedup_age: Duration::from_secs(3_600),
             dedup_count: 100_000,

@@ -81,7 +81,7 @@ fn report(args: &Args) -> Result<Report> {
         (None, None) => Vec::new(),
     };
     let mut backtest = Backtest::new(Asked {
-        destinations: config.destinations.iter().map(|d| d.name.clone()).collect(),
+        destinations: crate::config::named(&config.destinations),
         in_force: config.rules.into_iter().chain(put).collect(),
         changes,
         only: args.rule.clone(),
@@ -247,6 +247,7 @@ destinations = ["lake"]
                 routes: Routes::NONE.with(DestinationId(0)),
                 body: body.into(),
                 original: None,
+                shed: None,
             })
         });
         let receipt = store.handle().append(entries.into()).await.unwrap();

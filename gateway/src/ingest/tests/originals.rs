@@ -10,13 +10,13 @@ fn config(mapping: &str) -> Config {
 }
 
 /// A store of its own, with ingest before it.
-struct Place {
+pub(super) struct Place {
     _dir: tempfile::TempDir,
     _store: store::Running,
-    ingest: Ingest,
+    pub(super) ingest: Ingest,
 }
 
-fn place(config: Config) -> Place {
+pub(super) fn place(config: Config) -> Place {
     let dir = tempfile::tempdir().unwrap();
     let mut whole = crate::config::Config::defaults(dir.path());
     whole.store.reserve_bytes = 1 << 16;

@@ -297,6 +297,7 @@ mod tests {
             max_age: None,
             keep_delivered: None,
             on_full: OnFull::PushBack,
+            shed: Vec::new(),
             reserve_bytes: 1 << 16,
             dedup_age: hour,
             dedup_count: 1_000,

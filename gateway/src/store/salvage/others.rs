@@ -1,4 +1,4 @@
-//! Rows of the tables beside the journal's own (`fleet/rows.rs`), found page by page: which
+//! Rows of the tables beside the journal's own (`fleet/rows.rs`, `store/gap.rs`), found page by page: which
 //! table they are of, whether they are whole, and which of two copies is the newer one. Of
 //! what the tables mean no more is known here.
 //!
@@ -26,7 +26,7 @@ pub(in crate::store) struct Other {
     identity: usize,
 }
 
-pub(in crate::store) const OTHERS: [Other; 5] = [
+pub(in crate::store) const OTHERS: [Other; 6] = [
     Other {
         table: "devices",
         columns: "number, id, user, client, online, checksum, body",
@@ -51,6 +51,11 @@ pub(in crate::store) const OTHERS: [Other; 5] = [
         table: "replays",
         columns: "number, name, checksum, body",
         identity: 1,
+    },
+    Other {
+        table: "gaps",
+        columns: "number, device, class, routes, checksum, body",
+        identity: 3,
     },
 ];
 
@@ -97,6 +102,8 @@ impl Other {
             // To tell once more does no harm.
             "shadows" => [said("version"), said("reported_version"), -number(2)],
             "replays" => [said("after"), said("done"), 0],
+            // One that is brought back after it was told is told again under the same key.
+            "gaps" => [said("began"), said("count"), 0],
             _ => [number(3), 0, 0],
         }
     }
@@ -127,6 +134,7 @@ pub(in crate::store) fn of(cell: &Cell) -> Option<&'static Other> {
         [Null, Text(_), Integer(_), Integer(_), Blob(_)] => 2,
         [Null, Text(_), Text(_), Integer(_), Integer(_), Blob(_)] => 3,
         [Null, Text(_), Integer(_), Blob(_)] => 4,
+        [Null, Text(_), Integer(_), Integer(_), Integer(_), Blob(_)] => 5,
         _ => return None,
     };
     let [.., Integer(checksum), Blob(body)] = &cell.columns[..] else {

@@ -36,6 +36,7 @@ fn of(device: &str, n: u64, second: i64, routes: Routes) -> Entry {
         routes,
         body: body.into(),
         original: None,
+        shed: None,
     })
 }
 

@@ -10,11 +10,15 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::{
+    class::Class,
     event::{Event, IdSource, Marks, TimeSource},
     store::job::Outcome,
 };
 
 const AGE: Duration = Duration::from_secs(100);
+/// Marks that are never reached, and always.
+const NEVER: u64 = 100;
+const ALWAYS: u64 = 0;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -36,6 +40,10 @@ pub(crate) enum Op {
     Redrive,
     DiscardDead,
     DiscardQuarantine,
+    /// Room gets short, or is there again.
+    Press(bool),
+    /// What was given up is told.
+    Tell,
     Pass(u64),
     KeepHouse,
     Squeeze,
@@ -66,6 +74,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Redrive),
         1 => Just(Op::DiscardDead),
         1 => Just(Op::DiscardQuarantine),
+        3 => any::<bool>().prop_map(Op::Press),
+        2 => Just(Op::Tell),
         3 => (1..60_u64).prop_map(Op::Pass),
         4 => Just(Op::KeepHouse),
         1 => Just(Op::Squeeze),
@@ -97,6 +107,10 @@ struct Twin {
     stored: u64,
     duplicate: u64,
     quarantined: u64,
+    /// Given up, and what of it is not told, by routes.
+    shed: u64,
+    gaps: Vec<(u64, u64)>,
+    told: u64,
     in_quarantine: Vec<u64>,
     dead_letters: Vec<(u8, u64)>,
 }
@@ -107,6 +121,21 @@ impl Twin {
             .values()
             .filter(|fate| is(**fate))
             .count() as u64
+    }
+
+    fn store(&mut self, n: u64, routes: u64, now: Timestamp) {
+        self.stored += 1;
+        self.last += 1;
+        self.records.insert(self.last, (now, body(n, now)));
+        self.devices.insert(self.last, device_of(n));
+        for (id, fates) in (0..).zip(&mut self.fates) {
+            if Routes(routes).contains(DestinationId(id)) {
+                fates.insert(self.last, Fate::Waiting);
+            }
+        }
+        if Routes(routes).contains(crate::record::NOWHERE) {
+            self.nowhere.insert(self.last, Fate::Waiting);
+        }
     }
 
     fn waiting(&self, destination: u8, after: u64) -> Vec<u64> {
@@ -160,6 +189,57 @@ pub(crate) struct Became {
     pub(crate) lost: i64,
 }
 
+/// Whether an event may be given up.
+fn is_low(n: u64) -> bool {
+    n.is_multiple_of(5)
+}
+
+/// Tells of everything that was given up: as many events of the twin's as there are gaps.
+#[derive(Debug)]
+struct Tell {
+    first: u64,
+    at: Timestamp,
+}
+
+/// Events that tell have numbers from here.
+const TELLING: u64 = 1_000_000;
+
+impl Tell {
+    fn event(&self, nth: u64, routes: u64) -> NewEvent {
+        let n = TELLING + self.first + nth;
+        NewEvent {
+            key: key(n),
+            dedup: true,
+            device: "d".into(),
+            received: self.at,
+            routes: Routes(routes),
+            body: body(n, self.at),
+            original: None,
+            shed: None,
+        }
+    }
+}
+
+impl Edit for Tell {
+    type Answer = Vec<(u64, u64)>;
+
+    fn apply(
+        &self,
+        tables: &rusqlite::Connection,
+        _: Timestamp,
+    ) -> rusqlite::Result<Edited<Self::Answer>> {
+        let gaps = take_gaps(tables, usize::MAX)?;
+        let events = (0..).zip(&gaps).map(|(n, gap)| self.event(n, gap.routes));
+        let events = events.collect();
+        let told = gaps.iter().map(|gap| (gap.routes, gap.count)).collect();
+        Ok(Edited::change(told, events))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        1
+    }
+}
+
 /// The journal under test, and where each destination's task stands.
 pub(crate) struct World {
     place: Place,
@@ -167,6 +247,7 @@ pub(crate) struct World {
     pub(crate) held: Option<Position>,
     store: Option<Store>,
     twin: Twin,
+    pressed: bool,
     at: [u64; 3],
     settled: [u64; 3],
     in_flight: [VecDeque<Page>; 3],
@@ -177,11 +258,17 @@ impl World {
         let mut place = Place::new(&["a", "b", "c"]);
         place.config.max_age = Some(AGE);
         place.config.reserve_bytes = 0;
+        place.config.shed = vec![Shed {
+            class: Class::Low,
+            above: NEVER,
+            keep: Keep::None,
+        }];
         let mut world = Self {
             place,
             held: None,
             store: None,
             twin: Twin::default(),
+            pressed: false,
             at: [0; 3],
             settled: [0; 3],
             in_flight: Default::default(),
@@ -263,6 +350,10 @@ impl World {
                 routes: Routes(routes),
                 body: body(n, self.now()),
                 original: None,
+                shed: is_low(n).then_some(Sheddable {
+                    class: Class::Low,
+                    series: 0,
+                }),
             }),
         }
     }
@@ -280,7 +371,7 @@ impl World {
         };
         let now = self.now();
         let twin = &mut self.twin;
-        let mut expected = Vec::new();
+        let (mut expected, mut shed) = (Vec::new(), BTreeMap::new());
         for entry in entries {
             let Some((n, routes, dedup)) = *entry else {
                 twin.quarantined += 1;
@@ -293,19 +384,20 @@ impl World {
                 expected.push(Appended::Duplicate);
                 continue;
             }
-            twin.stored += 1;
-            twin.last += 1;
-            twin.records.insert(twin.last, (now, body(n, now)));
-            twin.devices.insert(twin.last, device_of(n));
-            for (id, fates) in (0..).zip(&mut twin.fates) {
-                if Routes(routes).contains(DestinationId(id)) {
-                    fates.insert(twin.last, Fate::Waiting);
-                }
+            if self.pressed && is_low(n) {
+                *shed.entry(routes).or_insert(0) += 1;
+                expected.push(Appended::Shed);
+                continue;
             }
-            if Routes(routes).contains(crate::record::NOWHERE) {
-                twin.nowhere.insert(twin.last, Fate::Waiting);
-            }
+            twin.store(n, routes, now);
             expected.push(Appended::Stored(Position(twin.last)));
+        }
+        twin.shed += shed.values().sum::<u64>();
+        for (routes, count) in shed {
+            match twin.gaps.iter_mut().find(|(of, _)| *of == routes) {
+                Some((_, known)) => *known += count,
+                None => twin.gaps.push((routes, count)),
+            }
         }
         assert_eq!(*appended, expected);
     }
@@ -473,6 +565,29 @@ impl World {
         }
     }
 
+    fn press(&mut self, pressed: bool) {
+        self.pressed = pressed;
+        let above = if pressed { ALWAYS } else { NEVER };
+        self.place.config.shed[0].above = above;
+        let store = self.store.as_mut().expect("it is open");
+        store.writer.shedding.set_mark(above);
+    }
+
+    /// What is told is what was given up since it was told last: no less, and nothing twice.
+    fn tell(&mut self) {
+        let (first, at) = (self.twin.told, self.now());
+        let outcomes = self.work(vec![Work::Edit(Box::new(Tell { first, at }))]);
+        let Some(Outcome::Edited(told)) = outcomes.into_iter().next() else {
+            panic!("there is room")
+        };
+        let told = *told.downcast::<Vec<(u64, u64)>>().expect("what is told");
+        assert_eq!(told, self.twin.gaps);
+        for (n, (routes, _)) in (0..).zip(std::mem::take(&mut self.twin.gaps)) {
+            self.twin.told += 1;
+            self.twin.store(TELLING + first + n, routes, at);
+        }
+    }
+
     pub(crate) fn act(&mut self, op: Op) {
         match op {
             Op::Append(entries) => self.append(&entries),
@@ -505,6 +620,8 @@ impl World {
                 let ids = std::mem::take(&mut self.twin.in_quarantine);
                 self.work(vec![Work::Change(job::Change::DiscardQuarantined(ids))]);
             }
+            Op::Press(pressed) => self.press(pressed),
+            Op::Tell => self.tell(),
             Op::Pass(seconds) => self.place.advance(Duration::from_secs(seconds)),
             Op::KeepHouse => self.keep_house(),
             Op::Squeeze => self.squeeze(),
@@ -568,6 +685,7 @@ impl World {
             ),
             (twin.last, twin.stored, twin.duplicate, twin.quarantined)
         );
+        assert_eq!(status.shed, [twin.shed, 0, 0]);
         assert_eq!(status.in_quarantine, twin.in_quarantine.len() as u64);
         assert_eq!(status.dead_letters, twin.dead_letters.len() as u64);
         let nowhere = |fate| twin.nowhere.values().filter(|f| **f == fate).count() as u64;
