@@ -245,7 +245,11 @@ fn a_commit_that_fails_gives_nothing_up() {
         // The table is away: what is given up cannot be counted, so nobody hears that it was.
         let rename = |store: &Store, from: &str, to: &str| {
             let sql = format!("ALTER TABLE {from} RENAME TO {to}");
-            store.writer.connection.execute_batch(&sql).expect("renamed");
+            store
+                .writer
+                .connection
+                .execute_batch(&sql)
+                .expect("renamed");
         };
         rename(&store, "gaps", "hidden");
         assert!(append(&mut store, n).try_recv().is_err());
