@@ -135,7 +135,8 @@ impl Config {
     /// What works between remotes and destinations, and is probably not what is wanted.
     #[cfg(feature = "mqtt")]
     pub(crate) fn bridge_warnings(&self) -> Vec<String> {
-        mqtt::warnings(&self.remotes, &self.destinations)
+        let own = self.destinations.iter().filter(|d| d.lane_of.is_none());
+        mqtt::warnings(&self.remotes, &own.cloned().collect::<Vec<_>>())
     }
 
     /// Reads a file; without one, the defaults, in `./penstock-data`. Environment

@@ -55,6 +55,7 @@ mod job;
 mod kept;
 mod listing;
 mod lock;
+mod making;
 mod mode;
 mod numbering;
 mod open;

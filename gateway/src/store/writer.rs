@@ -32,11 +32,11 @@ use super::{
     hold::Hold,
     housekeeping::Duties,
     job::{Job, Outcome, Work},
+    making,
     mode::Wanted,
     promises::Promises,
-    quarantine,
     reader::Noticed,
-    rescue, retention,
+    rescue,
     room::Room,
     settle,
     shed::Shedding,
@@ -54,8 +54,6 @@ use crate::{clock::Clock, dedup::window::Window, event::Timestamp, record::Posit
 const BATCH_ENTRIES: usize = 1_024;
 /// Bytes of entries in one commit, about.
 pub(super) const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// Chunks evicted to make room for one group, at most.
-const EVICTIONS_MAX: usize = 8;
 /// How often quiet housekeeping looks around.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 /// Damaged files replaced in one run: more means that the disk itself is failing.
@@ -317,7 +315,8 @@ impl Writer {
                 } => {
                     let bytes = job.work.cost_bytes() as u64;
                     if *spare {
-                        let fits = accept && !refused && has_plenty(connection, room, bytes)?;
+                        let fits =
+                            accept && !refused && making::has_plenty(connection, room, bytes)?;
                         outcomes.push(if fits {
                             room.add(bytes);
                             inserter.append(entries, &[], *retry_of, stage, window)?
@@ -344,7 +343,9 @@ impl Writer {
                     if turn.is_some_and(Turn::is_over) {
                         stage.state.refused_full += entries.len() as u64;
                         Outcome::Appended(vec![Appended::Full; entries.len()])
-                    } else if takes_none || !refused && make_room(connection, room, bytes, stage)? {
+                    } else if takes_none
+                        || !refused && making::make_room(connection, room, bytes, stage)?
+                    {
                         room.add(bytes);
                         inserter.append(entries, &given_up, *retry_of, stage, window)?
                     } else {
@@ -372,8 +373,8 @@ impl Writer {
                         && match (bytes, edit.is_spare()) {
                             (0, _) => true,
                             _ if !accept || refused => false,
-                            (_, true) => has_plenty(connection, room, bytes)?,
-                            (_, false) => make_room(connection, room, bytes, stage)?,
+                            (_, true) => making::has_plenty(connection, room, bytes)?,
+                            (_, false) => making::make_room(connection, room, bytes, stage)?,
                         };
                     if fits {
                         room.add(bytes);
@@ -523,63 +524,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Whether there is room for so many bytes of what can wait.
-fn has_plenty(connection: &Connection, room: &mut Room, bytes: u64) -> rusqlite::Result<bool> {
-    if !room.has_plenty(bytes) {
-        room.look(connection)?;
-    }
-    Ok(room.has_plenty(bytes))
-}
-
-/// Whether there is room for so many bytes, after evicting if that is wanted.
-fn make_room(
-    connection: &Connection,
-    room: &mut Room,
-    bytes: u64,
-    stage: &mut Stage,
-) -> rusqlite::Result<bool> {
-    if room.fits(bytes) {
-        return Ok(true);
-    }
-    room.look(connection)?;
-    // No more than one chunk is removed in vain; it may be less than what comes in.
-    let chunk_bytes = retention::CHUNK_BYTES.max(bytes);
-    for _ in 0..EVICTIONS_MAX {
-        if room.fits(bytes) {
-            return Ok(true);
-        }
-        // What everybody has leaves first, also where somebody else would still read it.
-        let settled = stage.state.settled_to();
-        if retention::trimmable(stage, settled) > 0 {
-            retention::trim(connection, settled, chunk_bytes, stage)?;
-            room.look(connection)?;
-            continue;
-        }
-        if retention::evict_held(connection, chunk_bytes, stage)? {
-            room.look(connection)?;
-            continue;
-        }
-        if room.on_full() == OnFull::PushBack {
-            return Ok(false);
-        }
-        let half = stage.state.quarantine_bytes / 2;
-        let evicted = retention::evict(connection, chunk_bytes, stage)?
-            || quarantine::evict_to(connection, half, stage)?;
-        if !evicted {
-            if !room.refusing() {
-                tracing::warn!(
-                    dead_letters = stage.state.dead_letters,
-                    "no room, and nothing is left to evict: what is kept are dead letters, \
-                     retries and keys"
-                );
-            }
-            return Ok(false);
-        }
-        room.look(connection)?;
-    }
-    Ok(room.fits(bytes))
 }
 
 /// Whether a later commit may succeed: after a failed sync nobody knows what is on disk.
