@@ -450,11 +450,13 @@ pub(crate) fn journaled(destinations: &[forward::Config]) -> Vec<Arc<str>> {
     names.chain([Arc::from(ACTIONS)]).collect()
 }
 
-/// Those that begin with what is kept, where the journal does not know them yet.
+/// Those that begin with what is kept, where the journal does not know them yet. What is kept
+/// goes by none of the lanes: an event that moved from one to the other because a class was
+/// changed meanwhile would go twice, or not at all.
 fn from_kept(destinations: &[forward::Config]) -> Vec<Arc<str>> {
     let from_kept = destinations
         .iter()
-        .filter(|d| d.start != forward::Start::Now);
+        .filter(|d| d.start != forward::Start::Now && d.lane_of.is_none());
     from_kept.map(|d| d.name.clone()).collect()
 }
 

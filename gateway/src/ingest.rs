@@ -422,9 +422,7 @@ impl Ingest {
     pub fn made_for(&self, event: &Event, routes: Routes) -> Made {
         let mut made = self.made(event, None);
         let routing = self.routing();
-        // Who gets messages as they came gets none: nothing came.
-        let never = routing.originals.union(routing.draining);
-        let routes = routes.without(never.union(Routes::NOWHERE));
+        let routes = routing.to_tell(routes);
         if routes != Routes::NONE {
             let others = routing.elsewhere(made.event.routes, routes);
             made.event.routes = routes.union(others.without(Routes::NOWHERE));

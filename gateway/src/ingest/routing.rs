@@ -88,6 +88,23 @@ impl Routing {
         elsewhere
     }
 
+    /// Who of those that missed something is told of it: by the rest, what a lane has missed
+    /// that is given nothing more; nobody who is not there any more, for what is routed to
+    /// such a one waits until it is back.
+    pub(super) fn to_tell(&self, missed: Routes) -> Routes {
+        let (mut told, mut there) = (missed, self.routes);
+        for lane in &self.lanes.0 {
+            let (of, own) = lane.masks();
+            there = there.union(own);
+            if missed.contains(lane.lane) && self.draining.contains(lane.lane) {
+                told = told.without(own).union(of);
+            }
+        }
+        // Who gets messages as they came gets none: nothing came.
+        let never = self.originals.union(self.draining);
+        told.intersection(there).without(never)
+    }
+
     /// The destination at the same place that rules speak of.
     pub(super) fn named(&self, destination: DestinationId) -> DestinationId {
         let mut lanes = self.lanes.0.iter();
@@ -97,17 +114,16 @@ impl Routing {
 
     /// See [`Ingest::would_send`](super::Ingest::would_send).
     pub(super) fn would_send(&self, event: &Event, destination: DestinationId) -> bool {
-        let only = Routes::NONE.with(self.named(destination));
         if self.rules.is_empty() {
-            return self.by_class(only, Class::Normal).contains(destination);
+            return true;
         }
+        let only = Routes::NONE.with(self.named(destination));
         let mut scratch = self.rules.scratch();
         scratch.begin_message();
         let routed = self.rules.route(event, only, &mut scratch);
         self.rules.give_back(scratch);
         routed.map_or(true, |routed| {
-            self.by_class(routed.routes, routed.class)
-                .contains(destination)
+            routed.routes.intersection(only) != Routes::NONE
         })
     }
 }

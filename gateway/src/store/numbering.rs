@@ -13,7 +13,7 @@ use super::{
     stage,
     state::{Standing, State},
 };
-use crate::record::{DESTINATIONS_MAX, DestinationId, LANE, NOWHERE, Position, beside, is_own};
+use crate::record::{DESTINATIONS_MAX, DestinationId, NOWHERE, Position, is_own};
 
 /// What the configuration says of destinations.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +59,7 @@ pub(super) fn number(
             name: name.clone(),
             configured: true,
         });
-        // What its place has already is not for a lane that comes later.
-        let is_there = name.ends_with(LANE) && known.iter().any(|of| *of.name == *beside(name));
-        if configured.from_kept.contains(name) && !is_there {
+        if configured.from_kept.contains(name) {
             from_kept.push(DestinationId(id));
         }
     }

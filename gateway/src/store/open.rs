@@ -368,6 +368,9 @@ fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
     state.stored = state.stored.max(promised.stored);
     state.duplicate = state.duplicate.max(promised.duplicate);
     state.quarantined = state.quarantined.max(promised.quarantined);
+    for (shed, promised) in state.shed.iter_mut().zip(promised.shed) {
+        *shed = promised.max(*shed);
+    }
     state.refused_full = state.refused_full.max(promised.refused_full);
     state.position = state.position.max(promised.position);
     state.quarantine_last = state.quarantine_last.max(promised.quarantine_last);

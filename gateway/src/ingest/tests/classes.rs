@@ -76,17 +76,26 @@ fn what_rules_act_on_is_not_given_up_for_they_would_take_the_device_for_silent()
 }
 
 #[test]
-fn of_what_is_kept_a_new_destination_and_its_lane_get_each_event_once() {
+fn what_is_kept_goes_to_a_new_destination_whatever_its_class() {
     let routing = routing(rules());
     for device in ["b7", "high", "critical"] {
         let event = Event {
             device: device.into(),
             ..event(&prepare(Config::default(), &[publish("devices/x/t", b"1")]).entries[0]).1
         };
-        let by = |id| routing.would_send(&event, DestinationId(id));
-        assert!(by(0) != by(3), "{device}");
-        assert_eq!(by(3), device != "b7");
+        assert!(routing.would_send(&event, DestinationId(0)), "{device}");
     }
+}
+
+#[test]
+fn a_gap_waits_for_nobody_who_is_gone() {
+    let mut routing = routing(RuleSet::default());
+    assert_eq!(routing.to_tell(Routes(u64::MAX)), Routes(0b10_1101));
+    routing.draining = Routes(0b1000);
+    // What the lane of the first has missed is told by the first.
+    assert_eq!(routing.to_tell(Routes(0b1000)), Routes(0b0001));
+    routing.routes = Routes(0b0001);
+    assert_eq!(routing.to_tell(Routes(0b0110)), Routes::NONE);
 }
 
 #[test]
@@ -111,6 +120,8 @@ async fn a_gap_is_told_to_those_who_miss_something_and_to_nobody_who_gets_messag
     };
     // Where rules say nothing everybody hears of it, but the one that gets originals.
     assert_eq!(of(0b001), Routes(0b011));
+    // One that left the configuration would wait for it for ever.
+    assert_eq!(of(0b1_0001), Routes(0b011));
     assert_eq!(of(0b100), Routes(0b011));
     assert_eq!(of(Routes::NOWHERE.0), Routes(0b011));
 }

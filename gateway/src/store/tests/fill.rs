@@ -56,26 +56,6 @@ async fn a_new_destination_is_given_what_it_wants_of_what_is_kept_and_all_that_c
 }
 
 #[tokio::test]
-async fn a_lane_that_comes_later_is_not_given_what_its_place_has_already() {
-    let place = Place::new(&["a", "lake"]);
-    let running = place.run();
-    let handle = running.handle();
-    append(&handle, vec![event(1, to(&[0, 1]))]).await;
-    let names = ["a", "lake", "lake.urgent", "sea", "sea.urgent"];
-    configure(&handle, &names, &names).await;
-    let filling = |name: &str| {
-        let id = handle.destination_id(name).expect("known");
-        let status = handle.status();
-        let mut all = status.destinations.iter();
-        all.find(|d| d.id == id).is_some_and(|d| d.filling)
-    };
-    assert!(!filling("lake.urgent"));
-    // One that comes with its lane: both are asked what they want.
-    assert!(filling("sea") && filling("sea.urgent"));
-    running.shutdown().await.expect("an orderly end");
-}
-
-#[tokio::test]
 async fn a_restart_goes_on_giving_and_an_end_without_wishes_loses_nothing() {
     let mut place = Place::new(&["a"]);
     let running = place.run();
