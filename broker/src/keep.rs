@@ -31,7 +31,8 @@
 //! The database (`keep/migrations`): a message is stored once, with the number of
 //! queues that hold it; a row of `queue` is a message's place in one queue, without
 //! a message once the subscriber has sent PUBREC. Frames are those of
-//! `fanout::Message` and carry a checksum, because SQLite believes a flipped byte.
+//! `fanout::Message` and carry a checksum, because SQLite believes a flipped byte; they may
+//! be sealed (`sealed`).
 //! Why it is so: `docs/decisions/0013-the-brokers-own-file.md`.
 
 mod account;
@@ -51,6 +52,7 @@ mod quota;
 mod retained;
 mod room;
 mod schema;
+mod sealed;
 mod session;
 mod share;
 mod shared;
@@ -63,6 +65,8 @@ mod writer;
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::seal::{KeyError, Seal};
+
 pub(crate) use errand::{Errand, Ran};
 pub(crate) use exchange::EXCHANGES_MAX;
 pub(crate) use feed::{Feed, Item};
@@ -73,6 +77,7 @@ pub(crate) use job::{
 };
 pub use job::{RetainedInfo, SessionInfo, SubscriptionInfo};
 pub(crate) use room::Wish;
+pub use sealed::{reseal, tally};
 pub(crate) use shared::{Shared, Wanted, weight};
 pub(crate) use will::WillId;
 
@@ -123,6 +128,8 @@ pub struct Config {
     pub retained_bytes_max: usize,
     /// What becomes of one more.
     pub retained_full: RetainedFull,
+    /// How frames lie in the file.
+    pub seal: Seal,
 }
 
 impl Default for Config {
@@ -139,6 +146,7 @@ impl Default for Config {
             retained_max: 100_000,
             retained_bytes_max: 64 * 1024 * 1024,
             retained_full: RetainedFull::Refuse,
+            seal: Seal::default(),
         }
     }
 }
@@ -173,6 +181,9 @@ pub enum Error {
     /// SQLite refused.
     #[error("broker.db: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// It is sealed with a key that is not given.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Another program has it open.
     #[error("broker.db is open in another program: close that first")]
     InUse,

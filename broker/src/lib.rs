@@ -43,6 +43,7 @@ mod publish;
 mod quiet;
 mod registry;
 mod roster;
+pub mod seal;
 mod session;
 mod sys;
 mod topic;
@@ -53,7 +54,7 @@ pub use errand::{Addressee, Errands, Look, Queued, Reach};
 pub use handle::{Handle, LiveSubscription};
 pub use keep::{
     Config as KeepConfig, Error as KeepError, QueueFull, RetainedFull, RetainedInfo, SessionInfo,
-    SubscriptionInfo,
+    SubscriptionInfo, reseal as reseal_kept, tally as tally_kept,
 };
 pub use limits::{Limits, Rates};
 pub use listener::{Broker, Listening};

@@ -113,6 +113,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         dedup_memory_bytes: 1 << 20,
         destinations: vec!["bench".into()],
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (store, _) = Store::open(config, clock.clone())?;

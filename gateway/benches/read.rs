@@ -169,6 +169,7 @@ fn store_config(dir: &std::path::Path, max_bytes: u64) -> store::Config {
         dedup_memory_bytes: 64 << 20,
         destinations: vec!["lake".into()],
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     }
 }
 

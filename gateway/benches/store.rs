@@ -21,6 +21,7 @@ use penstock::{
     record::{DestinationId, Position, Routes},
     store::{Config, Entry, Handle, NewEvent, OnFull, Progress, Store},
 };
+use penstock_broker::seal::{Key as OperatorsKey, Seal};
 
 /// With key and checksum a frame of 359 bytes.
 const BODY_BYTES: usize = 339;
@@ -36,9 +37,11 @@ struct Case {
     readers: u8,
     /// Keys remembered before the clock starts.
     keys_before: u64,
+    /// Values lie sealed.
+    sealed: bool,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "append, groups of 1, one at a time",
         events: 20_000,
@@ -48,6 +51,7 @@ const CASES: [Case; 6] = [
         dedup: false,
         readers: 0,
         keys_before: 0,
+        sealed: false,
     },
     Case {
         name: "append, groups of 16",
@@ -58,6 +62,7 @@ const CASES: [Case; 6] = [
         dedup: false,
         readers: 0,
         keys_before: 0,
+        sealed: false,
     },
     Case {
         name: "append + dedup",
@@ -68,6 +73,7 @@ const CASES: [Case; 6] = [
         dedup: true,
         readers: 0,
         keys_before: 0,
+        sealed: false,
     },
     Case {
         name: "append + dedup + 1 reader + trim",
@@ -78,6 +84,18 @@ const CASES: [Case; 6] = [
         dedup: true,
         readers: 1,
         keys_before: 0,
+        sealed: false,
+    },
+    Case {
+        name: "append + dedup + 1 reader + trim, sealed",
+        events: 3_000_000,
+        group: 16,
+        window: 16,
+        tasks: 16,
+        dedup: true,
+        readers: 1,
+        keys_before: 0,
+        sealed: true,
     },
     Case {
         name: "append + dedup, groups of 1 + 1 reader + trim",
@@ -88,6 +106,7 @@ const CASES: [Case; 6] = [
         dedup: true,
         readers: 1,
         keys_before: 0,
+        sealed: false,
     },
     Case {
         name: "append + dedup + 3 readers + trim, 2M keys",
@@ -98,6 +117,7 @@ const CASES: [Case; 6] = [
         dedup: true,
         readers: 3,
         keys_before: 2_000_000,
+        sealed: false,
     },
 ];
 
@@ -195,12 +215,17 @@ fn config(dir: &Path, destinations: u8) -> Config {
             .map(|n| Arc::from(format!("d{n}")))
             .collect(),
         from_kept: Vec::new(),
+        seal: Seal::default(),
     }
 }
 
 async fn measure(case: &Case, dir: &Path) {
     // One that nobody reads for keeps everything in the journal.
-    let config = config(dir, case.readers.max(1));
+    let mut config = config(dir, case.readers.max(1));
+    if case.sealed {
+        let key = OperatorsKey::random().expect("random bytes");
+        config.seal = Seal::new(&key, &[]).expect("random bytes");
+    }
     let (store, _) = Store::open(config.clone(), Arc::new(SystemClock)).expect("opens");
     let running = store.run().expect("a thread");
     let handle = running.handle();

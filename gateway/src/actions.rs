@@ -34,7 +34,7 @@
 //! `schema` has the tables, `salvage` what is read of damaged ones, `follower` the thread, `work` what a page of records does,
 //! `throttle` how often, `topic` the messages, `alarm` the alarms, `command` the commands, `window` what
 //! many events come to and `windows` how that is kept, `made` the events that rules make, `outbox`
-//! their way into the journal, `failed` what could not be done, `handle` what others see and
+//! their way into the journal, `sealed` what may be sealed of all this, `failed` what could not be done, `handle` what others see and
 //! ask. Decision 110 says why.
 
 pub mod alarm;
@@ -46,6 +46,7 @@ mod made;
 mod outbox;
 mod salvage;
 mod schema;
+mod sealed;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -58,8 +59,11 @@ pub use failed::Failed;
 pub use follower::{Follower, Parts};
 pub use handle::{Handle, Status, alarm_of, alarms_of};
 pub use schema::FILE;
+pub use sealed::{reseal, tally};
 pub use throttle::HeldBack;
 pub use work::Said;
+
+use penstock_broker::seal::KeyError;
 
 use crate::aside;
 
@@ -84,6 +88,9 @@ pub enum Error {
     /// A later version wrote the file.
     #[error("rules.db was written by a later version")]
     Later,
+    /// The file is sealed with a key that is not given.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The journal has no number for this.
     #[error("the journal does not know the destination {}", crate::rules::ACTIONS)]
     Unknown,

@@ -8,6 +8,7 @@ mod shown;
 use std::path::Path;
 
 use base64::Engine as _;
+use penstock_broker::seal::Seal;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -189,9 +190,9 @@ pub fn all_quarantined(listing: &Listing) -> Result<Vec<u64>, Error> {
 /// Opens the lists of a data directory; says in words when there is no journal.
 ///
 /// # Errors
-/// When there is no journal, or it cannot be read.
-pub fn listing(data_dir: &Path) -> anyhow::Result<Listing> {
-    Listing::open(data_dir)
+/// When there is no journal, its key is not given, or it cannot be read.
+pub fn listing(data_dir: &Path, seal: &Seal) -> anyhow::Result<Listing> {
+    Listing::open(data_dir, seal)
         .map_err(|error| anyhow::anyhow!("no journal to read in {}: {error}", data_dir.display()))
 }
 

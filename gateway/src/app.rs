@@ -20,6 +20,7 @@ use crate::{
     clock::{Believed, Clock, SystemClock},
     config::{self, Config},
     destinations::{self, Destinations, routing},
+    encryption,
     events::Events,
     fleet::{self, Fleet, Replies},
     gaps::Gaps,
@@ -77,7 +78,13 @@ impl App {
     /// # Errors
     /// When the journal cannot be opened, a port cannot be had, or a destination
     /// cannot be set up.
-    pub async fn build(config: Config) -> Result<Self> {
+    pub async fn build(mut config: Config) -> Result<Self> {
+        // Before anything is opened: the wrong key must not look like damage.
+        config = tokio::task::spawn_blocking(move || config.unlock().map(|()| config)).await??;
+        let is_on = config.store.seal.is_on();
+        if let Some(left) = encryption::left_plain(&config.data_dir, &config.encryption, is_on) {
+            tracing::warn!("{left}");
+        }
         let beginning = reload::Beginning::note(&config).context("cannot listen for signals")?;
         let machine = Arc::new(SystemClock);
         let clock: Arc<dyn Clock> = Arc::new(Believed::new(machine, config.ingest.clock_wait));

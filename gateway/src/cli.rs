@@ -10,6 +10,7 @@ mod dedup;
 mod destination;
 mod device;
 mod dictionary;
+mod encryption;
 mod learn;
 mod map;
 mod offline;
@@ -102,6 +103,9 @@ enum Command {
     Read(read::Command),
     /// Print the document of the HTTP API (OpenAPI 3.1)
     Openapi,
+    /// The key that data lie sealed with on the disk
+    #[command(subcommand)]
+    Encryption(encryption::Command),
     /// The journal itself
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -152,6 +156,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
             output::line(crate::http::document().trim_end());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Encryption(command) => encryption::run(command),
         Command::Buffer(command) => buffer::run(command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => crate::demo::run(&args),

@@ -13,6 +13,7 @@ pub mod auth;
 #[cfg(feature = "aws")]
 mod aws;
 mod destination;
+mod encryption;
 mod fixed;
 mod fleet;
 mod http_api;
@@ -57,7 +58,8 @@ use std::{
     time::Duration,
 };
 
-use penstock_broker::listener::config::Address;
+use anyhow::Context as _;
+use penstock_broker::{listener::config::Address, seal::Seal};
 use toml::de::DeTable;
 
 pub use fixed::Fixed;
@@ -115,6 +117,8 @@ pub struct Config {
     pub fleet: crate::fleet::Config,
     /// The read side.
     pub read: query::Config,
+    /// The key that values lie sealed with.
+    pub encryption: crate::encryption::Config,
     /// Brokers from which messages come.
     #[cfg(feature = "mqtt")]
     pub remotes: Vec<crate::remote::Config>,
@@ -137,6 +141,31 @@ impl Config {
     pub(crate) fn bridge_warnings(&self) -> Vec<String> {
         let own = self.destinations.iter().filter(|d| d.lane_of.is_none());
         mqtt::warnings(&self.remotes, &own.cloned().collect::<Vec<_>>())
+    }
+
+    /// Reads the keys that `[encryption]` names.
+    ///
+    /// # Errors
+    /// When one is missing, or readable by others.
+    pub fn seal(&self) -> anyhow::Result<Seal> {
+        let seal = self.encryption.seal();
+        match &self.file {
+            Some(file) => seal.with_context(|| file.display().to_string()),
+            None => Ok(seal?),
+        }
+    }
+
+    /// Reads the keys, for whoever opens the databases of the data directory; looks whether
+    /// they are those that these need.
+    ///
+    /// # Errors
+    /// When one is missing, or readable by others.
+    pub fn unlock(&mut self) -> anyhow::Result<()> {
+        let seal = self.seal()?;
+        crate::encryption::check(&self.data_dir, &seal)?;
+        self.broker.keep.seal = seal.clone();
+        self.store.seal = seal;
+        Ok(())
     }
 
     /// Reads a file; without one, the defaults, in `./penstock-data`. Environment
@@ -377,6 +406,7 @@ impl Config {
         #[cfg(any(feature = "kafka", feature = "nats"))]
         let upstreams = upstream::read(root, dir, fleet.orders.is_some());
         let read = stages::read(root.table("read"));
+        let encryption = encryption::read(root.table("encryption"), dir, read.enabled);
         let log = stages::log(root.table("log"));
         let of_broker = |one: &penstock_broker::listener::Config| {
             one.address == Address::Ip(http.listen) && http.listen.port() != 0
@@ -400,6 +430,7 @@ impl Config {
                 dedup_memory_bytes: journal.dedup_memory_bytes,
                 destinations: journaled(&destinations),
                 from_kept: from_kept(&destinations),
+                seal: Seal::default(),
             },
             file: None,
             data_dir,
@@ -420,6 +451,7 @@ impl Config {
             events,
             fleet,
             read,
+            encryption,
             #[cfg(feature = "mqtt")]
             remotes,
             #[cfg(any(feature = "kafka", feature = "nats"))]

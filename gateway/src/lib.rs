@@ -25,6 +25,7 @@ pub mod dedup;
 pub mod demo;
 pub mod destinations;
 pub mod dictionary;
+pub mod encryption;
 pub mod event;
 pub mod events;
 pub mod fleet;

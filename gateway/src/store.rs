@@ -24,7 +24,8 @@
 //! `journal.db-wal` and `-shm`, `lock`, `journal.promises` (what the next start
 //! compares with, see `promises`) and `journal.reserve` (room to give back when
 //! the disk is full, see `room`). Damaged files are named `journal.db.damaged-<n>`;
-//! `journal.db.salvage` is a fresh one under construction.
+//! `journal.db.salvage` is a fresh one under construction. What events and messages say may
+//! be sealed (`sealed`).
 //!
 //! # Inside
 //! One thread owns every write (`writer`); readers have connections of their
@@ -66,11 +67,13 @@ mod reader;
 mod recover;
 mod remember;
 mod rescue;
+mod reseal;
 mod retention;
 mod room;
 mod salvage;
 mod scan;
 mod schema;
+mod sealed;
 mod settle;
 mod shed;
 mod stage;
@@ -88,6 +91,7 @@ mod writer;
 
 use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
 
+use penstock_broker::seal::KeyError;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
@@ -115,7 +119,9 @@ pub use progress::{Dead, Progress, Retry, Spent};
 pub use reader::{Page, Reader};
 pub use salvage::Salvaged;
 pub(crate) use salvage::open_as_evidence;
+pub use reseal::{reseal, tally as tally_sealed};
 pub(crate) use scan::{is_about_the_row, scan};
+pub(crate) use sealed::seal_body;
 pub use shed::{Keep, RELEASE, Shed, Sheddable};
 pub use standing::{DeadOf, Fate, Standing, Standings};
 pub use status::{DestinationStatus, Nowhere, Status};
@@ -195,6 +201,7 @@ impl Store {
             noticed: noticed.clone(),
             hold: hold.clone(),
             database: Arc::new(config.dir.join(DATABASE)),
+            seal: config.seal.clone(),
         };
         let writer = Writer {
             connection: opened.connection,
@@ -217,6 +224,7 @@ impl Store {
             status,
             life,
             wanted: None,
+            seal: config.seal,
             duties: Duties::default(),
         };
         Ok((
@@ -328,6 +336,9 @@ pub enum Error {
         /// The latest format known.
         known: u32,
     },
+    /// It is sealed with a key that is not given.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Route masks have so many bits.
     #[error(
         "the journal knows {} destinations already; forget one that is no longer used",

@@ -39,6 +39,7 @@ impl Gateway {
             dedup_memory_bytes: 16 << 20,
             destinations: vec!["events".into()],
             from_kept: Vec::new(),
+            seal: penstock_broker::seal::Seal::default(),
         };
         let clock = Arc::new(SystemClock);
         let (store, _) = Store::open(settings, clock.clone()).expect("an empty directory");
@@ -164,7 +165,7 @@ async fn what_cannot_be_decoded_is_quarantined_acknowledged_and_retried_by_a_bet
 
     let gateway = Gateway::open(dir.path(), Config::default());
     let handle = gateway.store.handle();
-    let kept = Listing::open(dir.path())
+    let kept = Listing::open(dir.path(), &penstock_broker::seal::Seal::default())
         .unwrap()
         .quarantine(0, 10)
         .unwrap();
@@ -172,7 +173,7 @@ async fn what_cannot_be_decoded_is_quarantined_acknowledged_and_retried_by_a_bet
     for item in kept {
         admin::retry(&handle, &gateway.ingest, item).await.unwrap();
     }
-    let left = Listing::open(dir.path())
+    let left = Listing::open(dir.path(), &penstock_broker::seal::Seal::default())
         .unwrap()
         .quarantine(0, 10)
         .unwrap();

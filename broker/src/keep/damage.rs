@@ -71,7 +71,11 @@ impl Writer {
         };
         let memory = Connection::open_in_memory()?;
         drop(std::mem::replace(&mut self.connection, memory));
-        let opened = schema::replace(&dir, self.shared.config.database_bytes_max())?;
+        let opened = schema::replace(
+            &dir,
+            self.shared.config.database_bytes_max(),
+            &self.shared.config.seal,
+        )?;
         self.connection = opened.connection;
         if let Some(path) = opened.set_aside {
             self.report_damage(&path);

@@ -18,7 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Error, Op, Refused, job::Answer, will::WillId, writer::Writer};
+use super::{
+    Error, Op, Refused,
+    job::Answer,
+    sealed::{Table, opened},
+    will::WillId,
+    writer::Writer,
+};
 use crate::{
     clock::passed_ms,
     fanout::{How, Message},
@@ -263,12 +269,13 @@ impl Writer {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let will = WillId::of(row.get(0)?, row.get(1)?);
-                let frame = row.get_ref(4)?.as_blob()?;
-                let sound = row.get(3) == Ok(i64::from(crc32fast::hash(frame)));
+                let (seal, stored) = (&self.shared.config.seal, row.get_ref(4)?.as_blob()?);
+                let frame = opened(seal, Table::Wills, &will.identity(), row.get(3), stored)?;
                 let age_ms = passed_ms(row.get(2)?, wall);
                 let budget = self.shared.retained.budget();
-                let message = Message::restore(frame, age_ms, now_ms, budget);
-                found.push((will, message.filter(|_| sound)));
+                let message =
+                    frame.and_then(|frame| Message::restore(&frame, age_ms, now_ms, budget));
+                found.push((will, message));
             }
         }
         for (will, message) in found {

@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::{
     Item, SessionId,
     queue::{number, read_ids, read_qos},
+    sealed::{Table, opened},
     writer::{Writer, cached},
 };
 use crate::{clock::passed_ms, fanout::Message};
@@ -98,11 +99,14 @@ impl Writer {
                     None => None,
                     Some(_) => {
                         let frame: Option<&[u8]> = row.get_ref(6)?.as_blob_or_null()?;
+                        let number = waiting.unwrap_or_default().to_string();
+                        let (seal, row_of) = (&self.shared.config.seal, number.as_bytes());
                         let sound = frame
-                            .filter(|frame| row.get(5) == Ok(i64::from(crc32fast::hash(frame))));
+                            .map(|frame| opened(seal, Table::Messages, row_of, row.get(5), frame));
+                        let sound = sound.transpose()?.flatten();
                         let age_ms = passed_ms(row.get::<_, Option<i64>>(4)?.unwrap_or(0), wall);
                         let message = sound
-                            .and_then(|frame| Message::restore(frame, age_ms, now_ms, &budget));
+                            .and_then(|frame| Message::restore(&frame, age_ms, now_ms, &budget));
                         if message.is_none() {
                             damaged.push(position);
                             continue;

@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::{
     Item, Kept, Op, SessionId,
     job::{Answer, Sub},
+    sealed::{Table, opened, sealed},
     stage::PLACE_BYTES,
     writer::Writer,
 };
@@ -180,19 +181,31 @@ impl Writer {
         if targets.is_empty() {
             return Ok(());
         }
-        let frame = message.frame();
+        let seal = &self.shared.config.seal;
+        let mut id: Option<i64> = None;
+        if seal.is_on() {
+            // Its number first: it is bound to what is sealed.
+            id = self
+                .sql("SELECT coalesce(max(id), 0) + 1 FROM messages")?
+                .query_row([], |row| row.get(0))?;
+        }
+        let row = id.unwrap_or_default().to_string();
+        let frame = sealed(seal, Table::Messages, row.as_bytes(), message.frame());
         self.sql(
-            "INSERT INTO messages (holders, kept_ms, checksum, frame) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO messages (id, holders, kept_ms, checksum, frame)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![
+            id,
             number(targets.len()),
             self.shared.kept_ms(message),
-            crc32fast::hash(frame),
+            crc32fast::hash(&frame),
             frame
         ])?;
         let stored = self.connection.last_insert_rowid();
+        let length = frame.len();
         self.state.survey.stored(stored);
-        let bytes = frame.len() as u64;
+        let bytes = length as u64;
         self.state.total_bytes += bytes;
         for target in targets {
             let Some(session) = self.state.change(target.session) else {
@@ -236,7 +249,7 @@ impl Writer {
                 target.session.0,
                 position,
                 stored,
-                number(frame.len()),
+                number(length),
                 options,
                 identifiers,
                 target.share
@@ -260,7 +273,7 @@ impl Writer {
         let subscriptions = self.subscriptions_of(id)?;
         let mut lowered = Vec::new();
         let mut statement = self.sql(
-            "SELECT q.position, q.options, q.share, m.frame
+            "SELECT q.position, q.options, q.share, m.frame, m.checksum, m.id
              FROM queue q JOIN messages m ON m.id = q.message
              WHERE q.session = ?1 AND q.position > ?2 ORDER BY q.position",
         )?;
@@ -268,8 +281,14 @@ impl Writer {
         while let Some(row) = rows.next()? {
             let (position, qos) = (row.get(0)?, read_qos(row.get(1)?));
             let share: Option<Arc<str>> = row.get(2)?;
-            let frame = row.get_ref(3)?.as_blob()?;
-            let topic = Message::topic_in(frame).unwrap_or_default();
+            let (stored, number) = (
+                row.get_ref(3)?.as_blob()?,
+                row.get::<_, i64>(5)?.to_string(),
+            );
+            let seal = &self.shared.config.seal;
+            let frame = opened(seal, Table::Messages, number.as_bytes(), row.get(4), stored)?;
+            let topic = frame.as_deref().and_then(Message::topic_in);
+            let topic = topic.unwrap_or_default();
             let is_for = |filter: &str| match &share {
                 Some(name) => **name == *filter,
                 None => shared_filter(filter).is_none() && matches(topic, filter),

@@ -7,7 +7,12 @@ use std::{
 
 use rusqlite::params;
 
-use super::{RetainedFull, job::Answer, writer::Writer};
+use super::{
+    RetainedFull,
+    job::Answer,
+    sealed::{Table, opened, sealed},
+    writer::Writer,
+};
 use crate::{
     QoS,
     clock::passed_ms,
@@ -79,15 +84,16 @@ impl Writer {
     }
 
     pub(super) fn write_retained(&self, message: &Message) -> rusqlite::Result<()> {
-        let frame = message.frame();
+        let (seal, topic) = (&self.shared.config.seal, message.topic_str());
+        let frame = sealed(seal, Table::Retained, topic.as_bytes(), message.frame());
         self.sql(
             "INSERT INTO retained (topic, kept_ms, checksum, frame) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (topic) DO UPDATE SET kept_ms = ?2, checksum = ?3, frame = ?4",
         )?
         .execute(params![
-            message.topic_str(),
+            topic,
             self.shared.kept_ms(message),
-            crc32fast::hash(frame),
+            crc32fast::hash(&frame),
             frame
         ])?;
         Ok(())
@@ -134,12 +140,13 @@ impl Writer {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let topic: Arc<str> = row.get(0)?;
-                let frame = row.get_ref(3)?.as_blob()?;
-                let sound = row.get(2) == Ok(i64::from(crc32fast::hash(frame)));
+                let (seal, stored) = (&self.shared.config.seal, row.get_ref(3)?.as_blob()?);
+                let frame = opened(seal, Table::Retained, topic.as_bytes(), row.get(2), stored)?;
                 let age_ms = passed_ms(row.get(1)?, wall);
+                let budget = self.shared.retained.budget();
                 let message =
-                    Message::restore(frame, age_ms, now_ms, self.shared.retained.budget());
-                match message.filter(|message| sound && message.topic_str() == &*topic) {
+                    frame.and_then(|frame| Message::restore(&frame, age_ms, now_ms, budget));
+                match message.filter(|message| message.topic_str() == &*topic) {
                     Some(message) => self.shared.retained.restore(&topic, Some(message.into())),
                     None => damaged.push(topic),
                 }

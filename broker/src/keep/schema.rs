@@ -11,12 +11,13 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::Error;
+use super::{Error, sealed};
+use crate::seal::Seal;
 
 /// The file, in the data directory.
 const FILE: &str = "broker.db";
 /// In order; the database's `user_version` says how many were applied.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
@@ -24,6 +25,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/5.sql"),
     include_str!("migrations/6.sql"),
     include_str!("migrations/7.sql"),
+    include_str!("migrations/8.sql"),
 ];
 const PAGE_BYTES: u64 = 4096;
 /// `quick_check` may take this long; it looks through some 500 MB in that time.
@@ -40,7 +42,7 @@ pub(super) struct Opened {
 
 /// Opens the database in `dir`, or one in memory. A damaged file is set aside and
 /// a fresh one begun.
-pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> {
+pub(super) fn open(dir: Option<&Path>, bytes_max: u64, seal: &Seal) -> Result<Opened, Error> {
     let Some(dir) = dir else {
         let connection = prepare(Connection::open_in_memory()?, bytes_max)?;
         return Ok(Opened {
@@ -50,7 +52,7 @@ pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> 
     };
     fs::create_dir_all(dir)?;
     let path = dir.join(FILE);
-    match try_open(&path, bytes_max) {
+    match try_open(&path, bytes_max, seal) {
         Ok(connection) => Ok(Opened {
             connection,
             set_aside: None,
@@ -59,7 +61,7 @@ pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> 
             tracing::error!(file = %path.display(), %error, "the broker's own file is damaged");
             let aside = set_aside(&path)?;
             Ok(Opened {
-                connection: try_open(&path, bytes_max)?,
+                connection: try_open(&path, bytes_max, seal)?,
                 set_aside: Some(aside),
             })
         }
@@ -68,7 +70,7 @@ pub(super) fn open(dir: Option<&Path>, bytes_max: u64) -> Result<Opened, Error> 
     }
 }
 
-fn is_in_use(error: &rusqlite::Error) -> bool {
+pub(super) fn is_in_use(error: &rusqlite::Error) -> bool {
     use ErrorCode::{DatabaseBusy, DatabaseLocked};
     matches!(
         error.sqlite_error_code(),
@@ -77,16 +79,16 @@ fn is_in_use(error: &rusqlite::Error) -> bool {
 }
 
 /// Sets the file in `dir` aside, which nobody may have open, and begins another.
-pub(super) fn replace(dir: &Path, bytes_max: u64) -> Result<Opened, Error> {
+pub(super) fn replace(dir: &Path, bytes_max: u64, seal: &Seal) -> Result<Opened, Error> {
     let path = dir.join(FILE);
     let aside = set_aside(&path)?;
     Ok(Opened {
-        connection: try_open(&path, bytes_max)?,
+        connection: try_open(&path, bytes_max, seal)?,
         set_aside: Some(aside),
     })
 }
 
-fn try_open(path: &Path, bytes_max: u64) -> Result<Connection, Error> {
+fn try_open(path: &Path, bytes_max: u64, seal: &Seal) -> Result<Connection, Error> {
     let connection = prepare(Connection::open(path)?, bytes_max)?;
     // First: what is not a table of ours is not looked at below, but where one is
     // missing the rest needs no look.
@@ -97,7 +99,20 @@ fn try_open(path: &Path, bytes_max: u64) -> Result<Connection, Error> {
         )));
     }
     quick_check(&connection)?;
+    sealed::check(&connection, seal)?;
     Ok(connection)
+}
+
+/// Opens the database in `dir` as it is, if it is there: for work on it while no gateway runs.
+pub(super) fn open_there(dir: &Path) -> Result<Option<Connection>, Error> {
+    let path = dir.join(FILE);
+    if !path.try_exists()? {
+        return Ok(None);
+    }
+    match prepare(Connection::open(&path)?, u64::from(u32::MAX) * PAGE_BYTES) {
+        Err(Error::Sqlite(error)) if is_in_use(&error) => Err(Error::InUse),
+        prepared => prepared.map(Some),
+    }
 }
 
 /// Looks through the file for as long as a start may take. What it does not come to is

@@ -8,6 +8,7 @@ mod file;
 mod full;
 mod model;
 mod owed;
+mod sealed;
 mod shares;
 mod slices;
 mod wills;

@@ -12,7 +12,12 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Enter, KeptWill, SessionId, Token, job::Answer, writer::Writer};
+use super::{
+    Enter, KeptWill, SessionId, Token,
+    job::Answer,
+    sealed::{Table, opened, sealed},
+    writer::Writer,
+};
 use crate::{clock::passed_ms, fanout::Message};
 
 /// A will whose connection is gone, as it is in the file.
@@ -51,18 +56,21 @@ impl Writer {
         let Some((message, delay_secs)) = &enter.will else {
             return Ok(());
         };
-        let frame = message.frame();
+        let token: Token = rand::random();
+        let seal = &self.shared.config.seal;
+        let frame = sealed(seal, Table::Wills, &token, message.frame());
         self.sql(
             "INSERT INTO wills (session, client, user, delay_secs, due_ms, checksum, frame, token)
-             VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6, randomblob(16))",
+             VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6, ?7)",
         )?
         .execute(params![
             id.0,
             enter.client,
             enter.user,
             delay_secs,
-            crc32fast::hash(frame),
-            frame
+            crc32fast::hash(&frame),
+            frame,
+            token
         ])?;
         Ok(())
     }
@@ -204,10 +212,11 @@ impl Writer {
             };
             let will = WillId::of(row.get(7)?, row.get(8)?);
             let client: Arc<str> = row.get(5)?;
-            let frame = row.get_ref(4)?.as_blob()?;
-            let sound = row.get(3) == Ok(i64::from(crc32fast::hash(frame)));
-            let message = Message::restore(frame, 0, now_ms, &self.shared.budget);
-            let Some(message) = message.filter(|_| sound) else {
+            let (seal, stored) = (&self.shared.config.seal, row.get_ref(4)?.as_blob()?);
+            let frame = opened(seal, Table::Wills, &will.token, row.get(3), stored)?;
+            let budget = &self.shared.budget;
+            let message = frame.and_then(|frame| Message::restore(&frame, 0, now_ms, budget));
+            let Some(message) = message else {
                 damaged.push((will, client));
                 continue;
             };

@@ -93,7 +93,7 @@ impl Writer {
     ) -> Result<Self, Error> {
         let dir = shared.config.dir.clone();
         let bytes_max = shared.config.database_bytes_max();
-        let opened = schema::open(dir.as_deref(), bytes_max)?;
+        let opened = schema::open(dir.as_deref(), bytes_max, &shared.config.seal)?;
         let mut writer = Self {
             connection: opened.connection,
             shared,

@@ -69,6 +69,7 @@ async fn turn(rules: usize) -> f64 {
         dedup_memory_bytes: 64 << 20,
         destinations: vec!["d".into(), "e".into()],
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let clock = Arc::new(SystemClock);
     let (store, _) = Store::open(config, clock.clone()).expect("a journal");

@@ -1,3 +1,9 @@
+-- What may be sealed is (docs/decisions/0180-sealed-values.md), with these keys.
+CREATE TABLE keys (
+    key INTEGER PRIMARY KEY,
+    proof BLOB NOT NULL
+) STRICT;
+
 -- Everything up to `position` of the journal was acted on.
 CREATE TABLE state (
     id INTEGER PRIMARY KEY CHECK (id = 1),

@@ -123,8 +123,10 @@ pub(super) enum By<'b> {
     Person(&'b str, Option<&'b str>),
 }
 
-const COLUMNS: &str = "id, rule, device, site, state, severity, text, raised, events, \
-                       raised_at, last_at, changed_at";
+const COLUMNS: &str = "id, rule, device, site, state, severity, \
+                       coalesce(opened('alarms', length(rule) || ':' || rule || device, NULL, \
+                           text), ''), \
+                       raised, events, raised_at, last_at, changed_at";
 
 /// Raises the alarm of a rule for the device of an event, within a transaction; says why
 /// it cannot.
@@ -161,9 +163,10 @@ pub(super) fn raise(
         .prepare_cached(
             "INSERT INTO alarms (rule, device, site, state, severity, text, raised, events,
                  raised_at, last_at, changed_at)
-             VALUES (?1, ?2, ?3, 0, ?4, ?5, 1, 1, ?6, ?6, ?6)
+             VALUES (?1, ?2, ?3, 0, ?4,
+                 sealed('alarms', length(?1) || ':' || ?1 || ?2, ?5), 1, 1, ?6, ?6, ?6)
              ON CONFLICT (rule, device) DO UPDATE SET site = ?3, state = 0, severity = ?4,
-                 text = ?5, raised = raised + 1, events = 1, raised_at = ?6, last_at = ?6,
+                 text = excluded.text, raised = raised + 1, events = 1, raised_at = ?6, last_at = ?6,
                  changed_at = ?6",
         )?
         .execute((
@@ -244,7 +247,7 @@ fn changed(
     connection
         .prepare_cached(
             "INSERT INTO alarm_changes (alarm, state, at, actor, note, event)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+             VALUES (?1, ?2, ?3, ?4, sealed('alarm_changes', ?1 || ':' || ?3, ?5), ?6)",
         )?
         .execute((
             alarm.id.cast_signed(),
@@ -361,7 +364,9 @@ pub(super) fn history(
 ) -> Result<Vec<Change>, Error> {
     let changes = connection
         .prepare_cached(
-            "SELECT id, state, at, actor, note, event FROM alarm_changes
+            "SELECT id, state, at, actor,
+                 opened('alarm_changes', alarm || ':' || at, NULL, note), event
+             FROM alarm_changes
              WHERE alarm = ?1 ORDER BY id DESC LIMIT ?2",
         )?
         .query_map(

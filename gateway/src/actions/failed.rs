@@ -82,7 +82,9 @@ pub(super) fn add(
     connection
         .prepare_cached(
             "INSERT INTO failed (rule, position, device, at, reason, body, part)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             VALUES (?1, ?2, ?3, ?4,
+                 sealed('failed.reason', length(?1) || ':' || ?1 || ?2 || ':' || ?4, ?5),
+                 sealed('failed', length(?1) || ':' || ?1 || ?2 || ':' || ?4, ?6), ?7)",
         )?
         .execute((
             rule,
@@ -95,10 +97,12 @@ pub(super) fn add(
         ))?;
     connection
         .prepare_cached(
-            "UPDATE state SET failures = failures + ?2, failed = failed + 1,
-                 failed_bytes = failed_bytes + ?1",
+            // As it lies there: what leaves is counted so.
+            "UPDATE state SET failures = failures + ?1, failed = failed + 1,
+                 failed_bytes = failed_bytes
+                     + (SELECT length(body) FROM failed WHERE id = last_insert_rowid())",
         )?
-        .execute((size(of.body), i64::from(of.part != Part::Untimed)))?;
+        .execute([i64::from(of.part != Part::Untimed)])?;
     while is_too_much(connection)? {
         let oldest = connection
             .prepare_cached("SELECT min(id) FROM failed")?
@@ -125,7 +129,10 @@ fn count_failure(connection: &Connection) -> Result<(), Error> {
 /// What waited for a clock has failed now, within a transaction.
 pub(super) fn fails(connection: &Connection, id: u64, reason: &str) -> Result<(), Error> {
     connection
-        .prepare_cached("UPDATE failed SET part = ?2, reason = ?3 WHERE id = ?1")?
+        .prepare_cached(
+            "UPDATE failed SET part = ?2, reason = sealed('failed.reason',
+                 length(rule) || ':' || rule || position || ':' || at, ?3) WHERE id = ?1",
+        )?
         .execute((id.cast_signed(), Part::Command as i64, shortened(reason)))?;
     count_failure(connection)
 }
@@ -134,8 +141,12 @@ pub(super) fn fails(connection: &Connection, id: u64, reason: &str) -> Result<()
 pub(super) fn untimed(connection: &Connection, count: usize) -> Result<Vec<Failed>, Error> {
     let found = connection
         .prepare_cached(
-            "SELECT id, rule, position, device, at, reason, body FROM failed
-             WHERE part = ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, rule, position, device, at,
+                 coalesce(opened('failed.reason',
+                     length(rule) || ':' || rule || position || ':' || at, NULL, reason), ''),
+                 coalesce(opened('failed',
+                     length(rule) || ':' || rule || position || ':' || at, NULL, body), x'')
+             FROM failed WHERE part = ?1 ORDER BY id LIMIT ?2",
         )?
         .query_map(
             (
@@ -154,10 +165,6 @@ fn shortened(reason: &str) -> &str {
         end -= 1;
     }
     &reason[..end]
-}
-
-fn size(body: &[u8]) -> i64 {
-    i64::try_from(body.len()).unwrap_or(i64::MAX)
 }
 
 fn is_too_much(connection: &Connection) -> Result<bool, Error> {
@@ -196,7 +203,12 @@ pub(super) fn part(connection: &Connection, id: u64) -> Result<Part, Error> {
 pub(super) fn find(connection: &Connection, id: u64) -> Result<Option<Failed>, Error> {
     let found = connection
         .prepare_cached(
-            "SELECT id, rule, position, device, at, reason, body FROM failed WHERE id = ?1",
+            "SELECT id, rule, position, device, at,
+                 coalesce(opened('failed.reason',
+                     length(rule) || ':' || rule || position || ':' || at, NULL, reason), ''),
+                 coalesce(opened('failed',
+                     length(rule) || ':' || rule || position || ':' || at, NULL, body), x'')
+             FROM failed WHERE id = ?1",
         )?
         .query_row([id.cast_signed()], of_row)
         .optional()?;
@@ -215,7 +227,10 @@ pub(super) fn list(
     count: usize,
 ) -> Result<(Vec<Failed>, Option<u64>), Error> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, rule, position, device, at, reason, x'' FROM failed
+        "SELECT id, rule, position, device, at,
+             coalesce(opened('failed.reason',
+                 length(rule) || ':' || rule || position || ':' || at, NULL, reason), ''), x''
+         FROM failed
          WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id",
     )?;
     let mut rows = statement.query((after.cast_signed(), rule))?;

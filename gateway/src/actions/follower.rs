@@ -199,7 +199,7 @@ impl Follower {
     }
 
     fn open(&self) -> Result<Open, Error> {
-        let connection = schema::open(&self.dir)?;
+        let connection = schema::open(&self.dir, self.store.seal())?;
         agree(&connection, *self.store.committed().borrow())?;
         let status = self.store.status();
         let mut known = status.destinations.iter();

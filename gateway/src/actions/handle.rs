@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use penstock_broker::seal::Seal;
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -202,8 +203,8 @@ impl Handle {
         id: u64,
         changes: usize,
     ) -> Result<Option<(Alarm, Vec<Change>)>, Error> {
-        let dir = self.dir.clone();
-        let asked = spawn_blocking(move || alarm_of(&dir, id, changes)).await;
+        let (dir, seal) = (self.dir.clone(), self.store.seal().clone());
+        let asked = spawn_blocking(move || alarm_of(&dir, &seal, id, changes)).await;
         asked.map_err(|error| Error::Io(std::io::Error::other(error)))?
     }
 
@@ -236,8 +237,8 @@ impl Handle {
         &self,
         question: impl FnOnce(&rusqlite::Connection) -> Result<Vec<T>, Error> + Send + 'static,
     ) -> Result<Vec<T>, Error> {
-        let dir = self.dir.clone();
-        let asked = spawn_blocking(move || ask(&dir, question)).await;
+        let (dir, seal) = (self.dir.clone(), self.store.seal().clone());
+        let asked = spawn_blocking(move || ask(&dir, &seal, question)).await;
         asked.map_err(|error| Error::Io(std::io::Error::other(error)))?
     }
 }
@@ -249,11 +250,12 @@ impl Handle {
 /// When the file cannot be read.
 pub fn alarms_of(
     dir: &Path,
+    seal: &Seal,
     wanted: &Wanted,
     after: u64,
     count: usize,
 ) -> Result<Vec<Alarm>, Error> {
-    ask(dir, |connection| {
+    ask(dir, seal, |connection| {
         alarm::list(connection, wanted, after, count)
     })
 }
@@ -264,10 +266,11 @@ pub fn alarms_of(
 /// When the file cannot be read.
 pub fn alarm_of(
     dir: &Path,
+    seal: &Seal,
     id: u64,
     changes: usize,
 ) -> Result<Option<(Alarm, Vec<Change>)>, Error> {
-    let found = ask(dir, |connection| {
+    let found = ask(dir, seal, |connection| {
         let Some(alarm) = alarm::find(connection, id)? else {
             return Ok(Vec::new());
         };
@@ -279,9 +282,10 @@ pub fn alarm_of(
 /// Asks the file; there is nothing where there is none.
 fn ask<T>(
     dir: &Path,
+    seal: &Seal,
     question: impl FnOnce(&rusqlite::Connection) -> Result<Vec<T>, Error>,
 ) -> Result<Vec<T>, Error> {
-    match schema::open_read_only(dir)? {
+    match schema::open_read_only(dir, seal)? {
         Some(connection) => question(&connection),
         None => Ok(Vec::new()),
     }

@@ -24,7 +24,12 @@ pub(super) fn add(connection: &Connection, event: &Event, rule: Option<&str>) ->
     let mut body = Vec::new();
     event.to_cbor(&mut body);
     connection
-        .prepare_cached("INSERT INTO outbox (body, rule) VALUES (?1, ?2)")?
+        .prepare_cached(
+            // Its number first: it is bound to what is sealed.
+            "INSERT INTO outbox (id, body, rule) SELECT n, sealed('outbox', n, ?1), ?2
+             FROM (SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)
+                       + 1 AS n)",
+        )?
         .execute((body, rule))?;
     Ok(())
 }
@@ -32,8 +37,10 @@ pub(super) fn add(connection: &Connection, event: &Event, rule: Option<&str>) ->
 /// The first of them, and the number of the last of these. One that was damaged here is
 /// counted as a failure, and the others do not wait for it.
 pub(super) fn first(connection: &Connection) -> Result<(i64, Vec<Waiting>), Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, body, rule FROM outbox ORDER BY id LIMIT ?1")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT id, coalesce(opened('outbox', id, NULL, body), x''), rule
+         FROM outbox ORDER BY id LIMIT ?1",
+    )?;
     let mut rows = statement.query([TOGETHER])?;
     let (mut last, mut events, mut damaged) = (0, Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {

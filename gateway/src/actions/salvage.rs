@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{
     Connection, Row,
     types::{ToSqlOutput, Value},
 };
 
-use super::{Error, schema};
+use super::{Error, schema, sealed};
 use crate::{
     event::Event,
     store::{carve, is_about_the_row, open_as_evidence, scan},
@@ -39,16 +40,18 @@ pub(super) struct Salvaged {
 type State = [i64; 6];
 
 /// Fills a fresh database from a damaged one, and closes it.
-pub(super) fn salvage(damaged: &Path, fresh: &Path) -> Result<Salvaged, Error> {
-    let to = schema::open_sound(fresh)?;
+pub(super) fn salvage(damaged: &Path, fresh: &Path, seal: &Seal) -> Result<Salvaged, Error> {
+    let to = schema::open_sound(fresh, seal)?;
+    // Which of them the damaged file needed is not known for certain.
+    seal::note_all(&to, seal, schema::FILE)?;
     let mut salvaged = Salvaged::default();
     let mut is_readable = false;
     if let Ok(old) = open_as_evidence(damaged) {
-        is_readable = fill(&old, &to, &mut salvaged)?;
+        is_readable = fill(&old, &to, seal, &mut salvaged)?;
     }
     // Not beside another connection: closing a file takes SQLite's locks away.
     if !is_readable {
-        salvaged.outbox += pages(damaged, &to)?;
+        salvaged.outbox += pages(damaged, &to, seal)?;
         tracing::error!("how much of a damaged rules.db is lost cannot be told");
     }
     to.close().map_err(|(_, error)| error)?;
@@ -57,8 +60,8 @@ pub(super) fn salvage(damaged: &Path, fresh: &Path) -> Result<Salvaged, Error> {
 
 /// A fresh database where nothing can be read of the damaged one, which knows that something
 /// is missing: how much nobody can tell.
-pub(super) fn nothing(fresh: &Path) -> Result<Salvaged, Error> {
-    let to = schema::open_sound(fresh)?;
+pub(super) fn nothing(fresh: &Path, seal: &Seal) -> Result<Salvaged, Error> {
+    let to = schema::open_sound(fresh, seal)?;
     to.execute("UPDATE state SET lost = 1", [])?;
     to.close().map_err(|(_, error)| error)?;
     Ok(Salvaged {
@@ -69,7 +72,12 @@ pub(super) fn nothing(fresh: &Path) -> Result<Salvaged, Error> {
 
 /// By way of SQLite, which can pass over damaged pages; false where it cannot read how
 /// much there should be.
-fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bool, Error> {
+fn fill(
+    old: &Connection,
+    to: &Connection,
+    seal: &Seal,
+    salvaged: &mut Salvaged,
+) -> Result<bool, Error> {
     let number = |sql: &str| -> Option<i64> { old.query_row(sql, [], |row| row.get(0)).ok() };
     let state = old.query_row(
         "SELECT position, listened, messages, failures, failures_evicted, failed FROM state",
@@ -88,10 +96,9 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
     let before = number("SELECT lost FROM state").unwrap_or_default();
     let mut ids: Option<(i64, i64)> = None;
     salvaged.outbox = table(old, to, "outbox", "id, body, rule", |row| {
-        let body = Bytes::from(row.get::<_, Vec<u8>>(1)?);
-        let is_whole = Event::from_cbor(&body).is_ok();
+        let id = row.get(0)?;
+        let is_whole = is_event(seal, id, row.get_ref(1)?.as_blob()?)?;
         if is_whole {
-            let id = row.get(0)?;
             let (first, last) = ids.unwrap_or((id, id));
             ids = Some((first.min(id), last.max(id)));
         }
@@ -152,9 +159,16 @@ fn fill(old: &Connection, to: &Connection, salvaged: &mut Salvaged) -> Result<bo
     Ok(is_known)
 }
 
+/// Whether this is an event that rules made, as it lies there.
+fn is_event(seal: &Seal, id: i64, stored: &[u8]) -> rusqlite::Result<bool> {
+    let body = sealed::outbox(seal, id, stored)?;
+    let body = body.map(|body| Bytes::from(body.into_owned()));
+    Ok(body.is_some_and(|body| Event::from_cbor(&body).is_ok()))
+}
+
 /// Events on their way that SQLite did not find, page by page. Some may be on pages that
 /// are no longer in use: the journal has those, and knows them by their keys.
-fn pages(damaged: &Path, to: &Connection) -> Result<u64, Error> {
+fn pages(damaged: &Path, to: &Connection, seal: &Seal) -> Result<u64, Error> {
     let transaction = to.unchecked_transaction()?;
     let mut copied = 0;
     carve::read(damaged, |cell| {
@@ -166,7 +180,7 @@ fn pages(damaged: &Path, to: &Connection) -> Result<u64, Error> {
         else {
             return Ok(());
         };
-        if Event::from_cbor(&Bytes::copy_from_slice(body)).is_ok() {
+        if is_event(seal, cell.row, body)? {
             let insert = "INSERT OR IGNORE INTO outbox (id, body, rule) VALUES (?1, ?2, ?3)";
             let mut insert = to.prepare_cached(insert)?;
             copied += insert.execute((cell.row, body, rule))? as u64;

@@ -5,14 +5,15 @@ use std::{
     time::Duration,
 };
 
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Error, salvage};
+use super::{Error, salvage, sealed};
 use crate::{aside, record::Position};
 
 /// The database's name in the data directory.
 pub const FILE: &str = "rules.db";
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 const TABLES: &str = include_str!("actions.sql");
 /// What the first version did not have.
 const FROM_1: &str = "
@@ -44,6 +45,12 @@ const FROM_3: &str = "
         held_back INTEGER NOT NULL,
         evicted INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;";
+/// And the fourth.
+const FROM_4: &str = "
+    CREATE TABLE keys (
+        key INTEGER PRIMARY KEY,
+        proof BLOB NOT NULL
+    ) STRICT;";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a file that the disk cannot read is tried, and how long it is left alone in
 /// between.
@@ -56,15 +63,15 @@ fn path(dir: &Path) -> PathBuf {
 
 /// Opens it; makes an empty one where there is none. A damaged one is set aside, and what
 /// can be read of it is in the new one.
-pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
+pub(super) fn open(dir: &Path, seal: &Seal) -> Result<Connection, Error> {
     aside::finish(dir, FILE)?;
-    match patiently(PAUSE, || open_sound(&path(dir))) {
+    match patiently(PAUSE, || open_sound(&path(dir), seal)) {
         Err(error) if error.means_damage() => {
-            let salvaged = match salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?) {
+            let salvaged = match salvage::salvage(&path(dir), &aside::fresh(dir, FILE)?, seal) {
                 // Nothing more can be had of it, and it will be no better the next time.
                 Err(error) if error.means_damage() => {
                     tracing::error!(%error, "nothing can be read of a damaged rules.db");
-                    salvage::nothing(&aside::fresh(dir, FILE)?)?
+                    salvage::nothing(&aside::fresh(dir, FILE)?, seal)?
                 }
                 salvaged => salvaged?,
             };
@@ -73,7 +80,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Error> {
                 %error, path = %aside.display(), ?salvaged,
                 "a damaged rules.db was set aside; what could be read of it goes on"
             );
-            open_sound(&path(dir))
+            open_sound(&path(dir), seal)
         }
         opened => opened,
     }
@@ -98,8 +105,9 @@ fn patiently<T>(
 }
 
 /// Opens one, and makes its tables where there are none.
-pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
+pub(super) fn open_sound(path: &Path, seal: &Seal) -> Result<Connection, Error> {
     let mut connection = Connection::open(path)?;
+    seal::register(&connection, seal, sealed::RULES)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // What the journal lets go of must be on the disk here.
     connection.execute_batch(
@@ -139,9 +147,18 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
         if version <= 2 {
             transaction.execute_batch(FROM_2)?;
         }
-        transaction.execute_batch(FROM_3)?;
+        if version <= 3 {
+            transaction.execute_batch(FROM_3)?;
+        }
+        transaction.execute_batch(FROM_4)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
+    }
+    seal::check(&connection, seal, FILE)??;
+    if seal::note(&connection, seal, FILE)? && (1..).contains(&position(&connection)?.0) {
+        tracing::warn!(
+            "what rules.db had before stays as it is until `penstock encryption reseal`"
+        );
     }
     // Read once: damage there would be found again with each page of records.
     listened(&connection)?;
@@ -150,7 +167,17 @@ pub(super) fn open_sound(path: &Path) -> Result<Connection, Error> {
 }
 
 /// Opens it so that nothing can be written to it; `None` where there is none.
-pub(super) fn open_read_only(dir: &Path) -> Result<Option<Connection>, Error> {
+pub(super) fn open_read_only(dir: &Path, seal: &Seal) -> Result<Option<Connection>, Error> {
+    let Some(connection) = open_unchecked(dir)? else {
+        return Ok(None);
+    };
+    seal::register(&connection, seal, sealed::RULES)?;
+    seal::check(&connection, seal, FILE)??;
+    Ok(Some(connection))
+}
+
+/// The same whatever its values are sealed with.
+pub(super) fn open_unchecked(dir: &Path) -> Result<Option<Connection>, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match Connection::open_with_flags(path(dir), flags) {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => return Ok(None),
@@ -199,15 +226,15 @@ mod tests {
     #[test]
     fn a_damaged_file_is_set_aside_and_a_later_one_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        set_position(&open(dir.path()).unwrap(), Position(7)).unwrap();
-        assert_eq!(position(&open(dir.path()).unwrap()).unwrap(), Position(7));
-        open(dir.path())
+        set_position(&open(dir.path(), &Seal::default()).unwrap(), Position(7)).unwrap();
+        assert_eq!(position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(), Position(7));
+        open(dir.path(), &Seal::default())
             .unwrap()
             .pragma_update(None, "user_version", VERSION + 1)
             .unwrap();
-        assert!(matches!(open(dir.path()), Err(Error::Later)));
+        assert!(matches!(open(dir.path(), &Seal::default()), Err(Error::Later)));
         std::fs::write(path(dir.path()), [7; 8192]).unwrap();
-        assert_eq!(position(&open(dir.path()).unwrap()).unwrap(), Position(0));
+        assert_eq!(position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(), Position(0));
         let aside = dir.path().join("rules.db.damaged-1");
         assert_eq!(std::fs::read(aside).unwrap(), [7; 8192]);
     }
@@ -259,11 +286,12 @@ mod tests {
     held_back INTEGER NOT NULL DEFAULT 0",
             "windows INTEGER NOT NULL",
         );
-        let between = |from: &str, to: &str| {
+        let without = |first: &str, from: &str, to: &str| {
             let (before, after) = first.split_once(from).unwrap();
             format!("{before}{to}{}", after.split_once(to).unwrap().1)
         };
-        let first = between("-- How often a rule did something", "-- One for each rule");
+        let first = without(&first, "-- How often a rule did", "-- One for each rule");
+        let first = without(&first, "-- What may be sealed", "-- Everything up to");
         let first = first.replace(
             "body BLOB NOT NULL,
     -- What of it: 0 all, 1 the alarm, 2 the message, 3 the command, 4 the command, which
@@ -280,8 +308,8 @@ mod tests {
         )
         .unwrap();
         drop(old);
-        assert!(open_read_only(dir.path()).unwrap().is_some());
-        let new = open(dir.path()).unwrap();
+        assert!(open_read_only(dir.path(), &Seal::default()).unwrap().is_some());
+        let new = open(dir.path(), &Seal::default()).unwrap();
         let handed: i64 = new
             .query_row("SELECT handed FROM state", [], |row| row.get(0))
             .unwrap();
@@ -295,6 +323,6 @@ mod tests {
             rows.map(Result::unwrap).collect()
         };
         let begun = tempfile::tempdir().unwrap();
-        assert_eq!(columns(&new), columns(&open(begun.path()).unwrap()));
+        assert_eq!(columns(&new), columns(&open(begun.path(), &Seal::default()).unwrap()));
     }
 }

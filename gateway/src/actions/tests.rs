@@ -3,6 +3,7 @@
 mod alarms;
 mod commands;
 mod salvage;
+mod sealed;
 mod throttles;
 mod topics;
 mod windows;
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use penstock_broker::Publish;
+use penstock_broker::{Publish, seal::Seal};
 
 use super::{
     Error,
@@ -78,6 +79,7 @@ pub(super) struct Bench {
     pub(super) gateway: GatewayId,
     pub(super) now: Timestamp,
     pub(super) listened: i64,
+    pub(super) seal: Seal,
 }
 
 impl Bench {
@@ -88,6 +90,7 @@ impl Bench {
             gateway: GatewayId::random(),
             now: Timestamp::from_millis(1_772_366_400_000),
             listened: 0,
+            seal: Seal::default(),
         }
     }
 
@@ -105,7 +108,7 @@ impl Bench {
 
     /// Opens the file anew and acts on records, as after a start.
     pub(super) fn act(&self, rules: &ActingSet, records: &[Record]) -> Result<Done, Error> {
-        let mut connection = super::schema::open(self.dir.path())?;
+        let mut connection = super::schema::open(self.dir.path(), &self.seal)?;
         let mut scratch = Scratch::default();
         self.work()
             .page(&mut connection, rules, &mut scratch, records, false)

@@ -28,7 +28,11 @@ pub(super) fn load(
     device: &str,
 ) -> Result<Option<State>, Error> {
     let known: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT window FROM windows WHERE rule = ?1 AND device = ?2")?
+        .prepare_cached(
+            "SELECT coalesce(opened('windows', length(rule) || ':' || rule || device, NULL,
+                 window), x'')
+             FROM windows WHERE rule = ?1 AND device = ?2",
+        )?
         .query_row((rule, device), |row| row.get(0))
         .optional()?;
     // What does not read back begins anew.
@@ -66,13 +70,17 @@ pub(super) fn save(
     let due = due.into_iter().chain(again.map(Timestamp::as_nanos)).min();
     let updated = connection
         .prepare_cached(
-            "UPDATE windows SET window = ?3, due = ?4, due_listened = ?5
+            "UPDATE windows SET window = sealed('windows', length(?1) || ':' || ?1 || ?2, ?3),
+                 due = ?4, due_listened = ?5
              WHERE rule = ?1 AND device = ?2",
         )?
         .execute((rule, device, &body, due, listened))?;
     if updated == 0 {
         connection
-            .prepare_cached("INSERT INTO windows VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .prepare_cached(
+                "INSERT INTO windows VALUES
+                 (?1, ?2, sealed('windows', length(?1) || ':' || ?1 || ?2, ?3), ?4, ?5)",
+            )?
             .execute((rule, device, &body, due, listened))?;
         counted(connection, 1)?;
     }
@@ -83,8 +91,10 @@ pub(super) fn save(
 /// that is still to be told leaves after all others: its device is silent by nature.
 fn evict(connection: &Connection) -> Result<(), Error> {
     let mut all: Vec<(bool, i64, String, String)> = Vec::new();
-    let mut statement = connection
-        .prepare_cached("SELECT window, rule, device, due_listened IS NOT NULL FROM windows")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT coalesce(opened('windows', length(rule) || ':' || rule || device, NULL, window),
+             x''), rule, device, due_listened IS NOT NULL FROM windows",
+    )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let body: Vec<u8> = row.get(0)?;

@@ -1,18 +1,17 @@
 //! Replays as rows of the journal's database (`store/migrations/5.sql`): a body is JSON,
-//! with its CRC-32. A row whose checksum is wrong is as good as none.
+//! which may be sealed, with the CRC-32 of what lies there. A row whose checksum is wrong, or
+//! whose body does not open, is as good as none.
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{REPLAYS_MAX, Replay};
 use crate::{
     event::Timestamp,
-    store::{Edit, Edited},
+    store::{Edit, Edited, seal_body},
 };
 
 fn whole(row: &Row<'_>) -> rusqlite::Result<Option<Replay>> {
-    let body = row.get_ref(1)?.as_bytes_or_null().ok().flatten();
-    let checksum = row.get_ref(0)?.as_i64().ok();
-    let body = body.filter(|body| checksum == Some(crc32fast::hash(body).into()));
+    let body = row.get_ref(0)?.as_bytes_or_null().ok().flatten();
     Ok(body.and_then(|body| serde_json::from_slice(body).ok()))
 }
 
@@ -22,7 +21,7 @@ fn whole(row: &Row<'_>) -> rusqlite::Result<Option<Replay>> {
 /// When the database cannot be read.
 pub fn read(tables: &Connection, name: &str) -> rusqlite::Result<Option<Replay>> {
     let found = tables
-        .prepare_cached("SELECT checksum, body FROM replays WHERE name = ?1")?
+        .prepare_cached("SELECT opened('replays', name, checksum, body) FROM replays WHERE name = ?1")?
         .query_row([name], whole)
         .optional()?;
     Ok(found.flatten())
@@ -34,7 +33,10 @@ pub fn read(tables: &Connection, name: &str) -> rusqlite::Result<Option<Replay>>
 /// When the database cannot be read.
 pub fn list(tables: &Connection) -> rusqlite::Result<Vec<Replay>> {
     let mut statement = tables
-        .prepare_cached("SELECT checksum, body FROM replays ORDER BY number DESC LIMIT ?1")?;
+        .prepare_cached(
+            "SELECT opened('replays', name, checksum, body) FROM replays
+             ORDER BY number DESC LIMIT ?1",
+        )?;
     let rows = statement.query_map([i64::try_from(REPLAYS_MAX).unwrap_or(i64::MAX)], whole)?;
     rows.filter_map(Result::transpose).collect()
 }
@@ -43,12 +45,13 @@ pub fn list(tables: &Connection) -> rusqlite::Result<Vec<Replay>> {
 pub(super) fn put(tables: &Connection, replay: &Replay) -> rusqlite::Result<()> {
     let body = serde_json::to_vec(replay)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let (checksum, body) = seal_body(tables, "replays", &replay.name(), body)?;
     tables
         .prepare_cached(
             "INSERT INTO replays (name, checksum, body) VALUES (?1, ?2, ?3)
              ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, body = excluded.body",
         )?
-        .execute((replay.name(), crc32fast::hash(&body), body))?;
+        .execute((replay.name(), checksum, body))?;
     Ok(())
 }
 

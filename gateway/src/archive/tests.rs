@@ -39,6 +39,7 @@ impl Place {
             dedup_memory_bytes: 1 << 20,
             destinations: names.map(Into::into).into(),
             from_kept: Vec::new(),
+            seal: penstock_broker::seal::Seal::default(),
         };
         let (store, _) = Store::open(config, Arc::new(SystemClock)).unwrap();
         store.run().unwrap()

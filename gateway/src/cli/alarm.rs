@@ -99,7 +99,8 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn list(args: &List) -> Result<ExitCode> {
-    let dir = args.file.load()?.data_dir;
+    let config = args.file.load()?;
+    let (dir, seal) = (&config.data_dir, config.seal()?);
     let wanted = Wanted {
         rule: args.rule.clone(),
         device: args.device.clone(),
@@ -113,7 +114,7 @@ fn list(args: &List) -> Result<ExitCode> {
     };
     let (mut after, mut left) = (0, args.limit);
     while left > 0 {
-        let page = actions::alarms_of(&dir, &wanted, after, left.min(PAGE_MAX))?;
+        let page = actions::alarms_of(dir, &seal, &wanted, after, left.min(PAGE_MAX))?;
         let Some(last) = page.last() else { break };
         (after, left) = (last.id, left - page.len());
         for alarm in &page {
@@ -145,8 +146,8 @@ fn words(alarm: &Value) -> String {
 }
 
 fn show(args: &Show) -> Result<ExitCode> {
-    let dir = args.file.load()?.data_dir;
-    let found = actions::alarm_of(&dir, args.id, CHANGES)?;
+    let config = args.file.load()?;
+    let found = actions::alarm_of(&config.data_dir, &config.seal()?, args.id, CHANGES)?;
     let (alarm, changes) = found.with_context(|| format!("there is no alarm {}", args.id))?;
     let whole = json!(admin::alarm_whole(&alarm, &changes));
     output::line(format_args!("{whole:#}"));

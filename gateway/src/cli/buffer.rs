@@ -41,8 +41,9 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn verify(file: &ConfigFile) -> Result<ExitCode> {
-    let dir = file.load()?.data_dir;
-    let report: VerifyReport = store::verify(&dir)
+    let config = file.load()?;
+    let dir = &config.data_dir;
+    let report: VerifyReport = store::verify(dir, &config.seal()?)
         .with_context(|| format!("no journal to verify in {}", dir.display()))?;
     for finding in &report.findings {
         output::line(finding);

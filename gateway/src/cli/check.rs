@@ -11,6 +11,7 @@ use crate::{
         Config,
         auth::{Service, too_open},
     },
+    encryption::{self, Problem},
     normalise::mapping::Device,
     rules::unknown_fields,
 };
@@ -18,13 +19,14 @@ use crate::{
 pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
     let config = file.load()?;
     config.broker.auth.check()?;
+    let credential = credential(&config)?;
     for listener in &config.broker.listeners {
         listener
             .check_files()
             .with_context(|| format!("broker.listener {}: tls", listener.name))?;
     }
     config.http.check_files().context("http.tls")?;
-    for warning in warnings(&config) {
+    for warning in warnings(&config).into_iter().chain(credential) {
         output::line(format_args!("warning: {warning}"));
     }
     let name = file.config.as_ref().map_or_else(
@@ -51,6 +53,17 @@ pub(super) fn run(file: &ConfigFile) -> Result<ExitCode> {
             .join(", ")
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the keys. Credentials are there for the service alone: that one cannot be checked
+/// here is no mistake.
+fn credential(config: &Config) -> Result<Option<String>> {
+    match config.encryption.seal() {
+        Err(error @ encryption::Error::Source(_, Problem::NoCredentials)) => {
+            Ok(Some(format!("not checked: {error}")))
+        }
+        _ => config.seal().map(|_| None),
+    }
 }
 
 /// What works, and is probably not what the operator wants.

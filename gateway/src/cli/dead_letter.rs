@@ -2,7 +2,6 @@
 
 use std::{
     io::Write as _,
-    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     admin::{self, PAGE_MAX},
     boots::Boots,
+    config::Config,
     record::DestinationId,
     running::Running,
     store::Listing,
@@ -69,7 +69,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 
 fn list(of: &Of<List>) -> Result<ExitCode> {
     let args = &of.args;
-    let listing = admin::listing(&args.file.load()?.data_dir)?;
+    let listing = offline::listing(&args.file.load()?)?;
     let destination = id_of(of, &listing)?;
     args.pages(
         |after, count| Ok(listing.dead_letters(destination, after, count)?),
@@ -96,8 +96,8 @@ fn list(of: &Of<List>) -> Result<ExitCode> {
 }
 
 fn show(args: &One) -> Result<ExitCode> {
-    let data_dir = args.file.load()?.data_dir;
-    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
+    let config = args.file.load()?;
+    let (listing, boots) = (offline::listing(&config)?, Boots::of_dir(&config.data_dir));
     let letter = listing.dead_letter(args.id)?;
     let letter = letter.with_context(|| format!("there is no dead letter {}", args.id))?;
     output::line(format_args!(
@@ -109,7 +109,7 @@ fn show(args: &One) -> Result<ExitCode> {
 
 fn redrive(of: &Of<Many>, rate: Option<u32>) -> Result<ExitCode> {
     let config = of.args.file.load()?;
-    let ids = ids(of, &config.data_dir)?;
+    let ids = ids(of, &config)?;
     let wanted = ids.len();
     let done = if let Some(running) = Running::find(&config.data_dir)? {
         let mut pace = rate.map(Pace::begin);
@@ -155,7 +155,7 @@ impl Pace {
 
 fn discard(of: &Of<Many>) -> Result<ExitCode> {
     let config = of.args.file.load()?;
-    let ids = ids(of, &config.data_dir)?;
+    let ids = ids(of, &config)?;
     let wanted = ids.len();
     let done = if let Some(running) = Running::find(&config.data_dir)? {
         each(&ids, |id| {
@@ -175,8 +175,8 @@ fn discard(of: &Of<Many>) -> Result<ExitCode> {
 }
 
 fn export(of: &Of<Export>) -> Result<ExitCode> {
-    let data_dir = of.args.file.load()?.data_dir;
-    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
+    let config = of.args.file.load()?;
+    let (listing, boots) = (offline::listing(&config)?, Boots::of_dir(&config.data_dir));
     let destination = id_of(of, &listing)?;
     let mut out = writer(of.args.output.as_ref())?;
     let mut after = 0;
@@ -193,11 +193,11 @@ fn export(of: &Of<Export>) -> Result<ExitCode> {
     }
 }
 
-fn ids(of: &Of<Many>, data_dir: &Path) -> Result<Vec<u64>> {
+fn ids(of: &Of<Many>, config: &Config) -> Result<Vec<u64>> {
     if !of.args.all {
         return Ok(of.args.ids.clone());
     }
-    let listing = admin::listing(data_dir)?;
+    let listing = offline::listing(config)?;
     Ok(admin::all_dead(&listing, id_of(of, &listing)?)?)
 }
 

@@ -9,10 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{ConfigFile, output};
+use super::{ConfigFile, offline, output};
 use crate::{
-    admin,
-    config::parse_size,
+    config::{Config, parse_size},
     dictionary::{self, Dictionary, Packer},
     event::{Timestamp, View},
     record::{Position, Record},
@@ -87,7 +86,7 @@ fn read(path: &Path) -> Result<Dictionary> {
 impl Train {
     fn run(&self) -> Result<()> {
         let events = match &*self.events {
-            [] => of_journal(&self.file.load()?.data_dir)?,
+            [] => of_journal(&self.file.load()?)?,
             files => of_files(files)?,
         };
         let (mut learned, mut kept_back) = (Vec::new(), Vec::new());
@@ -144,8 +143,8 @@ fn measured(dictionary: &Dictionary, events: &[Vec<u8>]) -> Result<String> {
 }
 
 /// The newest events of the journal, as destinations get them.
-fn of_journal(data_dir: &Path) -> Result<Vec<Vec<u8>>> {
-    let listing = admin::listing(data_dir)?;
+fn of_journal(config: &Config) -> Result<Vec<Vec<u8>>> {
+    let listing = offline::listing(config)?;
     let until = listing.last_position()?;
     let all = Timestamp::from_nanos(i64::MIN)..Timestamp::from_nanos(i64::MAX);
     let (mut events, mut bytes) = (Vec::new(), 0);

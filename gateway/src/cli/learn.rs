@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use serde_json::Value;
 
-use super::{ConfigFile, output};
+use super::{ConfigFile, offline, output};
 use crate::{
-    admin,
     clock::{Clock as _, SystemClock},
+    config::Config,
     learn::{BYTES_MAX, MESSAGES_MAX, Observed, Proposal, propose},
 };
 
@@ -68,7 +68,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let observed = match (&args.messages, args.quarantine) {
         (Some(path), _) => of_file(path)?,
-        (None, true) => of_quarantine(&args.file.load()?.data_dir)?,
+        (None, true) => of_quarantine(&args.file.load()?)?,
         (None, false) => watched(args)?,
     };
     let Some(proposal) = propose(&observed, SystemClock.now()) else {
@@ -166,8 +166,8 @@ fn observed(line: &str) -> Result<Observed> {
     })
 }
 
-fn of_quarantine(data_dir: &Path) -> Result<Vec<Observed>> {
-    let listing = admin::listing(data_dir)?;
+fn of_quarantine(config: &Config) -> Result<Vec<Observed>> {
+    let listing = offline::listing(config)?;
     let (mut all, mut bytes, mut after) = (Vec::new(), 0, 0);
     loop {
         let page = listing.quarantine(after, 100)?;

@@ -7,22 +7,28 @@ use anyhow::Result;
 
 use super::run::runtime;
 use crate::{
-    app,
+    admin, app,
     clock::{Clock, SystemClock},
     config::Config,
     ingest::Ingest,
     query,
-    store::{Handle, Store},
+    store::{Handle, Listing, Store},
 };
+
+/// Opens the lists of the journal for reading, whether a gateway runs or not.
+pub(super) fn listing(config: &Config) -> Result<Listing> {
+    admin::listing(&config.data_dir, &config.seal()?)
+}
 
 /// Opens the store for one piece of work, and closes it after.
 pub(super) fn with_store<T, F>(
-    config: Config,
+    mut config: Config,
     work: impl FnOnce(Handle, Arc<Ingest>) -> F,
 ) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
+    config.unlock()?;
     runtime()?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = Store::open(config.store.clone(), clock.clone())?;

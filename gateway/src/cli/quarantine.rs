@@ -87,8 +87,9 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
 }
 
 fn list(args: &List) -> Result<ExitCode> {
-    let data_dir = args.file.load()?.data_dir;
-    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
+    let config = args.file.load()?;
+    let data_dir = &config.data_dir;
+    let (listing, boots) = (offline::listing(&config)?, Boots::of_dir(data_dir));
     args.pages(
         |after, count| Ok(listing.quarantine(after, count)?),
         |item| {
@@ -140,8 +141,9 @@ impl List {
 }
 
 fn show(args: &One) -> Result<ExitCode> {
-    let data_dir = args.file.load()?.data_dir;
-    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
+    let config = args.file.load()?;
+    let data_dir = &config.data_dir;
+    let (listing, boots) = (offline::listing(&config)?, Boots::of_dir(data_dir));
     let item = listing.quarantined(args.id)?;
     let item = item.with_context(|| format!("no message {} is in quarantine", args.id))?;
     output::line(format_args!(
@@ -204,8 +206,9 @@ fn retry(args: &Many) -> Result<ExitCode> {
 }
 
 fn export(args: &Export) -> Result<ExitCode> {
-    let data_dir = args.file.load()?.data_dir;
-    let (listing, boots) = (admin::listing(&data_dir)?, Boots::of_dir(&data_dir));
+    let config = args.file.load()?;
+    let data_dir = &config.data_dir;
+    let (listing, boots) = (offline::listing(&config)?, Boots::of_dir(data_dir));
     let mut out = writer(args.output.as_ref())?;
     let mut after = 0;
     loop {
@@ -244,7 +247,7 @@ fn discard(args: &Many) -> Result<ExitCode> {
 
 fn ids(args: &Many, config: &Config) -> Result<Vec<u64>> {
     if args.all {
-        Ok(admin::all_quarantined(&admin::listing(&config.data_dir)?)?)
+        Ok(admin::all_quarantined(&offline::listing(&config)?)?)
     } else {
         Ok(args.ids.clone())
     }

@@ -1,7 +1,7 @@
 //! `penstock ledger`, `last`, `history`, `search`, `where` and `read`: questions to the read side,
 //! also beside a running gateway.
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{ConfigFile, offline, output};
 use crate::{
-    admin,
     clock::{Clock as _, SystemClock},
+    config::Config,
     event::Timestamp,
     query::{
         FILE, Feed, Reader,
@@ -121,12 +121,12 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
 }
 
 fn status(file: &ConfigFile) -> Result<ExitCode> {
-    let dir = file.load()?.data_dir;
-    if let Some(running) = Running::find(&dir)? {
+    let config = file.load()?;
+    if let Some(running) = Running::find(&config.data_dir)? {
         let status = running.request("GET", "/api/v1/read")?;
         output::line(format_args!("{status:#}"));
     } else {
-        let at = open(&dir)?.position()?;
+        let at = open(&config)?.position()?;
         output::line(format_args!("no gateway runs; read.db is at position {at}"));
     }
     Ok(ExitCode::SUCCESS)
@@ -329,7 +329,7 @@ impl Question {
         ask: impl FnOnce(&mut Reader, Timestamp) -> Result<Value, crate::query::Error>,
         show: impl Fn(&Value) -> String,
     ) -> Result<ExitCode> {
-        let mut reader = open(&self.file.load()?.data_dir)?;
+        let mut reader = open(&self.file.load()?)?;
         reader.wait_for(Position(self.min_position))?;
         let answer = ask(&mut reader, SystemClock.now())?;
         let items = answer["items"].as_array().cloned().unwrap_or_default();
@@ -360,14 +360,15 @@ impl Question {
     }
 }
 
-fn open(dir: &Path) -> Result<Reader> {
+fn open(config: &Config) -> Result<Reader> {
+    let dir = &config.data_dir;
     if !dir.join(FILE).try_exists()? {
         bail!(
             "there is no {FILE} in {}: a gateway makes it while it runs with [read] enabled = true",
             dir.display()
         );
     }
-    let listing = admin::listing(dir)?;
+    let listing = offline::listing(config)?;
     Reader::open(dir, listing).with_context(|| format!("cannot read {FILE} in {}", dir.display()))
 }
 

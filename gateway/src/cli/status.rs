@@ -1,12 +1,12 @@
 //! `penstock status`: the running gateway's account.
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{ConfigFile, output};
-use crate::{admin, running::Running};
+use super::{ConfigFile, offline, output};
+use crate::{admin, config::Config, running::Running};
 
 /// Arguments of `penstock status`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.file.load()?;
     if let Some(top) = args.devices {
-        return devices(&config.data_dir, top, args.json);
+        return devices(&config, top, args.json);
     }
     let running = Running::find(&config.data_dir)?.with_context(|| {
         format!(
@@ -42,8 +42,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn devices(data_dir: &Path, top: usize, json: bool) -> Result<ExitCode> {
-    let listing = admin::listing(data_dir)?;
+fn devices(config: &Config, top: usize, json: bool) -> Result<ExitCode> {
+    let listing = offline::listing(config)?;
     let counted = admin::devices(&listing.devices(top)?, &listing.destinations()?);
     if json {
         output::line(format_args!("{counted:#}"));

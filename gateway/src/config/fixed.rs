@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use toml::{Table, Value};
 
 /// The tables and keys that no rule depends on. What is not known here counts.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
     "rule",
     "rule_files",
     "destination",
@@ -19,6 +19,7 @@ const OTHERS: [&str; 19] = [
     "http",
     "log",
     "read",
+    "encryption",
     "events",
     "devices",
     "commands",

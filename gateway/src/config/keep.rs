@@ -56,5 +56,6 @@ pub(super) fn keep(table: &Table<'_, '_, '_>) -> KeepConfig {
             default.retained_bytes_max as u64,
         )),
         retained_full: table.word("retained_full", &retained_full, default.retained_full),
+        seal: default.seal,
     }
 }

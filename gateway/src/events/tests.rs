@@ -91,6 +91,7 @@ async fn what_left_memory_before_it_could_be_shown_is_counted_and_the_rest_comes
         dedup_memory_bytes: 16 << 20,
         destinations: vec!["events".into()],
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let (store, _) = Store::open(settings, Arc::new(SystemClock)).unwrap();
     let store = store.run().unwrap();

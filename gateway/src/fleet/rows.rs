@@ -1,6 +1,7 @@
 //! Devices and commands as rows of the journal's database (`store/migrations/4.sql`).
 //!
-//! A body is JSON, with its CRC-32 beside it. A row whose checksum is wrong is as good as
+//! A body is JSON, which may be sealed, with the CRC-32 of what lies there beside it. A row
+//! whose checksum is wrong, or whose body does not open, is as good as
 //! none: it is passed, and said in the log; the journal's checks find it too. The columns
 //! beside the body repeat what is looked for.
 
@@ -19,12 +20,13 @@ pub(super) use shadows::{is_told, put_shadow, shadow_is_gone, told, untold};
 pub(super) use sizes::{bytes, press_commands, press_requests};
 
 use super::{Command, Device, State};
+use crate::store::seal_body;
 
 /// What is read of bodies in one go, about.
 const BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// What a table says of one device, or command, if its row is whole. Columns: number,
-/// checksum, body.
+/// What a table says of one device, or command, if its row is whole. Columns: number, and
+/// the body, opened.
 fn read<T: DeserializeOwned>(
     row: &Row<'_>,
     table: &'static str,
@@ -33,15 +35,10 @@ fn read<T: DeserializeOwned>(
         ValueRef::Integer(number) => u64::try_from(number).unwrap_or_default(),
         _ => 0,
     };
-    let body = match row.get_ref(2)? {
-        ValueRef::Blob(body) | ValueRef::Text(body) => body,
-        _ => &[],
-    };
-    let is_whole = row.get_ref(1)?.as_i64().ok() == Some(crc32fast::hash(body).into());
-    let read = if is_whole {
-        serde_json::from_slice(body).ok()
-    } else {
-        None
+    let read = match row.get_ref(1)? {
+        ValueRef::Blob(body) | ValueRef::Text(body) => serde_json::from_slice(body).ok(),
+        // It is damaged.
+        _ => None,
     };
     if read.is_none() {
         tracing::error!(table, row = number, "passed a row that is damaged");
@@ -49,11 +46,19 @@ fn read<T: DeserializeOwned>(
     Ok(read.map(|read| (number, read)))
 }
 
-/// A body and its checksum.
-pub(super) fn body(of: &impl Serialize) -> rusqlite::Result<(u32, Vec<u8>)> {
-    let body = serde_json::to_vec(of)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-    Ok((crc32fast::hash(&body), body))
+/// A body of a row as it is to be stored, and its checksum.
+pub(super) fn body(
+    tables: &Connection,
+    table: &str,
+    row: &str,
+    of: &impl Serialize,
+) -> rusqlite::Result<(u32, Vec<u8>)> {
+    seal_body(tables, table, row, json(of)?)
+}
+
+fn json(of: &impl Serialize) -> rusqlite::Result<Vec<u8>> {
+    serde_json::to_vec(of)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 /// How many there are.
@@ -75,9 +80,9 @@ pub(super) fn counts(tables: &Connection) -> rusqlite::Result<Counts> {
     })
 }
 
-/// The device of a row. Columns: number, checksum, body, online.
+/// The device of a row. Columns: number, body, online.
 fn device_of(row: &Row<'_>) -> rusqlite::Result<Option<Device>> {
-    let presence = Presence::read(row, 3)?;
+    let presence = Presence::read(row, 2)?;
     let heard = presence.is_heard().then(|| presence.is_online());
     let read = read::<Device>(row, "devices")?;
     Ok(read.map(|(_, device)| Device { heard, ..device }))
@@ -89,7 +94,7 @@ fn device_of(row: &Row<'_>) -> rusqlite::Result<Option<Device>> {
 /// When the table cannot be read.
 pub fn device(tables: &Connection, id: &str) -> rusqlite::Result<Option<Device>> {
     let mut statement = tables
-        .prepare_cached("SELECT number, checksum, body, online FROM devices WHERE id = ?1")?;
+        .prepare_cached("SELECT number, opened('devices', id, checksum, body), online FROM devices WHERE id = ?1")?;
     let found = statement.query_row([id], device_of).optional()?;
     Ok(found.flatten())
 }
@@ -107,7 +112,7 @@ pub fn devices(
 ) -> rusqlite::Result<(Vec<Device>, Option<String>)> {
     const LOOKED_AT_MAX: usize = 10_000;
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body, online, id FROM devices WHERE id > ?1 ORDER BY id",
+        "SELECT number, opened('devices', id, checksum, body), online, id FROM devices WHERE id > ?1 ORDER BY id",
     )?;
     let mut rows = statement.query([after])?;
     let (mut found, mut looked_at, mut last) = (Vec::new(), 0, None);
@@ -116,7 +121,7 @@ pub fn devices(
             return Ok((found, last));
         }
         looked_at += 1;
-        last = row.get_ref(4)?.as_str().ok().map(str::to_owned).or(last);
+        last = row.get_ref(3)?.as_str().ok().map(str::to_owned).or(last);
         if let Some(device) = device_of(row)?
             && wanted(&device)
         {
@@ -127,7 +132,7 @@ pub fn devices(
 }
 
 pub(super) fn put_device(tables: &Connection, device: &Device) -> rusqlite::Result<()> {
-    let (checksum, body) = body(device)?;
+    let (checksum, body) = body(tables, "devices", &device.id, device)?;
     tables
         .prepare_cached(
             "INSERT INTO devices (id, user, client, online, checksum, body)
@@ -187,7 +192,7 @@ fn commands_of(row: &Row<'_>) -> rusqlite::Result<Option<Command>> {
 /// When the table cannot be read.
 pub fn command(tables: &Connection, device: &str, id: &str) -> rusqlite::Result<Option<Command>> {
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands WHERE id = ?1 AND device = ?2",
+        "SELECT number, opened('commands', id, checksum, body) FROM commands WHERE id = ?1 AND device = ?2",
     )?;
     let found = statement.query_row([id, device], commands_of).optional()?;
     Ok(found.flatten())
@@ -195,7 +200,7 @@ pub fn command(tables: &Connection, device: &str, id: &str) -> rusqlite::Result<
 
 pub(super) fn command_by_id(tables: &Connection, id: &str) -> rusqlite::Result<Option<Command>> {
     let mut statement =
-        tables.prepare_cached("SELECT number, checksum, body FROM commands WHERE id = ?1")?;
+        tables.prepare_cached("SELECT number, opened('commands', id, checksum, body) FROM commands WHERE id = ?1")?;
     let found = statement.query_row([id], commands_of).optional()?;
     Ok(found.flatten())
 }
@@ -206,7 +211,7 @@ pub(super) fn command_by_key(
     key: &str,
 ) -> rusqlite::Result<Option<Command>> {
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands WHERE device = ?1 AND key = ?2",
+        "SELECT number, opened('commands', id, checksum, body) FROM commands WHERE device = ?1 AND key = ?2",
     )?;
     let found = statement.query_row([device, key], commands_of).optional()?;
     Ok(found.flatten())
@@ -250,7 +255,7 @@ pub fn commands(
         None => 0..=3,
     };
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands
+        "SELECT number, opened('commands', id, checksum, body) FROM commands
          WHERE device = ?1 AND number < ?4
              AND (phase BETWEEN ?2 AND ?3 OR (phase = 3 AND ?2 = 0))
          ORDER BY number DESC",
@@ -288,7 +293,7 @@ pub(super) fn queued(
 ) -> rusqlite::Result<Vec<Command>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands
+        "SELECT number, opened('commands', id, checksum, body) FROM commands
          WHERE device = ?1 AND phase = 0 AND NOT EXISTS
              (SELECT 1 FROM commands WHERE device = ?1 AND phase = 3)
          ORDER BY number LIMIT ?2",
@@ -312,7 +317,7 @@ pub(super) fn in_doubt(
 ) -> rusqlite::Result<(Vec<Command>, Vec<i64>)> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands
+        "SELECT number, opened('commands', id, checksum, body) FROM commands
          WHERE phase = 3 ORDER BY number LIMIT ?1",
     )?;
     let mut rows = statement.query([limit])?;
@@ -339,7 +344,7 @@ pub(super) fn is_in_doubt(tables: &Connection, command: &Command) -> rusqlite::R
 /// Commands of a device that are not over.
 pub(super) fn open(tables: &Connection, device: &str) -> rusqlite::Result<Vec<Command>> {
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands
+        "SELECT number, opened('commands', id, checksum, body) FROM commands
          WHERE device = ?1 AND phase IN (0, 1, 3)",
     )?;
     let found = statement.query_map([device], commands_of)?;
@@ -373,7 +378,7 @@ pub(super) fn due(tables: &Connection, now_ms: i64, limit: usize) -> rusqlite::R
     let mut bytes = 0;
     for phase in [0, 1] {
         let mut statement = tables.prepare_cached(
-            "SELECT number, checksum, body FROM commands
+            "SELECT number, opened('commands', id, checksum, body) FROM commands
              WHERE phase = ?1 AND due <= ?2 ORDER BY due",
         )?;
         let mut rows = statement.query([phase, now_ms])?;
@@ -408,9 +413,9 @@ fn text(row: &Row<'_>) -> rusqlite::Result<String> {
     })
 }
 
-/// Bytes of the body of a row of number, checksum, body.
+/// Bytes of the body of a row of number and body.
 fn body_bytes(row: &Row<'_>) -> rusqlite::Result<usize> {
-    Ok(match row.get_ref(2)? {
+    Ok(match row.get_ref(1)? {
         ValueRef::Blob(body) | ValueRef::Text(body) => body.len(),
         _ => 0,
     })
@@ -432,7 +437,7 @@ pub(super) fn next_due(tables: &Connection) -> rusqlite::Result<Option<i64>> {
 pub(super) fn oldest_open(tables: &Connection) -> rusqlite::Result<Option<i64>> {
     // Numbers grow, and the index has them.
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM commands WHERE number =
+        "SELECT number, opened('commands', id, checksum, body) FROM commands WHERE number =
              (SELECT min(number) FROM commands INDEXED BY commands_by_due
               WHERE phase IN (0, 1, 3))",
     )?;
@@ -451,7 +456,7 @@ pub(super) fn devices_with_queued(tables: &Connection) -> rusqlite::Result<BTree
 
 /// Writes a command, which may be new.
 pub(super) fn put_command(tables: &Connection, command: &Command) -> rusqlite::Result<()> {
-    let (checksum, body) = body(command)?;
+    let (checksum, body) = body(tables, "commands", &command.id, command)?;
     let due = command.ended_ms.unwrap_or(command.deadline_ms);
     tables
         .prepare_cached(

@@ -98,6 +98,7 @@ fn open(dir: &Path, clock: &Stopped) -> Running {
         dedup_memory_bytes: 16 << 20,
         destinations: vec!["events".into()],
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let (store, _) = Store::open(config, Arc::new(clock.clone())).expect("the journal opens");
     store.run().expect("a thread")

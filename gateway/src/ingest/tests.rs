@@ -392,6 +392,7 @@ async fn what_a_remote_broker_sent_does_not_go_back_there() {
         dedup_memory_bytes: 1 << 20,
         destinations: Vec::new(),
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let (store, _) = store::Store::open(settings, clock.clone()).unwrap();
     let running = store.run().unwrap();

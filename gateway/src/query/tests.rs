@@ -66,6 +66,7 @@ fn open_with(dir: &Path, max_bytes: u64, clock: &Arc<At>, destinations: &[&str])
         dedup_memory_bytes: 16 << 20,
         destinations: destinations.iter().map(|name| (*name).into()).collect(),
         from_kept: Vec::new(),
+        seal: penstock_broker::seal::Seal::default(),
     };
     let (store, _) = Store::open(config, clock.clone()).unwrap();
     store.run().unwrap()

@@ -182,7 +182,7 @@ impl Listing {
         while let Some(row) = rows.next()? {
             let id = column::number(row, 0)?.and_then(|id| u8::try_from(id).ok());
             if let Some(id) = id {
-                let device = device(frame::from_row(row, 1)?.as_ref());
+                let device = device(frame::from_row(&self.seal, row, 1)?.as_ref());
                 if is_wanted(&device) {
                     *retrying.entry((device, DestinationId(id))).or_default() += 1;
                 }
@@ -235,7 +235,7 @@ impl Listing {
             while let Some(row) = rows.next()? {
                 found += 1;
                 at = Position(integer(row.get(0)?));
-                let Some(record) = frame::from_row(row, 0)? else {
+                let Some(record) = frame::from_row(&self.seal, row, 0)? else {
                     continue;
                 };
                 let mut waiting = Routes::NONE;

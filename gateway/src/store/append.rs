@@ -8,6 +8,7 @@
 //! stored; which one that is, is known only here.
 
 use bytes::Bytes;
+use penstock_broker::seal::Seal;
 use rusqlite::{Connection, Statement};
 
 use super::{
@@ -99,9 +100,9 @@ impl<'c> Inserter<'c> {
                     stage.state.quarantine_last += 1;
                     stage.state.quarantined += 1;
                     stage.state.in_quarantine += 1;
-                    stage.state.quarantine_bytes += entry.cost_bytes() as u64;
                     let id = stage.state.quarantine_last;
-                    quarantine::insert(self.connection, id, item)?;
+                    let bytes = quarantine::insert(self.connection, &stage.seal, id, item)?;
+                    stage.state.quarantine_bytes += bytes;
                     Appended::Quarantined(id)
                 }
             });
@@ -175,7 +176,7 @@ impl<'c> Inserter<'c> {
             routes,
             body,
         };
-        insert(&mut self.event, &record, &mut stage.frame)?;
+        insert(&mut self.event, &record, &stage.seal, &mut stage.frame)?;
         stage.state.position = position;
         stage.first.get_or_insert(position);
         stage.state.stored += 1;
@@ -193,9 +194,10 @@ impl<'c> Inserter<'c> {
 fn insert(
     statement: &mut Statement<'_>,
     record: &Record,
+    seal: &Seal,
     scratch: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
-    frame::write_record(scratch, record);
+    frame::write_record(scratch, seal, record);
     statement.execute((
         column(record.position.0),
         column(record.routes.0),

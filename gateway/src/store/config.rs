@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use penstock_broker::seal::Seal;
+
 use super::Shed;
 
 /// What to do when the journal has reached its size.
@@ -42,4 +44,6 @@ pub struct Config {
     /// Those of them that, where they are new, begin with what is kept: see
     /// [`Handle::fill`](super::Handle::fill).
     pub from_kept: Vec<Arc<str>>,
+    /// How values lie in it.
+    pub seal: Seal,
 }

@@ -6,7 +6,7 @@ use super::{
     column,
     frame::{self, column, integer},
     progress::{Dead, Retry},
-    settle,
+    sealed, settle,
     stage::{self, Stage},
     state::Standing,
     tally::Ending,
@@ -23,7 +23,7 @@ pub(super) fn insert(
     dead: &Dead,
     stage: &mut Stage,
 ) -> rusqlite::Result<()> {
-    frame::write_record(&mut stage.frame, &dead.record);
+    frame::write_record(&mut stage.frame, &stage.seal, &dead.record);
     stage.state.dead_letter_last += 1;
     stage.state.dead_letters += 1;
     stage::cached(
@@ -38,7 +38,11 @@ pub(super) fn insert(
         column(dead.record.position.0),
         dead.attempts,
         stage.now.as_nanos(),
-        stage::reason(&dead.reason),
+        sealed::reason(
+            &stage.seal,
+            column(dead.record.position.0),
+            stage::reason(&dead.reason),
+        ),
         column(dead.record.routes.0),
         dead.record.received.as_nanos(),
         &stage.frame[..],
@@ -61,7 +65,8 @@ pub(super) fn redrive(
              FROM dead_letters WHERE id = ?1 AND damaged = 0",
         )?
         .query_row([column(*id)], |row| {
-            Ok((column::number(row, 0)?, frame::from_row(row, 1)?))
+            let record = frame::from_row(&stage.seal, row, 1)?;
+            Ok((column::number(row, 0)?, record))
         })
         .optional()?;
         // Where the columns do not fit together it is damaged, whatever it says.
@@ -90,7 +95,7 @@ pub(super) fn redrive(
             not_before,
             reason,
         };
-        settle::put_retry(connection, destination, &retry, &mut stage.frame)?;
+        settle::put_retry(connection, destination, &retry, &stage.seal, &mut stage.frame)?;
         remove(connection, *id, stage)?;
         redriven += 1;
     }
@@ -132,7 +137,8 @@ pub(super) fn set_damaged_aside(
         "SELECT position, routes, received, frame FROM events WHERE position = ?1",
     )?
     .query_row([column(position.0)], |row| {
-        Ok((frame::from_row(row, 0)?, column::number(row, 1)?))
+        let record = frame::from_row(&stage.seal, row, 0)?;
+        Ok((record, column::number(row, 1)?))
     })
     .optional()?;
     if let Some((None, routes)) = row {
@@ -183,7 +189,7 @@ pub(super) fn set_damaged_retry_aside(
         "SELECT destination, position, routes, received, frame FROM retry WHERE rowid = ?1",
     )?
     .query_row([row], |row| {
-        let whole = frame::from_row(row, 1)?.is_some();
+        let whole = frame::from_row(&stage.seal, row, 1)?.is_some();
         Ok((whole, column::number(row, 0)?, column::number(row, 1)?))
     })
     .optional()?;
@@ -243,7 +249,8 @@ fn keep_damaged(
     statement.raw_bind_parameter(1, column(stage.state.dead_letter_last))?;
     statement.raw_bind_parameter(2, destination.0)?;
     statement.raw_bind_parameter(3, stage.now.as_nanos())?;
-    statement.raw_bind_parameter(4, "damaged")?;
+    let reason = sealed::reason(&stage.seal, column(position.0), "damaged");
+    statement.raw_bind_parameter(4, reason)?;
     statement.raw_bind_parameter(5, column(position.0))?;
     if let Some(row) = row {
         statement.raw_bind_parameter(6, row)?;

@@ -82,7 +82,7 @@ impl Listing {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id = column::number(row, 0)?.and_then(|id| u8::try_from(id).ok());
-            if let (Some(id), Some(record)) = (id, frame::from_row(row, 1)?) {
+            if let (Some(id), Some(record)) = (id, frame::from_row(&self.seal, row, 1)?) {
                 counted.add(&record, &[DestinationId(id)]);
             }
         }
@@ -104,7 +104,7 @@ impl Listing {
             while let Some(row) = rows.next()? {
                 found += 1;
                 after = after.max(Position(integer(row.get(0)?)));
-                let Some(record) = frame::from_row(row, 0)? else {
+                let Some(record) = frame::from_row(&self.seal, row, 0)? else {
                     continue;
                 };
                 waits.clear();

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use penstock_broker::seal::Seal;
 use rusqlite::Connection;
 
 use super::{
@@ -40,7 +41,7 @@ pub(super) fn fill(
         return Ok(false);
     };
     let id = stage.state.destinations[at].id;
-    let (looked, mut next) = chunk(connection, fill)?;
+    let (looked, mut next) = chunk(connection, fill, &stage.seal)?;
     let began = Instant::now();
     for mut record in looked {
         if began.elapsed() >= TIME_MAX {
@@ -64,7 +65,7 @@ pub(super) fn fill(
             true => record.routes.union(only),
             false => record.routes.without(only),
         };
-        frame::write_record(&mut stage.frame, &record);
+        frame::write_record(&mut stage.frame, &stage.seal, &record);
         stage::cached(
             connection,
             "UPDATE events SET routes = ?2, frame = ?3 WHERE position = ?1",
@@ -91,7 +92,11 @@ pub(super) fn fill(
 
 /// Records of a chunk, and the last position looked at where more follow. One that is
 /// damaged is passed: whoever reads it next reports it.
-fn chunk(connection: &Connection, fill: Fill) -> rusqlite::Result<(Vec<Record>, Option<Position>)> {
+fn chunk(
+    connection: &Connection,
+    fill: Fill,
+    seal: &Seal,
+) -> rusqlite::Result<(Vec<Record>, Option<Position>)> {
     let mut statement = stage::cached(
         connection,
         "SELECT position, routes, received, frame FROM events
@@ -101,7 +106,7 @@ fn chunk(connection: &Connection, fill: Fill) -> rusqlite::Result<(Vec<Record>, 
     let (mut records, mut bytes, mut seen) = (Vec::new(), 0, 0);
     while let Some(row) = rows.next()? {
         let position = Position(integer(row.get(0)?));
-        if let Some(record) = frame::from_row(row, 0)? {
+        if let Some(record) = frame::from_row(seal, row, 0)? {
             bytes += record.body.len();
             records.push(record);
         }

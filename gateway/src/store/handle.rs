@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use penstock_broker::seal::Seal;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::{
@@ -50,6 +51,7 @@ pub struct Handle {
     pub(super) noticed: Arc<Noticed>,
     pub(super) hold: Arc<Hold>,
     pub(super) database: Arc<PathBuf>,
+    pub(super) seal: Seal,
 }
 
 impl Handle {
@@ -128,6 +130,11 @@ impl Handle {
         &self.hold
     }
 
+    /// How values lie in the databases of the data directory.
+    pub const fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
     /// The store's account of itself, at most a moment old. Cheap.
     pub fn status(&self) -> Arc<Status> {
         self.status.borrow().clone()
@@ -156,7 +163,7 @@ impl Handle {
     /// # Errors
     /// When the database cannot be opened.
     pub fn listing(&self) -> Result<Listing, Error> {
-        Listing::of_database(&self.database)
+        Listing::of_database(&self.database, &self.seal)
     }
 
     /// Removes messages from quarantine; says how many were there.

@@ -76,7 +76,7 @@ impl Listing {
             if at.is_some_and(|at| !received.contains(&at)) {
                 continue;
             }
-            match frame::from_row(row, 0)? {
+            match frame::from_row(&self.seal, row, 0)? {
                 Some(record) => {
                     bytes += record.body.len();
                     page.records.push(record);

@@ -91,7 +91,7 @@ impl Listing {
         let (mut open, mut bytes, mut read, mut seen) = (false, 0, 0, 0_u32);
         let mut last = after;
         while let Some(row) = rows.next()? {
-            let record = frame::from_row(row, 0)?;
+            let record = frame::from_row(&self.seal, row, 0)?;
             let view = record.as_ref().map(|record| View::parse(&record.body));
             if let (Some(record), Some(Ok(view))) = (&record, &view)
                 && let Some(message) = page.messages.last_mut().filter(|_| open)

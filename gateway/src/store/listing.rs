@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use penstock_broker::seal::{self, NotOpened, Seal};
 use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use super::{
     Error, column,
     frame::{self, column, integer},
-    quarantine, reader, schema,
+    quarantine, reader, schema, sealed,
 };
 use crate::{
     event::{Key, Timestamp},
@@ -69,22 +70,27 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Listing {
     pub(super) connection: Connection,
+    pub(super) seal: Seal,
 }
 
 impl Listing {
     /// Opens the journal of a data directory for reading.
     ///
     /// # Errors
-    /// When there is no journal, or it cannot be read by this version.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        Self::of_database(&dir.join(super::DATABASE))
+    /// When there is no journal, it cannot be read by this version, or its key is not given.
+    pub fn open(dir: &Path, seal: &Seal) -> Result<Self, Error> {
+        let database = dir.join(super::DATABASE);
+        sealed::check(&database, seal)?;
+        Self::of_database(&database, seal)
     }
 
-    pub(super) fn of_database(database: &Path) -> Result<Self, Error> {
+    pub(super) fn of_database(database: &Path, seal: &Seal) -> Result<Self, Error> {
         let connection = reader::open_read_only(database)?;
+        seal::register(&connection, seal, sealed::JOURNAL)?;
+        let seal = seal.clone();
         match schema::check_version(&connection) {
             // What can be read of a damaged one is worth listing.
-            Ok(_) | Err(Error::Damaged(_)) => Ok(Self { connection }),
+            Ok(_) | Err(Error::Damaged(_)) => Ok(Self { connection, seal }),
             Err(error) => Err(error),
         }
     }
@@ -104,7 +110,9 @@ impl Listing {
             "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
              FROM quarantine WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?;
-        let rows = statement.query_map((column(after), limit(count)), quarantined)?;
+        let rows = statement.query_map((column(after), limit(count)), |row| {
+            quarantined(&self.seal, row)
+        })?;
         page(rows, |item| item.payload.len())
     }
 
@@ -140,7 +148,7 @@ impl Listing {
         )?;
         let rows = statement.query_map(
             (column(after), destination.map(|d| d.0), limit(count)),
-            dead_letter,
+            |row| dead_letter(&self.seal, row),
         )?;
         page(rows, |letter| letter.record.body.len())
     }
@@ -186,7 +194,9 @@ impl Listing {
             "SELECT position, routes, received, frame FROM events WHERE position = ?1",
         )?;
         let record = statement
-            .query_row([column(position.0)], |row| frame::from_row(row, 0))
+            .query_row([column(position.0)], |row| {
+                frame::from_row(&self.seal, row, 0)
+            })
             .optional()?;
         Ok(record.flatten())
     }
@@ -214,7 +224,7 @@ fn page<T>(
     Ok(items)
 }
 
-fn quarantined(row: &Row<'_>) -> rusqlite::Result<Quarantined> {
+pub(super) fn quarantined(seal: &Seal, row: &Row<'_>) -> rusqlite::Result<Quarantined> {
     let mut item = Quarantined {
         id: integer(row.get(0)?),
         received: column::instant(row, 1)?,
@@ -231,13 +241,23 @@ fn quarantined(row: &Row<'_>) -> rusqlite::Result<Quarantined> {
     };
     let checksum = column::number(row, 8)?;
     let has_types = row.get_ref(1)?.as_i64().is_ok() && row.get_ref(7)?.as_bytes_or_null().is_ok();
+    // Of what lies there.
     item.intact = has_types && checksum == Some(quarantine::checksum_of(&item).into());
+    if item.intact {
+        item.intact = quarantine::open(seal, &mut item).map_or_else(
+            |error| match error {
+                NotOpened::Damaged => Ok(false),
+                error @ NotOpened::NoKey(_) => Err(error),
+            },
+            |()| Ok(true),
+        )?;
+    }
     Ok(item)
 }
 
-fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+fn dead_letter(seal: &Seal, row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     let destination = column::number(row, 1)?.and_then(|id| u8::try_from(id).ok());
-    let record = frame::from_row(row, 7)?;
+    let record = frame::from_row(seal, row, 7)?;
     let damaged = column::number(row, 3)? != Some(0) || record.is_none() || destination.is_none();
     let record = match record {
         Some(record) => record,
@@ -253,7 +273,11 @@ fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         attempts: column::small(row, 4)?,
         first: column::number(row, 11)?.map(Timestamp::from_nanos),
         at: column::instant(row, 5)?,
-        reason: column::text(row, 6)?,
+        reason: sealed::reason_of(
+            seal,
+            column::number(row, 7)?.unwrap_or(0),
+            column::text(row, 6)?,
+        )?,
     })
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     recover, rescue,
     room::Room,
     salvage::{Salvaged, others},
-    schema, stage,
+    schema, sealed, stage,
     state::State,
 };
 use crate::record::{DESTINATIONS_MAX, DestinationId, Position};
@@ -97,31 +98,46 @@ pub(super) fn open(config: &Config) -> Result<Opened, Error> {
 }
 
 fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
+    let seal = &config.seal;
     let promises = Promises::open(&config.dir)?;
     let promised = promises.read();
     let mut report = Report::default();
     rescue::finish(database)?;
+    // Before anything is done about damage: a key that is missing is none.
+    sealed::check(database, seal)?;
     let missing = promised.is_some() && !database.try_exists()?;
     if missing {
-        rescue::rescue(database, promised.as_ref(), &promises.names())?;
+        rescue::rescue(database, promised.as_ref(), &promises.names(), seal)?;
     }
     let mut connection = match open_sound(
         database,
         promised.is_some() && !missing,
         &promises.names(),
+        seal,
         &mut report,
     ) {
         Err(error) if error.means_damage() => {
             tracing::error!(%error, "the journal is damaged; setting it aside");
-            let rescued = rescue::rescue(database, promised.as_ref(), &promises.names())?;
+            let rescued = rescue::rescue(database, promised.as_ref(), &promises.names(), seal)?;
             report.salvaged = Some(rescued.salvaged);
             report.set_aside = rescued.aside;
-            schema::open(database)?
+            schema::open(database, seal)?
         }
         result => result?,
     };
     report.migrated_from = schema::migrate(&mut connection)?.filter(|from| *from > 0);
 
+    // Also where it could not be read before.
+    seal::check(&connection, seal, DATABASE)??;
+    if seal::note(&connection, seal, DATABASE)?
+        && connection
+            .prepare("SELECT 1 FROM events UNION ALL SELECT 1 FROM quarantine")?
+            .exists([])?
+    {
+        tracing::warn!(
+            "what the journal had before stays as it is until `penstock encryption reseal`"
+        );
+    }
     let found = read_state(&connection)?;
     let mut state = found.clone().unwrap_or_default();
     report.promise = match &promised {
@@ -141,7 +157,7 @@ fn open_with(config: &Config, database: &Path) -> Result<Opened, Error> {
                 // takes SQLite's locks away with it.
                 drop(connection);
                 report.set_aside = rescue::copy_aside(database)?;
-                connection = schema::open(database)?;
+                connection = schema::open(database, seal)?;
                 tracing::error!(
                     promised = promised.commit,
                     found = state.commit,
@@ -228,13 +244,14 @@ fn open_sound(
     database: &Path,
     promised: bool,
     names: &[(DestinationId, String)],
+    seal: &Seal,
     report: &mut Report,
 ) -> Result<Connection, Error> {
     let fresh = !database.try_exists()?;
     if !fresh {
         schema::check_header(database)?;
     }
-    let connection = schema::open(database)?;
+    let connection = schema::open(database, seal)?;
     let version = schema::check_version(&connection)?;
     if version == 0 && promised {
         return Err(Error::Damaged("it is empty, and should not be".into()));

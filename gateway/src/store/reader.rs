@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use penstock_broker::seal::Seal;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ use super::{
     frame::{self, column, integer},
     handle::Handle,
     progress::Retry,
+    sealed,
     tail::Tail,
 };
 use crate::{
@@ -125,6 +127,7 @@ pub struct Reader {
     committed: watch::Receiver<Position>,
     tail: Arc<Tail>,
     pub(super) noticed: Arc<Noticed>,
+    pub(super) seal: Seal,
 }
 
 impl Reader {
@@ -137,6 +140,7 @@ impl Reader {
             committed: handle.committed.clone(),
             tail: handle.tail.clone(),
             noticed: handle.noticed.clone(),
+            seal: handle.seal.clone(),
         })
     }
 
@@ -229,17 +233,19 @@ impl Reader {
         while taken < bytes
             && let Some(row) = rows.next()?
         {
-            let Some(record) = frame::from_row(row, 3)? else {
+            let Some(record) = frame::from_row(&self.seal, row, 3)? else {
                 damaged.push(row.get(7)?);
                 continue;
             };
             taken += record.body.len();
+            let place = column(record.position.0);
+            let reason = sealed::reason_of(&self.seal, place, column::text(row, 2)?)?;
             retries.push(Retry {
                 record,
                 attempts: column::small(row, 0)?,
                 first: column::number(row, 8)?.map(Timestamp::from_nanos),
                 not_before: column::instant(row, 1)?,
-                reason: column::text(row, 2)?,
+                reason,
             });
         }
         drop(rows);
@@ -300,7 +306,7 @@ impl Reader {
                 if page.records.len() >= count || (taken > 0 && taken + size > bytes) {
                     return Ok(page);
                 }
-                match frame::from_row(row, 0)? {
+                match frame::from_row(&self.seal, row, 0)? {
                     Some(record) => {
                         taken += size;
                         page.records.push(record);

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use penstock_broker::seal::{self, Seal};
 use rusqlite::Connection;
 
 use super::{
@@ -36,11 +37,12 @@ pub(super) fn rescue(
     database: &Path,
     promised: Option<&State>,
     promised_names: &[(DestinationId, String)],
+    seal: &Seal,
 ) -> Result<Rescued, Error> {
     let unfinished = with_suffix(database, UNFINISHED);
     remove_all(&unfinished)?;
     let old = database.try_exists()?.then_some(database);
-    let salvaged = fill(&unfinished, old, promised, promised_names);
+    let salvaged = fill(&unfinished, old, promised, promised_names, seal);
     let salvaged = match salvaged {
         Ok(salvaged) => salvaged,
         Err(error) => {
@@ -75,12 +77,15 @@ fn fill(
     old: Option<&Path>,
     promised: Option<&State>,
     promised_names: &[(DestinationId, String)],
+    seal: &Seal,
 ) -> Result<Salvaged, Error> {
-    let mut fresh = schema::open(unfinished)?;
+    let mut fresh = schema::open(unfinished, seal)?;
     // Nothing is promised until the rename; the checkpoint at the end syncs all of it.
     fresh.execute_batch("PRAGMA wal_autocheckpoint = 1000; PRAGMA synchronous = NORMAL")?;
     schema::migrate(&mut fresh)?;
-    let salvaged = salvage::salvage(old, &mut fresh, promised, promised_names)?;
+    // Which of them the damaged file needed is not known for certain.
+    seal::note_all(&fresh, seal, super::DATABASE)?;
+    let salvaged = salvage::salvage(old, &mut fresh, promised, promised_names, seal)?;
     checkpoint::truncate(&fresh)?;
     Ok(salvaged)
 }
@@ -113,12 +118,13 @@ pub(super) fn replace(
     connection: &mut Connection,
     state: &State,
     names: &[Name],
+    seal: &Seal,
 ) -> Result<(State, PathBuf), Error> {
     let database = PathBuf::from(connection.path().unwrap_or_default());
     *connection = Connection::open_in_memory()?;
     let names: Vec<_> = names.iter().map(|n| (n.id, n.name.to_string())).collect();
-    let rescued = rescue(&database, Some(state), &names)?;
-    let fresh = schema::open(&database)?;
+    let rescued = rescue(&database, Some(state), &names, seal)?;
+    let fresh = schema::open(&database, seal)?;
     let mut now = open::read_state(&fresh)?.unwrap_or_default();
     for d in &mut now.destinations {
         let Some(before) = state.destinations.iter().find(|b| b.id == d.id) else {

@@ -236,7 +236,7 @@ fn expire_retries(
         while let Some(row) = rows.next()? {
             removed += 1;
             if let Some(tally) = &mut stage.tally {
-                let record = frame::from_row(row, 0)?;
+                let record = frame::from_row(&stage.seal, row, 0)?;
                 tally.ended(record.as_ref(), id, Ending::Expired, 1);
             }
         }
@@ -273,7 +273,7 @@ fn drop_to(
             }
         }
         if let Some(tally) = &mut stage.tally {
-            let record = frame::from_row(row, 0)?;
+            let record = frame::from_row(&stage.seal, row, 0)?;
             let routes = known.unwrap_or(waited);
             tally.dropped(position, routes, waited, record.as_ref(), cause.ending());
         }

@@ -274,6 +274,7 @@ mod tests {
             dedup_memory_bytes: 1,
             destinations: Vec::new(),
             from_kept: Vec::new(),
+            seal: penstock_broker::seal::Seal::default(),
         };
         let mut room = Room::new(&config, &config.dir.join("db"));
         for _ in 0..20 {

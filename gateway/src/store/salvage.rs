@@ -11,6 +11,7 @@ pub(super) mod pages;
 
 use std::path::Path;
 
+use penstock_broker::seal::Seal;
 use rusqlite::{
     Connection, Row,
     config::DbConfig,
@@ -80,6 +81,7 @@ pub(super) fn salvage(
     fresh: &mut Connection,
     promised: Option<&State>,
     promised_names: &[(DestinationId, String)],
+    seal: &Seal,
 ) -> Result<Salvaged, Error> {
     let mut salvaged = Salvaged::default();
     // A file that is no database at all leaves nothing but what was promised.
@@ -147,6 +149,7 @@ pub(super) fn salvage(
     // Counted anew, row by row.
     state.destinations.iter_mut().for_each(|d| d.retrying = 0);
     let mut copy = Copy {
+        seal,
         fresh,
         salvaged: &mut salvaged,
         state: &mut state,
@@ -238,6 +241,8 @@ fn settle_counters(state: &mut State, remaining: &[(DestinationId, u64)], salvag
 }
 
 struct Copy<'a> {
+    /// Nothing is opened with it; without the right key nothing is copied.
+    seal: &'a Seal,
     fresh: &'a mut Connection,
     salvaged: &'a mut Salvaged,
     state: &'a mut State,
@@ -282,7 +287,7 @@ impl Copy<'_> {
             INSERT_RETRY,
             |copy, row| {
                 let id = DestinationId(row.get(1)?);
-                let record = frame::from_row(row, 10)?;
+                let record = copy.stored(row, 10)?;
                 Ok(record
                     .filter(|record| copy.may_wait(id, record))
                     .map(|_| id))
@@ -355,7 +360,7 @@ impl Copy<'_> {
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
             INSERT_EVENT,
-            |copy, row| Ok(frame::from_row(row, 1)?.filter(|record| copy.may_be_here(record))),
+            |copy, row| Ok(copy.stored(row, 1)?.filter(|record| copy.may_be_here(record))),
             |copy, record| copy.count_event(&record),
         )
     }
@@ -396,6 +401,18 @@ impl Copy<'_> {
             self.out_of_room = is_out_of_room(self.fresh);
         }
         Ok(())
+    }
+
+    /// A whole record, with its body as it lies there.
+    ///
+    /// # Errors
+    /// When its key is not there: the file is damaged, and the key is another.
+    fn stored(&self, row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Record>> {
+        let record = frame::stored_in(row, first)?;
+        if let Some(record) = &record {
+            self.seal.require(&record.body)?;
+        }
+        Ok(record)
     }
 
     /// Whether a record had not left the journal yet, and is to be copied.

@@ -2,16 +2,17 @@
 
 use std::{io::Read as _, path::Path, time::Duration};
 
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{Connection, config::DbConfig};
 
-use super::{Error, stage, state::State};
+use super::{Error, sealed, stage, state::State};
 
 /// How long to wait for somebody else's lock; nobody else should write.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// In order; the database's `user_version` says how many were applied. Each changes
 /// the tables: that tells a later version from a damaged number.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/1.sql"),
     include_str!("migrations/2.sql"),
     include_str!("migrations/3.sql"),
@@ -19,11 +20,13 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/5.sql"),
     include_str!("migrations/6.sql"),
     include_str!("migrations/7.sql"),
+    include_str!("migrations/8.sql"),
 ];
 
 /// Opens the database for the writer; creates it where there is none.
-pub(super) fn open(database: &Path) -> Result<Connection, Error> {
+pub(super) fn open(database: &Path, seal: &Seal) -> Result<Connection, Error> {
     let connection = Connection::open(database)?;
+    seal::register(&connection, seal, sealed::JOURNAL)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Checkpoints are ours, also at the end.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;

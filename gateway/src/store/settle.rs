@@ -7,12 +7,14 @@
 //! evicted, expired or damaged already: as many as it settled beyond those still
 //! in the journal are taken back from there.
 
+use penstock_broker::seal::Seal;
 use rusqlite::Connection;
 
 use super::{
     dead_letter,
     frame::{self, column},
     progress::{Progress, Retry},
+    sealed,
     stage::{self, Stage},
     state::{Overtaken, Standing},
     tally::{Ending, TakenBack},
@@ -78,7 +80,7 @@ pub(super) fn apply(
         } else if !is_waiting(connection, id, retry.record.position)? {
             continue;
         }
-        put_retry(connection, id, retry, &mut stage.frame)?;
+        put_retry(connection, id, retry, &stage.seal, &mut stage.frame)?;
     }
 
     if d.overtaken.total() > 0 {
@@ -178,9 +180,10 @@ pub(super) fn put_retry(
     connection: &Connection,
     id: DestinationId,
     retry: &Retry,
+    seal: &Seal,
     scratch: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
-    frame::write_record(scratch, &retry.record);
+    frame::write_record(scratch, seal, &retry.record);
     stage::cached(
         connection,
         "INSERT OR REPLACE INTO retry
@@ -192,7 +195,11 @@ pub(super) fn put_retry(
         column(retry.record.position.0),
         retry.attempts,
         retry.not_before.as_nanos(),
-        stage::reason(&retry.reason),
+        sealed::reason(
+            seal,
+            column(retry.record.position.0),
+            stage::reason(&retry.reason),
+        ),
         column(retry.record.routes.0),
         retry.record.received.as_nanos(),
         &scratch[..],

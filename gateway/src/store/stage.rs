@@ -3,6 +3,7 @@
 //! Everything that a commit changes in memory is collected here first, so that
 //! a failed commit leaves nothing behind.
 
+use penstock_broker::seal::Seal;
 use rusqlite::{CachedStatement, Connection};
 
 use super::{
@@ -46,11 +47,13 @@ pub(super) struct Stage {
     pub(super) dirty: bool,
     /// Scratch for frames.
     pub(super) frame: Vec<u8>,
+    /// How they lie there.
+    pub(super) seal: Seal,
 }
 
 impl Stage {
     /// The next commit after `state`.
-    pub(super) fn new(state: &State, now: Timestamp) -> Self {
+    pub(super) fn new(state: &State, now: Timestamp, seal: &Seal) -> Self {
         let mut state = state.clone();
         state.commit += 1;
         state.wall = Some(now);
@@ -68,6 +71,7 @@ impl Stage {
             gaps: Gaps::default(),
             dirty: false,
             frame: Vec::new(),
+            seal: seal.clone(),
         }
     }
 

@@ -11,12 +11,14 @@ mod life;
 pub(crate) mod model;
 mod originals;
 mod retention;
+mod sealed;
 mod shed;
 mod step;
 mod turns;
 mod unconfigured;
 
 use std::{
+    cell::Cell,
     path::Path,
     sync::{
         Arc,
@@ -26,6 +28,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use penstock_broker::seal::{Key as OperatorsKey, Seal};
 use tempfile::TempDir;
 
 use super::*;
@@ -33,6 +36,32 @@ use crate::{
     event::{Key, Timestamp},
     record::{DestinationId, Position, Record, Routes},
 };
+
+thread_local! {
+    /// Whether the journals of this test's thread are sealed.
+    static IS_SEALED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The one that tests seal with.
+pub(crate) fn seal() -> Seal {
+    Seal::new(&operators_key(1), &[]).expect("random bytes")
+}
+
+/// A test once more, with sealed journals.
+fn sealed_too(test: fn()) {
+    IS_SEALED.set(true);
+    test();
+    IS_SEALED.set(false);
+}
+
+fn operators_key(n: u8) -> OperatorsKey {
+    OperatorsKey::parse(format!("{n:02x}").repeat(32).as_bytes()).expect("a key")
+}
+
+/// Looks at a journal, sealed or not.
+fn verify(dir: &Path) -> Result<VerifyReport, Error> {
+    super::verify(dir, &seal())
+}
 
 /// A clock that stands where it was put: milliseconds that have passed, and
 /// those by which the wall clock was set besides.
@@ -77,6 +106,7 @@ impl Place {
             dedup_memory_bytes: 16 * 1024 * 1024,
             destinations: destinations.iter().map(|name| Arc::from(*name)).collect(),
             from_kept: Vec::new(),
+            seal: IS_SEALED.get().then(seal).unwrap_or_default(),
         };
         Self {
             dir,
@@ -243,7 +273,7 @@ fn to_first_format() -> String {
     let dropped = "DROP TABLE events_may_have_marks; DROP TABLE retry; DROP TABLE dead_letters;
         DROP TABLE devices; DROP TABLE commands; DROP TABLE shadows; DROP TABLE requests;
         DROP TABLE replays; DROP TABLE copies; DROP TABLE tallies; DROP TABLE beginnings;
-        DROP TABLE gaps";
+        DROP TABLE gaps; DROP TABLE keys";
     [dropped]
         .into_iter()
         .chain(first.filter(ours))

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
@@ -12,7 +13,9 @@ use super::{
     frame::{self, column, integer},
     open,
     promises::Promises,
-    reader, schema,
+    reader,
+    salvage::others::{OTHERS, Other},
+    schema, sealed,
     state::{Standing, State},
     status::{DestinationStatus, Nowhere},
 };
@@ -71,21 +74,29 @@ impl VerifyReport {
 /// # Errors
 /// When there is no journal, or it cannot be opened. What is wrong inside is a
 /// finding, not an error.
-pub fn verify(dir: &Path) -> Result<VerifyReport, Error> {
-    let connection = reader::open_read_only(&dir.join(DATABASE))?;
+pub fn verify(dir: &Path, seal: &Seal) -> Result<VerifyReport, Error> {
+    let database = dir.join(DATABASE);
+    sealed::check(&database, seal)?;
+    let connection = reader::open_read_only(&database)?;
+    seal::register(&connection, seal, sealed::JOURNAL)?;
     let mut report = VerifyReport::default();
     match schema::check_version(&connection) {
         Err(Error::Damaged(finding)) => report.find(finding),
         other => drop(other?),
     }
     let transaction = connection.unchecked_transaction()?;
-    if let Err(error) = look(&transaction, dir, &mut report) {
+    if let Err(error) = look(&transaction, dir, seal, &mut report) {
         report.find(format!("could not read on: {error}"));
     }
     Ok(report)
 }
 
-fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Result<(), Error> {
+fn look(
+    connection: &Connection,
+    dir: &Path,
+    seal: &Seal,
+    report: &mut VerifyReport,
+) -> Result<(), Error> {
     let mut statement = connection.prepare("PRAGMA integrity_check(100)")?;
     let verdicts = statement.query_map([], |row| row.get::<_, String>(0))?;
     for verdict in verdicts {
@@ -106,7 +117,7 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
             "commit {promised} was promised, the journal ends at {found}"
         ));
     }
-    let waiting = events(connection, &state, report)?;
+    let waiting = events(connection, &state, seal, report)?;
     each(
         connection,
         "SELECT sequence, keys, checksum FROM commits",
@@ -127,7 +138,7 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
             let destination = column::number(row, 4)?;
             let is_of = |d: &Standing| Some(i64::from(d.id.0)) == destination;
             let known = state.destinations.iter().any(is_of);
-            if frame::from_row(row, 0)?.is_none() || !known {
+            if frame::from_row(seal, row, 0)?.is_none() || !known {
                 let position = column::number(row, 0)?.map_or(0, integer);
                 report.damaged("retry of position", position);
             }
@@ -137,12 +148,12 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
     let dead = "SELECT id, damaged, position, routes, received, frame FROM dead_letters";
     each(connection, dead, |row| {
         report.others += 1;
-        if frame::from_row(row, 2)?.is_none() && column::number(row, 1)? == Some(0) {
+        if frame::from_row(seal, row, 2)?.is_none() && column::number(row, 1)? == Some(0) {
             report.damaged("dead letter", integer(row.get(0)?));
         }
         Ok(())
     })?;
-    let listing = Listing::open(dir)?;
+    let listing = Listing::open(dir, seal)?;
     let mut after = 0;
     loop {
         let page = listing.quarantine(after, 100)?;
@@ -155,18 +166,16 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
             }
         }
     }
-    for table in [
-        "devices", "commands", "shadows", "requests", "replays", "gaps",
-    ] {
-        let select = format!("SELECT number, body, checksum FROM {table}");
+    for Other { table, row, .. } in &OTHERS {
+        let opened = format!("opened('{table}', {row}, checksum, body)");
+        let select = format!("SELECT number, {opened} IS NULL FROM {table}");
         if connection.prepare(&select).is_err() {
             // A journal of an earlier version has none.
             continue;
         }
         each(connection, &select, |row| {
             report.others += 1;
-            let checksum = crc32fast::hash(column::bytes(row, 1)?);
-            if column::number(row, 2)? != Some(checksum.into()) {
+            if row.get(1)? {
                 report.damaged(&format!("row of {table}"), integer(row.get(0)?));
             }
             Ok(())
@@ -179,6 +188,7 @@ fn look(connection: &Connection, dir: &Path, report: &mut VerifyReport) -> Resul
 fn events(
     connection: &Connection,
     state: &State,
+    seal: &Seal,
     report: &mut VerifyReport,
 ) -> Result<Vec<u64>, Error> {
     let mut waiting = vec![0; state.destinations.len()];
@@ -196,7 +206,7 @@ fn events(
                 report.find(format!("event {position} lies where none should be"));
             }
             last = last.max(position);
-            if frame::from_row(row, 0)?.is_none() {
+            if frame::from_row(seal, row, 0)?.is_none() {
                 report.damaged("event", position.0);
             }
             for (d, waiting) in state.destinations.iter().zip(&mut waiting) {
@@ -335,7 +345,7 @@ pub struct Stats {
 /// When there is no journal, or it cannot be read.
 pub fn stats(dir: &Path) -> Result<Stats, Error> {
     let database = dir.join(DATABASE);
-    let listing = Listing::open(dir)?;
+    let listing = Listing::of_database(&database, &Seal::default())?;
     let names = listing.destinations()?;
     let connection = reader::open_read_only(&database)?;
     let transaction = connection.unchecked_transaction()?;

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use penstock_broker::seal::Seal;
 use rusqlite::{Connection, ErrorCode};
 use tokio::{
     runtime::Runtime,
@@ -84,6 +85,8 @@ pub(super) struct Writer {
     pub(super) life: watch::Sender<Life>,
     /// What new destinations want of what is kept.
     pub(super) wanted: Option<Wanted>,
+    /// How values lie in the file.
+    pub(super) seal: Seal,
     pub(super) duties: Duties,
 }
 
@@ -245,7 +248,7 @@ impl Writer {
 
     fn attempt(&mut self, batch: &[Job], accept: bool) -> rusqlite::Result<(Stage, Vec<Outcome>)> {
         let now = self.look_at_clock();
-        let mut stage = Stage::new(&self.state, now);
+        let mut stage = Stage::new(&self.state, now, &self.seal);
         if self.hold.is_set() {
             match self.duties.tally_bytes < tally::BYTES_MAX {
                 true => stage.tally = Some(Tallying::default()),
@@ -299,6 +302,8 @@ impl Writer {
         for row in &self.duties.damaged_retries {
             dead_letter::set_damaged_retry_aside(connection, *row, stage)?;
         }
+        // A message in quarantine has three sealed values, one of them as text.
+        let sealed = 4 * self.seal.overhead();
         let mut inserter = Inserter::new(connection)?;
         inserter.remembers = shedding.remembers(room);
         let mut refused = !accept;
@@ -313,7 +318,7 @@ impl Writer {
                     turn,
                     spare,
                 } => {
-                    let bytes = job.work.cost_bytes() as u64;
+                    let bytes = (job.work.cost_bytes() + sealed * job.work.entries()) as u64;
                     if *spare {
                         let fits =
                             accept && !refused && making::has_plenty(connection, room, bytes)?;
@@ -367,7 +372,10 @@ impl Writer {
                     stage,
                 )?),
                 Work::Edit(edit) => {
-                    let bytes = edit.cost_bytes() as u64;
+                    let bytes = match edit.cost_bytes() {
+                        0 => 0,
+                        bytes => (bytes + 2 * sealed) as u64,
+                    };
                     let is_late = edit.turn().is_some_and(Turn::is_over);
                     let fits = !is_late
                         && match (bytes, edit.is_spare()) {
@@ -496,7 +504,12 @@ impl Writer {
         if self.duties.replaced > REPLACEMENTS_MAX {
             return Err(Failure("its file is damaged again and again".into()));
         }
-        let replaced = rescue::replace(&mut self.connection, &self.state, &self.account.names);
+        let replaced = rescue::replace(
+            &mut self.connection,
+            &self.state,
+            &self.account.names,
+            &self.seal,
+        );
         let (state, aside) = replaced.map_err(|error| Failure(error.to_string().into()))?;
         tracing::error!(file = %aside.display(), "a damaged journal was set aside and salvaged");
         self.state = state;

@@ -158,6 +158,7 @@ async fn wills_of_a_file_of_the_first_version_are_kept() {
              DROP INDEX wills_of_session;
              DROP TABLE shown_wills;
              DROP TABLE errands;
+             DROP TABLE keys;
              ALTER TABLE wills DROP COLUMN token;
              PRAGMA user_version = 1;",
         )

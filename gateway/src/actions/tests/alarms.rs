@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use penstock_broker::seal::Seal;
 use proptest::prelude::*;
 
 use super::{
@@ -40,13 +41,13 @@ fn hot() -> Rule {
 
 impl Bench {
     fn alarms(&self) -> Vec<alarm::Alarm> {
-        let connection = schema::open(self.dir.path()).unwrap();
+        let connection = schema::open(self.dir.path(), &self.seal).unwrap();
         alarm::list(&connection, &Wanted::default(), 0, 100).unwrap()
     }
 
     /// All that is on its way into the journal.
     fn made(&self) -> Vec<Event> {
-        let connection = schema::open(self.dir.path()).unwrap();
+        let connection = schema::open(self.dir.path(), &self.seal).unwrap();
         let mut all = connection
             .prepare("SELECT body FROM outbox ORDER BY id")
             .unwrap();
@@ -56,7 +57,7 @@ impl Bench {
     }
 
     fn say(&self, id: u64, state: State) -> Option<Result<alarm::Alarm, alarm::Alarm>> {
-        let mut connection = schema::open(self.dir.path()).unwrap();
+        let mut connection = schema::open(self.dir.path(), &self.seal).unwrap();
         let said = Said {
             id,
             state,
@@ -122,7 +123,7 @@ fn an_alarm_is_raised_acknowledged_cleared_and_raised_again() {
     assert_eq!(value(&made[0], "severity"), "critical");
     assert_eq!(value(&made[1], "actor"), "ann");
     assert!(made.iter().all(|event| *event.device == *"a"));
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let history = alarm::history(&connection, alarm.id, 10).unwrap();
     let states: Vec<_> = history.iter().map(|change| change.state).collect();
     use State::{Acknowledged, Cleared, Raised};
@@ -148,7 +149,7 @@ fn what_was_done_is_not_done_again_when_the_rest_is_tried_again() {
         .unwrap()
         .unwrap();
     let made = bench.made().len();
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let id = super::super::failed::list(&connection, None, 0, 10)
         .unwrap()
         .0[0]

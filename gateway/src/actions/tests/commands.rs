@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use penstock_broker::seal::Seal;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -98,7 +99,7 @@ fn what_cannot_be_placed_is_listed_and_has_all_its_time_when_it_is_tried_again()
     bench.seen.no.set(Some("there is no device \"a\""));
     bench.act(&rules, &[reading(1, "a", 90.0)]).unwrap();
     assert_eq!(bench.shown().len(), 1);
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let failures = failed::list(&connection, None, 0, 10).unwrap().0;
     assert_eq!(&*failures[0].reason, "there is no device \"a\"");
     bench.now = Timestamp::from_millis(bench.now.as_millis() + 3_600_000);
@@ -162,6 +163,7 @@ impl Plant {
             dedup_memory_bytes: 16 << 20,
             destinations: vec!["events".into()],
             from_kept: Vec::new(),
+            seal: penstock_broker::seal::Seal::default(),
         };
         let (store, _) = Store::open(config, clock.clone()).unwrap();
         let running = store.run().unwrap();
@@ -264,7 +266,7 @@ fn a_rule_that_acts_again_after_a_crash_makes_no_second_command_whatever_it_says
         };
         let mut hot = event_of("a", &[("t", 90.0)]);
         hot.received = now;
-        let mut connection = schema::open(bench.dir.path()).unwrap();
+        let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
         let records = [record(1, hot)];
         let mut scratch = Scratch::default();
         work.page(&mut connection, &rules, &mut scratch, &records, false)
@@ -296,7 +298,7 @@ fn a_rule_that_acts_again_after_a_crash_makes_no_second_command_whatever_it_says
         (&after[0].id, &after[0].payload),
         (&placed[0].id, &1.into())
     );
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     assert!(failed::list(&connection, None, 0, 10).unwrap().0.is_empty());
     // What tells of it says of which rules it came.
     let mut reader = plant.running.handle().reader().unwrap();
@@ -336,7 +338,7 @@ fn a_command_that_no_device_can_get_is_a_failure_with_its_reason() {
     let day = 86_400_000;
     let long_ago = Timestamp::from_millis(now.as_millis() - day - 1_000);
     let large = format!(r#"{{"payload": "\"{}\""}}"#, "x".repeat(8_000));
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let mut scratch = Scratch::default();
     let mut act = |rule: Rule, record: Record| {
         let rules = ActingSet::new(&[rule]);

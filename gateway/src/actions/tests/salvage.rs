@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use penstock_broker::seal::Seal;
+
 use super::{
     super::{outbox, salvage, schema},
     *,
@@ -13,7 +15,7 @@ const HANDED: i64 = 100;
 
 /// A file with many events on their way, a failure, an alarm and a window; closed.
 fn filled(dir: &Path) {
-    let connection = schema::open(dir).unwrap();
+    let connection = schema::open(dir, &Seal::default()).unwrap();
     for n in 1..=EVENTS {
         let event = Event {
             key: Key(u128::from(n).to_be_bytes()),
@@ -49,7 +51,7 @@ fn a_file_of_which_nothing_can_be_read_is_set_aside_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
     let fresh = crate::aside::fresh(dir.path(), schema::FILE).unwrap();
-    let salvaged = salvage::nothing(&fresh).unwrap();
+    let salvaged = salvage::nothing(&fresh, &Seal::default()).unwrap();
     assert_eq!((salvaged.outbox, salvaged.lost), (0, 1));
     let aside = crate::aside::exchange(dir.path(), schema::FILE).unwrap();
     assert!(aside.is_some_and(|aside| aside.try_exists().unwrap()));
@@ -62,7 +64,7 @@ fn a_file_of_which_nothing_can_be_read_is_set_aside_and_counted() {
 
 /// The devices of the events that are on their way, and how many are known to be lost.
 fn after(dir: &Path) -> (Vec<String>, u64) {
-    let connection = schema::open(dir).unwrap();
+    let connection = schema::open(dir, &Seal::default()).unwrap();
     let lost: i64 = connection
         .query_row("SELECT lost FROM state", [], |row| row.get(0))
         .unwrap();
@@ -87,7 +89,7 @@ fn what_can_be_read_of_a_damaged_file_goes_on_and_what_cannot_is_counted() {
     assert!((1..200).contains(&lost), "{lost}");
     assert_eq!(devices.len() as u64 + lost, EVENTS - HANDED.cast_unsigned());
     assert!(devices.is_sorted() && devices.iter().all(|device| **device > *"device-0100"));
-    let connection = schema::open(dir.path()).unwrap();
+    let connection = schema::open(dir.path(), &Seal::default()).unwrap();
     let kept: [i64; 5] = connection
         .query_row(
             "SELECT position, failed, (SELECT count(*) FROM alarms), windows,
@@ -138,7 +140,7 @@ fn a_crash_in_the_middle_of_it_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
     let fresh = crate::aside::fresh(dir.path(), schema::FILE).unwrap();
-    salvage::salvage(&dir.path().join(schema::FILE), &fresh).unwrap();
+    salvage::salvage(&dir.path().join(schema::FILE), &fresh, &Seal::default()).unwrap();
     // Killed after the old one was renamed.
     std::fs::rename(fresh, dir.path().join("rules.db.new")).unwrap();
     let aside = dir.path().join("rules.db.damaged-1");
@@ -163,7 +165,7 @@ fn retype(dir: &Path, types: &[u8], column: usize) {
 
 /// The rules that a table has something of.
 fn rules_of(dir: &Path, table: &str) -> (Vec<String>, i64) {
-    let connection = schema::open(dir).unwrap();
+    let connection = schema::open(dir, &Seal::default()).unwrap();
     let mut statement = connection
         .prepare(&format!("SELECT rule FROM {table} ORDER BY rule, device"))
         .unwrap();
@@ -177,7 +179,7 @@ fn rules_of(dir: &Path, table: &str) -> (Vec<String>, i64) {
 fn a_window_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let connection = schema::open(dir.path()).unwrap();
+    let connection = schema::open(dir.path(), &Seal::default()).unwrap();
     connection
         .execute_batch(
             "INSERT INTO windows VALUES ('broken', 'd', x'00', 0x0102030405060708, NULL),
@@ -196,7 +198,7 @@ fn a_window_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
 fn a_throttle_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let connection = schema::open(dir.path()).unwrap();
+    let connection = schema::open(dir.path(), &Seal::default()).unwrap();
     connection
         .execute_batch(
             "INSERT INTO throttles VALUES ('broken', 'd', 0x0102030405060708, 2, 3),
@@ -214,7 +216,7 @@ fn a_throttle_with_a_value_of_another_type_begins_anew_and_the_others_go_on() {
 fn throttles_on_both_sides_of_a_damaged_page_go_on() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path());
-    let mut connection = schema::open(dir.path()).unwrap();
+    let mut connection = schema::open(dir.path(), &Seal::default()).unwrap();
     let transaction = connection.transaction().unwrap();
     for n in 0..2_000 {
         let device = format!("throttled-{n:04}-{}", "x".repeat(40));
@@ -229,7 +231,7 @@ fn throttles_on_both_sides_of_a_damaged_page_go_on() {
         let text = b"\x01rthrottled-1000-";
         page[0] == 10 && page.windows(text.len()).any(|part| part == text)
     });
-    let connection = schema::open(dir.path()).unwrap();
+    let connection = schema::open(dir.path(), &Seal::default()).unwrap();
     let ends: (String, String, i64) = connection
         .query_row(
             "SELECT min(device), max(device), count(*) FROM throttles WHERE device > 'e'",

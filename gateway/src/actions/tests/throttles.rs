@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use penstock_broker::seal::Seal;
 use proptest::prelude::*;
 
 use super::{
@@ -57,7 +58,7 @@ impl Bench {
     }
 
     fn held_back(&self) -> (i64, Vec<throttle::HeldBack>) {
-        let connection = schema::open(self.dir.path()).unwrap();
+        let connection = schema::open(self.dir.path(), &Seal::default()).unwrap();
         let all = "SELECT held_back FROM state";
         let all = connection.query_row(all, [], |row| row.get(0)).unwrap();
         (all, throttle::held_back(&connection).unwrap())
@@ -206,7 +207,7 @@ fn an_alarm_that_comes_and_goes_is_raised_as_often_as_it_may_be_and_cleared_at_o
     };
     let rules = ActingSet::new(&[rule("hot", HOT, actions)]);
     let alarm = || {
-        let connection = schema::open(bench.dir.path()).unwrap();
+        let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
         let all = alarm::list(&connection, &alarm::Wanted::default(), 0, 9).unwrap();
         all.into_iter()
             .next()
@@ -239,7 +240,7 @@ fn an_alarm_that_holds_counts_what_is_held_back_beside_it() {
             .act(&rules, &[reading_at(n, "a", 90.0, secs)])
             .unwrap();
     }
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let all = alarm::list(&connection, &alarm::Wanted::default(), 0, 9).unwrap();
     assert_eq!((all[0].events, bench.topics().len()), (3, 1));
     assert_eq!(bench.held_back().0, 2);
@@ -264,7 +265,7 @@ fn a_window_that_begins_while_its_rule_is_throttled_is_told_when_that_ends_if_it
         ..rule("hot", any, actions)
     }]);
     let tick = |bench: &Bench| {
-        let mut connection = schema::open(bench.dir.path()).unwrap();
+        let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
         while bench.work().tick(&mut connection, &rules).unwrap() {}
     };
     let words = |bench: &Bench| -> Vec<String> {
@@ -282,7 +283,7 @@ fn a_window_that_begins_while_its_rule_is_throttled_is_told_when_that_ends_if_it
         shown.iter().map(|(_, text)| word(text)).collect()
     };
     let told_elsewhere = |bench: &Bench| {
-        let connection = schema::open(bench.dir.path()).unwrap();
+        let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
         let waiting = outbox::first(&connection).unwrap().1;
         let turns = waiting.iter().filter(|one| one.rule.is_some());
         turns.count()
@@ -315,7 +316,7 @@ fn a_window_that_begins_while_its_rule_is_throttled_is_told_when_that_ends_if_it
 #[test]
 fn devices_of_a_throttle_take_bounded_room_and_none_is_kept_for_a_rule_without_one() {
     let bench = Bench::new();
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let one = throttle(1, 600);
     let transaction = connection.transaction().unwrap();
     let take = |rule: &str, n: i64, secs: i64| {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use penstock_broker::seal::Seal;
+
 use super::*;
 use crate::rules::{action::Topic, transform::Transform};
 
@@ -94,7 +96,7 @@ fn what_a_rule_cannot_do_is_kept_and_tried_again_and_others_go_on() {
         .act(&rules(&huge), &[reading(1, &device, 1.0)])
         .unwrap();
     assert_eq!(bench.shown(), [("b".to_owned(), "1.0".to_owned())]);
-    let mut connection = super::super::schema::open(bench.dir.path()).unwrap();
+    let mut connection = super::super::schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let kept = super::super::failed::list(&connection, Some("a"), 0, 10)
         .unwrap()
         .0;

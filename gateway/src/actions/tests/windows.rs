@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use penstock_broker::seal::Seal;
 use proptest::prelude::*;
 
 use super::{
@@ -50,14 +51,14 @@ fn reading_at(position: u64, device: &str, value: f64, secs: f64) -> Record {
 impl Bench {
     /// Looks at windows whose time has come, as after a start.
     fn tick(&self, rules: &ActingSet) {
-        let mut connection = schema::open(self.dir.path()).unwrap();
+        let mut connection = schema::open(self.dir.path(), &Seal::default()).unwrap();
         let work = self.work();
         while work.tick(&mut connection, rules).unwrap() {}
     }
 
     /// What turned so far: the device, the word and the value.
     fn turns(&self) -> Vec<(String, String, Option<f64>)> {
-        let connection = schema::open(self.dir.path()).unwrap();
+        let connection = schema::open(self.dir.path(), &Seal::default()).unwrap();
         let waiting = outbox::first(&connection).unwrap().1;
         let turn = |one: &outbox::Waiting| {
             let mut all = one.event.measurements.iter();
@@ -157,7 +158,7 @@ fn another_window_under_the_same_name_begins_anew_and_that_of_no_rule_is_forgott
         .act(&rules(">= 2"), &[reading_at(3, "a", 1.0, 0.0)])
         .unwrap();
     assert!(bench.turns().is_empty());
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let count = |connection: &rusqlite::Connection| -> (i64, i64) {
         let count = "SELECT windows, (SELECT count(*) FROM windows) FROM state";
         connection
@@ -190,7 +191,7 @@ fn what_rules_made_is_nothing_that_a_device_said() {
     for secs in 0..200_u32 {
         bench.now = at(f64::from(secs));
         bench.tick(&rules);
-        let connection = schema::open(bench.dir.path()).unwrap();
+        let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
         let made = outbox::first(&connection).unwrap().1;
         for one in made[given..].iter().map(|one| one.event.clone()) {
             position += 1;
@@ -212,7 +213,7 @@ fn a_turn_by_time_that_comes_again_after_a_crash_has_the_same_key() {
     act(&bench, 1);
     bench.listened = 10_000;
     bench.seen.cut.set(true);
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     assert!(bench.work().tick(&mut connection, &rules).is_err());
     bench.seen.cut.set(false);
     bench.now = at(77.0);
@@ -268,7 +269,7 @@ fn when_there_are_too_many_windows_those_of_the_devices_that_were_silent_longest
         .unwrap();
     bench.listened = 60_000;
     bench.tick(&rules);
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let transaction = connection.unchecked_transaction().unwrap();
     for n in 1..20_000_i64 {
         let mut state = super::super::window::State::of(None, &silent);
@@ -419,7 +420,7 @@ fn an_absence_that_is_still_to_be_told_makes_no_room_for_others() {
     let rules = ActingSet::new(&[windowed(silent.clone())]);
     let reading = |position, device| reading_at(position, device, 1.0, 0.0);
     bench.act(&rules, &[reading(1, "watched")]).unwrap();
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let transaction = connection.unchecked_transaction().unwrap();
     // Those wait for nothing, and were heard of later.
     for n in 1..20_000_i64 {
@@ -463,7 +464,7 @@ fn later(rule: Rule) -> Rule {
 
 /// As the follower does each time before it looks at windows.
 fn look(bench: &Bench, opened: &mut super::super::windows::Opened, rules: &ActingSet) {
-    let connection = schema::open(bench.dir.path()).unwrap();
+    let connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     opened
         .look(&connection, rules, bench.now, bench.listened)
         .unwrap();

@@ -10,7 +10,7 @@ use crate::{
     admin,
     archive::{Choice, Chosen, Identity, Replay, Selection},
     boots::Boots,
-    cli::output,
+    cli::{offline, output},
     clock::{Clock as _, SystemClock},
     config::Config,
     event::percent_encode,
@@ -161,7 +161,7 @@ fn dry_run(args: &Args, config: Config) -> Result<ExitCode> {
         destination: args.to_destination.clone().unwrap_or_default(),
         identity: args.identity,
     };
-    let listing = admin::listing(&config.data_dir)?;
+    let listing = offline::listing(&config)?;
     let boots = Boots::of_dir(&config.data_dir);
     let put = rulebook::put_in(&config.data_dir, &config)?;
     let mut selection = Selection::new(&choice, |name| {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     admin,
-    cli::{ConfigFile, output},
+    cli::{ConfigFile, offline, output},
     clock::{Clock as _, SystemClock},
     config::Config,
     event::Timestamp,
@@ -260,7 +260,7 @@ pub(super) fn rules_of(path: &Path) -> Result<Vec<Rule>> {
 /// The event's text as patterns see it.
 fn event(args: &Args) -> Result<String> {
     if let Some(position) = args.position {
-        let listing = admin::listing(&args.file.load()?.data_dir)?;
+        let listing = offline::listing(&args.file.load()?)?;
         let record = listing.record(Position(position))?.with_context(|| {
             format!("the journal has no event at position {position}, or has it no more")
         })?;

@@ -9,7 +9,7 @@ use crate::{
     admin,
     backtest::{Asked, Backtest, PATTERN, Report, Tally},
     boots::Boots,
-    cli::{ConfigFile, output},
+    cli::{ConfigFile, offline, output},
     event::Timestamp,
     record::Position,
     rulebook,
@@ -80,13 +80,13 @@ fn report(args: &Args) -> Result<Report> {
         (None, Some(path)) => rules_of(path)?,
         (None, None) => Vec::new(),
     };
+    let listing = offline::listing(&config)?;
     let mut backtest = Backtest::new(Asked {
         destinations: crate::config::named(&config.destinations),
         in_force: config.rules.into_iter().chain(put).collect(),
         changes,
         only: args.rule.clone(),
     })?;
-    let listing = admin::listing(&config.data_dir)?;
     let boots = Boots::of_dir(&config.data_dir);
     let until = listing.last_position()?;
     let received = args.from.unwrap_or(Timestamp::from_nanos(i64::MIN))

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{body, read};
+use super::{body, json, read};
 use crate::fleet::{Device, Shadow};
 
 /// The shadow of a device; one in which nothing is said where there is none yet.
@@ -17,7 +17,7 @@ pub fn shadow_of(tables: &Connection, device: &Device) -> rusqlite::Result<Shado
 
 fn find(tables: &Connection, device: &str) -> rusqlite::Result<Option<Shadow>> {
     let found = tables
-        .prepare_cached("SELECT number, checksum, body FROM shadows WHERE device = ?1")?
+        .prepare_cached("SELECT number, opened('shadows', device, checksum, body) FROM shadows WHERE device = ?1")?
         .query_row([device], |row| read(row, "shadows"))
         .optional()?;
     Ok(found.flatten().map(|(_, shadow)| shadow))
@@ -39,7 +39,7 @@ pub(in crate::fleet) fn put_shadow(
     shadow: &Shadow,
     is_told: bool,
 ) -> rusqlite::Result<()> {
-    let (checksum, body) = body(shadow)?;
+    let (checksum, body) = body(tables, "shadows", &shadow.device, shadow)?;
     tables
         .prepare_cached(
             "INSERT INTO shadows (device, told, checksum, body) VALUES (?1, ?2, ?3, ?4)
@@ -65,7 +65,7 @@ pub(in crate::fleet) fn shadow_is_gone(tables: &Connection, device: &str) -> rus
 pub(in crate::fleet) fn untold(tables: &Connection, limit: usize) -> rusqlite::Result<Vec<Shadow>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = tables.prepare_cached(
-        "SELECT number, checksum, body FROM shadows WHERE told = 0 ORDER BY number LIMIT ?1",
+        "SELECT number, opened('shadows', device, checksum, body) FROM shadows WHERE told = 0 ORDER BY number LIMIT ?1",
     )?;
     let found = statement.query_map([limit], |row| read::<Shadow>(row, "shadows"))?;
     let found: Vec<_> = found.collect::<rusqlite::Result<_>>()?;
@@ -78,10 +78,10 @@ pub(in crate::fleet) fn untold(tables: &Connection, limit: usize) -> rusqlite::R
 
 /// A device was told all of this; whether it is still as it was.
 pub(in crate::fleet) fn told(tables: &Connection, shadow: &Shadow) -> rusqlite::Result<bool> {
-    let (_, body) = body(shadow)?;
+    let body = json(shadow)?;
     let sql = match shadow.is_gone {
-        true => "DELETE FROM shadows WHERE device = ?1 AND body = ?2",
-        false => "UPDATE shadows SET told = 1 WHERE device = ?1 AND body = ?2",
+        true => "DELETE FROM shadows WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2",
+        false => "UPDATE shadows SET told = 1 WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2",
     };
     let count = tables
         .prepare_cached(sql)?

@@ -304,6 +304,7 @@ mod tests {
             dedup_memory_bytes: 1 << 20,
             destinations: Vec::new(),
             from_kept: Vec::new(),
+            seal: penstock_broker::seal::Seal::default(),
         };
         let (store, _) = Store::open(config, Arc::new(SystemClock)).unwrap();
         let read = schema::open(dir.path()).unwrap();

@@ -24,6 +24,8 @@ pub(in crate::store) struct Other {
     pub(in crate::store) columns: &'static str,
     /// What no two rows have in common: so many columns after the first.
     identity: usize,
+    /// The same in SQL, as it is bound to what is sealed.
+    pub(in crate::store) row: &'static str,
 }
 
 pub(in crate::store) const OTHERS: [Other; 6] = [
@@ -31,31 +33,37 @@ pub(in crate::store) const OTHERS: [Other; 6] = [
         table: "devices",
         columns: "number, id, user, client, online, checksum, body",
         identity: 1,
+        row: "id",
     },
     Other {
         table: "commands",
         columns: "number, id, device, key, phase, due, checksum, body",
         identity: 1,
+        row: "id",
     },
     Other {
         table: "shadows",
         columns: "number, device, told, checksum, body",
         identity: 1,
+        row: "device",
     },
     Other {
         table: "requests",
         columns: "number, device, key, at, checksum, body",
         identity: 2,
+        row: "length(device) || ':' || device || key",
     },
     Other {
         table: "replays",
         columns: "number, name, checksum, body",
         identity: 1,
+        row: "name",
     },
     Other {
         table: "gaps",
         columns: "number, device, class, routes, checksum, body",
         identity: 3,
+        row: "device",
     },
 ];
 
@@ -63,6 +71,11 @@ pub(in crate::store) const OTHERS: [Other; 6] = [
 const PHASE: usize = 4;
 
 impl Other {
+    /// Whether its bodies may be sealed; gaps are counts, like tallies.
+    pub(in crate::store) fn is_sealed(&self) -> bool {
+        self.table != "gaps"
+    }
+
     /// Whether every page of the table can be read.
     pub(in crate::store) fn is_whole(&self, database: &Connection) -> bool {
         let walk = format!("SELECT sum(length(body)) FROM {} NOT INDEXED", self.table);
@@ -78,21 +91,27 @@ impl Other {
     }
 
     /// How new a copy of a row is, among those of the same row.
-    fn rank(&self, columns: &[Value]) -> [i64; 3] {
+    fn rank(&self, database: &Connection, columns: &[Value]) -> rusqlite::Result<[i64; 3]> {
         let number = |at: usize| match columns.get(at) {
             Some(Integer(number)) => *number,
             _ => 0,
         };
-        let body = match columns.last() {
-            Some(Blob(body)) => &body[..],
-            _ => &[],
+        let body: Vec<u8> = match (columns.get(1), columns.last()) {
+            // Only what is asked for below is opened.
+            (Some(row @ Text(_)), Some(body @ Blob(_))) if *self.table != *"requests" => {
+                let opened: Option<Vec<u8>> = database
+                    .prepare_cached("SELECT opened(?1, ?2, NULL, ?3)")?
+                    .query_row((self.table, row, body), |row| row.get(0))?;
+                opened.unwrap_or_default()
+            }
+            _ => Vec::new(),
         };
         let said = |name: &str| {
-            let body = serde_json::from_slice::<serde_json::Value>(body);
+            let body = serde_json::from_slice::<serde_json::Value>(&body);
             let said = body.ok().and_then(|body| body.get(name)?.as_i64());
             said.unwrap_or_default()
         };
-        match self.table {
+        Ok(match self.table {
             // More and more is said of one.
             "commands" => {
                 let length = i64::try_from(body.len()).unwrap_or(i64::MAX);
@@ -105,7 +124,7 @@ impl Other {
             // One that is brought back after it was told is told again under the same key.
             "gaps" => [said("began"), said("count"), 0],
             _ => [number(3), 0, 0],
-        }
+        })
     }
 }
 
@@ -155,10 +174,11 @@ pub(in crate::store) fn put(
         table,
         columns: names,
         identity,
+        ..
     } = other;
     let mut columns = cell.columns;
     columns[0] = Integer(cell.row);
-    let rank = other.rank(&columns);
+    let rank = other.rank(database, &columns)?;
     if *table == "commands" && columns[PHASE] == Integer(0) {
         columns[PHASE] = Integer(IN_DOUBT);
     }
@@ -177,8 +197,9 @@ pub(in crate::store) fn put(
             (0..count).map(|at| row.get(at)).collect()
         })
         .optional()?;
-    match &known {
-        Some(known) if other.rank(known) >= rank => return Ok(false),
+    let known_rank = known.as_ref().map(|known| other.rank(database, known));
+    match known_rank.transpose()? {
+        Some(known) if known >= rank => return Ok(false),
         None if !is_new(cell.row) => return Ok(false),
         _ => {}
     }

@@ -76,6 +76,7 @@ impl Copy<'_> {
         let number = integer(cell.row);
         let numbered = Value::Integer(cell.row);
         if let Some(record) = event(&cell) {
+            self.seal.require(&record.body)?;
             cell.columns[0] = numbered;
             if self.may_be_here(&record) && self.insert(INSERT_EVENT, &cell.columns)? {
                 self.count_event(&record);
@@ -248,7 +249,7 @@ pub(super) fn find_state(aside: &Path, names: &mut Vec<(DestinationId, String)>)
 }
 
 fn record(position: i64, routes: i64, received: i64, bytes: &[u8]) -> Option<Record> {
-    frame::read(
+    frame::stored(
         Position(integer(position)),
         Routes(integer(routes)),
         Timestamp::from_nanos(received),

@@ -346,3 +346,48 @@ async fn an_old_page_brings_no_command_back_that_sqlite_can_tell_of() {
     );
     running.shutdown().await.expect("an orderly end");
 }
+
+/// With sealed values.
+mod sealed {
+    use super::sealed_too;
+
+    #[test]
+    fn a_change_and_what_tells_of_it_are_on_disk_when_it_is_answered() {
+        sealed_too(super::a_change_and_what_tells_of_it_are_on_disk_when_it_is_answered);
+    }
+
+    #[test]
+    fn a_journal_without_room_refuses_what_grows_and_takes_what_does_not() {
+        sealed_too(super::a_journal_without_room_refuses_what_grows_and_takes_what_does_not);
+    }
+
+    #[test]
+    fn what_is_known_of_devices_is_salvaged_from_a_damaged_file() {
+        sealed_too(super::what_is_known_of_devices_is_salvaged_from_a_damaged_file);
+    }
+
+    #[test]
+    fn devices_and_commands_are_found_page_by_page_and_none_is_taken_for_queued() {
+        sealed_too(super::devices_and_commands_are_found_page_by_page_and_none_is_taken_for_queued);
+    }
+
+    #[test]
+    fn where_the_state_is_found_in_the_log_alone_commands_are_in_doubt() {
+        sealed_too(super::where_the_state_is_found_in_the_log_alone_commands_are_in_doubt);
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_copy_of_a_damaged_log_commands_are_in_doubt_all_the_same() {
+        sealed_too(super::where_there_is_no_room_for_a_copy_of_a_damaged_log_commands_are_in_doubt_all_the_same);
+    }
+
+    #[test]
+    fn a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_again() {
+        sealed_too(super::a_command_whose_answer_is_behind_the_damage_of_the_log_is_not_done_again);
+    }
+
+    #[test]
+    fn an_old_page_brings_no_command_back_that_sqlite_can_tell_of() {
+        sealed_too(super::an_old_page_brings_no_command_back_that_sqlite_can_tell_of);
+    }
+}

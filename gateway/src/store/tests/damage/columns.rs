@@ -43,3 +43,23 @@ async fn salvage_passes_rows_with_columns_of_another_type() {
     let (report, _, records) = survives(&place).await;
     assert!(report.salvaged.is_some() && records.len() as u64 > EVENTS - 150);
 }
+
+/// With sealed values.
+mod sealed {
+    use super::sealed_too;
+
+    #[test]
+    fn a_column_of_another_type_is_damage_of_its_row_only() {
+        sealed_too(super::a_column_of_another_type_is_damage_of_its_row_only);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_do_not_keep_the_gateway_from_starting() {
+        sealed_too(super::keys_that_cannot_be_read_do_not_keep_the_gateway_from_starting);
+    }
+
+    #[test]
+    fn salvage_passes_rows_with_columns_of_another_type() {
+        sealed_too(super::salvage_passes_rows_with_columns_of_another_type);
+    }
+}

@@ -154,3 +154,28 @@ async fn the_log_may_be_cut_anywhere_and_whole_groups_survive() {
         assert_eq!(status.buffered % 3, 0, "cut at {cut}: {status:?}");
     }
 }
+
+/// With sealed values.
+mod sealed {
+    use super::sealed_too;
+
+    #[test]
+    fn damage_in_the_middle_of_the_log_is_noticed_at_the_next_start() {
+        sealed_too(super::damage_in_the_middle_of_the_log_is_noticed_at_the_next_start);
+    }
+
+    #[test]
+    fn events_of_a_log_of_which_nothing_is_left_are_counted_as_damaged() {
+        sealed_too(super::events_of_a_log_of_which_nothing_is_left_are_counted_as_damaged);
+    }
+
+    #[test]
+    fn damage_anywhere_in_the_log_hides_no_event_without_counting_it() {
+        sealed_too(super::damage_anywhere_in_the_log_hides_no_event_without_counting_it);
+    }
+
+    #[test]
+    fn the_log_may_be_cut_anywhere_and_whole_groups_survive() {
+        sealed_too(super::the_log_may_be_cut_anywhere_and_whole_groups_survive);
+    }
+}

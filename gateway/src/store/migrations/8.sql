@@ -1,0 +1,7 @@
+-- What events, messages and bodies say may be sealed (docs/decisions/0180-sealed-values.md),
+-- with these keys: each has a proof, so that a key that is missing or wrong is told from
+-- damage. A version that cannot open them refuses the journal.
+CREATE TABLE keys (
+    key   INTEGER PRIMARY KEY,
+    proof BLOB NOT NULL
+);

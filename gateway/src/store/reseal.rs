@@ -1,0 +1,232 @@
+//! The journal is brought under another key, or under none, while no gateway runs.
+//!
+//! A record is read, opened, sealed and written again in one transaction with its checksum.
+//! Frames that are kept as they were found, because they are damaged, stay so.
+
+use std::path::Path;
+
+use penstock_broker::seal::{self, Column, Resealed, Seal, Tally};
+use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
+
+use super::{
+    DATABASE, Error,
+    frame::{self, column, integer},
+    listing::quarantined,
+    lock::Lock,
+    open, quarantine, reader,
+    salvage::others::OTHERS,
+    schema, sealed,
+    stage::write_state,
+};
+
+/// Rows of one transaction, and their bytes, about.
+const CHUNK_ROWS: usize = 500;
+const CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
+/// Tables with frames.
+const FRAMES: [&str; 3] = ["events", "retry", "dead_letters"];
+
+/// Holds the data directory, and brings its journal under the key that `seal` seals with, or
+/// under none; `others` does the same for what lies beside it, while nobody else may. Blocking.
+///
+/// # Errors
+/// When a gateway runs, the journal is damaged, a key is missing, or the disk says no.
+pub fn reseal<E: From<Error>>(
+    dir: &Path,
+    seal: &Seal,
+    others: impl FnOnce() -> Result<(), E>,
+) -> Result<Resealed, E> {
+    let lock = Lock::take(dir)?;
+    let done = journal(&dir.join(DATABASE), seal)?;
+    others()?;
+    drop(lock);
+    Ok(done)
+}
+
+fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
+    let mut done = Resealed::default();
+    if !database.try_exists()? {
+        return Ok(done);
+    }
+    sealed::check(database, seal)?;
+    schema::check_header(database)?;
+    let mut connection = schema::open(database, seal)?;
+    schema::check_version(&connection)?;
+    schema::migrate(&mut connection)?;
+    seal::note(&connection, seal, DATABASE)?;
+    for table in FRAMES {
+        done.add(frames(&connection, seal, table)?);
+    }
+    for table in ["retry", "dead_letters"] {
+        let reasons = Column {
+            table,
+            place: "reason",
+            row: "position",
+            value: "reason",
+            checksum: None,
+            has_rowid: true,
+        };
+        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &reasons, |_, _| Ok(()))?);
+    }
+    done.add(messages(&connection, seal)?);
+    for other in &OTHERS {
+        let bodies = Column {
+            table: other.table,
+            place: other.table,
+            row: other.row,
+            value: "body",
+            checksum: Some("checksum"),
+            has_rowid: true,
+        };
+        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &bodies, |_, _| Ok(()))?);
+    }
+    recount(&connection)?;
+    seal::settle(&connection, seal)?;
+    Ok(done)
+}
+
+/// The frames of a table.
+fn frames(connection: &Connection, seal: &Seal, table: &str) -> Result<Resealed, Error> {
+    let select = format!(
+        "SELECT rowid, position, routes, received, frame FROM {table}
+         WHERE rowid > ?1 ORDER BY rowid"
+    );
+    let update = format!("UPDATE {table} SET frame = ?2 WHERE rowid = ?1");
+    let mut done = Resealed::default();
+    let (mut last, mut scratch) = (i64::MIN, Vec::new());
+    loop {
+        let transaction = connection.unchecked_transaction()?;
+        let (mut changes, mut bytes, mut seen, mut is_end) = (Vec::new(), 0, 0, true);
+        let mut statement = connection.prepare_cached(&select)?;
+        let mut rows = statement.query([last])?;
+        while let Some(row) = rows.next()? {
+            last = row.get(0)?;
+            seen += 1;
+            let change = match frame::stored_in(row, 1)? {
+                Some(record) if seal::key_of(&record.body) == seal.key() => None,
+                Some(record) => match frame::open(seal, record)? {
+                    Some(record) => {
+                        frame::write_record(&mut scratch, seal, &record);
+                        Some(scratch.clone())
+                    }
+                    None => {
+                        done.damaged += 1;
+                        spoiled(row.get_ref(4)?)
+                    }
+                },
+                None => {
+                    done.damaged += 1;
+                    None
+                }
+            };
+            if let Some(frame) = change {
+                bytes += frame.len();
+                changes.push((last, frame));
+            }
+            if changes.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES || seen >= 100 * CHUNK_ROWS {
+                is_end = false;
+                break;
+            }
+        }
+        drop(rows);
+        drop(statement);
+        let mut statement = connection.prepare_cached(&update)?;
+        for (number, frame) in &changes {
+            statement.execute((number, frame))?;
+        }
+        done.changed += changes.len() as u64;
+        drop(statement);
+        transaction.commit()?;
+        if is_end {
+            return Ok(done);
+        }
+    }
+}
+
+/// A frame that has its checksum and does not open, so that its checksum says it, too: later
+/// nobody has the key to find out.
+fn spoiled(frame: ValueRef<'_>) -> Option<Vec<u8>> {
+    let mut frame = frame.as_blob().ok()?.to_vec();
+    *frame.first_mut()? ^= 1;
+    Some(frame)
+}
+
+/// Messages in quarantine: three values, one checksum.
+fn messages(connection: &Connection, seal: &Seal) -> Result<Resealed, Error> {
+    let key = seal.key().map_or_else(|| "plain".to_owned(), |key| key.to_string());
+    let is_other = quarantine::COLUMNS.map(|name| format!("coalesce(key_of({name}), ?2) <> ?2"));
+    let select = format!(
+        "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
+         FROM quarantine WHERE id > ?1 AND ({}) ORDER BY id LIMIT 1",
+        is_other.join(" OR ")
+    );
+    let mut done = Resealed::default();
+    let mut after = -1;
+    loop {
+        let transaction = connection.unchecked_transaction()?;
+        for _ in 0..CHUNK_ROWS {
+            let item = connection
+                .prepare_cached(&select)?
+                .query_row((after, &key), |row| quarantined(seal, row))
+                .optional()?;
+            let Some(item) = item else {
+                transaction.commit()?;
+                return Ok(done);
+            };
+            after = column(item.id);
+            if item.intact {
+                quarantine::rewrite(connection, seal, &item)?;
+                done.changed += 1;
+            } else {
+                // Later nobody has the key to find out.
+                connection
+                    .prepare_cached("UPDATE quarantine SET checksum = -1 WHERE id = ?1")?
+                    .execute([after])?;
+                done.damaged += 1;
+            }
+        }
+        transaction.commit()?;
+    }
+}
+
+/// What quarantine takes of the room.
+fn recount(connection: &Connection) -> Result<(), Error> {
+    let Some(mut state) = open::read_state(connection)? else {
+        return Ok(());
+    };
+    let sum = format!("SELECT coalesce(sum({}), 0) FROM quarantine", quarantine::COST);
+    state.quarantine_bytes = connection.query_row(&sum, [], |row| row.get(0).map(integer))?;
+    let transaction = connection.unchecked_transaction()?;
+    write_state(connection, &state, &mut Vec::new())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// What the values of the journal in `dir` are sealed with; `None` where there is none.
+/// Blocking; reads everything.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn tally(dir: &Path) -> Result<Option<Tally>, Error> {
+    let database = dir.join(DATABASE);
+    if !database.try_exists()? {
+        return Ok(None);
+    }
+    let connection = reader::open_read_only(&database)?;
+    seal::register(&connection, &Seal::default(), sealed::JOURNAL)?;
+    let mut tally = Tally::default();
+    for table in FRAMES {
+        // Behind checksum and key.
+        seal::tally(&connection, table, "substr(frame, 21)", &mut tally)?;
+    }
+    for table in ["retry", "dead_letters"] {
+        seal::tally(&connection, table, "reason", &mut tally)?;
+    }
+    for column in quarantine::COLUMNS {
+        seal::tally(&connection, "quarantine", column, &mut tally)?;
+    }
+    for other in &OTHERS {
+        seal::tally(&connection, other.table, "body", &mut tally)?;
+    }
+    Ok(Some(tally))
+}
