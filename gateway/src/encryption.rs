@@ -146,7 +146,8 @@ fn of_file(path: &Path, is_ours: bool) -> Result<Key, Problem> {
     };
     let metadata = file.metadata()?;
     // The group of root has nobody in it that may not read it anyway.
-    let is_open = metadata.mode() & 0o007 != 0 || metadata.mode() & 0o070 != 0 && metadata.gid() != 0;
+    let is_open =
+        metadata.mode() & 0o007 != 0 || metadata.mode() & 0o070 != 0 && metadata.gid() != 0;
     if is_ours && is_open {
         return Err(Problem::Open(metadata.mode() & 0o777));
     }

@@ -227,14 +227,23 @@ mod tests {
     fn a_damaged_file_is_set_aside_and_a_later_one_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         set_position(&open(dir.path(), &Seal::default()).unwrap(), Position(7)).unwrap();
-        assert_eq!(position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(), Position(7));
+        assert_eq!(
+            position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(),
+            Position(7)
+        );
         open(dir.path(), &Seal::default())
             .unwrap()
             .pragma_update(None, "user_version", VERSION + 1)
             .unwrap();
-        assert!(matches!(open(dir.path(), &Seal::default()), Err(Error::Later)));
+        assert!(matches!(
+            open(dir.path(), &Seal::default()),
+            Err(Error::Later)
+        ));
         std::fs::write(path(dir.path()), [7; 8192]).unwrap();
-        assert_eq!(position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(), Position(0));
+        assert_eq!(
+            position(&open(dir.path(), &Seal::default()).unwrap()).unwrap(),
+            Position(0)
+        );
         let aside = dir.path().join("rules.db.damaged-1");
         assert_eq!(std::fs::read(aside).unwrap(), [7; 8192]);
     }
@@ -308,7 +317,11 @@ mod tests {
         )
         .unwrap();
         drop(old);
-        assert!(open_read_only(dir.path(), &Seal::default()).unwrap().is_some());
+        assert!(
+            open_read_only(dir.path(), &Seal::default())
+                .unwrap()
+                .is_some()
+        );
         let new = open(dir.path(), &Seal::default()).unwrap();
         let handed: i64 = new
             .query_row("SELECT handed FROM state", [], |row| row.get(0))
@@ -323,6 +336,9 @@ mod tests {
             rows.map(Result::unwrap).collect()
         };
         let begun = tempfile::tempdir().unwrap();
-        assert_eq!(columns(&new), columns(&open(begun.path(), &Seal::default()).unwrap()));
+        assert_eq!(
+            columns(&new),
+            columns(&open(begun.path(), &Seal::default()).unwrap())
+        );
     }
 }

@@ -20,7 +20,12 @@ const COLUMNS: [Column; 6] = [
     column("failed", "failed", BY_FAILURE, "body"),
     column("failed", "failed.reason", BY_FAILURE, "reason"),
     column("alarms", "alarms", BY_DEVICE, "text"),
-    column("alarm_changes", "alarm_changes", "alarm || ':' || at", "note"),
+    column(
+        "alarm_changes",
+        "alarm_changes",
+        "alarm || ':' || at",
+        "note",
+    ),
     Column {
         has_rowid: false,
         ..column("windows", "windows", BY_DEVICE, "window")
@@ -77,7 +82,9 @@ pub fn reseal(dir: &Path, seal: &Seal) -> Result<Resealed, Error> {
     let connection = schema::open_sound(&path, seal)?;
     let mut done = Resealed::default();
     for column in &COLUMNS {
-        done.add(seal::reseal(&connection, seal, RULES, column, |_, _| Ok(()))?);
+        done.add(seal::reseal(&connection, seal, RULES, column, |_, _| {
+            Ok(())
+        })?);
     }
     connection.execute(
         "UPDATE state SET failed_bytes = (SELECT coalesce(sum(length(body)), 0) FROM failed)",

@@ -21,7 +21,9 @@ fn whole(row: &Row<'_>) -> rusqlite::Result<Option<Replay>> {
 /// When the database cannot be read.
 pub fn read(tables: &Connection, name: &str) -> rusqlite::Result<Option<Replay>> {
     let found = tables
-        .prepare_cached("SELECT opened('replays', name, checksum, body) FROM replays WHERE name = ?1")?
+        .prepare_cached(
+            "SELECT opened('replays', name, checksum, body) FROM replays WHERE name = ?1",
+        )?
         .query_row([name], whole)
         .optional()?;
     Ok(found.flatten())
@@ -32,11 +34,10 @@ pub fn read(tables: &Connection, name: &str) -> rusqlite::Result<Option<Replay>>
 /// # Errors
 /// When the database cannot be read.
 pub fn list(tables: &Connection) -> rusqlite::Result<Vec<Replay>> {
-    let mut statement = tables
-        .prepare_cached(
-            "SELECT opened('replays', name, checksum, body) FROM replays
+    let mut statement = tables.prepare_cached(
+        "SELECT opened('replays', name, checksum, body) FROM replays
              ORDER BY number DESC LIMIT ?1",
-        )?;
+    )?;
     let rows = statement.query_map([i64::try_from(REPLAYS_MAX).unwrap_or(i64::MAX)], whole)?;
     rows.filter_map(Result::transpose).collect()
 }

@@ -17,8 +17,7 @@ use crate::{
     actions,
     config::Config,
     encryption::{self, BROKER},
-    query,
-    store,
+    query, store,
 };
 
 #[derive(Debug, Subcommand)]
@@ -101,8 +100,14 @@ fn status(file: &ConfigFile) -> Result<ExitCode> {
         // Which keys would be needed is worth the more then.
         Err(error) => output::line(format_args!("no key: {error:#}")),
     }
-    say(store::DATABASE, store::tally_sealed(dir).context("the journal"));
-    say(BROKER, penstock_broker::tally_kept(dir).context("no running gateway tells that"));
+    say(
+        store::DATABASE,
+        store::tally_sealed(dir).context("the journal"),
+    );
+    say(
+        BROKER,
+        penstock_broker::tally_kept(dir).context("no running gateway tells that"),
+    );
     say(actions::FILE, actions::tally(dir).context("rules"));
     if dir.join(query::FILE).is_file() {
         output::line(format_args!("{}: all of it is plain", query::FILE));
@@ -149,7 +154,11 @@ fn reseal(args: &Reseal) -> Result<ExitCode> {
         );
     }
     encryption::check(dir, &seal)?;
-    let seal = if args.plain { seal.without_sealing() } else { seal };
+    let seal = if args.plain {
+        seal.without_sealing()
+    } else {
+        seal
+    };
     let mut done = Vec::new();
     let journal = store::reseal(dir, &seal, || {
         done.push((BROKER, penstock_broker::reseal_kept(dir, &seal)?));

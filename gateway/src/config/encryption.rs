@@ -27,7 +27,10 @@ pub(super) fn read(table: Table<'_, '_, '_>, dir: &Path, read_side: bool) -> Con
         match &*text.value {
             READ => plain_read = true,
             _ => {
-                let what = format!("{:?} should be \"read\"; nothing else can stay plain", text.written);
+                let what = format!(
+                    "{:?} should be \"read\"; nothing else can stay plain",
+                    text.written
+                );
                 table.mistake(Some(&text.span), "plain", what);
             }
         }

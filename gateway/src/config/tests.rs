@@ -514,13 +514,22 @@ fn a_key_has_one_source_and_the_read_side_is_plain_in_words() {
     assert!(!config.store.seal.is_on(), "nothing is read yet");
     let said = |text: &str| mistakes(text);
     let missing = said("[encryption]\nplain = [\"read\"]");
-    assert!(missing.contains("one of key_file, key_env and credential"), "{missing}");
+    assert!(
+        missing.contains("one of key_file, key_env and credential"),
+        "{missing}"
+    );
     let two = said("[encryption]\nkey_file = \"k\"\nkey_env = \"K\"");
-    assert!(two.contains("encryption.key_env") && two.contains("leave one away"), "{two}");
+    assert!(
+        two.contains("encryption.key_env") && two.contains("leave one away"),
+        "{two}"
+    );
     let path = said("[encryption]\ncredential = \"a/b\"");
     assert!(path.contains("without a path"), "{path}");
     let side = said(&format!("{key}[read]\nenabled = true"));
-    assert!(side.contains("encryption.plain") && side.contains("plain = [\"read\"]"), "{side}");
+    assert!(
+        side.contains("encryption.plain") && side.contains("plain = [\"read\"]"),
+        "{side}"
+    );
     let word = said(&format!("{key}plain = [\"all\"]"));
     assert!(word.contains("should be \"read\""), "{word}");
     read(&format!("{key}plain = [\"read\"]\n[read]\nenabled = true")).unwrap();

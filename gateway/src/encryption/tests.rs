@@ -25,16 +25,28 @@ fn a_key_file_that_others_can_read_is_refused_in_words() {
     assert_eq!(set(HEX, 0o400).unwrap().key(), ours.key());
     for mode in [0o604, 0o644, 0o602] {
         let said = set(HEX, mode).unwrap_err().to_string();
-        assert!(said.contains("key_file") && said.contains("chmod 600"), "{said}");
-        assert!(said.contains(&format!("{mode:o}")) && !said.contains("0001"), "{said}");
+        assert!(
+            said.contains("key_file") && said.contains("chmod 600"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&format!("{mode:o}")) && !said.contains("0001"),
+            "{said}"
+        );
     }
     // The group of root is root.
     let is_root = fs::metadata(&path).unwrap().gid() == 0;
     assert_eq!(set(HEX, 0o640).is_ok(), is_root);
     let said = set("sesame", 0o600).unwrap_err().to_string();
-    assert!(said.contains("64 hexadecimal digits") && !said.contains("sesame"), "{said}");
+    assert!(
+        said.contains("64 hexadecimal digits") && !said.contains("sesame"),
+        "{said}"
+    );
     fs::remove_file(&path).unwrap();
-    let said = config(Source::File(path.clone())).seal().unwrap_err().to_string();
+    let said = config(Source::File(path.clone()))
+        .seal()
+        .unwrap_err()
+        .to_string();
     assert!(said.contains("new-key"), "{said}");
     let said = config(Source::Env("PENSTOCK_TEST_NO_SUCH_KEY".into())).seal();
     assert!(said.unwrap_err().to_string().contains("no such variable"));

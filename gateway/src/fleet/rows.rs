@@ -57,8 +57,7 @@ pub(super) fn body(
 }
 
 fn json(of: &impl Serialize) -> rusqlite::Result<Vec<u8>> {
-    serde_json::to_vec(of)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    serde_json::to_vec(of).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 /// How many there are.
@@ -93,8 +92,9 @@ fn device_of(row: &Row<'_>) -> rusqlite::Result<Option<Device>> {
 /// # Errors
 /// When the table cannot be read.
 pub fn device(tables: &Connection, id: &str) -> rusqlite::Result<Option<Device>> {
-    let mut statement = tables
-        .prepare_cached("SELECT number, opened('devices', id, checksum, body), online FROM devices WHERE id = ?1")?;
+    let mut statement = tables.prepare_cached(
+        "SELECT number, opened('devices', id, checksum, body), online FROM devices WHERE id = ?1",
+    )?;
     let found = statement.query_row([id], device_of).optional()?;
     Ok(found.flatten())
 }
@@ -199,8 +199,9 @@ pub fn command(tables: &Connection, device: &str, id: &str) -> rusqlite::Result<
 }
 
 pub(super) fn command_by_id(tables: &Connection, id: &str) -> rusqlite::Result<Option<Command>> {
-    let mut statement =
-        tables.prepare_cached("SELECT number, opened('commands', id, checksum, body) FROM commands WHERE id = ?1")?;
+    let mut statement = tables.prepare_cached(
+        "SELECT number, opened('commands', id, checksum, body) FROM commands WHERE id = ?1",
+    )?;
     let found = statement.query_row([id], commands_of).optional()?;
     Ok(found.flatten())
 }

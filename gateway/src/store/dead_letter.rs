@@ -95,7 +95,13 @@ pub(super) fn redrive(
             not_before,
             reason,
         };
-        settle::put_retry(connection, destination, &retry, &stage.seal, &mut stage.frame)?;
+        settle::put_retry(
+            connection,
+            destination,
+            &retry,
+            &stage.seal,
+            &mut stage.frame,
+        )?;
         remove(connection, *id, stage)?;
         redriven += 1;
     }

@@ -79,7 +79,8 @@ fn put(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     ))?;
     let rows = COLUMNS.map(|column| sealed::quarantined(message.id, column));
-    let [of_reason, of_payload, of_properties] = rows.each_ref().map(|row| sealed::in_quarantine(row));
+    let [of_reason, of_payload, of_properties] =
+        rows.each_ref().map(|row| sealed::in_quarantine(row));
     let reason = seal.seal_text(of_reason, message.reason);
     let payload = seal.seal(of_payload, message.payload);
     let properties = message.properties.map(|all| seal.seal(of_properties, all));
@@ -108,7 +109,8 @@ fn put(
 /// What a message says, in the place of what lies there.
 pub(super) fn open(seal: &Seal, item: &mut Quarantined) -> Result<(), NotOpened> {
     let rows = COLUMNS.map(|column| sealed::quarantined(item.id, column));
-    let [of_reason, of_payload, of_properties] = rows.each_ref().map(|row| sealed::in_quarantine(row));
+    let [of_reason, of_payload, of_properties] =
+        rows.each_ref().map(|row| sealed::in_quarantine(row));
     let reason = seal.open_text(of_reason, &item.reason)?;
     let payload = seal.open(of_payload, &item.payload)?;
     let properties = item.properties.as_deref();

@@ -66,7 +66,13 @@ fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
             checksum: None,
             has_rowid: true,
         };
-        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &reasons, |_, _| Ok(()))?);
+        done.add(seal::reseal(
+            &connection,
+            seal,
+            sealed::JOURNAL,
+            &reasons,
+            |_, _| Ok(()),
+        )?);
     }
     done.add(messages(&connection, seal)?);
     for other in &OTHERS {
@@ -78,7 +84,13 @@ fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
             checksum: Some("checksum"),
             has_rowid: true,
         };
-        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &bodies, |_, _| Ok(()))?);
+        done.add(seal::reseal(
+            &connection,
+            seal,
+            sealed::JOURNAL,
+            &bodies,
+            |_, _| Ok(()),
+        )?);
     }
     recount(&connection)?;
     seal::settle(&connection, seal)?;
@@ -153,7 +165,9 @@ fn spoiled(frame: ValueRef<'_>) -> Option<Vec<u8>> {
 
 /// Messages in quarantine: three values, one checksum.
 fn messages(connection: &Connection, seal: &Seal) -> Result<Resealed, Error> {
-    let key = seal.key().map_or_else(|| "plain".to_owned(), |key| key.to_string());
+    let key = seal
+        .key()
+        .map_or_else(|| "plain".to_owned(), |key| key.to_string());
     let is_other = quarantine::COLUMNS.map(|name| format!("coalesce(key_of({name}), ?2) <> ?2"));
     let select = format!(
         "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
@@ -194,7 +208,10 @@ fn recount(connection: &Connection) -> Result<(), Error> {
     let Some(mut state) = open::read_state(connection)? else {
         return Ok(());
     };
-    let sum = format!("SELECT coalesce(sum({}), 0) FROM quarantine", quarantine::COST);
+    let sum = format!(
+        "SELECT coalesce(sum({}), 0) FROM quarantine",
+        quarantine::COST
+    );
     state.quarantine_bytes = connection.query_row(&sum, [], |row| row.get(0).map(integer))?;
     let transaction = connection.unchecked_transaction()?;
     write_state(connection, &state, &mut Vec::new())?;

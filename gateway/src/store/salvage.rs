@@ -360,7 +360,11 @@ impl Copy<'_> {
             old,
             "SELECT position, position, routes, received, frame FROM events WHERE position >= ?1",
             INSERT_EVENT,
-            |copy, row| Ok(copy.stored(row, 1)?.filter(|record| copy.may_be_here(record))),
+            |copy, row| {
+                Ok(copy
+                    .stored(row, 1)?
+                    .filter(|record| copy.may_be_here(record)))
+            },
             |copy, record| copy.count_event(&record),
         )
     }

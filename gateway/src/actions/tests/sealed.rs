@@ -62,7 +62,10 @@ fn fill(bench: &Bench) {
         at: bench.now,
         booted: None,
     };
-    work::said(&mut connection, &said, &now).unwrap().unwrap().unwrap();
+    work::said(&mut connection, &said, &now)
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let of = Of {
         position: Position(1),
         device: "a",
@@ -77,7 +80,9 @@ fn is_found(dir: &Path) -> bool {
     let mut files = std::fs::read_dir(dir).unwrap();
     files.any(|entry| {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        bytes.windows(MARKER.len()).any(|part| part == MARKER.as_bytes())
+        bytes
+            .windows(MARKER.len())
+            .any(|part| part == MARKER.as_bytes())
     })
 }
 
@@ -88,7 +93,10 @@ fn is_all_there(dir: &Path, seal: &Seal) {
     let history = alarm::history(&connection, alarms[0].id, 10).unwrap();
     assert_eq!(history[0].note.as_deref(), Some(MARKER));
     let found = failed::find(&connection, 1).unwrap().unwrap();
-    assert_eq!((&*found.reason, &found.body[..]), (MARKER, MARKER.as_bytes()));
+    assert_eq!(
+        (&*found.reason, &found.body[..]),
+        (MARKER, MARKER.as_bytes())
+    );
     let (listed, _) = failed::list(&connection, None, 0, 10).unwrap();
     assert_eq!(listed[0].reason, MARKER);
     assert_eq!(outbox::first(&connection).unwrap().1.len(), 2);
@@ -122,10 +130,17 @@ fn nothing_that_rules_keep_is_plain_in_a_sealed_file() {
     is_all_there(dir, &bench.seal);
     // Outbox 2, failed 2, alarm, note, window: each column that may say something.
     let tally = sealed::tally(dir).unwrap().unwrap();
-    assert_eq!((tally.plain, tally.sealed.values().sum::<u64>()), (0, 7), "{tally}");
+    assert_eq!(
+        (tally.plain, tally.sealed.values().sum::<u64>()),
+        (0, 7),
+        "{tally}"
+    );
     for wrong in [Seal::default(), seal(2, &[])] {
         assert!(matches!(schema::open(dir, &wrong), Err(Error::Key(_))));
-        assert!(matches!(schema::open_read_only(dir, &wrong), Err(Error::Key(_))));
+        assert!(matches!(
+            schema::open_read_only(dir, &wrong),
+            Err(Error::Key(_))
+        ));
     }
     assert!(!dir.join("rules.db.damaged-1").is_file());
 }

@@ -80,8 +80,12 @@ pub(in crate::fleet) fn untold(tables: &Connection, limit: usize) -> rusqlite::R
 pub(in crate::fleet) fn told(tables: &Connection, shadow: &Shadow) -> rusqlite::Result<bool> {
     let body = json(shadow)?;
     let sql = match shadow.is_gone {
-        true => "DELETE FROM shadows WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2",
-        false => "UPDATE shadows SET told = 1 WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2",
+        true => {
+            "DELETE FROM shadows WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2"
+        }
+        false => {
+            "UPDATE shadows SET told = 1 WHERE device = ?1 AND opened('shadows', device, checksum, body) = ?2"
+        }
     };
     let count = tables
         .prepare_cached(sql)?

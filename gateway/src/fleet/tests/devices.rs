@@ -93,7 +93,8 @@ async fn a_damaged_row_is_as_good_as_none_and_ends_nothing() {
     let (found, next) = devices(listing.tables(), "", 10, |_| true).expect("a page");
     let names: Vec<&str> = found.iter().map(|device| &*device.id).collect();
     assert_eq!((names, next), (vec!["valve"], None));
-    let report = store::verify(desk.dir.path(), &penstock_broker::seal::Seal::default()).expect("it is looked at");
+    let report = store::verify(desk.dir.path(), &penstock_broker::seal::Seal::default())
+        .expect("it is looked at");
     assert_eq!(report.damaged, 1, "{:?}", report.findings);
     // It can be added again.
     desk.create(json!({ "id": "pump" }), None)

@@ -51,7 +51,9 @@ fn tag_of(place: &Place, says: &[u8]) -> Vec<u8> {
     let is_it = |n: &u64| record(*n).is_some_and(|record| record.body.starts_with(says));
     let position = (1..=EVENTS).find(is_it).expect("it is there");
     let sql = "SELECT substr(frame, -16) FROM events WHERE position = ?1";
-    let tag = listing.tables().query_row(sql, [position.cast_signed()], |row| row.get(0));
+    let tag = listing
+        .tables()
+        .query_row(sql, [position.cast_signed()], |row| row.get(0));
     tag.expect("it is there")
 }
 

@@ -256,7 +256,8 @@ async fn quarantine_is_listed_by_page_retried_once_and_discarded() {
     let handle = running.handle();
     let appended = append(&handle, (1..=5).map(broken).collect()).await;
     assert_eq!(appended[4], Appended::Quarantined(5));
-    let listing = Listing::open(place.dir.path(), &Seal::default()).expect("readable beside the writer");
+    let listing =
+        Listing::open(place.dir.path(), &Seal::default()).expect("readable beside the writer");
     let page = listing.quarantine(2, 2).expect("a page");
     assert_eq!(page.iter().map(|q| q.id).collect::<Vec<_>>(), [3, 4]);
     assert!(page.iter().all(|q| q.intact && q.class == "syntax"));

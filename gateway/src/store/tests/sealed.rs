@@ -16,7 +16,11 @@ fn bytes(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let files = fs::read_dir(dir).expect("a directory");
     let read = |entry: Result<fs::DirEntry, _>| {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         (name, fs::read(path).expect("readable"))
     };
     files.map(read).collect()
@@ -24,9 +28,16 @@ fn bytes(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// The files in which the marker is.
 fn found(dir: &Path) -> Vec<String> {
-    let has = |bytes: &[u8]| bytes.windows(MARKER.len()).any(|part| part == MARKER.as_bytes());
+    let has = |bytes: &[u8]| {
+        bytes
+            .windows(MARKER.len())
+            .any(|part| part == MARKER.as_bytes())
+    };
     let files = bytes(dir).into_iter();
-    files.filter(|(_, bytes)| has(bytes)).map(|(name, _)| name).collect()
+    files
+        .filter(|(_, bytes)| has(bytes))
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// An edit that writes a body beside the journal's own tables.
@@ -40,7 +51,12 @@ impl Edit for Put {
         let body = format!("{{\"version\":1,\"of\":\"{MARKER}\"}}").into_bytes();
         for (table, columns, values, row) in [
             ("devices", "id, online", "'pump', 0", "pump"),
-            ("commands", "id, device, key, phase, due", "'c1', 'pump', 'k', 0, 1", "c1"),
+            (
+                "commands",
+                "id, device, key, phase, due",
+                "'c1', 'pump', 'k', 0, 1",
+                "c1",
+            ),
             ("shadows", "device, told", "'pump', 0", "pump"),
             ("requests", "device, key, at", "'pump', 'k', 1", "4:pumpk"),
             ("replays", "name", "'r1'", "r1"),
@@ -132,13 +148,20 @@ fn is_all_there(place: &Place, seal: &Seal) {
     let listing = Listing::open(place.dir.path(), seal).expect("readable");
     // The first two are in the lists.
     for n in 3..=9 {
-        let record = listing.record(Position(n)).expect("readable").expect("there");
+        let record = listing
+            .record(Position(n))
+            .expect("readable")
+            .expect("there");
         assert!(record.body.starts_with(MARKER.as_bytes()), "{n}");
     }
     let item = listing.quarantined(1).expect("readable").expect("there");
     assert!(item.intact && item.reason.contains(MARKER), "{item:?}");
     assert!(item.payload.starts_with(MARKER.as_bytes()));
-    assert!(item.properties.expect("some").starts_with(MARKER.as_bytes()));
+    assert!(
+        item.properties
+            .expect("some")
+            .starts_with(MARKER.as_bytes())
+    );
     let dead = listing.dead_letter(1).expect("readable").expect("there");
     assert!(!dead.damaged && dead.reason.contains(MARKER), "{dead:?}");
     for (table, row) in [
@@ -148,7 +171,8 @@ fn is_all_there(place: &Place, seal: &Seal) {
         ("requests", "'4:pumpk'"),
         ("replays", "name"),
     ] {
-        let sql = format!("SELECT CAST(opened('{table}', {row}, checksum, body) AS TEXT) FROM {table}");
+        let sql =
+            format!("SELECT CAST(opened('{table}', {row}, checksum, body) AS TEXT) FROM {table}");
         let body: String = listing
             .tables()
             .query_row(&sql, [], |row| row.get(0))
@@ -202,7 +226,10 @@ async fn a_missing_or_wrong_key_is_refused_and_nothing_is_changed() {
     ] {
         place.config.seal = wrong.clone();
         let error = place.open().expect_err("the key is missing").to_string();
-        assert!(error.contains(&id.to_string()) && error.contains(words), "{error}");
+        assert!(
+            error.contains(&id.to_string()) && error.contains(words),
+            "{error}"
+        );
         let error = Listing::open(place.dir.path(), &wrong).expect_err("so it is");
         assert!(matches!(error, Error::Key(_)), "{error}");
     }
@@ -252,11 +279,14 @@ async fn plain_and_sealed_values_lie_together_and_are_brought_under_one_key() {
         .expect("it runs")
         .await
         .expect("kept");
-    let error = reseal(place.dir.path(), &seal(), || Ok::<_, Error>(())).expect_err("a gateway runs");
+    let error =
+        reseal(place.dir.path(), &seal(), || Ok::<_, Error>(())).expect_err("a gateway runs");
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     running.shutdown().await.expect("closed");
     is_all_there(&place, &seal());
-    let tally = tally_sealed(place.dir.path()).expect("readable").expect("there");
+    let tally = tally_sealed(place.dir.path())
+        .expect("readable")
+        .expect("there");
     // Seven events, two copies with reasons, three values of a message, five bodies.
     assert_eq!((tally.plain, tally.sealed.len()), (19, 1), "{tally}");
 
@@ -352,7 +382,11 @@ async fn what_was_moved_to_another_row_is_damage_and_counted() {
     let page = reader
         .read(DestinationId(0), Position(2), 100, 1 << 20)
         .expect("read");
-    let positions: Vec<_> = page.records.iter().map(|record| record.position.0).collect();
+    let positions: Vec<_> = page
+        .records
+        .iter()
+        .map(|record| record.position.0)
+        .collect();
     assert_eq!(positions, [3, 4, 7, 8, 9]);
     handle
         .progress(Progress {
@@ -377,5 +411,8 @@ async fn what_was_moved_to_another_row_is_damage_and_counted() {
     let only = Seal::new(&operators_key(2), &[]).expect("random bytes");
     let listing = Listing::open(place.dir.path(), &only).expect("readable");
     let letters = listing.dead_letters(None, 0, 10).expect("readable");
-    assert_eq!(letters.iter().filter(|letter| letter.damaged).count(), letters.len() - 1);
+    assert_eq!(
+        letters.iter().filter(|letter| letter.damaged).count(),
+        letters.len() - 1
+    );
 }
