@@ -121,7 +121,7 @@ fn what_came_long_before_and_is_acted_on_late_begins_no_time_of_its_own() {
 #[test]
 fn a_clock_that_is_lost_or_set_begins_the_time_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let connection = schema::open(dir.path()).unwrap();
+    let connection = schema::open(dir.path(), &Seal::default()).unwrap();
     let one = throttle(1, 86_400);
     let take = |at, now| {
         let when = throttle::When { at, now };
