@@ -378,7 +378,7 @@ fn a_command_waits_for_a_clock_and_is_placed_with_the_time_that_its_event_has_le
         )
         .unwrap();
     assert!(bench.seen.placed.borrow().is_empty());
-    let mut connection = schema::open(bench.dir.path()).unwrap();
+    let mut connection = schema::open(bench.dir.path(), &Seal::default()).unwrap();
     let state = |connection: &rusqlite::Connection| -> (i64, Vec<String>) {
         let count = "SELECT failures FROM state";
         let count = connection.query_row(count, [], |row| row.get(0)).unwrap();
