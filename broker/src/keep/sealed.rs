@@ -116,22 +116,16 @@ pub fn reseal(dir: &Path, seal: &Seal) -> Result<Resealed, Error> {
     seal::note(&connection, seal, DATABASE)?;
     let mut done = Resealed::default();
     for column in &COLUMNS {
-        done.add(seal::reseal(
-            &connection,
-            seal,
-            "broker",
-            column,
-            |id, length| {
-                // What a queue has of it is counted by what it takes.
-                if column.table == "messages" {
-                    connection
-                        .prepare_cached("UPDATE queue SET bytes = ?2 WHERE message = ?1")?
-                        .execute((id, super::queue::number(length)))?;
-                }
-                Ok(())
-            },
-        )?);
+        done.add(seal::reseal(&connection, seal, "broker", column)?);
     }
+    // What a queue has of a message is counted by what that takes, also where this was
+    // interrupted before.
+    connection.execute(
+        "UPDATE queue SET bytes =
+             (SELECT length(frame) FROM messages m WHERE m.id = queue.message)
+         WHERE message IN (SELECT id FROM messages)",
+        [],
+    )?;
     seal::settle(&connection, seal)?;
     Ok(done)
 }

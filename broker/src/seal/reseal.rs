@@ -102,8 +102,7 @@ enum Found {
     Text(String),
 }
 
-/// Brings a column under the key that `seal` seals with, or under none. `after` is told of
-/// each row that changed, in its transaction: its number, and how long its value is now.
+/// Brings a column under the key that `seal` seals with, or under none.
 ///
 /// # Errors
 /// When the database says no, or a key is missing.
@@ -112,7 +111,6 @@ pub fn reseal(
     seal: &Seal,
     database: &str,
     column: &Column,
-    after: impl Fn(i64, usize) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<Resealed> {
     let Column {
         table,
@@ -187,11 +185,11 @@ pub fn reseal(
                     changes.push((last, changed));
                 }
                 Ok(None) => {}
-                Err(NotOpened::Damaged) => {
+                // A key that the database does not note is a flipped bit.
+                Err(NotOpened::Damaged | NotOpened::NoKey(_)) => {
                     done.damaged += 1;
                     broken.extend((sum == whole || checksum.is_none()).then_some(last));
                 }
-                Err(error) => return Err(error.into()),
             }
             if changes.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES || seen >= 100 * CHUNK_ROWS {
                 is_end = false;
@@ -202,21 +200,17 @@ pub fn reseal(
         drop(statement);
         let mut statement = connection.prepare_cached(&update)?;
         for (number, changed) in &changes {
-            let length = match (changed, checksum) {
+            match (changed, checksum) {
                 (Found::Blob(value), Some(_)) => {
                     statement.execute((number, value, crc32fast::hash(value)))?;
-                    value.len()
                 }
                 (Found::Blob(value), None) => {
                     statement.execute((number, value))?;
-                    value.len()
                 }
                 (Found::Text(value), _) => {
                     statement.execute((number, value))?;
-                    value.len()
                 }
-            };
-            after(*number, length)?;
+            }
         }
         done.changed += changes.len() as u64;
         drop(statement);
@@ -297,6 +291,8 @@ fn all_at_once(
 /// When the database says no; the old keys are still noted then.
 pub fn settle(connection: &Connection, seal: &Seal) -> rusqlite::Result<()> {
     // The copy that this makes has sealed values in it as they are, and need not be in memory.
+    // The log has room for the copy only once it is empty.
+    empty_log(connection)?;
     connection.execute_batch("PRAGMA temp_store = FILE; VACUUM")?;
     empty_log(connection)?;
     noted::forget(connection, seal)?;

@@ -221,7 +221,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
     register(&made, &new, "test").expect("functions");
     assert_eq!(check(&made, &new, "test.db").expect("read"), Ok(()));
     note(&made, &new, "test.db").expect("noted");
-    let done = reseal(&made, &new, "test", &T, |_, _| Ok(())).expect("resealed");
+    let done = reseal(&made, &new, "test", &T).expect("resealed");
     assert_eq!(
         done,
         Resealed {
@@ -229,7 +229,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
             damaged: 2
         }
     );
-    let done = reseal(&made, &new, "test", &W, |_, _| Ok(())).expect("resealed");
+    let done = reseal(&made, &new, "test", &W).expect("resealed");
     assert_eq!(
         done,
         Resealed {
@@ -238,7 +238,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         }
     );
     // Once more does nothing.
-    let done = reseal(&made, &new, "test", &T, |_, _| Ok(())).expect("resealed");
+    let done = reseal(&made, &new, "test", &T).expect("resealed");
     assert_eq!(
         done,
         Resealed {
@@ -272,7 +272,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
     let none = only.without_sealing();
     register(&made, &none, "test").expect("functions");
     // Those that are damaged are so by their checksums, and nobody asks for their key.
-    let done = reseal(&made, &none, "test", &T, |_, _| Ok(())).expect("resealed");
+    let done = reseal(&made, &none, "test", &T).expect("resealed");
     assert_eq!(
         done,
         Resealed {
@@ -289,7 +289,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         )
         .expect("read");
     assert_eq!(torn, 2);
-    reseal(&made, &none, "test", &W, |_, _| Ok(())).expect("resealed");
+    reseal(&made, &none, "test", &W).expect("resealed");
     forget(&made, &none).expect("forgotten");
     let sealed: i64 = made
         .query_row(

@@ -94,10 +94,11 @@ fn fill(
     let handed = number("SELECT handed FROM state");
     let last = number("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'");
     let before = number("SELECT lost FROM state").unwrap_or_default();
+    let is_checked = matches!(seal::check(old, seal, schema::FILE), Ok(Ok(())));
     let mut ids: Option<(i64, i64)> = None;
     salvaged.outbox = table(old, to, "outbox", "id, body, rule", |row| {
         let id = row.get(0)?;
-        let is_whole = is_event(seal, id, row.get_ref(1)?.as_blob()?)?;
+        let is_whole = is_event((seal, is_checked), id, row.get_ref(1)?.as_blob()?)?;
         if is_whole {
             let (first, last) = ids.unwrap_or((id, id));
             ids = Some((first.min(id), last.max(id)));
@@ -160,8 +161,8 @@ fn fill(
 }
 
 /// Whether this is an event that rules made, as it lies there.
-fn is_event(seal: &Seal, id: i64, stored: &[u8]) -> rusqlite::Result<bool> {
-    let body = sealed::outbox(seal, id, stored)?;
+fn is_event((seal, is_checked): (&Seal, bool), id: i64, stored: &[u8]) -> rusqlite::Result<bool> {
+    let body = sealed::outbox(seal, is_checked, id, stored)?;
     let body = body.map(|body| Bytes::from(body.into_owned()));
     Ok(body.is_some_and(|body| Event::from_cbor(&body).is_ok()))
 }
@@ -180,7 +181,7 @@ fn pages(damaged: &Path, to: &Connection, seal: &Seal) -> Result<u64, Error> {
         else {
             return Ok(());
         };
-        if is_event(seal, cell.row, body)? {
+        if is_event((seal, false), cell.row, body)? {
             let insert = "INSERT OR IGNORE INTO outbox (id, body, rule) VALUES (?1, ?2, ?3)";
             let mut insert = to.prepare_cached(insert)?;
             copied += insert.execute((cell.row, body, rule))? as u64;

@@ -190,7 +190,8 @@ fn reseal(args: &Reseal) -> Result<ExitCode> {
 fn finish(config: &Config, seal: &Seal) {
     match seal.key() {
         Some(key) => output::line(format_args!(
-            "everything is sealed with the key {key}; old_keys can go from the configuration"
+            "everything that is whole is sealed with the key {key}; old_keys can go from the \
+             configuration"
         )),
         None => output::line("everything is plain; [encryption] can go from the configuration"),
     }

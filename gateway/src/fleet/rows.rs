@@ -255,16 +255,27 @@ pub fn commands(
         Some(state) => state.phase()..=state.phase(),
         None => 0..=3,
     };
-    let mut statement = tables.prepare_cached(
-        "SELECT number, opened('commands', id, checksum, body) FROM commands
+    // Numbers are sorted, and not what was opened: that would be in memory as a whole.
+    let mut numbers = tables.prepare_cached(
+        "SELECT number FROM commands
          WHERE device = ?1 AND number < ?4
              AND (phase BETWEEN ?2 AND ?3 OR (phase = 3 AND ?2 = 0))
-         ORDER BY number DESC",
+         ORDER BY number DESC LIMIT ?5",
     )?;
-    let mut rows = statement.query(params![wanted.device, phases.start(), phases.end(), before])?;
+    let most = i64::try_from(LOOKED_AT_MAX + 1).unwrap_or(i64::MAX);
+    let numbers = numbers.query_map(
+        params![wanted.device, phases.start(), phases.end(), before, most],
+        |row| row.get::<_, i64>(0),
+    )?;
+    let numbers: Vec<i64> = numbers.collect::<rusqlite::Result<_>>()?;
+    let mut statement = tables.prepare_cached(
+        "SELECT number, opened('commands', id, checksum, body) FROM commands WHERE number = ?1",
+    )?;
     let (mut found, mut looked_at, mut last) = (Vec::new(), 0, None);
     let mut bytes = 0;
-    while let Some(row) = rows.next()? {
+    for number in numbers {
+        let mut rows = statement.query([number])?;
+        let Some(row) = rows.next()? else { continue };
         if found.len() >= wanted.limit || looked_at >= LOOKED_AT_MAX || bytes >= BYTES_MAX {
             return Ok((found, last));
         }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use penstock_broker::seal::{self, NotOpened, Seal};
+use penstock_broker::seal::{self, Seal};
 use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use super::{
@@ -243,15 +243,7 @@ pub(super) fn quarantined(seal: &Seal, row: &Row<'_>) -> rusqlite::Result<Quaran
     let has_types = row.get_ref(1)?.as_i64().is_ok() && row.get_ref(7)?.as_bytes_or_null().is_ok();
     // Of what lies there.
     item.intact = has_types && checksum == Some(quarantine::checksum_of(&item).into());
-    if item.intact {
-        item.intact = quarantine::open(seal, &mut item).map_or_else(
-            |error| match error {
-                NotOpened::Damaged => Ok(false),
-                error @ NotOpened::NoKey(_) => Err(error),
-            },
-            |()| Ok(true),
-        )?;
-    }
+    item.intact = item.intact && quarantine::open(seal, &mut item).is_ok();
     Ok(item)
 }
 
@@ -277,7 +269,7 @@ fn dead_letter(seal: &Seal, row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
             seal,
             column::number(row, 7)?.unwrap_or(0),
             column::text(row, 6)?,
-        )?,
+        ),
     })
 }
 

@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use super::{
     DATABASE, Error,
     account::Name,
+    checkpoint,
     config::Config,
     frame::integer,
     numbering::{self, Configured},
@@ -90,6 +91,12 @@ pub(super) fn open(config: &Config) -> Result<Opened, Error> {
         result => result,
     }
     .and_then(|mut opened| {
+        // What a reseal that was killed left in the log is no room that is used.
+        if room.has_long_log()
+            && let Err(error) = checkpoint::truncate(&opened.connection)
+        {
+            tracing::warn!(%error, "could not empty a long log at the start");
+        }
         room.take_reserve();
         room.look(&opened.connection)?;
         opened.room = room;

@@ -239,7 +239,7 @@ impl Reader {
             };
             taken += record.body.len();
             let place = column(record.position.0);
-            let reason = sealed::reason_of(&self.seal, place, column::text(row, 2)?)?;
+            let reason = sealed::reason_of(&self.seal, place, column::text(row, 2)?);
             retries.push(Retry {
                 record,
                 attempts: column::small(row, 0)?,

@@ -13,7 +13,7 @@ use super::{
     frame::{self, column, integer},
     listing::quarantined,
     lock::Lock,
-    open, quarantine, reader,
+    open, quarantine, reader, rescue,
     salvage::others::OTHERS,
     schema, sealed,
     stage::write_state,
@@ -45,12 +45,15 @@ pub fn reseal<E: From<Error>>(
 
 fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
     let mut done = Resealed::default();
+    rescue::finish(database)?;
     if !database.try_exists()? {
         return Ok(done);
     }
     sealed::check(database, seal)?;
     schema::check_header(database)?;
     let mut connection = schema::open(database, seal)?;
+    // A start after a kill counts the log as room that is used.
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 1000")?;
     schema::check_version(&connection)?;
     schema::migrate(&mut connection)?;
     seal::note(&connection, seal, DATABASE)?;
@@ -66,16 +69,13 @@ fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
             checksum: None,
             has_rowid: true,
         };
-        done.add(seal::reseal(
-            &connection,
-            seal,
-            sealed::JOURNAL,
-            &reasons,
-            |_, _| Ok(()),
-        )?);
+        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &reasons)?);
     }
     done.add(messages(&connection, seal)?);
     for other in &OTHERS {
+        if !other.is_sealed() {
+            continue;
+        }
         let bodies = Column {
             table: other.table,
             place: other.table,
@@ -84,13 +84,7 @@ fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
             checksum: Some("checksum"),
             has_rowid: true,
         };
-        done.add(seal::reseal(
-            &connection,
-            seal,
-            sealed::JOURNAL,
-            &bodies,
-            |_, _| Ok(()),
-        )?);
+        done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &bodies)?);
     }
     recount(&connection)?;
     seal::settle(&connection, seal)?;
@@ -116,7 +110,8 @@ fn frames(connection: &Connection, seal: &Seal, table: &str) -> Result<Resealed,
             seen += 1;
             let change = match frame::stored_in(row, 1)? {
                 Some(record) if seal::key_of(&record.body) == seal.key() => None,
-                Some(record) => match frame::open(seal, record)? {
+                // A key that the journal does not note is a flipped bit.
+                Some(record) => match frame::open(seal, record).ok().flatten() {
                     Some(record) => {
                         frame::write_record(&mut scratch, seal, &record);
                         Some(scratch.clone())
@@ -242,7 +237,7 @@ pub fn tally(dir: &Path) -> Result<Option<Tally>, Error> {
     for column in quarantine::COLUMNS {
         seal::tally(&connection, "quarantine", column, &mut tally)?;
     }
-    for other in &OTHERS {
+    for other in OTHERS.iter().filter(|other| other.is_sealed()) {
         seal::tally(&connection, other.table, "body", &mut tally)?;
     }
     Ok(Some(tally))

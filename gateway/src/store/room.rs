@@ -95,6 +95,12 @@ impl Room {
         Ok(())
     }
 
+    /// Whether the log takes so much that it had better be emptied before anything is
+    /// counted.
+    pub(super) fn has_long_log(&self) -> bool {
+        fs::metadata(&self.wal).is_ok_and(|log| log.len() > self.max_bytes / 8)
+    }
+
     /// Whether so many bytes fit.
     pub(super) fn fits(&self, bytes: u64) -> bool {
         // Rows do not fill pages quite.

@@ -28,16 +28,12 @@ pub(super) fn reason<'t>(seal: &Seal, position: i64, text: &'t str) -> Cow<'t, s
 }
 
 /// What a stored reason says; as it lies there where it is damaged: nothing hangs on it.
-///
-/// # Errors
-/// When its key is not there.
-pub(super) fn reason_of(seal: &Seal, position: i64, stored: String) -> rusqlite::Result<String> {
+pub(super) fn reason_of(seal: &Seal, position: i64, stored: String) -> String {
     let row = position.to_string();
     let row = row.as_bytes();
     match seal.open_text(Place { table: REASON, row }, &stored) {
-        Ok(text) => Ok(text.into_owned()),
-        Err(NotOpened::Damaged) => Ok(stored),
-        Err(error) => Err(error.into()),
+        Ok(text) => text.into_owned(),
+        Err(NotOpened::Damaged | NotOpened::NoKey(_)) => stored,
     }
 }
 

@@ -181,3 +181,28 @@ fn a_damaged_sealed_file_is_salvaged_with_its_key_and_with_no_other() {
     connection.close().unwrap();
     assert!(!is_found(bench.dir.path()));
 }
+
+#[test]
+fn a_flipped_bit_in_the_number_of_a_key_holds_up_no_rule_and_no_reseal() {
+    let bench = Bench {
+        seal: seal(1, &[]),
+        ..Bench::new()
+    };
+    fill(&bench);
+    let dir = bench.dir.path();
+    let connection = schema::open(dir, &bench.seal).unwrap();
+    connection
+        .execute_batch(
+            "UPDATE outbox SET body = CAST(substr(body, 1, 5) || x'ffff' || substr(body, 8) AS BLOB)
+                 WHERE id = 1;
+             UPDATE windows SET window =
+                 CAST(substr(window, 1, 5) || x'ffff' || substr(window, 8) AS BLOB);
+             UPDATE alarms SET text = substr(text, 1, 11) || 'zz' || substr(text, 14);",
+        )
+        .unwrap();
+    let alarms = alarm::list(&connection, &Wanted::default(), 0, 10).unwrap();
+    assert_eq!(alarms[0].text, "");
+    assert_eq!(outbox::first(&connection).unwrap().1.len(), 1);
+    connection.close().unwrap();
+    assert_eq!(sealed::reseal(dir, &bench.seal).unwrap().damaged, 2);
+}

@@ -232,17 +232,17 @@ async fn a_later_version_is_told_from_a_damaged_number() {
         drop(disk);
         image
     };
-    let later = version(8, "ALTER TABLE events ADD COLUMN more").open();
+    let later = version(9, "ALTER TABLE events ADD COLUMN more").open();
     assert!(
-        matches!(later, Err(Error::LaterVersion { found: 8, .. })),
+        matches!(later, Err(Error::LaterVersion { found: 9, .. })),
         "{later:?}"
     );
     for (number, tables) in [
         (0, ""),
         (1, ""),
         (2, ""),
-        (8, ""),
-        (8, &to_first_format()),
+        (9, ""),
+        (9, &to_first_format()),
         (1 << 30, ""),
         (1 << 20, "DROP TABLE retry"),
     ] {

@@ -92,6 +92,7 @@ async fn fill(running: &Running) {
                 is_first: true,
                 once: Routes::NONE,
             }),
+            shed: None,
         })
     };
     let entries = (1..=9).map(event).chain([Entry::Quarantine(NewQuarantine {
@@ -274,6 +275,7 @@ async fn plain_and_sealed_values_lie_together_and_are_brought_under_one_key() {
             routes: Routes::NONE.with(DestinationId(0)),
             body: Bytes::from_static(b"second"),
             original: None,
+            shed: None,
         })])
         .await
         .expect("it runs")
@@ -415,4 +417,84 @@ async fn what_was_moved_to_another_row_is_damage_and_counted() {
         letters.iter().filter(|letter| letter.damaged).count(),
         letters.len() - 1
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_number_of_a_key_is_damage_of_that_value_alone() {
+    let mut place = Place::new(&["d"]);
+    place.config.seal = seal();
+    let running = place.run();
+    fill(&running).await;
+    running.shutdown().await.expect("closed");
+    let disk = Connection::open(place.database()).expect("the file");
+    for table in ["retry", "dead_letters"] {
+        let sql = format!(
+            "UPDATE {table} SET reason = substr(reason, 1, 11) || 'zz' || substr(reason, 14)"
+        );
+        assert_eq!(disk.execute(&sql, []).expect("flipped"), 1);
+    }
+    drop(disk);
+    let running = place.run();
+    // The record goes, whatever was said of it before.
+    let retry = waiting(&running).await;
+    assert!(retry.record.body.starts_with(MARKER.as_bytes()));
+    assert!(!retry.reason.contains(MARKER));
+    let letters = running.handle().listing().expect("readable");
+    assert_eq!(
+        letters.dead_letters(None, 0, 10).expect("readable").len(),
+        1
+    );
+    running.shutdown().await.expect("closed");
+    let done = reseal(place.dir.path(), &seal(), || Ok::<_, Error>(())).expect("it ends");
+    assert_eq!(done.damaged, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_opened_is_never_sorted_on_a_disk() {
+    let mut place = Place::new(&["d"]);
+    place.config.seal = seal();
+    let running = place.run();
+    let listing = running.handle().listing().expect("readable");
+    let kept: i64 = listing
+        .tables()
+        .query_row("PRAGMA temp_store", [], |row| row.get(0))
+        .expect("read");
+    assert_eq!(kept, 2);
+    running.shutdown().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_that_a_killed_reseal_left_evicts_nothing() {
+    let mut place = Place::new(&["d"]);
+    place.config.on_full = OnFull::DropOldest;
+    place.config.max_bytes = 8 << 20;
+    let running = place.run();
+    for first in (1..=600).step_by(50) {
+        let entries = (first..first + 50).map(|n| {
+            let Entry::Event(event) = event(n, to(&[0])) else {
+                unreachable!("it is an event")
+            };
+            Entry::Event(NewEvent {
+                body: vec![b'x'; 4_000].into(),
+                ..event
+            })
+        });
+        append(&running.handle(), entries.collect()).await;
+    }
+    running.shutdown().await.expect("closed");
+    let disk = Connection::open(place.database()).expect("the file");
+    disk.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0")
+        .expect("a log");
+    for _ in 0..3 {
+        disk.execute("UPDATE events SET frame = frame || x''", [])
+            .expect("written");
+    }
+    let killed = place.crash_image();
+    drop(disk);
+    let log = fs::metadata(killed.database().with_extension("db-wal")).expect("the log");
+    assert!(log.len() > place.config.max_bytes / 2, "{}", log.len());
+    let running = killed.run();
+    append(&running.handle(), vec![event(9_999, to(&[0]))]).await;
+    assert_eq!(running.handle().status().destinations[0].evicted, 0);
+    running.shutdown().await.expect("closed");
 }
