@@ -137,9 +137,9 @@ fn nothing_that_was_said_is_on_the_disk_and_nothing_is_read_without_the_key() {
         status.store.in_quarantine >= 1 && data.join("rules.db").is_file()
     });
     wait::pass(Duration::from_secs(1));
-    assert_eq!(found(&data), Vec::<String>::new(), "while it runs");
+    assert_eq!(found(data), Vec::<String>::new(), "while it runs");
     gateway.kill();
-    assert_eq!(found(&data), Vec::<String>::new(), "after a kill");
+    assert_eq!(found(data), Vec::<String>::new(), "after a kill");
 
     // Without the key, or with another one, nothing starts and nothing changes.
     let config = setup.write();
@@ -176,7 +176,7 @@ fn nothing_that_was_said_is_on_the_disk_and_nothing_is_read_without_the_key() {
     gateway.start_again();
     let quarantine = gateway.ask(&["quarantine", "list"]);
     assert!(quarantine.contains("devices/pump/reading"), "{quarantine}");
-    assert_eq!(found(&data), Vec::<String>::new(), "after a salvage");
+    assert_eq!(found(data), Vec::<String>::new(), "after a salvage");
     wire.set(Mode::Pass);
     gateway.wait_until_drained(Duration::from_secs(60));
     let (mut away, is_known) = Client::try_resume(setup.mqtt, "away").expect("connected");

@@ -247,7 +247,7 @@ fn discard(args: &Many) -> Result<ExitCode> {
 
 fn ids(args: &Many, config: &Config) -> Result<Vec<u64>> {
     if args.all {
-        Ok(admin::all_quarantined(&offline::listing(&config)?)?)
+        Ok(admin::all_quarantined(&offline::listing(config)?)?)
     } else {
         Ok(args.ids.clone())
     }

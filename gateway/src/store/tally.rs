@@ -68,7 +68,7 @@ pub struct Damaged {
 }
 
 /// What had been counted as lost while it was on its way, and was settled after all: the
-/// first `count` of a destination's records among those that left the journal.
+/// last `count` of a destination's records among those that left the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenBack {
     /// Whose.

@@ -247,7 +247,8 @@ impl<'c> Fold<'c> {
     }
 
     /// What was on its way when it left the journal: the destination had read its records
-    /// in their order, so it is the first of them.
+    /// in their order and up to where it stands, so it is the last of them up to there. What
+    /// is before them left before it was read.
     fn taken_back(&mut self, taken: &TakenBack) -> Result<(), Error> {
         let count: u64 = taken.counts.iter().map(|(_, count)| count).sum();
         let first: Option<i64> = self
@@ -260,9 +261,11 @@ impl<'c> Fold<'c> {
             false => 0,
         };
         let mut statement = self.read.prepare_cached(
-            "SELECT body FROM events LEFT JOIN given USING (position)
-             WHERE position > ?1 AND position <= ?2
-             AND (routes | coalesce(mask, 0)) & ?3 <> 0 ORDER BY position LIMIT ?4",
+            "SELECT body FROM (
+               SELECT position, body FROM events LEFT JOIN given USING (position)
+               WHERE position > ?1 AND position <= ?2
+               AND (routes | coalesce(mask, 0)) & ?3 <> 0 ORDER BY position DESC LIMIT ?4)
+             ORDER BY position",
         )?;
         let mut rows = statement.query((
             taken.after.cast_signed(),

@@ -167,6 +167,34 @@ proptest! {
     }
 }
 
+#[test]
+fn what_was_evicted_before_it_was_read_is_not_what_was_on_its_way() {
+    let (mut world, mut fed) = (World::new(), Fed::new());
+    world.held = Some(Position(0));
+    for op in [
+        Op::Crash,
+        Op::Append(vec![Some((11, 4, true))]),
+        Op::Squeeze,
+        Op::Append(vec![Some((1, 4, true))]),
+        Op::Read {
+            destination: 2,
+            count: 1,
+        },
+        Op::Squeeze,
+        Op::Settle {
+            destination: 2,
+            outcomes: vec![0],
+        },
+    ] {
+        fed.fold(&world.handle(), 7);
+        world.held = Some(fed.position());
+        world.act(op);
+    }
+    fed.fold(&world.handle(), 7);
+    assert_eq!(fed.by_device(&world.handle()), world.by_device());
+    assert_eq!(ledger::unattributed(&fed.connection).unwrap(), 0);
+}
+
 fn of(device: &str, n: u8, routes: u64) -> Entry {
     let Entry::Event(one) = entry(&event(n, device, NOON, &[("t", Value::Int(1))])) else {
         panic!("it is an event");
