@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use anyhow::{Context as _, Result};
 use async_nats::{
     HeaderMap,
-    header::NATS_MESSAGE_ID,
+    header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID},
     jetstream::{self, stream},
 };
 use bytes::Bytes;
@@ -38,6 +38,7 @@ pub(crate) async fn run(args: &Args) -> Result<Took> {
         let mut headers = template.headers.clone();
         // As long as an idempotency key, and never the same.
         headers.insert(NATS_MESSAGE_ID, format!("{id:032x}").as_str());
+        headers.insert(NATS_EXPECTED_STREAM, args.to.as_str());
         let (subject, payload) = (template.subject.clone(), template.payload.clone());
         let ack = context
             .publish_with_headers(subject, headers, payload)
