@@ -407,3 +407,25 @@ fn keep_promise(promised: &State, found: u64, state: &mut State) -> Promise {
     state.commit = promised.commit;
     broken
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_in_commits_that_are_missing_stays_counted() {
+        let promised = State {
+            commit: 2,
+            shed: [3, 0, 1],
+            ..State::default()
+        };
+        let mut state = State {
+            commit: 1,
+            shed: [1, 2, 0],
+            ..State::default()
+        };
+        let promise = keep_promise(&promised, 1, &mut state);
+        assert!(matches!(promise, Promise::Broken { .. }));
+        assert_eq!(state.shed, [3, 2, 1]);
+    }
+}
