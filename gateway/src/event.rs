@@ -62,7 +62,7 @@ pub struct Key(pub [u8; 16]);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(json::hex_digits(&self.0, &mut [0; 32]))
     }
 }
 

@@ -5,7 +5,7 @@
 //! need not look inside: the attributes under their own names, and
 //! `idempotency-key`.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{Attributes, View, json, source};
 use crate::gateway_id::GatewayId;
@@ -88,20 +88,39 @@ pub fn is_gateway(text: &str) -> bool {
 /// What names the event, as user properties. What no property can hold, such as a
 /// very long id, is only in the payload.
 pub fn properties(of: &Attributes<'_>) -> Vec<(&'static str, String)> {
-    let mut time = Vec::with_capacity(32);
-    json::time(of.time, &mut time);
-    let time = String::from_utf8_lossy(&time).trim_matches('"').to_owned();
-    let mut all = vec![
-        ("specversion", "1.0".to_owned()),
-        ("id", of.id().into_owned()),
-        ("source", source(of.site, of.device)),
-        ("type", of.kind.to_owned()),
-        ("subject", of.device.to_owned()),
-        ("time", time),
-        (KEY_PROPERTY, of.delivery_key().to_string()),
-    ];
-    all.retain(|(_, value)| value.len() <= STRING_BYTES_MAX);
-    all
+    let mut text = Vec::with_capacity(256);
+    let all = append_properties(of, &mut text).into_iter().flatten();
+    let text = String::from_utf8_lossy(&text);
+    all.map(|(name, at)| (name, text[at].to_owned())).collect()
+}
+
+/// Properties that were appended to something: what each is called, and where it is.
+pub type Properties = [Option<(&'static str, Range<usize>)>; 7];
+
+/// The same appended to `out`. All of it is UTF-8.
+pub fn append_properties(of: &Attributes<'_>, out: &mut Vec<u8>) -> Properties {
+    let mut append = |name, write: &dyn Fn(&mut Vec<u8>)| {
+        let from = out.len();
+        write(out);
+        let at = from..out.len();
+        (at.len() <= STRING_BYTES_MAX).then_some((name, at))
+    };
+    [
+        append("specversion", &|out| out.extend_from_slice(b"1.0")),
+        append("id", &|out| out.extend_from_slice(of.id().as_bytes())),
+        append("source", &|out| {
+            out.extend_from_slice(source(of.site, of.device).as_bytes());
+        }),
+        append("type", &|out| out.extend_from_slice(of.kind.as_bytes())),
+        append("subject", &|out| {
+            out.extend_from_slice(of.device.as_bytes())
+        }),
+        append("time", &|out| json::rfc3339(of.time, out)),
+        append(KEY_PROPERTY, &|out| {
+            let key = of.delivery_key();
+            out.extend_from_slice(json::hex_digits(&key.0, &mut [0; 32]).as_bytes());
+        }),
+    ]
 }
 
 /// Appends `text` as one level of a topic, or part of one: `/`, `+`, `#`, `$`, `%` and

@@ -227,21 +227,28 @@ impl<'a> Cbor<'a> {
         Ok((cbor, elements))
     }
 
-    /// Major type, additional information and argument of the next item.
+    /// Major type, additional information and argument of the next item. Most are of one
+    /// byte.
     #[inline]
     fn head(&mut self) -> Result<(u8, u8, u64), CborError> {
         let (&first, rest) = self.rest.split_first().ok_or_else(short)?;
         self.rest = rest;
-        let info = first & 31;
-        let argument = match info {
-            0..=23 => u64::from(info),
+        let (major, info) = (first >> 5, first & 31);
+        match info {
+            0..=23 => Ok((major, info, u64::from(info))),
+            _ => Ok((major, info, self.argument(info)?)),
+        }
+    }
+
+    /// An argument that stands behind its item's first byte.
+    fn argument(&mut self, info: u8) -> Result<u64, CborError> {
+        Ok(match info {
             24 => u64::from(self.take::<1>()?[0]),
             25 => u64::from(u16::from_be_bytes(self.take()?)),
             26 => u64::from(u32::from_be_bytes(self.take()?)),
             27 => u64::from_be_bytes(self.take()?),
             _ => return Err(malformed("an item of indefinite length")),
-        };
-        Ok((first >> 5, info, argument))
+        })
     }
 
     #[inline]
