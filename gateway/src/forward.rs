@@ -11,7 +11,12 @@ mod adapt;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod batch;
-#[cfg(any(feature = "mqtt", feature = "nats"))]
+#[cfg(any(
+    feature = "aws-requests",
+    feature = "kafka",
+    feature = "mqtt",
+    feature = "nats"
+))]
 mod breaker;
 pub mod destination;
 #[cfg(test)]

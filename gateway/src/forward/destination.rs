@@ -31,9 +31,10 @@ pub enum Outcome {
     /// Not known, because the destination went away in the middle of the batch:
     /// try again before anything else, never an attempt.
     Unknown(String),
-    /// Not tried, because one before it failed by itself: again before anything else,
-    /// and behind that one where they are of the same partition key. Never an attempt,
-    /// and the destination is well. Never for all of a batch that is in flight alone.
+    /// Not tried, because one before it, or in the batch before, was not taken: again before
+    /// anything else, and behind that one where they are of the same partition key. Never an
+    /// attempt, and it says nothing of the destination. Never for all of a batch that is in
+    /// flight alone.
     Behind,
     /// This record failed for now, while others may go: try it again with back-off.
     Transient(String),

@@ -192,6 +192,7 @@ impl Service for Bus {
     fn units(&self, items: &[Item]) -> (Vec<Unit>, TooLarge) {
         let mut unfit = TooLarge::new();
         let mut all = Vec::with_capacity(items.len());
+        let mut scratch = Vec::with_capacity(1_024);
         for (at, item) in items.iter().enumerate() {
             let view = item.view();
             let kind = view.attributes.kind;
@@ -201,8 +202,8 @@ impl Service for Bus {
                 continue;
             }
             all.push(Unit {
-                key: item.partition_key().into(),
-                data: json(item),
+                key: view.attributes.partition_key().into(),
+                data: json(&view, &mut scratch),
                 overhead: TIME_BYTES + self.config.source.len() + kind.len(),
                 items: vec![at],
             });

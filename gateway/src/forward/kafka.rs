@@ -27,6 +27,7 @@ mod verdict;
 
 use std::{collections::HashMap, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::future;
 use krafka::{
     CloseOptions, Compression, Record,
     producer::{DeliveryHandle, Producer},
@@ -36,9 +37,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{session::Patience, transactional::Transactional, verdict::Verdict};
+use self::{record::Made, session::Patience, transactional::Transactional, verdict::Verdict};
 use super::{
-    batch::Batch,
+    batch::{Batch, Item},
+    breaker::Breaker,
     destination::{Destination, Error, Limits, Outcomes},
     refusals::Refusals,
 };
@@ -123,6 +125,14 @@ impl Config {
         (bytes > most).then(reason)
     }
 
+    /// The same of an event; most are so small that nobody has to look.
+    fn too_large_event(&self, item: &Item) -> Option<String> {
+        match record::is_smaller(item, self.request_bytes_max()) {
+            true => None,
+            false => self.too_large(&record::of_event(item, &self.topic)),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), super::Error> {
         let wrong = |what: &str| Err(super::Error::Config(what.to_owned()));
         if self.brokers.is_empty() {
@@ -151,7 +161,9 @@ const CLOCK_UNSET: &str = "the clock of this machine is not set, and the topic's
 pub(super) struct Kafka {
     config: Config,
     clock: Arc<dyn Clock>,
+    /// One batch at a time is produced.
     line: Mutex<Line>,
+    breaker: Breaker,
 }
 
 #[derive(Debug, Default)]
@@ -181,29 +193,47 @@ impl Kafka {
             config,
             clock,
             line: Mutex::default(),
+            breaker: Breaker::default(),
         }
     }
 
-    /// Delivers the batch; single records of it where the topic may be at fault.
+    /// Delivers the batch when those before it have ended, and well; its records are made
+    /// meanwhile.
     async fn deliver(&self, batch: Batch) -> Outcomes {
+        let _sending = self.breaker.begin();
+        // First polled in journal order, and the lock is fair: batches keep that order.
+        let making = Made::of_batch(&batch, &self.config.topic);
+        let (mut line, mut made) = future::join(self.line.lock(), making).await;
+        if let Some(outcomes) = self.breaker.refuses(&batch) {
+            return outcomes;
+        }
+        let delivered = self.deliver_in_turn(&mut line, &batch, &mut made).await;
+        // Said before another batch gets the line.
+        self.breaker.after(&delivered);
+        delivered
+    }
+
+    /// Delivers the batch; single records of it where the topic may be at fault.
+    async fn deliver_in_turn(
+        &self,
+        line: &mut Line,
+        batch: &Batch,
+        made: &mut Made<'_>,
+    ) -> Outcomes {
         if self.clock.now().is_unset() {
             return Err(Error::unavailable(CLOCK_UNSET.to_owned()));
         }
-        let mut line = self.line.lock().await;
         let probing = line.refusals.is_probing(Instant::now())?;
         if line.producer.is_none() {
             let producer = self.connect(&mut line.patience).await?;
             line.producer = Some(producer);
         }
-        let deadline = Instant::now() + self.config.timeout;
         // What the producer has already comes before anything else.
         if probing && line.open.is_empty() {
-            return self.probe(&mut line, &batch, deadline).await;
+            return self.probe(line, batch, made).await;
         }
-        let verdicts = self
-            .deliver_all(&mut line, &batch.items, deadline, false)
-            .await?;
-        self.conclude(&mut line, verdicts).await
+        let verdicts = self.deliver_all(line, &batch.items, made, false).await?;
+        self.conclude(line, verdicts).await
     }
 
     async fn connect(&self, patience: &mut Patience) -> Result<Producer, Error> {
@@ -269,19 +299,21 @@ impl Kafka {
 }
 
 impl Config {
-    fn limits(&self) -> Limits {
+    /// What is taken from the journal, so many batches at a time.
+    fn limits(&self, in_flight: usize) -> Limits {
         Limits {
             batch_records: self.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.linger,
-            in_flight: 1,
+            in_flight,
         }
     }
 }
 
 impl Destination for Kafka {
     fn limits(&self) -> Limits {
-        self.config.limits()
+        // One goes while the records of the next are made.
+        self.config.limits(2)
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

@@ -207,7 +207,8 @@ impl Destination for Kinesis {
             batch_records: self.0.service().config.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.0.service().config.linger,
-            in_flight: 1,
+            // One is put while the entries of the next are made.
+            in_flight: 2,
         }
     }
 

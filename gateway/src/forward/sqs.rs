@@ -72,7 +72,7 @@ struct Queue {
 }
 
 /// A client, and the queue's URL.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Connected {
     client: Client,
     url: String,

@@ -153,6 +153,25 @@ impl Window {
         Some(item)
     }
 
+    /// Where a record is. Where no other destination's are between them it is as far from
+    /// the first one as its position is.
+    fn place_of(&self, position: Position) -> Option<usize> {
+        let first = self.slots.front()?.position;
+        let far = position.0.checked_sub(first.0)?;
+        let near = usize::try_from(far).ok();
+        let is_there = |at: &usize| {
+            self.slots
+                .get(*at)
+                .is_some_and(|at| at.position == position)
+        };
+        near.filter(is_there).or_else(|| {
+            let found = self
+                .slots
+                .binary_search_by_key(&position, |slot| slot.position);
+            found.ok()
+        })
+    }
+
     /// A record is settled, or settled otherwise than before; the cursor moves as
     /// far as it can, and the fate of what it passes goes to `pending`. Gives
     /// back the fate of a record that is not in the window.
@@ -162,10 +181,7 @@ impl Window {
         fate: Fate,
         pending: &mut Pending,
     ) -> Result<(), Box<Fate>> {
-        let found = self
-            .slots
-            .binary_search_by_key(&position, |slot| slot.position);
-        let Ok(index) = found else {
+        let Some(index) = self.place_of(position) else {
             return Err(Box::new(fate));
         };
         self.held.add(&fate);

@@ -54,7 +54,8 @@ impl Batching {
             batch_records: self.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.linger,
-            in_flight: 1,
+            // One is put while the entries of the next are made.
+            in_flight: 2,
         }
     }
 

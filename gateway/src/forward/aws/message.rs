@@ -22,11 +22,15 @@ const GROUP_CHARS_MAX: usize = 128;
 
 /// A message for each event, in order, and the events that are too large for one.
 pub(in crate::forward) fn units(items: &[Item], batching: &Batching) -> (Vec<Unit>, TooLarge) {
-    let unit = |at, item: &Item| Unit {
-        key: group(item.partition_key()),
-        data: printable(json(item)),
-        overhead: attributes_len(&item.view().attributes),
-        items: vec![at],
+    let mut scratch = Vec::with_capacity(1_024);
+    let mut unit = |at, item: &Item| {
+        let view = item.view();
+        Unit {
+            key: group(view.attributes.partition_key()),
+            data: printable(json(&view, &mut scratch)),
+            overhead: attributes_len(&view.attributes),
+            items: vec![at],
+        }
     };
     let numbered = items.iter().enumerate();
     batching.sort(numbered.map(|(at, item)| unit(at, item)))

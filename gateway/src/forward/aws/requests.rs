@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future;
 use tokio::time::Instant;
 
 use super::{
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::forward::{
     batch::{Batch, Item},
+    breaker::Breaker,
     destination::{Error, Outcome, Outcomes},
     refusals::{Refusals, probes},
 };
@@ -51,8 +53,8 @@ pub(in crate::forward) enum Answer {
 
 /// A service that takes such requests.
 pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
-    /// What speaks to it.
-    type Client: Send + Sync;
+    /// What speaks to it; cheap to clone.
+    type Client: Clone + Send + Sync + 'static;
 
     /// What a request may have.
     fn limits(&self) -> Limits;
@@ -85,10 +87,16 @@ pub(in crate::forward) trait Service: Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Answer>, Fault>> + Send;
 }
 
+/// Entries of a batch, and the events that fit into none.
+type Entries = (Vec<Unit>, TooLarge);
+
 /// See the module.
 #[derive(Debug)]
 pub(in crate::forward) struct Requests<S> {
     pub(super) service: Arc<S>,
+    /// One batch at a time is put.
+    turn: tokio::sync::Mutex<()>,
+    breaker: Breaker,
     refusals: Mutex<Refusals>,
     /// What fails without being to blame.
     doubt: Mutex<Doubt>,
@@ -98,6 +106,8 @@ impl<S: Service> Requests<S> {
     pub(in crate::forward) fn new(service: S) -> Self {
         Self {
             service: Arc::new(service),
+            turn: tokio::sync::Mutex::default(),
+            breaker: Breaker::default(),
             refusals: Mutex::default(),
             doubt: Mutex::default(),
         }
@@ -107,12 +117,27 @@ impl<S: Service> Requests<S> {
         &self.service
     }
 
-    /// Delivers the batch; single events of it where the service may be at fault.
+    /// Delivers the batch when those before it have ended, and well; its entries are made
+    /// meanwhile.
     pub(in crate::forward) async fn deliver(&self, batch: Batch) -> Outcomes {
+        let _sending = self.breaker.begin();
+        // First polled in journal order, and the lock is fair: batches keep that order.
+        let (_turn, made) = future::join(self.turn.lock(), self.units(&batch)).await;
+        if let Some(outcomes) = self.breaker.refuses(&batch) {
+            return outcomes;
+        }
+        let delivered = self.deliver_in_turn(&batch, made).await;
+        // Said before it is another batch's turn.
+        self.breaker.after(&delivered);
+        delivered
+    }
+
+    /// Delivers the batch; single events of it where the service may be at fault.
+    async fn deliver_in_turn(&self, batch: &Batch, made: Result<Entries, Error>) -> Outcomes {
         let probing = self.refusals().is_probing(Instant::now())?;
         match probing {
-            true => self.probe(&batch).await,
-            false => self.put_all(&batch, false).await,
+            true => self.probe(batch).await,
+            false => self.put_all(batch, made?, false).await,
         }
     }
 
@@ -134,7 +159,8 @@ impl<S: Service> Requests<S> {
             let alone = Batch {
                 items: [batch.items[at].clone()].into(),
             };
-            let outcome = self.put_all(&alone, true).await?.into_iter().next();
+            let made = self.units(&alone).await?;
+            let outcome = self.put_all(&alone, made, true).await?.into_iter().next();
             match &outcome {
                 Some(Outcome::Permanent(reason)) => refused.push((at, reason.clone())),
                 Some(Outcome::Acknowledged) => {
@@ -185,12 +211,16 @@ impl<S: Service> Requests<S> {
             return settled(outcomes);
         }
         let rest = Batch { items: open.into() };
-        let rest = match self.put_all(&rest, true).await {
-            Ok(rest) => rest,
+        let put = async {
+            let made = self.units(&rest).await?;
+            self.put_all(&rest, made, true).await
+        };
+        let rest_outcomes = match put.await {
+            Ok(outcomes) => outcomes,
             Err(error) => vec![Outcome::Unknown(error.to_string()); rest.items.len()],
         };
         let places = outcomes.iter_mut().filter(|outcome| outcome.is_none());
-        for (place, outcome) in places.zip(rest) {
+        for (place, outcome) in places.zip(rest_outcomes) {
             *place = Some(outcome);
         }
         settled(outcomes)
@@ -198,9 +228,9 @@ impl<S: Service> Requests<S> {
 
     /// Puts the batch. A service that is `proven` to take events, or of which single ones
     /// show it, is not found to be at fault whatever it refuses.
-    async fn put_all(&self, batch: &Batch, proven: bool) -> Outcomes {
+    async fn put_all(&self, batch: &Batch, made: Entries, proven: bool) -> Outcomes {
         let client = self.service.client().await?;
-        let (units, too_large) = self.units(batch).await?;
+        let (units, too_large) = made;
         let outcomes = Sending::new(self, batch, units, too_large, proven)
             .run(client)
             .await?;
@@ -210,7 +240,7 @@ impl<S: Service> Requests<S> {
         Ok(outcomes)
     }
 
-    async fn units(&self, batch: &Batch) -> Result<(Vec<Unit>, TooLarge), Error> {
+    async fn units(&self, batch: &Batch) -> Result<Entries, Error> {
         let (items, service) = (batch.items.clone(), self.service.clone());
         let units = tokio::task::spawn_blocking(move || service.units(&items)).await;
         units.map_err(|error| Error::unavailable(format!("encode a batch: {error}")))

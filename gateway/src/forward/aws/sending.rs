@@ -13,8 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     Fault, Order,
@@ -110,21 +109,27 @@ impl<'a, S: Service> Sending<'a, S> {
     }
 
     pub(super) async fn run(mut self, client: &S::Client) -> Outcomes {
-        let mut in_flight = FuturesUnordered::new();
+        // Tasks of their own: making a request and signing it takes a processor's time, and
+        // there may be more than one. They end when this is dropped.
+        let mut in_flight = JoinSet::new();
         loop {
             while in_flight.len() < self.limits.in_flight.max(1)
                 && let Some(request) = self.next_request(in_flight.is_empty())
             {
                 let units: Vec<_> = request.iter().map(|at| self.units[*at].clone()).collect();
-                let (service, batch) = (&self.requests.service, self.batch);
-                in_flight.push(async move {
-                    let answers = service.put(client, &batch.items, &units).await;
+                let (service, items) = (self.requests.service.clone(), self.batch.items.clone());
+                let client = client.clone();
+                in_flight.spawn(async move {
+                    let answers = service.put(&client, &items, &units).await;
                     (request, answers)
                 });
             }
-            match in_flight.next().await {
-                Some((request, Ok(answers))) => self.answered(&request, answers),
-                Some((request, Err(fault))) => self.failed(request, fault),
+            match in_flight.join_next().await {
+                Some(Ok((request, Ok(answers)))) => self.answered(&request, answers),
+                Some(Ok((request, Err(fault)))) => self.failed(request, fault),
+                Some(Err(error)) => self.stop(Trouble::Failed(Error::unavailable(format!(
+                    "put a request: {error}"
+                )))),
                 None => break,
             }
         }
@@ -235,9 +240,9 @@ impl<'a, S: Service> Sending<'a, S> {
             self.go_on(refused);
         }
         *self.requests.refusals() = Refusals::default();
-        self.requests
-            .doubt()
-            .forget(self.events(&[unit]).into_iter());
+        let events = self.units[unit].items.iter();
+        let positions = events.map(|at| self.batch.items[*at].position());
+        self.requests.doubt().forget(positions);
         self.settle(unit, &Outcome::Acknowledged);
         self.go_on(unit);
     }

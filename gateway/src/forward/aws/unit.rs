@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::forward::batch::Item;
+use crate::event::View;
 
 /// One entry of a request, with one event or several of the same partition key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +27,10 @@ impl Unit {
 /// Events that are too large, and why.
 pub(in crate::forward) type TooLarge = Vec<(usize, String)>;
 
-/// The event as `CloudEvents` JSON.
-pub(in crate::forward) fn json(item: &Item) -> Vec<u8> {
-    let mut json = Vec::with_capacity(512);
-    item.view().to_json(None, &mut json);
-    json
+/// The event as `CloudEvents` JSON. What it takes to write one is left in `scratch`, so that
+/// the text is as long as it has to be without being moved.
+pub(in crate::forward) fn json(view: &View<'_>, scratch: &mut Vec<u8>) -> Vec<u8> {
+    scratch.clear();
+    view.to_json(None, scratch);
+    scratch.clone()
 }

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Kafka, Line, record, verdict::Verdict};
+use super::{Kafka, Line, record::Made, verdict::Verdict};
 use crate::forward::{
     batch::{Batch, Item},
     destination::Outcomes,
@@ -17,7 +17,7 @@ impl Kafka {
         &self,
         line: &mut Line,
         batch: &Batch,
-        deadline: Instant,
+        made: &mut Made<'_>,
     ) -> Outcomes {
         let mut verdicts = self.too_large_ones(&batch.items);
         if verdicts.iter().any(Option::is_some) {
@@ -26,14 +26,14 @@ impl Kafka {
         }
         let mut refused = Vec::new();
         for at in probes(&batch.items) {
-            let verdict = self.round(line, &batch.items[at..=at], deadline).await;
+            let verdict = self.round(line, &batch.items, at..at + 1, made).await;
             let verdict = verdict.into_iter().next();
             verdicts[at].clone_from(&verdict);
             match verdict {
                 Some(Verdict::Blame(reason)) => refused.push((at, reason)),
                 Some(Verdict::Kept) => {
                     line.refusals = Refusals::default();
-                    return self.deliver_rest(line, batch, verdicts, deadline).await;
+                    return self.deliver_rest(line, batch, verdicts).await;
                 }
                 // Those before it are not given up: nothing was taken.
                 Some(open) => return self.conclude(line, vec![open; batch.items.len()]).await,
@@ -50,14 +50,14 @@ impl Kafka {
         line: &mut Line,
         batch: &Batch,
         mut verdicts: Vec<Option<Verdict>>,
-        deadline: Instant,
     ) -> Outcomes {
         let open = batch.items.iter().zip(&verdicts);
         let open: Vec<Item> = open
             .filter(|(_, verdict)| verdict.is_none())
             .map(|(item, _)| item.clone())
             .collect();
-        let rest = self.deliver_all(line, &open, deadline, true).await?;
+        let mut made = Made::none(&self.config.topic);
+        let rest = self.deliver_all(line, &open, &mut made, true).await?;
         let places = verdicts.iter_mut().filter(|verdict| verdict.is_none());
         for (place, verdict) in places.zip(rest) {
             *place = Some(verdict);
@@ -66,10 +66,7 @@ impl Kafka {
     }
 
     fn too_large_ones(&self, items: &[Item]) -> Vec<Option<Verdict>> {
-        let of = |item| {
-            self.config
-                .too_large(&record::of_event(item, &self.config.topic))
-        };
+        let of = |item| self.config.too_large_event(item);
         let reasons = items.iter().map(of);
         reasons
             .map(|reason| reason.map(Verdict::TooLarge))

@@ -8,6 +8,8 @@
 //! and goes on with the next part when one is refused. That does not happen as long
 //! as the topic takes messages as large as a round.
 
+use std::ops::Range;
+
 use futures_util::FutureExt as _;
 use krafka::{
     Record,
@@ -15,7 +17,7 @@ use krafka::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{Kafka, Line, record, verdict::Verdict};
+use super::{Kafka, Line, record::Made, verdict::Verdict};
 use crate::forward::{
     batch::Item,
     destination::{Error, Outcome},
@@ -32,7 +34,7 @@ impl Kafka {
         &self,
         line: &mut Line,
         items: &[Item],
-        deadline: Instant,
+        made: &mut Made<'_>,
         proven: bool,
     ) -> Result<Vec<Verdict>, Error> {
         let before = line.refusals.clone();
@@ -40,7 +42,7 @@ impl Kafka {
         let mut taken = false;
         while verdicts.len() < items.len() {
             let begin = verdicts.len();
-            verdicts.extend(self.round(line, &items[begin..], deadline).await);
+            verdicts.extend(self.round(line, items, begin..items.len(), made).await);
             let count = verdicts.len() - begin;
             if verdicts[begin..].contains(&Verdict::Kept) {
                 taken = true;
@@ -51,7 +53,7 @@ impl Kafka {
                     continue;
                 }
                 if count > 1 {
-                    let alone = self.round(line, &items[at..=at], deadline).await;
+                    let alone = self.round(line, items, at..at + 1, made).await;
                     verdicts.splice(at..=at, alone);
                 }
                 match &verdicts[at] {
@@ -82,40 +84,55 @@ impl Kafka {
         Ok(verdicts)
     }
 
-    /// Sends the first of these records: a verdict for each of those.
+    /// Sends the first records of a part of these: a verdict for each of those.
     pub(super) async fn round(
         &self,
         line: &mut Line,
-        items: &[Item],
-        deadline: Instant,
+        all: &[Item],
+        part: Range<usize>,
+        made: &mut Made<'_>,
     ) -> Vec<Verdict> {
         let Line { producer, open, .. } = line;
         let Some(producer) = producer else {
             return vec![Verdict::Open("no producer".to_owned())];
         };
+        let deadline = Instant::now() + self.config.timeout;
+        let items = &all[part.clone()];
         let waited_for = items
             .iter()
             .map_while(|item| open.remove(&item.record().key));
         let mut sent: Vec<_> = waited_for.map(Ok).collect();
         if sent.is_empty() {
             let is_open = |item: &Item| open.contains_key(&item.record().key);
-            match self.new_records(items, is_open) {
+            match self.new_records(items, part.start, made, is_open) {
                 Ok(records) => sent = hand_over(producer, records).await,
                 Err(reason) => return vec![Verdict::TooLarge(reason)],
             }
         }
         let mut verdicts = Vec::with_capacity(sent.len());
-        for (item, sent) in items.iter().zip(sent) {
-            verdicts.push(match sent {
+        let answers = async {
+            for handle in &mut sent {
+                verdicts.push(match handle {
+                    Err(verdict) => verdict.clone(),
+                    Ok(handle) => Verdict::of_answer(&handle.await),
+                });
+            }
+        };
+        // One timer for all of them.
+        let in_time = timeout_at(deadline, answers).await;
+        if in_time.is_err() {
+            let late = items.iter().zip(sent).skip(verdicts.len());
+            let late = late.map(|(item, sent)| match sent {
                 Err(verdict) => verdict,
-                Ok(mut handle) => match timeout_at(deadline, &mut handle).await {
-                    Ok(answer) => Verdict::of_answer(&answer),
-                    Err(_) => {
+                Ok(mut handle) => match (&mut handle).now_or_never() {
+                    Some(answer) => Verdict::of_answer(&answer),
+                    None => {
                         open.insert(item.record().key, handle);
                         Verdict::Open("no acknowledgement in time".to_owned())
                     }
                 },
             });
+            verdicts.extend(late);
         }
         verdicts
     }
@@ -124,15 +141,21 @@ impl Kafka {
     fn new_records(
         &self,
         items: &[Item],
+        from: usize,
+        made: &mut Made<'_>,
         is_open: impl Fn(&Item) -> bool,
     ) -> Result<Vec<Record>, String> {
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        for item in items.iter().take_while(|item| !is_open(item)) {
-            let record = record::of_event(item, &self.config.topic);
+        let (mut records, mut bytes) = (Vec::with_capacity(items.len()), 0);
+        let items = items.iter().take_while(|item| !is_open(item));
+        for (at, item) in (from..).zip(items) {
+            let record = made.take(at, item);
             bytes += record.estimated_size();
             match records.is_empty() {
                 true => self.config.too_large(&record).map_or(Ok(()), Err)?,
-                false if bytes > self.config.batch_bytes => break,
+                false if bytes > self.config.batch_bytes => {
+                    made.put_back(at, record);
+                    break;
+                }
                 false => {}
             }
             records.push(record);

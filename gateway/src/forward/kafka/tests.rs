@@ -7,7 +7,7 @@ use krafka::{
 
 use super::*;
 use crate::{
-    event::Timestamp,
+    event::{Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value},
     forward::{
         batch::Item,
         destination::Outcome,
@@ -282,6 +282,97 @@ async fn a_record_that_was_not_answered_in_time_is_waited_for_and_not_sent_again
     }
     assert_eq!(outcomes.unwrap(), vec![ACKNOWLEDGED; 2]);
     assert_eq!(positions(&broker), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_batch_waits_for_the_one_before_it_and_goes_behind_what_that_did_not_bring() {
+    let broker = broker().await;
+    broker.on_once(ApiKey::Produce, |_| {
+        Control::Error(ErrorCode::InvalidRecord)
+    });
+    let kafka = kafka(config_to(&broker));
+    let both = future::join(kafka.send(batch([1])), kafka.send(batch([2, 3])));
+    let (first, second) = both.await;
+    assert!(
+        matches!(first.as_deref(), Ok([Outcome::Permanent(_)])),
+        "{first:?}"
+    );
+    assert_eq!(second, Ok(vec![Outcome::Behind; 2]));
+    assert_eq!(broker.request_count(ApiKey::Produce), 1);
+
+    broker.on_once(ApiKey::Produce, |_| {
+        Control::Error(ErrorCode::TopicAuthorizationFailed)
+    });
+    let both = future::join(kafka.send(batch([2])), kafka.send(batch([3])));
+    let (first, second) = both.await;
+    assert!(matches!(first, Err(Error::Misconfigured(_))), "{first:?}");
+    assert_eq!(second, Ok(vec![Outcome::Behind]), "it has nothing to say");
+
+    // More than is encoded in its place.
+    let both = future::join(kafka.send(batch(2..=60)), kafka.send(batch(61..=120)));
+    let (first, second) = both.await;
+    assert_eq!(first, Ok(vec![ACKNOWLEDGED; 59]));
+    assert_eq!(second, Ok(vec![ACKNOWLEDGED; 60]));
+    assert_eq!(positions(&broker), (2..=120).collect::<Vec<_>>());
+}
+
+#[test]
+fn records_that_are_made_together_are_those_that_are_made_alone() {
+    let item = |n: u64| Item::check(record(n, u8::try_from(n % 7).unwrap())).unwrap();
+    let items: Vec<_> = (1..=150).map(item).collect();
+    let together = record::of_events(&items, "telemetry");
+    for (item, made) in items.iter().zip(&together) {
+        let alone = record::of_event(item, "telemetry");
+        assert_eq!(format!("{alone:?}"), format!("{made:?}"));
+    }
+    assert_eq!(together.len(), 150);
+}
+
+#[test]
+fn an_event_that_is_not_looked_at_is_never_too_large() {
+    // Names and values of which all is escaped, in both ways.
+    let bad = "\u{1}".repeat(200);
+    let values = [
+        Value::Text((&*bad).into()),
+        Value::Bytes(Vec::new()),
+        Value::Array(vec![Value::Bytes(Vec::new()); 500]),
+        Value::Array(vec![Value::Bool(false); 500]),
+        Value::Float(-1.234_567_890_123_456_7e-300),
+    ];
+    let measurement = |value| Measurement {
+        name: (&*bad).into(),
+        value,
+        unit: None,
+        quality: Quality::Good,
+        time: Some(Timestamp::from_nanos(1)),
+    };
+    let event = Event {
+        key: Key([0; 16]),
+        id: None,
+        id_source: IdSource::Explicit,
+        kind: "".into(),
+        device: (&*bad).into(),
+        site: None,
+        time: Timestamp::from_nanos(1),
+        time_source: TimeSource::Device,
+        received: Timestamp::from_nanos(1),
+        sequence: None,
+        partition_key: None,
+        topic: "".into(),
+        traceparent: None,
+        measurements: values.map(measurement).into(),
+        tags: Vec::new(),
+        marks: Marks::NONE,
+        corrected: None,
+        replayed: None,
+    };
+    let mut body = Vec::new();
+    event.to_cbor(&mut body);
+    let mut record = record(1, 1);
+    record.body = body.into();
+    let item = Item::check(record).unwrap();
+    let size = record::of_event(&item, "telemetry").estimated_size();
+    assert!(!record::is_smaller(&item, size), "{size}");
 }
 
 #[test]

@@ -142,8 +142,7 @@ impl Transactional {
         if noted.was_committed(item) {
             return Some(Outcome::Acknowledged);
         }
-        let record = record::of_event(item, &self.config.topic);
-        self.config.too_large(&record).map(Outcome::Permanent)
+        self.config.too_large_event(item).map(Outcome::Permanent)
     }
 
     /// There is a producer, and no transaction of which it is not known whether it was
@@ -296,8 +295,7 @@ impl Transactional {
     ) -> Result<Proof, Failure> {
         let deadline = Instant::now() + self.config.timeout;
         let mut handles = Vec::with_capacity(part.items.len());
-        for item in &*part.items {
-            let record = record::of_event(item, &self.config.topic);
+        for record in record::of_events(&part.items, &self.config.topic) {
             match timeout_at(deadline, Box::pin(producer.enqueue(record))).await {
                 Ok(Ok(handle)) => handles.push(handle),
                 Ok(Err(error)) => return Err(worst(error, handles)),
@@ -383,7 +381,7 @@ impl Post for Transactional {
 
 impl Destination for Transactional {
     fn limits(&self) -> Limits {
-        self.config.limits()
+        self.config.limits(1)
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

@@ -18,6 +18,7 @@ pub(super) fn of_items(items: &[Item], config: &Config) -> (Vec<Unit>, TooLarge)
         units: Vec::with_capacity(items.len()),
         open: HashMap::new(),
         too_large: TooLarge::new(),
+        scratch: Vec::with_capacity(1_024),
     };
     for (at, item) in items.iter().enumerate() {
         making.add(at, item);
@@ -31,12 +32,14 @@ struct Making<'c> {
     /// Per partition key: the record that the next event may go into, and where it is.
     open: HashMap<Arc<str>, (Aggregate, usize)>,
     too_large: TooLarge,
+    scratch: Vec<u8>,
 }
 
 impl Making<'_> {
     fn add(&mut self, at: usize, item: &Item) {
-        let key = key_of(item.partition_key());
-        let data = json(item);
+        let view = item.view();
+        let key = key_of(view.attributes.partition_key());
+        let data = json(&view, &mut self.scratch);
         let most = self.config.record_bytes_max;
         let bytes = key.len() + data.len();
         if bytes > most {
@@ -98,7 +101,11 @@ fn unit(key: Arc<str>, data: Vec<u8>, at: usize) -> Unit {
 
 /// The events of a record one by one.
 pub(super) fn apart(of: &Unit, items: &[Item]) -> Vec<Unit> {
-    let alone = |at: &usize| unit(of.key.clone(), json(&items[*at]), *at);
+    let mut scratch = Vec::new();
+    let alone = |at: &usize| {
+        let data = json(&items[*at].view(), &mut scratch);
+        unit(of.key.clone(), data, *at)
+    };
     of.items.iter().map(alone).collect()
 }
 
