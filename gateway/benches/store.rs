@@ -1,7 +1,8 @@
 //! How fast the journal takes events: `cargo bench -p penstock --bench store`.
 //!
 //! Ratios within one run mean something; absolute figures depend on the disk.
-//! Arguments after `--` choose cases by a part of their name. `-- backlog` is only
+//! Arguments after `--` choose cases by a part of their name. `-- ratio` is what sealing
+//! values costs, plain and sealed in turn. `-- backlog` is only
 //! run when asked for: it fills a journal with ten million undelivered events
 //! (`PENSTOCK_BACKLOG` says another number), keeps it for the next time, and tells how
 //! long a start takes with them.
@@ -129,6 +130,9 @@ fn main() {
     if wanted.iter().any(|w| w == "backlog") {
         return backlog();
     }
+    if wanted.iter().any(|w| w == "ratio") {
+        return sealing();
+    }
     println!(
         "{:<48} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>8}",
         "case", "events/s", "B/event", "ev/commit", "drained/s", "log MiB", "open ms", "take ms"
@@ -140,9 +144,32 @@ fn main() {
     }
 }
 
-fn run(case: &Case) {
+/// Appends in a second.
+fn run(case: &Case) -> f64 {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    runtime().block_on(measure(case, dir.path()));
+    runtime().block_on(measure(case, dir.path()))
+}
+
+/// What sealing values costs: each case plain and sealed in turn, as machines drift.
+fn sealing() {
+    const TURNS: usize = 5;
+    for case in [&CASES[3], &CASES[5]] {
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            for (sealed, rates) in [false, true].into_iter().zip(&mut rates) {
+                rates.push(run(&Case { sealed, ..*case }));
+            }
+        }
+        let [plain, sealed] = rates.map(|mut of| {
+            of.sort_by(f64::total_cmp);
+            of[TURNS / 2]
+        });
+        println!(
+            "{}: {plain:.0} plain, {sealed:.0} sealed, {:.2} of it (middles of {TURNS})",
+            case.name,
+            sealed / plain
+        );
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -219,7 +246,7 @@ fn config(dir: &Path, destinations: u8) -> Config {
     }
 }
 
-async fn measure(case: &Case, dir: &Path) {
+async fn measure(case: &Case, dir: &Path) -> f64 {
     // One that nobody reads for keeps everything in the journal.
     let mut config = config(dir, case.readers.max(1));
     if case.sealed {
@@ -274,10 +301,11 @@ async fn measure(case: &Case, dir: &Path) {
         tokio::task::spawn_blocking(reader).await.expect("a reader");
         drain_rate = case.events as f64 / began.elapsed().as_secs_f64();
     }
+    let append_rate = case.events as f64 / appended.as_secs_f64();
     println!(
         "{:<48} {:>9.0} {:>8.0} {:>9.0} {:>9.0} {:>8.1} {:>8.0} {:>8.0}",
         case.name,
-        case.events as f64 / appended.as_secs_f64(),
+        append_rate,
         (after.written_bytes - before.written_bytes) as f64 / case.events as f64,
         case.events as f64 / (after.commits - before.commits) as f64,
         drain_rate,
@@ -286,6 +314,7 @@ async fn measure(case: &Case, dir: &Path) {
         taken.as_secs_f64() * 1e3,
     );
     running.shutdown().await.expect("an orderly end");
+    append_rate
 }
 
 async fn produce(handle: &Handle, case: &Case, routes: Routes, first: u64, events: u64) {
