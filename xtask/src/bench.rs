@@ -48,6 +48,10 @@ pub(crate) struct Bench {
     /// Of the part destinations only these kinds, such as nats,kafka.
     #[arg(long, value_delimiter = ',')]
     destinations: Vec<String>,
+    /// Devices that the part destinations has events of, instead of as many as each kind
+    /// needs to be busy.
+    #[arg(long)]
+    devices: Option<usize>,
     /// Subscribers of one publisher, and publishers for one subscriber.
     #[arg(long, default_value_t = 1_000)]
     crowd: usize,
@@ -59,6 +63,7 @@ const FILE: &str =
 fn shape(secs: u64, rate: Option<u32>) -> Shape {
     Shape {
         connections: 50,
+        devices: 50,
         window: 100,
         payload_bytes: 200,
         rate,
@@ -115,9 +120,15 @@ impl Bench {
                     Some(program) => program.clone(),
                     None => destinations::bare_client()?,
                 };
-                let kinds = &self.destinations;
-                let programs = (penstock.as_path(), bare.as_path());
-                destinations::destinations(programs, events, self.rounds, kinds).await?;
+                let plan = destinations::Plan {
+                    penstock: penstock.clone(),
+                    bare,
+                    events,
+                    rounds: self.rounds,
+                    devices: self.devices,
+                    kinds: self.destinations.clone(),
+                };
+                destinations::destinations(plan).await?;
             }
             Ok::<_, anyhow::Error>(())
         })?;

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "a command line talks to people")]
 
 mod kafka;
+mod kinesis;
 mod nats;
 
 use std::{fs, time::Instant};
@@ -24,7 +25,7 @@ struct Args {
     /// To what
     #[arg(value_enum)]
     kind: Kind,
-    /// The server's `HOST:PORT`
+    /// The server's `HOST:PORT`, or its URL
     #[arg(long)]
     server: String,
     /// The stream or topic that has messages of the gateway
@@ -44,6 +45,8 @@ enum Kind {
     Nats,
     /// Apache Kafka
     Kafka,
+    /// Amazon Kinesis; the server is its endpoint
+    Kinesis,
 }
 
 #[tokio::main]
@@ -52,6 +55,7 @@ async fn main() -> Result<()> {
     let took = match args.kind {
         Kind::Nats => Box::pin(nats::run(&args)).await?,
         Kind::Kafka => Box::pin(kafka::run(&args)).await?,
+        Kind::Kinesis => Box::pin(kinesis::run(&args)).await?,
     };
     println!("{:.3} {:.3}", took.secs, took.cpu_secs);
     Ok(())

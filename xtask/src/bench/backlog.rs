@@ -37,6 +37,7 @@ pub(super) async fn backlog(penstock: &Path, events: u64) -> Result<()> {
     while kept < events {
         let shape = Shape {
             connections: 50,
+            devices: 50,
             window: 100,
             payload_bytes: 200,
             rate: None,

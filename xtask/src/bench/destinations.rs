@@ -1,13 +1,14 @@
 //! How fast each kind of destination takes a backlog, and what that costs: one destination
-//! at a time, on a machine that does nothing else. For NATS and Kafka a bare client of the
-//! same library sends the same bytes to the same server in turn, and the ratio of the
-//! medians is what counts.
+//! at a time, on a machine that does nothing else. For NATS, Kafka and Kinesis a bare client
+//! of the same library sends the same bytes to the same server in turn, and the ratio of the
+//! medians is what counts. A kind that fails says so, and the others go on.
 
+mod amazon;
 mod far;
 mod sink;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -35,6 +36,8 @@ const STANDS_STILL: Duration = Duration::from_secs(120);
 const SETTLE: Duration = Duration::from_secs(60);
 /// Processor time in a second of a gateway that does nothing.
 const AT_REST: f64 = 0.05;
+/// Connections of the load.
+const CONNECTIONS: usize = 50;
 
 /// Turns of a kind.
 #[derive(Debug, Default)]
@@ -46,59 +49,91 @@ struct Figures {
     bare_cpu_secs: Vec<f64>,
 }
 
-/// Drains about `events` to each of the `kinds`, `rounds` times, with the gateway and the
-/// bare client.
-pub(super) async fn destinations(
-    (penstock, bare): (&Path, &Path),
-    events: u64,
-    rounds: usize,
-    kinds: &[String],
-) -> Result<()> {
-    println!("\n## Backlogs of {events} events to one destination at a time");
-    for kind in kinds {
+/// What is measured, and with what.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) penstock: PathBuf,
+    pub(super) bare: PathBuf,
+    /// A backlog, about; a part of it where the far side is slow.
+    pub(super) events: u64,
+    pub(super) rounds: usize,
+    /// Devices, where not as many as the kind needs.
+    pub(super) devices: Option<usize>,
+    /// Only these kinds, if there are any.
+    pub(super) kinds: Vec<String>,
+}
+
+/// Drains a backlog to each of the kinds, `rounds` times, with the gateway and the bare
+/// client.
+pub(super) async fn destinations(plan: Plan) -> Result<()> {
+    println!(
+        "\n## Backlogs of {} events to one destination at a time",
+        plan.events
+    );
+    for kind in &plan.kinds {
         ensure!(
             KINDS.contains(&kind.as_str()),
             "no destination {kind}: there are {KINDS:?}"
         );
     }
+    let mut failed = Vec::new();
     for kind in KINDS {
-        if !kinds.is_empty() && !kinds.iter().any(|only| only == kind) {
+        let is_wanted = match plan.kinds.is_empty() {
+            true => !far::ONLY_WHEN_ASKED.contains(&kind),
+            false => plan.kinds.iter().any(|only| only == kind),
+        };
+        if !is_wanted {
             continue;
         }
-        let Some(far) = Far::start(kind, rounds).await? else {
-            println!("SKIPPED: {kind}, its server is missing");
-            continue;
+        // What starts servers panics where they do not start.
+        let measuring = tokio::task::LocalSet::new();
+        let plan = plan.clone();
+        let measured = measuring.run_until(async move {
+            tokio::task::spawn_local(async move { measure(kind, &plan).await }).await
+        });
+        let failure = match measured.await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(error) => error.to_string(),
         };
-        let figures = of_kind(penstock, bare, &far, events / far.slower(), rounds).await?;
-        show(kind, &figures);
+        println!("FAILED: {kind}: {failure}");
+        failed.push(kind);
     }
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
 
-async fn of_kind(
-    penstock: &Path,
-    bare: &Path,
-    far: &Far,
-    events: u64,
-    rounds: usize,
-) -> Result<Figures> {
+async fn measure(kind: &str, plan: &Plan) -> Result<()> {
+    let Some(far) = Far::start(kind, plan.rounds).await? else {
+        println!("SKIPPED: {kind}, its server is missing");
+        return Ok(());
+    };
+    let figures = of_kind(plan, &far).await?;
+    show(kind, &figures);
+    Ok(())
+}
+
+async fn of_kind(plan: &Plan, far: &Far) -> Result<Figures> {
+    let rounds = plan.rounds;
     let tables: String = (0..rounds).map(|round| far.destination(round)).collect();
-    let gateway = Server::penstock_keeping(penstock, STORE, &tables)?;
+    let gateway = Server::penstock_keeping(&plan.penstock, STORE, &tables)?;
     for round in 0..rounds {
         gateway.post(&format!("/api/v1/destinations/{}/pause", name(round)))?;
     }
-    let kept = gather(&gateway, events).await?;
+    let devices = plan.devices.unwrap_or_else(|| far.devices());
+    let kept = gather(&gateway, plan.events / far.slower(), devices).await?;
     settle(&gateway).await?;
     let mut figures = Figures::default();
     for round in 0..rounds {
         let (secs, cpu_secs) = drain(&gateway, &name(round), kept).await?;
         figures.rates.push(per_sec(kept, secs));
         figures.cpu_secs.push(per_million(cpu_secs, kept));
+        far.check(&name(round), kept)?;
         let Some((kind, server)) = far.bare() else {
             continue;
         };
         far.prepare_bare(round);
-        let output = Command::new(bare)
+        let output = Command::new(&plan.bare)
             .args([kind, "--server", &server])
             .args(["--from", &name(round), "--to", &format!("bare{round}")])
             .args(["--count", &kept.to_string()])
@@ -106,6 +141,7 @@ async fn of_kind(
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "the bare client: {said}");
         let (secs, cpu_secs) = two_numbers(&String::from_utf8_lossy(&output.stdout))?;
+        far.check(&format!("bare{round}"), kept)?;
         figures.bare.push(per_sec(kept, secs));
         figures.bare_cpu_secs.push(per_million(cpu_secs, kept));
     }
@@ -118,13 +154,14 @@ fn name(round: usize) -> String {
 }
 
 /// Lets devices publish until so many events wait; how many do.
-async fn gather(gateway: &Server, events: u64) -> Result<u64> {
+async fn gather(gateway: &Server, events: u64, devices: usize) -> Result<u64> {
     let rate = u32::try_from(events).ok();
     let rate = rate.filter(|rate| *rate < PACED_BELOW);
     let mut kept = 0;
     while kept < events {
         let shape = Shape {
-            connections: 50,
+            connections: CONNECTIONS.min(devices.max(1)),
+            devices,
             window: 100,
             payload_bytes: 200,
             rate,

@@ -20,8 +20,11 @@ use tokio::{
 /// How to load a broker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
-    /// Devices, a connection each.
+    /// Connections.
     pub(super) connections: usize,
+    /// Devices, each on one of the connections, whose turns it shares with others; as many
+    /// as connections, at least.
+    pub(super) devices: usize,
     /// Unacknowledged publishes of a device, at most.
     pub(super) window: u16,
     /// Bytes of a payload.
@@ -90,7 +93,7 @@ pub(super) async fn one(address: SocketAddr) -> Result<()> {
     let mut stream = connect(address, "bench-one").await?;
     let mut packet = Vec::new();
     let boot = format!("{:08x}", rand::random::<u32>());
-    Frame::new("bench-one", &boot, 200)?.write(&mut packet);
+    Frame::new("bench-one", &boot, 200)?.write(1, &mut packet);
     stream.write_all(&packet).await?;
     let mut ack = [0; 4];
     stream.read_exact(&mut ack).await.context("PUBACK")?;
@@ -139,11 +142,14 @@ pub(super) async fn hello<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(stream)
 }
 
-/// One device: sends up to its window, reads acknowledgements, sends again.
+/// One connection: sends up to its window, reads acknowledgements, sends again.
 struct Device {
     stream: TcpStream,
     shape: Shape,
-    frame: Frame,
+    /// Of the devices that it speaks for, in turn.
+    frames: Vec<Frame>,
+    turn: usize,
+    packet_id: u16,
     /// When the publish with this packet id was written.
     sent_at: Vec<Instant>,
     in_flight: u16,
@@ -153,11 +159,14 @@ struct Device {
 
 impl Device {
     async fn connect(address: SocketAddr, n: usize, boot: &str, shape: Shape) -> Result<Self> {
-        let id = format!("bench-{n:04}");
+        let devices = (n..shape.devices.max(n + 1)).step_by(shape.connections);
+        let frames = devices.map(|n| Frame::new(&id_of(n), boot, shape.payload_bytes));
         Ok(Self {
-            stream: connect(address, &id).await?,
+            stream: connect(address, &id_of(n)).await?,
             shape,
-            frame: Frame::new(&id, boot, shape.payload_bytes)?,
+            frames: frames.collect::<Result<_>>()?,
+            turn: 0,
+            packet_id: 0,
             sent_at: vec![Instant::now(); usize::from(u16::MAX) + 1],
             in_flight: 0,
             unread: Vec::with_capacity(64 * 1024),
@@ -177,7 +186,7 @@ impl Device {
             let due = self.due(started, sent);
             out.clear();
             for _ in 0..due {
-                let packet_id = self.frame.write(&mut out);
+                let packet_id = self.write(&mut out);
                 self.sent_at[usize::from(packet_id)] = Instant::now();
             }
             self.in_flight += due;
@@ -208,6 +217,14 @@ impl Device {
             acked.fetch_add(self.take_acks()?, Ordering::Relaxed);
         }
         Ok(self.latency_us)
+    }
+
+    /// The next publish; gives its packet id.
+    fn write(&mut self, out: &mut Vec<u8>) -> u16 {
+        self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
+        self.turn = (self.turn + 1) % self.frames.len();
+        self.frames[self.turn].write(self.packet_id, out);
+        self.packet_id
     }
 
     /// How many publishes may go now.
@@ -247,12 +264,15 @@ impl Device {
     }
 }
 
+fn id_of(n: usize) -> String {
+    format!("bench-{n:04}")
+}
+
 /// A PUBLISH whose packet id and sequence number are patched in place.
 struct Frame {
     bytes: Vec<u8>,
     packet_id_at: usize,
     sequence_at: usize,
-    packet_id: u16,
     sequence: u64,
 }
 
@@ -289,15 +309,13 @@ impl Frame {
             bytes,
             packet_id_at,
             sequence_at,
-            packet_id: 0,
             sequence: 10u64.pow(11),
         })
     }
 
-    fn write(&mut self, out: &mut Vec<u8>) -> u16 {
-        self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
+    fn write(&mut self, packet_id: u16, out: &mut Vec<u8>) {
         self.sequence += 1;
-        self.bytes[self.packet_id_at..][..2].copy_from_slice(&self.packet_id.to_be_bytes());
+        self.bytes[self.packet_id_at..][..2].copy_from_slice(&packet_id.to_be_bytes());
         let mut rest = self.sequence;
         for digit in self.bytes[self.sequence_at..][..SEQUENCE_DIGITS]
             .iter_mut()
@@ -307,6 +325,5 @@ impl Frame {
             rest /= 10;
         }
         out.extend_from_slice(&self.bytes);
-        self.packet_id
     }
 }
