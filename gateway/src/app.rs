@@ -107,6 +107,9 @@ impl App {
         let ingest = Arc::new(ingest(&config, &gateway, &handle, &clock)?);
         let rulebook = Rulebook::open(&config.data_dir, &config, ingest.clone(), handle.clone());
         let rulebook = Arc::new(rulebook.context("cannot open rulebook.db")?);
+        for warning in config.class_warnings(ingest.rules().classes()) {
+            tracing::warn!("{warning}");
+        }
         let broker = config.broker.bind().await?;
         let broker = with_service(broker, config.auth_service.as_ref())?;
         let (fleet, delivery) = {

@@ -12,6 +12,7 @@
 pub mod auth;
 #[cfg(feature = "aws")]
 mod aws;
+mod classes;
 mod destination;
 mod encryption;
 mod fixed;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dedup::key::Parts,
     event::{Event, IdSource, Marks, Measurement, Quality, TimeSource, Timestamp, Value, json},
+    gateway_id::GatewayId,
     ingest::Ingest,
     record::Routes,
     store::{self, Edit, Edited, Gap, NotEdited, take_gaps},
@@ -84,8 +85,12 @@ impl Gaps {
                 Ok(CHUNK) => {}
                 Ok(_) => return Ok(()),
                 Err(NotEdited::Stopped) => return Err(store::Stopped),
-                Err(error) => {
+                Err(error @ NotEdited::Full) => {
                     tracing::debug!(%error, "what was given up is told later");
+                    return Ok(());
+                }
+                Err(error @ NotEdited::Failed) => {
+                    tracing::warn!(%error, "what was given up cannot be told yet");
                     return Ok(());
                 }
             }
@@ -106,7 +111,7 @@ impl Edit for Tell {
     fn apply(&self, tables: &Connection, now: Timestamp) -> rusqlite::Result<Edited<usize>> {
         let gaps = take_gaps(tables, CHUNK)?;
         let told = gaps.iter().map(|gap| {
-            let event = event(gap, now);
+            let event = event(gap, self.ingest.site(), self.ingest.gateway(), now);
             self.ingest.made_for(&event, Routes(gap.routes)).event
         });
         Ok(Edited::change(gaps.len(), told.collect()))
@@ -117,17 +122,25 @@ impl Edit for Tell {
     }
 }
 
-/// The event that tells of a gap. Its key is that of the gap, so that one which comes back
-/// out of a damaged file is the same one.
-fn event(gap: &Gap, now: Timestamp) -> Event {
+/// The event that tells of a gap, of this gateway. Its key is that of the gap, so that one
+/// which comes back out of a damaged file is the same one; and no other's, for what dedupes
+/// would drop the other.
+fn event(
+    gap: &Gap,
+    site: Option<&Arc<str>>,
+    gateway: Option<&GatewayId>,
+    now: Timestamp,
+) -> Event {
     let device = match &*gap.device {
         "" => OTHERS,
         device => device,
     };
-    let id = format!("gap:{}:{:x}:{}", gap.class.as_str(), gap.routes, gap.began);
+    let gateway = gateway.map_or("", |gateway| &**gateway.as_str());
+    let class = gap.class.as_str();
+    let id = format!("gap:{class}:{gateway}:{}:{:016x}", gap.began, gap.token);
     let mut parts = Parts::default();
     parts
-        .start(IdSource::Explicit, None, device)
+        .start(IdSource::Explicit, site.map(|site| &**site), device)
         .bytes(b"penstock.gap")
         .bytes(id.as_bytes());
     let (first, last) = (gap.first, gap.last);
@@ -145,7 +158,7 @@ fn event(gap: &Gap, now: Timestamp) -> Event {
         id_source: IdSource::Explicit,
         kind: KIND.into(),
         device: device.into(),
-        site: None,
+        site: site.cloned(),
         time: Timestamp::from_nanos(first),
         time_source: TimeSource::Received,
         received: now,
@@ -205,6 +218,35 @@ mod tests {
 
         fn cost_bytes(&self) -> usize {
             1
+        }
+    }
+
+    #[test]
+    fn a_gap_is_no_other_ones_and_has_the_site_and_source_of_the_devices_events() {
+        let gap = |token| Gap {
+            device: "b7".to_owned(),
+            class: Class::Low,
+            routes: 1,
+            began: 3,
+            token,
+            count: 2,
+            first: 1,
+            last: 2,
+            kept: "none".to_owned(),
+        };
+        let (site, now) = (Arc::from("pune"), Timestamp::from_millis(1));
+        let (here, there) = (GatewayId::random(), GatewayId::random());
+        let of = |token, gateway| event(&gap(token), Some(&site), Some(gateway), now);
+        let one = of(7, &here);
+        assert_eq!(one.source(), "/pune/b7");
+        let known = |event: &Event| (event.key, event.id.clone());
+        // It comes back out of a damaged file.
+        assert_eq!(known(&of(7, &here)), known(&one));
+        // Another one, of the same device and class, began with a commit of the same number:
+        // here after the journal was begun anew, and at another gateway.
+        for other in [of(8, &here), of(7, &there)] {
+            assert_ne!(other.key, one.key);
+            assert_ne!(other.id, one.id);
         }
     }
 

@@ -208,6 +208,16 @@ impl Ingest {
         self.routing().originals.contains(destination)
     }
 
+    /// Who this gateway is among others, where that is known.
+    pub(crate) const fn gateway(&self) -> Option<&GatewayId> {
+        self.gateway.as_ref()
+    }
+
+    /// The gateway's own site, of devices whose mapping captures none.
+    pub(crate) const fn site(&self) -> Option<&Arc<str>> {
+        self.topics.site()
+    }
+
     /// Now, by the clock that messages are stamped with.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

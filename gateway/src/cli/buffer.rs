@@ -82,8 +82,13 @@ fn stats(file: &ConfigFile) -> Result<ExitCode> {
         ));
     }
     output::line(format_args!(
-        "accepted {} = stored {} + duplicate {} + quarantined {}   (turned away while full: {})",
-        stats.accepted, stats.stored, stats.duplicate, stats.quarantined, stats.refused_full
+        "accepted {} = stored {} + duplicate {} + quarantined {} + shed {}   (turned away while full: {})",
+        stats.accepted,
+        stats.stored,
+        stats.duplicate,
+        stats.quarantined,
+        stats.shed,
+        stats.refused_full
     ));
     output::line(format_args!(
         "{} in quarantine, {} dead letters, {} keys",

@@ -7,12 +7,14 @@ use penstock_broker::{acl::Filter, auth::ClientIds};
 
 use super::{ConfigFile, output};
 use crate::{
+    class::Classes,
     config::{
         Config,
         auth::{Service, too_open},
     },
     encryption::{self, Problem},
     normalise::mapping::Device,
+    rulebook,
     rules::unknown_fields,
 };
 
@@ -95,6 +97,15 @@ fn warnings(config: &Config) -> Vec<String> {
         }
     }
     warnings.extend(config.destination_warnings());
+    // Without those that were put nobody knows what no rule says.
+    if let Ok(put) = rulebook::put_in(&config.data_dir, config) {
+        let said = config
+            .rules
+            .iter()
+            .chain(&put)
+            .filter_map(|rule| rule.class);
+        warnings.extend(config.class_warnings(said.fold(Classes::NONE, Classes::with)));
+    }
     #[cfg(feature = "mqtt")]
     warnings.extend(config.bridge_warnings());
     if !auth.is_on() || auth.client_ids != ClientIds::Any {

@@ -123,6 +123,10 @@ pub(super) fn default(data_dir: &Path) -> forward::Config {
 
 /// The classes that go by a lane of their own.
 fn urgent(table: &Table<'_, '_, '_>) -> Classes {
+    if table.texts("urgent").is_some_and(|texts| texts.is_empty()) {
+        let what = "names no class, so there is no lane; name one, or leave the key away";
+        table.mistake(table.span("urgent").as_ref(), "urgent", what);
+    }
     let classes =
         table
             .texts("urgent")
@@ -552,6 +556,10 @@ mod tests {
         check(
             &format!("{file}urgent = [\"critical\"]\n"),
             "destination[1].urgent: a directory has one writer",
+        );
+        check(
+            &format!("{file}urgent = []\n"),
+            "destination[1].urgent: names no class",
         );
         check(
             &format!("{file}urgent = [\"urgent\"]\n"),

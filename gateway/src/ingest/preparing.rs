@@ -389,10 +389,12 @@ impl<'i> Preparing<'i> {
     }
 
     /// What an event may be given up as while room is short. Not what rules act on: an alarm
-    /// or a window would take it that the device is silent. Nor what is made again.
+    /// or a window would take it that the device is silent. Nor what goes to who gets messages
+    /// as they came: he gets no event that tells of a gap. Nor what is made again.
     fn sheddable(&self, event: &Event, routes: Routes, class: class::Class) -> Option<Sheddable> {
         let acted_on = routes.intersection(self.rules.acting()) != Routes::NONE;
-        if acted_on || class == class::Class::Critical || self.corrected.is_some() {
+        let is_untold = routes.intersection(self.originals) != Routes::NONE;
+        if acted_on || is_untold || class == class::Class::Critical || self.corrected.is_some() {
             return None;
         }
         let mut series = DefaultHasher::new();

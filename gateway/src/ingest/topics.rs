@@ -48,6 +48,11 @@ impl Topics {
         &self.config.mappings[found.mapping]
     }
 
+    /// The gateway's own site.
+    pub(super) const fn site(&self) -> Option<&Arc<str>> {
+        self.config.site.as_ref()
+    }
+
     /// The first mapping that takes a topic.
     pub(super) fn find(&self, topic: &Arc<str>) -> Option<Found> {
         if topic.len() > TOPIC_BYTES_MAX {
@@ -70,7 +75,7 @@ impl Topics {
     }
 
     fn resolve(&self, topic: &Arc<str>) -> Option<Found> {
-        let site = self.config.site.as_ref();
+        let site = self.site();
         self.config
             .mappings
             .iter()

@@ -12,7 +12,7 @@ use std::{
 
 use super::{ActingSet, Actions, Matcher, Pattern, Schedule, Scratch, TooMuch, view::View};
 use crate::{
-    class::Class,
+    class::{Class, Classes},
     event::{Event, Timestamp},
     record::{DestinationId, Routes},
 };
@@ -170,6 +170,12 @@ impl RuleSet {
     /// How much a rule says that what it takes, or makes, matters.
     pub fn class_of(&self, rule: &str) -> Option<Class> {
         self.class_of.get(rule).copied()
+    }
+
+    /// All that they say of it.
+    pub(crate) fn classes(&self) -> Classes {
+        let said = self.class_of.values().copied();
+        said.fold(Classes::NONE, Classes::with)
     }
 
     /// The rules among them that do something beside sending.

@@ -154,11 +154,7 @@ impl<'c> Inserter<'c> {
                 stage.state.duplicate += 1;
                 return Ok(Appended::Duplicate);
             }
-            let keys = match given_up.is_none() || self.remembers {
-                true => &mut stage.keys,
-                false => &mut stage.passing_keys,
-            };
-            keys.extend_from_slice(&event.key.0);
+            stage.remember(event.key, given_up.is_some(), self.remembers);
         }
         if let (Some(keep), Some(of)) = (given_up, event.shed) {
             stage.give_up(event, of.class, keep);

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use rand::RngExt as _;
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
 
@@ -32,9 +33,12 @@ pub struct Gap {
     pub class: Class,
     /// Where they would have gone, one bit each.
     pub routes: u64,
-    /// The commit with the first of them: no other gap of the device, the class and these
-    /// destinations began with it.
+    /// The commit with the first of them.
     pub began: u64,
+    /// Random, made with the row and kept with it: what tells this gap from every other, of
+    /// other gateways and of a journal that was begun anew too.
+    #[serde(default)]
+    pub token: u64,
     /// How many.
     pub count: u64,
     /// When the first was received, in nanoseconds since 1970.
@@ -66,6 +70,7 @@ impl Gaps {
             class,
             routes: routes.0,
             began: 0,
+            token: 0,
             count: 0,
             first: at,
             last: at,
@@ -84,6 +89,7 @@ impl Gaps {
         for gap in self.0.values() {
             let new = Gap {
                 began: number,
+                token: rand::rng().random(),
                 ..gap.clone()
             };
             let found = find(connection, &new)?;
@@ -213,6 +219,7 @@ fn put(connection: &Connection, found: Option<Row>, gap: Gap) -> rusqlite::Resul
             let both = Gap {
                 routes: before.routes | gap.routes,
                 began: before.began,
+                token: before.token,
                 count: before.count + gap.count,
                 first: before.first.min(gap.first),
                 last: before.last.max(gap.last),
@@ -293,6 +300,25 @@ mod tests {
         let gaps = take(&database, usize::MAX).expect("taken");
         assert_eq!(gaps.len(), 1);
         assert_eq!((gaps[0].routes, gaps[0].count), (0b01, 3));
+    }
+
+    #[test]
+    fn a_gap_has_a_token_of_its_own_and_keeps_it() {
+        let token = |database: &Connection| {
+            let found = all(database, 1).expect("read");
+            found[0].1.as_ref().expect("whole").token
+        };
+        let (here, there) = (database(), database());
+        give_up(&here, 1, [(1, 0b11)]);
+        give_up(&there, 1, [(1, 0b11)]);
+        let made = token(&here);
+        assert_ne!(made, token(&there), "the same commit of another journal");
+        give_up(&here, 2, [(1, 0b11)]);
+        forget(&here, DestinationId(1)).expect("forgotten");
+        assert_eq!(token(&here), made);
+        take(&here, 1).expect("taken");
+        give_up(&here, 1, [(1, 0b01)]);
+        assert_ne!(token(&here), made, "another gap");
     }
 
     #[test]

@@ -6,9 +6,12 @@
 //! that it does not begin and end with every commit.
 //!
 //! An event is asked about before its group is given room: a group that is given up takes
-//! none. What was decided for a group that is turned away, or whose commit fails, has
-//! happened to nobody; its series goes on as if it had, and that changes which events are
-//! kept, not how many of those that are taken.
+//! none. What was to be kept of a group that is turned away, or whose commit fails, is not
+//! there: its series begins anew, so that it is kept when it is sent again. More is kept
+//! then, not less.
+//!
+//! Keys of what is given up take room as well, and have a share of it, counted since it
+//! began. After a restart all keys that are there count as theirs.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -69,6 +72,10 @@ pub struct Sheddable {
 pub(super) struct Shedding {
     rules: Vec<(Shed, bool)>,
     sampler: Sampler,
+    /// Series of which this commit keeps something: no more than it has entries.
+    kept: Vec<u64>,
+    /// What keys of what is given up take on disk since it began, at most.
+    key_bytes: u64,
 }
 
 impl Shedding {
@@ -76,11 +83,14 @@ impl Shedding {
         Self {
             rules: rules.iter().map(|rule| (rule.clone(), false)).collect(),
             sampler: Sampler::default(),
+            kept: Vec::new(),
+            key_bytes: 0,
         }
     }
 
-    /// Looks how much room is left.
+    /// A commit begins: looks how much room is left.
     pub(super) fn look(&mut self, room: &Room) {
+        self.kept.clear();
         let (content, limit) = (room.content_bytes(), room.limit());
         for (rule, on) in &mut self.rules {
             let mark = match on {
@@ -101,6 +111,7 @@ impl Shedding {
         }
         if !self.is_on() {
             self.sampler.series.clear();
+            self.key_bytes = 0;
         }
     }
 
@@ -109,14 +120,38 @@ impl Shedding {
         self.rules.iter().any(|(_, on)| *on)
     }
 
-    /// Whether keys of what is given up are still remembered on disk: they take room, too, and
-    /// have half of what lies above the lowest mark.
+    /// Whether keys of what is given up are still remembered on disk: they have half of what
+    /// lies above the lowest mark, and nothing where others have it all.
     pub(super) fn remembers(&self, room: &Room) -> bool {
         let on = self.rules.iter().filter(|(_, on)| *on);
         let Some(mark) = on.map(|(rule, _)| rule.above).min() else {
             return true;
         };
-        room.content_bytes() < room.limit() / 200 * (100 + mark)
+        let share = room.limit() / 200 * (100 - mark);
+        self.key_bytes < share && room.content_bytes() < room.limit()
+    }
+
+    /// Keys of what is given up take so many bytes more.
+    pub(super) const fn remembered(&mut self, bytes: u64) {
+        self.key_bytes = self.key_bytes.saturating_add(bytes);
+    }
+
+    /// A group is turned away: what was to be kept of it is, when it is sent again.
+    pub(super) fn turned_away(&mut self, entries: &[Entry], given_up: &[Option<Keep>]) {
+        for (entry, _) in entries.iter().zip(given_up).filter(|(_, up)| up.is_none()) {
+            if let Entry::Event(event) = entry
+                && let Some(of) = event.shed
+            {
+                self.sampler.series.remove(&of.series);
+            }
+        }
+    }
+
+    /// The commit has failed: as if all its groups were turned away.
+    pub(super) fn failed(&mut self) {
+        for series in self.kept.drain(..) {
+            self.sampler.series.remove(&series);
+        }
     }
 
     /// What is given up of a group, or is known already, by entry; empty where nothing is.
@@ -148,7 +183,11 @@ impl Shedding {
         // What was sent again is told by its key: it is no reading of its own, and takes no
         // room either.
         let is_known = event.dedup && window.contains(event.key);
-        (is_known || !self.sampler.keeps(keep, of.series, now)).then_some(keep)
+        if is_known || !self.sampler.keeps(keep, of.series, now) {
+            return Some(keep);
+        }
+        self.kept.push(of.series);
+        None
     }
 
     /// From where on everything is given up.

@@ -19,6 +19,8 @@ use crate::{
 
 /// Dead letters and the like carry this much of a reason, at most.
 const REASON_BYTES_MAX: usize = 4 * 1024;
+/// What a row of keys takes beside them, about.
+const ROW_BYTES: u64 = 48;
 
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -43,6 +45,8 @@ pub(super) struct Stage {
     pub(super) tally: Option<Tallying>,
     /// What is given up.
     pub(super) gaps: Gaps,
+    /// What its keys take on disk, about.
+    pub(super) shed_key_bytes: u64,
     /// There is something to commit.
     pub(super) dirty: bool,
     /// Scratch for frames.
@@ -69,6 +73,7 @@ impl Stage {
             wanted: None,
             tally: None,
             gaps: Gaps::default(),
+            shed_key_bytes: 0,
             dirty: false,
             frame: Vec::new(),
             seal: seal.clone(),
@@ -87,6 +92,21 @@ impl Stage {
             ..
         } = event;
         self.gaps.add(device, class, *routes, *received, &keep);
+    }
+
+    /// Remembers the key of an event: on disk, or, of one that is given up, until the next
+    /// start only where there `is_room` for no more.
+    pub(super) fn remember(&mut self, key: Key, is_given_up: bool, is_room: bool) {
+        if is_given_up && !is_room {
+            self.passing_keys.extend_from_slice(&key.0);
+            return;
+        }
+        if is_given_up {
+            // The row that they lie in may have no other keys.
+            let row = if self.keys.is_empty() { ROW_BYTES } else { 0 };
+            self.shed_key_bytes += key.0.len() as u64 + row;
+        }
+        self.keys.extend_from_slice(&key.0);
     }
 
     /// Takes the staged keys out of the window again: the commit failed.

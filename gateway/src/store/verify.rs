@@ -319,6 +319,8 @@ pub struct Stats {
     pub duplicate: u64,
     /// Of those: quarantined.
     pub quarantined: u64,
+    /// Of those: given up while room was short.
+    pub shed: u64,
     /// Turned away for want of room.
     pub refused_full: u64,
     /// Keys on disk for the dedup window.
@@ -388,6 +390,7 @@ pub fn stats(dir: &Path) -> Result<Stats, Error> {
         stored: state.stored,
         duplicate: state.duplicate,
         quarantined: state.quarantined,
+        shed: state.shed.iter().sum(),
         refused_full: state.refused_full,
         keys: number("SELECT CAST(total(count) AS INTEGER) FROM commits")?,
         in_quarantine: state.in_quarantine,

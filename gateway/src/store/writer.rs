@@ -119,6 +119,8 @@ impl Writer {
             tracing::error!(%error, "the journal is damaged");
             self.replace_file()?;
         }
+        // Whose they are is not known: what is given up now has no more room for keys than is left.
+        self.shedding.remembered(16 * self.window.len() as u64);
         let mut batch = Vec::new();
         loop {
             let open = self.receive(&runtime, &mut batch);
@@ -268,6 +270,7 @@ impl Writer {
             Ok(outcomes) => Ok((stage, outcomes)),
             Err(error) => {
                 stage.forget_keys(&mut self.window);
+                self.shedding.failed();
                 // A full disk has rolled back already.
                 if !self.connection.is_autocommit() {
                     self.connection.execute_batch("ROLLBACK")?;
@@ -346,6 +349,7 @@ impl Writer {
                     // smaller one that still fits would overtake it. Nothing of one that is
                     // given up does.
                     if turn.is_some_and(Turn::is_over) {
+                        shedding.turned_away(entries, &given_up);
                         stage.state.refused_full += entries.len() as u64;
                         Outcome::Appended(vec![Appended::Full; entries.len()])
                     } else if takes_none
@@ -356,6 +360,7 @@ impl Writer {
                     } else {
                         refused = true;
                         turn.inspect(|turn| turn.end());
+                        shedding.turned_away(entries, &given_up);
                         stage.state.refused_full += entries.len() as u64;
                         Outcome::Appended(vec![Appended::Full; entries.len()])
                     }
@@ -422,6 +427,7 @@ impl Writer {
             self.duties.tally_bytes += stage.tally.as_ref().map_or(0, Tallying::bytes);
             self.steps.noted();
             self.state = stage.state;
+            self.shedding.remembered(stage.shed_key_bytes);
             if let Some(names) = stage.names.take() {
                 self.account.names = names;
                 if let Err(error) = self.promises.write_names(&self.account.names) {

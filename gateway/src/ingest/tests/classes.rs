@@ -46,8 +46,9 @@ fn of(routing: &Routing, device: &str) -> (Routes, Option<Class>) {
     let topics = Topics::new(Config::default());
     let (metrics, births) = (Metrics::default(), Births::default());
     let routes = routing.of(None);
-    let mut preparing =
-        Preparing::new(&topics, routes, &routing.rules, &metrics, &births).routed_by(routing);
+    let mut preparing = Preparing::new(&topics, routes, &routing.rules, &metrics, &births)
+        .sending_originals(routing.originals)
+        .routed_by(routing);
     let topic = format!("devices/{device}/t");
     preparing.publish(&"c1".into(), &publish(&topic, b"{\"v\":1}"), RECEIVED);
     let entry = event(&preparing.entries[0]).0;
@@ -73,6 +74,15 @@ fn what_is_urgent_goes_by_the_lane_and_by_nothing_else_and_the_rest_does_not() {
 fn what_rules_act_on_is_not_given_up_for_they_would_take_the_device_for_silent() {
     let routing = routing(rules());
     assert_eq!(of(&routing, "acted"), (Routes(0b10_0101), None));
+}
+
+#[test]
+fn what_goes_to_who_is_told_of_no_gap_is_not_given_up() {
+    let mut routing = routing(rules());
+    routing.originals = Routes(0b0100);
+    assert_eq!(of(&routing, "low"), (Routes(0b0101), None));
+    routing.originals = Routes(0b1_0000);
+    assert_eq!(of(&routing, "low").1, Some(Class::Low));
 }
 
 #[test]

@@ -193,6 +193,103 @@ async fn keys_of_what_is_given_up_do_not_take_the_room_of_others() {
 }
 
 #[tokio::test]
+async fn keys_have_their_share_however_much_others_have() {
+    let place = place(&[(Class::Low, 60, Keep::None)]);
+    let running = place.run();
+    let handle = running.handle();
+    // Others have nearly all.
+    for n in 0.. {
+        let appended = append(&handle, vec![of(n, Class::Critical)]).await;
+        if appended[..] == [Appended::Full] {
+            break;
+        }
+    }
+    let low = |from: u64| {
+        (from..from + 1_000)
+            .map(move |n| of(n, Class::Low))
+            .collect()
+    };
+    assert_eq!(
+        append(&handle, low(10_000_000)).await,
+        [Appended::Shed; 1_000]
+    );
+    let image = place.crash_image();
+    running.shutdown().await.expect("an orderly end");
+    let running = image.run();
+    let handle = running.handle();
+    let again = append(&handle, low(10_000_000)).await;
+    assert_eq!(again, [Appended::Duplicate; 1_000], "a resend after a kill");
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
+async fn a_restart_gives_keys_of_what_is_given_up_no_second_share() {
+    let mut place = place(&[(Class::Low, 60, Keep::None)]);
+    let count = |handle: &Handle| -> u64 {
+        let listing = handle.listing().expect("a listing");
+        let keys = "SELECT CAST(total(count) AS INTEGER) FROM commits";
+        let counted = listing
+            .tables()
+            .query_row(keys, [], |row| row.get::<_, i64>(0));
+        counted.expect("counted").unsigned_abs()
+    };
+    let mut keys = Vec::new();
+    for start in 1..4 {
+        let running = place.run();
+        let handle = running.handle();
+        if start == 1 {
+            press(&handle, Class::Low).await;
+        }
+        for first in (0..80_000).step_by(1_000) {
+            let first = start * 10_000_000 + first;
+            let low = (first..first + 1_000).map(|n| of(n, Class::Low));
+            let appended = append(&handle, low.collect()).await;
+            assert_eq!(appended, [Appended::Shed; 1_000]);
+        }
+        keys.push(count(&handle));
+        let image = place.crash_image();
+        running.shutdown().await.expect("an orderly end");
+        place = image;
+    }
+    // A fifth of the room, by 16 bytes; and those of what is kept.
+    let most = ROOM / 5 / 16 + 10_000;
+    assert!(keys[0] > most / 2 && keys[2] < most, "{keys:?} of {most}");
+}
+
+#[tokio::test]
+async fn what_was_to_be_kept_and_found_no_room_is_kept_when_it_is_sent_again() {
+    let place = place(&[(Class::Low, 60, Keep::OneOf(10))]);
+    let running = place.run();
+    let handle = running.handle();
+    let mut stored = 0;
+    for n in 0.. {
+        let appended = append(&handle, vec![of(n, Class::Critical)]).await;
+        if appended[..] == [Appended::Full] {
+            break;
+        }
+        stored += 1;
+    }
+    for _ in 0..12 {
+        let appended = append(&handle, vec![of(200_000, Class::Low)]).await;
+        assert_eq!(appended, [Appended::Full], "it is the one of ten");
+    }
+    assert_eq!(handle.status().shed, [0; 3]);
+    // Room for it, and not so much that it is over.
+    let settled = stored / 10;
+    settle(&handle, delivered(0, settled, settled)).await;
+    until(&handle, |s| s.buffered_settled == 0).await;
+    assert!(handle.status().shedding);
+    let appended = append(&handle, vec![of(200_000, Class::Low)]).await;
+    assert!(
+        matches!(appended[..], [Appended::Stored(_)]),
+        "{appended:?}"
+    );
+    let rest = (1..10).map(|n| of(200_000 + 10 * n, Class::Low)).collect();
+    assert_eq!(append(&handle, rest).await, [Appended::Shed; 9]);
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
 async fn a_log_that_has_grown_is_no_shortage() {
     let mut place = place(&[(Class::Low, 55, Keep::None)]);
     place.config.max_bytes = 16 << 20;
@@ -218,44 +315,60 @@ async fn a_log_that_has_grown_is_no_shortage() {
     running.shutdown().await.expect("an orderly end");
 }
 
+/// Has the writer append an event of the class `low` in a commit of its own.
+fn commit(store: &mut Store, n: u64) -> oneshot::Receiver<Outcome> {
+    let (reply, outcome) = oneshot::channel();
+    let work = Work::Append {
+        entries: vec![of(n, Class::Low)],
+        retry_of: None,
+        turn: None,
+        spare: false,
+    };
+    let mut batch = vec![Job {
+        work,
+        reply,
+        room: None,
+    }];
+    store.writer.commit(&mut batch).expect("the writer goes on");
+    outcome
+}
+
+/// Takes a table out of the way, or back.
+fn rename(store: &Store, from: &str, to: &str) {
+    let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+    let renamed = store.writer.connection.execute_batch(&sql);
+    renamed.expect("renamed");
+}
+
+#[test]
+fn what_was_to_be_kept_by_a_commit_that_fails_is_kept_by_the_next() {
+    let place = place(&[(Class::Low, 60, Keep::OneOf(10))]);
+    let (mut store, _) = place.open().expect("opens");
+    store.writer.shedding.set_mark(0);
+    rename(&store, "commits", "hidden");
+    assert!(commit(&mut store, 1).try_recv().is_err());
+    rename(&store, "hidden", "commits");
+    let outcome = commit(&mut store, 1).try_recv();
+    assert!(
+        matches!(&outcome, Ok(Outcome::Appended(all)) if matches!(all[..], [Appended::Stored(_)])),
+        "it is the one of ten: {outcome:?}"
+    );
+}
+
 #[test]
 fn a_commit_that_fails_gives_nothing_up() {
     let place = place(&[(Class::Low, 60, Keep::None)]);
     let (mut store, _) = place.open().expect("opens");
     store.writer.shedding.set_mark(0);
-    let append = |store: &mut Store, n| {
-        let (reply, outcome) = oneshot::channel();
-        let work = Work::Append {
-            entries: vec![of(n, Class::Low)],
-            retry_of: None,
-            turn: None,
-            spare: false,
-        };
-        let mut batch = vec![Job {
-            work,
-            reply,
-            room: None,
-        }];
-        store.writer.commit(&mut batch).expect("the writer goes on");
-        outcome
-    };
     // Known on disk, and beyond the room for that in memory only.
     for (n, room) in [(1, 256 << 20), (2, 1)] {
         store.writer.room.set_limit(OnFull::PushBack, room);
         // The table is away: what is given up cannot be counted, so nobody hears that it was.
-        let rename = |store: &Store, from: &str, to: &str| {
-            let sql = format!("ALTER TABLE {from} RENAME TO {to}");
-            store
-                .writer
-                .connection
-                .execute_batch(&sql)
-                .expect("renamed");
-        };
         rename(&store, "gaps", "hidden");
-        assert!(append(&mut store, n).try_recv().is_err());
+        assert!(commit(&mut store, n).try_recv().is_err());
         assert_eq!(store.handle().status().shed, [n - 1, 0, 0]);
         rename(&store, "hidden", "gaps");
-        let outcome = append(&mut store, n).try_recv();
+        let outcome = commit(&mut store, n).try_recv();
         assert!(
             matches!(&outcome, Ok(Outcome::Appended(all)) if all[..] == [Appended::Shed]),
             "its key is not remembered: {outcome:?}"
