@@ -114,7 +114,9 @@ impl Edit for Tell {
             let event = event(gap, self.ingest.site(), self.ingest.gateway(), now);
             self.ingest.made_for(&event, Routes(gap.routes)).event
         });
-        Ok(Edited::change(gaps.len(), told.collect()))
+        let told = told.collect();
+        let counts = gaps.iter().map(|gap| (gap.device.clone(), gap.count));
+        Ok(Edited::tells(gaps.len(), told, counts.collect()))
     }
 
     fn cost_bytes(&self) -> usize {
@@ -125,12 +127,7 @@ impl Edit for Tell {
 /// The event that tells of a gap, of this gateway. Its key is that of the gap, so that one
 /// which comes back out of a damaged file is the same one; and no other's, for what dedupes
 /// would drop the other.
-fn event(
-    gap: &Gap,
-    site: Option<&Arc<str>>,
-    gateway: Option<&GatewayId>,
-    now: Timestamp,
-) -> Event {
+fn event(gap: &Gap, site: Option<&Arc<str>>, gateway: Option<&GatewayId>, now: Timestamp) -> Event {
     let device = match &*gap.device {
         "" => OTHERS,
         device => device,

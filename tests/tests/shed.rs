@@ -125,6 +125,22 @@ impl Fleet {
     }
 }
 
+/// What was given up of the devices `low`, `normal` and `critical`, by the ledger by device,
+/// which has all there is.
+fn shed_by_device(gateway: &Gateway) -> [u64; 3] {
+    let text = gateway.ask(&["ledger", "--json"]);
+    let answer: Value = serde_json::from_str(&text).expect("an answer is JSON");
+    for rest in ["others", "unknown"] {
+        assert_eq!(answer[rest]["shed"], 0, "{answer}");
+    }
+    assert_eq!(answer["unattributed"], 0, "{answer}");
+    let items = answer["items"].as_array().expect("devices");
+    ["low", "normal", "critical"].map(|device| {
+        let found = items.iter().find(|item| item["device"] == *device);
+        found.map_or(0, |item| item["shed"].as_u64().expect("a count"))
+    })
+}
+
 fn connected(port: u16) -> Client {
     wait::until(Duration::from_secs(20), "a connection", || {
         Client::try_connect(port, Version::V5, "fleet").ok()
@@ -138,6 +154,7 @@ fn what_is_given_up_is_told_upstream_once_whatever_is_killed() {
     let wire = ChaosProxy::to(receiver.port);
     let setup = Setup::new(&sandbox)
         .with(CLASSES)
+        .with("[read]\nenabled = true")
         .to_http("lake", &format!("http://127.0.0.1:{}/", wire.port));
     let mut gateway = Gateway::start(&setup).expecting(&["lake", "room is short"]);
     wire.set(Mode::Reset);
@@ -153,10 +170,9 @@ fn what_is_given_up_is_told_upstream_once_whatever_is_killed() {
     let short = gateway.status();
     short.assert_balanced();
     assert!(short.ledger.shed > 500, "{short:#?}");
-    assert_eq!(
-        short.ledger.accepted - short.ledger.duplicate,
-        fleet.published
-    );
+    // By device it is the same before it is told,
+    let [low, normal, critical] = shed_by_device(&gateway);
+    assert_eq!((low + normal, critical), (short.ledger.shed, 0));
 
     wire.set(Mode::Pass);
     // While it drains, and while it is told.
@@ -170,11 +186,18 @@ fn what_is_given_up_is_told_upstream_once_whatever_is_killed() {
     });
     let done = gateway.status();
     done.assert_balanced();
+    // and afterwards, whatever was killed.
+    assert_eq!(shed_by_device(&gateway), [low, normal, critical]);
     gateway.finish();
     let got = got(receiver.dir());
     let told: u64 = got.gaps.iter().map(|(_, count)| count).sum();
     assert_eq!(told, done.ledger.shed, "told {:?}", got.gaps);
     assert_eq!(got.events.len() as u64 + told, fleet.published);
+    let told_of = |of: &str| -> u64 {
+        let all = got.gaps.iter().filter(|(device, _)| device.starts_with(of));
+        all.map(|(_, count)| count).sum()
+    };
+    assert_eq!((told_of("low "), told_of("normal ")), (low, normal));
     let critical = got.events.iter().filter(|(device, _)| device == "critical");
     assert_eq!(critical.count() as u64, fleet.published / 3);
     assert!(!got.gaps.iter().any(|(of, _)| of.contains("critical")));

@@ -184,6 +184,9 @@ pub(super) fn ledger(args: &Ledger) -> Result<ExitCode> {
         |reader, _| reader.ledger(&asked),
         |item| {
             let mut text = format!("{}  stored {}", tame(&item["device"]), item["stored"]);
+            if item["shed"] != 0 {
+                text.push_str(&format!(", shed {}", item["shed"]));
+            }
             if let Value::Object(nowhere) = &item["nowhere"] {
                 text.push_str(&counts("nowhere", nowhere.iter()));
             }

@@ -1,6 +1,6 @@
 //! The ledger by device and destination: what was routed, and what ended otherwise than by
-//! delivery. What waits is counted from the journal when somebody asks (`read/ledger.rs`),
-//! and what was delivered is the rest.
+//! delivery; and what was given up. What waits is counted from the journal when somebody
+//! asks (`read/ledger.rs`), and what was delivered is the rest.
 //!
 //! # Promises
 //! - Together with what nobody can tell the device of, the rows of a destination are what
@@ -25,7 +25,7 @@ use crate::{
     store::{AccountOf, Accounts},
 };
 
-pub(super) use fold::{Counts, Deltas, Fold, STORED};
+pub(super) use fold::{Counts, Deltas, Fold, SHED, STORED};
 pub(super) use rescue::{Rescued, rescue};
 
 /// Its tables, and what stands in them at first.
@@ -132,7 +132,7 @@ pub(super) fn begin<'c>(
     while let Some(row) = numbers.next()? {
         let number: u8 = row.get(0)?;
         let is_same = |one: &Known| one.number == number && !one.is_new;
-        if number != STORED && !known.iter().any(is_same) {
+        if !matches!(number, STORED | SHED) && !known.iter().any(is_same) {
             gone.push(number);
         }
     }
@@ -150,6 +150,12 @@ pub(super) fn begin<'c>(
             )?;
         }
     }
+    // A file of an earlier version has none, nor what is taken over from one.
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO ledger_destinations VALUES (?1, '', NULL, 0, 0, 0, 0, 0, 0)",
+        )?
+        .execute([SHED])?;
     for (one, account) in known.iter().zip(&accounts.destinations) {
         if one.is_new {
             connection.execute(
@@ -340,7 +346,11 @@ fn compare(
     };
     let all = accounts.destinations.iter();
     let all = all.map(|account| (account.id.0, Counts::of(account)));
-    for (number, said) in all.chain([(STORED, stored)]) {
+    let shed = Counts {
+        routed: accounts.told,
+        ..Counts::default()
+    };
+    for (number, said) in all.chain([(STORED, stored), (SHED, shed)]) {
         let counted = sums(connection, number)?;
         let missing = said.less(counted);
         if missing == Counts::default() {
@@ -351,6 +361,7 @@ fn compare(
         unattribute(connection, missing)?;
         let what = match number {
             STORED => "what was stored".to_owned(),
+            SHED => "what was given up".to_owned(),
             number if number == NOWHERE.0 => "what goes nowhere".to_owned(),
             number => format!("destination {number}"),
         };

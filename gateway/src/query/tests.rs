@@ -25,10 +25,13 @@ use super::{
     read::{History, In, Last, Search, Which},
 };
 use crate::{
+    class::Class,
     clock::Clock,
     event::{Event, IdSource, Key, Marks, Measurement, Quality, TimeSource, Timestamp, Value},
     record::{DestinationId, Position, Routes},
-    store::{self, Appended, Dead, Entry, NewEvent, NewQuarantine, OnFull, Progress, Store},
+    store::{
+        self, Appended, Dead, Entry, Keep, NewEvent, NewQuarantine, OnFull, Progress, Shed, Store,
+    },
 };
 
 /// 2026-03-01T12:00:00Z.
@@ -59,7 +62,12 @@ fn open_with(dir: &Path, max_bytes: u64, clock: &Arc<At>, destinations: &[&str])
         max_age: None,
         keep_delivered: None,
         on_full: OnFull::PushBack,
-        shed: Vec::new(),
+        // Of what says that it may be given up.
+        shed: vec![Shed {
+            class: Class::Low,
+            above: 0,
+            keep: Keep::None,
+        }],
         reserve_bytes: 64 * 1024,
         dedup_age: Duration::from_hours(1),
         dedup_count: 100_000,

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{
     Error, Listing, column,
     frame::{self, column, integer},
-    open,
+    gap, open,
     reader::{END, Page, Reader},
     state::{Standing, State},
     tally::{self, Tally},
@@ -79,6 +79,9 @@ pub struct Accounts {
     pub is_whole: bool,
     /// Events stored.
     pub stored: u64,
+    /// Events given up of which was told; less than nothing where a damaged file brought
+    /// back what was told before. Known where the page is whole.
+    pub told: i64,
     /// The ledger of each destination.
     pub destinations: Vec<AccountOf>,
     /// How often the file was replaced by a salvaged one.
@@ -134,8 +137,11 @@ impl Reader {
             page = self.scan(None, after, count, bytes, damaged)?;
             is_whole = page.scanned_to == END;
         }
+        let mut told = 0;
         if is_whole {
             page.scanned_to = state.position.max(after);
+            let untold: u64 = gap::by_device(&transaction)?.values().sum();
+            told = state.shed.iter().sum::<u64>().cast_signed() - untold.cast_signed();
         }
         Ok(Accounts {
             page,
@@ -143,6 +149,7 @@ impl Reader {
             commit: more.unwrap_or(state.commit),
             is_whole,
             stored: state.stored,
+            told,
             destinations: accounts(&transaction, &state)?,
             replaced: 0,
         })
@@ -162,6 +169,9 @@ pub struct Snapshot {
     pub destinations: Vec<AccountOf>,
     /// Records that wait for another attempt, by device and destination.
     pub retrying: BTreeMap<(String, DestinationId), u64>,
+    /// Events given up of which is not told yet, by device; under no name those of devices
+    /// that are not told apart.
+    pub untold: BTreeMap<String, u64>,
     state: State,
 }
 
@@ -194,8 +204,18 @@ impl Listing {
             tallies,
             destinations: accounts(&transaction, &state)?,
             retrying,
+            untold: gap::by_device(&transaction)?,
             state,
         })
+    }
+
+    /// Devices of which something was given up that is not told yet.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn untold(&self) -> Result<Vec<String>, Error> {
+        let devices = gap::by_device(&self.connection)?.into_keys();
+        Ok(devices.filter(|device| !device.is_empty()).collect())
     }
 
     /// Shows each record of a snapshot that lies after `after`, or that a destination

@@ -130,10 +130,17 @@ impl<'c> Inserter<'c> {
         };
         stage::cached(self.connection, "RELEASE edit")?.execute([])?;
         stage.dirty |= edited.changed || !edited.events.is_empty();
-        for event in &edited.events {
+        for (at, event) in edited.events.iter().enumerate() {
             let appended = self.event(event, None, stage, window)?;
-            if let (true, Appended::Stored(position)) = (edited.are_copies, appended) {
+            // What was told before, and came back out of a damaged file, was counted then.
+            let Appended::Stored(position) = appended else {
+                continue;
+            };
+            if edited.are_copies {
                 copies::note(self.connection, position, event.routes, event.body.len())?;
+            }
+            if let (Some((device, count)), Some(tally)) = (edited.told.get(at), &mut stage.tally) {
+                tally.told(device, *count);
             }
         }
         Ok(Outcome::Edited(edited.answer))

@@ -54,6 +54,9 @@ pub struct Edited<A> {
     /// The events are copies of others in the journal, each for one destination: they
     /// leave as soon as that has settled them.
     pub are_copies: bool,
+    /// What the events tell of, one of each, where they tell of what was given up: the
+    /// device, and how much of it.
+    pub told: Vec<(String, u64)>,
 }
 
 impl<A> Edited<A> {
@@ -64,6 +67,7 @@ impl<A> Edited<A> {
             events: Vec::new(),
             changed: false,
             are_copies: false,
+            told: Vec::new(),
         }
     }
 
@@ -74,6 +78,18 @@ impl<A> Edited<A> {
             events,
             changed: true,
             are_copies: false,
+            told: Vec::new(),
+        }
+    }
+
+    /// Counts of what was given up were taken away, and these events tell of them.
+    pub const fn tells(answer: A, events: Vec<NewEvent>, told: Vec<(String, u64)>) -> Self {
+        Self {
+            answer,
+            events,
+            changed: true,
+            are_copies: false,
+            told,
         }
     }
 
@@ -84,6 +100,7 @@ impl<A> Edited<A> {
             events,
             changed: true,
             are_copies: true,
+            told: Vec::new(),
         }
     }
 }
@@ -127,12 +144,14 @@ impl<E: Edit> AnyEdit for E {
             events,
             changed,
             are_copies,
+            told,
         } = Edit::apply(self, tables, now)?;
         Ok(Edited {
             answer: Box::new(answer),
             events,
             changed,
             are_copies,
+            told,
         })
     }
 

@@ -118,6 +118,18 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0).map(integer))
 }
 
+/// What is not told yet, by device; of those that are not told apart under no name.
+pub(super) fn by_device(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    // The rows have a bound.
+    for (_, gap) in all(connection, usize::MAX)? {
+        if let Some(gap) = gap {
+            *counts.entry(gap.device).or_default() += gap.count;
+        }
+    }
+    Ok(counts)
+}
+
 /// Takes so many of the oldest away, to be told. One that is damaged is said in the log, and
 /// gone: nobody knows what it counted.
 ///

@@ -5,7 +5,8 @@
 //! journal anyway (`query/ledger.rs`): what was stored and routed he sees, and what was
 //! delivered is the rest. What ends otherwise (dead letters, what is too old or evicted,
 //! damage) and what is routed later (a new destination that is given what was kept) is
-//! rare or comes in bulk, and is written here, in the transaction that counts it.
+//! rare or comes in bulk, and is written here, in the transaction that counts it. So is what
+//! was given up, when it is told: until then it is by device in the rows of `gaps`.
 //!
 //! Only while somebody reads ([`Hold`](super::Hold)), and no more than [`ROWS_MAX`] and
 //! [`BYTES_MAX`]: who
@@ -107,6 +108,9 @@ pub struct Tally {
     pub taken_back: Vec<TakenBack>,
     /// What was routed later.
     pub given: Vec<Given>,
+    /// Devices of which was told that something was given up, and how much.
+    #[serde(default)]
+    pub told: Vec<(u32, u64)>,
 }
 
 /// A tally that is being written.
@@ -120,7 +124,10 @@ pub(super) struct Tallying {
 impl Tallying {
     fn device(&mut self, record: Option<&Record>) -> u32 {
         let view = record.and_then(|record| View::parse(&record.body).ok());
-        let device = view.map_or("", |view| view.attributes.device);
+        self.place(view.map_or("", |view| view.attributes.device))
+    }
+
+    fn place(&mut self, device: &str) -> u32 {
         if let Some(place) = self.places.get(device) {
             return *place;
         }
@@ -182,6 +189,12 @@ impl Tallying {
             device: self.device(Some(record)),
         };
         self.tally.given.push(given);
+    }
+
+    /// It is told that so much of a device was given up; of none where it is empty.
+    pub(super) fn told(&mut self, device: &str, count: u64) {
+        let place = self.place(device);
+        self.tally.told.push((place, count));
     }
 
     /// Writes what there is, as part of commit `number`.

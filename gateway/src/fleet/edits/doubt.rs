@@ -59,6 +59,7 @@ impl Edit for Settle {
             events,
             changed: count > 0,
             are_copies: false,
+            told: Vec::new(),
         })
     }
 

@@ -127,6 +127,7 @@ impl<'t> Telling<'t> {
             events: self.events,
             changed: self.changed,
             are_copies: false,
+            told: Vec::new(),
         }
     }
 }

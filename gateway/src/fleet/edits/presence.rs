@@ -76,6 +76,7 @@ impl Edit for Presence {
             answer: (),
             changed: !events.is_empty(),
             are_copies: false,
+            told: Vec::new(),
             events,
         })
     }

@@ -46,6 +46,7 @@ impl Edit for Press {
             events: Vec::new(),
             changed: commands + requests > 0,
             are_copies: false,
+            told: Vec::new(),
         })
     }
 

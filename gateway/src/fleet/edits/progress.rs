@@ -169,6 +169,7 @@ impl Edit for Replied {
             events,
             changed,
             are_copies: false,
+            told: Vec::new(),
         })
     }
 
@@ -255,6 +256,7 @@ impl Edit for Expire {
             answer: expired,
             changed: expired.commands > 0,
             are_copies: false,
+            told: Vec::new(),
             events,
         })
     }
@@ -305,6 +307,7 @@ impl Edit for Trim {
             events: Vec::new(),
             changed: trimmed.commands > 0 || trimmed.requests > 0,
             are_copies: false,
+            told: Vec::new(),
         })
     }
 

@@ -258,6 +258,7 @@ impl Edit for Told {
             events: Vec::new(),
             changed,
             are_copies: false,
+            told: Vec::new(),
         })
     }
 

@@ -17,6 +17,8 @@ use crate::{
 
 /// The number under which what was stored is counted.
 pub(in crate::query) const STORED: u8 = 64;
+/// The number under which is counted what was given up, once it is told.
+pub(in crate::query) const SHED: u8 = 65;
 
 /// What is counted of a device and destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -222,6 +224,13 @@ impl<'c> Fold<'c> {
                 self.record(position, &device, Routes(damaged.waited));
             }
             self.ended(commit, &device, Routes(damaged.waited), Ending::Damaged);
+        }
+        for (place, count) in &tally.told {
+            let counts = Counts {
+                routed: count.cast_signed(),
+                ..Counts::default()
+            };
+            self.deltas.add(device(*place), SHED, counts);
         }
         for taken in &tally.taken_back {
             if self.is_of(taken.destination, commit) {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     query::{
         Error,
-        ledger::{self, Counts, Fold, Known, STORED},
+        ledger::{self, Counts, Fold, Known, SHED, STORED},
     },
     record::{DestinationId, NOWHERE, is_own},
     store::{AccountOf, Listing, Snapshot},
@@ -69,7 +69,8 @@ impl Reader {
     /// One try; `None` where the read side has counted more than the journal had when it was
     /// looked at.
     fn ledger_once(&mut self, asked: &Ledger) -> Result<Option<Value>, Error> {
-        let (devices, next) = devices(&self.connection, asked)?;
+        let untold = self.journal.listing(|listing| Ok(listing.untold()?))?;
+        let (devices, next) = devices(&self.connection, asked, untold)?;
         // The journal first: what it has forgotten was counted before, and so is in what is
         // read of the read side afterwards.
         let snapshot = self
@@ -121,12 +122,15 @@ fn page(
     let items = devices.iter();
     let items = items.map(|device| {
         let rows = rows(connection, 0, device, &known)?;
-        Ok(item(device, rows, &snapshot.destinations, &since))
+        Ok(item(device, rows, snapshot, &since))
     });
     let mut items: Vec<LedgerDevice> = items.collect::<Result<_, Error>>()?;
     if asked.device.is_some() {
         // Nothing was ever heard of it.
-        items.retain(|item| item.sum.stored != 0 || !item.sum.destinations.is_empty());
+        items.retain(|item| {
+            let sum = &item.sum;
+            sum.stored != 0 || sum.shed != 0 || !sum.destinations.is_empty()
+        });
     }
     let mut more = LedgerMore {
         complete: since.is_complete,
@@ -139,17 +143,31 @@ fn page(
             let rows = rows(connection, kind, "", &known)?;
             Ok::<_, Error>(without_rest(rows, &snapshot.destinations))
         };
-        (more.others, more.unknown) = (Some(sum(1)?), Some(sum(2)?));
+        let mut unknown = sum(2)?;
+        unknown.shed += untold(snapshot, "");
+        (more.others, more.unknown) = (Some(sum(1)?), Some(unknown));
         more.unattributed = Some(ledger::unattributed(connection)?);
     }
     let items = items.iter().map(|item| json!(item)).collect();
     Ok((items, more))
 }
 
-/// The devices of a page, and where the next one begins.
+/// What was given up of a device and is not told yet.
+fn untold(snapshot: &Snapshot, device: &str) -> i64 {
+    snapshot
+        .untold
+        .get(device)
+        .copied()
+        .unwrap_or(0)
+        .cast_signed()
+}
+
+/// The devices of a page, and where the next one begins. Those of which is `untold` that
+/// something was given up may have nothing else.
 fn devices(
     connection: &Connection,
     asked: &Ledger,
+    untold: Vec<String>,
 ) -> Result<(BTreeSet<String>, Option<String>), Error> {
     if let Some(device) = &asked.device {
         return Ok((BTreeSet::from([device.clone()]), None));
@@ -161,8 +179,11 @@ fn devices(
             "SELECT DISTINCT device FROM ledger WHERE kind = 0 AND device > ?1
              ORDER BY device LIMIT ?2",
         )?
-        .query_map((after, rows), |row| row.get(0))?
+        .query_map((&after, rows), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
+    devices.extend(untold.into_iter().filter(|device| *device > after));
+    devices.sort_unstable();
+    devices.dedup();
     let is_more = devices.len() > count;
     devices.truncate(count);
     let next = devices.last().filter(|_| is_more);
@@ -189,7 +210,7 @@ fn rows(
     for row in rows {
         let (number, counts): (u8, Counts) = row?;
         let mut known = known.iter();
-        if number == STORED || known.any(|one| one.number == number && !one.is_new) {
+        if matches!(number, STORED | SHED) || known.any(|one| one.number == number && !one.is_new) {
             counted.insert(number, counts);
         }
     }
@@ -242,13 +263,15 @@ impl<'c> Since<'c> {
 fn item(
     device: &str,
     mut counted: BTreeMap<u8, Counts>,
-    accounts: &[AccountOf],
+    snapshot: &Snapshot,
     since: &Since<'_>,
 ) -> LedgerDevice {
+    let accounts = &snapshot.destinations;
     for (number, counts) in since.fold.deltas.of(device) {
         *counted.entry(*number).or_default() += *counts;
     }
     let mut sum = without_rest(counted.clone(), accounts);
+    sum.shed += untold(snapshot, device);
     for one in &mut sum.destinations {
         let account = accounts.iter().find(|account| one.name == account.name);
         let Some(account) = account.filter(|_| since.is_complete) else {
@@ -270,7 +293,8 @@ fn item(
 
 /// What is said of one device, or of many, without what waits and what was delivered.
 fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> LedgerSum {
-    let stored = counted.get(&STORED).map_or(0, |counts| counts.routed);
+    let of = |number| counted.get(&number).map_or(0, |counts| counts.routed);
+    let (stored, shed) = (of(STORED), of(SHED));
     let mut nowhere = None;
     let mut destinations = Vec::new();
     for (number, counts) in counted {
@@ -304,6 +328,7 @@ fn without_rest(counted: BTreeMap<u8, Counts>, accounts: &[AccountOf]) -> Ledger
     }
     LedgerSum {
         stored,
+        shed,
         nowhere,
         destinations,
     }

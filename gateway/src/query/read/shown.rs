@@ -205,7 +205,9 @@ pub struct LedgerDevice {
 pub struct LedgerSum {
     /// Events stored.
     pub stored: i64,
-    /// Of those: to no destination.
+    /// Events given up while room was short, beside those.
+    pub shed: i64,
+    /// Of those stored: to no destination.
     pub nowhere: Option<LedgerNowhere>,
     /// By destination.
     pub destinations: Vec<LedgerDestination>,

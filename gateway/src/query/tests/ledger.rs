@@ -75,6 +75,21 @@ impl Fed {
         reader.ledger(asked).unwrap()
     }
 
+    /// What it says was given up, by device.
+    fn shed(&self, store: &store::Handle) -> BTreeMap<String, u64> {
+        let shed = (0..4).filter_map(|n| {
+            let device = format!("d{n}");
+            let asked = Ledger {
+                device: Some(device.clone()),
+                ..all()
+            };
+            let answer = self.answer(store, &asked);
+            let count = items(&answer).first()?["shed"].as_u64().unwrap();
+            (count > 0).then_some((device, count))
+        });
+        shed.collect()
+    }
+
     /// What it says by device and destination.
     fn by_device(&self, store: &store::Handle) -> BTreeMap<(String, u8), Became> {
         let mut found = BTreeMap::new();
@@ -152,6 +167,7 @@ proptest! {
             if is_prompt {
                 // As of now, although not all of it is counted.
                 prop_assert_eq!(fed.by_device(&world.handle()), world.by_device());
+                prop_assert_eq!(fed.shed(&world.handle()), world.shed());
             }
         }
         fed.fold(&world.handle(), 5);
@@ -162,6 +178,7 @@ proptest! {
             fed.rebuild();
             fed.fold(&world.handle(), 3);
             prop_assert_eq!(fed.by_device(&world.handle()), world.by_device());
+            prop_assert_eq!(fed.shed(&world.handle()), world.shed());
             prop_assert_eq!(&fed.found, &Vec::<String>::new());
         }
     }
@@ -414,6 +431,174 @@ async fn what_was_missed_is_of_no_device_and_others_than_so_many_have_one_line()
         json_of(&answer, "b7")
     );
     assert_eq!(items(&fed.answer(&handle, &of("nobody"))).len(), 0);
+}
+
+/// An event that may be given up.
+fn low(device: &str, n: u8) -> Entry {
+    let Entry::Event(one) = of(device, n, 1) else {
+        panic!("it is an event");
+    };
+    Entry::Event(NewEvent {
+        shed: Some(store::Sheddable {
+            class: Class::Low,
+            series: 0,
+        }),
+        ..one
+    })
+}
+
+/// Tells of what was given up, under keys that begin with `first`.
+#[derive(Debug)]
+struct Tell(u8);
+
+impl store::Edit for Tell {
+    type Answer = usize;
+
+    fn apply(
+        &self,
+        tables: &rusqlite::Connection,
+        _: Timestamp,
+    ) -> rusqlite::Result<store::Edited<usize>> {
+        let gaps = store::take_gaps(tables, 100)?;
+        let telling = |(n, gap): (u8, &store::Gap)| match of(&gap.device, self.0 + n, 1) {
+            Entry::Event(event) => NewEvent {
+                dedup: true,
+                ..event
+            },
+            Entry::Quarantine(_) => panic!("it is an event"),
+        };
+        let events = (0..).zip(&gaps).map(telling).collect();
+        let counts = gaps.iter().map(|gap| (gap.device.clone(), gap.count));
+        Ok(store::Edited::tells(gaps.len(), events, counts.collect()))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        1
+    }
+}
+
+/// A row that a damaged file brings back.
+#[derive(Debug)]
+struct BringBack(Vec<u8>);
+
+impl store::Edit for BringBack {
+    type Answer = ();
+
+    fn apply(
+        &self,
+        tables: &rusqlite::Connection,
+        _: Timestamp,
+    ) -> rusqlite::Result<store::Edited<()>> {
+        tables.execute(
+            "INSERT INTO gaps (device, class, routes, checksum, body)
+             VALUES ('b8', 0, 1, ?1, ?2)",
+            (crc32fast::hash(&self.0), &self.0),
+        )?;
+        Ok(store::Edited::change((), Vec::new()))
+    }
+
+    fn cost_bytes(&self) -> usize {
+        1
+    }
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_in_the_ledger_before_it_is_told_and_after_and_once() {
+    let place = Place::new();
+    let handle = place.handle();
+    handle.hold().set(Position(0));
+    let mut fed = Fed::new();
+    let shed = |answer: &Json| -> Vec<(String, i64, i64)> {
+        let of = |item: &Json| {
+            let number = |of: &str| item[of].as_i64().unwrap();
+            let device = item["device"].as_str().unwrap().to_owned();
+            (device, number("stored"), number("shed"))
+        };
+        items(answer).iter().map(of).collect()
+    };
+    let is = |of: &[(&str, i64, i64)]| -> Vec<(String, i64, i64)> {
+        let owned = of
+            .iter()
+            .map(|(device, n, m)| ((*device).to_owned(), *n, *m));
+        owned.collect()
+    };
+    place
+        .append(vec![
+            of("b7", 1, 1),
+            low("b7", 2),
+            low("b8", 3),
+            low("b8", 4),
+        ])
+        .await;
+    // The second device has nothing else; neither is counted by the read side yet.
+    fed.fold(&handle, 10);
+    let before = fed.answer(&handle, &all());
+    assert_eq!(shed(&before), is(&[("b7", 1, 1), ("b8", 0, 2)]));
+    let body = "SELECT body FROM gaps WHERE device = 'b8'";
+    let row: Vec<u8> = handle
+        .listing()
+        .unwrap()
+        .tables()
+        .query_row(body, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(handle.edit(Tell(100)).await, Ok(2));
+    let alone = Ledger {
+        device: Some("b8".to_owned()),
+        ..all()
+    };
+    let told = fed.answer(&handle, &alone);
+    assert_eq!(shed(&told), is(&[("b8", 1, 2)]), "told, and not counted");
+    fed.fold(&handle, 10);
+    let after = fed.answer(&handle, &all());
+    assert_eq!(shed(&after), is(&[("b7", 2, 1), ("b8", 1, 2)]));
+    assert_eq!((&fed.found, &after["unattributed"]), (&vec![], &0.into()));
+    // And more of it.
+    place.append(vec![low("b8", 5)]).await;
+    let more = fed.answer(&handle, &all());
+    assert_eq!(shed(&more)[1].2, 3);
+    assert_eq!(handle.edit(Tell(110)).await, Ok(1));
+    fed.fold(&handle, 10);
+    assert_eq!(fed.found, Vec::<String>::new());
+    // What was told, and is brought back, is not counted once more.
+    assert_eq!(handle.edit(BringBack(row)).await, Ok(()));
+    assert_eq!(handle.edit(Tell(101)).await, Ok(1));
+    assert_eq!(handle.status().duplicate, 1);
+    fed.fold(&handle, 10);
+    assert_eq!(shed(&fed.answer(&handle, &all()))[1].2, 3);
+    assert_eq!(fed.found, Vec::<String>::new());
+    assert_eq!(
+        ledger::audit(&fed.connection).unwrap(),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_nobody_read_is_of_no_device() {
+    let place = Place::new();
+    let handle = place.handle();
+    place.append(vec![low("b7", 1), low("b7", 2)]).await;
+    assert_eq!(handle.edit(Tell(100)).await, Ok(1));
+    let mut fed = Fed::new();
+    fed.fold(&handle, 10);
+    let found = std::mem::take(&mut fed.found);
+    assert!(
+        found.iter().any(|one| one.contains("given up")),
+        "{found:?}"
+    );
+    // From here on nothing is missed, and a file of an earlier version is taken over.
+    fed.connection
+        .execute("DELETE FROM ledger_destinations WHERE number = 65", [])
+        .unwrap();
+    fed.connection
+        .execute("DELETE FROM ledger WHERE number = 65", [])
+        .unwrap();
+    handle.hold().set(fed.position());
+    place.append(vec![low("b7", 3)]).await;
+    assert_eq!(handle.edit(Tell(110)).await, Ok(1));
+    fed.fold(&handle, 10);
+    let answer = fed.answer(&handle, &all());
+    assert_eq!(items(&answer)[0]["shed"], 1, "{answer}");
+    assert_eq!(answer["unknown"]["shed"], 2, "{answer}");
 }
 
 fn json_of(answer: &Json, device: &str) -> Json {

@@ -4,16 +4,17 @@
 //!
 //! The writer is driven without its thread, so that a case is the same each time.
 
+mod twin;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::{
-    class::Class,
-    event::{Event, IdSource, Marks, TimeSource},
-    store::job::Outcome,
-};
+use crate::{class::Class, store::job::Outcome};
+
+pub(crate) use twin::Became;
+use twin::{Fate, TELLING, Tell, Twin, body, device_of, is_low};
 
 const AGE: Duration = Duration::from_secs(100);
 /// Marks that are never reached, and always.
@@ -83,161 +84,6 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CrashImage),
         1 => Just(Op::Close),
     ]
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Waiting,
-    Retrying(u32),
-    Delivered,
-    Dead,
-    Expired,
-    Evicted,
-}
-
-#[derive(Debug, Default)]
-struct Twin {
-    last: u64,
-    keys: HashMap<u64, ()>,
-    records: BTreeMap<u64, (Timestamp, Bytes)>,
-    devices: BTreeMap<u64, String>,
-    fates: [BTreeMap<u64, Fate>; 3],
-    /// What the rules sent nowhere.
-    nowhere: BTreeMap<u64, Fate>,
-    stored: u64,
-    duplicate: u64,
-    quarantined: u64,
-    /// Given up, and what of it is not told, by routes.
-    shed: u64,
-    gaps: Vec<(u64, u64)>,
-    told: u64,
-    in_quarantine: Vec<u64>,
-    dead_letters: Vec<(u8, u64)>,
-}
-
-impl Twin {
-    fn count(&self, destination: u8, is: impl Fn(Fate) -> bool) -> u64 {
-        self.fates[usize::from(destination)]
-            .values()
-            .filter(|fate| is(**fate))
-            .count() as u64
-    }
-
-    fn store(&mut self, n: u64, routes: u64, now: Timestamp) {
-        self.stored += 1;
-        self.last += 1;
-        self.records.insert(self.last, (now, body(n, now)));
-        self.devices.insert(self.last, device_of(n));
-        for (id, fates) in (0..).zip(&mut self.fates) {
-            if Routes(routes).contains(DestinationId(id)) {
-                fates.insert(self.last, Fate::Waiting);
-            }
-        }
-        if Routes(routes).contains(crate::record::NOWHERE) {
-            self.nowhere.insert(self.last, Fate::Waiting);
-        }
-    }
-
-    fn waiting(&self, destination: u8, after: u64) -> Vec<u64> {
-        let fates = self.fates[usize::from(destination)].range(after + 1..);
-        fates
-            .filter(|(_, fate)| **fate == Fate::Waiting)
-            .map(|(position, _)| *position)
-            .collect()
-    }
-}
-
-/// An event of one of four devices.
-fn body(n: u64, at: Timestamp) -> Bytes {
-    let event = Event {
-        key: key(n),
-        id: None,
-        id_source: IdSource::None,
-        kind: "telemetry".into(),
-        device: device_of(n).into(),
-        site: None,
-        time: at,
-        time_source: TimeSource::Received,
-        received: at,
-        sequence: Some(n),
-        partition_key: None,
-        topic: "t".into(),
-        traceparent: None,
-        measurements: Vec::new(),
-        tags: Vec::new(),
-        marks: Marks::NONE,
-        corrected: None,
-        replayed: None,
-    };
-    let mut body = Vec::new();
-    event.to_cbor(&mut body);
-    body.into()
-}
-
-fn device_of(n: u64) -> String {
-    format!("d{}", n % 4)
-}
-
-/// What became of the events of a device at a destination.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Became {
-    pub(crate) routed: i64,
-    pub(crate) delivered: i64,
-    pub(crate) backlog: i64,
-    pub(crate) dead: i64,
-    /// Expired or evicted.
-    pub(crate) lost: i64,
-}
-
-/// Whether an event may be given up.
-fn is_low(n: u64) -> bool {
-    n.is_multiple_of(5)
-}
-
-/// Tells of everything that was given up: as many events of the twin's as there are gaps.
-#[derive(Debug)]
-struct Tell {
-    first: u64,
-    at: Timestamp,
-}
-
-/// Events that tell have numbers from here.
-const TELLING: u64 = 1_000_000;
-
-impl Tell {
-    fn event(&self, nth: u64, routes: u64) -> NewEvent {
-        let n = TELLING + self.first + nth;
-        NewEvent {
-            key: key(n),
-            dedup: true,
-            device: "d".into(),
-            received: self.at,
-            routes: Routes(routes),
-            body: body(n, self.at),
-            original: None,
-            shed: None,
-        }
-    }
-}
-
-impl Edit for Tell {
-    type Answer = Vec<(u64, u64)>;
-
-    fn apply(
-        &self,
-        tables: &rusqlite::Connection,
-        _: Timestamp,
-    ) -> rusqlite::Result<Edited<Self::Answer>> {
-        let gaps = take_gaps(tables, usize::MAX)?;
-        let events = (0..).zip(&gaps).map(|(n, gap)| self.event(n, gap.routes));
-        let events = events.collect();
-        let told = gaps.iter().map(|gap| (gap.routes, gap.count)).collect();
-        Ok(Edited::change(told, events))
-    }
-
-    fn cost_bytes(&self) -> usize {
-        1
-    }
 }
 
 /// The journal under test, and where each destination's task stands.
@@ -345,7 +191,7 @@ impl World {
             Some((n, routes, dedup)) => Entry::Event(NewEvent {
                 key: key(n),
                 dedup,
-                device: "d".into(),
+                device: device_of(n).into(),
                 received: self.now(),
                 routes: Routes(routes),
                 body: body(n, self.now()),
@@ -385,18 +231,18 @@ impl World {
                 continue;
             }
             if self.pressed && is_low(n) {
-                *shed.entry(routes).or_insert(0) += 1;
+                *shed.entry((device_of(n), routes)).or_insert(0) += 1;
                 expected.push(Appended::Shed);
                 continue;
             }
             twin.store(n, routes, now);
             expected.push(Appended::Stored(Position(twin.last)));
         }
-        twin.shed += shed.values().sum::<u64>();
-        for (routes, count) in shed {
-            match twin.gaps.iter_mut().find(|(of, _)| *of == routes) {
+        for (of, count) in shed {
+            *twin.shed.entry(of.0.clone()).or_default() += count;
+            match twin.gaps.iter_mut().find(|(known, _)| *known == of) {
                 Some((_, known)) => *known += count,
-                None => twin.gaps.push((routes, count)),
+                None => twin.gaps.push((of, count)),
             }
         }
         assert_eq!(*appended, expected);
@@ -580,9 +426,11 @@ impl World {
         let Some(Outcome::Edited(told)) = outcomes.into_iter().next() else {
             panic!("there is room")
         };
-        let told = *told.downcast::<Vec<(u64, u64)>>().expect("what is told");
+        let told = *told
+            .downcast::<Vec<((String, u64), u64)>>()
+            .expect("what is told");
         assert_eq!(told, self.twin.gaps);
-        for (n, (routes, _)) in (0..).zip(std::mem::take(&mut self.twin.gaps)) {
+        for (n, ((_, routes), _)) in (0..).zip(std::mem::take(&mut self.twin.gaps)) {
             self.twin.told += 1;
             self.twin.store(TELLING + first + n, routes, at);
         }
@@ -672,6 +520,11 @@ impl World {
         all
     }
 
+    /// What was given up, by device.
+    pub(crate) fn shed(&self) -> BTreeMap<String, u64> {
+        self.twin.shed.clone()
+    }
+
     fn compare(&self) {
         let status = self.store().handle().status();
         assert_balanced(&status);
@@ -685,7 +538,7 @@ impl World {
             ),
             (twin.last, twin.stored, twin.duplicate, twin.quarantined)
         );
-        assert_eq!(status.shed, [twin.shed, 0, 0]);
+        assert_eq!(status.shed, [twin.shed.values().sum(), 0, 0]);
         assert_eq!(status.in_quarantine, twin.in_quarantine.len() as u64);
         assert_eq!(status.dead_letters, twin.dead_letters.len() as u64);
         let nowhere = |fate| twin.nowhere.values().filter(|f| **f == fate).count() as u64;
