@@ -39,7 +39,7 @@ use ring::{aead::LessSafeKey, hkdf::Prk};
 pub use cipher::{OVERHEAD, key_of, key_of_text};
 pub use key::{KEY_BYTES, Key, NotAKey};
 pub use noted::{KeyError, check, forget, note, note_all, noted};
-pub use reseal::{Column, Resealed, Tally, reseal, settle, tally};
+pub use reseal::{Column, Resealed, Tally, reseal, settle, tally, tally_column};
 pub use sql::register;
 
 /// Of values of other processes, keys that are remembered.
@@ -168,6 +168,17 @@ impl Seal {
     /// [`NotOpened::NoKey`].
     pub fn require(&self, stored: &[u8]) -> Result<(), NotOpened> {
         match key_of(stored) {
+            Some(id) if !self.knows(id) => Err(NotOpened::NoKey(id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same of a text.
+    ///
+    /// # Errors
+    /// [`NotOpened::NoKey`].
+    pub fn require_text(&self, stored: &str) -> Result<(), NotOpened> {
+        match cipher::key_of_text(stored) {
             Some(id) if !self.knows(id) => Err(NotOpened::NoKey(id)),
             _ => Ok(()),
         }

@@ -4,6 +4,8 @@
 //! Promises: a key that is missing, not a key, or readable by others is refused before
 //! anything listens, with the key of the configuration and what to do; no key is shown.
 
+mod room;
+
 use std::{
     fmt,
     fs::File,
@@ -17,6 +19,8 @@ use rusqlite::{Connection, OpenFlags};
 use zeroize::Zeroizing;
 
 use crate::{actions, query, store};
+
+pub(crate) use room::look_for_room;
 
 /// Where systemd puts credentials.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";

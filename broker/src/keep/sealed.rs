@@ -148,7 +148,7 @@ pub fn tally(dir: &Path) -> Result<Option<Tally>, Error> {
     seal::register(&connection, &Seal::default(), "broker")?;
     let mut tally = Tally::default();
     for column in &COLUMNS {
-        seal::tally(&connection, column.table, column.value, &mut tally)?;
+        seal::tally_column(&connection, column, &mut tally)?;
     }
     Ok(Some(tally))
 }

@@ -40,6 +40,8 @@ pub struct Resealed {
     pub changed: u64,
     /// Values that do not open.
     pub damaged: u64,
+    /// Of those: in plain text, and so they stay: nobody knows what they said.
+    pub plain: u64,
 }
 
 impl Resealed {
@@ -47,6 +49,7 @@ impl Resealed {
     pub const fn add(&mut self, other: Self) {
         self.changed += other.changed;
         self.damaged += other.damaged;
+        self.plain += other.plain;
     }
 }
 
@@ -55,6 +58,8 @@ impl Resealed {
 pub struct Tally {
     /// Not sealed.
     pub plain: u64,
+    /// Of those: damaged. They stay as they are.
+    pub damaged: u64,
     /// Sealed, by key.
     pub sealed: BTreeMap<String, u64>,
 }
@@ -62,6 +67,9 @@ pub struct Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} plain", self.plain)?;
+        if self.damaged > 0 {
+            write!(f, " ({} of them damaged, which stay plain)", self.damaged)?;
+        }
         for (key, count) in &self.sealed {
             write!(f, ", {count} under key {key}")?;
         }
@@ -92,6 +100,39 @@ pub fn tally(
             Some(key) if key == "plain" => tally.plain += count,
             Some(key) => *tally.sealed.entry(key).or_default() += count,
         }
+    }
+    Ok(())
+}
+
+/// Counts those of a column, and which of the plain ones are damaged.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn tally_column(
+    connection: &Connection,
+    column: &Column,
+    of_all: &mut Tally,
+) -> rusqlite::Result<()> {
+    let Column {
+        table,
+        place,
+        row,
+        value,
+        ..
+    } = column;
+    tally(connection, table, value, of_all)?;
+    let Some(checksum) = column.checksum else {
+        // Plain text without a checksum is what it is.
+        return Ok(());
+    };
+    let sql = format!(
+        "SELECT count(*) FROM {table} WHERE key_of({value}) = 'plain'
+         AND opened('{place}', {row}, {checksum}, {value}) IS NULL"
+    );
+    if let Ok(mut statement) = connection.prepare(&sql) {
+        of_all.damaged += statement
+            .query_row([], |row| row.get::<_, i64>(0))?
+            .unsigned_abs();
     }
     Ok(())
 }
@@ -165,9 +206,10 @@ pub fn reseal(
                 table: &label,
                 row: &of,
             };
-            let mut whole = None;
+            let (mut whole, mut is_plain) = (None, false);
             let changed = match found.get_ref(3)? {
                 ValueRef::Blob(stored) => {
+                    is_plain = cipher::key_of(stored).is_none();
                     whole = Some(crc32fast::hash(stored).into());
                     let is_whole = checksum.is_none() || sum == whole;
                     again(seal, place, stored, is_whole).map(|of| of.map(Found::Blob))
@@ -188,6 +230,7 @@ pub fn reseal(
                 // A key that the database does not note is a flipped bit.
                 Err(NotOpened::Damaged | NotOpened::NoKey(_)) => {
                     done.damaged += 1;
+                    done.plain += u64::from(is_plain);
                     broken.extend((sum == whole || checksum.is_none()).then_some(last));
                 }
             }
@@ -281,6 +324,7 @@ fn all_at_once(
     Ok(Resealed {
         changed: changed as u64,
         damaged: damaged as u64,
+        plain: 0,
     })
 }
 

@@ -205,7 +205,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
     for n in 0..1_200 {
         insert(&format!("n{n}"), format!("body {n}").as_bytes());
     }
-    // From before there was a key, one whose checksum is wrong, and one of another row.
+    // From before there was a key, two whose checksums are wrong, and one of another row.
     made.execute(
         "INSERT INTO t (name, sum, body) VALUES ('p', ?1, ?2)",
         (crc32fast::hash(b"plain"), b"plain"),
@@ -213,6 +213,7 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
     .expect("a row");
     made.execute_batch(
         "INSERT INTO t (name, sum, body) SELECT 'torn', sum + 1, body FROM t WHERE id = 1;
+         INSERT INTO t (name, sum, body) VALUES ('bare', 1, x'01');
          INSERT INTO t (name, sum, body) SELECT 'moved', sum, body FROM t WHERE id = 1;",
     )
     .expect("rows");
@@ -226,7 +227,8 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         done,
         Resealed {
             changed: 1_201,
-            damaged: 2
+            damaged: 3,
+            plain: 1
         }
     );
     let done = reseal(&made, &new, "test", &W).expect("resealed");
@@ -234,7 +236,8 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         done,
         Resealed {
             changed: 1_200,
-            damaged: 0
+            damaged: 0,
+            plain: 0
         }
     );
     // Once more does nothing.
@@ -243,7 +246,8 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         done,
         Resealed {
             changed: 0,
-            damaged: 2
+            damaged: 3,
+            plain: 1
         }
     );
     forget(&made, &new).expect("forgotten");
@@ -268,6 +272,10 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         format!("0 plain, 1200 under key {}", key(2).id())
     );
 
+    let mut of_column = Tally::default();
+    tally_column(&made, &T, &mut of_column).expect("counted");
+    assert_eq!((of_column.plain, of_column.damaged), (1, 1));
+
     // And under none.
     let none = only.without_sealing();
     register(&made, &none, "test").expect("functions");
@@ -277,7 +285,8 @@ fn a_database_is_brought_under_another_key_and_then_needs_no_other() {
         done,
         Resealed {
             changed: 1_201,
-            damaged: 2
+            damaged: 2,
+            plain: 0
         }
     );
     let torn: i64 = made

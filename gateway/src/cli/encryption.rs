@@ -16,7 +16,7 @@ use super::{ConfigFile, output};
 use crate::{
     actions,
     config::Config,
-    encryption::{self, BROKER},
+    encryption::{self, BROKER, look_for_room},
     query, store,
 };
 
@@ -160,7 +160,13 @@ fn reseal(args: &Reseal) -> Result<ExitCode> {
         seal
     };
     let mut done = Vec::new();
-    let journal = store::reseal(dir, &seal, || {
+    let mut has_room = false;
+    let look = || {
+        look_for_room(dir, &seal, &plain_values(dir))?;
+        has_room = true;
+        anyhow::Ok(())
+    };
+    let journal = store::reseal(dir, &seal, look, || {
         done.push((BROKER, penstock_broker::reseal_kept(dir, &seal)?));
         done.push((actions::FILE, actions::reseal(dir, &seal)?));
         anyhow::Ok(())
@@ -171,27 +177,54 @@ fn reseal(args: &Reseal) -> Result<ExitCode> {
     };
     let journal = match journal {
         Err(error) if is_busy(&error) => return Err(error.context("stop the gateway first")),
+        Err(error) if !has_room => return Err(error.context("nothing was changed")),
         journal => journal.context(
             "not everything was done; what was is whole, and the same command goes on from there",
         )?,
     };
     done.insert(0, (store::DATABASE, journal));
-    for (database, Resealed { changed, damaged }) in done {
-        output::line(match damaged {
-            0 => format!("{database}: {changed} values changed"),
+    let mut plain_left = 0;
+    for (database, resealed) in done {
+        let Resealed {
+            changed,
+            damaged,
+            plain,
+        } = resealed;
+        plain_left += if seal.is_on() { plain } else { 0 };
+        output::line(match (damaged, seal.is_on()) {
+            (0, _) => format!("{database}: {changed} values changed"),
+            (_, true) if plain > 0 => format!(
+                "{database}: {changed} values changed, {damaged} are damaged, {plain} of them in \
+                 plain text"
+            ),
             _ => format!("{database}: {changed} values changed, {damaged} are damaged"),
         });
     }
-    finish(&config, &seal);
+    finish(&config, &seal, plain_left);
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is left to a person.
-fn finish(config: &Config, seal: &Seal) {
+/// How many values of each database are plain, and so grow when they are sealed. What cannot
+/// be read is for who opens it.
+fn plain_values(dir: &Path) -> [(&'static str, u64); 3] {
+    let plain = |tally: Option<Tally>| tally.map_or(0, |tally| tally.plain);
+    [
+        (store::DATABASE, store::tally_sealed(dir).map_or(0, plain)),
+        (BROKER, penstock_broker::tally_kept(dir).map_or(0, plain)),
+        (actions::FILE, actions::tally(dir).map_or(0, plain)),
+    ]
+}
+
+/// What is left to a person; so many damaged values are left in plain text.
+fn finish(config: &Config, seal: &Seal, plain_left: u64) {
     match seal.key() {
+        Some(key) if plain_left > 0 => output::line(format_args!(
+            "not everything is sealed: {plain_left} damaged values are in plain text, and stay so \
+             until they are discarded (penstock dead-letter discard, penstock quarantine discard). \
+             What is whole is sealed with the key {key}; old_keys can go from the configuration"
+        )),
         Some(key) => output::line(format_args!(
-            "everything that is whole is sealed with the key {key}; old_keys can go from the \
-             configuration"
+            "everything is sealed with the key {key}; old_keys can go from the configuration"
         )),
         None => output::line("everything is plain; [encryption] can go from the configuration"),
     }

@@ -81,6 +81,11 @@ pub(super) fn open(seal: &Seal, mut record: Record) -> rusqlite::Result<Option<R
     Ok(Some(record))
 }
 
+/// The body as it lies in a frame, damaged or not.
+pub(super) fn body_of(frame: &[u8]) -> &[u8] {
+    frame.get(20..).unwrap_or_default()
+}
+
 /// Reads a row back, with its body as it lies there; `None` when the checksum says that it
 /// is damaged.
 pub(super) fn stored(

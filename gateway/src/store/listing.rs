@@ -225,25 +225,32 @@ fn page<T>(
 }
 
 pub(super) fn quarantined(seal: &Seal, row: &Row<'_>) -> rusqlite::Result<Quarantined> {
+    let mut item = quarantined_as_it_lies(row, 0)?;
+    item.intact = item.intact && quarantine::open(seal, &mut item).is_ok();
+    Ok(item)
+}
+
+/// The same, not opened, of columns that begin with `first`; intact where the checksum is
+/// that of what lies there.
+pub(super) fn quarantined_as_it_lies(row: &Row<'_>, first: usize) -> rusqlite::Result<Quarantined> {
     let mut item = Quarantined {
-        id: integer(row.get(0)?),
-        received: column::instant(row, 1)?,
-        client_id: column::text(row, 2)?,
-        topic: column::text(row, 3)?,
-        class: column::text(row, 4)?,
-        reason: column::text(row, 5)?,
-        payload: Bytes::copy_from_slice(column::bytes(row, 6)?),
-        properties: match row.get_ref(7)? {
+        id: integer(row.get(first)?),
+        received: column::instant(row, first + 1)?,
+        client_id: column::text(row, first + 2)?,
+        topic: column::text(row, first + 3)?,
+        class: column::text(row, first + 4)?,
+        reason: column::text(row, first + 5)?,
+        payload: Bytes::copy_from_slice(column::bytes(row, first + 6)?),
+        properties: match row.get_ref(first + 7)? {
             ValueRef::Null => None,
-            _ => Some(Bytes::copy_from_slice(column::bytes(row, 7)?)),
+            _ => Some(Bytes::copy_from_slice(column::bytes(row, first + 7)?)),
         },
         intact: false,
     };
-    let checksum = column::number(row, 8)?;
-    let has_types = row.get_ref(1)?.as_i64().is_ok() && row.get_ref(7)?.as_bytes_or_null().is_ok();
-    // Of what lies there.
+    let checksum = column::number(row, first + 8)?;
+    let has_types = row.get_ref(first + 1)?.as_i64().is_ok()
+        && row.get_ref(first + 7)?.as_bytes_or_null().is_ok();
     item.intact = has_types && checksum == Some(quarantine::checksum_of(&item).into());
-    item.intact = item.intact && quarantine::open(seal, &mut item).is_ok();
     Ok(item)
 }
 

@@ -9,12 +9,12 @@ use penstock_broker::seal::{self, Column, Resealed, Seal, Tally};
 use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
 
 use super::{
-    DATABASE, Error,
+    DATABASE, Error, column as columns,
     frame::{self, column, integer},
-    listing::quarantined,
+    listing::{Quarantined, quarantined, quarantined_as_it_lies},
     lock::Lock,
     open, quarantine, reader, rescue,
-    salvage::others::OTHERS,
+    salvage::others::{OTHERS, Other},
     schema, sealed,
     stage::write_state,
 };
@@ -27,16 +27,19 @@ const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 const FRAMES: [&str; 3] = ["events", "retry", "dead_letters"];
 
 /// Holds the data directory, and brings its journal under the key that `seal` seals with, or
-/// under none; `others` does the same for what lies beside it, while nobody else may. Blocking.
+/// under none; `others` does the same for what lies beside it, while nobody else may. Before
+/// that `look` says whether it may begin. Blocking.
 ///
 /// # Errors
 /// When a gateway runs, the journal is damaged, a key is missing, or the disk says no.
 pub fn reseal<E: From<Error>>(
     dir: &Path,
     seal: &Seal,
+    look: impl FnOnce() -> Result<(), E>,
     others: impl FnOnce() -> Result<(), E>,
 ) -> Result<Resealed, E> {
     let lock = Lock::take(dir)?;
+    look()?;
     let done = journal(&dir.join(DATABASE), seal)?;
     others()?;
     drop(lock);
@@ -76,19 +79,24 @@ fn journal(database: &Path, seal: &Seal) -> Result<Resealed, Error> {
         if !other.is_sealed() {
             continue;
         }
-        let bodies = Column {
-            table: other.table,
-            place: other.table,
-            row: other.row,
-            value: "body",
-            checksum: Some("checksum"),
-            has_rowid: true,
-        };
+        let bodies = bodies(other);
         done.add(seal::reseal(&connection, seal, sealed::JOURNAL, &bodies)?);
     }
     recount(&connection)?;
     seal::settle(&connection, seal)?;
     Ok(done)
+}
+
+/// The bodies of a table beside the journal's own.
+const fn bodies(other: &Other) -> Column {
+    Column {
+        table: other.table,
+        place: other.table,
+        row: other.row,
+        value: "body",
+        checksum: Some("checksum"),
+        has_rowid: true,
+    }
 }
 
 /// The frames of a table.
@@ -123,6 +131,9 @@ fn frames(connection: &Connection, seal: &Seal, table: &str) -> Result<Resealed,
                 },
                 None => {
                     done.damaged += 1;
+                    let body = frame::body_of(columns::bytes(row, 4)?);
+                    let is_plain = !body.is_empty() && seal::key_of(body).is_none();
+                    done.plain += u64::from(is_plain);
                     None
                 }
             };
@@ -192,10 +203,24 @@ fn messages(connection: &Connection, seal: &Seal) -> Result<Resealed, Error> {
                     .prepare_cached("UPDATE quarantine SET checksum = -1 WHERE id = ?1")?
                     .execute([after])?;
                 done.damaged += 1;
+                done.plain += u64::from(plain_values(&item) > 0);
             }
         }
         transaction.commit()?;
     }
+}
+
+/// How many values of a message are there, and not sealed.
+fn plain_values(item: &Quarantined) -> u64 {
+    let values = [
+        &item.payload[..],
+        item.properties.as_deref().unwrap_or_default(),
+    ];
+    let plain = values
+        .iter()
+        .filter(|value| !value.is_empty() && seal::key_of(value).is_none());
+    let reason = !item.reason.is_empty() && seal::key_of_text(&item.reason).is_none();
+    plain.count() as u64 + u64::from(reason)
 }
 
 /// What quarantine takes of the room.
@@ -230,6 +255,7 @@ pub fn tally(dir: &Path) -> Result<Option<Tally>, Error> {
     for table in FRAMES {
         // Behind checksum and key.
         seal::tally(&connection, table, "substr(frame, 21)", &mut tally)?;
+        tally.damaged += damaged_frames(&connection, table)?;
     }
     for table in ["retry", "dead_letters"] {
         seal::tally(&connection, table, "reason", &mut tally)?;
@@ -237,8 +263,40 @@ pub fn tally(dir: &Path) -> Result<Option<Tally>, Error> {
     for column in quarantine::COLUMNS {
         seal::tally(&connection, "quarantine", column, &mut tally)?;
     }
+    tally.damaged += damaged_messages(&connection)?;
     for other in OTHERS.iter().filter(|other| other.is_sealed()) {
-        seal::tally(&connection, other.table, "body", &mut tally)?;
+        seal::tally_column(&connection, &bodies(other), &mut tally)?;
     }
     Ok(Some(tally))
+}
+
+/// Plain frames of a table that have not their checksum.
+fn damaged_frames(connection: &Connection, table: &str) -> Result<u64, Error> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT position, routes, received, frame FROM {table}
+         WHERE key_of(substr(frame, 21)) = 'plain'"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut damaged = 0;
+    while let Some(row) = rows.next()? {
+        damaged += u64::from(frame::stored_in(row, 0)?.is_none());
+    }
+    Ok(damaged)
+}
+
+/// Plain values of messages in quarantine that have not their checksum.
+fn damaged_messages(connection: &Connection) -> Result<u64, Error> {
+    let mut statement = connection.prepare(
+        "SELECT id, received, client_id, topic, class, reason, payload, properties, checksum
+         FROM quarantine",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut damaged = 0;
+    while let Some(row) = rows.next()? {
+        let item = quarantined_as_it_lies(row, 0)?;
+        if !item.intact {
+            damaged += plain_values(&item);
+        }
+    }
+    Ok(damaged)
 }

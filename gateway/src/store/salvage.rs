@@ -4,14 +4,14 @@
 //! page by page, which finds what hangs on them, or all there is where the first
 //! page is gone. What is missing afterwards is counted as damaged, for each
 //! destination that had not settled it. The damaged file stays for a person to
-//! look at; nothing of it is ever deleted by us.
+//! look at; of many the first and the latest stay.
 
 pub(super) mod others;
 pub(super) mod pages;
 
 use std::path::Path;
 
-use penstock_broker::seal::Seal;
+use penstock_broker::seal::{NotOpened, Seal};
 use rusqlite::{
     Connection, Row,
     config::DbConfig,
@@ -25,7 +25,7 @@ use self::{
 use super::{
     Error, column,
     frame::{self, integer},
-    open,
+    listing, open,
     scan::scan,
     stage,
     state::{Standing, State},
@@ -302,7 +302,13 @@ impl Copy<'_> {
                 first_of(old, "dead_letters")
             ),
             INSERT_DEAD_LETTER,
-            |_, row| Ok(Some(integer(row.get(1)?))),
+            |copy, row| {
+                let frame = column::bytes(row, 10)?;
+                let of = |at| Ok::<_, rusqlite::Error>(column::number(row, at)?.unwrap_or(0));
+                // Of one that is kept as it was found a key may be a flipped bit.
+                copy.require_record(pages::record(of(3)?, of(8)?, of(9)?, frame).as_ref())?;
+                Ok(Some(integer(row.get(1)?)))
+            },
             Self::count_dead_letter,
         )?;
         self.table(
@@ -310,11 +316,12 @@ impl Copy<'_> {
             "SELECT id, id, received, client_id, topic, class, reason, payload, properties, checksum
              FROM quarantine WHERE id >= ?1",
             INSERT_QUARANTINE,
-            |_, row| {
+            |copy, row| {
                 let mut bytes = 64;
                 for at in [3, 4, 6, 7, 8] {
                     bytes += column::bytes(row, at)?.len() as u64;
                 }
+                copy.require_message(row)?;
                 Ok(Some((integer(row.get(1)?), bytes)))
             },
             |copy, (id, bytes)| copy.count_quarantined(id, bytes),
@@ -343,9 +350,13 @@ impl Copy<'_> {
                 old,
                 &select,
                 &format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})"),
-                |_, row| {
-                    let checksum = crc32fast::hash(column::bytes(row, count)?);
+                |copy, row| {
+                    let body = column::bytes(row, count)?;
+                    let checksum = crc32fast::hash(body);
                     let whole = column::number(row, count - 1)? == Some(checksum.into());
+                    if whole && other.is_sealed() {
+                        copy.seal.require(body)?;
+                    }
                     Ok(whole.then_some(()))
                 },
                 |copy, ()| copy.salvaged.others += 1,
@@ -413,10 +424,26 @@ impl Copy<'_> {
     /// When its key is not there: the file is damaged, and the key is another.
     fn stored(&self, row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Record>> {
         let record = frame::stored_in(row, first)?;
-        if let Some(record) = &record {
-            self.seal.require(&record.body)?;
-        }
+        self.require_record(record.as_ref())?;
         Ok(record)
+    }
+
+    /// The key of a whole record is there, for it is no damage where it is not.
+    fn require_record(&self, record: Option<&Record>) -> Result<(), NotOpened> {
+        record.map_or(Ok(()), |record| self.seal.require(&record.body))
+    }
+
+    /// The same of a message in quarantine, `reason`, `payload` and `properties` of a row
+    /// that begins with its number.
+    fn require_message(&self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let message = listing::quarantined_as_it_lies(row, 1)?;
+        if message.intact {
+            self.seal.require_text(&message.reason)?;
+            self.seal.require(&message.payload)?;
+            self.seal
+                .require(message.properties.as_deref().unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// Whether a record had not left the journal yet, and is to be copied.

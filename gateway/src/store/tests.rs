@@ -8,6 +8,7 @@ mod failure;
 mod fill;
 mod full;
 mod life;
+mod lost_keys;
 pub(crate) mod model;
 mod originals;
 mod retention;

@@ -89,10 +89,12 @@ impl Copy<'_> {
         } else if missing.retries
             && let Some((id, record)) = retry(&cell)
         {
+            self.require_record(Some(&record))?;
             if self.may_wait(id, &record) && self.insert(INSERT_RETRY, &cell.columns)? {
                 self.count_retry(id);
             }
         } else if missing.dead_letters && is_dead_letter(&cell) {
+            self.require_record(dead_letter(&cell).as_ref())?;
             cell.columns[0] = numbered;
             if self.insert(INSERT_DEAD_LETTER, &cell.columns)? {
                 self.count_dead_letter(number);
@@ -100,6 +102,7 @@ impl Copy<'_> {
         } else if missing.quarantine
             && let Some(bytes) = quarantined(&cell)
         {
+            self.require_each(&cell.columns[5..8])?;
             cell.columns[0] = numbered;
             if self.insert(INSERT_QUARANTINE, &cell.columns)? {
                 self.count_quarantined(number, bytes);
@@ -109,6 +112,9 @@ impl Copy<'_> {
             if cell.is_old {
                 return Ok(());
             }
+            if other.is_sealed() {
+                self.require_each(&cell.columns[cell.columns.len() - 1..])?;
+            }
             let bytes = match cell.columns.last() {
                 Some(Blob(body)) => body.len(),
                 _ => 0,
@@ -116,6 +122,20 @@ impl Copy<'_> {
             if others::put(self.fresh, other, cell, |_| true)? {
                 self.salvaged.others += 1;
                 self.inserted(bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Copy<'_> {
+    /// The keys of values that have their checksum are there.
+    fn require_each(&self, values: &[Value]) -> rusqlite::Result<()> {
+        for value in values {
+            match value {
+                Blob(stored) => self.seal.require(stored)?,
+                Text(stored) => self.seal.require_text(stored)?,
+                Null | Integer(_) | Value::Real(_) => {}
             }
         }
         Ok(())
@@ -218,6 +238,26 @@ fn is_dead_letter(cell: &Cell) -> bool {
     }
 }
 
+/// The record of a dead letter that is whole.
+fn dead_letter(cell: &Cell) -> Option<Record> {
+    match &cell.columns[..] {
+        [
+            _,
+            _,
+            Integer(position),
+            _,
+            _,
+            _,
+            _,
+            Integer(routes),
+            Integer(received),
+            Blob(bytes),
+            _,
+        ] => record(*position, *routes, *received, bytes),
+        _ => None,
+    }
+}
+
 /// Where the journal stood, as far as a page tells; the newest of all that are found.
 /// Also the names of its destinations, where they are not known.
 pub(super) fn find_state(aside: &Path, names: &mut Vec<(DestinationId, String)>) -> Option<State> {
@@ -248,7 +288,8 @@ pub(super) fn find_state(aside: &Path, names: &mut Vec<(DestinationId, String)>)
     newest
 }
 
-fn record(position: i64, routes: i64, received: i64, bytes: &[u8]) -> Option<Record> {
+/// A whole record.
+pub(super) fn record(position: i64, routes: i64, received: i64, bytes: &[u8]) -> Option<Record> {
     frame::stored(
         Position(integer(position)),
         Routes(integer(routes)),

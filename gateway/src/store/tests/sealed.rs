@@ -42,7 +42,7 @@ fn found(dir: &Path) -> Vec<String> {
 
 /// An edit that writes a body beside the journal's own tables.
 #[derive(Debug)]
-struct Put;
+pub(super) struct Put;
 
 impl Edit for Put {
     type Answer = ();
@@ -76,7 +76,7 @@ impl Edit for Put {
 }
 
 /// Events, a message in quarantine, a retry, a dead letter, and bodies, each with the marker.
-async fn fill(running: &Running) {
+pub(super) async fn fill(running: &Running) {
     let handle = running.handle();
     let body = |n: u8| Bytes::from(format!("{MARKER} {n}"));
     let event = |n: u8| {
@@ -281,8 +281,8 @@ async fn plain_and_sealed_values_lie_together_and_are_brought_under_one_key() {
         .expect("it runs")
         .await
         .expect("kept");
-    let error =
-        reseal(place.dir.path(), &seal(), || Ok::<_, Error>(())).expect_err("a gateway runs");
+    let error = reseal(place.dir.path(), &seal(), || Ok(()), || Ok::<_, Error>(()))
+        .expect_err("a gateway runs");
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     running.shutdown().await.expect("closed");
     is_all_there(&place, &seal());
@@ -294,7 +294,7 @@ async fn plain_and_sealed_values_lie_together_and_are_brought_under_one_key() {
 
     let dir = place.dir.path().to_owned();
     let bring = |seal: &Seal| {
-        let done = reseal(&dir, seal, || Ok::<_, Error>(())).expect("resealed");
+        let done = reseal(&dir, seal, || Ok(()), || Ok::<_, Error>(())).expect("resealed");
         assert_eq!(done.damaged, 0);
         done.changed
     };
@@ -408,7 +408,7 @@ async fn what_was_moved_to_another_row_is_damage_and_counted() {
     // What is kept of it opens for nobody, and stands in nobody's way, whatever key comes.
     running.shutdown().await.expect("closed");
     let both = Seal::new(&operators_key(2), &[operators_key(1)]).expect("random bytes");
-    let done = reseal(place.dir.path(), &both, || Ok::<_, Error>(())).expect("resealed");
+    let done = reseal(place.dir.path(), &both, || Ok(()), || Ok::<_, Error>(())).expect("resealed");
     assert_eq!(done.damaged, 3);
     let only = Seal::new(&operators_key(2), &[]).expect("random bytes");
     let listing = Listing::open(place.dir.path(), &only).expect("readable");
@@ -445,7 +445,8 @@ async fn a_flipped_bit_in_the_number_of_a_key_is_damage_of_that_value_alone() {
         1
     );
     running.shutdown().await.expect("closed");
-    let done = reseal(place.dir.path(), &seal(), || Ok::<_, Error>(())).expect("it ends");
+    let done =
+        reseal(place.dir.path(), &seal(), || Ok(()), || Ok::<_, Error>(())).expect("it ends");
     assert_eq!(done.damaged, 2);
 }
 
