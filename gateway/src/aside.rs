@@ -1,6 +1,6 @@
 //! Damaged databases of the data directory are set aside, for a person to look at. The first
-//! stays until somebody takes it away; of those after it the latest do. The journal has ways
-//! of its own (`store/rescue.rs`).
+//! stays until somebody takes it away; of those after it the latest do. How a journal is set
+//! aside is its own affair (`store/rescue.rs`); which of its files stay is said here.
 
 use std::{
     fs, io,
@@ -10,6 +10,8 @@ use std::{
 /// Files of one name that are kept: the first, in which what was lost is the most likely to
 /// be, and the latest. A disk that damages one each minute would fill itself with them.
 const KEPT_MAX: usize = 32;
+/// The same of journals, each of which may be as large as `size_max`.
+pub(crate) const JOURNALS_MAX: usize = 8;
 
 /// Whether this says that a database is not what was written.
 pub(crate) fn means_damage(error: &rusqlite::Error) -> bool {
@@ -84,21 +86,24 @@ pub(crate) fn exchange(dir: &Path, file: &str) -> io::Result<Option<PathBuf>> {
     fs::rename(&complete, &path)?;
     fs::File::open(dir)?.sync_all()?;
     // What cannot be taken away is no reason not to go on.
-    if let Err(error) = thin_out(dir, file) {
+    if let Err(error) = thin_out(dir, file, KEPT_MAX) {
         tracing::warn!(%error, "cannot take away damaged files of {file} that were set aside");
     }
     Ok(aside)
 }
 
-/// Takes those away that are too many, the oldest first, but never the first.
-fn thin_out(dir: &Path, file: &str) -> io::Result<()> {
+/// Takes those away that are more than `max`, the oldest first, but never the first.
+///
+/// # Errors
+/// When the file system says no.
+pub(crate) fn thin_out(dir: &Path, file: &str, max: usize) -> io::Result<()> {
     let numbers = numbers(dir, file)?;
-    let over = numbers.len().saturating_sub(KEPT_MAX);
+    let over = numbers.len().saturating_sub(max);
     for n in numbers.iter().skip(1).take(over) {
         let path = damaged(dir, file, *n);
         tracing::warn!(
             path = %path.display(),
-            "a damaged file was taken away: {KEPT_MAX} that were set aside are kept"
+            "a damaged file was taken away: {max} that were set aside are kept"
         );
         // The log first: without its database nobody would know what it is.
         for suffix in ["-wal", "-shm", ""] {
@@ -140,6 +145,14 @@ pub(crate) fn list(dir: &Path, file: &str) -> io::Result<Vec<String>> {
     let numbers = numbers(dir, file)?;
     let names = numbers.iter().map(|n| format!("{file}.damaged-{n}"));
     Ok(names.collect())
+}
+
+/// Where the next is set aside.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub(crate) fn next_path(dir: &Path, file: &str) -> io::Result<PathBuf> {
+    Ok(damaged(dir, file, next(dir, file)?))
 }
 
 /// The number of the next that is set aside.

@@ -171,4 +171,12 @@ impl ConfigFile {
     fn load(&self) -> anyhow::Result<Config> {
         Ok(Config::load(self.config.as_deref())?)
     }
+
+    /// The same, but dictionaries that it names may be missing.
+    ///
+    /// # Errors
+    /// Every other mistake in it.
+    fn load_without_dictionaries(&self) -> anyhow::Result<Config> {
+        Ok(Config::load_without_dictionaries(self.config.as_deref())?)
+    }
 }

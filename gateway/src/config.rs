@@ -78,7 +78,7 @@ use crate::{
     store::{self},
     telemetry,
 };
-use reader::{Env, Reader, Table};
+use reader::{Reader, Table};
 
 /// Where the journal is kept unless the configuration says otherwise.
 const DATA_DIR: &str = "./penstock-data";
@@ -175,6 +175,19 @@ impl Config {
     /// # Errors
     /// Every mistake in it.
     pub fn load(path: Option<&Path>) -> Result<Self, Mistakes> {
+        Self::load_for(path, false)
+    }
+
+    /// The same for who makes the dictionaries that it names: one that is not there yet is
+    /// no mistake.
+    ///
+    /// # Errors
+    /// Every other mistake in it.
+    pub(crate) fn load_without_dictionaries(path: Option<&Path>) -> Result<Self, Mistakes> {
+        Self::load_for(path, true)
+    }
+
+    fn load_for(path: Option<&Path>, training: bool) -> Result<Self, Mistakes> {
         let Some(path) = path else {
             return Ok(Self::defaults(Path::new(DATA_DIR)));
         };
@@ -195,7 +208,13 @@ impl Config {
         })?;
         // What is relative is relative to the file, wherever the program was started.
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
-        Self::parse(&text, dir, &|name| std::env::var(name).ok())
+        let env = |name: &str| std::env::var(name).ok();
+        let reader = Reader::new(&text, &env, dir);
+        let reader = match training {
+            true => reader.without_dictionaries(),
+            false => reader,
+        };
+        Self::parse(reader, dir)
             .0
             .map(|mut config| {
                 config.file = Some(path.to_path_buf());
@@ -278,7 +297,8 @@ impl Config {
 
     /// Everything by default, with the journal in `data_dir`.
     pub fn defaults(data_dir: &Path) -> Self {
-        let (config, _) = Self::parse("", Path::new(""), &|_| None);
+        let reader = Reader::new("", &|_| None, Path::new(""));
+        let (config, _) = Self::parse(reader, Path::new(""));
         config.expect("no text has no mistakes").moved_to(data_dir)
     }
 
@@ -292,7 +312,7 @@ impl Config {
         dir: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Mistakes> {
-        Self::parse(text, dir, env).0
+        Self::parse(Reader::new(text, env, dir), dir).0
     }
 
     fn moved_to(mut self, data_dir: &Path) -> Self {
@@ -304,8 +324,8 @@ impl Config {
     }
 
     /// Also says which keys are known, as far as the text goes.
-    fn parse(text: &str, dir: &Path, env: Env<'_>) -> (Result<Self, Mistakes>, BTreeSet<String>) {
-        let reader = Reader::new(text, env, dir);
+    fn parse(reader: Reader<'_>, dir: &Path) -> (Result<Self, Mistakes>, BTreeSet<String>) {
+        let text = reader.text();
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             reader.mistake(

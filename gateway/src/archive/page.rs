@@ -109,7 +109,6 @@ impl Chosen {
         loop {
             let rest = count - chosen.records.len();
             let page = listing.history(after, until, rest, &received)?;
-            chosen.damaged += page.damaged.len() as u64;
             let (mut last, mut following) = (page.next, page.following);
             let mut records = page.records.into_iter().peekable();
             while let Some(record) = records.next() {
@@ -137,6 +136,9 @@ impl Chosen {
                     break;
                 }
             }
+            // Those behind a page that is full are the next one's.
+            let is_seen = |at: &&Position| last.is_none_or(|last| **at <= last);
+            chosen.damaged += page.damaged.iter().filter(is_seen).count() as u64;
             let full =
                 chosen.records.len() >= count || bytes >= BYTES_MAX || began.elapsed() >= LOOK_MAX;
             match last {

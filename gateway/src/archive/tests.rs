@@ -466,3 +466,41 @@ async fn what_left_the_journal_before_its_turn_is_said() {
     assert_eq!((replay.copied, replay.gone), (8, 1));
     running.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_damaged_row_is_counted_with_one_page_also_where_that_ends_by_its_bytes() {
+    let place = Place::new();
+    let running = place.run();
+    let store = running.handle();
+    // Three of them are more than a page has.
+    let entries = (0..12_u64).map(|n| {
+        let mut event = event_of("b7", &[("n", 1.0)]);
+        event.key.0[..8].copy_from_slice(&n.to_be_bytes());
+        event
+            .tags
+            .push(("fill".into(), "x".repeat(400 << 10).into()));
+        let mut body = Vec::new();
+        event.to_cbor(&mut body);
+        Entry::Event(NewEvent {
+            key: event.key,
+            dedup: true,
+            device: event.device,
+            received: event.received,
+            routes: Routes::NONE.with(LAKE),
+            body: body.into(),
+            original: None,
+            shed: None,
+        })
+    });
+    for entry in entries {
+        store.append(vec![entry]).await.unwrap().await.unwrap();
+    }
+    settle(&store, LAKE, 12, 12).await;
+    let disk = rusqlite::Connection::open(place.0.path().join("journal.db")).unwrap();
+    let flip = "UPDATE events SET frame = x'00' WHERE position IN (2, 4, 9)";
+    assert_eq!(disk.execute(flip, []).unwrap(), 3);
+    drop(disk);
+    let replay = finish(&store, begun(&store, choice("other")).await, 100).await;
+    assert_eq!((replay.copied, replay.damaged), (9, 3));
+    running.shutdown().await.unwrap();
+}

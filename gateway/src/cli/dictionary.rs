@@ -86,7 +86,7 @@ fn read(path: &Path) -> Result<Dictionary> {
 impl Train {
     fn run(&self) -> Result<()> {
         let events = match &*self.events {
-            [] => of_journal(&self.file.load()?)?,
+            [] => of_journal(&self.file.load_without_dictionaries()?)?,
             files => of_files(files)?,
         };
         let (mut learned, mut kept_back) = (Vec::new(), Vec::new());
@@ -229,6 +229,67 @@ mod tests {
             "{again:#}"
         );
         assert_eq!(read(&out).unwrap(), made);
+    }
+
+    #[cfg(feature = "nats")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dictionary_is_learned_although_the_configuration_names_it_already() {
+        use crate::{
+            clock::{Clock, SystemClock},
+            record::Routes,
+            rules::tests::event_of,
+            store::{Entry, NewEvent, Store},
+        };
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("penstock.toml");
+        let text = "data_dir = \"data\"\n[store]\nreserve = \"1MiB\"\n\
+            keep_delivered = \"1d\"\n[[mapping]]\ntopic = \"#\"\ndevice = \"x\"\n\
+            dictionaries = [\"a.zdict\"]\n[[destination]]\nname = \"away\"\ntype = \"nats\"\n\
+            servers = [\"nats://h\"]\nstream = \"S\"\nsubject = \"s\"\ndictionary = \"a.zdict\"\n";
+        fs::write(&file, text).unwrap();
+        let missing = Config::load(Some(&file)).unwrap_err().to_string();
+        assert_eq!(missing.matches("a.zdict").count(), 2, "{missing}");
+        let config = ConfigFile {
+            config: Some(file.clone()),
+        };
+        let clock: std::sync::Arc<dyn Clock> = std::sync::Arc::new(SystemClock);
+        let now = clock.now();
+        let store = config.load_without_dictionaries().unwrap().store;
+        let running = Store::open(store, clock).unwrap().0.run().unwrap();
+        let entries = (0..2_000_u32).map(|n| {
+            let mut event = event_of("b7", &[("temperature", f64::from(n))]);
+            event.key.0[..4].copy_from_slice(&n.to_be_bytes());
+            event.received = now;
+            let mut body = Vec::new();
+            event.to_cbor(&mut body);
+            Entry::Event(NewEvent {
+                key: event.key,
+                dedup: true,
+                device: event.device,
+                received: event.received,
+                routes: Routes(1),
+                body: body.into(),
+                original: None,
+                shed: None,
+            })
+        });
+        let handle = running.handle();
+        handle
+            .append(entries.collect())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        running.shutdown().await.unwrap();
+        let train = Train {
+            out: dir.path().join("a.zdict"),
+            events: Vec::new(),
+            size: 8 * 1024,
+            file: config,
+        };
+        train.run().unwrap();
+        Config::load(Some(&file)).unwrap();
     }
 
     #[test]

@@ -186,6 +186,9 @@ fn start(text: &str) -> Result<Start, &'static str> {
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 pub(super) fn dictionary(table: &Table<'_, '_, '_>, dir: &Path) -> Option<Dictionary> {
     let file = table.text("dictionary")?;
+    if table.reader.passes_over(&dir.join(&file.value)) {
+        return None;
+    }
     table.parse("dictionary", &file, |path| {
         Dictionary::read(&dir.join(path))
     })

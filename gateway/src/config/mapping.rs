@@ -69,7 +69,8 @@ fn dictionaries(table: &Table<'_, '_, '_>, compression: Compression, dir: &Path)
             Dictionary::read(&dir.join(path))
         })
     };
-    let read: Vec<Dictionary> = files.iter().filter_map(read).collect();
+    let is_there = |file: &&Text| !table.reader.passes_over(&dir.join(&file.value));
+    let read: Vec<Dictionary> = files.iter().filter(is_there).filter_map(read).collect();
     Known::new(&read).unwrap_or_else(|what| {
         table.mistake(table.span("dictionaries").as_ref(), "dictionaries", what);
         Known::default()

@@ -41,6 +41,8 @@ pub(super) struct Reader<'e> {
     hidden: RefCell<Vec<(String, String)>>,
     /// Whether the text came over the network: nothing is filled in, and no file is read.
     foreign: bool,
+    /// Dictionaries that are not there are no mistake: they are about to be made.
+    no_dictionaries: bool,
 }
 
 impl<'e> Reader<'e> {
@@ -53,7 +55,23 @@ impl<'e> Reader<'e> {
             known: RefCell::default(),
             hidden: RefCell::default(),
             foreign: false,
+            no_dictionaries: false,
         }
+    }
+
+    /// For who makes the dictionaries that it names.
+    pub(super) const fn without_dictionaries(mut self) -> Self {
+        self.no_dictionaries = true;
+        self
+    }
+
+    /// Whether a dictionary that is named may be passed over.
+    pub(super) fn passes_over(&self, dictionary: &Path) -> bool {
+        self.no_dictionaries && !dictionary.is_file()
+    }
+
+    pub(super) const fn text(&self) -> &'e str {
+        self.text
     }
 
     /// Of a text that somebody sent.

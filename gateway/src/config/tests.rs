@@ -348,7 +348,8 @@ fn documented() -> BTreeSet<String> {
 ))]
 fn the_documentation_lists_exactly_the_keys_that_are_known() {
     let text = fs::read_to_string(repository("config/full.toml")).unwrap();
-    let (config, known) = Config::parse(&text, Path::new(""), &env);
+    let reader = Reader::new(&text, &env, Path::new(""));
+    let (config, known) = Config::parse(reader, Path::new(""));
     config.unwrap();
     assert_eq!(documented(), known);
 }

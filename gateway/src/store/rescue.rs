@@ -17,7 +17,7 @@ use super::{
     schema,
     state::State,
 };
-use crate::record::DestinationId;
+use crate::{aside, record::DestinationId};
 
 /// What the fresh database is called until it is complete.
 const UNFINISHED: &str = ".salvage";
@@ -55,6 +55,7 @@ pub(super) fn rescue(
     let aside = old.map(set_aside).transpose()?;
     fs::rename(&unfinished, database)?;
     sync_dir(database)?;
+    thin_out(database);
     Ok(Rescued { aside, salvaged })
 }
 
@@ -144,7 +145,7 @@ pub(super) fn replace(
 /// writes over what lies behind the damage. Where there is no room for a copy
 /// the gateway starts without one.
 pub(super) fn copy_aside(database: &Path) -> Result<Option<PathBuf>, Error> {
-    let aside = free_name(database)?;
+    let aside = next_name(database)?;
     for companion in ["-wal", ""] {
         let from = with_suffix(database, companion);
         let copied = match from.try_exists()? {
@@ -157,24 +158,29 @@ pub(super) fn copy_aside(database: &Path) -> Result<Option<PathBuf>, Error> {
             return Ok(None);
         }
     }
+    thin_out(database);
     Ok(Some(aside))
 }
 
-/// A name for a damaged file that is not in use.
-fn free_name(database: &Path) -> Result<PathBuf, Error> {
-    let mut n = 1_u32;
-    loop {
-        let aside = with_suffix(database, &format!(".damaged-{n}"));
-        if !aside.try_exists()? {
-            return Ok(aside);
-        }
-        n += 1;
+/// A name for a damaged file that comes after all that are there.
+fn next_name(database: &Path) -> Result<PathBuf, Error> {
+    let dir = database.parent().unwrap_or_else(|| Path::new(""));
+    Ok(aside::next_path(dir, super::DATABASE)?)
+}
+
+/// Takes away what is too much of what was set aside: a disk that damages a journal with
+/// each start would fill itself with them.
+fn thin_out(database: &Path) {
+    let dir = database.parent().unwrap_or_else(|| Path::new(""));
+    // What cannot be taken away is no reason not to go on.
+    if let Err(error) = aside::thin_out(dir, super::DATABASE, aside::JOURNALS_MAX) {
+        tracing::warn!(%error, "cannot take away damaged journals that were set aside");
     }
 }
 
 /// Renames the database with its companions; says where to.
 fn set_aside(database: &Path) -> Result<PathBuf, Error> {
-    let aside = free_name(database)?;
+    let aside = next_name(database)?;
     for companion in ["", "-wal"] {
         match fs::rename(
             with_suffix(database, companion),
@@ -218,4 +224,54 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_journals_that_are_set_aside_the_first_and_the_latest_stay() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join(super::super::DATABASE);
+        let mut last = PathBuf::new();
+        for n in 1..=12 {
+            for companion in ["", "-wal"] {
+                fs::write(with_suffix(&database, companion), format!("{n}")).expect("written");
+            }
+            last = set_aside(&database).expect("set aside");
+            thin_out(&database);
+        }
+        let names = || {
+            let mut names: Vec<u32> = list_set_aside(dir.path())
+                .expect("listed")
+                .iter()
+                .filter_map(|path| {
+                    path.extension()?
+                        .to_str()?
+                        .strip_prefix("damaged-")?
+                        .parse()
+                        .ok()
+                })
+                .collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(), [1, 6, 7, 8, 9, 10, 11, 12]);
+        let logs = fs::read_dir(dir.path()).expect("a directory");
+        let logs = logs.filter(|entry| {
+            let name = entry.as_ref().expect("an entry").file_name();
+            name.to_string_lossy().ends_with("-wal")
+        });
+        assert_eq!(logs.count(), 8);
+        assert_eq!(fs::read(&last).expect("the last"), b"12");
+        // A number that was taken away is not given again while later ones are there.
+        fs::remove_file(dir.path().join("journal.db.damaged-7")).expect("removed");
+        fs::write(&database, "13").expect("written");
+        let thirteenth = set_aside(&database).expect("set aside");
+        assert!(
+            thirteenth.ends_with("journal.db.damaged-13"),
+            "{thirteenth:?}"
+        );
+    }
 }

@@ -9,6 +9,7 @@
 //! counters. After [`FAILURES_MAX`] failed commits in a row the writer gives up.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -119,7 +120,7 @@ impl Writer {
             tracing::error!(%error, "the journal is damaged");
             self.replace_file()?;
         }
-        // Whose they are is not known: what is given up now has no more room for keys than is left.
+        // Whose they are is not known; a restart makes no more room for what is given up.
         self.shedding.remembered(16 * self.window.len() as u64);
         let mut batch = Vec::new();
         loop {
@@ -519,7 +520,12 @@ impl Writer {
         let (state, aside) = replaced.map_err(|error| Failure(error.to_string().into()))?;
         tracing::error!(file = %aside.display(), "a damaged journal was set aside and salvaged");
         self.state = state;
-        self.account.set_aside.push(aside);
+        // Some that were there may have been taken away for it.
+        let dir = aside.parent().unwrap_or_else(|| Path::new(""));
+        match rescue::list_set_aside(dir) {
+            Ok(files) => self.account.set_aside = files,
+            Err(_) => self.account.set_aside.push(aside),
+        }
         self.noticed.replace_file();
         Ok(())
     }

@@ -294,7 +294,7 @@ async fn where_the_state_is_found_in_the_log_alone_commands_are_in_doubt() {
 async fn where_there_is_no_room_for_a_copy_of_a_damaged_log_commands_are_in_doubt_all_the_same() {
     let image = damaged_log().await;
     // Nothing can be written there.
-    let copy = image.database().with_extension("db.damaged-1");
+    let copy = image.database().with_extension("db.damaged-1-wal");
     std::os::unix::fs::symlink(image.dir.path().join("gone/gone"), copy).expect("a link");
     let (running, report) = image.run_reported();
     assert!(report.set_aside.is_none(), "{report:?}");
