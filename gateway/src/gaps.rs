@@ -132,9 +132,15 @@ fn event(gap: &Gap, site: Option<&Arc<str>>, gateway: Option<&GatewayId>, now: T
         "" => OTHERS,
         device => device,
     };
-    let gateway = gateway.map_or("", |gateway| &**gateway.as_str());
-    let class = gap.class.as_str();
-    let id = format!("gap:{class}:{gateway}:{}:{:016x}", gap.began, gap.token);
+    let (class, began) = (gap.class.as_str(), gap.began);
+    // A row of an earlier version may have been told under what that made of it.
+    let (site, id) = match gap.token {
+        0 => (None, format!("gap:{class}:{:x}:{began}", gap.routes)),
+        token => {
+            let gateway = gateway.map_or("", |gateway| &**gateway.as_str());
+            (site, format!("gap:{class}:{gateway}:{began}:{token:016x}"))
+        }
+    };
     let mut parts = Parts::default();
     parts
         .start(IdSource::Explicit, site.map(|site| &**site), device)
@@ -245,6 +251,32 @@ mod tests {
             assert_ne!(other.key, one.key);
             assert_ne!(other.id, one.id);
         }
+    }
+
+    #[test]
+    fn a_row_of_an_earlier_version_is_told_under_the_key_that_it_had() {
+        let of = |routes: u64| {
+            let row = format!(
+                "{{\"device\":\"b7\",\"class\":\"low\",\"routes\":{routes},\"began\":3,\
+                 \"count\":2,\"first\":1,\"last\":2,\"kept\":\"none\"}}"
+            );
+            let gap: Gap = serde_json::from_str(&row).unwrap();
+            let (site, gateway) = (Arc::from("pune"), GatewayId::random());
+            event(&gap, Some(&site), Some(&gateway), Timestamp::from_millis(1))
+        };
+        let one = of(0b01);
+        let mut parts = Parts::default();
+        parts
+            .start(IdSource::Explicit, None, "b7")
+            .bytes(b"penstock.gap")
+            .bytes(b"gap:low:1:3");
+        assert_eq!(one.key, parts.key());
+        assert_eq!(
+            (one.id.as_deref(), &*one.source()),
+            (Some("gap:low:1:3"), "/b7")
+        );
+        // Both of one commit.
+        assert_ne!(of(0b11).key, one.key);
     }
 
     fn given_up(n: u8, at: Timestamp) -> Entry {

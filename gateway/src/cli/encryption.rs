@@ -219,9 +219,10 @@ fn plain_values(dir: &Path) -> [(&'static str, u64); 3] {
 fn finish(config: &Config, seal: &Seal, plain_left: u64) {
     match seal.key() {
         Some(key) if plain_left > 0 => output::line(format_args!(
-            "not everything is sealed: {plain_left} damaged values are in plain text, and stay so \
-             until they are discarded (penstock dead-letter discard, penstock quarantine discard). \
-             What is whole is sealed with the key {key}; old_keys can go from the configuration"
+            "not everything is sealed: {plain_left} damaged values are in plain text, or can no \
+             longer be told from it, and stay so until they leave; dead letters and messages in \
+             quarantine do when they are discarded (penstock dead-letter discard, penstock \
+             quarantine discard). What is whole is sealed with the key {key}; old_keys can go from the configuration"
         )),
         Some(key) => output::line(format_args!(
             "everything is sealed with the key {key}; old_keys can go from the configuration"

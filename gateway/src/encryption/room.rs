@@ -92,7 +92,14 @@ pub(crate) fn look_for_room(
         temporary: &temporary,
         is_same,
     };
-    compare(needed(&databases), &place, free_bytes)
+    // Logs that a kill has left are written over, or cut.
+    let logs: u64 = plain_values
+        .iter()
+        .map(|(database, _)| std::fs::metadata(dir.join(format!("{database}-wal"))))
+        .map(|log| log.map_or(0, |log| log.len()))
+        .sum();
+    let free = |of: &Path| Some(free_bytes(of)? + if of == dir { logs } else { 0 });
+    compare(needed(&databases), &place, free)
 }
 
 /// Where they are.
@@ -167,8 +174,10 @@ fn temporary() -> PathBuf {
     let named = ["SQLITE_TMPDIR", "TMPDIR"];
     let named = named.iter().filter_map(std::env::var_os).map(PathBuf::from);
     let usual = ["/var/tmp", "/usr/tmp", "/tmp"].map(PathBuf::from);
+    let may = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    let is_fit = |dir: &PathBuf| dir.is_dir() && rustix::fs::access(dir, may).is_ok();
     let mut all = named.chain(usual);
-    all.find(|dir| dir.is_dir()).unwrap_or_else(|| ".".into())
+    all.find(is_fit).unwrap_or_else(|| ".".into())
 }
 
 fn free_bytes(dir: &Path) -> Option<u64> {
@@ -256,8 +265,17 @@ mod tests {
         connection.execute_batch("DELETE FROM t").unwrap();
         let found = read(&path, 0).unwrap();
         assert!(found.free > 900_000 && found.content < 100_000);
-        let plain = [("journal.db", u64::MAX >> 20)];
+        // What a killed reseal has left in the log is as good as free.
         let seal = Seal::new(&penstock_broker::seal::Key::random().unwrap(), &[]).unwrap();
+        let free = free_bytes(dir.path()).unwrap();
+        let plain = [("journal.db", free / 32)];
+        let error = look_for_room(dir.path(), &seal, &plain).unwrap_err();
+        let log = std::fs::File::create(dir.path().join("broker.db-wal")).unwrap();
+        log.set_len(error.needed).unwrap();
+        let both = [plain[0], ("broker.db", 0)];
+        let is_one = error.dir == dir.path();
+        assert_eq!(look_for_room(dir.path(), &seal, &both).is_ok(), is_one);
+        let plain = [("journal.db", u64::MAX >> 20)];
         assert!(look_for_room(dir.path(), &seal, &plain).is_err());
         assert_eq!(
             look_for_room(dir.path(), &seal.without_sealing(), &plain),

@@ -82,6 +82,8 @@ pub struct Accounts {
     /// Events given up of which was told; less than nothing where a damaged file brought
     /// back what was told before. Known where the page is whole.
     pub told: i64,
+    /// What some rows of what is not told counted is not known.
+    pub has_damaged_gaps: bool,
     /// The ledger of each destination.
     pub destinations: Vec<AccountOf>,
     /// How often the file was replaced by a salvaged one.
@@ -137,10 +139,12 @@ impl Reader {
             page = self.scan(None, after, count, bytes, damaged)?;
             is_whole = page.scanned_to == END;
         }
-        let mut told = 0;
+        let (mut told, mut has_damaged_gaps) = (0, false);
         if is_whole {
             page.scanned_to = state.position.max(after);
-            let untold: u64 = gap::by_device(&transaction)?.values().sum();
+            let gaps = gap::untold(&transaction)?;
+            let untold: u64 = gaps.by_device.values().sum();
+            has_damaged_gaps = gaps.is_damaged;
             told = state.shed.iter().sum::<u64>().cast_signed() - untold.cast_signed();
         }
         Ok(Accounts {
@@ -150,6 +154,7 @@ impl Reader {
             is_whole,
             stored: state.stored,
             told,
+            has_damaged_gaps,
             destinations: accounts(&transaction, &state)?,
             replaced: 0,
         })
@@ -204,7 +209,7 @@ impl Listing {
             tallies,
             destinations: accounts(&transaction, &state)?,
             retrying,
-            untold: gap::by_device(&transaction)?,
+            untold: gap::untold(&transaction)?.by_device,
             state,
         })
     }
@@ -214,7 +219,7 @@ impl Listing {
     /// # Errors
     /// When the database cannot be read.
     pub fn untold(&self) -> Result<Vec<String>, Error> {
-        let devices = gap::by_device(&self.connection)?.into_keys();
+        let devices = gap::untold(&self.connection)?.by_device.into_keys();
         Ok(devices.filter(|device| !device.is_empty()).collect())
     }
 

@@ -132,8 +132,9 @@ impl<'c> Inserter<'c> {
         stage.dirty |= edited.changed || !edited.events.is_empty();
         for (at, event) in edited.events.iter().enumerate() {
             let appended = self.event(event, None, stage, window)?;
-            // What was told before, and came back out of a damaged file, was counted then.
             let Appended::Stored(position) = appended else {
+                // What was told before, and came back out of a damaged file, was counted then.
+                stage.told_again |= edited.told.get(at).is_some();
                 continue;
             };
             if edited.are_copies {

@@ -36,7 +36,8 @@ pub struct Gap {
     /// The commit with the first of them.
     pub began: u64,
     /// Random, made with the row and kept with it: what tells this gap from every other, of
-    /// other gateways and of a journal that was begun anew too.
+    /// other gateways and of a journal that was begun anew too. 0 of a row of an earlier
+    /// version, which has none.
     #[serde(default)]
     pub token: u64,
     /// How many.
@@ -89,7 +90,7 @@ impl Gaps {
         for gap in self.0.values() {
             let new = Gap {
                 began: number,
-                token: rand::rng().random(),
+                token: rand::rng().random_range(1..=u64::MAX),
                 ..gap.clone()
             };
             let found = find(connection, &new)?;
@@ -118,16 +119,25 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0).map(integer))
 }
 
-/// What is not told yet, by device; of those that are not told apart under no name.
-pub(super) fn by_device(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
-    let mut counts = BTreeMap::new();
-    // The rows have a bound.
+/// What is not told yet.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    /// By device; of those that are not told apart under no name.
+    pub(super) by_device: BTreeMap<String, u64>,
+    /// There are rows of which nobody knows what they counted.
+    pub(super) is_damaged: bool,
+}
+
+/// Reads what is not told yet. The rows have a bound.
+pub(super) fn untold(connection: &Connection) -> rusqlite::Result<Untold> {
+    let mut untold = Untold::default();
     for (_, gap) in all(connection, usize::MAX)? {
-        if let Some(gap) = gap {
-            *counts.entry(gap.device).or_default() += gap.count;
+        match gap {
+            Some(gap) => *untold.by_device.entry(gap.device).or_default() += gap.count,
+            None => untold.is_damaged = true,
         }
     }
-    Ok(counts)
+    Ok(untold)
 }
 
 /// Takes so many of the oldest away, to be told. One that is damaged is said in the log, and

@@ -182,7 +182,7 @@ impl Writer {
         if self.room.fits(BATCH_BYTES as u64 / 128) && self.duties.hold.is_none() {
             self.room.set_refusing(false);
         }
-        self.shedding.look(&self.room);
+        self.shedding.look(&self.room, &self.window);
         self.duties.hold = self.duties.hold.filter(|until| Instant::now() < *until);
         self.publish_status();
     }

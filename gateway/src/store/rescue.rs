@@ -146,7 +146,8 @@ pub(super) fn replace(
 /// the gateway starts without one.
 pub(super) fn copy_aside(database: &Path) -> Result<Option<PathBuf>, Error> {
     let aside = next_name(database)?;
-    for companion in ["-wal", ""] {
+    // The database first: a log without it would be found by nobody.
+    for companion in ["", "-wal"] {
         let from = with_suffix(database, companion);
         let copied = match from.try_exists()? {
             true => fs::copy(from, with_suffix(&aside, companion)),

@@ -6,17 +6,16 @@
 //! that it does not begin and end with every commit.
 //!
 //! An event is asked about before its group is given room: a group that is given up takes
-//! none. What was to be kept of a group that is turned away, or whose commit fails, is not
-//! there: its series begins anew, so that it is kept when it is sent again. More is kept
-//! then, not less.
+//! none. What was to be kept of a group that is turned away, or whose commit fails, is owed:
+//! it is kept when it is sent again, while others of its series are thinned out as before.
 //!
-//! Keys of what is given up take room as well, and have a share of it, counted since it
-//! began. After a restart all keys that are there count as theirs.
+//! Keys of what is given up take room as well, and have a share of it. They are counted until
+//! they are forgotten; where something is given up at a start, all that are there count.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{entry::Entry, room::Room};
-use crate::{class::Class, dedup::window::Window};
+use crate::{class::Class, dedup::window::Window, event::Key};
 
 /// Hundredths of the room below its mark at which it is over.
 pub const RELEASE: u64 = 5;
@@ -72,10 +71,13 @@ pub struct Sheddable {
 pub(super) struct Shedding {
     rules: Vec<(Shed, bool)>,
     sampler: Sampler,
-    /// Series of which this commit keeps something: no more than it has entries.
-    kept: Vec<u64>,
-    /// What keys of what is given up take on disk since it began, at most.
+    /// What this commit keeps of series: no more than it has entries.
+    kept: Vec<(u64, Option<Key>)>,
+    /// What keys of what is given up take on disk, at most.
     key_bytes: u64,
+    /// The same of all keys that were there at the start, until it is known whether
+    /// something is given up.
+    at_start: Option<u64>,
 }
 
 impl Shedding {
@@ -85,11 +87,17 @@ impl Shedding {
             sampler: Sampler::default(),
             kept: Vec::new(),
             key_bytes: 0,
+            at_start: None,
         }
     }
 
+    /// These are the keys that are there at the start.
+    pub(super) fn begin_with(&mut self, window: &Window) {
+        self.at_start = Some(key_bytes(window));
+    }
+
     /// A commit begins: looks how much room is left.
-    pub(super) fn look(&mut self, room: &Room) {
+    pub(super) fn look(&mut self, room: &Room, window: &Window) {
         self.kept.clear();
         let (content, limit) = (room.content_bytes(), room.limit());
         for (rule, on) in &mut self.rules {
@@ -109,9 +117,13 @@ impl Shedding {
             }
             *on = is_over;
         }
-        if !self.is_on() {
+        let at_start = self.at_start.take();
+        if self.is_on() {
+            self.key_bytes = at_start.unwrap_or(self.key_bytes);
+        } else {
             self.sampler.series.clear();
-            self.key_bytes = 0;
+            // They stay until they are too old, also while there is room again.
+            self.key_bytes = self.key_bytes.min(key_bytes(window));
         }
     }
 
@@ -142,15 +154,16 @@ impl Shedding {
             if let Entry::Event(event) = entry
                 && let Some(of) = event.shed
             {
-                self.sampler.series.remove(&of.series);
+                self.sampler
+                    .owe(of.series, event.dedup.then_some(event.key));
             }
         }
     }
 
     /// The commit has failed: as if all its groups were turned away.
     pub(super) fn failed(&mut self) {
-        for series in self.kept.drain(..) {
-            self.sampler.series.remove(&series);
+        for (series, key) in self.kept.drain(..) {
+            self.sampler.owe(series, key);
         }
     }
 
@@ -183,10 +196,11 @@ impl Shedding {
         // What was sent again is told by its key: it is no reading of its own, and takes no
         // room either.
         let is_known = event.dedup && window.contains(event.key);
-        if is_known || !self.sampler.keeps(keep, of.series, now) {
+        let key = event.dedup.then_some(event.key);
+        if is_known || !self.sampler.keeps(keep, of.series, key, now) {
             return Some(keep);
         }
-        self.kept.push(of.series);
+        self.kept.push((of.series, key));
         None
     }
 
@@ -197,6 +211,11 @@ impl Shedding {
             .iter_mut()
             .for_each(|(rule, _)| rule.above = above);
     }
+}
+
+/// What the keys of a window take on disk, at most.
+fn key_bytes(window: &Window) -> u64 {
+    16 * window.len() as u64
 }
 
 /// Which event of each series is kept.
@@ -211,10 +230,23 @@ struct Series {
     count: u64,
     /// When that was.
     kept: Option<Duration>,
+    /// It was to be kept, and is not there.
+    owed: Option<Key>,
 }
 
 impl Sampler {
-    fn keeps(&mut self, keep: Keep, series: u64, now: Duration) -> bool {
+    /// One that was to be kept is not there. Without a key it cannot be told when it is sent
+    /// again: the next is kept in its place.
+    fn owe(&mut self, series: u64, key: Option<Key>) {
+        match (key, self.series.get_mut(&series)) {
+            (Some(key), Some(seen)) => seen.owed = Some(key),
+            _ => {
+                self.series.remove(&series);
+            }
+        }
+    }
+
+    fn keeps(&mut self, keep: Keep, series: u64, key: Option<Key>, now: Duration) -> bool {
         if keep == Keep::None {
             return false;
         }
@@ -223,13 +255,14 @@ impl Sampler {
         }
         let seen = self.series.entry(series).or_default();
         let keeps = match (keep, seen.kept) {
+            _ if key.is_some() && key == seen.owed => true,
             (_, None) => true,
             (Keep::None, _) => false,
             (Keep::OneOf(count), _) => seen.count >= count,
             (Keep::OnePer(time), Some(kept)) => now.saturating_sub(kept) >= time,
         };
         match keeps {
-            true => (seen.count, seen.kept) = (1, Some(now)),
+            true => (seen.count, seen.kept, seen.owed) = (1, Some(now), None),
             false => seen.count += 1,
         }
         keeps
@@ -250,7 +283,7 @@ mod tests {
             let mut sampler = Sampler::default();
             let mut seen = HashMap::<u64, (u64, u64)>::new();
             for series in events {
-                let keeps = sampler.keeps(Keep::OneOf(of), series, Duration::ZERO);
+                let keeps = sampler.keeps(Keep::OneOf(of), series, None, Duration::ZERO);
                 let (count, kept) = seen.entry(series).or_default();
                 prop_assert_eq!(keeps, *count % of == 0);
                 *count += 1;
@@ -269,7 +302,7 @@ mod tests {
             for (series, pause) in events {
                 now += pause;
                 let keep = Keep::OnePer(Duration::from_secs(per));
-                let keeps = sampler.keeps(keep, series, Duration::from_secs(now));
+                let keeps = sampler.keeps(keep, series, None, Duration::from_secs(now));
                 let due = last.get(&series).is_none_or(|kept| now - kept >= per);
                 prop_assert_eq!(keeps, due);
                 if keeps {
@@ -283,11 +316,11 @@ mod tests {
     fn with_too_many_series_more_is_kept_and_not_less() {
         let mut sampler = Sampler::default();
         for series in 0..=SERIES_MAX as u64 {
-            assert!(sampler.keeps(Keep::OneOf(10), series, Duration::ZERO));
+            assert!(sampler.keeps(Keep::OneOf(10), series, None, Duration::ZERO));
         }
         assert_eq!(sampler.series.len(), 1);
         assert!(
-            sampler.keeps(Keep::OneOf(10), 0, Duration::ZERO),
+            sampler.keeps(Keep::OneOf(10), 0, None, Duration::ZERO),
             "begun anew"
         );
     }

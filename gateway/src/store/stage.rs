@@ -45,6 +45,8 @@ pub(super) struct Stage {
     pub(super) tally: Option<Tallying>,
     /// What is given up.
     pub(super) gaps: Gaps,
+    /// Something was told before: who counts by device sees a difference.
+    pub(super) told_again: bool,
     /// What its keys take on disk, about.
     pub(super) shed_key_bytes: u64,
     /// There is something to commit.
@@ -73,6 +75,7 @@ impl Stage {
             wanted: None,
             tally: None,
             gaps: Gaps::default(),
+            told_again: false,
             shed_key_bytes: 0,
             dirty: false,
             frame: Vec::new(),

@@ -121,7 +121,7 @@ impl Writer {
             self.replace_file()?;
         }
         // Whose they are is not known; a restart makes no more room for what is given up.
-        self.shedding.remembered(16 * self.window.len() as u64);
+        self.shedding.begin_with(&self.window);
         let mut batch = Vec::new();
         loop {
             let open = self.receive(&runtime, &mut batch);
@@ -298,7 +298,7 @@ impl Writer {
             shedding,
             ..
         } = self;
-        shedding.look(room);
+        shedding.look(room, window);
         let monotonic = self.clock.monotonic();
         for position in &self.duties.damaged {
             dead_letter::set_damaged_aside(connection, *position, stage)?;
@@ -429,6 +429,9 @@ impl Writer {
             self.steps.noted();
             self.state = stage.state;
             self.shedding.remembered(stage.shed_key_bytes);
+            if stage.told_again {
+                self.hold.set_missed();
+            }
             if let Some(names) = stage.names.take() {
                 self.account.names = names;
                 if let Err(error) = self.promises.write_names(&self.account.names) {

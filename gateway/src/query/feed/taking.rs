@@ -42,7 +42,8 @@ impl Feed {
         let has_gaps = positions != accounts.page.records.len();
         let was_replaced = accounts.replaced != work.replaced;
         work.replaced = accounts.replaced;
-        if has_gaps || was_replaced || self.store.hold().take_missed() {
+        let has_damaged = accounts.has_damaged_gaps;
+        if has_gaps || was_replaced || has_damaged || self.store.hold().take_missed() {
             work.excused = Some(Instant::now());
         }
         let limits = self.config.limits();

@@ -560,9 +560,11 @@ async fn what_was_given_up_is_in_the_ledger_before_it_is_told_and_after_and_once
     fed.fold(&handle, 10);
     assert_eq!(fed.found, Vec::<String>::new());
     // What was told, and is brought back, is not counted once more.
+    assert!(!handle.hold().take_missed());
     assert_eq!(handle.edit(BringBack(row)).await, Ok(()));
     assert_eq!(handle.edit(Tell(101)).await, Ok(1));
     assert_eq!(handle.status().duplicate, 1);
+    assert!(handle.hold().take_missed(), "a difference has a reason");
     fed.fold(&handle, 10);
     assert_eq!(shed(&fed.answer(&handle, &all()))[1].2, 3);
     assert_eq!(fed.found, Vec::<String>::new());

@@ -257,6 +257,42 @@ async fn a_restart_gives_keys_of_what_is_given_up_no_second_share() {
 }
 
 #[tokio::test]
+async fn a_shortage_that_ends_and_begins_again_gives_those_keys_no_second_share() {
+    let mut place = place(&[(Class::Low, 60, Keep::None)]);
+    // They are not forgotten for being too many.
+    place.config.dedup_count = 1_000_000;
+    place.config.dedup_memory_bytes = 256 << 20;
+    let running = place.run();
+    let handle = running.handle();
+    let mut stored = 0;
+    for turn in 1..4 {
+        // Room gets short, much is given up, and then there is room again.
+        while !handle.status().shedding {
+            stored += 1;
+            append(&handle, vec![of(stored, Class::Critical)]).await;
+        }
+        for first in (0..80_000).step_by(1_000) {
+            let first = turn * 10_000_000 + first;
+            let low = (first..first + 1_000).map(|n| of(n, Class::Low));
+            let appended = append(&handle, low.collect()).await;
+            assert_eq!(appended, [Appended::Shed; 1_000]);
+        }
+        let before = handle.status().destinations[0].delivered;
+        settle(&handle, delivered(0, stored, stored - before)).await;
+        until(&handle, |s| s.buffered == 0 && !s.shedding).await;
+    }
+    let listing = handle.listing().expect("a listing");
+    let keys = "SELECT CAST(total(count) AS INTEGER) FROM commits";
+    let keys: i64 = listing
+        .tables()
+        .query_row(keys, [], |row| row.get(0))
+        .expect("counted");
+    let most = (ROOM / 5 / 16 + stored + 2_000).cast_signed();
+    assert!(keys < most, "{keys} of {most}");
+    running.shutdown().await.expect("an orderly end");
+}
+
+#[tokio::test]
 async fn what_was_to_be_kept_and_found_no_room_is_kept_when_it_is_sent_again() {
     let place = place(&[(Class::Low, 60, Keep::OneOf(10))]);
     let running = place.run();
@@ -274,6 +310,11 @@ async fn what_was_to_be_kept_and_found_no_room_is_kept_when_it_is_sent_again() {
         assert_eq!(appended, [Appended::Full], "it is the one of ten");
     }
     assert_eq!(handle.status().shed, [0; 3]);
+    // Others of the series are thinned out meanwhile: they wait for nothing.
+    for n in 1..6 {
+        let appended = append(&handle, vec![of(200_000 + 10 * n, Class::Low)]).await;
+        assert_eq!(appended, [Appended::Shed]);
+    }
     // Room for it, and not so much that it is over.
     let settled = stored / 10;
     settle(&handle, delivered(0, settled, settled)).await;
@@ -284,7 +325,7 @@ async fn what_was_to_be_kept_and_found_no_room_is_kept_when_it_is_sent_again() {
         matches!(appended[..], [Appended::Stored(_)]),
         "{appended:?}"
     );
-    let rest = (1..10).map(|n| of(200_000 + 10 * n, Class::Low)).collect();
+    let rest = (6..15).map(|n| of(200_000 + 10 * n, Class::Low)).collect();
     assert_eq!(append(&handle, rest).await, [Appended::Shed; 9]);
     running.shutdown().await.expect("an orderly end");
 }
