@@ -59,6 +59,34 @@ impl KafkaServer {
         Some(server)
     }
 
+    /// Starts one with two more doors, each behind whatever `behind` makes for its port and
+    /// gives the port of; its own tools come to `port`.
+    pub fn with_doors(
+        sandbox: &Sandbox,
+        mut behind: impl FnMut(u16) -> u16,
+    ) -> Option<(Self, [u16; 2])> {
+        let jars = jars()?;
+        let (port, controller) = (ports::free(), ports::free());
+        let doors = [0; 2].map(|_| ports::free());
+        let shown = doors.map(&mut behind);
+        let server = Self::prepare(
+            &jars,
+            sandbox.path("kafka"),
+            port,
+            &format!(
+                "node.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+             ONE://127.0.0.1:{},TWO://127.0.0.1:{}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},\
+             ONE://127.0.0.1:{},TWO://127.0.0.1:{}\n\
+             offsets.topic.replication.factor=1\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n",
+                doors[0], doors[1], shown[0], shown[1]
+            ),
+        );
+        Some((server, shown))
+    }
+
     /// Starts one that also listens for those who are known, with the certificate `server`
     /// of `certificates`. Its own tools come to `port` as ever.
     pub fn secured(sandbox: &Sandbox, certificates: &Certificates) -> Option<(Self, SecurePorts)> {
@@ -111,6 +139,26 @@ impl KafkaServer {
     /// Makes a topic with three partitions, and these settings besides.
     pub fn create_topic(&self, topic: &str, settings: &[&str]) {
         create_topic(&self.jars, &self.address(), topic, settings);
+    }
+
+    /// Whoever calls himself `client` may send so many bytes a second.
+    pub fn slow_down(&self, client: &str, bytes_per_sec: u32) {
+        let quota = format!("producer_byte_rate={bytes_per_sec}");
+        self.alter_client(client, &["--add-config", &quota]);
+    }
+
+    /// He may send as much as he likes again.
+    pub fn speed_up(&self, client: &str) {
+        self.alter_client(client, &["--delete-config", "producer_byte_rate"]);
+    }
+
+    fn alter_client(&self, client: &str, change: &[&str]) {
+        let mut command = java(&self.jars, "kafka.admin.ConfigCommand");
+        command
+            .args(["--bootstrap-server", &self.address(), "--alter"])
+            .args(["--entity-type", "clients", "--entity-name", client])
+            .args(change);
+        run(&mut command);
     }
 
     /// Writes what a topic has into a new directory, one event a line; events of a
@@ -244,7 +292,9 @@ fn format(jars: &Path, dir: &Path, settings: &str) {
     let config = format!(
         "process.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
          listener.security.protocol.map=\
-         CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL\n\
+         CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,\
+         ONE:PLAINTEXT,TWO:PLAINTEXT\n\
+         group.initial.rebalance.delay.ms=0\n\
          log.dirs={}\nnum.partitions=3\nauto.create.topics.enable=false\n{settings}",
         dir.join("data").display()
     );

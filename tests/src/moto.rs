@@ -1,11 +1,17 @@
-//! moto, a stand-in for Amazon's services, as a process. It keeps everything in memory.
+//! moto, a stand-in for Amazon's services, as a process. It keeps everything in memory, and
+//! what was asked of it in a file, from which it begins again after a kill.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use crate::{Sandbox, http, ports, process::Process, programs, skip, wait};
 
 /// Starts the server, whatever the path says.
-const SERVE: &str = "from moto.server import main; main()";
+const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/moto_server.py");
 
 /// Speaks to the server.
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/amazon.py");
@@ -16,7 +22,8 @@ pub struct MotoServer {
     /// Where clients connect.
     pub port: u16,
     modules: PathBuf,
-    _process: Process,
+    log: PathBuf,
+    process: Process,
 }
 
 impl MotoServer {
@@ -26,28 +33,36 @@ impl MotoServer {
             skip::missing_program("moto");
             return None;
         };
-        let port = ports::free();
-        let mut command = Command::new("python3");
-        command.env("PYTHONPATH", &modules).args([
-            "-c",
-            SERVE,
-            "-H",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-        ]);
-        let mut process = Process::spawn(command, "moto", &sandbox.path("moto.log"));
-        wait::until(Duration::from_secs(60), "moto to be ready", || {
-            if let Some(status) = process.ended() {
-                panic!("moto ended: {status}; {}", process.tail());
-            }
-            http::get(port, "/moto-api/").filter(|reply| reply.status == 200)
-        });
-        Some(Self {
+        let (port, log) = (ports::free(), sandbox.path("moto-requests"));
+        let process = spawn(&modules, port, &log);
+        let mut server = Self {
             port,
             modules,
-            _process: process,
-        })
+            log,
+            process,
+        };
+        server.wait_until_ready();
+        Some(server)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on its port, with all that it was asked to do.
+    pub fn start_again(&mut self) {
+        self.process = spawn(&self.modules, self.port, &self.log);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        wait::until(Duration::from_secs(60), "moto to be ready", || {
+            if let Some(status) = self.process.ended() {
+                panic!("moto ended: {status}; {}", self.process.tail());
+            }
+            http::get(self.port, "/moto-api/").filter(|reply| reply.status == 200)
+        });
     }
 
     /// Makes a stream with four shards.
@@ -133,6 +148,15 @@ impl MotoServer {
         assert!(output.status.success(), "moto: {arguments:?}: {said}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+}
+
+fn spawn(modules: &Path, port: u16, log: &Path) -> Process {
+    let mut command = Command::new("python3");
+    command
+        .env("PYTHONPATH", modules)
+        .args([SERVER, &port.to_string()])
+        .arg(log);
+    Process::spawn(command, "moto", &log.with_extension("log"))
 }
 
 fn directory(sandbox: &Sandbox, name: &str) -> PathBuf {

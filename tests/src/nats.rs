@@ -1,12 +1,15 @@
 //! A NATS server with JetStream, as a process; or a cluster of three.
 
 use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Sandbox, http, ports, process::Process, programs, skip, wait};
 
@@ -78,6 +81,70 @@ impl NatsServer {
     /// Messages that a stream holds; `None` when there is no such stream.
     pub fn messages(&self, stream: &str) -> Option<u64> {
         self.detail(stream)?.pointer("/state/messages")?.as_u64()
+    }
+
+    /// Writes what a stream has into a new directory, one event a line, in its order.
+    ///
+    /// # Panics
+    /// When the server does not say.
+    pub fn dump(&self, sandbox: &Sandbox, stream: &str) -> PathBuf {
+        let dir = sandbox.path(&format!("{stream}-dump"));
+        fs::create_dir_all(&dir).expect("the sandbox takes a directory");
+        let count = self.messages(stream).expect("the stream is there");
+        let bytes = self.events(stream, count).expect("the server speaks NATS");
+        fs::write(dir.join("all.ndjson"), bytes).expect("the sandbox takes a file");
+        dir
+    }
+
+    /// So many payloads of a stream from its beginning, one a line: the server pushes them
+    /// to a subscription of ours.
+    fn events(&self, stream: &str, count: u64) -> std::io::Result<Vec<u8>> {
+        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let consumer = json!({
+            "stream_name": stream,
+            "config": { "deliver_subject": "look", "deliver_policy": "all", "ack_policy": "none" },
+        });
+        let consumer = consumer.to_string();
+        write!(
+            &socket,
+            "CONNECT {{\"verbose\":false,\"headers\":true,\"no_responders\":true}}\r\n\
+             SUB look 1\r\nSUB said 2\r\n\
+             PUB $JS.API.CONSUMER.CREATE.{stream} said {}\r\n{consumer}\r\n",
+            consumer.len()
+        )?;
+        let mut from = BufReader::new(&socket);
+        let (mut events, mut seen, mut line) = (Vec::new(), 0, String::new());
+        while seen < count {
+            line.clear();
+            if from.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |word: &str| word.parse::<usize>().map_err(std::io::Error::other);
+            // HMSG subject id [reply] bytes-of-headers bytes-of-all
+            let (headers, length) = match words.as_slice() {
+                ["HMSG", .., headers, all] => (number(headers)?, number(all)?),
+                ["MSG", .., all] => (0, number(all)?),
+                ["PING"] => {
+                    write!(&socket, "PONG\r\n")?;
+                    continue;
+                }
+                _ => continue,
+            };
+            let mut message = vec![0; length + 2];
+            from.read_exact(&mut message)?;
+            if words[1] == "said" {
+                // What became of the consumer.
+                let said = String::from_utf8_lossy(&message);
+                assert!(!said.contains("\"error\""), "{said}");
+                continue;
+            }
+            events.extend(&message[headers..length]);
+            events.push(b'\n');
+            seen += 1;
+        }
+        Ok(events)
     }
 
     /// The name of the server that leads a stream, as this one sees it.

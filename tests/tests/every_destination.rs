@@ -1,0 +1,152 @@
+//! Every kind of destination at once, and everything that a kill and a wire can do to each:
+//! what was acknowledged to a device arrives, and where docs/delivery.md says so once and in
+//! order.
+
+use std::time::{Duration, Instant};
+
+use penstock_tests::{
+    Everywhere, Gateway, Numbered, Sandbox,
+    everywhere::{DESTINATIONS, PATIENCE},
+    seed, turns, wait,
+    wire::{Fault, Then},
+};
+use rand::{RngExt as _, seq::SliceRandom as _};
+
+const KILLS: u32 = 50;
+/// Of the kills those that have to be between sending and the answer.
+const HELD_MIN: usize = 45;
+const DEVICES: u64 = 5;
+const LONG: Duration = Duration::from_secs(120);
+
+/// Every other time, what is held is not the answer to the events but that to what makes
+/// them count.
+fn then(destination: &str) -> Option<Then> {
+    match destination {
+        // EndTxn of Kafka's protocol, behind the length of the request.
+        "kafka-transactions" => Some(|chunk| chunk.get(4..6) == Some(&[0, 26])),
+        "eventbridge" => Some(|chunk| {
+            let asked = b"DescribeEventBus";
+            chunk.windows(asked.len()).any(|window| window == asked)
+        }),
+        _ => None,
+    }
+}
+
+#[test]
+fn killed_fifty_times_before_any_answer_every_destination_has_what_it_was_promised() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (_, mut rng) = seed::seeded();
+    let Some(everywhere) = Everywhere::start(&sandbox) else {
+        return;
+    };
+    let names = DESTINATIONS.map(|(name, _)| name);
+    let mut gateway = Gateway::start(&everywhere.setup).expecting(&names);
+    let mut numbered = Numbered::new(&everywhere.setup, DEVICES);
+    let mut held = vec![0_usize; everywhere.wires.len()];
+    let began = Instant::now();
+    for turn in 0..KILLS {
+        let mark = format!("turn-{turn:04}");
+        for (name, wire) in &everywhere.wires {
+            wire.hold(&mark, then(name).filter(|_| turn % 2 == 1));
+        }
+        // What is sent before the marked one may be answered, and what is sent after it not.
+        let marked = rng.random_range(0..8);
+        for place in 0..8 {
+            numbered.publish(if place == marked { &mark } else { "plain" });
+        }
+        numbered.wait_for_acks();
+        let deadline = Instant::now() + Duration::from_secs(4);
+        let all_held = || everywhere.wires.iter().all(|(_, wire)| wire.is_held());
+        while !all_held() && Instant::now() < deadline {
+            wait::pass(Duration::from_millis(10));
+        }
+        for (held, (_, wire)) in held.iter_mut().zip(&everywhere.wires) {
+            *held += usize::from(wire.is_held());
+        }
+        // The disk, which nobody can hold, is in the middle of these.
+        for _ in 0..rng.random_range(0..20) {
+            numbered.publish("burst");
+        }
+        wait::pass(Duration::from_micros(rng.random_range(0..5_000)));
+        gateway.kill();
+        numbered.lost_the_connection();
+        for (_, wire) in &everywhere.wires {
+            wire.release();
+        }
+        gateway.start_again();
+        // Otherwise what goes again is in one batch with what comes next.
+        if rng.random() {
+            gateway.wait_until_drained(LONG);
+        }
+    }
+    println!("{KILLS} kills in {:?}; held by then:", began.elapsed());
+    for (held, (name, _)) in held.iter().zip(&everywhere.wires) {
+        println!("{name:20} {held:3}");
+    }
+    let status = gateway.wait_until_drained(LONG);
+    assert!(status.destinations.iter().all(|one| one.dead == 0));
+    gateway.finish();
+    for (name, found) in everywhere.audit(&sandbox, &numbered, true) {
+        if ["http", "kafka", "kinesis", "eventbridge"].contains(&name) {
+            assert!(found.copies() > HELD_MIN, "{name}: nothing went twice");
+        }
+    }
+    for (held, (name, _)) in held.iter().zip(&everywhere.wires) {
+        assert!(
+            *held >= HELD_MIN,
+            "{name}: killed before an answer only {held} times"
+        );
+    }
+    everywhere.finish();
+}
+
+#[test]
+fn whatever_the_wire_does_and_when_every_destination_has_what_it_was_promised() {
+    let _turn = turns::alone();
+    let sandbox = Sandbox::new();
+    let (_, mut rng) = seed::seeded();
+    let Some(everywhere) = Everywhere::start(&sandbox) else {
+        return;
+    };
+    let names = DESTINATIONS.map(|(name, _)| name);
+    let gateway = Gateway::start(&everywhere.setup).expecting(&names);
+    let mut numbered = Numbered::new(&everywhere.setup, DEVICES);
+    let faults = Fault::every(PATIENCE);
+    for (_, wire) in &everywhere.wires {
+        let mut plan = faults.clone();
+        plan.shuffle(&mut rng);
+        wire.plan("marked", plan);
+    }
+    let began = Instant::now();
+    let doing = || -> Vec<String> {
+        let wires = everywhere.wires.iter();
+        wires
+            .filter_map(|(name, wire)| Some(format!("{name} {}: {}", wire.struck(), wire.doing()?)))
+            .collect()
+    };
+    while !doing().is_empty() {
+        assert!(began.elapsed() < LONG * 2, "{:#?}", doing());
+        numbered.publish("marked");
+        numbered.wait_for_acks();
+        wait::pass(Duration::from_millis(100));
+    }
+    println!(
+        "{} faults at each of {} wires in {:?}",
+        faults.len(),
+        everywhere.wires.len(),
+        began.elapsed()
+    );
+    let status = gateway.wait_until_drained(LONG);
+    assert!(status.destinations.iter().all(|one| one.dead == 0));
+    gateway.finish();
+    for (name, wire) in &everywhere.wires {
+        assert_eq!(wire.struck(), faults.len(), "{name}");
+    }
+    for (name, found) in everywhere.audit(&sandbox, &numbered, false) {
+        if ["http", "kinesis", "eventbridge"].contains(&name) {
+            assert!(found.copies() > 0, "{name}: no answer was lost");
+        }
+    }
+    everywhere.finish();
+}
