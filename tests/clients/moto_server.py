@@ -35,6 +35,11 @@ from moto.moto_server.werkzeug_app import (  # noqa: E402
     MotoRequestHandler,
     create_backend_app,
 )
+from moto.sqs.models import Queue  # noqa: E402
+
+# Each message that comes has them counted again, all of them and several times.
+for count in ["messages", "messages_delayed", "messages_not_visible"]:
+    setattr(Queue, "approximate_number_of_" + count, 0)
 
 
 class Logged:

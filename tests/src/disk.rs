@@ -1,4 +1,4 @@
-//! A disk that is really small.
+//! Disks that are really small, or hang.
 
 use std::{
     fs::{self, File},
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::skip;
+use crate::{programs, skip};
 
 /// A tmpfs of its own size, unmounted when dropped. Whoever writes to it must be gone by then.
 #[derive(Debug)]
@@ -62,25 +62,118 @@ impl SmallDisk {
     /// # Panics
     /// When the file cannot be made.
     pub fn occupy(&self) -> PathBuf {
-        let path = self.dir.join("somebody-elses-file");
-        let mut file = File::create(&path).expect("a file can be made");
-        // To the last page, whoever else writes meanwhile.
-        while file.write_all(&[0; 4_096]).is_ok() {}
-        path
+        occupy(&self.dir)
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        for lazily in [&["-f"][..], &["-l"][..]] {
-            let unmounted = Command::new("umount")
-                .args(lazily)
-                .arg(&self.dir)
-                .output()
-                .is_ok_and(|output| output.status.success());
-            if unmounted {
-                return;
+        unmount(&self.dir);
+    }
+}
+
+/// A disk in a file, which can be frozen: whoever writes to it then hangs until it is thawed,
+/// and cannot be killed before.
+#[derive(Debug)]
+pub struct FrozenDisk {
+    dir: PathBuf,
+    fsfreeze: PathBuf,
+}
+
+impl FrozenDisk {
+    /// Mounts one at `dir`; `None`, said aloud, where a program is missing or that is not
+    /// allowed.
+    ///
+    /// # Panics
+    /// When the mount point cannot be made.
+    pub fn mount(dir: &Path, mebibytes: u32) -> Option<Self> {
+        let find = |program| {
+            let found = programs::on_path(program);
+            if found.is_none() {
+                skip::missing_program(program);
             }
+            found
+        };
+        let (mkfs, fsfreeze) = (find("mkfs.ext4")?, find("fsfreeze")?);
+        fs::create_dir_all(dir).expect("the sandbox can be written");
+        let image = dir.with_extension("image");
+        let file = File::create(&image).expect("the sandbox can be written");
+        file.set_len(u64::from(mebibytes) << 20)
+            .expect("a file can have holes");
+        let done = |command: &mut Command| {
+            let output = command.output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let mounted = done(Command::new(mkfs).args(["-q", "-m", "0"]).arg(&image))
+            && done(
+                Command::new("mount")
+                    .args(["-o", "loop"])
+                    .args([&image, dir]),
+            );
+        if !mounted {
+            skip::not_permitted("mounting a disk in a file (needs root and a loop device)");
+            return None;
+        }
+        let dir = dir.to_path_buf();
+        Some(Self { dir, fsfreeze })
+    }
+
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// From now on whoever writes hangs.
+    ///
+    /// # Panics
+    /// When that cannot be had.
+    pub fn freeze(&self) {
+        assert!(self.run("-f"), "the disk cannot be frozen");
+    }
+
+    /// Writes go on.
+    ///
+    /// # Panics
+    /// When it is not frozen.
+    pub fn thaw(&self) {
+        assert!(self.run("-u"), "the disk cannot be thawed");
+    }
+
+    /// As [`SmallDisk::occupy`].
+    pub fn occupy(&self) -> PathBuf {
+        occupy(&self.dir)
+    }
+
+    fn run(&self, what: &str) -> bool {
+        let output = Command::new(&self.fsfreeze)
+            .arg(what)
+            .arg(&self.dir)
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for FrozenDisk {
+    fn drop(&mut self) {
+        // After a test that failed; otherwise it is not frozen, and says so.
+        self.run("-u");
+        unmount(&self.dir);
+    }
+}
+
+fn occupy(dir: &Path) -> PathBuf {
+    let path = dir.join("somebody-elses-file");
+    let mut file = File::create(&path).expect("a file can be made");
+    // To the last page, whoever else writes meanwhile.
+    while file.write_all(&[0; 4_096]).is_ok() {}
+    path
+}
+
+fn unmount(dir: &Path) {
+    for lazily in ["-f", "-l"] {
+        let output = Command::new("umount").arg(lazily).arg(dir).output();
+        if output.is_ok_and(|output| output.status.success()) {
+            return;
         }
     }
 }
@@ -104,5 +197,20 @@ mod tests {
         fs::write(dir.join("inside"), "x").unwrap();
         drop(disk);
         assert!(!dir.join("inside").is_file());
+    }
+
+    #[test]
+    fn whoever_writes_to_a_frozen_disk_hangs_until_it_is_thawed() {
+        let sandbox = Sandbox::new();
+        let Some(disk) = FrozenDisk::mount(&sandbox.path("disk"), 8) else {
+            return;
+        };
+        disk.freeze();
+        let file = disk.dir().join("file");
+        let writer = std::thread::spawn(move || fs::write(file, "x"));
+        crate::wait::pass(std::time::Duration::from_millis(200));
+        assert!(!writer.is_finished());
+        disk.thaw();
+        writer.join().unwrap().unwrap();
     }
 }

@@ -69,6 +69,19 @@ impl PostgresServer {
         String::from_utf8(output.stdout).expect("the database has UTF-8")
     }
 
+    /// Somebody else's connection, as this role, which stays until the server or the owner
+    /// ends it.
+    pub fn occupy(&self, role: &str) -> Process {
+        let mut command = Command::new(self.programs.join("psql"));
+        command
+            .env("PGPASSWORD", PASSWORD)
+            .args(["--no-psqlrc", "--host", "127.0.0.1"])
+            .args(["--port", &self.port.to_string()])
+            .args(["--username", role, "--dbname", "postgres"])
+            .args(["--command", "SELECT pg_sleep(3600)"]);
+        Process::spawn(command, "psql", &self.dir.join("sessions.log"))
+    }
+
     /// Writes what a query gives into a new directory, one event a line.
     pub fn dump(&self, sandbox: &Sandbox, name: &str, query: &str) -> PathBuf {
         let dir = sandbox.path(&format!("{name}-dump"));

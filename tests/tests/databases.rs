@@ -7,6 +7,7 @@ use penstock_tests::{
     Audit, Certificates, ChaosProxy, Gateway, Mode, OpenSearchServer, PostgresServer, Sandbox,
     Setup, Sim,
     mqtt::{Client, Version},
+    postgres::PASSWORD,
     seed,
     sim::Fleet,
     turns, wait,
@@ -204,6 +205,59 @@ fn postgres_refuses_an_event_alone_and_takes_those_around_it() {
     gateway.finish();
     let texts = postgres.query("SELECT value FROM telemetry WHERE value IS NOT NULL");
     assert_eq!(texts.trim(), "\"a\u{2400}b\"");
+}
+
+#[test]
+fn postgres_without_a_connection_to_spare_is_waited_for_and_holds_up_nobody() {
+    let sandbox = Sandbox::new();
+    let Some(postgres) = PostgresServer::start(&sandbox) else {
+        return;
+    };
+    postgres.query(&format!(
+        "CREATE ROLE gate LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 5"
+    ));
+    postgres.query("GRANT ALL ON SCHEMA public TO gate");
+    let others: Vec<_> = (0..5).map(|_| postgres.occupy("gate")).collect();
+    let at_work = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'gate'";
+    wait::until(TIMEOUT, "others to take every connection", || {
+        (postgres.query(at_work).trim() == "5").then_some(())
+    });
+    let setup = Setup::new(&sandbox).to_file("near").with(&format!(
+        "[[destination]]\nname = \"table\"\ntype = \"postgres\"\n\
+         servers = [\"127.0.0.1:{}\"]\ndatabase = \"postgres\"\nuser = \"gate\"\n\
+         password = \"{PASSWORD}\"\ntimeout = \"3s\"\nconnect_timeout = \"2s\"\n\
+         retry_max = \"1s\"",
+        postgres.port
+    ));
+    let gateway = Gateway::start(&setup).expecting(&["table"]);
+    let payload = |n: u32| format!("{{\"n\":{n}}}");
+    publish(&setup, (1..=20).map(payload));
+    let away = gateway.wait_for(TIMEOUT, "the server to say why", |now| {
+        let error = now.destination("table").error.as_deref();
+        error.is_some_and(|error| error.contains("53300"))
+            && now.destination("near").delivered == 20
+    });
+    let table = away.destination("table");
+    assert_eq!((table.backlog, table.dead), (20, 0), "{away:#?}");
+    drop(others);
+    gateway.wait_until_drained(TIMEOUT);
+    // What the server ends while nothing is under way is made anew.
+    let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gate'";
+    for round in 1..=3 {
+        assert!(postgres.query(ended).contains('t'), "nobody was there");
+        publish(&setup, (1..=20).map(|n| payload(round * 20 + n)));
+    }
+    let end = gateway.wait_until_drained(TIMEOUT);
+    assert_eq!(end.destination("table").dead, 0);
+    gateway.finish();
+    let numbers = "SELECT event->'data'->'m'->0->>'v' FROM telemetry";
+    let numbers = postgres.query(numbers);
+    let mut numbers: Vec<u32> = numbers
+        .lines()
+        .map(|n| n.parse().expect("a number"))
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=80).collect::<Vec<u32>>());
 }
 
 #[test]

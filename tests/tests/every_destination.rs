@@ -2,15 +2,20 @@
 //! what was acknowledged to a device arrives, and where docs/delivery.md says so once and in
 //! order.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use penstock_tests::{
-    Everywhere, Gateway, Numbered, Sandbox,
+    Everywhere, Gateway, Numbered, Sandbox, Setup,
+    disk::FrozenDisk,
     everywhere::{DESTINATIONS, PATIENCE},
     seed, turns, wait,
     wire::{Fault, Then},
 };
 use rand::{RngExt as _, seq::SliceRandom as _};
+use rustix::process::Signal;
 
 const KILLS: u32 = 50;
 /// Of the kills those that have to be between sending and the answer.
@@ -149,4 +154,69 @@ fn whatever_the_wire_does_and_when_every_destination_has_what_it_was_promised() 
         }
     }
     everywhere.finish();
+}
+
+/// Publishes, and waits until all of it is at the destination that works.
+fn fifty_more(numbered: &mut Numbered, gateway: &Gateway) {
+    for _ in 0..50 {
+        numbered.publish("plain");
+    }
+    numbered.wait_for_acks();
+    let count = numbered.published();
+    gateway.wait_for(LONG, "all of it nearby", |now| {
+        now.destination("near").delivered == count
+    });
+}
+
+/// A disk of its own: on that of the journal nobody would hear of anything.
+#[test]
+fn a_disk_that_is_full_or_hangs_holds_up_its_own_destination_and_no_event_is_lost() {
+    let sandbox = Sandbox::new();
+    let Some(disk) = FrozenDisk::mount(&sandbox.path("disk"), 16) else {
+        return;
+    };
+    let lake = disk.dir().join("lake");
+    let setup = Setup::new(&sandbox).to_file("near").with(&format!(
+        "[[destination]]\nname = \"lake\"\ntype = \"file\"\nretry_max = \"1s\"\npath = \"{}\"",
+        lake.display()
+    ));
+    let mut gateway = Gateway::start(&setup).expecting(&["lake"]);
+    let mut numbered = Numbered::new(&setup, DEVICES);
+    fifty_more(&mut numbered, &gateway);
+    gateway.wait_until_drained(LONG);
+
+    let somebody_elses = disk.occupy();
+    fifty_more(&mut numbered, &gateway);
+    gateway.wait_for(LONG, "a full disk to be said", |now| {
+        let error = now.destination("lake").error.as_deref();
+        error.is_some_and(|error| error.contains("space"))
+    });
+    // The last page of a file that is there has some room.
+    assert!(gateway.status().destination("lake").backlog > 30);
+    fs::remove_file(somebody_elses).expect("it is ours");
+    gateway.wait_until_drained(LONG);
+
+    disk.freeze();
+    fifty_more(&mut numbered, &gateway);
+    fifty_more(&mut numbered, &gateway);
+    assert_eq!(gateway.status().destination("lake").backlog, 100);
+    disk.thaw();
+    gateway.wait_until_drained(LONG);
+
+    for _ in 0..10 {
+        disk.freeze();
+        fifty_more(&mut numbered, &gateway);
+        // It dies when the disk lets go of it, in the middle of its writing.
+        gateway.process().signal(Signal::KILL);
+        disk.thaw();
+        gateway.process().kill();
+        numbered.lost_the_connection();
+        gateway.start_again();
+    }
+    let end = gateway.wait_until_drained(LONG);
+    assert!(end.destinations.iter().all(|one| one.dead == 0));
+    gateway.finish();
+    let found = numbered.found("lake", &lake, "eventkey");
+    assert_eq!((found.copies(), found.late), (0, 0));
+    assert_eq!(found.arrived, 700);
 }

@@ -33,11 +33,11 @@ fn a_moment_of_delivery(gateway: &Gateway, destination: &str, rng: &mut StdRng) 
 }
 
 #[test]
-fn kinesis_loses_nothing_when_gateway_and_wire_break_under_load() {
+fn kinesis_loses_nothing_when_gateway_service_and_wire_break_under_load() {
     let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let (seed, mut rng) = seed::seeded();
-    let Some(moto) = MotoServer::start(&sandbox) else {
+    let Some(mut moto) = MotoServer::start(&sandbox) else {
         return;
     };
     moto.create_stream("telemetry");
@@ -53,6 +53,10 @@ fn kinesis_loses_nothing_when_gateway_and_wire_break_under_load() {
         a_moment_of_delivery(&gateway, "stream", &mut rng);
         gateway.kill();
         gateway.start_again();
+        a_moment_of_delivery(&gateway, "stream", &mut rng);
+        moto.kill();
+        wait::pass(Duration::from_millis(rng.random_range(0..500)));
+        moto.start_again();
     }
     fleet.stop(Duration::from_secs(120));
     gateway.wait_until_drained(Duration::from_secs(120));
@@ -352,6 +356,49 @@ fn kafka_refuses_an_event_alone_and_takes_those_around_it_in_order() {
     let numbers: Vec<u64> = text.lines().map(number).collect();
     let expect: Vec<u64> = (0..30).filter(|n| *n != 15).collect();
     assert_eq!(numbers, expect);
+}
+
+#[test]
+fn kafka_with_a_quota_slows_its_own_destination_down_and_has_each_event_once() {
+    /// What brokers call us.
+    const CLIENT: &str = "penstock";
+    let sandbox = Sandbox::new();
+    let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
+        return;
+    };
+    kafka.create_topic("telemetry", &[]);
+    // Brokers count over ten seconds: so much goes at once, and then a second of it each
+    // second.
+    kafka.slow_down(CLIENT, 5_000);
+    let more = "compression = \"none\"\nbatch_bytes = \"16KiB\"";
+    let setup =
+        Setup::new(&sandbox)
+            .to_file("near")
+            .to_kafka("stream", kafka.port, "telemetry", more);
+    // A batch that waits for longer than `timeout` shows as unavailable.
+    let gateway = Gateway::start(&setup).expecting(&["stream"]);
+    let text = "x".repeat(1_000);
+    publish(
+        &setup,
+        (0..300).map(|n| format!("{{\"n\":{n},\"text\":\"{text}\"}}")),
+    );
+    gateway.wait_for(Duration::from_secs(30), "all of it nearby", |now| {
+        now.destination("near").delivered == 300
+    });
+    // In this time it would all be there.
+    wait::pass(Duration::from_secs(5));
+    let slow = gateway.status();
+    let stream = slow.destination("stream");
+    assert!(stream.backlog > 100, "no quota slowed it down: {slow:#?}");
+    assert_ne!(stream.state, "stopped");
+    assert_eq!(stream.dead, 0);
+    kafka.speed_up(CLIENT);
+    gateway.wait_until_drained(Duration::from_secs(120));
+    gateway.finish();
+    let dump = kafka.dump(&sandbox, "telemetry", 300);
+    let text = std::fs::read_to_string(dump.join("all.ndjson")).expect("it was written");
+    let numbers: Vec<u64> = text.lines().map(number).collect();
+    assert_eq!(numbers, (0..300).collect::<Vec<u64>>());
 }
 
 #[test]
