@@ -213,6 +213,11 @@ impl Everywhere {
         found
     }
 
+    /// Second copies of an event that came by `mqtt`, and were refused there.
+    pub fn refused_by_mqtt(&self) -> u64 {
+        self.far.status().ledger.duplicate
+    }
+
     /// Ends the gateway behind `mqtt` and looks through its log.
     pub fn finish(self) {
         self.far.finish();

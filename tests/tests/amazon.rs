@@ -11,9 +11,9 @@ use penstock_tests::{
 use rand::{RngExt as _, rngs::StdRng};
 use serde_json::Value;
 
-const KILLS: usize = 3;
+const KILLS: usize = 2;
 /// Messages a second. For each message in a queue moto looks at all that are there.
-const TO_QUEUES: u32 = 60;
+const TO_QUEUES: u32 = 30;
 const TO_BUS: u32 = 60;
 const TO_BUCKET: u32 = 200;
 

