@@ -123,20 +123,13 @@ impl FrozenDisk {
         &self.dir
     }
 
-    /// From now on whoever writes hangs.
+    /// From now on whoever writes hangs, until what this gives is dropped.
     ///
     /// # Panics
     /// When that cannot be had.
-    pub fn freeze(&self) {
+    pub fn freeze(&self) -> Frozen<'_> {
         assert!(self.run("-f"), "the disk cannot be frozen");
-    }
-
-    /// Writes go on.
-    ///
-    /// # Panics
-    /// When it is not frozen.
-    pub fn thaw(&self) {
-        assert!(self.run("-u"), "the disk cannot be thawed");
+        Frozen { disk: self }
     }
 
     /// As [`SmallDisk::occupy`].
@@ -155,9 +148,21 @@ impl FrozenDisk {
 
 impl Drop for FrozenDisk {
     fn drop(&mut self) {
-        // After a test that failed; otherwise it is not frozen, and says so.
-        self.run("-u");
         unmount(&self.dir);
+    }
+}
+
+/// A disk on which nobody can write, nor be killed while he tries. A test that fails thaws
+/// it, too: otherwise it would wait for ever for what it has started.
+#[derive(Debug)]
+#[must_use]
+pub struct Frozen<'d> {
+    disk: &'d FrozenDisk,
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.disk.run("-u");
     }
 }
 
@@ -205,12 +210,12 @@ mod tests {
         let Some(disk) = FrozenDisk::mount(&sandbox.path("disk"), 8) else {
             return;
         };
-        disk.freeze();
+        let frozen = disk.freeze();
         let file = disk.dir().join("file");
         let writer = std::thread::spawn(move || fs::write(file, "x"));
         crate::wait::pass(std::time::Duration::from_millis(200));
         assert!(!writer.is_finished());
-        disk.thaw();
+        drop(frozen);
         writer.join().unwrap().unwrap();
     }
 }

@@ -360,3 +360,108 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read as _, Write as _};
+
+    use super::*;
+    use crate::wait;
+
+    /// A server that gives back what it gets.
+    fn echo() -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let mut socket = socket.unwrap();
+                thread::spawn(move || io::copy(&mut socket.try_clone().unwrap(), &mut socket));
+            }
+        });
+        port
+    }
+
+    fn connect(wire: &Wire) -> TcpStream {
+        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, wire.port)).unwrap();
+        let patience = Some(Duration::from_secs(2));
+        socket.set_read_timeout(patience).unwrap();
+        socket
+    }
+
+    /// What comes back before the connection ends, or all of it.
+    fn ask(mut socket: &TcpStream, text: &str) -> (String, Option<io::ErrorKind>) {
+        let mut reply = Vec::new();
+        let mut error = socket.write_all(text.as_bytes()).err();
+        while error.is_none() && reply.len() < text.len() {
+            let mut byte = [0];
+            match socket.read_exact(&mut byte) {
+                Ok(()) => reply.extend(byte),
+                Err(other) => error = Some(other),
+            }
+        }
+        let reply = String::from_utf8(reply).unwrap();
+        (reply, error.map(|error| error.kind()))
+    }
+
+    #[test]
+    fn a_request_with_the_mark_meets_what_is_planned_and_the_next_goes_through() {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        let wire = Wire::to(echo());
+        let plan = vec![
+            Fault::Request(Part::Nothing, End::Reset),
+            Fault::Answer(Part::Byte, End::Close),
+            Fault::Lost(End::Close),
+        ];
+        wire.plan("mark", plan);
+        let through = |text: &str| assert_eq!(ask(&connect(&wire), text), (text.to_owned(), None));
+        through("plain");
+        for (nth, (part, end)) in [
+            ("", ConnectionReset),
+            ("m", UnexpectedEof),
+            ("", UnexpectedEof),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(wire.struck(), nth);
+            let broken = ask(&connect(&wire), "marked");
+            assert_eq!(broken, (part.to_owned(), Some(end)));
+            through("plain");
+            assert_eq!(wire.struck(), nth, "only a request with the mark counts");
+            through("marked");
+        }
+        assert_eq!((wire.struck(), wire.doing()), (3, None));
+    }
+
+    #[test]
+    fn answers_are_held_from_the_mark_on_until_they_are_lost() {
+        let wire = Wire::to(echo());
+        wire.hold("mark", None);
+        let socket = connect(&wire);
+        assert_eq!(ask(&socket, "plain"), ("plain".to_owned(), None));
+        assert!(!wire.is_held());
+        (&socket).write_all(b"marked").unwrap();
+        wait::until(Duration::from_secs(5), "an answer to hold", || {
+            wire.is_held().then_some(())
+        });
+        wire.release();
+        assert_eq!((&socket).read(&mut [0; 8]).unwrap(), 0);
+        assert_eq!(ask(&connect(&wire), "marked"), ("marked".to_owned(), None));
+    }
+
+    #[test]
+    fn nobody_listens_for_a_while_and_then_again() {
+        let wire = Wire::to(echo());
+        let socket = connect(&wire);
+        wire.plan("mark", vec![Fault::Refused(Duration::from_millis(500))]);
+        assert_eq!((&socket).read(&mut [0; 8]).unwrap(), 0);
+        wait::until(Duration::from_secs(5), "a refusal", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, wire.port)).err()
+        });
+        wait::until(Duration::from_secs(5), "the wire to be whole", || {
+            let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, wire.port)).ok()?;
+            (ask(&socket, "marked").1.is_none()).then_some(())
+        });
+        assert_eq!((wire.struck(), wire.doing()), (1, None));
+    }
+}
