@@ -126,6 +126,8 @@ pub(crate) struct Tools {
     pub(crate) postgres: bool,
     /// Whether there is OpenSearch, with Java.
     pub(crate) opensearch: bool,
+    /// Whether a disk can be made in a file, and frozen.
+    pub(crate) disks: bool,
 }
 
 impl Tools {
@@ -178,6 +180,10 @@ impl Tools {
             .inspect(|()| println!("opensearch: there"))
             .inspect_err(|error| eprintln!("opensearch: not available: {error:#}"))
             .is_ok();
+        let disks = disks()
+            .inspect(|()| println!("mkfs.ext4 and fsfreeze: there"))
+            .inspect_err(|error| eprintln!("mkfs.ext4 and fsfreeze: not available: {error:#}"))
+            .is_ok();
         Self {
             nats_server,
             mosquitto,
@@ -190,6 +196,7 @@ impl Tools {
             kafka,
             postgres,
             opensearch,
+            disks,
         }
     }
 
@@ -228,6 +235,9 @@ impl Tools {
         }
         if !self.opensearch {
             missing.push("opensearch and java");
+        }
+        if !self.disks {
+            missing.push("mkfs.ext4 and fsfreeze");
         }
         missing
     }
@@ -463,6 +473,21 @@ fn mosquitto() -> anyhow::Result<()> {
             found(),
             "Debian's mosquitto and its clients are not on the path"
         );
+    }
+    Ok(())
+}
+
+/// What makes a disk in a file, and freezes it.
+fn disks() -> anyhow::Result<()> {
+    let found = || {
+        ["mkfs.ext4", "fsfreeze"]
+            .map(on_path)
+            .iter()
+            .all(Option::is_some)
+    };
+    if !found() {
+        debian(&["e2fsprogs", "util-linux"])?;
+        ensure!(found(), "Debian's e2fsprogs and util-linux are not there");
     }
     Ok(())
 }
