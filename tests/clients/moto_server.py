@@ -5,10 +5,12 @@ them on disk, from which it begins again after a kill.
 """
 
 import base64
+import datetime
 import io
 import json
 import sys
 import threading
+import time
 import types
 
 from werkzeug.serving import run_simple
@@ -30,6 +32,8 @@ paths = types.ModuleType("jsonpath_ng.ext")
 paths.parse = Member
 sys.modules.update({"jsonpath_ng": types.ModuleType("jsonpath_ng"), "jsonpath_ng.ext": paths})
 
+from moto.core import utils  # noqa: E402
+from moto.events import models as events  # noqa: E402
 from moto.moto_server.werkzeug_app import (  # noqa: E402
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -48,6 +52,9 @@ class Logged:
     def __init__(self, app, path):
         self.app = app
         self.turn = threading.Lock()
+        # A bus is known by when it was made, to the last digit.
+        self.at = 0
+        events.unix_time = lambda of=None: self.at
         self.log = open(path, "ab+", buffering=0)
 
     def __call__(self, environ, start_response):
@@ -58,8 +65,9 @@ class Logged:
             start_response("400 Bad Request", [("Content-Length", "0")])
             return []
         kept = {name: value for name, value in environ.items() if isinstance(value, str)}
-        line = json.dumps([kept, base64.b64encode(body).decode()]) + "\n"
         with self.turn:
+            self.at = time.time()
+            line = json.dumps([self.at, kept, base64.b64encode(body).decode()]) + "\n"
             self.log.write(line.encode())
             return self.act({**environ, "wsgi.input": io.BytesIO(body)}, start_response)
 
@@ -72,6 +80,8 @@ class Logged:
                 answer.close()
 
     def begin_again(self):
+        """Does all of it again, each at the time at which it was done before."""
+        now = utils.utcnow
         self.log.seek(0)
         whole = 0
         for line in self.log.read().splitlines(keepends=True):
@@ -79,7 +89,10 @@ class Logged:
                 # It was being written, and nobody has acted on it.
                 break
             whole += len(line)
-            environ, body = json.loads(line)
+            self.at, environ, body = json.loads(line)
+            at = datetime.datetime.fromtimestamp(self.at, datetime.timezone.utc)
+            at = at.replace(tzinfo=None)
+            utils.utcnow = lambda at=at: at
             environ = {
                 **environ,
                 "wsgi.version": (1, 0),
@@ -90,11 +103,16 @@ class Logged:
                 "wsgi.run_once": False,
             }
             self.act(environ, lambda status, headers, exc_info=None: None)
+        utils.utcnow = now
         self.log.truncate(whole)
+
+
+class Whole(MotoRequestHandler):
+    """Head and body of an answer go out together, as they do from the services."""
+
+    wbufsize = -1
 
 
 app = Logged(DomainDispatcherApplication(create_backend_app), sys.argv[2])
 app.begin_again()
-run_simple(
-    "127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=MotoRequestHandler
-)
+run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True, request_handler=Whole)

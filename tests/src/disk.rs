@@ -162,7 +162,11 @@ pub struct Frozen<'d> {
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        self.disk.run("-u");
+        let thawed = self.disk.run("-u");
+        assert!(
+            thawed || std::thread::panicking(),
+            "the disk cannot be thawed"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     PostgresServer, Sandbox, Setup, Wire,
     numbered::Found,
     postgres::{PASSWORD, USER},
+    status::Status,
 };
 
 /// How long a destination waits for an answer.
@@ -150,8 +151,8 @@ impl Everywhere {
         })
     }
 
-    /// Holds what every place has against what was published, prints it, and sees to it that
-    /// each keeps its promise. Gives what was found, in the order of [`DESTINATIONS`].
+    /// Holds what every place has against what was published and what the gateway says of it,
+    /// prints it, and sees to it that each keeps its promise. Gives what was found, in the order of [`DESTINATIONS`].
     ///
     /// # Panics
     /// When one does not.
@@ -160,6 +161,7 @@ impl Everywhere {
         &self,
         sandbox: &Sandbox,
         published: &Numbered,
+        status: &Status,
         was_killed: bool,
     ) -> Vec<(&'static str, Found)> {
         self.far.wait_until_drained(Duration::from_secs(60));
@@ -167,7 +169,7 @@ impl Everywhere {
         let found: Vec<(&str, Found)> = thread::scope(|scope| {
             let looks = DESTINATIONS.map(|(name, _)| {
                 let look = move || {
-                    let dir = self.dump(sandbox, name);
+                    let dir = self.dump(sandbox, name, published.acked());
                     let key = if name == "mqtt" { "id" } else { "eventkey" };
                     published.found(name, &dir, key)
                 };
@@ -184,13 +186,27 @@ impl Everywhere {
         let mut table = String::new();
         for ((name, promise), (_, found)) in DESTINATIONS.iter().zip(&found) {
             let (events, copies, late) = (found.keys.len(), found.copies(), found.late);
+            let ledger = status.destination(name);
+            assert_eq!(ledger.routed, events as u64, "{name}");
+            assert_eq!(
+                (ledger.delivered, ledger.dead),
+                (ledger.routed, 0),
+                "{name}"
+            );
             writeln!(
                 table,
                 "{name:20} {events:5} events {copies:4} copies {late:4} out of order  {promise:?}"
             )
             .expect("a string takes text");
         }
-        println!("of {} published\n{table}", published.published());
+        println!(
+            "of {} published, {} acknowledged; routed = delivered = events everywhere\n{table}",
+            published.published(),
+            published.acked()
+        );
+        for (name, copies) in self.refused() {
+            println!("{name} refused {copies} copies");
+        }
         let (_, first) = &found[0];
         for ((name, promise), (_, found)) in DESTINATIONS.iter().zip(&found) {
             assert_eq!(
@@ -213,9 +229,16 @@ impl Everywhere {
         found
     }
 
-    /// Second copies of an event that came by `mqtt`, and were refused there.
-    pub fn refused_by_mqtt(&self) -> u64 {
-        self.far.status().ledger.duplicate
+    /// Second copies that were sent to a destination which refuses them, as far as it says.
+    pub fn refused(&self) -> [(&'static str, u64); 2] {
+        // A row that is there already takes a place, too.
+        let places = "SELECT max(place) - count(*) FROM telemetry";
+        let rows = self.postgres.query(places);
+        let rows = rows.trim().parse().expect("a count");
+        [
+            ("postgres", rows),
+            ("mqtt", self.far.status().ledger.duplicate),
+        ]
     }
 
     /// Ends the gateway behind `mqtt` and looks through its log.
@@ -223,15 +246,15 @@ impl Everywhere {
         self.far.finish();
     }
 
-    /// Writes what is at a destination into a directory.
-    fn dump(&self, sandbox: &Sandbox, name: &str) -> PathBuf {
+    /// Writes what is at a destination into a directory, where so many are sure to be.
+    fn dump(&self, sandbox: &Sandbox, name: &str, count: u64) -> PathBuf {
         let [queue, behind] = &self.queues;
         match name {
             "file" => self.setup.data().join("file"),
             "http" => self.receiver.dir().to_path_buf(),
             "nats" => self.nats.dump(sandbox, "TELEMETRY"),
-            "kafka" => self.kafka.dump(sandbox, "plain", 0),
-            "kafka-transactions" => self.kafka.dump(sandbox, "transactions", 0),
+            "kafka" => self.kafka.dump(sandbox, "plain", count),
+            "kafka-transactions" => self.kafka.dump(sandbox, "transactions", count),
             "kinesis" => self.moto.dump(sandbox, "stream"),
             "sqs" => self.moto.messages(sandbox, "queue", queue),
             "sns" => self.moto.messages(sandbox, "behind", behind),

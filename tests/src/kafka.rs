@@ -325,17 +325,24 @@ fn dump(jars: &Path, address: &str, sandbox: &Sandbox, topic: &str, count: u64) 
     let dir = sandbox.path(&format!("{topic}-dump"));
     fs::create_dir_all(&dir).expect("the sandbox takes a directory");
     let class = "org.apache.kafka.tools.consumer.ConsoleConsumer";
-    let output = java(jars, class)
-        .args(["--bootstrap-server", address, "--topic", topic])
-        .args(["--from-beginning", "--timeout-ms", "10000"])
-        .args(["--isolation-level", "read_committed"])
-        .output()
-        .expect("java runs");
-    let lines = output.stdout.iter().filter(|byte| **byte == b'\n').count();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(lines as u64 >= count, "{lines} of {count} events; {said}");
-    fs::write(dir.join("all.ndjson"), output.stdout).expect("the sandbox takes a file");
-    dir
+    let mut said = String::new();
+    // On a busy machine its patience may end before the broker has let it join its group.
+    for _ in 0..3 {
+        let output = java(jars, class)
+            .args(["--bootstrap-server", address, "--topic", topic])
+            .args(["--from-beginning", "--timeout-ms", "10000"])
+            .args(["--isolation-level", "read_committed"])
+            .output()
+            .expect("java runs");
+        let lines = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        if lines as u64 >= count {
+            fs::write(dir.join("all.ndjson"), output.stdout).expect("the sandbox takes a file");
+            return dir;
+        }
+        let error = String::from_utf8_lossy(&output.stderr);
+        said += &format!("{lines} of {count} events; {error}\n");
+    }
+    panic!("{said}");
 }
 
 fn java(jars: &Path, class: &str) -> Command {

@@ -90,6 +90,11 @@ impl Numbered {
         self.open.clear();
     }
 
+    /// How many are sure to be there.
+    pub fn acked(&self) -> u64 {
+        self.acked.len() as u64
+    }
+
     /// How many were published.
     pub fn published(&self) -> u64 {
         self.last

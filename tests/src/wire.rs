@@ -241,7 +241,10 @@ impl State {
                         self.recovers();
                         Deed::Cut(chunk.len(), end)
                     }
-                    Fault::Slow(time) => Deed::Slowly(time / 2),
+                    Fault::SlowRequest(time) => {
+                        self.recovers();
+                        Deed::Slowly(time)
+                    }
                     _ => Deed::Pass,
                 }
             }
@@ -263,12 +266,9 @@ impl State {
         }
         match self.phase {
             Phase::Greets(bytes, end, Some(of)) if of == link => {
-                if chunk.len() >= bytes {
-                    self.recovers();
-                    return Deed::Cut(bytes, end);
-                }
-                self.phase = Phase::Greets(bytes - chunk.len(), end, Some(of));
-                Deed::Pass
+                // Where so little comes back it ends after that.
+                self.recovers();
+                Deed::Cut(bytes.min(chunk.len()), end)
             }
             Phase::Strikes(fault, of, _) if of == link => match fault {
                 Fault::Lost(end) => {
@@ -280,9 +280,9 @@ impl State {
                     Deed::Cut(part.of(chunk.len()), end)
                 }
                 Fault::Silent(_) => Deed::Drop,
-                Fault::Slow(time) => {
+                Fault::SlowAnswer(time) => {
                     self.recovers();
-                    Deed::Slowly(time / 2)
+                    Deed::Slowly(time)
                 }
                 _ => Deed::Pass,
             },
@@ -347,17 +347,15 @@ impl State {
 
     /// A connection has ended, by whomever.
     fn over(&mut self, link: u64) {
-        let is_struck = match self.phase {
-            Phase::Strikes(Fault::Hole(_) | Fault::Stuck(_), ..) => false,
-            Phase::Strikes(_, of, _) | Phase::Greets(_, _, Some(of)) => of == link,
-            _ => false,
+        self.phase = match self.phase {
+            // Whoever asked gave up, which is what was wanted.
+            Phase::Strikes(Fault::Silent(_), of, _) if of == link => Phase::Recovers(None),
+            // Nothing came back that could have been cut: at the next event, then.
+            Phase::Strikes(fault, of, _) if of == link && !fault.is_of_all() => Phase::Waits(fault),
+            Phase::Greets(bytes, end, Some(of)) if of == link => Phase::Greets(bytes, end, None),
+            Phase::Recovers(Some(of)) if of == link => Phase::Recovers(None),
+            other => other,
         };
-        if is_struck {
-            self.recovers();
-        }
-        if self.phase == Phase::Recovers(Some(link)) {
-            self.recovers();
-        }
     }
 }
 
@@ -453,7 +451,7 @@ mod tests {
     fn nobody_listens_for_a_while_and_then_again() {
         let wire = Wire::to(echo());
         let socket = connect(&wire);
-        wire.plan("mark", vec![Fault::Refused(Duration::from_millis(500))]);
+        wire.plan("mark", vec![Fault::Refused(Duration::from_secs(2))]);
         assert_eq!((&socket).read(&mut [0; 8]).unwrap(), 0);
         wait::until(Duration::from_secs(5), "a refusal", || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, wire.port)).err()

@@ -61,7 +61,7 @@ fn killed_fifty_times_before_any_answer_every_destination_has_what_it_was_promis
             numbered.publish(if place == marked { &mark } else { "plain" });
         }
         numbered.wait_for_acks();
-        let deadline = Instant::now() + Duration::from_secs(8);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let all_held = || everywhere.wires.iter().all(|(_, wire)| wire.is_held());
         while !all_held() && Instant::now() < deadline {
             wait::pass(Duration::from_millis(10));
@@ -90,15 +90,15 @@ fn killed_fifty_times_before_any_answer_every_destination_has_what_it_was_promis
         println!("{name:20} {held:3}");
     }
     let status = gateway.wait_until_drained(LONG);
-    assert!(status.destinations.iter().all(|one| one.dead == 0));
     gateway.finish();
-    for (name, found) in everywhere.audit(&sandbox, &numbered, true) {
+    for (name, found) in everywhere.audit(&sandbox, &numbered, &status, true) {
         if ["http", "kafka", "kinesis", "eventbridge"].contains(&name) {
             assert!(found.copies() > HELD_MIN, "{name}: nothing went twice");
         }
     }
-    let refused = everywhere.refused_by_mqtt();
-    assert!(refused > 0, "mqtt: nothing went twice");
+    for (name, refused) in everywhere.refused() {
+        assert!(refused > HELD_MIN as u64, "{name}: nothing went twice");
+    }
     for (held, (name, _)) in held.iter().zip(&everywhere.wires) {
         assert!(
             *held >= HELD_MIN,
@@ -134,7 +134,9 @@ fn whatever_the_wire_does_and_when_every_destination_has_what_it_was_promised() 
     };
     while !doing().is_empty() {
         assert!(began.elapsed() < LONG * 2, "{:#?}", doing());
-        numbered.publish("marked");
+        for _ in 0..rng.random_range(1..10) {
+            numbered.publish("marked");
+        }
         numbered.wait_for_acks();
         wait::pass(Duration::from_millis(100));
     }
@@ -145,12 +147,11 @@ fn whatever_the_wire_does_and_when_every_destination_has_what_it_was_promised() 
         began.elapsed()
     );
     let status = gateway.wait_until_drained(LONG);
-    assert!(status.destinations.iter().all(|one| one.dead == 0));
     gateway.finish();
     for (name, wire) in &everywhere.wires {
         assert_eq!(wire.struck(), faults.len(), "{name}");
     }
-    for (name, found) in everywhere.audit(&sandbox, &numbered, false) {
+    for (name, found) in everywhere.audit(&sandbox, &numbered, &status, false) {
         if ["http", "kinesis", "eventbridge"].contains(&name) {
             assert!(found.copies() > 0, "{name}: no answer was lost");
         }
@@ -173,6 +174,7 @@ fn fifty_more(numbered: &mut Numbered, gateway: &Gateway) {
 /// A disk of its own: on that of the journal nobody would hear of anything.
 #[test]
 fn a_disk_that_is_full_or_hangs_holds_up_its_own_destination_and_no_event_is_lost() {
+    let _turn = turns::alone();
     let sandbox = Sandbox::new();
     let Some(disk) = FrozenDisk::mount(&sandbox.path("disk"), 16) else {
         return;

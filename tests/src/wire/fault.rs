@@ -45,8 +45,8 @@ pub enum Fault {
     Refused(Duration),
     /// Every connection ends so, and the next two as soon as they are made.
     TurnedAway(End),
-    /// Every connection is closed, and the next ends after so many bytes of what the
-    /// server says first.
+    /// Every connection is closed, and the next ends after so many bytes of what comes
+    /// back first: a greeting, where there is one.
     Greeting(usize, End),
     /// A part of the request passes.
     Request(Part, End),
@@ -64,11 +64,18 @@ pub enum Fault {
     Hole(Duration),
     /// The same, and then what was stuck passes.
     Stuck(Duration),
-    /// Request and answer pass bit by bit, each in half of this time.
-    Slow(Duration),
+    /// The request passes bit by bit, in so long.
+    SlowRequest(Duration),
+    /// The answer does.
+    SlowAnswer(Duration),
 }
 
 impl Fault {
+    /// Whether it is done to every connection.
+    pub(super) fn is_of_all(self) -> bool {
+        matches!(self, Self::Hole(_) | Self::Stuck(_))
+    }
+
     /// Each moment and each way, for someone who waits for an answer for `patience`.
     pub fn every(patience: Duration) -> Vec<Self> {
         let longer = patience + patience / 2;
@@ -77,10 +84,10 @@ impl Fault {
             Self::Silent(longer),
             Self::Hole(longer),
             Self::Stuck(longer),
-            Self::Slow(patience / 2),
-            // Each of both takes longer than anybody waits.
-            Self::Slow(longer * 2),
         ];
+        for time in [patience / 2, longer] {
+            all.extend([Self::SlowRequest(time), Self::SlowAnswer(time)]);
+        }
         for end in [End::Close, End::Reset] {
             all.extend([Self::TurnedAway(end), Self::Sent(end), Self::Lost(end)]);
             all.extend([1, 20].map(|bytes| Self::Greeting(bytes, end)));
@@ -152,6 +159,6 @@ mod tests {
         for (place, fault) in all.iter().enumerate() {
             assert!(!all[..place].contains(fault), "{fault:?} is there twice");
         }
-        assert_eq!(all.len(), 30);
+        assert_eq!(all.len(), 32);
     }
 }
