@@ -56,6 +56,9 @@ struct State {
 enum Phase {
     /// All of it is done, or there is none.
     Idle,
+    /// All is well, and the next fault begins with the next event. What came back before has
+    /// been taken notice of by then, so that none is cut off again and again.
+    Rests,
     /// For an event on its way.
     Waits(Fault),
     /// Nobody listens until then.
@@ -122,13 +125,13 @@ impl Wire {
     }
 
     /// One fault after the other, each when an event with `mark` is on its way, and the
-    /// next when something got through after it.
+    /// next when something got through after it, and another event comes.
     pub fn plan(&self, mark: &str, faults: Vec<Fault>) {
         let mut state = self.shared.state();
         state.mark = Some(Mark::new(mark));
         state.plan = faults.into();
         state.struck = 0;
-        state.proceed(self.port);
+        state.rests();
     }
 
     /// Faults that struck and were got over.
@@ -193,10 +196,14 @@ impl State {
         self.cut_by = by;
     }
 
+    fn rests(&mut self) {
+        let is_done = self.plan.is_empty();
+        self.phase = if is_done { Phase::Idle } else { Phase::Rests };
+    }
+
     /// Begins with the next fault.
     fn proceed(&mut self, port: u16) {
         let Some(fault) = self.plan.pop_front() else {
-            self.phase = Phase::Idle;
             return;
         };
         self.phase = match fault {
@@ -222,12 +229,15 @@ impl State {
     }
 
     /// A chunk of a request; `window` is the chunk with what came before it.
-    fn upstream(&mut self, link: u64, window: &[u8], chunk: &[u8]) -> Deed {
+    fn upstream(&mut self, link: u64, window: &[u8], chunk: &[u8], port: u16) -> Deed {
         let is_event = self.mark.as_ref().is_some_and(|mark| mark.is_in(window));
         if let Some(hold) = &mut self.hold {
             let is_then = hold.seen && hold.then.is_some_and(|then| then(chunk));
             hold.seen |= is_event;
             hold.begun |= is_then || (is_event && hold.then.is_none());
+        }
+        if self.phase == Phase::Rests && is_event {
+            self.proceed(port);
         }
         match self.phase {
             Phase::Waits(fault) if is_event => {
@@ -257,7 +267,7 @@ impl State {
     }
 
     /// A chunk of an answer.
-    fn downstream(&mut self, link: u64, chunk: &[u8], port: u16) -> Deed {
+    fn downstream(&mut self, link: u64, chunk: &[u8]) -> Deed {
         if let Some(hold) = &mut self.hold
             && hold.begun
         {
@@ -288,7 +298,7 @@ impl State {
             },
             Phase::Recovers(Some(of)) if of == link => {
                 self.struck += 1;
-                self.proceed(port);
+                self.rests();
                 Deed::Pass
             }
             _ => Deed::Pass,
@@ -452,6 +462,7 @@ mod tests {
         let wire = Wire::to(echo());
         let socket = connect(&wire);
         wire.plan("mark", vec![Fault::Refused(Duration::from_secs(2))]);
+        (&socket).write_all(b"marked").unwrap();
         assert_eq!((&socket).read(&mut [0; 8]).unwrap(), 0);
         wait::until(Duration::from_secs(5), "a refusal", || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, wire.port)).err()

@@ -105,12 +105,12 @@ fn pump(link: &Link, shared: &Shared, answers: bool) {
         let deed = {
             let mut state = shared.state();
             if answers {
-                state.downstream(link.number, bytes, shared.port)
+                state.downstream(link.number, bytes)
             } else {
                 let overlap = state.mark.as_ref().map_or(0, super::Mark::overlap);
                 window.drain(..window.len().saturating_sub(overlap));
                 window.extend(bytes);
-                state.upstream(link.number, &window, bytes)
+                state.upstream(link.number, &window, bytes, shared.port)
             }
         };
         // The chunk itself may be what got stuck.
