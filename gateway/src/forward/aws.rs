@@ -51,7 +51,7 @@ pub(super) use pace::Paces;
 #[cfg(feature = "aws-requests")]
 pub(super) use requests::{Answer, Limits, Requests, Service};
 #[cfg(feature = "aws-requests")]
-pub(super) use unit::{TooLarge, Unit, json};
+pub(super) use unit::{Texts, TooLarge, Unit};
 
 /// For how long a FIFO queue or topic knows the identity of a message.
 pub const DEDUPLICATES_FOR: Duration = Duration::from_secs(300);

@@ -24,7 +24,7 @@ use tokio::{sync::OnceCell, time::Instant};
 
 use super::{
     aws::{
-        self, Account, Answer, Batching, Fault, Requests, Service, TooLarge, Unit, json, of_entry,
+        self, Account, Answer, Batching, Fault, Requests, Service, Texts, TooLarge, Unit, of_entry,
     },
     batch::{Batch, Item},
     destination::{Destination, Error, Limits, Outcomes},
@@ -192,7 +192,7 @@ impl Service for Bus {
     fn units(&self, items: &[Item]) -> (Vec<Unit>, TooLarge) {
         let mut unfit = TooLarge::new();
         let mut all = Vec::with_capacity(items.len());
-        let mut scratch = Vec::with_capacity(1_024);
+        let mut texts = Texts::default();
         for (at, item) in items.iter().enumerate() {
             let view = item.view();
             let kind = view.attributes.kind;
@@ -203,7 +203,7 @@ impl Service for Bus {
             }
             all.push(Unit {
                 key: view.attributes.partition_key().into(),
-                data: json(&view, &mut scratch),
+                data: texts.json(&view),
                 overhead: TIME_BYTES + self.config.source.len() + kind.len(),
                 items: vec![at],
             });

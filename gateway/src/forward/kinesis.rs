@@ -196,7 +196,7 @@ impl Service for Stream {
 fn entry(unit: &Unit) -> Result<PutRecordsRequestEntry, Fault> {
     PutRecordsRequestEntry::builder()
         .partition_key(&*unit.key)
-        .data(Blob::new(unit.data.clone()))
+        .data(Blob::new(&*unit.data))
         .build()
         .map_err(|error| Fault::Refused(error.to_string()))
 }

@@ -50,7 +50,8 @@ impl Server {
             http,
         };
         let deadline = Instant::now() + Duration::from_secs(15);
-        while TcpStream::connect(mqtt).is_err() {
+        let is_away = |address: SocketAddr| TcpStream::connect(address).is_err();
+        while is_away(mqtt) || http.is_some_and(is_away) {
             if server.child.try_wait()?.is_some() || Instant::now() > deadline {
                 bail!("{command:?} did not come up: {}", server.log());
             }

@@ -9,9 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Answer, Batching, Fault, Paces, TooLarge, Unit, json, of_entry};
+use super::{Answer, Batching, Fault, Paces, Texts, TooLarge, Unit, of_entry};
 use crate::{
     event::{Attributes, json::time},
     forward::batch::Item,
@@ -22,12 +23,12 @@ const GROUP_CHARS_MAX: usize = 128;
 
 /// A message for each event, in order, and the events that are too large for one.
 pub(in crate::forward) fn units(items: &[Item], batching: &Batching) -> (Vec<Unit>, TooLarge) {
-    let mut scratch = Vec::with_capacity(1_024);
+    let mut texts = Texts::default();
     let mut unit = |at, item: &Item| {
         let view = item.view();
         Unit {
             key: group(view.attributes.partition_key()),
-            data: printable(json(&view, &mut scratch)),
+            data: printable(texts.json(&view)),
             overhead: attributes_len(&view.attributes),
             items: vec![at],
         }
@@ -95,14 +96,14 @@ const fn is_allowed(c: char) -> bool {
 
 /// JSON without the two characters that JSON may have as they are and messages may not:
 /// they stand in texts, so an escape means the same.
-fn printable(json: Vec<u8>) -> Vec<u8> {
+fn printable(json: Bytes) -> Bytes {
     const FIRST: &[u8] = "\u{fffe}".as_bytes();
     if memchr::memmem::find(&json, &FIRST[..2]).is_none() {
         return json;
     }
     let text = String::from_utf8_lossy(&json);
     let text = text.replace('\u{fffe}', "\\ufffe");
-    text.replace('\u{ffff}', "\\uffff").into_bytes()
+    text.replace('\u{ffff}', "\\uffff").into()
 }
 
 /// A group has 1 to 128 visible ASCII characters; a key that is otherwise goes by its hash.
@@ -195,8 +196,8 @@ mod tests {
     #[test]
     fn a_body_has_no_character_that_messages_may_not_have_and_says_the_same() {
         let json = "{\"a\":\"x\u{fffe}y\u{ffff}\u{fffd}ü\"}";
-        let printable = printable(json.as_bytes().to_vec());
-        let text = String::from_utf8(printable).unwrap();
+        let printable = printable(Bytes::copy_from_slice(json.as_bytes()));
+        let text = String::from_utf8(printable.into()).unwrap();
         assert!(text.chars().all(is_allowed), "{text}");
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(value(&text), value(json));

@@ -81,7 +81,7 @@ pub(super) fn of_events(items: &[Item], topic: &str) -> Vec<Record> {
     let mut marks = Vec::with_capacity(TOGETHER.min(items.len()));
     for some in items.chunks(TOGETHER) {
         let stored: usize = some.iter().map(|item| item.record().body.len()).sum();
-        let mut bytes = Vec::with_capacity(3 * stored + 256 * some.len());
+        let mut bytes = Vec::with_capacity(2 * stored + 192 * some.len());
         marks.clear();
         marks.extend(some.iter().map(|item| append(item, &mut bytes)));
         let bytes = Bytes::from(bytes);

@@ -2,9 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{Config, aggregate::Aggregate};
 use crate::forward::{
-    aws::{TooLarge, Unit, json},
+    aws::{Texts, TooLarge, Unit},
     batch::Item,
 };
 
@@ -18,7 +20,7 @@ pub(super) fn of_items(items: &[Item], config: &Config) -> (Vec<Unit>, TooLarge)
         units: Vec::with_capacity(items.len()),
         open: HashMap::new(),
         too_large: TooLarge::new(),
-        scratch: Vec::with_capacity(1_024),
+        texts: Texts::default(),
     };
     for (at, item) in items.iter().enumerate() {
         making.add(at, item);
@@ -32,14 +34,14 @@ struct Making<'c> {
     /// Per partition key: the record that the next event may go into, and where it is.
     open: HashMap<Arc<str>, (Aggregate, usize)>,
     too_large: TooLarge,
-    scratch: Vec<u8>,
+    texts: Texts,
 }
 
 impl Making<'_> {
     fn add(&mut self, at: usize, item: &Item) {
         let view = item.view();
         let key = key_of(view.attributes.partition_key());
-        let data = json(&view, &mut self.scratch);
+        let data = self.texts.json(&view);
         let most = self.config.record_bytes_max;
         let bytes = key.len() + data.len();
         if bytes > most {
@@ -55,7 +57,7 @@ impl Making<'_> {
     }
 
     /// Into the open record of its key, if there is room; else it opens another.
-    fn join(&mut self, at: usize, key: Arc<str>, data: Vec<u8>) {
+    fn join(&mut self, at: usize, key: Arc<str>, data: Bytes) {
         let most = self.config.record_bytes_max;
         if let Some((open, unit)) = self.open.get_mut(&key)
             && open.len_with(data.len()) + key.len() <= most
@@ -77,7 +79,7 @@ impl Making<'_> {
     fn close(&mut self, record: Aggregate, unit: usize) {
         let unit = &mut self.units[unit];
         if unit.items.len() > 1 {
-            unit.data = record.finish();
+            unit.data = record.finish().into();
         }
     }
 
@@ -90,7 +92,7 @@ impl Making<'_> {
 }
 
 /// A record of one event, whose partition key counts too.
-fn unit(key: Arc<str>, data: Vec<u8>, at: usize) -> Unit {
+fn unit(key: Arc<str>, data: Bytes, at: usize) -> Unit {
     Unit {
         overhead: key.len(),
         key,
@@ -101,9 +103,9 @@ fn unit(key: Arc<str>, data: Vec<u8>, at: usize) -> Unit {
 
 /// The events of a record one by one.
 pub(super) fn apart(of: &Unit, items: &[Item]) -> Vec<Unit> {
-    let mut scratch = Vec::new();
+    let mut texts = Texts::default();
     let alone = |at: &usize| {
-        let data = json(&items[*at].view(), &mut scratch);
+        let data = texts.json(&items[*at].view());
         unit(of.key.clone(), data, *at)
     };
     of.items.iter().map(alone).collect()
