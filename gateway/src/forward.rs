@@ -8,15 +8,12 @@
 //! Nothing here knows how events come in.
 
 mod adapt;
+#[cfg(any(feature = "aws-requests", feature = "kafka"))]
+mod ahead;
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod batch;
-#[cfg(any(
-    feature = "aws-requests",
-    feature = "kafka",
-    feature = "mqtt",
-    feature = "nats"
-))]
+#[cfg(any(feature = "mqtt", feature = "nats"))]
 mod breaker;
 pub mod destination;
 #[cfg(test)]

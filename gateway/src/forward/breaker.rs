@@ -1,18 +1,11 @@
 //! Keeps batches in flight from overtaking one that failed.
 //!
 //! A destination that takes several batches at a time publishes nothing more once
-//! one of them has failed, until all that are in flight have ended (decision 12). One that
-//! sends a batch while it prepares the next sends nothing of that either.
+//! one of them has failed, until all that are in flight have ended (decision 12).
 
 use std::sync::{
     Arc,
     atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
-};
-
-#[cfg(any(feature = "aws-requests", feature = "kafka"))]
-use super::{
-    batch::Batch,
-    destination::{Outcome, Outcomes},
 };
 
 /// See the module. Cheap to clone.
@@ -55,25 +48,6 @@ impl Breaker {
     /// they may have records that belong behind it; but the destination is well.
     pub(super) fn hold(&self) {
         self.shared.state.fetch_max(HELD, SeqCst);
-    }
-
-    /// What is to be said of a batch whose turn has come, if nothing of it may be sent. What
-    /// the destination is like says the one that failed.
-    #[cfg(any(feature = "aws-requests", feature = "kafka"))]
-    pub(super) fn refuses(&self, batch: &Batch) -> Option<Outcomes> {
-        let behind = || Ok(vec![Outcome::Behind; batch.items.len()]);
-        self.is_tripped().then(behind)
-    }
-
-    /// What a batch that has ended means for those that wait for their turn: behind anything
-    /// but a record that was taken some of theirs may belong.
-    #[cfg(any(feature = "aws-requests", feature = "kafka"))]
-    pub(super) fn after(&self, delivered: &Outcomes) {
-        let is_taken = |outcome: &Outcome| *outcome == Outcome::Acknowledged;
-        match delivered {
-            Ok(outcomes) if outcomes.iter().all(is_taken) => {}
-            _ => self.trip(),
-        }
     }
 
     /// How many batches are in flight.

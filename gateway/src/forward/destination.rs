@@ -31,10 +31,9 @@ pub enum Outcome {
     /// Not known, because the destination went away in the middle of the batch:
     /// try again before anything else, never an attempt.
     Unknown(String),
-    /// Not tried, because one before it, or in the batch before, was not taken: again before
-    /// anything else, and behind that one where they are of the same partition key. Never an
-    /// attempt, and it says nothing of the destination. Never for all of a batch that is in
-    /// flight alone.
+    /// Not tried, because one before it failed by itself: again before anything else,
+    /// and behind that one where they are of the same partition key. Never an attempt,
+    /// and the destination is well. Never for all of a batch that is in flight alone.
     Behind,
     /// This record failed for now, while others may go: try it again with back-off.
     Transient(String),
@@ -114,6 +113,15 @@ pub trait Destination: Send + Sync + 'static {
     /// later batch may be started before an earlier one has ended. Dropping
     /// the future abandons the batch, which will be sent again.
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>>;
+
+    /// Whether it makes something of a batch before its turn.
+    fn prepares(&self) -> bool {
+        false
+    }
+
+    /// Probably the next batch, while another one is on its way. Nothing of it may be sent:
+    /// it may never come, or later, or others before it.
+    fn prepare(&self, _batch: Batch) {}
 
     /// Flushes and closes; called once, at an orderly shutdown, when nothing is in flight.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -136,6 +136,8 @@ pub(super) struct Engine<J, P> {
     too_many_dead: bool,
     /// Since when records wait for their batch to fill.
     fresh_since: Option<Instant>,
+    /// The first record of the batch that was shown to the destination before its turn.
+    prepared: Option<Position>,
 }
 
 impl<J: Journal, P: Pages> Engine<J, P> {
@@ -182,6 +184,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             trouble: None,
             too_many_dead: false,
             fresh_since: None,
+            prepared: None,
         }
     }
 
@@ -212,6 +215,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             let now = Instant::now();
             let end = *committed.borrow_and_update();
             self.dispatch(now);
+            self.prepare_next();
             self.start_reading(now, end);
             self.start_recording(now);
             self.show(end);

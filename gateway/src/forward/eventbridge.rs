@@ -260,6 +260,14 @@ impl Destination for EventBridge {
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(self.0.deliver(batch))
     }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, batch: Batch) {
+        self.0.prepare(batch);
+    }
 }
 
 #[cfg(test)]

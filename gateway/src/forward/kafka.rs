@@ -27,7 +27,6 @@ mod verdict;
 
 use std::{collections::HashMap, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::future;
 use krafka::{
     CloseOptions, Compression, Record,
     producer::{DeliveryHandle, Producer},
@@ -39,8 +38,8 @@ use tokio::{
 
 use self::{record::Made, session::Patience, transactional::Transactional, verdict::Verdict};
 use super::{
+    ahead::Ahead,
     batch::{Batch, Item},
-    breaker::Breaker,
     destination::{Destination, Error, Limits, Outcomes},
     refusals::Refusals,
 };
@@ -161,9 +160,9 @@ const CLOCK_UNSET: &str = "the clock of this machine is not set, and the topic's
 pub(super) struct Kafka {
     config: Config,
     clock: Arc<dyn Clock>,
-    /// One batch at a time is produced.
     line: Mutex<Line>,
-    breaker: Breaker,
+    /// Records of the next batch.
+    ahead: Ahead<Vec<Record>>,
 }
 
 #[derive(Debug, Default)]
@@ -193,36 +192,18 @@ impl Kafka {
             config,
             clock,
             line: Mutex::default(),
-            breaker: Breaker::default(),
+            ahead: Ahead::default(),
         }
-    }
-
-    /// Delivers the batch when those before it have ended, and well; its records are made
-    /// meanwhile.
-    async fn deliver(&self, batch: Batch) -> Outcomes {
-        let _sending = self.breaker.begin();
-        // First polled in journal order, and the lock is fair: batches keep that order.
-        let making = Made::of_batch(&batch, &self.config.topic);
-        let (mut line, mut made) = future::join(self.line.lock(), making).await;
-        if let Some(outcomes) = self.breaker.refuses(&batch) {
-            return outcomes;
-        }
-        let delivered = self.deliver_in_turn(&mut line, &batch, &mut made).await;
-        // Said before another batch gets the line.
-        self.breaker.after(&delivered);
-        delivered
     }
 
     /// Delivers the batch; single records of it where the topic may be at fault.
-    async fn deliver_in_turn(
-        &self,
-        line: &mut Line,
-        batch: &Batch,
-        made: &mut Made<'_>,
-    ) -> Outcomes {
+    async fn deliver(&self, batch: Batch) -> Outcomes {
         if self.clock.now().is_unset() {
             return Err(Error::unavailable(CLOCK_UNSET.to_owned()));
         }
+        let made = self.ahead.take(&batch).await;
+        let mut made = Made::of_batch(&batch, &self.config.topic, made).await;
+        let mut line = self.line.lock().await;
         let probing = line.refusals.is_probing(Instant::now())?;
         if line.producer.is_none() {
             let producer = self.connect(&mut line.patience).await?;
@@ -230,10 +211,12 @@ impl Kafka {
         }
         // What the producer has already comes before anything else.
         if probing && line.open.is_empty() {
-            return self.probe(line, batch, made).await;
+            return self.probe(&mut line, &batch, &mut made).await;
         }
-        let verdicts = self.deliver_all(line, &batch.items, made, false).await?;
-        self.conclude(line, verdicts).await
+        let verdicts = self
+            .deliver_all(&mut line, &batch.items, &mut made, false)
+            .await?;
+        self.conclude(&mut line, verdicts).await
     }
 
     async fn connect(&self, patience: &mut Patience) -> Result<Producer, Error> {
@@ -299,21 +282,29 @@ impl Kafka {
 }
 
 impl Config {
-    /// What is taken from the journal, so many batches at a time.
-    fn limits(&self, in_flight: usize) -> Limits {
+    fn limits(&self) -> Limits {
         Limits {
             batch_records: self.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.linger,
-            in_flight,
+            in_flight: 1,
         }
     }
 }
 
 impl Destination for Kafka {
     fn limits(&self) -> Limits {
-        // One goes while the records of the next are made.
-        self.config.limits(2)
+        self.config.limits()
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, batch: Batch) {
+        let topic = self.config.topic.clone();
+        self.ahead
+            .begin(batch, move |items| record::of_events(items, &topic));
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

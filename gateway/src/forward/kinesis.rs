@@ -207,13 +207,20 @@ impl Destination for Kinesis {
             batch_records: self.0.service().config.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.0.service().config.linger,
-            // One is put while the entries of the next are made.
-            in_flight: 2,
+            in_flight: 1,
         }
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         Box::pin(self.0.deliver(batch))
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, batch: Batch) {
+        self.0.prepare(batch);
     }
 }
 

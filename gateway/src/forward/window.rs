@@ -146,6 +146,11 @@ impl Window {
         self.fresh.front()
     }
 
+    /// All that were not handed to the destination yet, in order.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = &Item> {
+        self.fresh.iter()
+    }
+
     /// Takes the next record to hand to the destination.
     pub(super) fn take_fresh(&mut self) -> Option<Item> {
         let item = self.fresh.pop_front()?;

@@ -54,8 +54,7 @@ impl Batching {
             batch_records: self.batch_records.max(1),
             batch_bytes: BATCH_BYTES,
             linger: self.linger,
-            // One is put while the entries of the next are made.
-            in_flight: 2,
+            in_flight: 1,
         }
     }
 

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future;
 use tokio::time::Instant;
 
 use super::{
@@ -21,8 +20,8 @@ use super::{
     unit::{TooLarge, Unit},
 };
 use crate::forward::{
+    ahead::Ahead,
     batch::{Batch, Item},
-    breaker::Breaker,
     destination::{Error, Outcome, Outcomes},
     refusals::{Refusals, probes},
 };
@@ -94,9 +93,8 @@ type Entries = (Vec<Unit>, TooLarge);
 #[derive(Debug)]
 pub(in crate::forward) struct Requests<S> {
     pub(super) service: Arc<S>,
-    /// One batch at a time is put.
-    turn: tokio::sync::Mutex<()>,
-    breaker: Breaker,
+    /// Entries of the next batch.
+    ahead: Ahead<Entries>,
     refusals: Mutex<Refusals>,
     /// What fails without being to blame.
     doubt: Mutex<Doubt>,
@@ -106,8 +104,7 @@ impl<S: Service> Requests<S> {
     pub(in crate::forward) fn new(service: S) -> Self {
         Self {
             service: Arc::new(service),
-            turn: tokio::sync::Mutex::default(),
-            breaker: Breaker::default(),
+            ahead: Ahead::default(),
             refusals: Mutex::default(),
             doubt: Mutex::default(),
         }
@@ -117,28 +114,23 @@ impl<S: Service> Requests<S> {
         &self.service
     }
 
-    /// Delivers the batch when those before it have ended, and well; its entries are made
-    /// meanwhile.
-    pub(in crate::forward) async fn deliver(&self, batch: Batch) -> Outcomes {
-        let _sending = self.breaker.begin();
-        // First polled in journal order, and the lock is fair: batches keep that order.
-        let (_turn, made) = future::join(self.turn.lock(), self.units(&batch)).await;
-        if let Some(outcomes) = self.breaker.refuses(&batch) {
-            return outcomes;
-        }
-        let delivered = self.deliver_in_turn(&batch, made).await;
-        // Said before it is another batch's turn.
-        self.breaker.after(&delivered);
-        delivered
+    /// Makes the entries of what is probably the next batch.
+    pub(in crate::forward) fn prepare(&self, batch: Batch) {
+        let service = self.service.clone();
+        self.ahead.begin(batch, move |items| service.units(items));
     }
 
     /// Delivers the batch; single events of it where the service may be at fault.
-    async fn deliver_in_turn(&self, batch: &Batch, made: Result<Entries, Error>) -> Outcomes {
+    pub(in crate::forward) async fn deliver(&self, batch: Batch) -> Outcomes {
         let probing = self.refusals().is_probing(Instant::now())?;
-        match probing {
-            true => self.probe(batch).await,
-            false => self.put_all(batch, made?, false).await,
+        if probing {
+            return self.probe(&batch).await;
         }
+        let made = match self.ahead.take(&batch).await {
+            Some(made) => made,
+            None => self.units(&batch).await?,
+        };
+        self.put_all(&batch, made, false).await
     }
 
     /// Puts the first event of one partition key after the other by itself. One that is

@@ -44,6 +44,33 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         }
     }
 
+    /// Shows the destination what will probably be the next batch, once, while another one is
+    /// on its way. Only a whole one, so that what comes meanwhile still finds room in it.
+    pub(super) fn prepare_next(&mut self) {
+        if !self.destination.prepares() || self.flights.is_empty() || !self.waiting.is_empty() {
+            return;
+        }
+        let (batch_records, batch_bytes) = self.batch_max();
+        let first = self.window.peek_fresh().map(Item::position);
+        let full =
+            self.window.fresh_len() >= batch_records || self.window.fresh_bytes() >= batch_bytes;
+        if !full || first == self.prepared {
+            return;
+        }
+        self.prepared = first;
+        let (mut items, mut bytes) = (Vec::with_capacity(batch_records.min(2_048)), 0);
+        for item in self.window.fresh().take(batch_records) {
+            bytes += item.record().body.len();
+            if !items.is_empty() && bytes > batch_bytes {
+                break;
+            }
+            items.push(item.clone());
+        }
+        self.destination.prepare(Batch {
+            items: items.into(),
+        });
+    }
+
     pub(super) fn may_dispatch(&mut self, now: Instant) -> bool {
         if self.is_paused() {
             return false;

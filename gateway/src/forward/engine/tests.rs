@@ -61,6 +61,8 @@ struct Place {
     broken: bool,
     held: bool,
     batches: Vec<Vec<u64>>,
+    /// What was shown before its turn.
+    shown: Vec<Vec<u64>>,
     out: usize,
     out_most: usize,
 }
@@ -188,6 +190,15 @@ impl Place {
 impl Destination for Fake {
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&self, batch: Batch) {
+        let positions = batch.items.iter().map(|item| item.position().0).collect();
+        self.place.lock().unwrap().shown.push(positions);
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

@@ -40,8 +40,13 @@ impl<'t> Made<'t> {
         }
     }
 
-    /// Those of a batch. What can take long is done elsewhere.
-    pub(super) async fn of_batch(batch: &Batch, topic: &'t str) -> Self {
+    /// Those of a batch, where they are not made already. What can take long is done
+    /// elsewhere.
+    pub(super) async fn of_batch(batch: &Batch, topic: &'t str, made: Option<Vec<Record>>) -> Self {
+        if let Some(made) = made {
+            let records = made.into_iter().map(Some).collect();
+            return Self { topic, records };
+        }
         let (items, name) = (batch.items.clone(), topic.to_owned());
         let make = move || of_events(&items, &name);
         let made = match batch.items.len() <= AT_ONCE {

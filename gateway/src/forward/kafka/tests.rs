@@ -285,35 +285,16 @@ async fn a_record_that_was_not_answered_in_time_is_waited_for_and_not_sent_again
 }
 
 #[tokio::test]
-async fn a_batch_waits_for_the_one_before_it_and_goes_behind_what_that_did_not_bring() {
+async fn what_is_made_of_the_next_batch_is_not_sent_and_not_taken_for_another() {
     let broker = broker().await;
-    broker.on_once(ApiKey::Produce, |_| {
-        Control::Error(ErrorCode::InvalidRecord)
-    });
     let kafka = kafka(config_to(&broker));
-    let both = future::join(kafka.send(batch([1])), kafka.send(batch([2, 3])));
-    let (first, second) = both.await;
-    assert!(
-        matches!(first.as_deref(), Ok([Outcome::Permanent(_)])),
-        "{first:?}"
-    );
-    assert_eq!(second, Ok(vec![Outcome::Behind; 2]));
-    assert_eq!(broker.request_count(ApiKey::Produce), 1);
-
-    broker.on_once(ApiKey::Produce, |_| {
-        Control::Error(ErrorCode::TopicAuthorizationFailed)
-    });
-    let both = future::join(kafka.send(batch([2])), kafka.send(batch([3])));
-    let (first, second) = both.await;
-    assert!(matches!(first, Err(Error::Misconfigured(_))), "{first:?}");
-    assert_eq!(second, Ok(vec![Outcome::Behind]), "it has nothing to say");
-
-    // More than is encoded in its place.
-    let both = future::join(kafka.send(batch(2..=60)), kafka.send(batch(61..=120)));
-    let (first, second) = both.await;
-    assert_eq!(first, Ok(vec![ACKNOWLEDGED; 59]));
-    assert_eq!(second, Ok(vec![ACKNOWLEDGED; 60]));
-    assert_eq!(positions(&broker), (2..=120).collect::<Vec<_>>());
+    kafka.prepare(batch(41..=80));
+    let outcomes = kafka.send(batch(1..=40)).await;
+    assert_eq!(outcomes, Ok(vec![ACKNOWLEDGED; 40]));
+    assert_eq!(positions(&broker), (1..=40).collect::<Vec<_>>());
+    let outcomes = kafka.send(batch(41..=80)).await;
+    assert_eq!(outcomes, Ok(vec![ACKNOWLEDGED; 40]));
+    assert_eq!(positions(&broker), (1..=80).collect::<Vec<_>>());
 }
 
 #[test]

@@ -381,7 +381,7 @@ impl Post for Transactional {
 
 impl Destination for Transactional {
     fn limits(&self) -> Limits {
-        self.config.limits(1)
+        self.config.limits()
     }
 
     fn send(&self, batch: Batch) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {

@@ -75,6 +75,23 @@ fn run(model: &Model, slow: &Arc<Slow>, look: impl FnOnce(), done: impl Fn() -> 
 }
 
 #[test]
+fn the_next_batch_is_shown_once_before_its_turn_if_it_is_whole() {
+    let (model, fake) = (Model::new(), Fake::new(Vec::new(), 1));
+    for position in 1..=30 {
+        model.append(record(position, u8::try_from(position % 3).unwrap()));
+    }
+    paused().block_on(async { drain(&model, &fake, 20).await });
+    let place = fake.place.lock().unwrap();
+    assert_eq!(place.out_most, 1);
+    assert_eq!(place.batches.len(), 4, "{:?}", place.batches);
+    assert_eq!(
+        place.shown,
+        place.batches[1..3],
+        "the last one is not whole"
+    );
+}
+
+#[test]
 fn what_is_refused_behind_a_batch_that_is_not_answered_is_bounded_in_bytes() {
     const SIZE: usize = 64 * 1024;
     let (model, slow) = (Model::new(), Arc::new(Slow::default()));
