@@ -137,6 +137,7 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
         start: forward::Start::Now,
         pacing: forward::pace::Config::default(),
         urgent: penstock::class::Classes::NONE,
+        live: None,
         lane_of: None,
         attempts_max: forward::Config::ATTEMPTS_MAX,
     };
@@ -145,8 +146,8 @@ async fn drain(name: &str, kind: Kind) -> anyhow::Result<()> {
     let made = Made::new(&destination, &handle, &clock)?;
     let forwarder = Forwarder::new(
         made,
-        known.id,
-        known.cursor,
+        &known,
+        &Arc::default(),
         handle.clone(),
         Arc::new(repair),
         clock,

@@ -233,13 +233,13 @@ pub async fn advance(store: &Handle, page: Page) -> Result<(Stepped, Replay), Er
     }
 }
 
-/// A destination and its lane, with where their cursors are: what waits for one of them is
+/// A destination and its lanes, with where their cursors are: what waits for one of them is
 /// still to come to that place by itself.
 pub fn place(store: &Handle, name: &str) -> Vec<(DestinationId, Position)> {
-    let beside = crate::record::beside(name);
+    let place = crate::record::place(name);
     let status = store.status();
     let all = status.destinations.iter();
-    let there = all.filter(|d| *d.name == *name || *d.name == *beside);
+    let there = all.filter(|d| crate::record::place(&d.name) == place);
     there.map(|d| (d.id, d.cursor)).collect()
 }
 

@@ -69,7 +69,6 @@ pub use seen::{Seen, Stamp};
 pub use unit::{NotADuration, NotASize, parse_duration, parse_size};
 
 use crate::{
-    class::Classes,
     events, forward, http, ingest,
     normalise::mapping::{Keep, Scope},
     query,
@@ -482,16 +481,17 @@ impl Config {
     }
 }
 
-/// Each with its lane behind it, where it has one.
+/// Each with its lanes behind it, where it has some.
 fn with_lanes(destinations: Vec<forward::Config>) -> Vec<forward::Config> {
     let lanes = destinations.into_iter().flat_map(|one| {
-        let lane = one.lane();
-        std::iter::once(one).chain(lane)
+        let lanes = one.lanes();
+        std::iter::once(one).chain(lanes)
     });
     lanes.collect()
 }
 
-/// The names that rules may know: what goes by a lane is decided by classes.
+/// The names that rules may know: what goes by a lane is decided by classes, and by what
+/// there is to do.
 pub(crate) fn named(destinations: &[forward::Config]) -> Vec<Arc<str>> {
     let named = destinations.iter().filter(|d| d.lane_of.is_none());
     named.map(|d| d.name.clone()).collect()
@@ -554,10 +554,10 @@ fn destinations(
         }
         configs.push(config);
     }
-    let lanes = configs.iter().filter(|d| d.urgent != Classes::NONE).count();
+    let lanes: usize = configs.iter().map(|d| d.lanes().len()).sum();
     if lanes > 0 && configs.len() + lanes > max {
         let what = format!(
-            "{} destinations, and {lanes} lanes of those that are urgent; there can be {max}",
+            "{} destinations, and {lanes} lanes (urgent, live) of theirs; there can be {max}",
             configs.len()
         );
         root.mistake(span.as_ref(), "destination", what);

@@ -9,6 +9,7 @@
 //! One task does all of it, one change after the other.
 
 mod handle;
+mod live;
 mod roster;
 mod routing;
 
@@ -19,19 +20,24 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use handle::Ask;
 pub(crate) use handle::Wish;
 pub use handle::{Handle, Refusal};
+use live::Gates;
 pub use roster::Roster;
 pub(crate) use routing::routing;
 
 use crate::{
     boots::Boots,
     clock::Clock,
-    forward::{self, Forwarder, Made, Start},
+    forward::{self, Forwarder, Made, Start, place::Place},
     gateway_id::GatewayId,
     ingest::{Ingest, Routing},
     record::{DestinationId, Record},
@@ -73,6 +79,10 @@ pub(crate) struct Destinations {
     roster: Roster,
     /// Those that are in force, whether they run or not.
     configs: Vec<forward::Config>,
+    /// What those at one place share, by its name.
+    places: HashMap<Arc<str>, Arc<Place>>,
+    /// Whether what comes goes by a lane of its own.
+    gates: Gates,
     /// Not begun yet.
     ready: Vec<(Arc<str>, Forwarder)>,
     starts: Starts,
@@ -101,6 +111,8 @@ impl Destinations {
             handle,
             roster: Roster::default(),
             configs: Vec::new(),
+            places: HashMap::new(),
+            gates: Gates::default(),
             ready: Vec::new(),
             starts: Starts::new(),
             fills: false,
@@ -113,7 +125,7 @@ impl Destinations {
             destinations.prepare(made)?;
         }
         destinations.starts = destinations.starts_of(&configs);
-        destinations.configs = configs;
+        destinations.take_over(configs);
         destinations.look_at_modes();
         Ok(destinations)
     }
@@ -132,11 +144,14 @@ impl Destinations {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> tasks::Result {
         self.begin_all();
         self.parts.store.fill(self.wanted()).await?;
+        let mut gates = tokio::time::interval(live::LOOK_EVERY);
+        gates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let early = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 Some(ended) = self.set.join_next() => break unexpected(ended),
                 Some(ask) = self.asked.recv() => self.answer(ask).await,
+                _ = gates.tick(), if !self.gates.is_empty() => self.look_at_gates(),
                 () = tokio::time::sleep(LOOK_EVERY), if self.fills => {
                     if self.parts.ingest.is_settled() {
                         self.fills = false;
@@ -213,7 +228,7 @@ impl Destinations {
                         "destination ended; what waits for it stays until it is configured again or removed"
                     );
                 }
-                self.configs = wish.destinations;
+                self.take_over(wish.destinations);
                 self.go_on(made).await
             }
             Err(error) => {
@@ -401,6 +416,24 @@ impl Destinations {
         self.parts.ingest.set_draining(draining);
     }
 
+    /// These are in force.
+    fn take_over(&mut self, configs: Vec<forward::Config>) {
+        let is_there = |place: &Arc<str>| configs.iter().any(|one| one.place() == place);
+        self.places.retain(|place, _| is_there(place));
+        self.gates.follow(&configs);
+        self.configs = configs;
+    }
+
+    /// Has what comes go by its lane where a destination is behind, and no longer where it
+    /// is not.
+    fn look_at_gates(&mut self) {
+        let status = self.parts.store.status();
+        let state = |name: &str| self.roster.status(name).map(|status| status.state);
+        if let Some(open) = self.gates.look(Instant::now(), &status, state) {
+            self.parts.ingest.set_live(open);
+        }
+    }
+
     /// Has the journal know these names, and nobody who was not known before: such a one has
     /// nothing, and would keep what it was to be given.
     async fn know_only(
@@ -426,6 +459,7 @@ impl Destinations {
 
     /// Continues a destination where the journal says it stands.
     fn prepare(&mut self, made: Made) -> anyhow::Result<()> {
+        let place = self.places.entry(made.place().clone()).or_default();
         let Parts {
             store,
             boots,
@@ -439,8 +473,8 @@ impl Destinations {
         let known = known.ok_or_else(|| anyhow::anyhow!("the journal does not know {name}"))?;
         let forwarder = Forwarder::new(
             made,
-            known.id,
-            known.cursor,
+            known,
+            place,
             store.clone(),
             boots.clone(),
             clock.clone(),

@@ -44,6 +44,7 @@ mod notes;
 pub mod opensearch;
 pub mod pace;
 mod pending;
+pub mod place;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(
@@ -76,13 +77,13 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use self::{destination::Destination, engine::Engine};
+use self::{destination::Destination, engine::Engine, place::Place};
 use crate::{
     boots::Boots,
     class::Classes,
     clock::Clock,
     event::Timestamp,
-    record::{DestinationId, Position, beside},
+    record::{DestinationId, LIVE, URGENT},
     store,
 };
 
@@ -90,6 +91,7 @@ use crate::{
 use crate::gateway_id::GatewayId;
 
 use repair::Repairing;
+pub use place::Way;
 pub use secret::Secret;
 pub use status::{Handle, State, Status, Waits};
 
@@ -110,10 +112,27 @@ pub struct Config {
     pub start: Start,
     /// How fast it is fed, and when.
     pub pacing: pace::Config,
-    /// What of it goes by its lane.
+    /// What of it goes by a lane whatever budget and hours say.
     pub urgent: Classes,
-    /// Whose lane it is; it has `urgent` from there.
+    /// What comes goes by a lane of its own while what has waited goes out.
+    pub live: Option<Live>,
+    /// Whose lane it is; it has `urgent` or `live` from there, by which it is one.
     pub lane_of: Option<Arc<str>>,
+}
+
+/// A lane for what comes while what has waited goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Of a hundred bytes that go out, how many are its own while the rest has some to send,
+    /// too.
+    pub share: u8,
+    /// How far behind the rest is then.
+    pub after: Duration,
+}
+
+impl Live {
+    /// `live_after` where not configured.
+    pub const AFTER: Duration = Duration::from_secs(30);
 }
 
 /// Forgets what a destination of this name has written down below `data_dir` about what it
@@ -154,16 +173,29 @@ impl Config {
     /// `attempts_max` where not configured.
     pub const ATTEMPTS_MAX: u32 = 20;
 
-    /// The lane of what is urgent: a destination of its own at the same place, for which
-    /// neither the budget nor the hours count. `None` where nothing is urgent.
-    pub fn lane(&self) -> Option<Self> {
-        if self.urgent == Classes::NONE || self.lane_of.is_some() {
-            return None;
-        }
-        let mut lane = Self {
-            name: beside(&self.name).into(),
-            lane_of: Some(self.name.clone()),
+    /// Its lanes, each a destination of its own at the same place: for what is urgent, for
+    /// which neither the budget nor the hours count, and for what comes while the rest is
+    /// behind.
+    pub fn lanes(&self) -> Vec<Self> {
+        let urgent = (self.urgent != Classes::NONE).then(|| Self {
+            live: None,
             pacing: self.pacing.without_hours(),
+            ..self.lane(URGENT)
+        });
+        let live = self.live.map(|_| Self {
+            urgent: Classes::NONE,
+            ..self.lane(LIVE)
+        });
+        match self.lane_of {
+            Some(_) => Vec::new(),
+            None => urgent.into_iter().chain(live).collect(),
+        }
+    }
+
+    fn lane(&self, end: &str) -> Self {
+        let mut lane = Self {
+            name: format!("{}{end}", self.name).into(),
+            lane_of: Some(self.name.clone()),
             ..self.clone()
         };
         // What one writes down of what it sent is not for another.
@@ -179,7 +211,24 @@ impl Config {
             Kind::S3(config) => config.plans.set_file_name(name),
             _ => {}
         }
-        Some(lane)
+        lane
+    }
+
+    /// The place where it is, by the name that the configuration has for it.
+    pub const fn place(&self) -> &Arc<str> {
+        match &self.lane_of {
+            Some(of) => of,
+            None => &self.name,
+        }
+    }
+
+    /// Which way to its place it is.
+    pub const fn way(&self) -> Way {
+        match (&self.lane_of, &self.live) {
+            (None, _) => Way::Rest,
+            (Some(_), Some(_)) => Way::Live,
+            (Some(_), None) => Way::Urgent,
+        }
     }
 
     /// The same, knowing who this gateway is.
@@ -372,6 +421,11 @@ impl Made {
     pub const fn name(&self) -> &Arc<str> {
         &self.config.name
     }
+
+    /// Where it is: see [`Config::place`].
+    pub const fn place(&self) -> &Arc<str> {
+        self.config.place()
+    }
 }
 
 /// Delivers the records of one destination.
@@ -389,11 +443,11 @@ impl std::fmt::Debug for Forwarder {
 }
 
 impl Forwarder {
-    /// Prepares delivery after `cursor`.
+    /// Prepares delivery of what the journal has for it, to a place that others may lead to.
     pub fn new(
         made: Made,
-        id: DestinationId,
-        cursor: Position,
+        known: &store::DestinationStatus,
+        place: &Arc<Place>,
         journal: store::Handle,
         boots: Arc<Boots>,
         clock: Arc<dyn Clock>,
@@ -404,7 +458,9 @@ impl Forwarder {
             destination,
             pages,
         } = made;
+        let (id, cursor) = (known.id, known.cursor);
         let engine = Engine::new(engine::Parts {
+            at: place.join(&config, id, cursor, known.spent),
             name: config.name,
             id,
             cursor,

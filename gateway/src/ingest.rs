@@ -42,7 +42,8 @@ pub use duplicates::{Duplicates, Report};
 pub use metrics::Metrics;
 use preparing::{Group, Preparing};
 pub use raw::Raw;
-pub use routing::{Lane, Lanes, Routing};
+use routing::Comes;
+pub use routing::{Lane, Lanes, Routing, Takes};
 pub use timing::DeviceClock;
 use timing::Timing;
 pub(crate) use timing::mark_unset;
@@ -242,9 +243,18 @@ impl Ingest {
         self.routing().rules.clone()
     }
 
-    /// Changes where events go, for every batch that begins from now on.
+    /// Changes where events go, for every batch that begins from now on. Lanes of what is
+    /// live that are open stay so.
     pub fn exchange_routing(&self, to: Routing) {
-        self.change_routing(|routing| *routing = to);
+        self.change_routing(|routing| {
+            let live = routing.live.intersection(to.all_lanes());
+            *routing = Routing { live, ..to };
+        });
+    }
+
+    /// Opens these lanes of what is live, and shuts the others.
+    pub fn set_live(&self, lanes: Routes) {
+        self.change_routing(|routing| routing.live = lanes);
     }
 
     /// Waits until all that went by anything else than what is in force is with the
@@ -415,7 +425,7 @@ impl Ingest {
             received: event.received,
             routes: match nowhere {
                 true => routes.union(Routes::NOWHERE),
-                false => routing.by_class(routes, class),
+                false => routing.by_lanes(routes, class, Comes::Now),
             },
             body: body.into(),
             original: None,

@@ -29,15 +29,15 @@ pub fn is_own(name: &str) -> bool {
     name.starts_with('$')
 }
 
-/// How the name of a lane ends. Names that are configured have no dot.
-pub const LANE: &str = ".urgent";
+/// How the name of a lane ends, by what goes by it. Names that are configured have no dot.
+pub const URGENT: &str = ".urgent";
+/// See [`URGENT`].
+pub const LIVE: &str = ".live";
 
-/// The name that the other has at the same place: a destination's lane, or whose lane it is.
-pub fn beside(name: &str) -> String {
-    match name.strip_suffix(LANE) {
-        Some(of) => of.to_owned(),
-        None => format!("{name}{LANE}"),
-    }
+/// The name of a destination without that of its lane: the place that both are.
+pub fn place(name: &str) -> &str {
+    let mut ends = [URGENT, LIVE].into_iter();
+    ends.find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
 /// The number that no destination has: events that the rules send nowhere carry its

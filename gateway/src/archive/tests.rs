@@ -307,13 +307,15 @@ async fn what_is_on_its_way_for_the_first_time_is_left_at_that() {
 
 #[tokio::test]
 async fn what_waits_in_a_lane_is_left_at_that_by_a_replay_to_its_destination() {
-    let place = Place::new();
-    let running = place.run_with(["other.urgent", "other"]);
-    let store = running.handle();
-    fill(&store, 10, 4).await;
-    let replay = finish(&store, begun(&store, choice("other")).await, 100).await;
-    assert_eq!((replay.copied, replay.waiting), (6, 4));
-    running.shutdown().await.unwrap();
+    for lane in ["other.urgent", "other.live"] {
+        let place = Place::new();
+        let running = place.run_with([lane, "other"]);
+        let store = running.handle();
+        fill(&store, 10, 4).await;
+        let replay = finish(&store, begun(&store, choice("other")).await, 100).await;
+        assert_eq!((replay.copied, replay.waiting), (6, 4), "{lane}");
+        running.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -15,10 +15,11 @@ use super::{
 use crate::dictionary::Dictionary;
 use crate::{
     class::{Class, Classes},
-    forward::{self, Kind, Start, file, format::Format},
+    forward::{self, Kind, Live, Start, file, format::Format},
 };
 
 const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -73,6 +74,7 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
     let start = table.parsed("start", start).unwrap_or_default();
     let pacing = pacing::read(table);
     let urgent = urgent(table);
+    let live = live(table);
     table.finish();
     let config = kind.zip(name.as_ref()).map(|(kind, name)| forward::Config {
         name: Arc::from(name.value.as_str()),
@@ -83,10 +85,11 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
         start,
         pacing,
         urgent,
+        live,
         lane_of: None,
     });
-    if let Some(why) = config.as_ref().and_then(no_lane) {
-        table.mistake(table.span("urgent").as_ref(), "urgent", why);
+    for (key, why) in config.iter().flat_map(no_lanes) {
+        table.mistake(table.span(key).as_ref(), key, why);
     }
     if start != Start::Now
         && config
@@ -117,6 +120,7 @@ pub(super) fn default(data_dir: &Path) -> forward::Config {
         start: Start::Now,
         pacing: forward::pace::Config::default(),
         urgent: Classes::NONE,
+        live: None,
         lane_of: None,
     }
 }
@@ -150,19 +154,45 @@ fn urgent(table: &Table<'_, '_, '_>) -> Classes {
     classes
 }
 
-/// Why a destination that has something urgent cannot have a lane for it.
-fn no_lane(config: &forward::Config) -> Option<&'static str> {
-    if config.urgent == Classes::NONE {
-        return None;
+/// Whether what comes has a lane while the rest is behind, and which share of it all.
+fn live(table: &Table<'_, '_, '_>) -> Option<Live> {
+    let share = table.parsed("live", |text| {
+        let number = text.strip_suffix('%').and_then(|text| text.parse().ok());
+        let number = number.filter(|number| (1..=99).contains(number));
+        number.ok_or("should be a part of what goes out, from \"1%\" to \"99%\"")
+    });
+    let after = table.duration("live_after", SECOND..=DAY, Live::AFTER);
+    if table.span("live_after").is_some() && table.span("live").is_none() {
+        let what = "is for a lane of what comes; for example live = \"25%\"";
+        table.mistake(table.span("live_after").as_ref(), "live_after", what);
     }
+    share.map(|share| Live { share, after })
+}
+
+/// Why a destination cannot have the lanes that it has keys for.
+fn no_lanes(config: &forward::Config) -> Vec<(&'static str, &'static str)> {
+    let keys = [
+        ("urgent", config.urgent != Classes::NONE),
+        ("live", config.live.is_some()),
+    ];
+    let asked = keys.into_iter().filter(|(_, is_asked)| *is_asked);
+    asked
+        .filter_map(|(key, _)| Some((key, no_lane(config, key)?)))
+        .collect()
+}
+
+fn no_lane(config: &forward::Config, key: &str) -> Option<&'static str> {
     match &config.kind {
+        Kind::File(_) if key == "live" => {
+            Some("a directory has one writer, which is never behind for long")
+        }
         Kind::File(_) => Some("a directory has one writer, and no link that is shut"),
         #[cfg(feature = "mqtt")]
         Kind::Mqtt(mqtt) if mqtt.server.client_id.is_some() => Some(
             "is sent by a second connection, which cannot have the same client_id; leave \
              client_id away",
         ),
-        _ if config.sends_originals() => Some(
+        _ if config.sends_originals() && key == "urgent" => Some(
             "events have a class, and this destination gets messages as they came; leave \
              payload = \"original\" away",
         ),
@@ -238,7 +268,7 @@ fn read_file(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<file::Config>
         ),
         rotate_age: table.duration(
             "rotate_age",
-            Duration::from_secs(1)..=3_650 * DAY,
+            SECOND..=3_650 * DAY,
             default.rotate_age,
         ),
         files_max: table.number("files_max", 0..=1_000_000_000, default.files_max),
@@ -511,8 +541,15 @@ fn not_built_in(table: &Table<'_, '_, '_>, feature: &str) -> Option<Kind> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    #[cfg(feature = "http")]
+    use std::time::Duration;
 
-    use crate::config::{Config, named};
+    use crate::config::Config;
+    #[cfg(feature = "http")]
+    use crate::{
+        config::named,
+        forward::{self, Way},
+    };
 
     fn read(keys: &str) -> Result<Config, String> {
         let text = format!("data_dir = \"/data\"\n[[destination]]\nname = \"lake\"\n{keys}");
@@ -549,6 +586,38 @@ mod tests {
         assert!(said.contains("should be one of lake"), "{said}");
     }
 
+    #[cfg(feature = "http")]
+    #[test]
+    fn what_comes_has_a_lane_with_the_budget_and_the_hours_of_the_rest() {
+        let http = "type = \"http\"\nurl = \"https://lake.example/\"\n";
+        let metered = "budget = \"1MiB\"\nstart = \"oldest\"\n";
+        let window = "[[destination.window]]\nopens = \"0 22 * * *\"\nlength = \"4h\"\n";
+        let both = "live = \"25%\"\nlive_after = \"2m\"\nurgent = [\"critical\"]\n";
+        let config = read(&format!("{http}{metered}{both}{window}")).unwrap();
+        let [lake, urgent, live] = &config.destinations[..] else {
+            panic!("{:?}", config.destinations)
+        };
+        assert_eq!(
+            (&*urgent.name, &*live.name),
+            ("lake.urgent", "lake.live"),
+            "three at one place"
+        );
+        let ways = [lake, urgent, live].map(forward::Config::way);
+        assert_eq!(ways, [Way::Rest, Way::Urgent, Way::Live]);
+        let asked = forward::Live {
+            share: 25,
+            after: Duration::from_secs(120),
+        };
+        assert_eq!(live.live, Some(asked));
+        assert_eq!(live.pacing.windows.len(), 1);
+        assert_eq!(live.pacing.budget.unwrap().bytes, 1 << 20);
+        assert_eq!(named(&config.destinations), ["lake".into()]);
+        assert_eq!(config.store.from_kept, ["lake".into()]);
+        let default = read(&format!("{http}live = \"1%\"\n")).unwrap();
+        let after = default.destinations[0].live.unwrap().after;
+        assert_eq!(after, forward::Live::AFTER);
+    }
+
     #[test]
     fn what_cannot_have_a_lane_says_why() {
         let check = |keys: &str, part: &str| {
@@ -571,6 +640,20 @@ mod tests {
         check(
             &format!("{file}urgent = [\"low\", \"normal\", \"high\", \"critical\"]\n"),
             "nothing would be left that waits",
+        );
+        check(
+            &format!("{file}live = \"25%\"\n"),
+            "destination[1].live: a directory has one writer",
+        );
+        for part in ["25", "0%", "100%", "a%", ""] {
+            check(
+                &format!("{file}live = \"{part}\"\n"),
+                "should be a part of what goes out, from \"1%\" to \"99%\"",
+            );
+        }
+        check(
+            &format!("{file}live_after = \"1m\"\n"),
+            "destination[1].live_after: is for a lane of what comes",
         );
     }
 }

@@ -184,7 +184,8 @@ fn every_key_is_read() {
             "log",
             "database",
             "search",
-            "search.urgent"
+            "search.urgent",
+            "search.live"
         ]
     );
     // And whoever does what rules ask for beside sending.
@@ -258,7 +259,7 @@ fn every_value_that_differs_from_the_default_is_taken() {
     assert_snapshot!(format!("{:?}", config.broker), @r#"Config { listeners: [Config { name: "[::1]:0", address: Ip([::1]:0), transport: Tcp, tls: None, proxy_protocol: None, allow_anonymous: false, connections_max: None }], auth: Config { passwords: None, certificate: None, token: None, hook: None, client_ids: Any, rules: Rules([]), denied_publish: Disconnect, lockout: Config { failures_max: 5, failures_in_total_max: 50, lock: 60s }, checks_at_once: None, remember: 900s }, connections_max: 5, packet_bytes_max: 2048, connect_timeout: 1s, receive_max: 9, outbound_in_flight_max: 8, outbound_queue_bytes_max: 2048, subscriptions_per_client_max: 7, keep_alive_max: Some(1200s), response_information: Some("r/{client}/"), sys_interval: 0ns, limits: Limits { connections_per_address_max: 4, connections_per_identity_max: 3, connect_rate_max: 20, connect_rate_per_address_max: 10, publish_rate_max: 100, publish_bytes_rate_max: 2048, rates: [Rates { users: [Pattern { text: "site-", is_prefix: true }], listeners: ["[::1]:0"], publish_rate_max: 0, publish_bytes_rate_max: 2048 }], publish_burst: 2s, topic_bytes_max: 99, topic_levels_max: 8, memory_max: 33554432 }, keep: Config { dir: Some("/data"), sessions_max: 6, sessions_per_user_max: 5, session_expiry_max: 86400s, queue_messages_max: 11, queue_bytes_max: 3072, queue_total_bytes_max: 4096, queue_full: Refuse, retained_max: 12, retained_bytes_max: 5120, retained_full: NotRetained, seal: Seal(off) } }"#);
     assert_snapshot!(format!("{:?} {:?}", config.http, config.log), @r#"Config { listen: 0.0.0.0:0, allow_anonymous: true, allow_plaintext: false, tls: None, tokens: [] } Config { level: "warn,penstock=trace", format: Json }"#);
     assert_snapshot!(format!("{:?}", config.store), @r#"Config { dir: "/data", max_bytes: 64000000, max_age: None, keep_delivered: None, on_full: DropOldest, shed: [], reserve_bytes: 1048576, dedup_age: 3600s, dedup_count: 5000, dedup_memory_bytes: 2097152, destinations: ["f", "$rules"], from_kept: [], seal: Seal(off) }"#);
-    assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3, format: Plain }), retry_first: 1s, retry_max: 2s, attempts_max: 1, start: Now, pacing: Config { records_per_sec: None, bytes_per_sec: None, budget: None, windows: [], time_zone: TimeZone(UTC), latency_max: 5s }, urgent: Classes(0), lane_of: None }]"#);
+    assert_snapshot!(format!("{:?}", config.destinations), @r#"[Config { name: "f", kind: File(Config { path: "/elsewhere/x", rotate_size: 4096, rotate_age: 60s, files_max: 3, format: Plain }), retry_first: 1s, retry_max: 2s, attempts_max: 1, start: Now, pacing: Config { records_per_sec: None, bytes_per_sec: None, budget: None, windows: [], time_zone: TimeZone(UTC), latency_max: 5s }, urgent: Classes(0), live: None, lane_of: None }]"#);
     let [first, second] = &config.ingest.mappings[..] else {
         panic!("two mappings")
     };

@@ -120,7 +120,7 @@ index = "telemetry-{YYYY}"
         assert_snapshot!(mistakes, @r#"
         configuration:5: destination[1].url: "h:9200": a URL begins with http:// or https://
         configuration:6: destination[1].index: "Telemetry": an index has lower-case letters and digits, "-", "_" and ".", and begins with a letter or digit, such as "telemetry-{yyyy.MM.dd}"
-        configuration:7: destination[1].form: is not a key; known here are attempts_max, batch_bytes, batch_records, budget, budget_period, ca, certificate, connect_timeout, create_template, data_stream, gzip, headers, index, key, latency_max, linger, name, oauth2, password, proxy, rate_bytes, rate_records, retry_first, retry_max, start, time_zone, timeout, token, type, urgent, url, user, window
+        configuration:7: destination[1].form: is not a key; known here are attempts_max, batch_bytes, batch_records, budget, budget_period, ca, certificate, connect_timeout, create_template, data_stream, gzip, headers, index, key, latency_max, linger, live, live_after, name, oauth2, password, proxy, rate_bytes, rate_records, retry_first, retry_max, start, time_zone, timeout, token, type, urgent, url, user, window
         configuration:8: destination[2].url: is missing; for example url = "https://search.example:9200"
         configuration:11: destination[2].data_stream: a data stream has one name for all days; for example index = "telemetry-plant"
         configuration:16: destination[3].index: "telemetry-{YYYY}": in braces are yyyy, MM, dd and HH, such as {yyyy.MM.dd}

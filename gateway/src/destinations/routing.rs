@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    forward,
-    ingest::{Lane, Lanes, Routing},
+    forward::{self, Way},
+    ingest::{Lane, Lanes, Routing, Takes},
     record::{Routes, is_own},
     rules::{Rule, RuleSet},
     store::{self, Mode},
@@ -39,6 +39,8 @@ pub(crate) fn routing(
         #[cfg(not(feature = "mqtt"))]
         not_back: std::collections::HashMap::default(),
         lanes: lanes(destinations, store),
+        // Until somebody has looked who is behind.
+        live: Routes::NONE,
         rules: Arc::new(rules),
     })
 }
@@ -62,16 +64,23 @@ fn routes(destinations: &[forward::Config], store: &store::Handle) -> Routes {
     ids.fold(Routes::NONE, Routes::with)
 }
 
-/// What goes by a lane instead.
+/// What goes by a lane instead. What is urgent is asked first.
 fn lanes(destinations: &[forward::Config], store: &store::Handle) -> Lanes {
+    let takes = |config: &forward::Config| match config.way() {
+        Way::Rest => None,
+        Way::Urgent => Some(Takes::Classes(config.urgent)),
+        Way::Live => Some(Takes::Live),
+    };
     let lanes = destinations.iter().filter_map(|d| {
         Some(Lane {
             of: store.destination_id(d.lane_of.as_ref()?)?,
             lane: store.destination_id(&d.name)?,
-            classes: d.urgent,
+            takes: takes(d)?,
         })
     });
-    Lanes(lanes.collect())
+    let mut lanes: Vec<_> = lanes.collect();
+    lanes.sort_by_key(|lane| matches!(lane.takes, Takes::Live));
+    Lanes(lanes)
 }
 
 /// Those of them that get messages as they came.

@@ -30,6 +30,7 @@ use super::{
     load::Loaded,
     pace::{self, Closed, Pace},
     pending::Pending,
+    place::{At, Way},
     status::{Handle, State, Waits},
     waiting::Waiting,
     window::Window,
@@ -72,6 +73,7 @@ pub(super) struct Parts<J, P> {
     pub(super) status: Handle,
     pub(super) mode: watch::Receiver<Mode>,
     pub(super) pacing: pace::Config,
+    pub(super) at: At,
 }
 
 type Read<P> = (P, Result<Loaded, store::Error>);
@@ -102,6 +104,8 @@ pub(super) struct Engine<J, P> {
     being_given_up: Vec<Item>,
     pending: Pending,
     pace: Pace,
+    /// Where it goes, and who else does.
+    at: At,
     adapting: Adapting,
     /// Why nothing may go, where it may not.
     closed: Option<Closed>,
@@ -162,7 +166,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             being_given_up: Vec::new(),
             pending: Pending::new(parts.id, parts.cursor),
             adapting: Adapting::new(parts.destination.limits(), parts.pacing.latency_max),
-            pace: Pace::new(parts.pacing, Spent::default(), now),
+            pace: Pace::new(parts.pacing, parts.at.place().clone(), parts.at.way()),
+            at: parts.at,
             closed: None,
             destination: parts.destination,
             pages: Some(parts.pages),
@@ -229,6 +234,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 done = wait(&mut self.reading) => self.read(done)?,
                 changed = committed.changed(), if idle => changed.map_err(|_| Stopped)?,
                 Ok(()) = mode.changed() => {}
+                () = self.at.changed() => {}
                 () = sleep_until(wake) => {}
             }
         }
@@ -253,6 +259,10 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         self.status
             .set(state, self.out_records, has_work && !waits_on_purpose);
         self.status.waits(waits);
+        if self.at.way() == Way::Live {
+            let is_off = waits_on_purpose || state == State::Stopped;
+            self.at.settled_to((!is_off).then(|| self.window.cursor()));
+        }
     }
 
     /// What it waits for, where that is as configured and not over in a moment.
@@ -286,6 +296,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             read,
             record,
             self.waiting.next_due(),
+            self.at.wake_at(now),
         ]
         .into_iter()
         .flatten()
@@ -298,7 +309,9 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let deadline = began + self.end_max / 2;
         while let Ok(Some((flight, outcomes))) = timeout_at(deadline, self.flights.next()).await {
             self.landed(flight, outcomes);
+            self.at.rests();
         }
+        self.at.rests();
         let left = self.flights.len();
         self.flights.clear();
         if left > 0 {

@@ -26,6 +26,10 @@ pub trait Journal: Send + Sync + 'static {
     /// How many dead letters of `destination` are kept, at most: not fewer, as
     /// of the last commit or a moment before.
     fn dead(&self, destination: DestinationId) -> u64;
+
+    /// Up to where nothing of `destination` waits but for another attempt, as of the last
+    /// commit or a moment before.
+    fn clear_to(&self, destination: DestinationId) -> Position;
 }
 
 /// Gives records; blocking.
@@ -78,6 +82,14 @@ impl Journal for store::Handle {
         let mut all = status.destinations.iter();
         all.find(|known| known.id == destination)
             .map_or(0, |known| known.dead.min(status.dead_letters))
+    }
+
+    fn clear_to(&self, destination: DestinationId) -> Position {
+        let status = self.status();
+        let mut all = status.destinations.iter();
+        let known = all.find(|known| known.id == destination);
+        let waits = known.filter(|known| known.backlog > known.retrying);
+        waits.map_or(status.committed, |known| known.cursor)
     }
 }
 

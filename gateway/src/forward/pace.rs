@@ -4,18 +4,21 @@
 //! Bytes are those of the events as the journal has them; what
 //! a protocol adds, or compression saves, is not counted. A batch goes while there is
 //! anything left, and what it took beyond that is waited for afterwards: so the largest
-//! record goes at any rate, and over time no more than the rate does.
+//! record goes at any rate, and over time no more than the rate does. All of it is for a
+//! [place](super::place): its lanes take from one and the same.
 
+mod allowance;
 mod bucket;
 mod budget;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use self::bucket::Bucket;
+pub(super) use self::allowance::Allowance;
 pub use self::budget::{Budget, Period};
+use super::place::{Place, Way};
 use crate::{
     event::Timestamp,
     hours::{Hours, Window},
@@ -82,27 +85,25 @@ pub(super) enum Closed {
     Window(Timestamp),
 }
 
-/// How fast one destination is fed.
+/// How fast one lane of a place is fed.
 #[derive(Debug)]
 pub(super) struct Pace {
     config: Config,
-    records: Option<Bucket>,
-    bytes: Option<Bucket>,
-    spent: Spent,
+    place: Arc<Place>,
+    way: Way,
     spent_changed: bool,
     hours: Hours,
 }
 
 impl Pace {
-    /// A destination that has spent so much of its budget.
-    pub(super) fn new(config: Config, spent: Spent, now: Instant) -> Self {
+    /// A lane that has [come](Place::join) there.
+    pub(super) fn new(config: Config, place: Arc<Place>, way: Way) -> Self {
         Self {
-            records: config.records_per_sec.map(|rate| Bucket::new(rate, now)),
-            bytes: config.bytes_per_sec.map(|rate| Bucket::new(rate, now)),
             hours: Hours::default(),
-            spent,
             spent_changed: false,
             config,
+            place,
+            way,
         }
     }
 
@@ -120,15 +121,15 @@ impl Pace {
         if let Err(until) = self.hours.check(windows, wall, time_zone) {
             return Err(Closed::Window(until));
         }
+        let mut allowance = self.place.allowance();
         if let Some(budget) = budget {
-            budget.begin_period(&mut self.spent, wall, time_zone);
-            if self.spent.bytes >= budget.bytes {
-                return Err(Closed::Budget(budget.ends(self.spent.since, time_zone)));
+            allowance.begin_periods(|spent| budget.begin_period(spent, wall, time_zone));
+            if allowance.spent_beside(self.way) >= budget.bytes {
+                let since = allowance.spent(self.way).since;
+                return Err(Closed::Budget(budget.ends(since, time_zone)));
             }
         }
-        let buckets = [&mut self.records, &mut self.bytes];
-        let wait = buckets.into_iter().flatten();
-        match wait.filter_map(|bucket| bucket.wait(now)).max() {
+        match allowance.wait(now) {
             Some(until) => Err(Closed::Rate(until)),
             None => Ok(()),
         }
@@ -141,7 +142,8 @@ impl Pace {
         let records = self.config.records_per_sec.map_or(usize::MAX, size);
         let bytes = self.config.bytes_per_sec.map_or(usize::MAX, size);
         let left = self.config.budget.as_ref().map_or(usize::MAX, |budget| {
-            size(budget.bytes.saturating_sub(self.spent.bytes))
+            let spent = self.place.allowance().spent_beside(self.way);
+            size(budget.bytes.saturating_sub(spent))
         });
         (records, bytes.min(left))
     }
@@ -149,26 +151,23 @@ impl Pace {
     /// A batch goes; one that goes again, because nothing was said of it, was paid for
     /// already: otherwise a destination that is away would use a budget up.
     pub(super) fn took(&mut self, records: usize, bytes: usize, pays: bool) {
-        if let Some(bucket) = &mut self.records {
-            bucket.take(records as u64);
-        }
-        if let Some(bucket) = &mut self.bytes {
-            bucket.take(bytes as u64);
-        }
+        let mut allowance = self.place.allowance();
+        allowance.take(records, bytes);
         if self.config.budget.is_some() && pays {
-            self.spent.bytes = self.spent.bytes.saturating_add(bytes as u64);
+            allowance.spend(self.way, bytes);
             self.spent_changed = true;
         }
     }
 
     /// What was spent, where that changed since this was asked last.
     pub(super) fn take_spent(&mut self) -> Option<Spent> {
-        std::mem::take(&mut self.spent_changed).then_some(self.spent)
+        let changed = std::mem::take(&mut self.spent_changed);
+        changed.then(|| self.place.allowance().spent(self.way))
     }
 
     /// What the journal says that was spent already.
-    pub(super) const fn begin_with(&mut self, spent: Spent) {
-        self.spent = spent;
+    pub(super) fn begin_with(&self, spent: Spent) {
+        self.place.allowance().set_spent(self.way, spent);
     }
 }
 

@@ -12,14 +12,18 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    Config, Kind, Start,
     batch::{Batch, Item},
     destination::Destination,
     engine::{Engine, Parts, Retrying},
+    file,
     journal::{Journal, Pages},
     pace,
+    place::Place,
     status::Handle,
 };
 use crate::{
+    class::Classes,
     clock::Clock,
     event::{Event, IdSource, Key, Measurement, TimeSource, Timestamp, Value},
     record::{DestinationId, Position, Record, Routes},
@@ -60,6 +64,8 @@ pub(super) struct Model {
     pub(super) committed: watch::Sender<Position>,
     /// Progress waits while this is false.
     pub(super) open: watch::Sender<bool>,
+    /// The lane of what is live at the same place.
+    pub(super) beside: Option<Box<Model>>,
 }
 
 impl Model {
@@ -68,6 +74,22 @@ impl Model {
             disk: Arc::default(),
             committed: watch::Sender::new(Position(0)),
             open: watch::Sender::new(true),
+            beside: None,
+        }
+    }
+
+    /// The journal has got further, with nothing for this one.
+    pub(super) fn pass(&self, position: Position) {
+        self.committed.send_replace(position);
+    }
+
+    /// Up to where nothing waits but for another attempt.
+    fn clear(&self) -> Position {
+        let disk = self.disk.lock().unwrap();
+        let waits = disk.records.range(Position(disk.cursor.0 + 1)..).count() > 0;
+        match waits {
+            true => disk.cursor,
+            false => *self.committed.borrow(),
         }
     }
 
@@ -143,6 +165,10 @@ impl Journal for Model {
     fn dead(&self, _: DestinationId) -> u64 {
         self.disk.lock().unwrap().dead.len() as u64
     }
+
+    fn clear_to(&self, _: DestinationId) -> Position {
+        self.beside.as_ref().map_or(Position(0), |beside| beside.clear())
+    }
 }
 
 impl Pages for Model {
@@ -166,8 +192,13 @@ impl Pages for Model {
                 more
             })
             .collect();
-        let scanned_to = records.last().map_or(after, |record| record.position);
-        disk.read_to = scanned_to;
+        let last = records.last().map_or(after, |record| record.position);
+        disk.read_to = last;
+        let follows = disk.records.range(Position(last.0 + 1)..).next().is_some();
+        let scanned_to = match follows {
+            true => last,
+            false => last.max(*self.committed.borrow()),
+        };
         Ok(Page {
             records,
             scanned_to,
@@ -269,15 +300,48 @@ pub(super) fn engine_at(
     attempts_max: u32,
     pacing: pace::Config,
 ) -> (Engine<Model, Model>, Handle) {
-    let status = Handle::default();
-    let mut engine = Engine::new(Parts {
+    let one = config(pacing);
+    engine_of(model, destination, attempts_max, &one, &Arc::default())
+}
+
+/// A destination, as far as its engine knows one.
+pub(super) fn config(pacing: pace::Config) -> Config {
+    Config {
         name: "test".into(),
+        kind: Kind::File(file::Config::new("test".into())),
+        retry_first: Duration::from_millis(10),
+        retry_max: Duration::from_secs(1),
+        attempts_max: 20,
+        start: Start::Now,
+        pacing,
+        urgent: Classes::NONE,
+        live: None,
+        lane_of: None,
+    }
+}
+
+/// The same as one of those that lead to a place.
+pub(super) fn engine_of(
+    model: &Model,
+    destination: Arc<dyn Destination>,
+    attempts_max: u32,
+    config: &Config,
+    place: &Arc<Place>,
+) -> (Engine<Model, Model>, Handle) {
+    let status = Handle::default();
+    let (cursor, spent) = {
+        let disk = model.disk.lock().unwrap();
+        (disk.cursor, disk.spent)
+    };
+    let mut engine = Engine::new(Parts {
+        name: config.name.clone(),
         id: ID,
-        cursor: model.disk.lock().unwrap().cursor,
+        cursor,
+        at: place.join(config, ID, cursor, spent),
         destination,
         retrying: Retrying {
-            first: Duration::from_millis(10),
-            max: Duration::from_secs(1),
+            first: config.retry_first,
+            max: config.retry_max,
             attempts_max,
         },
         journal: Arc::new(model.clone()),
@@ -285,12 +349,8 @@ pub(super) fn engine_at(
         clock: Arc::new(TestClock(Instant::now())),
         status: status.clone(),
         mode: status.mode(),
-        pacing,
+        pacing: config.pacing.clone(),
     });
-    let (cursor, spent) = {
-        let disk = model.disk.lock().unwrap();
-        (disk.cursor, disk.spent)
-    };
     engine.begin_at(cursor, spent);
     (engine, status)
 }

@@ -15,7 +15,7 @@ use super::{
     lessons::Lessons,
     metrics::{Metrics, Taken},
     raw::Raw,
-    routing::Routing,
+    routing::{Comes, Routing},
     timing::{self, Timing},
     topics::{self, Topics},
 };
@@ -91,6 +91,8 @@ pub(super) struct Preparing<'i> {
     pub(super) originals: Routes,
     /// Where events go by their classes.
     pub(super) routing: Option<&'i Routing>,
+    /// Whether they come now.
+    comes: Comes,
     /// When the events are made again.
     pub(super) corrected: Option<Timestamp>,
     timing: Option<&'i Timing>,
@@ -132,6 +134,7 @@ impl<'i> Preparing<'i> {
             gateway: None,
             originals: Routes::NONE,
             routing: None,
+            comes: Comes::Now,
             corrected: None,
             timing: None,
             booted: None,
@@ -274,6 +277,7 @@ impl<'i> Preparing<'i> {
     }
 
     pub(super) fn retry(mut self, raw: &Raw) -> Result<Vec<Entry>, Reject> {
+        self.comes = Comes::Again;
         let done = self.message(raw);
         self.rules.give_back(self.matching);
         // What is tried again says nothing about the order in which it came either.
@@ -349,7 +353,7 @@ impl<'i> Preparing<'i> {
                 }
             }
             if let Some(routing) = self.routing {
-                entry.routes = routing.by_class(entry.routes, class);
+                entry.routes = routing.by_lanes(entry.routes, class, self.comes);
             }
             entry.shed = self.sheddable(event, entry.routes, class);
             entry.dedup |= raw.delivery.is_some() || self.corrected.is_some();

@@ -22,16 +22,18 @@ pub struct Routing {
     pub not_back: HashMap<Arc<str>, Routes>,
     /// What of them goes by a lane.
     pub lanes: Lanes,
+    /// Those of the lanes of what is live that are open at the moment.
+    pub live: Routes,
     /// The rules in force.
     pub rules: Arc<RuleSet>,
 }
 
-/// The lanes of destinations.
+/// The lanes of destinations; those for classes come first.
 #[derive(Debug, Clone, Default)]
 pub struct Lanes(pub Vec<Lane>);
 
-/// A destination at the same place as another, for the classes that do not wait there. Each
-/// event goes by one of both, so its device keeps its order in each.
+/// A destination at the same place as another. Each event goes by one of both, so its device
+/// keeps its order in each.
 #[derive(Debug, Clone, Copy)]
 pub struct Lane {
     /// The other.
@@ -39,7 +41,25 @@ pub struct Lane {
     /// This one.
     pub lane: DestinationId,
     /// What goes by it.
-    pub classes: Classes,
+    pub takes: Takes,
+}
+
+/// What goes by a lane.
+#[derive(Debug, Clone, Copy)]
+pub enum Takes {
+    /// Classes that do not wait.
+    Classes(Classes),
+    /// All that comes while the lane is [open](Routing::live).
+    Live,
+}
+
+/// Whether an event comes now, or did so before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comes {
+    /// It is new.
+    Now,
+    /// It was corrected, or was in quarantine: it belongs behind the others of its time.
+    Again,
 }
 
 impl Lane {
@@ -64,28 +84,36 @@ impl Routing {
 
     /// Where an event of a class goes of what rules say. Where a lane is given nothing more,
     /// it goes with the rest.
-    pub(super) fn by_class(&self, routes: Routes, class: Class) -> Routes {
-        let mut by_class = routes;
+    pub(super) fn by_lanes(&self, routes: Routes, class: Class, comes: Comes) -> Routes {
+        let mut by_lanes = routes;
         for lane in &self.lanes.0 {
             let (of, own) = lane.masks();
-            let goes = routes.contains(lane.of) && lane.classes.contains(class);
-            if goes && !self.draining.contains(lane.lane) {
-                by_class = by_class.without(of).union(own);
+            let takes = match lane.takes {
+                Takes::Classes(classes) => classes.contains(class),
+                Takes::Live => comes == Comes::Now && self.live.contains(lane.lane),
+            };
+            if takes && by_lanes.contains(lane.of) && !self.draining.contains(lane.lane) {
+                by_lanes = by_lanes.without(of).union(own);
             }
         }
-        by_class
+        by_lanes
+    }
+
+    /// All lanes.
+    pub(super) fn all_lanes(&self) -> Routes {
+        let lanes = self.lanes.0.iter().map(|lane| lane.lane);
+        lanes.fold(Routes::NONE, Routes::with)
     }
 
     /// Those of `routes` that are not the same place as one of `others`.
     pub(super) fn elsewhere(&self, routes: Routes, others: Routes) -> Routes {
-        let mut elsewhere = routes;
-        for lane in &self.lanes.0 {
-            if others.contains(lane.of) || others.contains(lane.lane) {
-                let (of, own) = lane.masks();
-                elsewhere = elsewhere.without(of.union(own));
-            }
-        }
-        elsewhere
+        let lanes = || self.lanes.0.iter();
+        let is_there = |lane: &&Lane| others.contains(lane.of) || others.contains(lane.lane);
+        let places = lanes().filter(is_there).map(|lane| lane.of);
+        let places = places.fold(Routes::NONE, Routes::with);
+        let same = lanes().filter(|lane| places.contains(lane.of));
+        let same = same.map(|lane| lane.lane).fold(places, Routes::with);
+        routes.without(same)
     }
 
     /// Who of those that missed something is told of it: by the rest, what a lane has missed

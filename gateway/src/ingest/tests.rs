@@ -582,5 +582,6 @@ fn invented_gateways_do_not_push_the_last_ones_out() {
 }
 
 mod classes;
+mod lanes;
 mod originals;
 mod routes;

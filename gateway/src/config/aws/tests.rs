@@ -132,7 +132,7 @@ bus = "arn:aws:events:eu-central-1:1:event-bus/a bus"
     configuration:16: destination[3].topic: "telemetry": a topic is its ARN, such as "arn:aws:sns:eu-central-1:123456789012:telemetry"
     configuration:20: destination[4].bus: "a bus": a bus is its name, 1 to 256 letters, digits, "-", "_", "." and "/", or its ARN, such as "arn:aws:events:eu-central-1:123456789012:event-bus/telemetry"
     configuration:21: destination[4].source: "aws.ours": a source has 1 to 256 characters and does not begin with "aws."
-    configuration:22: destination[4].order: is not a key; known here are access_key_id, attempts_max, batch_records, budget, budget_period, bus, check_bus, connect_timeout, endpoint, event_bytes_max, in_flight, latency_max, linger, name, profile, rate_bytes, rate_records, region, request_bytes, retry_first, retry_max, secret_access_key, session_token, source, start, time_zone, timeout, type, urgent, window
+    configuration:22: destination[4].order: is not a key; known here are access_key_id, attempts_max, batch_records, budget, budget_period, bus, check_bus, connect_timeout, endpoint, event_bytes_max, in_flight, latency_max, linger, live, live_after, name, profile, rate_bytes, rate_records, region, request_bytes, retry_first, retry_max, secret_access_key, session_token, source, start, time_zone, timeout, type, urgent, window
     configuration:23: destination[5].queue: is missing; for example queue = "https://sqs.eu-central-1.amazonaws.com/123456789012/telemetry"
     configuration:30: destination[6].bus: "arn:aws:events:eu-central-1:1:event-bus/a bus": a bus is its name, 1 to 256 letters, digits, "-", "_", "." and "/", or its ARN, such as "arn:aws:events:eu-central-1:123456789012:event-bus/telemetry"
     "#);

@@ -253,7 +253,7 @@ path = "."
     configuration:11: destination[3].name: destination[2] is named "a" as well
     configuration:13: destination[3].path: destination[2] writes there as well
     configuration:14: destination[3].retry_first: retry_first should be at most retry_max
-    configuration:15: destination[3].url: is not a key; known here are attempts_max, budget, budget_period, files_max, format, latency_max, name, path, rate_bytes, rate_records, retry_first, retry_max, rotate_age, rotate_size, start, time_zone, type, urgent, window
+    configuration:15: destination[3].url: is not a key; known here are attempts_max, budget, budget_period, files_max, format, latency_max, live, live_after, name, path, rate_bytes, rate_records, retry_first, retry_max, rotate_age, rotate_size, start, time_zone, type, urgent, window
     configuration:18: destination[4].type: "pigeon": should be one of eventbridge, file, http, kafka, kinesis, mqtt, nats, opensearch, postgres, s3, sns, sqs
     configuration:20: destination[5].name: is missing; for example name = "events"
     configuration:20: destination[5].url: is missing; for example url = "https://lake.example/events"

@@ -8,16 +8,19 @@ use crate::forward::{
     batch::{Batch, Item},
     flight::{Flight, Landing, Origin},
     journal::{Journal, Pages},
+    pace::Closed,
     pending,
     status::State,
     waiting,
 };
+use crate::record::Position;
 
 impl<J: Journal, P: Pages> Engine<J, P> {
     /// Hands over whatever may go now.
     pub(super) fn dispatch(&mut self, now: Instant) {
         while self.may_dispatch(now) {
             let Some(mut flight) = self.next_flight(now) else {
+                self.at.rests();
                 break;
             };
             flight.alone = self.flights.is_empty();
@@ -27,9 +30,11 @@ impl<J: Journal, P: Pages> Engine<J, P> {
                 .items
                 .iter()
                 .map(|item| item.record().body.len());
+            let bytes = bytes.sum();
             self.pace
-                .took(flight.batch.items.len(), bytes.sum(), !flight.paid);
+                .took(flight.batch.items.len(), bytes, !flight.paid);
             flight.paid = true;
+            self.at.sent(flight.sequence, bytes, now);
             let destination = self.destination.clone();
             let mut landing: Landing = Box::pin(async move {
                 let outcomes = destination.send(flight.batch.clone()).await;
@@ -71,7 +76,23 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         });
     }
 
+    /// Whether a batch is ready that may go now, and it is its turn.
     pub(super) fn may_dispatch(&mut self, now: Instant) -> bool {
+        if self.is_able(now) {
+            let is_open = self.is_open(now);
+            // A rate is for the whole place: its next turn is for one of those that wait.
+            let waits = matches!(self.closed, Some(Closed::Rate(_)));
+            if (is_open || waits) && self.has_ready(now) {
+                let in_flight = self.limits.in_flight.max(1);
+                return self.at.may_go(now, is_open, in_flight);
+            }
+        }
+        self.at.rests();
+        false
+    }
+
+    /// Whether another batch may be handed over, if it is the hour.
+    fn is_able(&mut self, now: Instant) -> bool {
         if self.is_paused() {
             return false;
         }
@@ -87,13 +108,29 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             && !self.looking
             && self.flights.len() < self.adapting.in_flight()
             && !self.pending.is_full()
-            && self.is_open(now)
     }
 
     /// Whether rate, budget and hours let something go now.
     fn is_open(&mut self, now: Instant) -> bool {
         self.closed = self.pace.check(now, self.clock.now()).err();
         self.closed.is_none()
+    }
+
+    /// Whether there is a batch.
+    fn has_ready(&self, now: Instant) -> bool {
+        !self.again.is_empty()
+            || self.waiting.next_due().is_some_and(|due| due <= now)
+            || self.has_fresh(now)
+    }
+
+    /// Up to where records may go, so that they overtake nothing that was stored before them
+    /// and goes by the lane of what is live.
+    fn behind_live(&self) -> Position {
+        let Some((live, settled)) = self.at.before() else {
+            return Position(u64::MAX);
+        };
+        let clear = settled.max(self.journal.clear_to(live));
+        Position(clear.0.saturating_add(1))
     }
 
     /// Records and bytes of the next batch, at most.
@@ -209,8 +246,12 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         flight.with(items)
     }
 
-    /// Records for the next batch, if enough gathered or they waited long enough.
-    pub(super) fn next_fresh(&mut self, now: Instant) -> Vec<Item> {
+    /// Whether enough records gathered for a batch, or they waited long enough, and nothing
+    /// keeps the first of them.
+    fn has_fresh(&self, now: Instant) -> bool {
+        let Some(next) = self.window.peek_fresh() else {
+            return false;
+        };
         let linger = self.limits.linger;
         let (batch_records, batch_bytes) = self.batch_max();
         let full =
@@ -218,12 +259,29 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         let waited = self.fresh_since.is_some_and(|since| since + linger <= now);
         // What is out lands, and then the cursor passes what waits for it.
         let crowded = self.out_records > 0 && self.is_crowded();
-        if !self.waiting_complete || !(full || waited) || crowded {
+        let ready = self.waiting_complete && (full || waited) && !crowded;
+        if !ready || !self.has_room(next.record().body.len()) {
+            return false;
+        }
+        let held = next.position() > self.behind_live();
+        if held {
+            self.at.waits_for_live();
+        }
+        // It may have settled more just before that was said.
+        !held || next.position() <= self.behind_live()
+    }
+
+    /// Records for the next batch.
+    pub(super) fn next_fresh(&mut self, now: Instant) -> Vec<Item> {
+        if !self.has_fresh(now) {
             return Vec::new();
         }
+        let (batch_records, batch_bytes) = self.batch_max();
+        let behind_live = self.behind_live();
         let (mut items, mut bytes) = (Vec::new(), 0);
         while items.len() < batch_records
             && let Some(next) = self.window.peek_fresh()
+            && next.position() <= behind_live
         {
             let size = next.record().body.len();
             if !items.is_empty() && bytes + size > batch_bytes || !self.has_room(size) {

@@ -33,6 +33,7 @@ const REASON_MAX: usize = 500;
 
 impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn landed(&mut self, flight: Flight, outcomes: Outcomes) {
+        self.at.landed(flight.sequence);
         if let Some(went) = went(flight.began.elapsed(), &outcomes) {
             self.adapting.landed(flight.sequence, self.sequence, went);
         }

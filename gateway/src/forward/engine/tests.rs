@@ -63,6 +63,8 @@ struct Place {
     batches: Vec<Vec<u64>>,
     /// What was shown before its turn.
     shown: Vec<Vec<u64>>,
+    /// A batch that begins with this one does not land.
+    hangs: Option<u64>,
     out: usize,
     out_most: usize,
 }
@@ -214,7 +216,11 @@ impl Destination for Fake {
             place.out_most = place.out_most.max(place.out);
             place.answer(&items)
         };
-        let delay = Duration::from_millis(1 + items[0].1 % 7);
+        let hangs = self.place.lock().unwrap().hangs == Some(items[0].1);
+        let delay = match hangs {
+            true => Duration::from_secs(86_400),
+            false => Duration::from_millis(1 + items[0].1 % 7),
+        };
         Box::pin(async move {
             tokio::time::sleep(delay).await;
             let mut place = self.place.lock().unwrap();
@@ -369,6 +375,7 @@ fn redrive(model: &Model, fake: &Fake) -> BTreeSet<u64> {
 }
 
 mod bounds;
+mod lanes;
 mod pacing;
 
 #[test]

@@ -21,6 +21,11 @@ impl Bucket {
         Self { per_sec, empty_at }
     }
 
+    /// What goes in a second.
+    pub(super) const fn per_sec(&self) -> u64 {
+        self.per_sec
+    }
+
     /// Until when to wait before anything is taken; `None` where there is something.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Instant> {
         if let Some(full) = now.checked_sub(Duration::from_secs(1)) {

@@ -8,7 +8,16 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn pace(config: Config, now: Instant) -> Pace {
-    Pace::new(config, Spent::default(), now)
+    spent(config, Spent::default(), now)
+}
+
+fn spent(config: Config, spent: Spent, now: Instant) -> Pace {
+    lane(&Arc::default(), Way::Rest, config, spent, now)
+}
+
+fn lane(place: &Arc<Place>, way: Way, config: Config, spent: Spent, now: Instant) -> Pace {
+    place.allowance().join(way, &config, spent, now);
+    Pace::new(config, place.clone(), way)
 }
 
 proptest! {
@@ -84,11 +93,11 @@ fn a_budget_is_for_a_day_or_a_month_of_its_time_zone_and_nothing_is_given_twice(
     assert_eq!(day.check(now, at("2026-03-30T22:00:00Z")), Ok(()));
 
     // What was spent before a restart counts.
-    let spent = Spent {
+    let before = Spent {
         since: at("2026-02-28T23:00:00Z"),
         bytes: 1_000,
     };
-    let mut month = Pace::new(with(Period::Month), spent, now);
+    let mut month = spent(with(Period::Month), before, now);
     assert_eq!(
         month.check(now, at("2026-03-31T21:59:59Z")),
         closed("2026-03-31T22:00:00Z")
@@ -125,4 +134,46 @@ fn windows_open_by_their_pattern_and_time_zone_for_their_length() {
     ] {
         assert_eq!(pace.check(now, at(wall)), expect, "{wall}");
     }
+}
+
+#[test]
+fn lanes_share_what_a_place_may_be_sent_and_only_what_is_urgent_is_counted_by_itself() {
+    let (now, wall) = (Instant::now(), at("2026-03-01T12:00:00Z"));
+    let metered = Config {
+        bytes_per_sec: Some(100),
+        budget: Some(Budget {
+            bytes: 1_000,
+            period: Period::Month,
+        }),
+        ..Config::default()
+    };
+    let place = Arc::default();
+    let of_live = Spent {
+        since: at("2026-03-01T00:00:00Z"),
+        bytes: 300,
+    };
+    let rest = Spent::default();
+    let mut urgent = lane(&place, Way::Urgent, metered.without_hours(), rest, now);
+    let mut live = lane(&place, Way::Live, metered.clone(), of_live, now);
+    let mut rest = lane(&place, Way::Rest, metered, rest, now);
+    assert_eq!(rest.check(now, wall), Ok(()));
+    // What one lane takes of a second's worth is taken from all.
+    urgent.took(1, 200, true);
+    let later = now + Duration::from_secs(1);
+    for pace in [&mut rest, &mut live, &mut urgent] {
+        assert_eq!(pace.check(now, wall), Err(Closed::Rate(later)));
+        assert_eq!(pace.check(later, wall), Ok(()));
+    }
+    assert_eq!(rest.batch_max().1, 100);
+    // And of a month's: what the journal has of each is their sum.
+    rest.took(1, 700, true);
+    let done = later + Duration::from_secs(60);
+    let closed = Err(Closed::Budget(at("2026-04-01T00:00:00Z")));
+    assert_eq!(rest.check(done, wall), closed);
+    assert_eq!(live.check(done, wall), closed);
+    assert_eq!(urgent.check(done, wall), Ok(()));
+    assert_eq!(rest.take_spent().map(|spent| spent.bytes), Some(700));
+    assert_eq!(live.take_spent(), None);
+    assert_eq!(urgent.take_spent().map(|spent| spent.bytes), Some(200));
+    assert_eq!(live.check(done, at("2026-04-01T00:00:00Z")), Ok(()));
 }

@@ -13,7 +13,7 @@ fn routing(rules: RuleSet) -> Routing {
         lanes: Lanes(vec![Lane {
             of: DestinationId(0),
             lane: DestinationId(3),
-            classes: Classes::NONE.with(Class::High).with(Class::Critical),
+            takes: Takes::Classes(Classes::NONE.with(Class::High).with(Class::Critical)),
         }]),
         rules: Arc::new(rules),
         ..Routing::default()
