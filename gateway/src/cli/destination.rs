@@ -10,6 +10,7 @@ use super::{ConfigFile, offline, output};
 use crate::{
     config::Config,
     forward,
+    record,
     running::Running,
     store::{self, DestinationStatus, Mode},
 };
@@ -174,11 +175,27 @@ async fn forget(store: &store::Handle, dir: &Path, name: Arc<str>, discard: bool
     Ok(())
 }
 
-/// A name in a path.
+/// A name in a path, of a lane, too.
 fn segment(name: &str) -> Result<&str> {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
-    if name.is_empty() || !name.chars().all(word) {
+    let place = record::place(name);
+    if place.is_empty() || !place.chars().all(word) {
         bail!("{name:?} is no name that a destination has");
     }
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_destinations_and_of_their_lanes_are_names() {
+        for name in ["lake", "a-1_b", "lake.urgent", "lake.live"] {
+            assert_eq!(segment(name).unwrap(), name);
+        }
+        for name in ["", ".live", "..", "lake/x", "lake.x", "lake.live.live", "$rules"] {
+            assert!(segment(name).is_err(), "{name:?}");
+        }
+    }
 }

@@ -119,7 +119,7 @@ fn a_message_as_it_came_goes_by_one_way_and_once() {
     let mut routing = routing();
     routing.originals = Routes(0b10_0100);
     routing.live = Routes(0b10_0000);
-    let topics = Topics::new(Config::default());
+    let topics = Topics::new(super::originals::config("topic = \"devices/{device}/t\""));
     let (metrics, births) = (Metrics::default(), Births::default());
     let routes = routing.of(None);
     let mut preparing = Preparing::new(&topics, routes, &routing.rules, &metrics, &births)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::View;
 
-fn config(mapping: &str) -> Config {
+pub(super) fn config(mapping: &str) -> Config {
     let text = format!("[ingest]\nraw = \"always\"\n[[mapping]]\n{mapping}");
     let config = crate::config::Config::from_text(&text, std::path::Path::new(""), &|_| None);
     config.unwrap().ingest
