@@ -23,6 +23,7 @@ mod json;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod keep;
+mod lanes;
 mod limits;
 mod listener;
 mod mapping;

@@ -26,6 +26,8 @@ use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(90);
 const DEVICES: u64 = 4;
+/// Events that wait before anything is live.
+const WAITED: u64 = 5_000;
 
 /// Events of some size, known by a number, and of a class by the last level of the topic.
 const EVENTS: &str = r#"
@@ -169,7 +171,6 @@ fn what_comes_goes_out_while_the_rest_does_and_each_event_once_whatever_is_kille
         client: None,
         last: 0,
     };
-    const WAITED: u64 = 5_000;
     fleet.publish(WAITED, "normal");
     assert_eq!(gateway.status().destination("lake.live").routed, 0);
 
@@ -209,8 +210,7 @@ fn what_comes_goes_out_while_the_rest_does_and_each_event_once_whatever_is_kille
 
     let order = arrived(receiver.dir());
     check(&order, fleet.last);
-    // Those that came later were not behind what waited: of two hundred, how many were there
-    // before the last of it.
+    // Those that came later did not wait for the last of what had waited.
     let last = order.iter().rposition(|n| *n <= WAITED);
     let before = order[..last.expect("it arrived")].iter();
     let passed = before.filter(|n| **n > WAITED).count();
@@ -230,7 +230,7 @@ fn while_both_have_something_what_is_live_has_about_its_share() {
         client: None,
         last: 0,
     };
-    fleet.publish(5_000, "normal");
+    fleet.publish(WAITED, "normal");
     wire.set(Mode::Throttle(400_000));
     let load = fleet.go_on(Duration::from_millis(20));
     gateway.wait_for(LONG, "the lane to be open", |now| {
