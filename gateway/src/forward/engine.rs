@@ -260,7 +260,8 @@ impl<J: Journal, P: Pages> Engine<J, P> {
             .set(state, self.out_records, has_work && !waits_on_purpose);
         self.status.waits(waits);
         if self.at.way() == Way::Live {
-            let is_off = waits_on_purpose || state == State::Stopped;
+            // Budget and hours are those of the rest, which waits for them, too.
+            let is_off = matches!(state, State::Paused | State::Stopped);
             self.at.settled_to((!is_off).then(|| self.window.cursor()));
         }
     }

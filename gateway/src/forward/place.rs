@@ -4,7 +4,7 @@
 //! Promises: what is configured for a place is for all of them together ([`pace`](super::pace));
 //! what is live and the rest take [turns]; a record of the rest goes when nothing
 //! that was stored before it waits in the lane of what is live, so that nothing but what is
-//! live overtakes anything. Nobody waits for a lane that is paused, stopped or shut.
+//! live overtakes anything. Nobody waits for a lane that is paused or stopped.
 //!
 //! Nothing is held here but what each of three is doing. Nobody waits with the lock held.
 

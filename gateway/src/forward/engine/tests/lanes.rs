@@ -151,6 +151,34 @@ fn a_lane_that_is_paused_or_hangs_holds_up_neither_turns_nor_order() {
 }
 
 #[test]
+fn what_was_stored_before_the_rest_goes_before_it_when_a_window_opens() {
+    let ((rest, live), fake) = (two(), Fake::new(Vec::new(), 1));
+    for position in 1..=50 {
+        live.append(record(position, 1));
+    }
+    rest.pass(Position(50));
+    for position in 51..=100 {
+        rest.append(record(position, 1));
+        live.pass(Position(position));
+    }
+    // It is thirteen minutes past when every test begins.
+    let window = crate::hours::Window {
+        opens: crate::hours::Cron::parse("15 * * * *").expect("a pattern"),
+        length: Duration::from_secs(60),
+    };
+    let pacing = pace::Config {
+        windows: vec![window],
+        ..pace::Config::default()
+    };
+    paused().block_on(async {
+        let lanes = [(&rest, Way::Rest), (&live, Way::Live)];
+        run(&fake, lanes, &pacing, |_| (), || rest.backlog() == 0).await;
+    });
+    let place = fake.place.lock().unwrap();
+    assert!(place.taken["device-1"].is_sorted(), "{:?}", place.batches);
+}
+
+#[test]
 fn what_is_urgent_takes_first_of_a_rate_that_all_share() {
     let ((rest, urgent), fake) = (two(), Fake::new(Vec::new(), 1));
     fill(&rest, &urgent, (200, 50));
