@@ -370,6 +370,37 @@ pub enum Kind {
     Postgres(postgres::Config),
 }
 
+impl Kind {
+    /// How long a batch may wait to fill.
+    pub const fn linger(&self) -> Duration {
+        match self {
+            Self::File(_) => Duration::ZERO,
+            #[cfg(feature = "http")]
+            Self::Http(config) => config.linger,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => config.linger,
+            #[cfg(feature = "kinesis")]
+            Self::Kinesis(config) => config.linger,
+            #[cfg(feature = "sqs")]
+            Self::Sqs(config) => config.batching.linger,
+            #[cfg(feature = "sns")]
+            Self::Sns(config) => config.batching.linger,
+            #[cfg(feature = "eventbridge")]
+            Self::EventBridge(config) => config.batching.linger,
+            #[cfg(feature = "s3")]
+            Self::S3(config) => config.linger,
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => Duration::ZERO,
+            #[cfg(feature = "mqtt")]
+            Self::Mqtt(_) => Duration::ZERO,
+            #[cfg(feature = "opensearch")]
+            Self::OpenSearch(config) => config.http.linger,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => config.linger,
+        }
+    }
+}
+
 /// Why forwarding to a destination ended, or cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -460,7 +491,7 @@ impl Forwarder {
         } = made;
         let (id, cursor) = (known.id, known.cursor);
         let engine = Engine::new(engine::Parts {
-            at: place.join(&config, id, cursor, known.spent),
+            at: place.join(&config, id, known.spent),
             name: config.name,
             id,
             cursor,

@@ -116,7 +116,7 @@ impl Observer {
         let destinations = &self.parts.destinations;
         let waits = |name: &str| {
             let status = destinations.status(name);
-            status.is_some_and(|status| status.state == State::Waiting)
+            status.is_some_and(|status| status.state == State::Waiting || status.held)
         };
         self.sampler().readiness(Instant::now(), waits)
     }

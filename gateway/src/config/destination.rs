@@ -73,7 +73,8 @@ pub(super) fn read(table: &Table<'_, '_, '_>, data_dir: &Path, dir: &Path) -> Re
     let attempts_max = table.number("attempts_max", 1..=1_000_000, forward::Config::ATTEMPTS_MAX);
     let start = table.parsed("start", start).unwrap_or_default();
     let pacing = pacing::read(table);
-    let (urgent, live) = (lanes::urgent(table), lanes::live(table));
+    let urgent = lanes::urgent(table);
+    let live = lanes::live(table, kind.as_ref().map_or(Duration::ZERO, Kind::linger));
     table.finish();
     let config = kind.zip(name.as_ref()).map(|(kind, name)| forward::Config {
         name: Arc::from(name.value.as_str()),

@@ -40,14 +40,20 @@ pub(super) fn urgent(table: &Table<'_, '_, '_>) -> Classes {
     classes
 }
 
-/// Whether what comes has a lane while the rest is behind, and which share of it all.
-pub(super) fn live(table: &Table<'_, '_, '_>) -> Option<Live> {
+/// Whether what comes has a lane while the rest is behind, and which share of it all. Where
+/// batches wait for `linger` to fill, nobody is behind for that.
+pub(super) fn live(table: &Table<'_, '_, '_>, linger: Duration) -> Option<Live> {
     let share = table.parsed("live", |text| {
         let number = text.strip_suffix('%').and_then(|text| text.parse().ok());
         let number = number.filter(|number| (1..=99).contains(number));
         number.ok_or("should be a part of what goes out, from \"1%\" to \"99%\"")
     });
-    let after = table.duration("live_after", SECOND..=DAY, Live::AFTER);
+    let least = 2 * linger;
+    let after = table.duration("live_after", SECOND..=DAY, Live::AFTER.max(least));
+    if after < least {
+        let what = format!("should be at least {least:?}, which is twice linger");
+        table.mistake(table.span("live_after").as_ref(), "live_after", what);
+    }
     if table.span("live_after").is_some() && table.span("live").is_none() {
         let what = "is for a lane of what comes; for example live = \"25%\"";
         table.mistake(table.span("live_after").as_ref(), "live_after", what);
@@ -161,9 +167,17 @@ mod tests {
         assert_eq!(live.pacing.budget.unwrap().bytes, 1 << 20);
         assert_eq!(named(&config.destinations), ["lake".into()]);
         assert_eq!(config.store.from_kept, ["lake".into()]);
-        let default = read(&format!("{http}live = \"1%\"\n")).unwrap();
-        let after = default.destinations[0].live.unwrap().after;
-        assert_eq!(after, forward::Live::AFTER);
+        let after = |keys: &str| {
+            let config = read(&format!("{http}live = \"1%\"\n{keys}"));
+            config.map(|config| config.destinations[0].live.unwrap().after)
+        };
+        assert_eq!(after(""), Ok(forward::Live::AFTER));
+        // What waits for its batch to fill is not behind for that.
+        let lingering = "linger = \"1m\"\n";
+        assert_eq!(after(lingering), Ok(Duration::from_secs(120)));
+        let short = after(&format!("{lingering}live_after = \"119s\"\n")).unwrap_err();
+        let what = "destination[1].live_after: should be at least 120s, which is twice linger";
+        assert!(short.contains(what), "{short}");
     }
 
     #[test]

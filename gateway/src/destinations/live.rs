@@ -18,7 +18,7 @@ use crate::{
 
 /// How often to look.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Who has acknowledged nothing for so long is away.
+/// Who has acknowledged nothing for so long is away, or for as long as it takes to be behind.
 const AWAY_AFTER: Duration = Duration::from_secs(30);
 /// Ends of the journal that are remembered of the time that makes one behind, about.
 const SAMPLES: u32 = 8;
@@ -114,7 +114,8 @@ impl Gate {
             self.took_at = Some(now);
         }
         self.delivered = Some(delivered);
-        let takes = self.took_at.is_some_and(|at| at + AWAY_AFTER > now);
+        let away_after = AWAY_AFTER.max(self.after);
+        let takes = self.took_at.is_some_and(|at| at + away_after > now);
         let goes = takes && runs(rest, state) && runs(lane, state);
         let is_open = goes
             && match self.is_open {

@@ -30,7 +30,7 @@ use super::{
     load::Loaded,
     pace::{self, Closed, Pace},
     pending::Pending,
-    place::{At, Way},
+    place::At,
     status::{Handle, State, Waits},
     waiting::Waiting,
     window::Window,
@@ -255,15 +255,14 @@ impl<J: Journal, P: Pages> Engine<J, P> {
         };
         let has_work =
             !self.window.is_empty() || !self.waiting.is_empty() || end > self.window.scanned();
-        let waits_on_purpose = paused || waits.is_some();
+        let held = self.is_held();
+        let waits_on_purpose = paused || waits.is_some() || held;
         self.status
             .set(state, self.out_records, has_work && !waits_on_purpose);
-        self.status.waits(waits);
-        if self.at.way() == Way::Live {
-            // Budget and hours are those of the rest, which waits for them, too.
-            let is_off = matches!(state, State::Paused | State::Stopped);
-            self.at.settled_to((!is_off).then(|| self.window.cursor()));
-        }
+        self.status.waits(waits, held);
+        // Budget and hours are those of the rest, which waits for them, too.
+        self.at
+            .goes_first(!matches!(state, State::Paused | State::Stopped));
     }
 
     /// What it waits for, where that is as configured and not over in a moment.

@@ -16,10 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use self::turns::Turns;
 use super::{Config, pace::Allowance};
-use crate::{
-    record::{DestinationId, Position},
-    store::Spent,
-};
+use crate::{record::DestinationId, store::Spent};
 
 /// Which way an event goes to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +52,8 @@ pub struct Place {
 /// What goes before the rest.
 #[derive(Debug, Default)]
 struct Before {
-    /// The lane of what is live, and up to where all is settled that it has.
-    live: Option<(DestinationId, Position)>,
+    /// The lane of what is live.
+    live: Option<DestinationId>,
     /// Nobody waits for it at the moment.
     is_off: bool,
     /// The rest has something that waits for it.
@@ -64,15 +61,8 @@ struct Before {
 }
 
 impl Place {
-    /// A destination or lane comes to its place; it begins after `cursor`, and has spent so
-    /// much.
-    pub fn join(
-        self: &Arc<Self>,
-        config: &Config,
-        id: DestinationId,
-        cursor: Position,
-        spent: Spent,
-    ) -> At {
+    /// A destination or lane comes to its place, and has spent so much.
+    pub fn join(self: &Arc<Self>, config: &Config, id: DestinationId, spent: Spent) -> At {
         let (way, now) = (config.way(), Instant::now());
         self.allowance().join(way, &config.pacing, spent, now);
         let mut turns = lock(&self.turns);
@@ -80,7 +70,7 @@ impl Place {
         if let (Way::Live, Some(live)) = (way, config.live) {
             turns.share(live.share);
             *lock(&self.before) = Before {
-                live: Some((id, cursor)),
+                live: Some(id),
                 ..Before::default()
             };
         }
@@ -156,25 +146,28 @@ impl At {
         self.place.changed[self.way.index()].notified().await;
     }
 
-    /// The lane of what is live has settled everything up to there; `None` where nobody is to
-    /// wait for it.
-    pub(super) fn settled_to(&self, position: Option<Position>) {
+    /// Says whether the rest is to wait for the lane of what is live.
+    pub(super) fn goes_first(&self, goes: bool) {
         if self.way != Way::Live {
             return;
         }
         let mut before = lock(&self.place.before);
-        before.is_off = position.is_none();
-        if let (Some(known), Some(position)) = (&mut before.live, position) {
-            known.1 = known.1.max(position);
-        }
-        if std::mem::take(&mut before.is_waited_for) {
+        if before.is_off == goes {
+            before.is_off = !goes;
+            drop(before);
             self.place.tell([Way::Rest]);
         }
     }
 
-    /// Whom the rest has to wait for: the lane of what is live, and up to where that has
-    /// settled everything.
-    pub(super) fn before(&self) -> Option<(DestinationId, Position)> {
+    /// What the lane of what is live has settled is on disk.
+    pub(super) fn recorded(&self) {
+        if self.way == Way::Live && std::mem::take(&mut lock(&self.place.before).is_waited_for) {
+            self.place.tell([Way::Rest]);
+        }
+    }
+
+    /// Whom the rest has to wait for: the lane of what is live.
+    pub(super) fn before(&self) -> Option<DestinationId> {
         if self.way != Way::Rest {
             return None;
         }
@@ -182,7 +175,7 @@ impl At {
         before.live.filter(|_| !before.is_off)
     }
 
-    /// The rest is told when that has settled more.
+    /// The rest is told when that has settled more, and that is on disk.
     pub(super) fn waits_for_live(&self) {
         lock(&self.place.before).is_waited_for = true;
     }

@@ -63,6 +63,8 @@ pub struct Status {
     pub error: Option<String>,
     /// What it waits for that is as configured.
     pub waits: Option<Waits>,
+    /// All that it has waits for what was stored before it and goes by its lane.
+    pub held: bool,
     /// Records delivered per second, over the last ten seconds.
     pub delivered_per_sec: f64,
     /// When the last record was delivered.
@@ -145,8 +147,10 @@ impl Handle {
         }
     }
 
-    pub(super) fn waits(&self, waits: Option<Waits>) {
-        self.lock().status.waits = waits;
+    pub(super) fn waits(&self, waits: Option<Waits>, held: bool) {
+        let mut shared = self.lock();
+        shared.status.waits = waits;
+        shared.status.held = held;
     }
 
     pub(super) fn failed(&self, error: &str) {

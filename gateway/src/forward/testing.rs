@@ -337,7 +337,7 @@ pub(super) fn engine_of(
         name: config.name.clone(),
         id: ID,
         cursor,
-        at: place.join(config, ID, cursor, spent),
+        at: place.join(config, ID, spent),
         destination,
         retrying: Retrying {
             first: config.retry_first,

@@ -130,7 +130,22 @@ impl Routing {
         }
         // Who gets messages as they came gets none: nothing came.
         let never = self.originals.union(self.draining);
-        told.intersection(there).without(never)
+        self.once(told.intersection(there).without(never))
+    }
+
+    /// The same without a lane where the place has it by another way already.
+    fn once(&self, mut routes: Routes) -> Routes {
+        let mut places = routes;
+        for lane in &self.lanes.0 {
+            let (of, own) = lane.masks();
+            if routes.contains(lane.lane) {
+                if places.contains(lane.of) {
+                    routes = routes.without(own);
+                }
+                places = places.union(of);
+            }
+        }
+        routes
     }
 
     /// The destination at the same place that rules speak of.

@@ -124,13 +124,19 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     }
 
     /// Up to where records may go, so that they overtake nothing that was stored before them
-    /// and goes by the lane of what is live.
+    /// and goes by the lane of what is live. What of that is not settled on disk comes again
+    /// after a crash, and must not come behind those that would have gone meanwhile.
     fn behind_live(&self) -> Position {
-        let Some((live, settled)) = self.at.before() else {
-            return Position(u64::MAX);
-        };
-        let clear = settled.max(self.journal.clear_to(live));
+        let live = self.at.before();
+        let clear = live.map_or(Position(u64::MAX), |live| self.journal.clear_to(live));
         Position(clear.0.saturating_add(1))
+    }
+
+    /// Whether all that it has waits for the lane of what is live.
+    pub(super) fn is_held(&self) -> bool {
+        let is_out = self.out_records > 0 || !self.waiting.is_empty();
+        let next = self.window.peek_fresh().filter(|_| !is_out);
+        next.is_some_and(|next| next.position() > self.behind_live())
     }
 
     /// Records and bytes of the next batch, at most.

@@ -209,6 +209,7 @@ impl<J: Journal, P: Pages> Engine<J, P> {
     pub(super) fn recorded(&mut self, done: Result<(), Stopped>) -> Result<(), Error> {
         done?;
         self.pending.committed();
+        self.at.recorded();
         for item in std::mem::take(&mut self.being_given_up) {
             self.waiting.remove(&item);
             self.waiting_left += 1;

@@ -49,6 +49,8 @@ struct Place {
     moods: Vec<Mood>,
     /// Positions per device, in the order taken.
     taken: HashMap<String, Vec<u64>>,
+    /// The same with all copies.
+    arrivals: HashMap<String, Vec<u64>>,
     seen: BTreeSet<u64>,
     copies: usize,
     /// Failed for now, per device: the oldest.
@@ -94,6 +96,8 @@ impl Fake {
 
 impl Place {
     fn take(&mut self, device: &str, position: u64) {
+        let arrivals = self.arrivals.entry(device.to_owned()).or_default();
+        arrivals.push(position);
         if self.seen.insert(position) {
             self.taken
                 .entry(device.to_owned())

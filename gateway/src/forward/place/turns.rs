@@ -4,8 +4,9 @@
 //!
 //! A turn costs its bytes, and at least those of the other's last one: a batch of a few
 //! records takes its time, too, and those that come one by one would have all of it.
-//! Whoever had nothing to send is owed nothing for that. A batch that does not land holds its
-//! place for so long as batches may take, and not longer.
+//! Whoever had nothing to send is owed nothing for that, and nobody owes or is owed more than
+//! a few turns. A batch that does not land holds its place for so long as batches may take,
+//! and not longer.
 //!
 //! What is urgent takes no turns. Only where there is a rate it goes first.
 
@@ -17,6 +18,8 @@ use super::Way;
 
 /// Batches that are noted as out, of one lane; engines have fewer.
 const OUT_MAX: usize = 1_024;
+/// So many turns one may be ahead of the other, at most.
+const AHEAD_MAX: u64 = 2;
 /// Of so many bytes each has its share.
 const WHOLE: u64 = 100;
 
@@ -120,14 +123,28 @@ impl Turns {
         is_first || !others.wants
     }
 
-    /// It has something, from now on. For the time before it is owed nothing.
+    /// It has something, from now on. For the time before it is owed nothing; and for what it
+    /// sent while the other had nothing, or nothing that landed, it owes little.
     fn wants(&mut self, way: Way) {
-        let others = other(way).map(|beside| &self.lanes[beside.index()]);
-        let had = others.filter(|lane| lane.is_active()).map(|lane| lane.had);
-        let mine = &mut self.lanes[way.index()];
-        if !mine.is_active() {
-            mine.had = mine.had.max(had.unwrap_or(0));
+        if let Some(beside) = other(way) {
+            let others = &self.lanes[beside.index()];
+            let (had, last, is_beside) = (others.had, others.last, others.is_active());
+            let least = self.share.min(WHOLE - self.share);
+            let mine = &mut self.lanes[way.index()];
+            if is_beside {
+                let most = last.max(mine.last).saturating_mul(AHEAD_MAX * WHOLE) / least;
+                let from = match mine.is_active() {
+                    true => had.saturating_sub(most),
+                    false => had,
+                };
+                mine.had = mine.had.clamp(from, had.saturating_add(most));
+            } else {
+                // Both begin anew.
+                mine.had = 0;
+                self.lanes[beside.index()].had = 0;
+            }
         }
+        let mine = &mut self.lanes[way.index()];
         mine.wants = true;
         mine.waits_for_room = false;
     }
@@ -267,6 +284,56 @@ mod tests {
         assert_eq!(order.iter().filter(|live| **live).count(), 3, "{order:?}");
         assert_eq!(turns.rests(Way::Live), [Way::Rest]);
         assert!(turns.may_go(Way::Rest, now, true, 1));
+    }
+
+    /// Of so many turns while both have something ready, how many are live.
+    fn live_of(turns: &mut Turns, count: u64, now: Instant) -> usize {
+        let live = (10_000..10_000 + count).filter(|sequence| {
+            let live = turns.may_go(Way::Live, now, true, 1);
+            assert_ne!(live, turns.may_go(Way::Rest, now, true, 1));
+            let way = if live { Way::Live } else { Way::Rest };
+            turns.sent(way, *sequence, 1_000, now);
+            turns.landed(way, *sequence);
+            live
+        });
+        live.count()
+    }
+
+    #[test]
+    fn who_was_alone_for_long_owes_little_also_where_the_other_comes_while_it_has_nothing() {
+        for alone in [Way::Live, Way::Rest] {
+            let (mut turns, now) = (turns(25), Instant::now());
+            for sequence in 0..1_000 {
+                assert!(turns.may_go(alone, now, true, 1));
+                turns.sent(alone, sequence, 1_000, now);
+                turns.landed(alone, sequence);
+            }
+            turns.rests(alone);
+            let beside = other(alone).unwrap();
+            assert!(turns.may_go(beside, now, true, 1));
+            let live = live_of(&mut turns, 40, now);
+            assert!((8..=13).contains(&live), "{live} of 40, {alone:?} was alone");
+        }
+    }
+
+    #[test]
+    fn who_goes_on_while_the_batch_of_the_other_hangs_owes_little() {
+        for hangs in [Way::Live, Way::Rest] {
+            let (mut turns, now) = (turns(25), Instant::now());
+            let alone = other(hangs).unwrap();
+            assert!(turns.may_go(hangs, now, true, 1));
+            turns.sent(hangs, 0, 1_000, now);
+            turns.rests(hangs);
+            let later = now + PATIENCE;
+            for sequence in 1..1_000 {
+                assert!(turns.may_go(alone, later, true, 1));
+                turns.sent(alone, sequence, 1_000, later);
+                turns.landed(alone, sequence);
+            }
+            turns.landed(hangs, 0);
+            let live = live_of(&mut turns, 40, later);
+            assert!((6..=17).contains(&live), "{live} of 40, {hangs:?} hung");
+        }
     }
 
     #[test]

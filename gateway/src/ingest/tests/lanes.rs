@@ -96,6 +96,20 @@ fn what_tells_of_something_comes_to_a_place_once_by_whichever_of_its_lanes() {
     }
 }
 
+#[test]
+fn what_was_missed_by_several_ways_to_a_place_is_told_there_once() {
+    let routing = routing();
+    for (missed, told) in [
+        (0b1_0001, 0b1),
+        (0b1_1000, 0b1000),
+        (0b1_1001, 0b1),
+        (0b11_0100, 0b1_0100),
+        (0b11_0000, 0b11_0000),
+    ] {
+        assert_eq!(routing.to_tell(Routes(missed)), Routes(told), "{missed:b}");
+    }
+}
+
 #[tokio::test]
 async fn other_routing_leaves_those_open_that_are_there() {
     let place = super::originals::place(Config::default());

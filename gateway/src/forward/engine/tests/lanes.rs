@@ -1,12 +1,12 @@
 //! Destinations and lanes that lead to one place.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use super::*;
 use crate::{
     class::{Class, Classes},
     forward::{
-        Config, Live,
+        Config, Live, Way,
         place::Place as Shared,
         testing::{config, engine_of},
     },
@@ -151,6 +151,36 @@ fn a_lane_that_is_paused_or_hangs_holds_up_neither_turns_nor_order() {
 }
 
 #[test]
+fn what_waits_for_its_lane_alone_waits_as_it_should() {
+    let ((rest, live), fake) = (two(), Fake::new(Vec::new(), 1));
+    for position in 1..=8 {
+        live.append(record(position, 2));
+    }
+    rest.pass(Position(8));
+    for position in 9..=16 {
+        rest.append(record(position, 1));
+        live.pass(Position(position));
+    }
+    fake.place.lock().unwrap().hangs = Some(1);
+    paused().block_on(async {
+        let lanes = [(&rest, Way::Rest), (&live, Way::Live)];
+        let pacing = pace::Config::default();
+        let (began, handle) = (Instant::now(), OnceCell::new());
+        let begun = |[rest, _]: [&Handle; 2]| handle.set(rest.clone()).expect("once");
+        let done = || began.elapsed() > Duration::from_secs(60);
+        run(&fake, lanes, &pacing, begun, || {
+            let status = handle.get().map(Handle::status).expect("it has begun");
+            let is_late = began.elapsed() > Duration::from_secs(1);
+            assert!(!is_late || status.held && status.is_progressing(Duration::ZERO));
+            done()
+        })
+        .await;
+    });
+    assert_eq!(fake.place.lock().unwrap().batches.len(), 1);
+    assert_eq!(rest.backlog(), 8);
+}
+
+#[test]
 fn what_was_stored_before_the_rest_goes_before_it_when_a_window_opens() {
     let ((rest, live), fake) = (two(), Fake::new(Vec::new(), 1));
     for position in 1..=50 {
@@ -258,7 +288,14 @@ proptest! {
         let place = fake.place.lock().unwrap();
         prop_assert_eq!(place.seen.len(), events.len());
         let is_live = |position: u64| events[usize::try_from(position).unwrap() - 1].0;
-        for taken in place.taken.values() {
+        // Where they arrive again after a crash, the last of each counts as well as the first.
+        let last = place.arrivals.values().map(|all| {
+            let again = |at: &usize| all[at + 1..].contains(&all[*at]);
+            let last = (0..all.len()).filter(|at| !again(at));
+            last.map(|at| all[at]).collect()
+        });
+        let last: Vec<Vec<u64>> = last.collect();
+        for taken in place.taken.values().chain(&last) {
             for (at, position) in taken.iter().enumerate() {
                 let may = |late: u64| is_live(*position) && !is_live(late);
                 let late = taken[at..].iter().find(|late| *late < position && !may(**late));
