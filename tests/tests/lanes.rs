@@ -174,7 +174,7 @@ fn what_comes_goes_out_while_the_rest_does_and_each_event_once_whatever_is_kille
     fleet.publish(WAITED, "normal");
     assert_eq!(gateway.status().destination("lake.live").routed, 0);
 
-    wire.set(Mode::Throttle(400_000));
+    wire.set(Mode::Throttle(200_000));
     let load = fleet.go_on(Duration::from_millis(20));
     let behind = Cell::new(0);
     let flows = |now: &Status| {
@@ -183,28 +183,27 @@ fn what_comes_goes_out_while_the_rest_does_and_each_event_once_whatever_is_kille
         lane.delivered > 60
     };
     gateway.wait_for(LONG, "what comes to pass", flows);
-    assert!(rest_waits(&gateway.status()) > 500, "too fast to tell");
     assert!(behind.get() < 100, "{} waited in the lane", behind.get());
 
     // Who is behind is found out again.
+    wire.set(Mode::Throttle(60_000));
+    assert!(rest_waits(&gateway.status()) > 1_000, "too fast to tell");
     gateway.kill();
     gateway.start_again();
     let before = gateway.status().destination("lake.live").routed;
     gateway.wait_for(LONG, "what comes to pass again", |now| {
         now.destination("lake.live").routed > before + 5
     });
+    wire.set(Mode::Throttle(400_000));
     gateway.wait_for(LONG, "all that waited to be there", |now| rest_waits(now) == 0);
     wait::until(LONG, "the lane to be shut", || {
         let log = fs::read_to_string(setup.log()).unwrap_or_default();
         let shut = log.rfind("and no longer by its lane");
         (shut > log.rfind("what comes goes by its lane")).then_some(())
     });
-    let mut fleet = load.end();
-    gateway.wait_until_drained(LONG);
-    let by_lane = gateway.status().destination("lake.live").routed;
-    fleet.publish(50, "normal");
+    let fleet = load.end();
+    wire.set(Mode::Pass);
     let done = gateway.wait_until_drained(LONG);
-    assert_eq!(done.destination("lake.live").routed, by_lane);
     done.assert_balanced();
     gateway.finish();
 
@@ -237,11 +236,15 @@ fn while_both_have_something_what_is_live_has_about_its_share() {
         now.destination("lake.live").delivered > 0
     });
     // More than the wire takes, and so more than its share.
+    wire.set(Mode::Throttle(40_000));
     let mut fleet = load.end();
     let first = fleet.last + 1;
     fleet.publish(2_000, "normal");
     let both = gateway.status();
-    assert!(rest_waits(&both) > 1_000, "too fast to tell");
+    let waits = |name: &str| both.destination(name).backlog;
+    assert!(waits("lake") > 1_000 && waits("lake.live") > 1_000, "too fast to tell");
+    let before = arrived(receiver.dir()).len();
+    wire.set(Mode::Throttle(400_000));
     gateway.wait_for(LONG, "one of both to have all", |now| {
         rest_waits(now) == 0 || now.destination("lake.live").backlog == 0
     });
@@ -252,10 +255,9 @@ fn while_both_have_something_what_is_live_has_about_its_share() {
 
     let order = arrived(receiver.dir());
     check(&order, fleet.last);
-    let begins = order.iter().position(|n| *n >= first).expect("it arrived");
     let of_rest = order.iter().rposition(|n| *n < first).expect("it arrived");
     let of_live = order.iter().rposition(|n| *n >= first).expect("it arrived");
-    let both = &order[begins..of_rest.min(of_live)];
+    let both = &order[before..of_rest.min(of_live)];
     let live = both.iter().filter(|n| **n >= first).count();
     let percent = live * 100 / both.len();
     assert!(
@@ -311,6 +313,7 @@ fn lanes_that_are_taken_out_keep_what_waits_in_them_until_they_are_back() {
     let mut fleet = load.end();
     fleet.publish(40, "normal");
     fleet.publish(10, "critical");
+    let last_before = fleet.last;
     let waits = |now: &Status| {
         let of = |name: &str| now.destination(name).backlog;
         (of("lake.live"), of("lake.urgent"))
@@ -328,8 +331,12 @@ fn lanes_that_are_taken_out_keep_what_waits_in_them_until_they_are_back() {
     let status = gateway.status();
     assert_eq!(waits(&status), before, "they wait for their lanes");
     status.assert_balanced();
-    let here = arrived(receiver.dir()).len() as u64;
-    assert_eq!(here, fleet.last - before.0 - before.1);
+    let here = arrived(receiver.dir());
+    // The reply to some that are there was lost with the wire, and they wait all the same.
+    let least = fleet.last - before.0 - before.1;
+    assert!((least..=fleet.last - 50).contains(&(here.len() as u64)), "{before:?}");
+    let of_lanes = last_before - 49..=last_before;
+    assert!(!here.iter().any(|n| of_lanes.contains(n)), "they wait for their lanes");
     for lane in ["lake.live", "lake.urgent"] {
         let output = std::process::Command::new(programs::penstock())
             .args(["destination", "remove", lane, "--config"])

@@ -138,10 +138,6 @@ impl Turns {
                     false => had,
                 };
                 mine.had = mine.had.clamp(from, had.saturating_add(most));
-            } else {
-                // Both begin anew.
-                mine.had = 0;
-                self.lanes[beside.index()].had = 0;
             }
         }
         let mine = &mut self.lanes[way.index()];
