@@ -330,7 +330,7 @@ fn dump(jars: &Path, address: &str, sandbox: &Sandbox, topic: &str, count: u64) 
     for _ in 0..3 {
         let output = java(jars, class)
             .args(["--bootstrap-server", address, "--topic", topic])
-            .args(["--from-beginning", "--timeout-ms", "10000"])
+            .args(["--from-beginning", "--timeout-ms", "5000"])
             .args(["--isolation-level", "read_committed"])
             .output()
             .expect("java runs");
