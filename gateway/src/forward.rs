@@ -90,8 +90,8 @@ use crate::{
 #[cfg(any(feature = "kafka", feature = "mqtt"))]
 use crate::gateway_id::GatewayId;
 
-use repair::Repairing;
 pub use place::Way;
+use repair::Repairing;
 pub use secret::Secret;
 pub use status::{Handle, State, Status, Waits};
 

@@ -146,7 +146,10 @@ fn check(order: &[u64], published: u64) {
             match *n > latest {
                 true => latest = *n,
                 false => {
-                    assert!(*n > late, "{n} came behind {late}, and that behind {latest}");
+                    assert!(
+                        *n > late,
+                        "{n} came behind {late}, and that behind {latest}"
+                    );
                     late = *n;
                 }
             }
@@ -195,7 +198,9 @@ fn what_comes_goes_out_while_the_rest_does_and_each_event_once_whatever_is_kille
         now.destination("lake.live").routed > before + 5
     });
     wire.set(Mode::Throttle(400_000));
-    gateway.wait_for(LONG, "all that waited to be there", |now| rest_waits(now) == 0);
+    gateway.wait_for(LONG, "all that waited to be there", |now| {
+        rest_waits(now) == 0
+    });
     wait::until(LONG, "the lane to be shut", || {
         let log = fs::read_to_string(setup.log()).unwrap_or_default();
         let shut = log.rfind("and no longer by its lane");
@@ -242,7 +247,10 @@ fn while_both_have_something_what_is_live_has_about_its_share() {
     fleet.publish(2_000, "normal");
     let both = gateway.status();
     let waits = |name: &str| both.destination(name).backlog;
-    assert!(waits("lake") > 1_000 && waits("lake.live") > 1_000, "too fast to tell");
+    assert!(
+        waits("lake") > 1_000 && waits("lake.live") > 1_000,
+        "too fast to tell"
+    );
     let before = arrived(receiver.dir()).len();
     wire.set(Mode::Throttle(400_000));
     gateway.wait_for(LONG, "one of both to have all", |now| {
@@ -334,9 +342,15 @@ fn lanes_that_are_taken_out_keep_what_waits_in_them_until_they_are_back() {
     let here = arrived(receiver.dir());
     // The reply to some that are there was lost with the wire, and they wait all the same.
     let least = fleet.last - before.0 - before.1;
-    assert!((least..=fleet.last - 50).contains(&(here.len() as u64)), "{before:?}");
+    assert!(
+        (least..=fleet.last - 50).contains(&(here.len() as u64)),
+        "{before:?}"
+    );
     let of_lanes = last_before - 49..=last_before;
-    assert!(!here.iter().any(|n| of_lanes.contains(n)), "they wait for their lanes");
+    assert!(
+        !here.iter().any(|n| of_lanes.contains(n)),
+        "they wait for their lanes"
+    );
     for lane in ["lake.live", "lake.urgent"] {
         let output = std::process::Command::new(programs::penstock())
             .args(["destination", "remove", lane, "--config"])
@@ -344,7 +358,10 @@ fn lanes_that_are_taken_out_keep_what_waits_in_them_until_they_are_back() {
             .output()
             .expect("the program runs");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains("discard"), "{said}");
+        assert!(
+            !output.status.success() && said.contains("discard"),
+            "{said}"
+        );
     }
 
     // They are back, and it is killed while that goes out.

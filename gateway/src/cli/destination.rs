@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::{ConfigFile, offline, output};
 use crate::{
     config::Config,
-    forward,
-    record,
+    forward, record,
     running::Running,
     store::{self, DestinationStatus, Mode},
 };
@@ -194,7 +193,15 @@ mod tests {
         for name in ["lake", "a-1_b", "lake.urgent", "lake.live"] {
             assert_eq!(segment(name).unwrap(), name);
         }
-        for name in ["", ".live", "..", "lake/x", "lake.x", "lake.live.live", "$rules"] {
+        for name in [
+            "",
+            ".live",
+            "..",
+            "lake/x",
+            "lake.x",
+            "lake.live.live",
+            "$rules",
+        ] {
             assert!(segment(name).is_err(), "{name:?}");
         }
     }

@@ -191,11 +191,7 @@ fn read_file(table: &Table<'_, '_, '_>, data_dir: &Path) -> Option<file::Config>
             4 * KIB..=1024 * 1024 * MIB,
             default.rotate_size,
         ),
-        rotate_age: table.duration(
-            "rotate_age",
-            SECOND..=3_650 * DAY,
-            default.rotate_age,
-        ),
+        rotate_age: table.duration("rotate_age", SECOND..=3_650 * DAY, default.rotate_age),
         files_max: table.number("files_max", 0..=1_000_000_000, default.files_max),
         format: table.word("format", &Format::WORDS, default.format),
         path: path?,

@@ -77,7 +77,9 @@ impl Gates {
     ) -> Option<Routes> {
         let mut open = Routes::NONE;
         for gate in &mut self.all {
-            open = gate.look(now, status, &state).map_or(open, |id| open.with(id));
+            open = gate
+                .look(now, status, &state)
+                .map_or(open, |id| open.with(id));
         }
         (std::mem::replace(&mut self.open, open) != open).then_some(open)
     }
@@ -156,7 +158,11 @@ impl Gate {
             self.ends.push_back((now, end));
         }
         // Of those that are old enough only the last is asked for.
-        while self.ends.get(1).is_some_and(|(at, _)| *at + self.after <= now) {
+        while self
+            .ends
+            .get(1)
+            .is_some_and(|(at, _)| *at + self.after <= now)
+        {
             self.ends.pop_front();
         }
     }
@@ -319,7 +325,9 @@ mod tests {
             ("the lane drains", |place| {
                 place.status.destinations[1].mode = Mode::Draining;
             }),
-            ("filling", |place| place.status.destinations[0].filling = true),
+            ("filling", |place| {
+                place.status.destinations[0].filling = true
+            }),
             ("away", |place| {
                 place.state = State::Retrying;
                 place.now += AWAY_AFTER;

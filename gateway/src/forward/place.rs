@@ -185,9 +185,7 @@ impl Drop for At {
     fn drop(&mut self) {
         if self.way == Way::Live {
             *lock(&self.place.before) = Before::default();
-            self.place
-                .allowance()
-                .set_spent(self.way, Spent::default());
+            self.place.allowance().set_spent(self.way, Spent::default());
         }
         let told = lock(&self.place.turns).leave(self.way);
         self.place.tell(told);

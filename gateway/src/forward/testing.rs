@@ -167,7 +167,9 @@ impl Journal for Model {
     }
 
     fn clear_to(&self, _: DestinationId) -> Position {
-        self.beside.as_ref().map_or(Position(0), |beside| beside.clear())
+        self.beside
+            .as_ref()
+            .map_or(Position(0), |beside| beside.clear())
     }
 }
 

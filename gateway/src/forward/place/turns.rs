@@ -308,7 +308,10 @@ mod tests {
             let beside = other(alone).unwrap();
             assert!(turns.may_go(beside, now, true, 1));
             let live = live_of(&mut turns, 40, now);
-            assert!((8..=13).contains(&live), "{live} of 40, {alone:?} was alone");
+            assert!(
+                (8..=13).contains(&live),
+                "{live} of 40, {alone:?} was alone"
+            );
         }
     }
 

@@ -10,11 +10,7 @@ use crate::{
 /// live; of the second the lane 5 for what is live.
 fn lanes() -> Lanes {
     let critical = Takes::Classes(Classes::NONE.with(Class::Critical));
-    let all = [
-        (0, 3, critical),
-        (0, 4, Takes::Live),
-        (2, 5, Takes::Live),
-    ];
+    let all = [(0, 3, critical), (0, 4, Takes::Live), (2, 5, Takes::Live)];
     let lanes = all.map(|(of, lane, takes)| Lane {
         of: DestinationId(of),
         lane: DestinationId(lane),

@@ -220,7 +220,10 @@ fn what_is_urgent_takes_first_of_a_rate_that_all_share() {
         let lanes = [(&rest, Way::Rest), (&urgent, Way::Urgent)];
         let began = Instant::now();
         run(&fake, lanes, &pacing, |_| (), || urgent.backlog() == 0).await;
-        assert!(began.elapsed() >= Duration::from_secs(3), "the rate is kept");
+        assert!(
+            began.elapsed() >= Duration::from_secs(3),
+            "the rate is kept"
+        );
         let (of_urgent, of_rest) = arrived(&fake);
         assert_eq!(of_urgent, 50);
         assert!(of_rest <= 16, "{of_rest} went beside it");
