@@ -277,7 +277,7 @@ proptest! {
                         engine.run(CancellationToken::new())
                     });
                     let [one, other] = engines;
-                    let running = async { tokio::join!(one, other) };
+                    let running = Box::pin(async { tokio::join!(one, other) });
                     drop(tokio::time::timeout(Duration::from_millis(*after), running).await);
                     let mut place = fake.place.lock().unwrap();
                     (place.out, place.broken) = (0, false);
