@@ -295,18 +295,18 @@ async fn reasons_become_outcomes_of_their_message_alone() {
             reason: 0x99,
             text: "payload",
         },
-        4 => Said::Refused {
+        5 => Said::Refused {
             reason: 0x83,
             text: "own",
         },
-        5 => Said::Refused {
+        6 => Said::Refused {
             reason: 0x80,
             text: "none",
         },
         _ => Said::Accepted,
     });
     let mqtt = mqtt(config(broker.port, Version::V5));
-    let outcomes = mqtt.send(batch(1..=6)).await.unwrap();
+    let outcomes = mqtt.send(batch(1..=4)).await.unwrap();
     assert!(
         matches!(
             &outcomes[..],
@@ -314,14 +314,22 @@ async fn reasons_become_outcomes_of_their_message_alone() {
                 Outcome::Acknowledged,
                 Outcome::Permanent(topic),
                 Outcome::Permanent(payload),
-                Outcome::Transient(own),
-                Outcome::Transient(_),
                 Outcome::Acknowledged,
-            ] if topic.ends_with(": topic") && payload.ends_with(": payload") && own.ends_with(": own")
+            ] if topic.ends_with(": topic") && payload.ends_with(": payload")
         ),
         "{outcomes:?}"
     );
-    assert_eq!(broker.inbox.positions(), [1, 6]);
+    // What is refused for now stops what is not on the wire yet, so these go one by one.
+    let one = async |position| mqtt.send(batch(position..=position)).await.unwrap();
+    let own = one(5).await;
+    assert!(
+        matches!(&own[..], [Outcome::Transient(own)] if own.ends_with(": own")),
+        "{own:?}"
+    );
+    let none = one(6).await;
+    assert!(matches!(&none[..], [Outcome::Transient(_)]), "{none:?}");
+    assert_eq!(one(7).await, [Outcome::Acknowledged]);
+    assert_eq!(broker.inbox.positions(), [1, 4, 7]);
     broker.stop().await;
 }
 
